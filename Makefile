@@ -1,0 +1,53 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt lint types imports bench openapi docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; about half a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test --group check --group bench
+	@touch $@
+
+run: $(STAMP) ## start the demo: five services and the gateway
+	@$(BIN)/python -m demo
+
+test: $(STAMP) ## run every test
+	@$(BIN)/python -m pytest -n 2 -q
+
+check: fmt-check lint types imports ## formatting, lint, types and import rules
+
+fmt: $(STAMP) ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only --quiet .
+
+fmt-check: $(STAMP)
+	@$(BIN)/ruff format --check .
+
+lint: $(STAMP) ## lint
+	@$(BIN)/ruff check .
+
+types: $(STAMP) ## check types
+	@$(BIN)/mypy
+
+imports: $(STAMP) ## check that imports point one way
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP) ## measure against the peers (takes minutes)
+	@$(BIN)/python -m bench
+
+openapi: $(STAMP) ## write openapi/ from the demo's document
+	@$(BIN)/anabranch openapi demo/gateway.yaml --output openapi/demo.json
+
+docs: $(STAMP) ## write the generated parts of docs/
+	@$(BIN)/python -m app.config.reference docs/reference.md
+
+clean: ## remove everything that was made
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build *.egg-info

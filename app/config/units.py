@@ -1,0 +1,68 @@
+"""Durations, sizes and ratios as people write them: `250ms`, `10MiB`, `10%`. Parsed once, at load."""
+
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+_NUMBER: Final = r"(\d+(?:\.\d+)?)"
+_DURATION: Final = re.compile(_NUMBER + r"(us|ms|s|m|h|d)")
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE: Final = re.compile(_NUMBER + r"(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
+_BYTES: Final = {None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_RATIO: Final = re.compile(_NUMBER + r"%")
+
+
+def parse_duration(value: Any) -> float:
+    """Seconds from `250ms`, `2s`, `1m` (also us, h, d). A bare number has no unit and is refused. Raises ValueError."""
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return float(match[1]) * _SECONDS[match[2]]
+    raise ValueError("a duration is a number with a unit, such as 250ms, 2s or 1m")
+
+
+def parse_size(value: Any) -> int:
+    """Bytes from `64KiB`, `10MiB`, `5MB` or a whole number of bytes. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        return int(float(match[1]) * _BYTES[match[2]])
+    raise ValueError("a size is a number of bytes, or a number with a unit such as 64KiB or 10MiB")
+
+
+def parse_ratio(value: Any) -> float:
+    """A share between 0 and 1, from `10%` or a number between 0 and 1. Raises ValueError."""
+    ratio = -1.0
+    if isinstance(value, str) and (match := _RATIO.fullmatch(value.strip())):
+        ratio = float(match[1]) / 100
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        ratio = float(value)
+    if 0 <= ratio <= 1:
+        return ratio
+    raise ValueError("a ratio is a percentage such as 10%, or a number between 0 and 1")
+
+
+def _positive_duration(value: Any) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError("this duration must be longer than zero")
+    return seconds
+
+
+_DURATION_SCHEMA: Final = {"type": "string", "pattern": r"^\d+(\.\d+)?(us|ms|s|m|h|d)$", "examples": ["250ms", "2s", "1m"]}
+_SIZE_SCHEMA: Final = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?(B|kB|KB|MB|GB|KiB|MiB|GiB)?$"}],
+    "examples": ["64KiB", "10MiB"],
+}
+_RATIO_SCHEMA: Final = {
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?%$"}],
+    "examples": ["10%"],
+}
+
+Duration = Annotated[float, BeforeValidator(_positive_duration), WithJsonSchema(_DURATION_SCHEMA)]
+"""Seconds; more than zero."""
+DurationOrZero = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
+"""Seconds; zero is allowed and the field says what it means."""
+Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
+"""Bytes."""
+Ratio = Annotated[float, BeforeValidator(parse_ratio), WithJsonSchema(_RATIO_SCHEMA)]
+"""A share between 0 and 1."""

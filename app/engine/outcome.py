@@ -1,0 +1,46 @@
+"""What steps and requests end with."""
+
+from app.errors import StepError
+
+
+class Outcome:
+    """What one step ended with.
+
+    `raw`: its value as JSON text after shaping; None when it failed, and then `failure` says why.
+    `started_s`: since the request began. `elapsed_s`: from then to the end. `queue_s`: how much of that it waited in a queue.
+    `attempts`: exchanges begun; 0 when it was skipped or rejected. `status`: of the upstream's answer; None when there was none.
+    `notes`: what the policies did, for explain.
+    """
+
+    __slots__ = ("attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "started_s", "status", "step", "upstream")
+
+    def __init__(self, step: str, upstream: str) -> None:
+        self.step = step
+        self.upstream = upstream
+        self.raw: bytes | None = None
+        self.failure: StepError | None = None
+        self.started_s = 0.0
+        self.elapsed_s = 0.0
+        self.queue_s = 0.0
+        self.attempts = 0
+        self.status: int | None = None
+        self.notes: list[str] | None = None
+
+
+class Result:
+    """What a request ended with. `outcomes`: in document order; a step that never ran because a required one failed is not in it.
+
+    `body`: the merged response; None when `failure` decides the response, and then `status` is its status.
+    `is_complete`: no step failed.
+    """
+
+    __slots__ = ("body", "failure", "is_complete", "outcomes", "status")
+
+    def __init__(
+        self, *, outcomes: list[Outcome], status: int, body: bytes | None, is_complete: bool, failure: StepError | None = None
+    ) -> None:
+        self.outcomes = outcomes
+        self.status = status
+        self.body = body
+        self.is_complete = is_complete
+        self.failure = failure

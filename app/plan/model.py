@@ -1,0 +1,149 @@
+"""The shape of a compiled document. Immutable, all names resolved, all defaults filled in, ready to run.
+
+Values travel in a *frame*: one list a request, one slot for each reference that somebody uses. A slot holds `MISSING`, a Python value
+(from path, query and headers: str, int, float, bool, None or a list of those) or `bytes`: the JSON text of a value that came out of a
+body, in its exact spelling.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from app.config import model as config
+from app.core.exchange import Request
+
+
+class Missing:
+    """The type of `MISSING`: a reference found nothing."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final = Missing()
+Frame = list[Any]
+
+
+class DecodeMode(StrEnum):
+    """How much of an answer must be understood (DESIGN section 7)."""
+
+    SPLICE = "splice"
+    """Only placed in the response: validated as UTF-8 JSON, never built."""
+    PROJECT = "project"
+    """Some fields are read: compiled to a struct whose leaves stay JSON text."""
+    FULL = "full"
+    """Taken apart level by level, because the rules need more than fixed fields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterPlan:
+    """One declared parameter.
+
+    `read`: takes the texts that the client sent (one for each occurrence, percent-decoded) and returns the typed value, or raises
+    ValueError with a sentence for the client. `slot`: where the value goes; None when no reference uses it.
+    `default`: the typed value for an absent parameter; MISSING when there is none.
+    """
+
+    name: str
+    location: str
+    is_required: bool
+    default: Any
+    slot: int | None
+    read: Callable[[list[str]], Any]
+    source: config.Parameter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyPlan:
+    """The request body. `validate`: raises ValueError with a sentence for each fault found (args are the sentences); None when any
+    JSON will do. `read`: fills the frame's slots from the body, which has been proven to be JSON in UTF-8."""
+
+    is_required: bool
+    max_size_bytes: int
+    validate: Callable[[bytes], None] | None
+    read: Callable[[bytes, Frame], None]
+    source: config.Body | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """One step. `needs`, `dependents`: indexes of steps. `build`: makes the request from a frame; raises MissingReference.
+
+    `read`: takes the body of a successful answer, fills the frame's slots, and returns the shaped value as JSON text; raises
+    InvalidJSON or ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
+    `default`: JSON text that stands in for a failed step. `timeout_s`: None: what is left of the deadline.
+    `compute`: set for a compute step, and then `upstream` is "" and `build` returns its arguments.
+    """
+
+    index: int
+    name: str
+    upstream: str
+    method: str
+    is_required: bool
+    is_hidden: bool
+    is_idempotent: bool
+    is_coalesced: bool
+    needs: tuple[int, ...]
+    dependents: tuple[int, ...]
+    timeout_s: float | None
+    mode: DecodeMode
+    build: Callable[[Frame], Request]
+    read: Callable[[bytes, Frame], bytes]
+    default: bytes
+    fill_default: Callable[[Frame], None] | None
+    forward_headers: tuple[bytes, ...]
+    source: config.Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponsePlan:
+    """`assemble`: the response body from the steps' values (JSON text by step index; a failed step has its default) and the frame.
+    `visible`: indexes of the steps that count when it is asked whether anything could be answered. `headers`: lower-case names."""
+
+    assemble: Callable[[list[bytes], Frame], bytes]
+    visible: tuple[int, ...]
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointPlan:
+    """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `new_frame()` starts a request's frame.
+
+    `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by place, in document order (path parameters
+    in the order of the segments, undeclared ones as strings).
+    """
+
+    name: str
+    method: str
+    path: str
+    segments: tuple[str, ...]
+    timeout_s: float
+    path_parameters: tuple[ParameterPlan, ...]
+    query_parameters: tuple[ParameterPlan, ...]
+    header_parameters: tuple[ParameterPlan, ...]
+    body: BodyPlan | None
+    slot_count: int
+    steps: tuple[StepPlan, ...]
+    ready: tuple[int, ...]
+    response: ResponsePlan
+    source: config.Endpoint
+    location: str = ""
+
+    def new_frame(self) -> Frame:
+        return [MISSING] * self.slot_count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentPlan:
+    """A whole document, compiled. `endpoints`: in document order."""
+
+    endpoints: tuple[EndpointPlan, ...]
+    upstreams: dict[str, config.Upstream] = field(default_factory=dict)
+    source: config.Document
