@@ -1,0 +1,355 @@
+"""A raw HTTP/1.1 service for tests that does exactly what its script says, faults included, and keeps a record of what came in.
+
+Real sockets on loopback, port 0, asyncio only. What one request meets is a `Behaviour` (see `tests.support.behaviour`); this module
+accepts connections, parses requests (kept alive, content-length and chunked bodies) and plays behaviours.
+"""
+
+import asyncio
+import socket
+import ssl as ssl_module
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tests.support.behaviour import Behaviour, Hit
+
+_NOT_FOUND: Final = Behaviour(status=404, json={"error": "the script has no such route"}, has_json=True)
+_RST: Final = struct.pack("ii", 1, 0)
+
+
+class ScriptedUpstream:
+    """An async context manager that serves `spec` on `host`, port 0.
+
+    `spec`, a plain dict, all keys optional:
+
+        routes: {"GET /users/{id}": behaviour, "/any-method": [first, second, then-this-for-ever], "*": everything else}
+        close_after: 2            close each connection after so many answers, without a word (`connection: close` is not sent)
+        close_idle_s: 0.05        close a kept-alive connection that has been idle that long, without a word
+        reset_on_accept: true     RST every connection at once
+
+    A behaviour is a dict with the fields of `tests.support.behaviour.Behaviour` as keys, or a list of them for successive hits (the
+    last one stays). A route's path may have `{name}` segments; the exact path wins over these, and both over `*`. No route: 404.
+    A spec without the key `routes` whose keys begin with `/`, `*` or hold a space is taken as the routes themselves.
+
+    Record: `hits` (in order of arrival), `hits_of(path)`, `counts` (by path), `accepted` and `open` connections, `concurrent` and
+    `max_concurrent` requests, `aborted` (requests during whose answer the client closed). `until(condition)` waits for the record.
+    """
+
+    def __init__(self, spec: Mapping[str, Any] | None = None, *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        spec = spec or {}
+        if "routes" not in spec and any(key == "*" or key.startswith("/") or " " in key for key in spec):
+            spec = {"routes": spec}
+        unknown = set(spec) - {"routes", "close_after", "close_idle_s", "reset_on_accept"}
+        if unknown:
+            raise ValueError(f"a scripted upstream has no {sorted(unknown)}")
+        self.close_after: int | None = spec.get("close_after")
+        self.close_idle_s: float | None = spec.get("close_idle_s")
+        self.reset_on_accept: bool = spec.get("reset_on_accept", False)
+        self.hits: list[Hit] = []
+        self.counts: Counter[str] = Counter()
+        self.accepted = 0
+        self.concurrent = 0
+        self.max_concurrent = 0
+        self.aborted = 0
+        self.port = 0
+        self.host = host
+        self._ssl = ssl
+        self._routes: dict[str, list[Behaviour]] = {}
+        self._used: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        self._waiters: list[asyncio.Future[None]] = []
+        for route, behaviour in (spec.get("routes") or {}).items():
+            self.on(route, behaviour)
+
+    def on(self, route: str, behaviour: Any) -> None:
+        """Set or replace what happens at `route` (`METHOD /path`, `/path` or `*`); a list is for successive hits."""
+        items = behaviour if isinstance(behaviour, list) else [behaviour]
+        self._routes[route] = [Behaviour.of(item) for item in items]
+        self._used[route] = 0
+
+    @property
+    def url(self) -> str:
+        """`http(s)://host:port`, without a trailing slash."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self._ssl else 'http'}://{host}:{self.port}"
+
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return len(self._connections)
+
+    def hits_of(self, path: str, method: str | None = None) -> list[Hit]:
+        return [hit for hit in self.hits if hit.path == path and method in {None, hit.method}]
+
+    async def until(self, condition: "Callable[[ScriptedUpstream], bool]", within_s: float = 5.0) -> None:
+        """Wait until `condition(self)` holds; looked at whenever the record changes. Raises TimeoutError after `within_s`."""
+        async with asyncio.timeout(within_s):
+            while not condition(self):
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.append(waiter)
+                await waiter
+
+    async def start(self, port: int = 0) -> Self:
+        """Listen. `port`: 0 for any free one; a number to come back at the same place after `stop`."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), self.host, port, ssl=self._ssl, backlog=4096)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def stop(self) -> None:
+        """Stop listening, drop every connection and wait until all are gone. May be called twice."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        tasks = [connection.task for connection in self._connections if connection.task is not None]
+        self.drop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.until(lambda upstream: upstream.open == 0)
+        if server is not None:
+            await server.wait_closed()
+
+    def drop(self) -> None:
+        """Close every open connection at once, as a restart does."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    def changed(self) -> None:
+        """For the connections: the record changed."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def match(self, method: str, path: str) -> tuple[Behaviour, dict[str, str]]:
+        """For the connections: what happens to this request, and the path's parameters."""
+        for route in (f"{method} {path}", path):
+            if route in self._routes:
+                return self._next(route), {}
+        for route in self._routes:
+            wanted, _, pattern = route.rpartition(" ")
+            params = _parameters(pattern, path) if wanted in {"", method} and "{" in pattern else None
+            if params is not None:
+                return self._next(route), params
+        for route in (f"{method} *", "*"):
+            if route in self._routes:
+                return self._next(route), {}
+        return _NOT_FOUND, {}
+
+    def _next(self, route: str) -> Behaviour:
+        behaviours = self._routes[route]
+        at = min(self._used[route], len(behaviours) - 1)
+        self._used[route] += 1
+        return behaviours[at]
+
+    def add(self, connection: "_Connection") -> int:
+        """For the connections: one was accepted; its number."""
+        self._connections.add(connection)
+        self.accepted += 1
+        self.changed()
+        return self.accepted - 1
+
+    def remove(self, connection: "_Connection") -> None:
+        """For the connections: one is gone."""
+        self._connections.discard(connection)
+        self.changed()
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, upstream: ScriptedUpstream) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._upstream = upstream
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._eof = False
+        self._is_answering = False
+        self._wake = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._number = 0
+
+    # ------------------------------------------------------------------------------------------------------- callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._number = self._upstream.add(self)
+        if self._upstream.reset_on_accept:
+            self._reset()
+            return
+        self.task = asyncio.get_running_loop().create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._wake.set()
+
+    def eof_received(self) -> None:
+        self._eof = True
+        self._wake.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._is_answering:
+            self._is_answering = False
+            self._upstream.aborted += 1
+        if self.task is not None:
+            self.task.cancel()
+        self._upstream.remove(self)
+
+    def abort(self) -> None:
+        self._is_answering = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --------------------------------------------------------------------------------------------------------- serving
+
+    async def _serve(self) -> None:
+        upstream, transport = self._upstream, self._transport
+        assert transport is not None
+        answered = 0
+        try:
+            while (head := await self._head()) is not None:
+                keep = await self._one(head)
+                answered += 1
+                if not keep or answered == upstream.close_after:
+                    break
+        except (EOFError, ValueError):
+            pass
+        finally:
+            transport.close()
+
+    async def _one(self, head: bytes) -> bool:
+        upstream = self._upstream
+        lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = lines[0].split(" ")
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines[1:] if line)]
+        behaviour, params = upstream.match(method, target.partition("?")[0])
+        upstream.concurrent += 1
+        upstream.max_concurrent = max(upstream.max_concurrent, upstream.concurrent)
+        upstream.counts[target.partition("?")[0]] += 1
+        self._is_answering = True
+        try:
+            if behaviour.reset == "request":
+                upstream.hits.append(Hit(method=method, target=target, headers=headers, body=b"", connection=self._number, params=params))
+                self._reset()
+                return False
+            body = b"" if behaviour.early else await self._body(dict(headers))
+            hit = Hit(method=method, target=target, headers=headers, body=body, connection=self._number, params=params)
+            upstream.hits.append(hit)
+            upstream.changed()
+            keep = await self._play(behaviour, hit)
+        finally:
+            self._is_answering = False
+            upstream.concurrent -= 1
+            upstream.changed()
+        if behaviour.early and keep:
+            await self._body(dict(headers))
+        return keep and dict(headers).get("connection", "").lower() != "close"
+
+    async def _play(self, behaviour: Behaviour, hit: Hit) -> bool:
+        """Returns whether the connection stays open."""
+        if behaviour.hang:
+            await asyncio.get_running_loop().create_future()
+        if behaviour.delay_s:
+            await asyncio.sleep(behaviour.delay_s)
+        if behaviour.reset == "answer":
+            self._reset()
+            return False
+        head, body = behaviour.render(hit)
+        cut = behaviour.truncate_after
+        if behaviour.reset is not None:
+            cut = behaviour.reset if isinstance(behaviour.reset, int) else 0
+        await self._write(head + body[:cut], behaviour.drip)
+        if behaviour.reset is not None:
+            self._reset()
+            return False
+        return cut is None and not behaviour.ends_connection
+
+    async def _write(self, data: bytes, drip: Mapping[str, float] | None) -> None:
+        transport = self._transport
+        assert transport is not None
+        size = int(drip["bytes"]) if drip else 64 * 1024
+        for at in range(0, len(data), size):
+            if drip and at:
+                await asyncio.sleep(drip["every_s"])
+            transport.write(data[at : at + size])
+            await self._writable.wait()
+
+    def _reset(self) -> None:
+        transport = self._transport
+        assert transport is not None
+        self._is_answering = False
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+        transport.abort()
+
+    # --------------------------------------------------------------------------------------------------------- reading
+
+    async def _more(self) -> None:
+        if self._eof:
+            raise EOFError
+        self._wake.clear()
+        await self._wake.wait()
+
+    async def _head(self) -> bytes | None:
+        try:
+            async with asyncio.timeout(self._upstream.close_idle_s) as limit:
+                while not self._buffer:
+                    await self._more()
+                limit.reschedule(None)
+                while b"\r\n\r\n" not in self._buffer:
+                    await self._more()
+        except TimeoutError:
+            return None
+        end = self._buffer.index(b"\r\n\r\n")
+        head = bytes(self._buffer[:end])
+        del self._buffer[: end + 4]
+        return head
+
+    async def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            await self._more()
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    async def _line(self) -> bytes:
+        while b"\r\n" not in self._buffer:
+            await self._more()
+        return (await self._take(self._buffer.index(b"\r\n") + 2))[:-2]
+
+    async def _body(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding", "").lower() != "chunked":
+            return await self._take(int(headers.get("content-length", "0")))
+        body = b""
+        while size := int((await self._line()).split(b";")[0], 16):
+            body += await self._take(size)
+            await self._take(2)
+        while await self._line():
+            pass
+        return body
+
+
+def _parameters(pattern: str, path: str) -> dict[str, str] | None:
+    wanted, given = pattern.split("/"), path.split("/")
+    if len(wanted) != len(given):
+        return None
+    params: dict[str, str] = {}
+    for want, have in zip(wanted, given, strict=True):
+        if want.startswith("{") and want.endswith("}"):
+            params[want[1:-1]] = have
+        elif want != have:
+            return None
+    return params
