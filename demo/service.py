@@ -1,0 +1,175 @@
+"""What the five services share: a small ASGI application over a table of routes, and the command that serves it with uvicorn.
+
+A service answers JSON only. Its handlers are plain functions from a request to a JSON value; a `Refusal` becomes an error response.
+The module must not know what any service is about.
+"""
+
+import argparse
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
+
+import orjson
+import uvicorn
+
+from demo.table import JSON, Parse, Row, Table
+
+PORTS: Final[Mapping[str, int]] = {"flights": 9101, "airlines": 9102, "airports": 9103, "planes": 9104, "weather": 9105}
+"""Default port of each service; the variable NAME_PORT sets another."""
+
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_LIMIT: Final = 1000
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Refusal(Exception):
+    """A request that the service cannot serve. `status`: 4xx. `detail`: a sentence for the caller."""
+
+    def __init__(self, status: int, detail: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a handler sees. `path`: values of the path's parameters. `asked`: the query, or the object in the JSON body of a POST."""
+
+    path: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, JSON] = field(default_factory=dict)
+
+    def take(self, name: str, parse: Parse, default: JSON = None) -> JSON:
+        """One value of `asked`, read by `parse`. Absent, empty and null are `default`. Refuses with 400 what cannot be read."""
+        value = self.asked.get(name)
+        if value is None or value == "":
+            return default
+        if isinstance(value, dict | list):
+            raise Refusal(400, f"{name} cannot be an object or an array")
+        try:
+            return parse(str(value).lower() if isinstance(value, bool) else str(value))
+        except (ValueError, OverflowError):
+            raise Refusal(400, f"{name} cannot be {value!r}") from None
+
+
+Handler = Callable[[Request], JSON]
+
+
+def matching(table: Table, request: Request, *, beside: tuple[str, ...] = ()) -> list[Row]:
+    """The rows that match the filters in the request.
+
+    Refuses names that are neither a filter nor in `beside`: a mistyped filter must not look like "everything matches".
+    """
+    unknown = sorted(request.asked.keys() - table.filters.keys() - set(beside))
+    if unknown:
+        raise Refusal(400, f"there is no {', '.join(unknown)} here; there are {', '.join([*table.filters, *beside])}")
+    wanted = {name: request.take(name, parse) for name, parse in table.filters.items()}
+    return table.find({name: value for name, value in wanted.items() if value is not None})
+
+
+def page(table: Table, request: Request, *, key: str) -> JSON:
+    """`{key: rows, "total": n}`: of the `total` rows that match, the first `limit` (20; 0 to 1000)."""
+    limit: int = request.take("limit", int, 20)
+    if not 0 <= limit <= MAX_LIMIT:
+        raise Refusal(400, f"limit lies between 0 and {MAX_LIMIT}")
+    rows = matching(table, request, beside=("limit",))
+    return {key: rows[:limit], "total": len(rows)}
+
+
+def found(row: Row | None, what: str) -> Row:
+    """The row, or a refusal with 404 that names what is missing."""
+    if row is None:
+        raise Refusal(404, f"there is no {what}")
+    return row
+
+
+class Service:
+    """An ASGI application. `routes`: handlers by method and path, such as `GET /flights/{id}`; literal segments win over parameters.
+
+    `/health` is added: it answers 200 as soon as the service serves, with the number of `rows` behind it.
+    """
+
+    def __init__(self, name: str, *, rows: int, routes: Mapping[str, Handler]) -> None:
+        self.name: Final = name
+        health = {"status": "ok", "service": name, "rows": rows}
+        by_literals = sorted([*routes.items(), ("GET /health", lambda _: health)], key=lambda route: route[0].count("{"))
+        self._routes: Final = [
+            (method, path.split("/"), handler) for (method, path), handler in ((key.split(" "), handler) for key, handler in by_literals)
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers: list[tuple[bytes, bytes]] = []
+        try:
+            handler, parameters = self._route(scope)
+            status, value = 200, handler(Request(path=parameters, asked=await self._asked(scope, receive)))
+        except Refusal as refusal:
+            status, value, headers = refusal.status, {"status": refusal.status, "detail": refusal.detail}, refusal.headers
+        body = orjson.dumps(value)
+        headers = [*headers, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _route(self, scope: Scope) -> tuple[Handler, dict[str, str]]:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        allowed = []
+        for offered, parameters, handler in self._matching(scope["raw_path"].decode("ascii")):
+            if offered == method:
+                return handler, parameters
+            allowed.append(offered)
+        if not allowed:
+            raise Refusal(404, f"{self.name} has no such path")
+        raise Refusal(405, f"this path takes {', '.join(allowed)}", [(b"allow", ", ".join(allowed).encode())])
+
+    def _matching(self, raw_path: str) -> Iterator[tuple[str, dict[str, str], Handler]]:
+        segments = raw_path.split("/")
+        for method, pattern, handler in self._routes:
+            if len(pattern) == len(segments) and all(
+                (want.startswith("{") and got) or want == got for want, got in zip(pattern, segments, strict=True)
+            ):
+                pairs = zip(pattern, segments, strict=True)
+                yield method, {want[1:-1]: unquote(got) for want, got in pairs if want.startswith("{")}, handler
+
+    async def _asked(self, scope: Scope, receive: Receive) -> dict[str, JSON]:
+        if scope["method"] != "POST":
+            return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                raise Refusal(413, f"a body has at most {MAX_BODY_BYTES} bytes")
+        try:
+            asked = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise Refusal(400, "the body is not JSON") from None
+        if not isinstance(asked, dict):
+            raise Refusal(400, "the body must be a JSON object")
+        return asked
+
+
+def serve(service: Service) -> None:
+    """The command of a service: `python -m demo.NAME [--host HOST] [--port PORT]`. Returns on SIGTERM or SIGINT."""
+    port = int(os.environ.get(f"{service.name.upper()}_PORT", PORTS[service.name]))
+    parser = argparse.ArgumentParser(prog=f"python -m demo.{service.name}", description=f"The demo's {service.name} service.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=port, help="port to listen on (%(default)s)")
+    options = parser.parse_args()
+    uvicorn.run(
+        service,
+        host=options.host,
+        port=options.port,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,  # longer than the gateway keeps an idle connection, so that it never meets a closing one
+        timeout_graceful_shutdown=3,
+    )
