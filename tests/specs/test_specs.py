@@ -1,0 +1,44 @@
+"""Every case of every YAML file in this folder, over real sockets. The format is in docs/specs.md."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.support.gateway import problems_of, running_gateway
+from tests.support.spec_model import Case, read_spec_file
+from tests.support.specs import check_problems, document_text, run_case
+
+FOLDER = Path(__file__).parent
+
+
+def _cases() -> list[Any]:
+    return [
+        pytest.param(case, id=f"{path.stem}: {case.name}")
+        for path in sorted(FOLDER.glob("*.yaml"))
+        for case in read_spec_file(path).cases
+    ]  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def _start(document: str, folder: Path, settings: dict[str, Any]) -> AsyncIterator[int]:
+    async with running_gateway(document, folder, **settings) as gateway:
+        yield gateway.port
+
+
+@pytest.mark.parametrize("case", _cases())
+def test_spec(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in case.env.items():
+        monkeypatch.setenv(name, value)
+    for name, content in case.files.items():
+        (tmp_path / name).write_text(content, "utf-8")
+    if case.expect_problems is not None:
+        check_problems(case, problems_of(document_text(case, {"nobody": 1}, tmp_path), tmp_path, case.settings))
+        return
+    # A loop for each case, the one that `anabranch run` uses: nothing of one case can reach another.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run_case(case, tmp_path, _start))

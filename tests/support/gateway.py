@@ -1,0 +1,55 @@
+"""Starts a whole gateway from a document: the real `create_app`, on a real uvicorn, in the running loop.
+
+The one module of the tests that knows how the parts of `app` are put together for a run; specs, integration and chaos tests use it.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.errors import ConfigError, Problem
+from app.main import create_app
+from app.settings import Settings
+from tests.support.serving import LOOPBACK, serve
+
+
+class Gateway:
+    """A gateway that runs. `port`: where it listens on loopback."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def client(self) -> httpx.AsyncClient:
+        """A client of this gateway, to be used as an async context manager in one test."""
+        return httpx.AsyncClient(base_url=self.url, timeout=10)
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(document: str, folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
+    """Write `document` into `folder`, start a gateway on it, and stop it on leaving.
+
+    `settings`: fields of `app.settings.Settings`. Raises ConfigError when the document is not usable.
+    """
+    path = folder / "gateway.yaml"
+    path.write_text(document, "utf-8")
+    app = create_app(Settings(document=path, **settings))
+    async with serve(app) as port:
+        yield Gateway(port)
+
+
+def problems_of(document: str, folder: Path, settings: Mapping[str, Any]) -> list[Problem]:
+    """The mistakes for which `document` is refused; none when it is taken."""
+    path = folder / "gateway.yaml"
+    path.write_text(document, "utf-8")
+    try:
+        create_app(Settings(document=path, **settings))
+    except ConfigError as refused:
+        return refused.problems
+    return []

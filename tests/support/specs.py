@@ -1,0 +1,331 @@
+"""Runs one case of a spec file over real sockets and says everything that differs from what it expects.
+
+Scripted upstreams, then the gateway, then the requests; then the record of the upstreams is compared. How a gateway is started is
+handed in, so that the runner itself can be tested. The format is `tests.support.spec_model`.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from app.errors import Problem
+from tests.support import compare, raw_client
+from tests.support.behaviour import Behaviour
+from tests.support.raw_client import FramingError, RawAnswer
+from tests.support.scripted import ScriptedUpstream
+from tests.support.serving import LOOPBACK, free_socket
+from tests.support.spec_model import Case, Count, ExpectedProblem, Sent, SpecError, Text
+
+CASE_TIMEOUT_S = 30.0
+SETTLE_S = 2.0
+NOBODY = "nobody"
+"""Placeholder `http://{nobody}`: an address where every connection is refused."""
+
+Start = Callable[[str, Path, dict[str, Any]], AbstractAsyncContextManager[int]]
+"""From document text, folder and settings to a running gateway's port."""
+
+
+class CaseFailed(AssertionError):
+    """What came is not what the case expects; the message is the whole report."""
+
+
+def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
+    """The document that the gateway is given.
+
+    A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, and for each scripted upstream its
+    `url`. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
+    the case's files.
+    """
+    if isinstance(case.document, str):
+        text = case.document
+    else:
+        document: dict[str, Any] = case.document or {"upstreams": case.configure, "endpoints": [case.endpoint]}
+        upstreams: dict[str, Any] = {name: {} for name in case.upstreams} | document.get("upstreams", {})
+        for name, upstream in upstreams.items():
+            if name in case.upstreams and isinstance(upstream, dict) and not upstream.keys() & {"url", "urls"}:
+                upstreams[name] = {"url": f"http://{{{name}}}", **upstream}
+        text = json.dumps({"version": 1, **document, "upstreams": upstreams}, indent=1, ensure_ascii=False)
+    for name, port in ports.items():
+        text = text.replace(f"//{{{name}}}", f"//{LOOPBACK}:{port}")
+    return text.replace("{folder}", str(folder))
+
+
+def script(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A scripted upstream's spec for `ScriptedUpstream`: text bodies become UTF-8, `bytes` becomes the body byte for byte.
+
+    Raises SpecError for a key that scripted upstreams do not have.
+    """
+    is_bare = "routes" not in spec and any(key == "*" or key.startswith("/") or " " in key for key in spec)
+    outer: dict[str, Any] = {"routes": spec} if is_bare else dict(spec)
+    outer["routes"] = {
+        route: [_behaviour(item) for item in (behaviour if isinstance(behaviour, list) else [behaviour])]
+        for route, behaviour in outer.get("routes", {}).items()
+    }
+    try:
+        ScriptedUpstream(outer)
+    except (TypeError, ValueError) as fault:
+        raise SpecError(f"upstream {name}: {fault}") from fault
+    return outer
+
+
+def _behaviour(spec: dict[str, Any]) -> Behaviour:
+    given = dict(spec)
+    if "bytes" in given:
+        given["body"] = given.pop("bytes").encode("latin-1")
+    elif isinstance(given.get("body"), str):
+        given["body"] = given["body"].encode()
+    if "repeat" in given:  # a large body without a large file: the text so many times
+        given["body"] *= given.pop("repeat")
+    try:
+        return Behaviour.of(given)
+    except TypeError as fault:
+        raise SpecError(f"not a behaviour: {fault}") from fault
+
+
+class _Run:
+    """One case under way: its upstreams, the gateway's port, and what was found."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.upstreams = {name: ScriptedUpstream(script(name, spec)) for name, spec in case.upstreams.items()}
+        self.port = 0
+        self.faults: list[str] = []
+        self.came: list[str] = []
+
+    # -------------------------------------------------------------------------------------------------------- requests
+
+    async def request(self, sent: Sent, number: int) -> None:
+        title = f"request {number} ({sent.send})"
+        if sent.wait is not None:
+            await asyncio.sleep(sent.wait)
+        if not await self._hit(sent.after_hits):
+            self.faults.append(f"{title}: waited in vain for the hits {sent.after_hits}")
+            return
+        method, target = sent.send.split(" ")
+        data = raw_client.render(method, target, *_content(sent), port=self.port)
+        if sent.leave_after_hits is not None:
+            async with raw_client.connection(self.port) as (_, writer):
+                writer.write(data)
+                if not await self._hit(sent.leave_after_hits):
+                    self.faults.append(f"{title}: waited in vain for the hits {sent.leave_after_hits} to leave")
+            return
+        began = asyncio.get_running_loop().time()
+        try:
+            answer = await raw_client.send(self.port, data, is_head=method == "HEAD")
+        except FramingError as fault:
+            self.faults.append(f"{title}: {fault}")
+            return
+        elapsed = asyncio.get_running_loop().time() - began
+        self.came.append(_shown(title, answer, elapsed))
+        self.faults += [f"{title}: {fault}" for fault in self._check(sent, answer, elapsed)]
+
+    def _check(self, sent: Sent, answer: RawAnswer, elapsed: float) -> Iterator[str]:
+        expect = sent.expect
+        assert expect is not None
+        all_of: dict[str, list[str]] = {}
+        for name, value in answer.headers:
+            all_of.setdefault(name, []).append(value)
+        yield from compare.answer(expect, answer.status, all_of, answer.body)
+        yield from compare.every_answer(answer.status, all_of, answer.body)
+        if expect.within is not None and elapsed > expect.within:
+            yield f"expected it within {expect.within:g} s, it took {elapsed:.3f} s"
+        if expect.not_before is not None and elapsed < expect.not_before:
+            yield f"expected it to take {expect.not_before:g} s or more, it took {elapsed:.3f} s"
+        everything = answer.body + "\n".join(f"{name}: {value}" for name, value in answer.headers).encode()
+        for name, upstream in self.upstreams.items():
+            is_echo = any(b.echo for behaviours in upstream._routes.values() for b in behaviours)
+            if f":{upstream.port}".encode() in everything and not is_echo:
+                yield f"the answer gives the address of the upstream {name} away"
+
+    async def _hit(self, hits: dict[str, int]) -> bool:
+        """Wait until each upstream has that many hits; False when they do not come."""
+        for name, number in hits.items():
+            try:
+                await self.upstreams[name].until(_reached(number))
+            except TimeoutError:
+                return False
+        return True
+
+    # ---------------------------------------------------------------------------------------------------- the upstreams
+
+    async def check_upstreams(self) -> None:
+        case = self.case
+        for name, upstream in self.upstreams.items():
+            expected = (case.hits or {}).get(name, Count(0, 0))
+            least = expected.low if isinstance(expected, Count) else sum(count.low for count in expected.values())
+            aborted = case.aborted.get(name)
+            # What the gateway cancelled arrives a moment after the client has its answer.
+            with contextlib.suppress(TimeoutError):
+                await upstream.until(_reached(least, 0 if aborted is None else aborted.low), SETTLE_S)
+            self.faults += [f"upstream {name}: {fault}" for fault in _record(upstream, expected)]
+            for what, wanted, came in (
+                ("aborted exchanges", aborted, upstream.aborted),
+                ("requests at once", case.peak.get(name), upstream.max_concurrent),
+                ("connections", case.connections.get(name), upstream.accepted),
+            ):
+                if wanted is not None and not wanted.allows(came):
+                    self.faults.append(f"upstream {name}: expected {wanted} {what}, came {came}")
+            self.faults += [f"upstream {name}: {fault}" for fault in self._seen(name, upstream)]
+            lines = [f"{hit.method} {hit.target} on connection {hit.connection}" for hit in upstream.hits[:20]]
+            self.came.append(
+                f"upstream {name}: {len(upstream.hits)} hits, {upstream.aborted} aborted" + "".join(f"\n    {x}" for x in lines)
+            )
+
+    def _seen(self, name: str, upstream: ScriptedUpstream) -> Iterator[str]:
+        expected = self.case.seen.get(name)
+        if expected is None:
+            return
+        if len(expected) != len(upstream.hits):
+            yield f"expected to see {len(expected)} requests, came {len(upstream.hits)}"
+        for number, (want, hit) in enumerate(zip(expected, upstream.hits, strict=False), 1):
+            at = f"request {number}"
+            for what in ("method", "target"):
+                if getattr(want, what) not in {None, getattr(hit, what)}:
+                    yield f"{at}: expected {what} {getattr(want, what)}, came {getattr(hit, what)}"
+            all_of: dict[str, list[str]] = {}
+            for header, value in hit.headers:
+                all_of.setdefault(header, []).append(value)
+            yield from (f"{at}: {fault}" for fault in compare.headers(want.headers, all_of))
+            if want.body is not None and hit.body != want.body.encode():
+                yield f"{at}: expected body {want.body.encode()!r}, came {hit.body!r}"
+            if "json_" in want.model_fields_set:
+                yield from (f"{at}: body {fault}" for fault in compare.exact(want.json_, hit.json()))
+
+
+def _reached(hits: int, aborted: int = 0) -> Callable[[ScriptedUpstream], bool]:
+    return lambda upstream: len(upstream.hits) >= hits and upstream.aborted >= aborted
+
+
+def _content(sent: Sent) -> tuple[list[tuple[str, str]], bytes | None]:
+    headers = [(name, item) for name, value in sent.headers.items() for item in (value if isinstance(value, list) else [value])]
+    body: bytes | None = None
+    if "json_" in sent.model_fields_set:
+        body = json.dumps(sent.json_, ensure_ascii=False).encode()
+    elif sent.body is not None:
+        body = sent.body.encode()
+    elif sent.bytes_ is not None:
+        body = sent.bytes_.encode("latin-1")
+    elif sent.body_size is not None:
+        body = b'"' + b"x" * (sent.body_size - 2) + b'"'
+    if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
+        headers.append(("content-type", "application/json"))
+    return [(name, value) for name, value in headers if value], body
+
+
+def _record(upstream: ScriptedUpstream, expected: Count | dict[str, Count]) -> Iterator[str]:
+    if isinstance(expected, Count):
+        if not expected.allows(len(upstream.hits)):
+            yield f"expected {expected} hits, came {len(upstream.hits)}"
+        return
+    came = {path: len(upstream.hits_of(path)) for path in upstream.counts}
+    for path in sorted(expected.keys() | came.keys()):
+        want = expected.get(path, Count(0, 0))
+        if not want.allows(came.get(path, 0)):
+            yield f"expected {want} hits on {path}, came {came.get(path, 0)}"
+
+
+def _shown(title: str, answer: RawAnswer, elapsed: float) -> str:
+    told = ("content-type", "gateway-complete", "server-timing", "proxy-status", "retry-after", "allow", "location")
+    lines = [f"    {name}: {value}" for name, value in answer.headers if name in told]
+    body = answer.body.decode("utf-8", "backslashreplace")
+    return "\n".join([f"{title} -> {answer.status} in {elapsed * 1000:.0f} ms", *lines, f"    {body[:1500]}"])
+
+
+# ---------------------------------------------------------------------------------------------------------------- running
+
+
+async def run_case(case: Case, folder: Path, start: Start) -> None:
+    """Run `case`. Raises CaseFailed with a report, or SpecError when the case cannot be run."""
+    run = _Run(case)
+    async with (
+        asyncio.timeout(CASE_TIMEOUT_S),
+        _watched(run.faults),
+        _upstreams(run) as ports,
+        start(document_text(case, ports, folder), folder, dict(case.settings)) as run.port,
+    ):
+        numbered = enumerate((sent for sent in case.requests for _ in range(sent.times)), 1)
+        if case.together:
+            async with asyncio.TaskGroup() as group:
+                for number, sent in numbered:
+                    group.create_task(run.request(sent, number), name=f"request {number}")
+        else:
+            for number, sent in numbered:
+                await run.request(sent, number)
+        await run.check_upstreams()
+    if run.faults:
+        raise CaseFailed(report(case.name, run.faults, run.came))
+
+
+@contextlib.asynccontextmanager
+async def _upstreams(run: _Run) -> AsyncIterator[dict[str, int]]:
+    async with contextlib.AsyncExitStack() as stack:
+        for upstream in run.upstreams.values():
+            await stack.enter_async_context(upstream)
+        nobody: socket.socket = stack.enter_context(contextlib.closing(free_socket()))  # bound, so that it stays ours; never listens
+        yield {name: upstream.port for name, upstream in run.upstreams.items()} | {NOBODY: nobody.getsockname()[1]}
+
+
+@contextlib.asynccontextmanager
+async def _watched(faults: list[str]) -> AsyncIterator[None]:
+    """Nothing may go wrong behind the answers: no logged exception of the server, none that nobody took, no task left over."""
+    loop = asyncio.get_running_loop()
+    before = asyncio.all_tasks()
+    handler = _Errors(faults)
+    loop.set_exception_handler(lambda _, context: faults.append(f"nobody took this: {context.get('message')} {context.get('exception')!r}"))
+    logging.getLogger("uvicorn.error").addHandler(handler)
+    try:
+        yield
+        left = asyncio.all_tasks() - before
+        faults += [f"a task is left over: {task.get_name()} {task.get_coro()}" for task in left]
+    finally:
+        logging.getLogger("uvicorn.error").removeHandler(handler)
+        loop.set_exception_handler(None)
+
+
+class _Errors(logging.Handler):
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._faults = faults
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._faults.append(f"the server logged: {logging.Formatter().format(record)}")
+
+
+# ----------------------------------------------------------------------------------------------------------- load problems
+
+
+def check_problems(case: Case, found: list[Problem]) -> None:
+    """Compare the mistakes found in a document with those expected: each one once, and no others. Raises CaseFailed."""
+    expected = case.expect_problems or []
+    left = [problem for problem in found if not problem.is_warning]
+    faults: list[str] = []
+    for want in expected:
+        match = next((problem for problem in left if _is_problem(want, problem)), None)
+        if match is None:
+            faults.append(f"expected a problem: {want.model_dump(exclude_defaults=True)}")
+        else:
+            left.remove(match)
+    faults += [f"did not expect the problem: {problem}" for problem in left]
+    if not found and expected:
+        faults.append("the document was taken")
+    if faults:
+        raise CaseFailed(report(case.name, faults, [str(problem) for problem in found]))
+
+
+def _is_problem(want: ExpectedProblem, problem: Problem) -> bool:
+    texts = ((want.message, problem.message), (want.hint, problem.hint))
+    return want.path == problem.path and all(
+        wanted in came if isinstance(wanted, str) else not Text.fault(wanted, came) for wanted, came in texts
+    )
+
+
+def report(name: str, faults: list[str], came: list[str]) -> str:
+    """What a reader of a failed run needs: the case, each fault, and everything that came."""
+    lines = [f"case {name!r}", "", *(f"- {fault}" for fault in faults), "", "what came:", *(f"  {item}" for item in came)]
+    return "\n".join(lines)

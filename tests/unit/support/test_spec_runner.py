@@ -1,0 +1,172 @@
+"""The spec runner itself, against a small ASGI application in the gateway's place: it must notice everything a case can be wrong about."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.errors import Problem
+from tests.support.raw_client import FramingError, parse
+from tests.support.serving import serve
+from tests.support.spec_model import Case, SpecError, read_spec_file
+from tests.support.specs import CaseFailed, check_problems, document_text, run_case, script
+
+ID = [(b"x-request-id", b"r1")]
+
+
+def _app(document: str, *, crash: bool = False, task: bool = False) -> Any:
+    """Answers with what the upstream `a` has at the same path."""
+    url = json.loads(document)["upstreams"].get("a", {}).get("url", "")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": message["type"] + ".complete"})
+                if message["type"].endswith("shutdown"):
+                    return
+        if crash:
+            raise RuntimeError("boom")
+        if task:
+            app.kept = asyncio.create_task(asyncio.sleep(60))  # type: ignore[attr-defined]
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(url + scope["path"])
+        body = answer.content
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": [*ID, (b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+async def _run(folder: Path, case: dict[str, Any], **fault: bool) -> None:
+    @contextlib.asynccontextmanager
+    async def start(document: str, folder: Path, settings: dict[str, Any]) -> AsyncIterator[int]:
+        async with serve(_app(document, **fault)) as port:
+            yield port
+
+    await run_case(Case.model_validate({"name": "it", "endpoint": {}, **case}), folder, start)
+
+
+def _case(**changes: Any) -> dict[str, Any]:
+    expect = {"status": 200, "json": {"n": 1}, "headers": {"content-length": "8", "x-none": None}}
+    request = {"send": "GET /x", "expect": expect}
+    return {"upstreams": {"a": {"/x": {"json": {"n": 1}}}}, "requests": [request], "hits": {"a": 1}, **changes}
+
+
+async def test_a_case_that_holds_passes(tmp_path: Path) -> None:
+    await _run(tmp_path, _case(seen={"a": [{"method": "GET", "target": "/x"}]}, connections={"a": 1}, peak={"a": 1}, aborted={"a": 0}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"requests": [{"send": "GET /x", "expect": {"status": 201}}]}, "status: expected 201, came 200"),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "json": {"n": 1.0}}}]}, "$.n: expected 1.0, came 1"),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "body": "{}"}}]}, "body: expected b'{}', came b'{\"n\": 1}'"),
+        (
+            {"requests": [{"send": "GET /x", "expect": {"status": 200, "headers": {"etag": "1"}}}]},
+            "header etag: expected 1, there was none",
+        ),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "problem": {"n": 1}}}]}, "expected application/problem+json"),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "not_before": "1s"}}]}, "expected it to take 1 s or more"),
+        ({"hits": {}}, "upstream a: expected 0 hits, came 1"),
+        ({"hits": {"a": {"/y": 1}}}, "upstream a: expected 0 hits on /x, came 1"),
+        ({"seen": {"a": [{"target": "/y"}]}}, "request 1: expected target /y, came /x"),
+        ({"seen": {"a": [{"headers": {"accept": None}}]}}, "header accept: expected none"),
+        ({"connections": {"a": 2}}, "expected 2 connections, came 1"),
+    ],
+)
+async def test_each_kind_of_difference_is_reported(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(CaseFailed) as failed:
+        await _run(tmp_path, _case(**changes))
+    assert said in str(failed.value)
+    assert "case 'it'" in str(failed.value)
+    assert "upstream a: 1 hits" in str(failed.value)
+
+
+async def test_an_exception_behind_the_answer_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(CaseFailed, match="boom"):
+        await _run(tmp_path, _case(hits={}), crash=True)
+
+
+async def test_a_task_that_outlives_the_gateway_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(CaseFailed, match="a task is left over"):
+        await _run(tmp_path, _case(), task=True)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
+async def test_an_answer_that_names_an_upstream_is_reported(tmp_path: Path) -> None:
+    case = _case(upstreams={"a": {"/x": {"template": {"at": "{headers.host}"}}}}, requests=[{"send": "GET /x", "expect": {"status": 200}}])
+    with pytest.raises(CaseFailed, match="gives the address of the upstream a away"):
+        await _run(tmp_path, case)
+
+
+def test_a_document_is_filled_in() -> None:
+    case = Case.model_validate(
+        {"name": "it", "endpoint": {"path": "/"}, "configure": {"a": {"timeout": "1s"}}, "upstreams": {"a": {}, "b": {}}, "hits": {},
+         "requests": [{"send": "GET /", "expect": {"status": 200}}]}
+    )  # fmt: skip
+    document = json.loads(document_text(case, {"a": 1, "b": 2}, Path("there")))
+    assert document == {
+        "version": 1,
+        "upstreams": {"a": {"url": "http://127.0.0.1:1", "timeout": "1s"}, "b": {"url": "http://127.0.0.1:2"}},
+        "endpoints": [{"path": "/"}],
+    }
+
+
+def test_a_document_as_text_is_left_as_it_stands() -> None:
+    case = Case.model_validate({"name": "it", "document": "a: //{a} ${file:{folder}/x}", "expect_problems": []})
+    assert document_text(case, {"a": 1}, Path("there")) == "a: //127.0.0.1:1 ${file:there/x}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("about: x\ncases: [{name: a, endpoint: {}, requets: []}]", "cases.0.requets (case 'a'): Extra inputs"),
+        ("about: x\ncases: [{name: a, endpoint: {}}]", "a case has either requests or expect_problems"),
+        ("about: x\ncases:\n - {name: a, endpoint: {}, upstreams: {u: {}}, requests: [{send: GET /, expect: {status: 200}}]}", "hits"),
+        ("about: x\ncases:\n - {name: a, endpoint: {}, expect_problems: []}\n - {name: a, endpoint: {}, expect_problems: []}", "two cases"),
+        ("about: x\ncases: [{name: a, endpoint: {}, hits: {u: 1}, requests: [{send: GET /, expect: {status: 200}}]}]", "no upstream u"),
+        ("about: x\ncases: [{name: a, endpoint: {}, requests: [{send: GET /}]}]", "either expect or leave_after_hits"),
+    ],
+)
+def test_a_spec_file_with_a_mistake_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(SpecError) as refused:
+        read_spec_file(tmp_path / "x.yaml")
+    assert said in str(refused.value)
+
+
+def test_a_behaviour_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SpecError, match="explode"):
+        script("a", {"/x": {"explode": True}})
+
+
+def test_problems_are_compared_one_to_one() -> None:
+    case = Case.model_validate({"name": "it", "endpoint": {}, "expect_problems": [{"path": "a.b", "message": "no", "hint": "yes"}]})
+    problem = Problem(file="f", line=1, column=1, path="a.b", message="no good", hint="say yes")
+    check_problems(case, [problem])
+    with pytest.raises(CaseFailed, match="did not expect the problem"):
+        check_problems(case, [problem, problem])
+    with pytest.raises(CaseFailed, match="expected a problem"):
+        check_problems(case, [])
+
+
+@pytest.mark.parametrize(
+    "received",
+    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"],
+)
+def test_an_answer_with_wrong_framing_is_noticed(received: bytes) -> None:
+    with pytest.raises(FramingError):
+        parse(received)
+
+
+def test_a_body_after_head_is_noticed() -> None:
+    with pytest.raises(FramingError):
+        parse(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", is_head=True)
