@@ -130,7 +130,11 @@ class GradientLimit:
         self._probe_since: float | None = None
         self._long_s = 0.0
         self._short_s = 0.0
-        self._open_window(0.0, 0.0)
+        self._ends_at = 0.0
+        self._count = 0
+        self._dropped = 0
+        self._in_flight = 0
+        self._total_s = 0.0
 
     def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
         if outcome == "ignore":
