@@ -31,7 +31,7 @@ class FakeClock:
         self.now += seconds
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits for a timer: it moves the clock on to it instead."""
 
     def __init__(self, clock: FakeClock) -> None:
