@@ -24,6 +24,7 @@
           |    +-- MissingReference        a reference found nothing
           |    +-- DependencyFailed        the step it needs failed
           +-- ShapeError        the value cannot be merged as the document asks
+          +-- NothingAnswered   no visible step has a value
           +-- ComputeError      a hook
 
 Each class has a stable `code`, the `status` that a required step's failure gives the response, the RFC 9209 error type for
@@ -37,7 +38,7 @@ from typing import ClassVar
 class AnabranchError(Exception):
     """The root. `code`: stable snake_case name. `status`: HTTP status when it decides a response. `title`: a few words."""
 
-    code: ClassVar[str] = "error"
+    code: ClassVar[str] = "internal_error"
     status: int = 500
     title: ClassVar[str] = "Something went wrong inside the gateway"
 
@@ -120,6 +121,12 @@ class BodyTooLarge(RequestError):
     code = "body_too_large"
     status = 413
     title = "The request body is too large"
+
+
+class BodyTimeout(RequestError):
+    code = "body_timeout"
+    status = 408
+    title = "The request body did not arrive in time"
 
 
 class UnsupportedMediaType(RequestError):
@@ -285,6 +292,17 @@ class DependencyFailed(SkippedError):
 class ShapeError(StepError):
     code = "not_mergeable"
     title = "A service's answer cannot be merged as the document asks"
+
+
+class NothingAnswered(StepError):
+    """Every step that the response would show has failed. `status`: 504 when time ran out for all of them, else 502."""
+
+    code = "nothing_answered"
+    title = "No service that this response is made of answered"
+
+    def __init__(self, *, is_timeout: bool) -> None:
+        super().__init__("none of the services that this response is made of answered")
+        self.status = 504 if is_timeout else 502
 
 
 class ComputeError(StepError):

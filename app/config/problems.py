@@ -82,6 +82,11 @@ class Problems:
         once = (where, problem.message, shown, is_warning, None if self.positions.has(path) else problem.path)
         self._found.setdefault(once, problem)
 
+    def include(self, other: "Problems") -> None:
+        """Take over what `other` holds."""
+        for once, problem in other._found.items():  # noqa: SLF001 - the same class
+            self._found.setdefault(once, problem)
+
     @property
     def errors(self) -> list[Problem]:
         return [problem for problem in self._sorted() if not problem.is_warning]

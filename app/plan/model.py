@@ -5,7 +5,7 @@ Values travel in a *frame*: one list a request, one slot for each reference that
 body, in its exact spelling.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -28,6 +28,7 @@ class Missing:
 
 MISSING: Final = Missing()
 Frame = list[Any]
+HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
 
 class DecodeMode(StrEnum):
@@ -73,12 +74,14 @@ class BodyPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """One step. `needs`, `dependents`: indexes of steps. `build`: makes the request from a frame; raises MissingReference.
+    """One step. `needs`, `dependents`: indexes of steps.
+
+    `build`: makes the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
+    request carries (request id, trace context); raises MissingReference.
 
     `read`: takes the body of a successful answer, fills the frame's slots, and returns the shaped value as JSON text; raises
     InvalidJSON or ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text that stands in for a failed step. `timeout_s`: None: what is left of the deadline.
-    `compute`: set for a compute step, and then `upstream` is "" and `build` returns its arguments.
     """
 
     index: int
@@ -93,11 +96,10 @@ class StepPlan:
     dependents: tuple[int, ...]
     timeout_s: float | None
     mode: DecodeMode
-    build: Callable[[Frame], Request]
+    build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
     read: Callable[[bytes, Frame], bytes]
     default: bytes
     fill_default: Callable[[Frame], None] | None
-    forward_headers: tuple[bytes, ...]
     source: config.Step
 
 
@@ -109,7 +111,7 @@ class ResponsePlan:
     assemble: Callable[[list[bytes], Frame], bytes]
     visible: tuple[int, ...]
     status: int
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: HeaderPairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,16 @@ class EndpointPlan:
     ready: tuple[int, ...]
     response: ResponsePlan
     source: config.Endpoint
-    location: str = ""
+    waiting: tuple[int, ...] = field(init=False)
+    """How many steps each step waits for."""
+    defaults: tuple[bytes, ...] = field(init=False)
+    """What stands in for each step's value until it has one."""
+    has_required: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "waiting", tuple(len(step.needs) for step in self.steps))
+        object.__setattr__(self, "defaults", tuple(step.default for step in self.steps))
+        object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
 
     def new_frame(self) -> Frame:
         return [MISSING] * self.slot_count

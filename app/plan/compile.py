@@ -1,0 +1,84 @@
+"""The whole document compiled: every endpoint, and what concerns several of them."""
+
+from collections.abc import Collection, Sequence
+
+from app.config import model as config
+from app.config.problems import Problems
+from app.plan.endpoint import EndpointCompiler
+from app.plan.model import DocumentPlan, EndpointPlan
+from app.plan.routes import PathError, parse_path, route_key
+from app.plan.scope import Path
+from app.plan.step import check_header
+
+
+def compile_document(
+    document: config.Document,
+    problems: Problems,
+    *,
+    endpoint_paths: Sequence[Path] | None = None,
+    broken: Collection[Path] = (),
+) -> DocumentPlan:
+    """Compile a document. Problems are added to `problems`; the caller raises them. The plan holds the endpoints that have none.
+
+    `endpoint_paths`: where each endpoint stands in the document as written (its index there may differ). `broken`: paths of the parts that
+    the models refused: references to them are not reported again.
+    """
+    paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
+    broken_upstreams = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "upstreams"}
+    _check_upstreams(document, problems)
+    _check_routes(document, paths, problems)
+    plans: list[tuple[EndpointPlan, Path]] = []
+    for endpoint, at in zip(document.endpoints, paths, strict=True):
+        own = Problems(problems.positions, problems.secrets)
+        compiler = EndpointCompiler(
+            endpoint,
+            defaults=document.defaults,
+            upstreams=document.upstreams,
+            broken_upstreams=broken_upstreams,
+            problems=own,
+            at=at,
+            broken={str(path[-1]) for path in broken if path[:-1] == (*at, "steps")},
+        )
+        plan = compiler.compile()
+        problems.include(own)
+        if plan is not None:
+            plans.append((plan, at))
+    _check_names(plans, problems)
+    return DocumentPlan(endpoints=tuple(plan for plan, _ in plans), upstreams=dict(document.upstreams), source=document)
+
+
+def _check_upstreams(document: config.Document, problems: Problems) -> None:
+    for name, upstream in document.upstreams.items():
+        for field, value in upstream.headers.items():
+            check_header(("upstreams", name, "headers", field), field, value, problems)
+        for index, field in enumerate(upstream.forward_headers):
+            check_header(("upstreams", name, "forward_headers", index), field, "", problems)
+        if upstream.deadline_header is not None:
+            check_header(("upstreams", name, "deadline_header"), upstream.deadline_header, "", problems)
+
+
+def _check_routes(document: config.Document, paths: Sequence[Path], problems: Problems) -> None:
+    seen: dict[object, Path] = {}
+    for endpoint, at in zip(document.endpoints, paths, strict=True):
+        try:
+            key = route_key(endpoint.method, parse_path(endpoint.path))
+        except PathError:
+            continue
+        if key in seen:
+            first = problems.positions.locate((*seen[key], "path"))
+            problems.add(
+                (*at, "path"),
+                f"{endpoint.method} {endpoint.path} can never be told apart from the endpoint at {first}",
+                value=endpoint.path,
+            )
+        else:
+            seen[key] = at
+
+
+def _check_names(plans: Sequence[tuple[EndpointPlan, Path]], problems: Problems) -> None:
+    """Names are made or given; either way one name is one endpoint."""
+    seen: set[str] = set()
+    for plan, at in plans:
+        if plan.name in seen:
+            problems.add((*at, "name"), f"two endpoints are called `{plan.name}`", hint="give one of them another `name`")
+        seen.add(plan.name)

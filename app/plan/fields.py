@@ -1,0 +1,23 @@
+"""Header fields that an operator may write: which names are the gateway's own business, and which values can stand on the wire."""
+
+from typing import Final
+
+OURS: Final = frozenset(
+    {
+        "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+        "te", "trailer", "transfer-encoding", "upgrade", "expect",
+    }
+)  # fmt: skip
+"""Hop-by-hop fields (RFC 9110 section 7.6.1) and those that frame a message."""
+
+
+def name_fault(name: str) -> str | None:
+    """Why a header of this name cannot be set or forwarded; None when it can."""
+    return f"the header {name.lower()} belongs to one connection and is written by the gateway itself" if name.lower() in OURS else None
+
+
+def value_fault(value: str) -> str | None:
+    """Why this text cannot be a header's value; None when it can (RFC 9110 section 5.5)."""
+    if any((ord(char) < 0x20 and char != "\t") or ord(char) == 0x7F for char in value):
+        return "a header's value has no control characters or line breaks"
+    return None

@@ -1,0 +1,88 @@
+"""Templates: strings with references in them, `{root.path.to.field}`, taken apart once at plan time.
+
+Knows the grammar only; what a root means is decided by the compiler.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+ROOTS: Final = ("path", "query", "header", "body")
+"""Roots that name a part of the client's request; every other root is a step."""
+
+
+class TemplateError(ValueError):
+    """A string is not a template. The message is a sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`{root.a.0.b}`: `root` is one of `ROOTS` or a step's name, `path` the fields and indexes below it, as text."""
+
+    root: str
+    path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "{" + ".".join((self.root, *self.path)) + "}"
+
+
+Template = tuple[str | Reference, ...]
+"""Literal text and references by turns; never two literals in a row, never an empty literal."""
+
+
+def parse(text: str) -> Template:
+    """Take a string apart. `{{` and `}}` are literal braces. Raises TemplateError."""
+    parts: list[str | Reference] = []
+    literal: list[str] = []
+    at = 0
+    while at < len(text):
+        char = text[at]
+        if text.startswith(("{{", "}}"), at):
+            literal.append(char)
+            at += 2
+        elif char == "{":
+            end = text.find("}", at)
+            if end < 0:
+                raise TemplateError(f"the brace at character {at + 1} is never closed; write {{{{ for a literal brace")
+            if literal:
+                parts.append("".join(literal))
+                literal = []
+            parts.append(_reference(text[at + 1 : end]))
+            at = end + 1
+        elif char == "}":
+            raise TemplateError(f"the brace at character {at + 1} closes nothing; write }}}} for a literal brace")
+        else:
+            literal.append(char)
+            at += 1
+    if literal:
+        parts.append("".join(literal))
+    return tuple(parts)
+
+
+def _reference(inner: str) -> Reference:
+    root, *path = inner.split(".")
+    if not root or not all(path) or any(char.isspace() or char == "{" for char in inner):
+        raise TemplateError(f"{{{inner}}} is not a reference; write {{root.field}}, without spaces")
+    return Reference(root, tuple(path))
+
+
+def references(template: Template) -> Iterator[Reference]:
+    """The references of a template, in order."""
+    return (part for part in template if isinstance(part, Reference))
+
+
+def is_whole(template: Template) -> bool:
+    """Whether the string is exactly one reference, which then keeps the JSON type of its value."""
+    return len(template) == 1 and isinstance(template[0], Reference)
+
+
+def strings(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every string value in a JSON template, with its path. Keys are not templates."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from strings(value, (*path, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from strings(value, (*path, index))
