@@ -4,9 +4,12 @@ Field docstrings are the reference: `docs/reference.md` and the JSON Schema are 
 wrote and check one value at a time; what needs the whole document (names, references, cycles) is checked by `app.plan`.
 """
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from app.config.units import Duration, DurationOrZero, Ratio, Size, parse_duration
 from app.core.exchange import Address
@@ -14,8 +17,57 @@ from app.core.exchange import Address
 # A YAML value that is any JSON: templates, defaults, schemas.
 JSON = Any
 
+_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+_HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
+_HEADER_VALUE: Final = r"^[\t\x20-\x7e\x80-\xff]*$"
+
+# The parts of a step that are templates. Everything in them may hold references.
+_TEMPLATES: Final = frozenset({"path", "query", "headers", "body", "input"})
+
+
+def is_template(path: tuple[str | int, ...]) -> bool:
+    """Whether the text at `path` of a document is a template, in which braces have a meaning."""
+    match path:
+        case ("endpoints", int(), "steps", str(), str(part), *_):
+            return part in _TEMPLATES
+        case ("endpoints", int(), "response", "body", *_):
+            return True
+        case _:
+            return False
+
+
+# The sentences of these validators never quote the value: it may hold a secret.
+
+
+def checked_name(value: str) -> str:
+    """`value`, if an upstream, an endpoint or a step can be called so. Raises ValueError."""
+    if len(value) > 64 or not re.fullmatch(_NAME, value):
+        raise ValueError("a name has at most 64 letters, digits, `_` and `-`, and begins with a letter or `_`")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if len(value) > 128 or not re.fullmatch(_HEADER_NAME, value):
+        raise ValueError("a header field's name has at most 128 letters, digits and characters such as `-`, and no spaces")
+    return value
+
+
+def _header_value(value: str) -> str:
+    if not re.fullmatch(_HEADER_VALUE, value):
+        raise ValueError("a header field's value has no line breaks, no control characters and none beyond ISO 8859-1")
+    return value
+
 
 def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("this is not a URL such as http://host:8080/base") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("a URL begins with http:// or https://")
+    if port == 0:
+        raise ValueError("the port must be between 1 and 65535")
     Address.parse(value)
     return value
 
@@ -31,8 +83,9 @@ def _hedge_delay(value: Any) -> float | str:
         raise ValueError("a duration such as 50ms, or a quantile of this upstream's latency such as p95") from None
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$", max_length=64)]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", max_length=128)]
+Name = Annotated[str, AfterValidator(checked_name), WithJsonSchema({"type": "string", "pattern": _NAME, "maxLength": 64})]
+HeaderName = Annotated[str, AfterValidator(_header_name), WithJsonSchema({"type": "string", "pattern": _HEADER_NAME, "maxLength": 128})]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
 URL = Annotated[
     str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://", "examples": ["http://127.0.0.1:9101"]})
 ]
@@ -58,6 +111,10 @@ class Model(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True, strict=True
     )
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Only which keys were written: values may hold secrets, and a repr ends up in logs and tracebacks."""
+        return [(None, name) for name in type(self).model_fields if name in self.model_fields_set]
 
 
 class Defaults(Model):
@@ -210,7 +267,7 @@ class Upstream(Model):
     """Hedged attempts. Off by default."""
     breaker: Breaker | None = None
     """Circuit breaker. Off by default. With several addresses each has its own."""
-    headers: dict[HeaderName, str] = {}
+    headers: dict[HeaderName, HeaderValue] = {}
     """Header fields sent with every call. They win over forwarded ones."""
     forward_headers: list[HeaderName] = []
     """Header fields passed on from the client's request, when it has them."""
@@ -280,7 +337,7 @@ class Step(Model):
     """Path of the call: a template. A reference in it is percent-encoded as one segment."""
     query: dict[str, JSON] = {}
     """Query of the call: templates. An array gives the name once for each element. A parameter the client did not send is left out."""
-    headers: dict[HeaderName, str] = {}
+    headers: dict[HeaderName, HeaderValue] = {}
     """Header fields of the call: templates. They win over the upstream's."""
     body: JSON = None
     """Body of the call: a JSON template. `"{body}"` passes the client's on."""
@@ -342,7 +399,7 @@ class Response(Model):
     """Write the response out by hand, instead of `merge`: a JSON template."""
     status: int = Field(200, ge=200, le=299)
     """Status of a response that is not an error."""
-    headers: dict[HeaderName, str] = {}
+    headers: dict[HeaderName, HeaderValue] = {}
     """Header fields of every response of the endpoint that is not an error: fixed text."""
 
     @model_validator(mode="after")

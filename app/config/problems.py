@@ -74,9 +74,9 @@ class Problems:
             line=where.line,
             column=where.column,
             path=path_text(path),
-            message=self.secrets.redact(message),
-            value=shown,
-            hint=self.secrets.redact(hint),
+            message=_on_one_line(self.secrets.redact(message)),
+            value=None if shown is None else _on_one_line(shown),
+            hint=_on_one_line(self.secrets.redact(hint)),
             is_warning=is_warning,
         )
         once = (where, problem.message, shown, is_warning, None if self.positions.has(path) else problem.path)
@@ -129,6 +129,13 @@ def path_text(path: Path) -> str:
 def json_text(value: object) -> str:
     """`value` on one line as JSON; what JSON cannot say, as the name of its type."""
     return json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)
+
+
+def _on_one_line(text: str) -> str:
+    """`text` with line breaks and other control characters escaped: a problem is one line, and harmless to a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _shortened(text: str) -> str:
