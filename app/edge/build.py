@@ -1,0 +1,110 @@
+"""Puts the FastAPI application together: data plane first, then health, problems, description, docs, and the users' own routers."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Lifespan
+
+from app.edge import docs, faults, health, pages
+from app.edge.dataplane import DataPlane
+from app.edge.openapi import describe
+from app.plan.model import DocumentPlan
+
+_NO_TELEMETRY: Final = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+
+
+class Gateway(FastAPI):
+    """FastAPI whose description includes the endpoints of the document that is served now."""
+
+    def __init__(self, plane: DataPlane, **options: Any) -> None:
+        super().__init__(**options)
+        self.plane = plane
+        self._described: tuple[DocumentPlan | None, dict[str, Any], bytes] | None = None
+
+    def openapi(self) -> dict[str, Any]:
+        """The whole API in OpenAPI 3.1. Made at the first request for it and again after each reload."""
+        return self._description()[1]
+
+    def openapi_json(self) -> bytes:
+        """The same as JSON. The same object until the next reload."""
+        return self._description()[2]
+
+    def _description(self) -> tuple[DocumentPlan | None, dict[str, Any], bytes]:
+        document = self.plane.document
+        described = self._described
+        if described is None or described[0] is not document:
+            whole = _merged(self, document)
+            described = self._described = (document, whole, orjson.dumps(whole))
+        return described
+
+
+def build_app(
+    *,
+    plane: DataPlane,
+    health_status: health.Readiness,
+    routers: Sequence[APIRouter] = (),
+    extra_routes: Iterable[BaseRoute] = (),
+    lifespan: Lifespan[Any] | None = None,
+    is_docs_enabled: bool = True,
+) -> Gateway:
+    """The application. `extra_routes`: further routes of the control plane, such as /metrics.
+
+    The data plane is asked first; the document's endpoints win over routes in Python with the same path, but never over the reserved
+    paths. Slashes at the end are significant everywhere: nothing is redirected.
+    """
+    app = Gateway(
+        plane, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=_NO_TELEMETRY
+    )
+    app.router.routes.extend([plane, *health.routes(health_status), *pages.routes(), *extra_routes])
+    if is_docs_enabled:
+        app.router.routes.extend([Route("/openapi.json", _show_openapi, methods=["GET"]), *docs.routes()])
+    for router in routers:
+        app.include_router(router)
+    faults.install(app)
+    return app
+
+
+async def _show_openapi(request: Request) -> Response:
+    content = request.app.openapi_json()
+    return docs.cached(request, content, "application/json", docs.etag(content), "no-cache")
+
+
+def _merged(app: FastAPI, document: DocumentPlan | None) -> dict[str, Any]:
+    source = None if document is None else document.source
+    whole = get_openapi(
+        title="Anabranch" if source is None else source.title,
+        version="1.0.0" if source is None else source.api_version,
+        description=None if source is None else source.description or None,
+        routes=app.routes,
+    )
+    taken = whole.get("components", {}).get("schemas", {})
+    problem_name = "Problem" if "Problem" not in taken else "GatewayProblem"
+    if document is not None:
+        paths, components = describe(document, problem_name)
+        for path, operations in paths.items():
+            whole["paths"].setdefault(path, {}).update(operations)
+        for kind, named in components.items():
+            whole.setdefault("components", {}).setdefault(kind, {}).update(named)
+        _answer_validation_with_problems(whole, problem_name)
+    return whole
+
+
+def _answer_validation_with_problems(whole: dict[str, Any], problem_name: str) -> None:
+    """FastAPI describes its 422 as it would answer it by itself; here it is a problem document."""
+    is_replaced = False
+    for operations in whole["paths"].values():
+        for operation in operations.values():
+            response = operation.get("responses", {}).get("422", {}) if isinstance(operation, dict) else {}
+            schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+            if schema.get("$ref") == "#/components/schemas/HTTPValidationError":
+                response["content"] = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{problem_name}"}}}
+                is_replaced = True
+    if is_replaced:
+        for name in ("HTTPValidationError", "ValidationError"):
+            whole["components"]["schemas"].pop(name, None)

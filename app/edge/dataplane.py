@@ -1,0 +1,185 @@
+"""The data plane: one route that holds every endpoint of the document, and the way of a request through the edge.
+
+It knows plans and the engine's one function; it does not know how steps are run. A reload swaps one reference: requests under way
+keep the plans that they began with.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.config import model as config
+from app.edge import body, explain, problems, trace
+from app.edge.disconnect import WATCH_AFTER_S, DisconnectWatch
+from app.edge.parameters import fill
+from app.edge.respond import Responder, send_bytes, send_problem
+from app.edge.table import Leaf, RouteTable, Values
+from app.engine.outcome import Result
+from app.errors import MethodNotAllowed, RequestError
+from app.plan.model import DocumentPlan, EndpointPlan, Frame
+from app.plan.routes import RESERVED
+
+logger = logging.getLogger("anabranch.edge")
+
+Pairs = tuple[tuple[bytes, bytes], ...]
+Run = Callable[[EndpointPlan, Frame, dict[bytes, bytes], Pairs, float, bool], Awaitable[Result]]
+"""The engine: plan, frame, the client's header fields (lower-case names, repeats joined), header fields for every upstream call,
+deadline (loop time), whether notes are wanted for explain."""
+
+_SCOPE_KEY: Final = "anabranch.match"
+_EXPLAIN_FIELDS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+
+
+class _Served(msgspec.Struct, frozen=True):
+    plan: EndpointPlan
+    responder: Responder
+
+
+class _Generation(msgspec.Struct, frozen=True):
+    """Everything that changes together at a reload."""
+
+    table: RouteTable[_Served]
+    document: DocumentPlan | None
+    app: ASGIApp
+
+
+class DataPlane(BaseRoute):
+    """Serves the endpoints of a document. Empty until the first `load`.
+
+    `run`: the engine. `allow_explain`: answer `?_explain=true`. `watch_after_s`: age at which a request begins to watch its client.
+    """
+
+    def __init__(self, run: Run, *, allow_explain: bool = False, watch_after_s: float = WATCH_AFTER_S) -> None:
+        self._run = run
+        self._allow_explain = allow_explain
+        self._watch_after_s = watch_after_s
+        self._generation = _Generation(RouteTable(), None, self._serve)
+
+    def load(self, document: DocumentPlan) -> None:
+        """Serve `document` from the next request on."""
+        routes = [(plan.method, plan.path, _Served(plan, Responder(plan.response))) for plan in document.endpoints]
+        table = RouteTable(routes, reserved=RESERVED)
+        self._generation = _Generation(table, document, _with_cors(self._serve, document.source.cors))
+
+    @property
+    def document(self) -> DocumentPlan | None:
+        """What is served now. A new object after each `load`."""
+        return self._generation.document
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        generation = self._generation
+        found = generation.table.match(_raw_path(scope))
+        if found is None:
+            return Match.NONE, {}
+        return Match.FULL, {_SCOPE_KEY: (generation, *found)}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        generation: _Generation = scope[_SCOPE_KEY][0]
+        await generation.app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        arrived_s = loop.time()
+        leaf: Leaf[_Served]
+        values: Values
+        _, leaf, values = scope[_SCOPE_KEY]
+        headers = join_headers(scope["headers"])
+        request = trace.read(headers)
+        method: str = scope["method"]
+        served = leaf.methods.get(method)
+        if served is None:
+            await _answer_without_endpoint(method, leaf.allow, request.request_id, send)
+            return
+        plan = served.plan
+        is_head = method == "HEAD"
+        query: bytes = scope.get("query_string", b"")
+        is_explained = self._allow_explain and explain.is_asked(query)
+        deadline_s = arrived_s + plan.timeout_s
+        frame = plan.new_frame()
+        request_id = request.request_id.decode()
+        try:
+            fill(plan, frame, values, query, scope["headers"])
+            if plan.body is not None:
+                await body.read(plan.body, frame, headers, receive, deadline_s)
+            result = await self._watched(receive, loop, self._run(plan, frame, headers, request.extra, deadline_s, is_explained))
+        except body.ClientGone:
+            return
+        except RequestError as error:
+            await send_problem(problems.of_request(error, request_id), request.request_id, send, is_head=is_head)
+        except Exception:
+            logger.exception("endpoint %s failed unexpectedly, request %s", plan.name, request_id)
+            await send_problem(problems.internal(request_id), request.request_id, send, is_head=is_head)
+        else:
+            if is_explained:
+                shown = explain.explain(plan, result, loop.time() - arrived_s)
+                await send_bytes(200, [*_EXPLAIN_FIELDS, (b"x-request-id", request.request_id)], shown, send, is_head=is_head)
+            else:
+                await served.responder.send(result, request.request_id, send, is_head=is_head)
+
+    async def _watched(self, receive: Receive, loop: asyncio.AbstractEventLoop, run: Awaitable[Result]) -> Result:
+        """Await `run`; cancelled, and ended by ClientGone, when the client goes. A cancellation from outside stays one."""
+        watch = DisconnectWatch(receive, loop, self._watch_after_s)
+        try:
+            try:
+                result = await run
+            finally:
+                await watch.stop()
+        except asyncio.CancelledError:
+            if watch.absorb():
+                raise body.ClientGone from None
+            raise
+        if watch.is_gone:
+            watch.absorb()
+            raise body.ClientGone
+        return result
+
+
+def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The client's header fields by name; repeats joined by a comma, cookies by a semicolon (RFC 9110 section 5.3, RFC 9113 8.2.3)."""
+    headers = dict(raw)
+    if len(headers) == len(raw):
+        return headers
+    headers.clear()
+    for name, value in raw:
+        before = headers.get(name)
+        headers[name] = value if before is None else before + (b"; " if name == b"cookie" else b", ") + value
+    return headers
+
+
+async def _answer_without_endpoint(method: str, allow: bytes, request_id: bytes, send: Send) -> None:
+    if method == "OPTIONS":
+        await send_bytes(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", send, is_head=False)
+        return
+    error = MethodNotAllowed(f"this path has {allow.decode()}", headers={"allow": allow.decode()})
+    await send_problem(problems.of_request(error, request_id.decode()), request_id, send, is_head=method == "HEAD")
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path as the client encoded it, below the application's root path. A server that keeps no raw path has decoded `%2F` already."""
+    raw: bytes | None = scope.get("raw_path")
+    if raw is None:
+        raw = str(scope["path"]).encode().replace(b"%", b"%25")
+    root: str = scope.get("root_path", "")
+    return raw.removeprefix(root.encode()) if root else raw
+
+
+def _with_cors(app: ASGIApp, cors: config.CORS | None) -> ASGIApp:
+    if cors is None:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=cors.allow_origins,
+        allow_methods=cors.allow_methods,
+        allow_headers=cors.allow_headers,
+        allow_credentials=cors.allow_credentials,
+        expose_headers=cors.expose_headers,
+        max_age=int(cors.max_age_s),
+    )

@@ -1,0 +1,35 @@
+"""The response header fields that tell how a request went: Server-Timing and Proxy-Status. Only outcomes go in, only bytes come out."""
+
+from collections.abc import Sequence
+
+from app.engine.outcome import Outcome
+from app.errors import StepError, UpstreamStatus
+
+
+def server_timing(outcomes: Sequence[Outcome]) -> bytes:
+    """One entry a step, with the code of its failure as `desc`. Step names are tokens. **Source:** W3C Server Timing, section 4."""
+    return ", ".join(
+        [
+            f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
+            if outcome.failure is None
+            else f'{outcome.step};dur={outcome.elapsed_s * 1000:.1f};desc="{outcome.failure.code}"'
+            for outcome in outcomes
+        ]
+    ).encode("ascii")
+
+
+def proxy_status(outcomes: Sequence[Outcome]) -> bytes:
+    """One member for each failed step; b"" when none failed. **Source:** RFC 9209 section 2, serialized as RFC 9651 section 4.1 says."""
+    return ", ".join([_member(outcome.step, outcome.failure) for outcome in outcomes if outcome.failure is not None]).encode("ascii")
+
+
+def _member(step: str, failure: StepError) -> str:
+    error = f";error={failure.proxy_error}" if failure.proxy_error else ""
+    received = f";received-status={failure.upstream_status}" if isinstance(failure, UpstreamStatus) else ""
+    return f"anabranch{error}{received};details={sf_string(f'{step}: {failure.code}')}"
+
+
+def sf_string(text: str) -> str:
+    """A structured-field string. What is not printable ASCII becomes `?`. **Source:** RFC 9651 section 4.1.6."""
+    safe = "".join([char if " " <= char <= "~" else "?" for char in text])
+    return '"' + safe.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,70 @@
+"""Sends what a request ended with. Decides header fields and framing; the bodies come from the plan and from `problems`."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.types import Send
+
+from app.edge.fields import proxy_status, server_timing
+from app.edge.problems import HeaderList, ProblemResponse, of_result
+from app.engine.outcome import Outcome, Result
+from app.plan.model import ResponsePlan
+
+_COMPLETE: Final = (b"gateway-complete", b"?1")
+_PARTIAL: Final = (b"gateway-complete", b"?0")
+_BODYLESS: Final = frozenset({204, 205})
+_OWN: Final = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"gateway-complete", b"server-timing", b"proxy-status", b"x-request-id"}
+)
+
+
+class Responder:
+    """Answers for one endpoint. Made once with its plan: the header fields that never change are rendered here."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, plan: ResponsePlan) -> None:
+        fixed = tuple((name, value) for name, value in plan.headers if name not in _OWN)
+        has_type = any(name == b"content-type" for name, _ in fixed)
+        self._head = fixed if has_type else ((b"content-type", b"application/json"), *fixed)
+
+    async def send(self, result: Result, request_id: bytes, send: Send, *, is_head: bool) -> None:
+        """Send the merged response, or the problem when a failure decided it."""
+        if result.body is None or result.failure is not None:
+            problem = of_result(result, request_id.decode())
+            headers, body, status = problem.headers, problem.body, problem.status
+        else:
+            headers, body, status = list(self._head), result.body, result.status
+        headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
+        headers.append((b"x-request-id", request_id))
+        await send_bytes(status, headers, body, send, is_head=is_head)
+
+
+def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
+    """Gateway-Complete, Server-Timing and, where a step failed, Proxy-Status."""
+    if is_complete:
+        return [_COMPLETE, (b"server-timing", server_timing(outcomes))]
+    headers = [_PARTIAL, (b"server-timing", server_timing(outcomes))]
+    failed = proxy_status(outcomes)
+    if failed:
+        headers.append((b"proxy-status", failed))
+    return headers
+
+
+async def send_problem(problem: ProblemResponse, request_id: bytes, send: Send, *, is_head: bool) -> None:
+    headers = [*problem.headers, (b"x-request-id", request_id)]
+    await send_bytes(problem.status, headers, problem.body, send, is_head=is_head)
+
+
+async def send_bytes(status: int, headers: HeaderList, body: bytes, send: Send, *, is_head: bool) -> None:
+    """Send one whole response. `headers`: without content-length; it is added to.
+
+    HEAD has the header fields of GET and no body; 204 and 205 have neither body nor type (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6).
+    """
+    if status in _BODYLESS:
+        headers = [pair for pair in headers if pair[0] != b"content-type"]
+        body = b""
+    if status != 204:
+        headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if is_head else body})

@@ -1,0 +1,59 @@
+"""Who a request is: its id, and the W3C trace context that it came with. Reads headers only; makes no spans."""
+
+from typing import Final
+
+import msgspec
+from uuid_utils import uuid7
+
+_MAX_ID_CHARS: Final = 128
+_ID_CHARS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-"
+_HEX: Final = b"0123456789abcdef"
+_MAX_STATE_BYTES: Final = 8192
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """`request_id`: in bytes, safe in a header. `extra`: the header fields that every upstream call of this request carries."""
+
+    request_id: bytes
+    extra: tuple[tuple[bytes, bytes], ...]
+
+
+def read(headers: dict[bytes, bytes]) -> Trace:
+    """The trace of a request with these headers (lower-case names, repeats joined).
+
+    A usable `X-Request-Id` (1 to 128 unreserved characters) is taken, else one is made, sortable by time (UUID version 7, RFC 9562).
+    A valid `traceparent` is passed on as it came, with its `tracestate`; an invalid one is dropped together with it.
+    """
+    request_id = headers.get(b"x-request-id")
+    if request_id is None or not is_request_id(request_id):
+        request_id = str(uuid7()).encode()
+    parent = headers.get(b"traceparent")
+    if parent is None or not is_traceparent(parent):
+        return Trace(request_id, ((b"x-request-id", request_id),))
+    state = headers.get(b"tracestate")
+    if state is None or not _is_state(state):
+        return Trace(request_id, ((b"x-request-id", request_id), (b"traceparent", parent)))
+    return Trace(request_id, ((b"x-request-id", request_id), (b"traceparent", parent), (b"tracestate", state)))
+
+
+def is_request_id(value: bytes) -> bool:
+    return 0 < len(value) <= _MAX_ID_CHARS and not value.translate(None, _ID_CHARS)
+
+
+def is_traceparent(value: bytes) -> bool:
+    """Whether `value` is a traceparent of any version that we may pass on.
+
+    **Source:** W3C Trace Context, sections 3.2.2 (format) and 4.3 (versions that are not known yet).
+    """
+    if len(value) < 55 or value[2:3] != b"-" or value[35:36] != b"-" or value[52:53] != b"-":
+        return False
+    version, trace_id, parent_id, flags = value[:2], value[3:35], value[36:52], value[53:55]
+    if (version + trace_id + parent_id + flags).translate(None, _HEX):
+        return False
+    if version == b"ff" or not trace_id.strip(b"0") or not parent_id.strip(b"0"):
+        return False
+    return len(value) == 55 or (version != b"00" and value[55:56] == b"-" and value.isascii() and value.decode().isprintable())
+
+
+def _is_state(value: bytes) -> bool:
+    return 0 < len(value) <= _MAX_STATE_BYTES and value.isascii() and value.decode().isprintable()
