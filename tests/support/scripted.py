@@ -5,13 +5,14 @@ accepts connections, parses requests (kept alive, content-length and chunked bod
 """
 
 import asyncio
+import os
 import socket
 import ssl as ssl_module
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from tests.support.behaviour import Behaviour, Hit
 
@@ -179,8 +180,7 @@ class _Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------------- callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         self._number = self._upstream.add(self)
         if self._upstream.reset_on_accept:
             self._reset()
@@ -292,7 +292,9 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         self._is_answering = False
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+        # By a second descriptor of the same socket, because what uvloop shows of the first one has no options.
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
         transport.abort()
 
     # --------------------------------------------------------------------------------------------------------- reading

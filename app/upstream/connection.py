@@ -1,0 +1,379 @@
+"""One HTTP/1.1 connection, client side: writes one request at a time, reads its response, and knows whether it may be used again.
+
+An `asyncio.Protocol` around llhttp (by httptools), which is strict about the grammar. What llhttp leaves open is decided here: where a
+message ends to the byte, what its framing headers may say, how large it may be. Everything happens in callbacks: one future and one timer
+an exchange, no task, no stream. Whatever cannot be proven safe closes the connection. Knows nothing of addresses, pools or content codings.
+
+**Source:** RFC 9112 sections 2 to 9 and 11, RFC 9110 sections 6.4 and 15.2.
+"""
+
+import asyncio
+import ssl
+from typing import Final, Protocol
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from app.core.exchange import Answer
+from app.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
+from app.upstream.tls import tls_error
+
+# Status line and fields. Servers allow 8 to 16 KiB, a few proxies 64 KiB; more is a mistake or an attack.
+MAX_HEAD: Final = 64 * 1024
+# Fields of a head. Common limits are 100 (Apache, Node) to 1,000; each costs a Python object or two.
+MAX_FIELDS: Final = 256
+# 1xx answers before the final one (RFC 9110 section 15.2 sets no limit): 100, 102 and 103 with some repetition.
+MAX_INTERIM: Final = 16
+# Chunk sizes, extensions and trailers: bytes allowed for each byte of the body, and beside. Chunks of one byte take six.
+OVERHEAD_RATIO: Final = 8
+OVERHEAD: Final = 2 * MAX_HEAD
+# Bodies up to this size are joined to the head, so that they leave in one packet; larger ones are written in slices of this size.
+SLICE: Final = 64 * 1024
+
+_END: Final = b"\r\n\r\n"
+_VERSION: Final = b"HTTP/1."
+_SPECIAL: Final = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
+
+
+class Owner(Protocol):
+    """Who keeps connections and wants to know what becomes of them. Each call comes at most once for a connection, in this order."""
+
+    def opened(self, connection: "Connection") -> None:
+        """Its socket is open, and the TLS handshake over."""
+
+    def closed(self, connection: "Connection") -> None:
+        """It must not be used again."""
+
+    def gone(self, connection: "Connection") -> None:
+        """Its socket is closed."""
+
+
+class _Stop(Exception):
+    """Raised inside a parser callback to make the parser stop where it is; never leaves this module."""
+
+
+class Connection(asyncio.Protocol):
+    """`is_open`: may be given a request. `is_silent`: no byte of an answer has come since the last request.
+    `exchanges`: answers read. `failure`: why it was closed, None when by us or not yet. `idle_since`, `expires_at`: for the owner (loop time). `coding`: Content-Encoding of the last answer, b"" for none.
+    """  # fmt: skip
+
+    __slots__ = (
+        "_body_size", "_buffer", "_fields", "_has_body", "_interim", "_is_chunked", "_is_complete", "_is_head", "_is_http_11",
+        "_is_paused", "_is_reusable", "_is_until_close", "_length", "_limit", "_loop", "_owner", "_parser", "_parts", "_received", "_status", "_tail",
+        "_timer", "_transport", "_unsent", "_waiter", "_wire_size", "coding", "exchanges", "expires_at", "failure", "idle_since", "is_open",
+    )  # fmt: skip
+
+    def __init__(self, owner: Owner, *, max_response: int, expires_at: float) -> None:
+        self._owner = owner
+        self._limit = max_response
+        self._loop = asyncio.get_running_loop()
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[Answer] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent: memoryview | None = None
+        self._is_paused = False
+        self.failure: UpstreamError | None = None
+        self.is_open = False
+        self.exchanges = 0
+        self.expires_at = expires_at
+        self.idle_since = 0.0
+        self.coding = b""
+        self._received = 0
+
+    @property
+    def is_silent(self) -> bool:
+        return self._received == 0
+
+    # --------------------------------------------------------------------------------------------------------- sending
+
+    def send(self, head: bytes, body: bytes | None, *, is_head: bool, deadline: float) -> "asyncio.Future[Answer]":
+        """Write a request and return the future of its answer, whose body is as it came (content codings not undone).
+
+        `head`: with its empty line. `is_head`: the method is HEAD. `deadline`: loop time.
+        The future fails with a child of UpstreamError, and then the connection is closed. When it is cancelled or not waited for, the
+        caller must call `abort`. Precondition: `is_open`, and no exchange is under way.
+        """
+        transport = self._transport
+        assert transport is not None
+        self._buffer: bytearray | None = None
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+        self._body_size = 0
+        self._wire_size = 0
+        self._received = 0
+        self._status = 0
+        self._interim = 0
+        self._length = -1
+        self._is_head = is_head
+        self._is_complete = False
+        self._is_chunked = False
+        self._is_until_close = False
+        self._is_reusable = False
+        self._has_body = False
+        self._tail = b""
+        self.coding = b""
+        waiter = self._waiter = self._loop.create_future()
+        self._timer = self._loop.call_at(deadline, self._on_deadline)
+        if not body:
+            transport.write(head)
+        elif len(body) <= SLICE:
+            self._has_body = True
+            transport.write(head + body)
+        else:
+            self._has_body = True
+            self._unsent = memoryview(body)
+            transport.write(head)
+            if not self._is_paused:
+                self.resume_writing()
+        return waiter
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full. Only a body written in slices minds."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Write slices of a large body until the transport's buffer is full."""
+        self._is_paused = False
+        while self._unsent is not None and not self._is_paused and self._transport is not None:
+            piece, rest = self._unsent[:SLICE], self._unsent[SLICE:]
+            self._unsent = rest or None
+            self._transport.write(piece)
+
+    # --------------------------------------------------------------------------------------------------------- closing
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way. A pending answer is forgotten, not failed. May be called twice."""
+        was_open, self.is_open = self.is_open, False
+        self._settle()
+        self._unsent = None
+        # The parser holds our bound methods: without this the two would wait for the garbage collector.
+        self._parser = None
+        if self._transport is not None:
+            self._transport.abort()
+        if was_open:
+            self._owner.closed(self)
+
+    def fail(self, error: UpstreamError) -> None:
+        """Close at once; a pending answer fails with `error`."""
+        waiter = self._waiter
+        self.failure = error
+        self.abort()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def _settle(self) -> None:
+        self._waiter = None
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _on_deadline(self) -> None:
+        self.fail(UpstreamTimeout("the service did not answer in time", may_be_processed=True))
+
+    # ------------------------------------------------------------------------------------------------- socket callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self.is_open = True
+        self._owner.opened(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if isinstance(error, ssl.SSLError):
+            # TLS 1.3: a refused client certificate is only told after our first bytes.
+            self.fail(tls_error(error, may_be_processed=True))
+        else:
+            self._lost("reset" if error is not None else "closed")
+        self._transport = None
+        self._owner.gone(self)
+
+    def eof_received(self) -> None:
+        if self._is_until_close_answer():
+            # RFC 9112 section 6.3, rule 8: the close is the end of the body.
+            self._is_reusable = False
+            self._finish()
+        else:
+            self._lost("closed")
+
+    def _is_until_close_answer(self) -> bool:
+        return self._waiter is not None and self._is_until_close and not self._waiter.done()
+
+    def _lost(self, how: str) -> None:
+        if self._waiter is None:
+            # Between two exchanges, or before the first one, where the reason is asked for.
+            self.failure = self.failure or ConnectionLost(f"the service {how} the connection before it was asked")
+            self.abort()
+            return
+        when = "answered" if self._received == 0 else "had sent the whole answer"
+        self.fail(ConnectionLost(f"the service {how} the connection before it {when}", may_be_processed=True))
+
+    def data_received(self, data: bytes) -> None:
+        waiter, parser = self._waiter, self._parser
+        if waiter is None or parser is None or waiter.done():
+            # Bytes that nobody asked for: the next answer on this connection could be anybody's.
+            self.abort()
+            return
+        self._received += len(data)
+        try:
+            if self._wire_size == 0:
+                data = self._read_head(data, parser)
+                if not data:
+                    return
+            parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade, _Stop) as error:
+            if not self._is_complete:
+                self.fail(
+                    self.failure
+                    or ProtocolError(f"the service sent something that is not valid HTTP: {_reason(error)}", may_be_processed=True)
+                )
+                return
+            # What stands behind the answer is not our business, but the connection is finished.
+            self._is_reusable = self._is_reusable and self._is_head
+        if self._is_chunked:
+            self._tail = (self._tail + data[-5:])[-5:]
+            if self._received > OVERHEAD_RATIO * self._body_size + OVERHEAD:
+                self.fail(ProtocolError("the chunks of the answer are mostly framing", may_be_processed=True))
+                return
+        if self._is_complete:
+            self._finish()
+
+    def _read_head(self, data: bytes, parser: HttpResponseParser) -> bytes:
+        """Watch the limits of the head, and step over interim ones. Returns what is still to be parsed: b"" when the head is not whole.
+
+        Leaves the length of the final head in `_wire_size`. Incomplete heads are parsed as they come, so that nonsense is noticed at once.
+        """
+        while True:
+            head: bytes | bytearray
+            start = 0
+            if self._buffer is None:
+                head = data
+            else:
+                start = len(self._buffer)
+                self._buffer += data
+                head = self._buffer
+            if not head.startswith(_VERSION) and not (len(head) < len(_VERSION) and _VERSION.startswith(head)):
+                raise self._broken("it does not begin with an HTTP/1 status line")
+            size = head.find(_END, max(start - 3, 0)) + 4
+            if size > MAX_HEAD or (size < 4 and len(head) > MAX_HEAD):
+                raise self._broken(f"the head is larger than {MAX_HEAD} bytes")
+            if size < 4:
+                if self._buffer is None:
+                    self._buffer = bytearray(data)
+                parser.feed_data(data)
+                return b""
+            if head[9] != 0x31:
+                self._wire_size = size
+                self._received = len(head)
+                self._is_http_11 = head[7] == 0x31
+                return data
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise self._broken(f"more than {MAX_INTERIM} interim answers")
+            if head[9:12] == b"101":
+                raise self._broken("it switched to another protocol without being asked")
+            parser.feed_data(data[: size - start])
+            self._fields.clear()
+            self._buffer = None
+            data = data[size - start :]
+            if not data:
+                return b""
+
+    def _broken(self, why: str) -> _Stop:
+        self.failure = ProtocolError(f"the service sent something that cannot be trusted as HTTP: {why}", may_be_processed=True)
+        return _Stop()
+
+    def _finish(self) -> None:
+        """The answer is whole: hand it over, and close the connection unless it is clean."""
+        waiter = self._waiter
+        assert waiter is not None
+        self.exchanges += 1
+        reusable = self._is_reusable and self._unsent is None
+        if reusable:
+            if self._is_chunked:
+                # The last chunk ends `0...CRLF CRLF` and nothing follows. llhttp skips empty lines, so they are looked for here.
+                reusable = self._tail.endswith(_END) and len(self._tail) == 5 and self._tail[0] != 0x0A
+            else:
+                reusable = self._received == self._wire_size + self._length
+            if self._has_body and reusable:
+                # An answer before the request was written whole (RFC 9112 section 9.5).
+                reusable = self._transport is not None and self._transport.get_write_buffer_size() == 0
+            if self._is_head:
+                # llhttp was stopped in the middle of a message that it thinks has a body.
+                self._parser = HttpResponseParser(self)
+        self._settle()
+        if not reusable:
+            self.abort()
+        parts = self._parts
+        waiter.set_result(Answer(self._status, self._fields, parts[0] if len(parts) == 1 else b"".join(parts)))
+
+    # ------------------------------------------------------------------------------------------------- parser callbacks
+
+    def on_message_begin(self) -> None:
+        if self._is_complete:
+            raise _Stop
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._status:
+            return  # a trailer: RFC 9110 section 6.5.1 lets us drop it, and nothing in it may change the framing
+        name = name.lower()
+        if name in _SPECIAL:
+            self._special(name, value.strip())
+        self._fields.append((name, value.rstrip()))
+
+    def _special(self, name: bytes, value: bytes) -> None:
+        # llhttp has refused two lengths, a length that is no number, and a length beside a transfer coding.
+        if name == b"content-length":
+            self._length = int(value)
+        elif name == b"content-encoding":
+            self.coding = self.coding + b"," + value if self.coding else value
+        elif self._is_chunked or value.lower() != b"chunked":
+            raise self._broken("a transfer coding that is not chunked")
+        else:
+            self._is_chunked = True
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        status = parser.get_status_code()
+        if len(self._fields) > MAX_FIELDS:
+            raise self._broken(f"more than {MAX_FIELDS} header fields")
+        if status < 200:
+            if status < 100:
+                raise self._broken("a status below 100")
+            # Nothing that an interim answer says is about the final one.
+            self._length = -1
+            self._is_chunked = False
+            self.coding = b""
+            return
+        self._status = status
+        self._is_reusable = self._is_http_11 and parser.should_keep_alive()
+        if self._is_head or status in {204, 304}:
+            # RFC 9112 section 6.3, rule 1: no body, whatever the fields say. llhttp knows this of the two statuses but not of HEAD.
+            self._length = 0
+            self._is_chunked = False
+            if self._is_head:
+                self._is_complete = True
+                raise _Stop
+        elif self._is_chunked:
+            if not self._is_http_11:
+                raise self._broken("a transfer coding in HTTP/1.0")
+        elif self._length > self._limit:
+            self._too_large()
+        else:
+            self._is_until_close = self._length < 0
+
+    def on_body(self, data: bytes) -> None:
+        self._body_size += len(data)
+        if self._body_size > self._limit:
+            self._too_large()
+        self._parts.append(data)
+
+    def _too_large(self) -> None:
+        self.failure = ResponseTooLarge(f"the answer is larger than {self._limit} bytes", may_be_processed=True)
+        raise _Stop
+
+    def on_message_complete(self) -> None:
+        self._is_complete = self._status != 0
+
+
+def _reason(error: Exception) -> str:
+    return str(error.args[0]).lower() if isinstance(error, HttpParserError) and error.args else "an unexpected message"
