@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path
 from pydantic import BaseModel
 
-from app.edge.fan import Fan
+from app.edge.fan import Fan, segment
 
 router = APIRouter(tags=["trips"])
 
@@ -77,15 +77,13 @@ async def next_trip(flight_id: Annotated[int, Path(ge=1)], fan: Fan) -> NextTrip
     flight = Flight.model_validate(await fan.get("flights", f"/flights/{flight_id}"))
     if flight.tailnum is None:
         raise HTTPException(404, "nobody knows which plane was meant to fly this flight")
-    (found,) = await fan.gather(
-        fan.call("flights", "/flights", query={"tailnum": flight.tailnum, "cancelled": "false", "limit": MAX_FLIGHTS})
-    )
+    found = await fan.get("flights", "/flights", query={"tailnum": flight.tailnum, "cancelled": False, "limit": MAX_FLIGHTS})
     following = earliest_after(flight, [Flight.model_validate(one) for one in found["flights"]])
     if following is None:
         raise HTTPException(404, "the plane did not leave New York again in January 2013")
     origin, destination, weather = await fan.gather(
-        fan.call("airports", f"/airports/{following.origin}", optional=True, name="origin"),
-        fan.call("airports", f"/airports/{following.dest}", optional=True, name="destination"),
+        fan.call("airports", f"/airports/{segment(following.origin)}", optional=True, name="origin"),
+        fan.call("airports", f"/airports/{segment(following.dest)}", optional=True, name="destination"),
         fan.call(
             "weather",
             "/weather",

@@ -1,0 +1,75 @@
+"""The demo's gateway document is right, and its plans are what its comments say."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from app.config.load import read
+from app.plan.compile import compile_document
+from app.plan.model import DecodeMode, DocumentPlan, EndpointPlan
+from demo.service import PORTS
+
+DOCUMENT = Path("demo/gateway.yaml")
+
+
+@cache
+def plans() -> DocumentPlan:
+    draft = read(DOCUMENT, {})
+    plan = compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken)
+    draft.problems.raise_if_any()
+    assert draft.problems.warnings == []
+    return plan
+
+
+def endpoint(name: str) -> EndpointPlan:
+    (found,) = (plan for plan in plans().endpoints if plan.name == name)
+    return found
+
+
+def test_every_endpoint_compiles_without_errors_and_warnings() -> None:
+    assert [plan.name for plan in plans().endpoints] == ["flight_briefing", "route_overview", "airport_board", "search", "airline"]
+    assert plans().source.routers == ["demo.routes:router"]
+
+
+def test_upstreams_are_where_the_services_listen() -> None:
+    assert {name: upstream.addresses[0].port for name, upstream in plans().upstreams.items()} == PORTS
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_environment_moves_an_upstream(name: str) -> None:
+    document = read(DOCUMENT, {f"{name.upper()}_URL": "http://elsewhere:80"}).document
+    assert document.upstreams[name].addresses[0].host == "elsewhere"
+
+
+def test_briefing_is_a_chain_of_three_levels() -> None:
+    steps = endpoint("flight_briefing").steps
+    needs = {step.name: {steps[index].name for index in step.needs} for step in steps}
+    assert needs == {
+        "flight": set(),
+        "airline": {"flight"},
+        "plane": {"flight"},
+        "origin": {"flight"},
+        "destination": {"flight"},
+        "weather": {"flight"},
+        "fleet": {"plane"},
+    }
+    assert [step.name for step in steps if step.is_required] == ["flight"]
+
+
+@pytest.mark.parametrize("name", ["airport_board", "route_overview", "search"])
+def test_calls_that_need_nothing_of_each_other_start_at_once(name: str) -> None:
+    plan = endpoint(name)
+    assert plan.ready == tuple(range(len(plan.steps)))
+    assert len(plan.steps) >= 3
+
+
+def test_search_forwards_the_body_and_may_be_retried() -> None:
+    plan = endpoint("search")
+    assert {step.method for step in plan.steps} == {"POST"}
+    assert all(step.is_idempotent for step in plan.steps)
+
+
+def test_answers_that_are_only_placed_are_not_understood() -> None:
+    modes = {step.name: step.mode for step in endpoint("search").steps}
+    assert modes["found"] is DecodeMode.SPLICE
