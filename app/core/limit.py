@@ -87,13 +87,14 @@ class GradientLimit:
     keeps the upstream busy. The limit grows only while it is in use. It differs from Gradient2 in what is known to go wrong there:
 
     - Under lasting load Gradient2's long average learns the queue, and the limit drifts to its maximum. Here a loaded window can lower
-      `long` but never raise it; it is measured by a *probe*: every `probe_interval_s` under load the limit is halved for a moment, which
-      empties the queue, and only exchanges begun since then count. A probe may go below `minimum`: that is the floor for traffic.
-      (Envoy pins all traffic to a constant few while it measures, which rejects bursts.) A probe that lowers `long` is soon repeated.
+      `long` but never raise it; it is measured by a *probe*: every `probe_interval_s` under load the limit is cut to a third for a
+      moment, and only exchanges begun since then count. A third of where it settles is below K for every K, so the queue is empty then.
+      A probe may go below `minimum`: that is the floor for traffic. (Envoy pins all traffic to a constant few while it measures, which
+      rejects bursts.) A probe that lowers `long` much is soon repeated: from far too high it takes several to come down.
     - Steady timeouts look like steady latency. Here dropped exchanges are no latency samples, and their share lowers the gradient.
 
-    **Source:** Netflix concurrency-limits, Gradient2Limit and its issues 134 and 137; Envoy, adaptive concurrency filter; halving as in
-    BBR's ProbeRTT (draft-ietf-ccwg-bbr).
+    **Source:** Netflix concurrency-limits, Gradient2Limit and its issues 134 and 137; Envoy, adaptive concurrency filter; a probe that
+    is a share of the limit as in BBR's ProbeRTT (draft-ietf-ccwg-bbr).
     """
 
     __slots__ = (
@@ -103,6 +104,7 @@ class GradientLimit:
 
     WINDOW_SAMPLES: Final = 10
     PROBE_SAMPLES: Final = 25
+    PROBE_CUT: Final = 3
     RISE: Final = 0.05
     FALL: Final = 0.2
 
@@ -183,14 +185,14 @@ class GradientLimit:
             self._probe_at = now + self._probe_interval_s
         if is_loaded and answered and now >= self._probe_at:
             self._probe_since = now
-            self.limit = max(int(self._estimate / 2), 1)
+            self.limit = max(int(self._estimate / self.PROBE_CUT), 1)
             self._open_window(now, 1.0 + 10 * self._short_s)
         else:
             self.limit = int(self._estimate)
             self._open_window(now, self._window_s())
 
     def _sample_probe(self, now: float, elapsed_s: float, outcome: Outcome) -> None:
-        """Count an exchange that began under the halved limit; end the probe with the new `long`, or without one when too few came."""
+        """Count an exchange that began under the cut limit; end the probe with the new `long`, or without one when too few came."""
         if outcome == "success" and self._probe_since is not None and now - elapsed_s >= self._probe_since:
             self._count += 1
             self._total_s += elapsed_s
