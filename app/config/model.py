@@ -96,15 +96,19 @@ HedgeDelay = Annotated[
 ]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 EndpointMethod = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-RetryReason = Literal["connect", "timeout", "connection_lost", "429", "500", "502", "503", "504"]
 
 
-def _reasons_as_text(value: Any) -> Any:
-    return (
-        [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
-        if isinstance(value, list)
-        else value
-    )
+def _number_as_text(value: Any) -> Any:
+    """`503` and `1.2` without quotes are numbers in YAML; what is meant is the choice of that name."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+RetryReason = Annotated[
+    Literal["connect", "timeout", "connection_lost", "429", "500", "502", "503", "504"],
+    BeforeValidator(_number_as_text),
+    WithJsonSchema({"enum": ["connect", "timeout", "connection_lost", 429, 500, 502, 503, 504, "429", "500", "502", "503", "504"]}),
+]
+TLSVersion = Annotated[Literal["1.2", "1.3"], BeforeValidator(_number_as_text), WithJsonSchema({"enum": [1.2, 1.3, "1.2", "1.3"]})]
 
 
 class Model(BaseModel):
@@ -152,7 +156,7 @@ class Retry(Model):
 
     attempts: int = Field(3, ge=1, le=10)
     """Attempts in all, the first one included."""
-    on: Annotated[list[RetryReason], BeforeValidator(_reasons_as_text)] = ["connect", "timeout", "connection_lost", "502", "503", "504"]
+    on: list[RetryReason] = ["connect", "timeout", "connection_lost", "502", "503", "504"]
     """What is tried again: `connect` (nothing was sent), `timeout`, `connection_lost`, or a status."""
     backoff_s: Duration = Field(0.025, alias="backoff")
     """Longest wait before the second attempt; doubles for each further one. The wait is drawn between zero and that (full jitter)."""
@@ -205,7 +209,7 @@ class TLS(Model):
     """PEM file of our private key, where it is not in `cert`."""
     server_name: str | None = None
     """Name sent by SNI and verified, instead of the URL's host."""
-    min_version: Literal["1.2", "1.3"] = "1.2"
+    min_version: TLSVersion = "1.2"
     """Oldest TLS version accepted."""
     verify: bool = True
     """False trusts anybody: for a test on your own machine only."""

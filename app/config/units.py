@@ -66,3 +66,25 @@ Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes."""
 Ratio = Annotated[float, BeforeValidator(parse_ratio), WithJsonSchema(_RATIO_SCHEMA)]
 """A share between 0 and 1."""
+
+
+def format_duration(seconds: float) -> str:
+    """`seconds` as a person writes it: in the largest unit that needs no fraction, such as `250ms`; `parse_duration` reads it back."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        count = round(seconds / _SECONDS[unit], 9)
+        if count >= 1 and count.is_integer():
+            return f"{int(count)}{unit}"
+    return f"{round(seconds * 1e6):d}us" if seconds else "0s"
+
+
+def format_size(size_bytes: int) -> str:
+    """`size_bytes` in the largest binary unit that needs no fraction, such as `10MiB`; `parse_size` reads it back."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size_bytes and size_bytes % _BYTES[unit] == 0:
+            return f"{size_bytes // _BYTES[unit]}{unit}"
+    return str(size_bytes)
+
+
+def format_ratio(ratio: float) -> str:
+    """`ratio` as a percentage, such as `10%`; `parse_ratio` reads it back."""
+    return f"{round(ratio * 100, 9):.9g}%"
