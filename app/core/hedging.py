@@ -3,7 +3,7 @@
 from math import ceil
 from typing import Final, Protocol
 
-from app.core.quantile import RollingSketch
+from app.core.quantile import RELATIVE_ERROR, RollingSketch
 
 # The quantile is looked up this often at most: it takes as long as a hundred samples.
 _REFRESH_S: Final = 0.5
@@ -67,7 +67,8 @@ class QuantileDelay:
     def delay_s(self, now: float) -> float | None:
         if now >= self._refresh_at:
             recent = self._sketch.recent(now)
-            self._delay_s = recent.quantile(self._q) if recent.count >= self._minimum else None
+            # The upper end of what the sketch's error allows: where all calls take the same time, one a little too low hedges them all.
+            self._delay_s = recent.quantile(self._q) / (1 - RELATIVE_ERROR) if recent.count >= self._minimum else None
             self._refresh_at = now + _REFRESH_S
         return self._delay_s
 

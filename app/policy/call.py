@@ -13,8 +13,8 @@ class Call:
     calls may share one exchange); `is_traced` (somebody will read `notes`; otherwise none are taken).
 
     Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead, summed over attempts),
-    `address` (of the last attempt), `avoid` (addresses that earlier attempts of this call have used: take another one where there
-    is one), `is_hedged` (a hedge was sent), `notes` (what a policy did, in order, for explain; None when not traced).
+    `address` (of the last attempt), `avoid` (addresses that attempts of this call have used: the balancer takes another one where
+    there is one), `is_hedged` (a hedge was sent), `notes` (what a policy did, in order, for explain; None when not traced).
     """
 
     __slots__ = (

@@ -13,6 +13,7 @@ Kind = Literal[
     "retry",  # a further attempt begins; reason: what the one before ended with
     "retry_denied",  # a failure is final although it could be tried again; reason: budget, deadline or queue_full, breaker_open, ...
     "hedge",  # a second attempt begins beside the first; reason: fixed, or the quantile such as p95
+    "hedge_won",  # the second attempt was the first good one; reason: "", elapsed_s: how long it took
     "hedge_denied",  # the first attempt is slow, but no second one begins; reason: budget or queued
     "coalesce",  # a call joined an exchange that was under way; reason: joined, or restarted after its leader ran out of time
     "breaker",  # a breaker changed; reason: its new state

@@ -17,17 +17,17 @@ def test_quantile_is_not_trusted_before_there_are_enough_samples(label: str, min
         delay.add(0.0, 0.1)
     assert delay.delay_s(0.0) is None
     delay.add(0.1, 0.1)
-    assert delay.delay_s(0.6) == pytest.approx(0.1, rel=0.02)
+    assert delay.delay_s(0.6) == pytest.approx(0.1, rel=0.045)
 
 
 def test_quantile_follows_the_latency() -> None:
     delay = hedge_delay("p95")
     for number in range(1000):
         delay.add(0.0, number / 1000)
-    assert delay.delay_s(0.0) == pytest.approx(0.95, rel=0.02)
+    assert delay.delay_s(0.0) == pytest.approx(0.95, rel=0.045)
     for number in range(1000):
         delay.add(61.0, number / 10000)
-    assert delay.delay_s(61.0) == pytest.approx(0.095, rel=0.02)
+    assert delay.delay_s(61.0) == pytest.approx(0.095, rel=0.045)
 
 
 def test_quantile_is_looked_up_twice_a_second_at_most() -> None:
@@ -38,7 +38,7 @@ def test_quantile_is_looked_up_twice_a_second_at_most() -> None:
     for _ in range(1000):
         delay.add(0.1, 5.0)
     assert delay.delay_s(0.4) == first
-    assert delay.delay_s(0.5) == pytest.approx(5.0, rel=0.02)
+    assert delay.delay_s(0.5) == pytest.approx(5.0, rel=0.045)
 
 
 def test_quantile_is_unknown_again_after_a_long_silence() -> None:
@@ -47,3 +47,13 @@ def test_quantile_is_unknown_again_after_a_long_silence() -> None:
         delay.add(0.0, 0.1)
     assert delay.delay_s(0.0) is not None
     assert delay.delay_s(600.0) is None
+
+
+@pytest.mark.parametrize("latency_s", [0.001, 0.0101, 0.05, 0.3, 2.0])
+def test_delay_is_never_below_a_latency_that_all_calls_have(latency_s: float) -> None:
+    delay = QuantileDelay("p95")
+    for _ in range(100):
+        delay.add(0.0, latency_s)
+    found = delay.delay_s(0.0)
+    assert found is not None
+    assert latency_s <= found <= 1.045 * latency_s
