@@ -180,7 +180,7 @@ class _Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------------- callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         self._number = self._upstream.add(self)
         if self._upstream.reset_on_accept:
             self._reset()
