@@ -11,7 +11,7 @@ import uvloop
 
 from tests.support.gateway import problems_of, running_gateway
 from tests.support.spec_model import Case, read_spec_file
-from tests.support.specs import check_problems, document_text, run_case
+from tests.support.specs import CaseFailed, check_problems, document_text, run_case
 
 FOLDER = Path(__file__).parent
 
@@ -36,9 +36,12 @@ def test_spec(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
     for name, content in case.files.items():
         (tmp_path / name).write_text(content, "utf-8")
-    if case.expect_problems is not None:
-        check_problems(case, problems_of(document_text(case, {"nobody": 1}, tmp_path), tmp_path, case.settings))
-        return
-    # A loop for each case, the one that `anabranch run` uses: nothing of one case can reach another.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run_case(case, tmp_path, _start))
+    try:
+        if case.expect_problems is not None:
+            check_problems(case, problems_of(document_text(case, {"nobody": 1}, tmp_path), tmp_path, case.settings))
+        else:
+            # A loop for each case, the one that `anabranch run` uses: nothing of one case can reach another.
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(run_case(case, tmp_path, _start))
+    except CaseFailed as failed:
+        pytest.fail(str(failed), pytrace=False)  # the report says it all

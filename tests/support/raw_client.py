@@ -46,6 +46,12 @@ def render(method: str, target: str, headers: list[tuple[str, str]], body: bytes
     return "\r\n".join(lines).encode("utf-8") + b"\r\n\r\n" + (body or b"")
 
 
+def in_chunks(body: bytes, size: int) -> bytes:
+    """`body` in chunked framing, `size` bytes a chunk."""
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
 @contextlib.asynccontextmanager
 async def connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A fresh connection; leaving closes it at once, whatever is under way."""

@@ -105,6 +105,8 @@ class Sent(Model):
     body: str | None = None
     bytes_: str | None = Field(None, alias="bytes")
     body_size: Size | None = None
+    repeat: int = Field(1, ge=1)
+    chunks: int | None = Field(None, ge=1)
     times: int = Field(1, ge=1)
     wait: Duration | None = None
     after_hits: dict[str, int] = {}
@@ -124,7 +126,7 @@ class Seen(Model):
     """What an upstream must have received in one request."""
 
     method: str | None = None
-    target: str | None = None
+    target: str | Text | None = None
     headers: Headers = {}
     json_: Any = Field(None, alias="json")
     body: str | None = None

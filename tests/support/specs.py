@@ -80,7 +80,10 @@ def _behaviour(spec: dict[str, Any]) -> Behaviour:
         given["body"] = given.pop("bytes").encode("latin-1")
     elif isinstance(given.get("body"), str):
         given["body"] = given["body"].encode()
-    if "repeat" in given:  # a large body without a large file: the text so many times
+    # Large answers without large files: `body` so many times, or `raw` with `raw_repeat` so many times behind it.
+    if "raw_repeat" in given:
+        given["raw"] = given.get("raw", "") + given.pop("raw_repeat") * given.pop("repeat", 1)
+    elif "repeat" in given:
         given["body"] *= given.pop("repeat")
     try:
         return Behaviour.of(given)
@@ -185,9 +188,13 @@ class _Run:
             yield f"expected to see {len(expected)} requests, came {len(upstream.hits)}"
         for number, (want, hit) in enumerate(zip(expected, upstream.hits, strict=False), 1):
             at = f"request {number}"
-            for what in ("method", "target"):
-                if getattr(want, what) not in {None, getattr(hit, what)}:
-                    yield f"{at}: expected {what} {getattr(want, what)}, came {getattr(hit, what)}"
+            if want.method not in {None, hit.method}:
+                yield f"{at}: expected method {want.method}, came {hit.method}"
+            if isinstance(want.target, Text):
+                if fault := want.target.fault(hit.target):
+                    yield f"{at}: target: {fault}, came {hit.target}"
+            elif want.target not in {None, hit.target}:
+                yield f"{at}: expected target {want.target}, came {hit.target}"
             all_of: dict[str, list[str]] = {}
             for header, value in hit.headers:
                 all_of.setdefault(header, []).append(value)
@@ -213,8 +220,12 @@ def _content(sent: Sent) -> tuple[list[tuple[str, str]], bytes | None]:
         body = sent.bytes_.encode("latin-1")
     elif sent.body_size is not None:
         body = b'"' + b"x" * (sent.body_size - 2) + b'"'
+    body = None if body is None else body * sent.repeat
     if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
         headers.append(("content-type", "application/json"))
+    if body is not None and sent.chunks is not None:
+        headers.append(("transfer-encoding", "chunked"))
+        body = raw_client.in_chunks(body, sent.chunks)
     return [(name, value) for name, value in headers if value], body
 
 
