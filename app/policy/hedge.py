@@ -8,6 +8,7 @@ from app.core.exchange import Answer
 from app.core.hedging import HedgeDelay
 from app.errors import StepError
 from app.policy.call import Call, Policy
+from app.policy.ending import end_task
 from app.policy.event import Kind, Observer, PolicyEvent
 
 
@@ -201,20 +202,12 @@ class _Race:
         self._layer.tell(self._call, "hedge_won", "")
 
     async def _end(self) -> None:
-        """Cancel the hedge and wait until it has ended, even when this task is cancelled meanwhile: closing a connection is quick."""
-        hedge = self._hedge
-        if hedge is None:
-            return
-        hedge.cancel()
-        cancellation: asyncio.CancelledError | None = None
-        while not hedge.done():
+        """End the hedge, if one runs, and wait for its end."""
+        if self._hedge is not None:
             try:
-                await asyncio.wait((hedge,))
-            except asyncio.CancelledError as error:
-                cancellation = error
-        self._account()
-        if cancellation is not None:
-            raise cancellation
+                await end_task(self._hedge)
+            finally:
+                self._account()
 
     def _account(self) -> None:
         """Count what the second attempt did as the call's."""
