@@ -1,0 +1,87 @@
+"""What a process and its children have used, read from /proc: CPU time and the peak of resident memory."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+_PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """`cpu_s`: user and system time between two readings. `peak_bytes`: highest resident set of the same interval, children added."""
+
+    cpu_s: float
+    peak_bytes: int
+
+
+def parse_stat(text: str) -> tuple[int, float]:
+    """Parent and CPU seconds (user and system, waited-for children included) of one /proc/PID/stat; the name in it may hold anything."""
+    fields = text[text.rindex(")") + 2 :].split()
+    return int(fields[1]), sum(map(int, fields[11:15])) * _TICK_S
+
+
+def tree(pid: int) -> dict[int, float]:
+    """`pid` and all its descendants that are alive, each with its CPU seconds. Empty when `pid` is gone."""
+    parents: dict[int, int] = {}
+    cpu: dict[int, float] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                parent, seconds = parse_stat((entry / "stat").read_text())
+            except (OSError, ValueError):
+                continue  # it ended while we looked
+            parents[int(entry.name)] = parent
+            cpu[int(entry.name)] = seconds
+    members = {pid} & cpu.keys()
+    while more := {child for child, parent in parents.items() if parent in members} - members:
+        members |= more
+    return {member: cpu[member] for member in members}
+
+
+class Gauge:
+    """Two readings of one process tree. `pid`: its root."""
+
+    __slots__ = ("_before", "_pid")
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._before: dict[int, float] = {}
+
+    def begin(self) -> None:
+        """Take the first reading and lower the memory peak to what is in use now, where the kernel lets us."""
+        self._before = tree(self._pid)
+        for member in self._before:
+            try:
+                (_PROC / str(member) / "clear_refs").write_text("5")
+            except OSError:
+                continue  # then the peak is that of the process's whole life
+
+    def end(self) -> Usage:
+        """Take the second reading. Children that came in between count from their start."""
+        now = tree(self._pid)
+        return Usage(cpu_s=sum(now.values()) - sum(self._before.values()), peak_bytes=sum(map(peak_bytes, now)))
+
+
+def peak_bytes(pid: int) -> int:
+    """VmHWM of one process; 0 when it is gone."""
+    try:
+        text = (_PROC / str(pid) / "status").read_text()
+    except OSError:
+        return 0
+    line = next((line for line in text.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0 kB")
+    return int(line.split()[1]) * 1024
+
+
+def wait_until_idle(pid: int, patience_s: float) -> None:
+    """Return when the tree of `pid` has used at most one clock tick within 0.1 s, or after `patience_s`."""
+    give_up = time.monotonic() + patience_s
+    used = sum(tree(pid).values())
+    while time.monotonic() < give_up:
+        time.sleep(0.1)
+        before, used = used, sum(tree(pid).values())
+        if used - before <= _TICK_S * 1.5:
+            return

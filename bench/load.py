@@ -1,0 +1,272 @@
+"""The load generator: keep-alive connections of one process that ask, check every answer and count.
+
+Closed loop: each connection asks again as soon as it has its answer; the server decides the rate. Open loop: requests are due at constant
+intervals whatever the server does, and a latency counts from the moment the request was *due*, not from when a connection was free for
+it: a server that stalls is charged for everybody who had to wait (no coordinated omission).
+
+`python -m bench.load` reads one `Job` as JSON from its standard input and prints one `Result`.
+"""
+
+import asyncio
+import gc
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Final, cast
+
+import msgspec
+import uvloop
+
+from bench.answers import Answers
+from bench.gauge import Gauge
+from bench.histogram import Histogram
+
+_DRAIN_S: Final = 5.0
+_TICK_S: Final = 0.001
+_CONNECTS_AT_ONCE: Final = 100
+# A closed loop whose interval holds few answers is dominated by those that were under way at its edges: it is made longer, within reason.
+ENOUGH_ANSWERS: Final = 600
+LONGEST: Final = 2.5  # times the interval that was asked for
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do. `paths`: asked for in turn. `length`: of every right body, None for any. `rate`: requests/s of an open loop, None for a
+    closed one. `pid`: the process whose use is measured in the same interval."""
+
+    port: int
+    paths: list[str]
+    length: int | None
+    clients: int
+    warmup_s: float
+    seconds: float
+    rate: float | None = None
+    pid: int | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in the measured interval.
+
+    `answered`: right answers in it. `asked`: requests of the whole job, warm-up included. `errors`: kind to count. `buckets`: of `Histogram`, over all requests that were due (open loop) or
+    answered (closed loop) in it. `lag_us`: p99 of how late the generator itself was with sending. `own_cpu_s`: of the generator.
+    """
+
+    seconds: float
+    answered: int
+    errors: dict[str, int]
+    buckets: dict[int, int]
+    cpu_s: float
+    peak_bytes: int
+    lag_us: float
+    own_cpu_s: float
+    asked: int
+
+
+class Client(asyncio.Protocol):
+    """One connection, with at most one request under way."""
+
+    __slots__ = ("_answers", "_load", "_transport", "due", "is_busy")
+
+    def __init__(self, load: "Load") -> None:
+        self._load = load
+        self._answers = Answers(load.job.length)
+        self._transport: asyncio.Transport | None = None
+        self.due = 0.0
+        self.is_busy = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def ask(self, due: float) -> None:
+        """Send the next request, which was due at `due`."""
+        assert self._transport is not None
+        self.due = due
+        self.is_busy = True
+        self._transport.write(self._load.next_request())
+
+    def data_received(self, data: bytes) -> None:
+        verdict = self._answers.feed(data)
+        if verdict is None:
+            return
+        if verdict == "framing":
+            self.abort()
+            return
+        self.is_busy = False
+        self._load.done(self, verdict)
+
+    def abort(self) -> None:
+        """Drop the connection; a request under way counts as lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        was_busy, self.is_busy = self.is_busy, False
+        self._load.lost(self, was_busy=was_busy)
+
+
+class Load:
+    """One job under way. `measured_from` and `measured_to`: bounds of the interval that counts, by `time.perf_counter`."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.latencies = Histogram()
+        self.lags = Histogram()
+        self.errors: Counter[str] = Counter()
+        self.answered = 0
+        self.asked = 0
+        self.measured_from = self.measured_to = float("inf")
+        self._requests: Iterator[bytes] = cycle([request(job.port, path) for path in job.paths])
+        self._idle: deque[Client] = deque()
+        self._waiting: deque[float] = deque()
+        self._clients: set[Client] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._is_over = False
+
+    async def run(self) -> Result:
+        """Connect, warm up, measure, wait for what is still owed. Raises OSError when the server cannot be reached at all."""
+        for start in range(0, self.job.clients, _CONNECTS_AT_ONCE):
+            await asyncio.gather(*(self._connect() for _ in range(start, min(start + _CONNECTS_AT_ONCE, self.job.clients))))
+        gc.collect()
+        gc.freeze()
+        gauge = Gauge(self.job.pid) if self.job.pid is not None else None
+        began = time.perf_counter()
+        loop = asyncio.create_task(self._keep_rate(began, self.job.rate)) if self.job.rate else None
+        if loop is None:
+            while self._idle:
+                self._idle.popleft().ask(time.perf_counter())
+        await asyncio.sleep(self.job.warmup_s)
+        if gauge is not None:
+            gauge.begin()
+        own_cpu_s = time.process_time()
+        self.measured_from = time.perf_counter()
+        await asyncio.sleep(self.job.seconds)
+        give_up = self.measured_from + self.job.seconds * LONGEST
+        while loop is None and self.answered < ENOUGH_ANSWERS and time.perf_counter() < give_up:
+            await asyncio.sleep(0.05)
+        self.measured_to = time.perf_counter()
+        own_cpu_s = time.process_time() - own_cpu_s
+        usage = gauge.end() if gauge is not None else None
+        if loop is not None:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+        await self._drain()
+        self._is_over = True
+        for task in self._connecting:
+            task.cancel()
+        for client in list(self._clients):
+            client.abort()
+        await asyncio.sleep(0)
+        return Result(
+            seconds=self.measured_to - self.measured_from,
+            answered=self.answered,
+            errors=dict(self.errors),
+            buckets=dict(self.latencies.counts),
+            cpu_s=usage.cpu_s if usage is not None else 0.0,
+            peak_bytes=usage.peak_bytes if usage is not None else 0,
+            lag_us=self.lags.percentile_us(99),
+            own_cpu_s=own_cpu_s,
+            asked=self.asked,
+        )
+
+    def next_request(self) -> bytes:
+        """The bytes to send next."""
+        self.asked += 1
+        return next(self._requests)
+
+    def done(self, client: Client, verdict: str) -> None:
+        """An answer is whole."""
+        now = time.perf_counter()
+        in_interval = self.measured_from <= now < self.measured_to
+        if verdict:
+            self.errors[verdict] += self._counts(client.due, now)
+        else:
+            self.answered += in_interval
+            if self._counts(client.due, now):
+                self.latencies.record(now - client.due)
+        if self.job.rate is None:
+            if now < self.measured_to:
+                client.ask(now)
+        elif self._waiting:
+            self._send(client, self._waiting.popleft(), now)
+        else:
+            self._idle.append(client)
+
+    def lost(self, client: Client, *, was_busy: bool) -> None:
+        """A connection is gone; another takes its place."""
+        self._clients.discard(client)
+        if self._is_over:
+            return
+        if was_busy:
+            self.errors["lost"] += self._counts(client.due, time.perf_counter())
+        else:
+            self._idle = deque(other for other in self._idle if other is not client)
+        task = asyncio.create_task(self._replace())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def _counts(self, due: float, now: float) -> bool:
+        """Whether a request belongs to the interval: by when it was due in an open loop, by when it was answered in a closed one."""
+        return self.measured_from <= (now if self.job.rate is None else due) < self.measured_to
+
+    async def _connect(self) -> None:
+        _, client = await asyncio.get_running_loop().create_connection(lambda: Client(self), "127.0.0.1", self.job.port)
+        self._clients.add(client)
+        self._idle.append(client)
+
+    async def _replace(self) -> None:
+        """Connect again. A server that refuses is asked once in 10 ms."""
+        while not self._is_over:
+            try:
+                await self._connect()
+                break
+            except OSError:
+                self.errors["refused"] += 1
+                await asyncio.sleep(0.01)
+        if self._is_over or not self._idle:
+            return
+        now = time.perf_counter()
+        if self.job.rate is None:
+            self._idle.pop().ask(now)
+        elif self._waiting:
+            self._send(self._idle.pop(), self._waiting.popleft(), now)
+
+    async def _keep_rate(self, began: float, rate: float) -> None:
+        """Send what is due, once a millisecond; what finds no free connection waits, and its latency runs."""
+        sent = 0
+        while True:
+            now = time.perf_counter()
+            while (due := began + sent / rate) <= now:
+                sent += 1
+                if self._idle:
+                    self._send(self._idle.popleft(), due, now)
+                else:
+                    self._waiting.append(due)
+            await asyncio.sleep(_TICK_S)
+
+    def _send(self, client: Client, due: float, now: float) -> None:
+        client.ask(due)
+        if self._counts(due, now):
+            self.lags.record(now - due)
+
+    async def _drain(self) -> None:
+        """Wait for the answers of requests that were due in the interval: those of an open loop that never come are errors, and a server
+        that is left with abandoned requests would work on them while the next one is measured."""
+        give_up = time.perf_counter() + _DRAIN_S
+        while time.perf_counter() < give_up and (self._waiting or any(client.is_busy for client in self._clients)):
+            await asyncio.sleep(0.01)
+        if self.job.rate is None:
+            return
+        late = [client.due for client in self._clients if client.is_busy] + list(self._waiting)
+        if unanswered := sum(self.measured_from <= due < self.measured_to for due in late):
+            self.errors["unanswered"] += unanswered
+
+
+def request(port: int, path: str) -> bytes:
+    """A GET as it goes over the wire."""
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\n\r\n".encode("ascii")
+
+
+if __name__ == "__main__":
+    result = uvloop.run(Load(msgspec.json.decode(sys.stdin.buffer.read(), type=Job)).run())
+    sys.stdout.buffer.write(msgspec.json.encode(result))

@@ -1,0 +1,92 @@
+"""The textbook gateway over aiohttp instead of httpx: FastAPI, one shared ClientSession, asyncio.gather, a dict as the response.
+
+The connector is given as many connections as it can want.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypedDict
+
+import aiohttp
+from fastapi import FastAPI, Request
+
+SERVICES: Final = os.environ["BENCH_SERVICES"].split()
+
+
+class State(TypedDict):
+    """What the lifespan gives to requests."""
+
+    session: aiohttp.ClientSession
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+    connector = aiohttp.TCPConnector(limit=4096)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=10), raise_for_status=True) as session:
+        yield {"session": session}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+async def fetch(request: Request, service: int, path: str) -> Any:
+    async with request.state.session.get(SERVICES[service] + path) as response:
+        return await response.json()
+
+
+@app.get("/a")
+async def group(request: Request) -> dict[str, Any]:
+    user, orders, weather = await asyncio.gather(
+        fetch(request, 0, "/user"),
+        fetch(request, 1, "/orders"),
+        fetch(request, 2, "/weather"),
+    )
+    return {"user": user, "orders": orders, "weather": weather}
+
+
+@app.get("/b")
+async def page(request: Request) -> dict[str, Any]:
+    parts = await asyncio.gather(*(fetch(request, number, f"/parts/{number}") for number in range(10)))
+    return {f"part{number}": part for number, part in enumerate(parts)}
+
+
+@app.get("/c")
+async def large(request: Request) -> dict[str, Any]:
+    reports = await asyncio.gather(*(fetch(request, number, f"/reports/{number}") for number in range(3)))
+    return {f"report{number}": report for number, report in enumerate(reports)}
+
+
+@app.get("/d")
+async def picked(request: Request) -> dict[str, Any]:
+    report = await fetch(request, 0, "/reports/0")
+    return {"report": {"batch": report["batch"], "summary": report["summary"]}}
+
+
+@app.get("/e")
+async def chain(request: Request) -> dict[str, Any]:
+    account = await fetch(request, 0, "/accounts/17")
+    customer = await fetch(request, 1, f"/customers/{account['customer_id']}")
+    region = await fetch(request, 2, f"/regions/{customer['region']}")
+    return {"account": account, "customer": customer, "region": region}
+
+
+@app.get("/f")
+async def slow(request: Request) -> dict[str, Any]:
+    user, orders, weather = await asyncio.gather(
+        fetch(request, 3, "/delay/50ms/user"),
+        fetch(request, 4, "/delay/50ms/orders"),
+        fetch(request, 5, "/delay/50ms/weather"),
+    )
+    return {"user": user, "orders": orders, "weather": weather}
+
+
+@app.get("/g")
+async def flaky(request: Request) -> dict[str, Any]:
+    user, orders, weather = await asyncio.gather(
+        fetch(request, 0, "/user"),
+        fetch(request, 1, "/orders"),
+        fetch(request, 6, "/flaky/weather"),
+    )
+    return {"user": user, "orders": orders, "weather": weather}

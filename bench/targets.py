@@ -1,0 +1,166 @@
+"""What the figures have to be, as ratios within one run: met, or missed by how much."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bench.cases import DELAY_S
+from bench.growth import SIZES
+from bench.measure import Row, Section
+
+FLAT: Final = 1.1  # the CPU time of one in 10,000 endpoints, as a multiple of that of a single one, which still counts as flat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One demand. `value`: what was measured, None when a row it needs is missing. `is_floor`: the value must be at least `limit`, not at most.
+    `unit`: written behind both numbers."""
+
+    workload: str
+    demand: str
+    value: float | None
+    limit: float
+    is_floor: bool
+    unit: str
+
+    @property
+    def is_met(self) -> bool | None:
+        """None when it was not measured."""
+        if self.value is None or math.isnan(self.value):
+            return None
+        return self.value >= self.limit if self.is_floor else self.value <= self.limit
+
+    @property
+    def verdict(self) -> str:
+        """met, or missed and by which share of the limit, or not measured."""
+        if self.is_met is None or self.value is None:
+            return "not measured"
+        if self.is_met:
+            return "met"
+        miss = (self.limit - self.value if self.is_floor else self.value - self.limit) / self.limit
+        return f"missed by {miss:.0%}" if miss >= 0.01 else "missed by less than 1%"
+
+    @property
+    def measured(self) -> str:
+        """The value with its unit."""
+        return "-" if self.value is None else f"{self.value:.3g}{self.unit}"
+
+    @property
+    def wanted(self) -> str:
+        """The limit with its unit."""
+        return f"{'at least' if self.is_floor else 'at most'} {self.limit:g}{self.unit}"
+
+
+def targets(sections: Mapping[str, Section]) -> list[Target]:
+    """All demands on the workloads that were measured."""
+    found: list[Target] = []
+    if "A" in sections:
+        found += _small(sections["A"])
+    for key in ("C", "D"):
+        if key in sections:
+            found.append(_times(sections[key], "node", 5))
+    if "F" in sections:
+        found.append(_added(sections["F"]))
+    if "G" in sections:
+        found += _hedged(sections["G"])
+    if "H" in sections:
+        found.append(_flat(sections["H"]))
+    found += [_right(section) for section in sections.values()]
+    return found
+
+
+def _cpu(section: Section, peer: str) -> float | None:
+    row = section.row(peer)
+    return row.figures.cpu_us if row else None
+
+
+def _ratio(upper: float | None, lower: float | None) -> float | None:
+    return upper / lower if upper is not None and lower else None
+
+
+def _times(section: Section, peer: str, limit: float) -> Target:
+    """Requests for each second of CPU time, as a multiple of a peer's."""
+    return Target(
+        workload=section.workload.key,
+        demand=f"requests per CPU second, against {peer}",
+        value=_ratio(_cpu(section, peer), _cpu(section, "anabranch")),
+        limit=limit,
+        is_floor=True,
+        unit=" times",
+    )
+
+
+def _small(section: Section) -> list[Target]:
+    floor, exchange = _cpu(section, "floor"), _cpu(section, "exchange")
+    least = floor + 3 * exchange if floor is not None and exchange is not None else None
+    return [
+        _times(section, "textbook", 30),
+        _times(section, "node", 1.3),
+        Target(
+            workload="A",
+            demand="CPU time, against the floor and three bare exchanges",
+            value=_ratio(_cpu(section, "anabranch"), least),
+            limit=2.2,
+            is_floor=False,
+            unit=" times",
+        ),
+    ]
+
+
+def _added(section: Section) -> Target:
+    row = section.row("anabranch")
+    return Target(
+        workload="F",
+        demand="added at p99 to the 50 ms of the services",
+        value=row.figures.p99_ms - DELAY_S * 1e3 if row else None,
+        limit=5,
+        is_floor=False,
+        unit=" ms",
+    )
+
+
+def _hedged(section: Section) -> list[Target]:
+    row: Row | None = section.row("hedged")
+    return [
+        Target(
+            workload="G",
+            demand="p99.9 with hedging",
+            value=row.figures.p999_ms if row else None,
+            limit=150,
+            is_floor=False,
+            unit=" ms",
+        ),
+        Target(
+            workload="G",
+            demand="further calls of the slow service with hedging",
+            value=row.extra_calls * 100 if row and row.extra_calls is not None else None,
+            limit=5,
+            is_floor=False,
+            unit="%",
+        ),
+    ]
+
+
+def _flat(section: Section) -> Target:
+    return Target(
+        workload="H",
+        demand=f"CPU time with {SIZES[-1]:,} endpoints, against one",
+        value=_ratio(_cpu(section, f"h{SIZES[-1]}"), _cpu(section, f"h{SIZES[0]}")),
+        limit=FLAT,
+        is_floor=False,
+        unit=" times",
+    )
+
+
+def _right(section: Section) -> Target:
+    """Every answer of Anabranch must be right."""
+    ours = [row for row in section.rows if row.peer in {"anabranch", "hedged"} or section.workload.method == "growth"]
+    return Target(
+        workload=section.workload.key,
+        demand="wrong or missing answers of Anabranch",
+        value=float(sum(sum(row.figures.errors.values()) for row in ours)) if ours else None,
+        limit=0,
+        is_floor=False,
+        unit="",
+    )
