@@ -10,7 +10,7 @@ from app.core.exchange import Address, Answer, Request
 from app.errors import ConnectError, DeadlineExceeded, UpstreamError
 from app.policy.call import Call
 from app.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, TokenLayer, TokenSource
-from tests.support.policies import OK, Events, Scripted, answer, make_call
+from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
 
 SECRET = "s3cret:/+ &"  # what form-encoding changes
 
@@ -271,7 +271,8 @@ class TestLayer:
 
     async def test_burst_of_refusals_fetches_one_new_token(self) -> None:
         authority = Authority()
-        next_ = Upstream(OK, *[[0.05, answer(401)] for _ in range(20)], OK)
+        slow_refusal: list[Act] = [0.05, answer(401)]
+        next_ = Upstream(OK, *[slow_refusal] * 20, OK)
         layer = TokenLayer(next_, source=make_source(authority))
         await layer(make_call())
         answers = await asyncio.gather(*(layer(make_call()) for _ in range(20)))

@@ -1,0 +1,123 @@
+import asyncio
+import ssl
+from collections.abc import Callable
+
+import trustme
+
+from app.config.model import Breaker as Settings
+from app.core.balance import picker_of
+from app.core.exchange import Address
+from app.errors import UpstreamError
+from app.policy.attempt import AttemptLayer
+from app.policy.balance import BalanceLayer
+from app.policy.breaker import Judge
+from app.upstream.resolve import Resolver, system_lookup
+from app.upstream.wire import WireTransport
+from tests.support.policies import Events, make_call
+from tests.support.scripted import ScriptedUpstream
+
+HELLO = {"*": {"json": {"hello": 1}}}
+
+
+def make_layer(
+    transport: WireTransport, *addresses: Address, clock: Callable[[], float] | None = None, events: Events | None = None
+) -> BalanceLayer:
+    time = asyncio.get_running_loop().time
+    return BalanceLayer(
+        AttemptLayer(transport, address=None, timeout_s=None, deadline_header=None, clock=time, upstream="flights"),
+        addresses=addresses,
+        picker=picker_of("round_robin", lambda: 0.5),
+        judge=Judge(Settings().on),
+        new_breaker=None,
+        clock=clock or time,
+        upstream="flights",
+        observer=events,
+    )
+
+
+async def run(layer: BalanceLayer, times: int) -> int:
+    """How many of so many calls failed."""
+    failed = 0
+    for _ in range(times):
+        try:
+            failed += (await layer(make_call())).status != 200
+        except UpstreamError:
+            failed += 1
+    return failed
+
+
+async def test_dead_instance_costs_a_few_calls_and_is_used_again_after_its_return() -> None:
+    events, ahead_s = Events(), 0.0
+    loop = asyncio.get_running_loop()
+    async with ScriptedUpstream(HELLO) as one, ScriptedUpstream(HELLO) as two, WireTransport() as transport:
+        layer = make_layer(transport, Address.parse(one.url), Address.parse(two.url), clock=lambda: loop.time() + ahead_s, events=events)
+        assert await run(layer, 10) == 0
+        assert (len(one.hits), len(two.hits)) == (5, 5)
+        port = two.port
+        await two.stop()
+        assert await run(layer, 100) <= 6
+        await two.start(port)
+        ahead_s = 6.0
+        assert await run(layer, 10) == 0
+        assert len(two.hits) == 10
+    assert events.kinds() == ["eject", "restore"]
+
+
+async def test_second_attempt_of_a_call_reaches_another_instance() -> None:
+    async with ScriptedUpstream(HELLO) as one, ScriptedUpstream(HELLO) as two, WireTransport() as transport:
+        layer = make_layer(transport, Address.parse(one.url), Address.parse(two.url))
+        for _ in range(5):
+            call = make_call()
+            await layer(call)
+            await layer(call)
+        assert (len(one.hits), len(two.hits)) == (5, 5)
+
+
+async def test_headless_name_uses_all_of_its_addresses_and_follows_their_change() -> None:
+    found = ["127.0.0.1", "127.0.0.2"]
+
+    async def lookup(host: str, port: int) -> list[str]:
+        assert host == "flights.test"
+        return found
+
+    async with (
+        ScriptedUpstream(HELLO, host="127.0.0.1") as one,
+        ScriptedUpstream(HELLO, host="127.0.0.2") as two,
+        WireTransport() as transport,
+    ):
+        await two.stop()
+        await two.start(one.port)
+        address = Address("http", "flights.test", one.port, "/api")
+        layer = make_layer(transport, address)
+        resolver = Resolver((address,), ttl_s=60, on_change=layer.set_addresses, random=lambda: 0.5, lookup=lookup)
+        await resolver.refresh()
+        assert await run(layer, 10) == 0
+        assert (len(one.hits), len(two.hits)) == (5, 5)
+        assert one.hits[0].header("host") == f"flights.test:{one.port}"
+        assert one.hits[0].path == "/api/"
+        found = ["127.0.0.2"]
+        await resolver.refresh()
+        assert await run(layer, 10) == 0
+        assert (len(one.hits), len(two.hits)) == (5, 15)
+
+
+async def test_resolved_address_is_still_verified_by_its_name() -> None:
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("flights.test").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with ScriptedUpstream(HELLO, ssl=server) as upstream, WireTransport(context=client) as transport:
+        for host, failures in (("flights.test", 0), ("other.test", 1)):
+            address = Address("https", host, upstream.port)
+            layer = make_layer(transport, address)
+            await Resolver((address,), ttl_s=60, on_change=layer.set_addresses, random=lambda: 0.5, lookup=lookup).refresh()
+            assert await run(layer, 1) == failures
+
+
+async def test_system_resolver_knows_localhost() -> None:
+    assert set(await system_lookup("localhost", 80)) & {"127.0.0.1", "::1"}

@@ -1,0 +1,77 @@
+import asyncio
+import contextlib
+
+import pytest
+
+from app.config.model import Breaker as Settings
+from app.core.breaker import Breaker
+from app.core.exchange import Address
+from app.errors import BreakerOpen, UpstreamError
+from app.policy.attempt import AttemptLayer
+from app.policy.breaker import BreakerLayer, Judge
+from app.upstream.wire import WireTransport
+from tests.support.policies import Events, make_call
+from tests.support.scripted import ScriptedUpstream
+
+
+def make_layer(transport: WireTransport, url: str, events: Events) -> BreakerLayer:
+    clock = asyncio.get_running_loop().time
+    attempt = AttemptLayer(
+        transport, address=Address.parse(url), timeout_s=1.0, deadline_header=None, clock=clock, upstream="flights", observer=None
+    )
+    return BreakerLayer(
+        attempt,
+        breaker=Breaker(window_s=10, failure_rate=0.5, minimum_calls=4, open_for_s=0.2, probes=2),
+        judge=Judge(Settings().on),
+        clock=clock,
+        upstream="flights",
+        observer=events,
+    )
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 503}, {"reset": "request"}, {"json": "x" * 5000, "reset": "body"}],
+    ids=["error status", "reset before the answer", "reset in the body"],
+)
+async def test_failing_upstream_is_left_alone_and_tried_again(fault: dict[str, object]) -> None:
+    events = Events()
+    async with ScriptedUpstream({"*": fault}) as upstream, WireTransport() as transport:
+        layer = make_layer(transport, upstream.url, events)
+        for _ in range(4):
+            with contextlib.suppress(UpstreamError):
+                await layer(make_call(is_idempotent=False))
+        hits, accepted = len(upstream.hits), upstream.accepted
+        for _ in range(50):
+            with pytest.raises(BreakerOpen):
+                await layer(make_call())
+        assert (len(upstream.hits), upstream.accepted) == (hits, accepted)
+        upstream.on("*", {"json": {"ok": True}})
+        await asyncio.sleep(0.25)
+        for _ in range(10):
+            assert (await layer(make_call())).status == 200
+    assert [event.reason for event in events] == ["open", "half_open", "closed"]
+
+
+async def test_refused_connections_open_it() -> None:
+    async with ScriptedUpstream({}) as upstream:
+        url = upstream.url
+    async with WireTransport() as transport:
+        layer = make_layer(transport, url, Events())
+        for _ in range(4):
+            with pytest.raises(UpstreamError):
+                await layer(make_call())
+        with pytest.raises(BreakerOpen):
+            await layer(make_call())
+
+
+async def test_half_open_lets_only_the_probes_reach_the_socket() -> None:
+    async with ScriptedUpstream({"*": [{"status": 500}] * 4 + [{"delay_s": 0.2, "json": 1}]}) as upstream, WireTransport() as transport:
+        layer = make_layer(transport, upstream.url, Events())
+        for _ in range(4):
+            await layer(make_call())
+        await asyncio.sleep(0.25)
+        results = await asyncio.gather(*(layer(make_call()) for _ in range(20)), return_exceptions=True)
+        assert sum(isinstance(result, BreakerOpen) for result in results) == 18
+        assert len(upstream.hits) == 6
+        assert layer.breaker.state == "closed"
