@@ -9,6 +9,7 @@ Knows steps, outcomes and the policies to call. Knows nothing of HTTP, of the cl
 
 import asyncio
 from collections.abc import Mapping
+from time import monotonic, perf_counter
 
 from app.engine.outcome import Outcome, Result
 from app.errors import DependencyFailed, NothingAnswered, SkippedError, StepError, UpstreamStatus
@@ -34,7 +35,7 @@ class Engine:
         """Run all steps of `plan` and merge what they bring.
 
         `frame`: the request's parameters and body are in their slots. `client_headers`: lower-case names. `extra`: fields that every
-        upstream call carries. `deadline`: absolute, loop time. `is_traced`: keep the policies' notes.
+        upstream call carries. `deadline`: absolute, monotonic time. `is_traced`: keep the policies' notes.
 
         Failures of services are in the result, never raised. Cancellation: every exchange under way is cancelled and awaited.
         """
@@ -45,7 +46,7 @@ class _Run:
     """The state of one request. `waiting[i]`: how many steps step i still waits for; `is_settled[i]`: it has an outcome."""
 
     __slots__ = (
-        "_began", "_client_headers", "_clock", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_traced",
+        "_began", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_traced",
         "_outcomes", "_plan", "_policies", "_running", "_tasks", "_values", "_waiting",
     )  # fmt: skip
 
@@ -74,8 +75,7 @@ class _Run:
         self._finished: asyncio.Future[None] | None = None
         self._failure: StepError | None = None
         self._crash: Exception | None = None
-        self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
+        self._began = perf_counter()
 
     async def go(self) -> Result:
         ready = self._plan.ready
@@ -150,14 +150,14 @@ class _Run:
     async def _step(self, step: StepPlan) -> Outcome:
         """Run one step. Its outcome holds a value or the reason why there is none."""
         outcome = Outcome(step.name, step.upstream)
-        began = self._clock()
+        began = perf_counter()
         outcome.started_s = began - self._began
         call: Call | None = None
         try:
             request = step.build(self._frame, self._client_headers, self._extra)
             deadline = self._deadline
-            if step.timeout_s is not None and began + step.timeout_s < deadline:
-                deadline = began + step.timeout_s
+            if step.timeout_s is not None:
+                deadline = min(deadline, monotonic() + step.timeout_s)
             call = Call(
                 request,
                 deadline=deadline,
@@ -169,11 +169,11 @@ class _Run:
             answer = await self._policies[step.upstream](call)
             outcome.status = answer.status
             if not 200 <= answer.status < 300:
-                raise UpstreamStatus(answer.status)  # noqa: TRY301 - one way for every failure
+                raise UpstreamStatus(answer.status)
             outcome.raw = step.read(answer.body, self._frame)
         except StepError as error:
             outcome.failure = error
-        outcome.elapsed_s = self._clock() - began
+        outcome.elapsed_s = perf_counter() - began
         if call is not None:
             outcome.attempts = call.attempts
             outcome.queue_s = call.queue_s
@@ -208,7 +208,7 @@ class _Run:
     def _skip(self, step: StepPlan, needed: str) -> list[int]:
         """A step whose need failed never runs: it is settled the moment that is known."""
         outcome = Outcome(step.name, step.upstream)
-        outcome.started_s = self._clock() - self._began
+        outcome.started_s = perf_counter() - self._began
         outcome.failure = DependencyFailed(f"the step {needed}, which it needs, failed")
         return self._settle(step, outcome)
 

@@ -60,7 +60,7 @@ class EndpointCompiler:
         assemble = self._assemble()
         body = self._body()
         parameters = self._parameters()
-        if problems.errors:
+        if problems.errors or any(draft.source.upstream not in self._upstreams for draft in drafts):
             return None
         names = [draft.name for draft in drafts]
         must_be_object = endpoint.response.merge != "group"

@@ -32,8 +32,13 @@ def _struct(wanted: Tree, *, in_arrays: bool) -> type[msgspec.Struct]:
 
 
 def is_projectable(wanted: Tree) -> bool:
-    """Whether a struct is worth it for these fields."""
-    return len(wanted) <= _MAX_FIELDS and all(is_projectable(below) for below in wanted.values())
+    """Whether a struct is possible and worth it for these fields."""
+    return len(wanted) <= _MAX_FIELDS and all(_is_plain(name) and is_projectable(below) for name, below in wanted.items())
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a struct can have a field of this name: msgspec compares names as they are spelled without escapes."""
+    return '"' not in name and "\\" not in name and all(char >= " " for char in name)
 
 
 def picker(wanted: Tree) -> Callable[[bytes], bytes]:
@@ -99,4 +104,6 @@ def _attributes(wanted: Tree, path: tuple[str, ...]) -> tuple[str, ...]:
 
 def is_extractable(references: "list[tuple[tuple[str, ...], int]]") -> bool:
     """Whether `extractor` takes these: no path is empty or begins with an index, and there are not too many."""
-    return 0 < len(references) <= _MAX_FIELDS and all(path and not path[0].isdecimal() for path, _ in references)
+    return 0 < len(references) <= _MAX_FIELDS and all(
+        path and not path[0].isdecimal() and all(map(_is_plain, path)) for path, _ in references
+    )

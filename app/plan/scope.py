@@ -56,7 +56,7 @@ class Scope:
             template = parse(text)
         except TemplateError as error:
             self._problems.add(at, str(error), value=text)
-            return (text,)
+            return ()
         for part in template:
             if isinstance(part, Reference):
                 self._check(part, at, user=user)

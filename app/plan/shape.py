@@ -50,7 +50,7 @@ def choose_mode(shape: Shape, slots: Slots) -> DecodeMode:
     if shape.pick is not None:
         return DecodeMode.PROJECT if is_projectable(shape.pick) else DecodeMode.FULL
     if shape.target:
-        return DecodeMode.PROJECT if not shape.target[0].isdecimal() else DecodeMode.FULL
+        return DecodeMode.PROJECT if is_extractable([(shape.target, 0)]) else DecodeMode.FULL
     if fields:
         return DecodeMode.PROJECT if is_extractable(fields) else DecodeMode.FULL
     return DecodeMode.SPLICE
@@ -155,7 +155,7 @@ def _projected_pick(shape: Shape) -> Callable[[bytes], bytes] | None:
     if shape.drop is not None or shape.rename is not None:
         return None
     if shape.target:
-        if shape.target[0].isdecimal():
+        if not is_extractable([(shape.target, 0)]):
             return None
         extract = extractor([(shape.target, 0)])
         below = picker(shape.pick) if shape.pick is not None and is_projectable(shape.pick) else None

@@ -18,7 +18,7 @@ from app.plan.shape import Shape, choose_mode, compile_reader
 from app.plan.template import compile_json
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-_DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip, zstd, br", "user-agent": f"anabranch/{__version__}"}
+DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip, zstd, br", "user-agent": f"anabranch/{__version__}"}
 
 
 class StepDraft:
@@ -53,9 +53,9 @@ def draft_call(
     path = step.path or ""
     if not path.startswith("/"):
         problems.add((*at, "path"), "a path starts with /", value=path)
-    if "#" in path or any(ord(char) <= 0x20 for char in path):
-        problems.add((*at, "path"), "a path has no fragment and no white space", value=path)
     path_template = scope.parse(path, (*at, "path"), user=name, needs=needs)
+    if any(char == "#" or char <= " " for part in path_template if isinstance(part, str) for char in part):
+        problems.add((*at, "path"), "a path has no fragment and no white space", value=path)
     for where, text in strings(step.query):
         scope.parse(text, (*at, "query", *where), user=name, needs=needs)
     for field, value in step.query.items():
@@ -75,14 +75,13 @@ def draft_call(
         problems.add((*at, "coalesce"), f"only a GET can share an exchange, and this is a {method}")
     assert step.upstream is not None
     upstream = upstreams.get(step.upstream)
-    if upstream is None:
-        if step.upstream not in broken_upstreams:
-            hint = did_you_mean(step.upstream, upstreams) or "the document's upstreams are " + (", ".join(upstreams) or "none")
-            problems.add((*at, "upstream"), f"unknown upstream `{step.upstream}`", hint=hint)
-        return None
-    if problems.errors:
+    if upstream is None and step.upstream not in broken_upstreams:
+        known = [*upstreams, *broken_upstreams]
+        hint = did_you_mean(step.upstream, known) or "the document's upstreams are " + (", ".join(known) or "none")
+        problems.add((*at, "upstream"), f"unknown upstream `{step.upstream}`", hint=hint)
+    if upstream is None or problems.errors:
         return StepDraft(name=name, source=step, at=at, method=method, needs=needs, build=_unbuilt)
-    defaults = dict(_DEFAULT_HEADERS) | ({"content-type": "application/json"} if has_body else {})
+    defaults = dict(DEFAULT_HEADERS) | ({"content-type": "application/json"} if has_body else {})
     block, extra = compile_headers(
         defaults=defaults, upstream=upstream.headers, step=header_templates, forward=upstream.forward_headers, slot_of=scope.slot,
         optional=scope.is_optional,

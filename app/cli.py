@@ -1,0 +1,182 @@
+"""The command `anabranch`. Exit codes: 0, 2 for a command that is used wrongly, 3 for a document or settings that are not usable."""
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import orjson
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from app import __version__
+from app.config.schema import document_schema
+from app.edge.build import build_app
+from app.edge.dataplane import DataPlane
+from app.edge.health import Health
+from app.engine.run import Engine
+from app.errors import ConfigError, Problem
+from app.main import Compiled, compile_file, create_app
+from app.plan.explain import explain as explain_plan
+from app.policy import stack
+from app.settings import Settings
+
+BAD_CONFIG = 3
+
+cli = typer.Typer(
+    name="anabranch",
+    help="An API aggregation gateway: one request branches out to many services and rejoins as one JSON document.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Document = Annotated[Path, typer.Argument(metavar="FILE", help="The gateway document: a file, or a folder of files.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")]
+
+
+def main() -> None:
+    cli()
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"anabranch {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@cli.command()
+def run(
+    document: Annotated[Path | None, typer.Argument(metavar="FILE", help="The gateway document; ANABRANCH_DOCUMENT when left out.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; ANABRANCH_HOST when left out.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; ANABRANCH_PORT when left out.")] = None,
+) -> None:
+    """Run the gateway until SIGINT or SIGTERM."""
+    settings = _settings(document=document, host=host, port=port)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        app = create_app(settings)
+    except ConfigError as error:
+        _refuse(error.problems)
+    listener = _listen(settings.host, settings.port)
+    shown_host, shown_port = listener.getsockname()[:2]
+    address = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
+    typer.echo(
+        f"anabranch {__version__} serves {settings.document} at {address}" + (f"  (docs: {address}/docs)" if settings.docs else ""),
+        err=True,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
+        )
+    )
+    server.run(sockets=[listener])
+    if not server.started:
+        raise typer.Exit(BAD_CONFIG)
+
+
+@cli.command()
+def check(document: Document) -> None:
+    """Check a document: every problem in it, with file, line and column."""
+    compiled = _compile(document)
+    for warning in compiled.warnings:
+        typer.echo(str(warning))
+    count = len(compiled.plan.endpoints)
+    typer.echo(f"{document}: {count} endpoint{'s' * (count != 1)}, {len(compiled.plan.upstreams)} upstreams, no problems")
+
+
+@cli.command()
+def explain(
+    document: Document,
+    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="Name or path of one endpoint; all when left out.")] = None,
+) -> None:
+    """Show the plan of each endpoint: what runs when, how answers are read, the longest way against the deadline."""
+    plans = _compile(document).plan
+    chosen = [plan for plan in plans.endpoints if endpoint is None or endpoint in (plan.name, plan.path, f"{plan.method} {plan.path}")]
+    if not chosen:
+        names = ", ".join(plan.name for plan in plans.endpoints) or "none"
+        typer.echo(f"there is no endpoint {endpoint!r}; the document has {names}", err=True)
+        raise typer.Exit(2)
+    typer.echo("\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen))
+
+
+@cli.command()
+def openapi(document: Document, output: Output = None) -> None:
+    """Write the API description (OpenAPI 3.1) of a document."""
+    compiled = _compile(document)
+    plane = DataPlane(Engine({}).run)
+    plane.load(compiled.plan)
+    app = build_app(plane=plane, health_status=Health(), routers=compiled.routers)
+    _write(orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
+
+
+@cli.command()
+def schema(output: Output = None) -> None:
+    """Write the JSON Schema of gateway documents, for editors."""
+    _write(orjson.dumps(document_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
+
+
+def _settings(**given: object) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False):
+            name = "_".join(str(part) for part in fault["loc"]).upper()
+            typer.echo(f"settings: ANABRANCH_{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+
+
+def _compile(document: Path) -> Compiled:
+    try:
+        return compile_file(document)
+    except ConfigError as error:
+        _refuse(error.problems)
+
+
+def _refuse(problems: list[Problem]) -> NoReturn:
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    typer.echo(f"{len(problems)} problem{'s' * (len(problems) != 1)}", err=True)
+    raise typer.Exit(BAD_CONFIG)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything is opened, so that a busy port is one clear line."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        typer.echo(f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; choose another with --port", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+    return listener
+
+
+def _write(content: bytes, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.buffer.write(content)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(content)

@@ -1,0 +1,138 @@
+"""`Fan`: the dependency that gives a Python route the document's upstreams, and the headers that say how the fan-out went.
+
+@router.get("/things/{id}")
+async def thing(id: int, fan: Fan) -> Thing:
+    user, orders = await fan.gather(fan.call("users", f"/users/{id}"), fan.call("orders", "/orders", query={"user": id}, optional=True))
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Annotated, Any, Final
+
+from fastapi import Depends
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.edge import problems, trace
+from app.edge.dataplane import join_headers
+from app.edge.disconnect import DisconnectWatch
+from app.edge.fields import proxy_status, server_timing
+from app.engine.fanout import FanCall, FanOut, FanOutFailed, Surface, segment
+from app.engine.outcome import Result
+
+__all__ = ["Fan", "FanCall", "FanHeaders", "FanOut", "FanOutFailed", "FanSource", "segment"]
+
+_SCOPE_KEY: Final = "anabranch.fan"
+
+
+@dataclass(slots=True)
+class FanSource:
+    """Where fan-outs come from: the surfaces of the document in force and its default deadline in seconds."""
+
+    surfaces: Mapping[str, Surface]
+    timeout_s: float
+
+
+class _Used:
+    """What the middleware learns of a request's fan-out."""
+
+    __slots__ = ("fan", "request_id")
+
+    def __init__(self) -> None:
+        self.fan: FanOut | None = None
+        self.request_id = b""
+
+
+class _WatchedFanOut(FanOut):
+    """A fan-out that ends when its client goes."""
+
+    def __init__(self, request: Request, surfaces: Mapping[str, Surface], **options: Any) -> None:
+        super().__init__(surfaces, **options)
+        self._receive = request.receive
+
+    async def gather(self, *calls: FanCall) -> list[Any]:
+        watch = DisconnectWatch(self._receive, asyncio.get_running_loop())
+        try:
+            try:
+                values = await super().gather(*calls)
+            finally:
+                await watch.stop()
+        except asyncio.CancelledError:
+            if watch.absorb():
+                raise ClientGone from None
+            raise
+        if watch.is_gone:
+            watch.absorb()
+            raise ClientGone
+        return values
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def fan_out(request: Request) -> FanOut:
+    """The dependency behind `Fan`. A coroutine function: FastAPI runs plain ones in a thread, where there is no loop to take time from."""
+    source: FanSource = request.app.state.fan_source
+    headers = join_headers(request.scope["headers"])
+    context = trace.read(headers)
+    deadline = monotonic() + source.timeout_s
+    fan = _WatchedFanOut(request, source.surfaces, deadline=deadline, client_headers=headers, extra=context.extra)
+    used: _Used = request.scope[_SCOPE_KEY]
+    used.fan = fan
+    used.request_id = context.request_id
+    return fan
+
+
+Fan = Annotated[FanOut, Depends(fan_out)]
+"""A route's parameter of this type is the fan-out of its request."""
+
+
+class FanHeaders:
+    """Middleware that puts `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id` on responses of routes that used a fan."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        used = scope[_SCOPE_KEY] = _Used()
+
+        async def send_with_headers(message: Message) -> None:
+            if used.fan is not None and message["type"] == "http.response.start":
+                named = {name.lower() for name, _ in message.get("headers", ())}
+                added = [pair for pair in _outcome_headers(used.fan, used.request_id) if pair[0] not in named]
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _outcome_headers(fan: FanOut, request_id: bytes) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (b"gateway-complete", b"?1" if fan.is_complete else b"?0"),
+        (b"server-timing", server_timing(fan.outcomes)),
+        (b"x-request-id", request_id),
+    ]
+    if failed := proxy_status(fan.outcomes):
+        headers.append((b"proxy-status", failed))
+    return headers
+
+
+async def answer_failed(request: Request, error: Exception) -> Response:
+    """The exception handler of FanOutFailed: the same problem that an endpoint of the document would give."""
+    assert isinstance(error, FanOutFailed)
+    used: _Used = request.scope[_SCOPE_KEY]
+    result = Result(outcomes=error.outcomes, status=error.failure.status, body=None, is_complete=False, failure=error.failure)
+    problem = problems.of_result(result, used.request_id.decode())
+    return Response(problem.body, problem.status, {name.decode(): value.decode() for name, value in problem.headers})
+
+
+async def answer_gone(request: Request, error: Exception) -> Response:
+    """The exception handler of ClientGone: whatever is answered, nobody reads it (499 as in access logs of nginx)."""
+    return Response(status_code=499)

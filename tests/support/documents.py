@@ -1,0 +1,37 @@
+"""Short ways to documents and plans in unit tests."""
+
+from typing import Any
+
+from app.config.model import Document
+from app.config.problems import Problems
+from app.errors import Problem
+from app.plan.compile import compile_document
+from app.plan.model import EndpointPlan, Frame
+
+UPSTREAMS = {"a": {"url": "http://127.0.0.1:1"}, "b": {"url": "http://127.0.0.1:2"}}
+
+
+def problems_of(endpoint: dict[str, Any], **document: Any) -> list[Problem]:
+    """Everything that is wrong with a document of one endpoint, warnings last."""
+    problems = Problems()
+    whole = {"version": 1, "upstreams": UPSTREAMS, "endpoints": [{"path": "/x", **endpoint}], **document}
+    compile_document(Document.model_validate(whole), problems)
+    return [*problems.errors, *problems.warnings]
+
+
+def plan_of(endpoint: dict[str, Any], **document: Any) -> EndpointPlan:
+    """The plan of one endpoint, which has no mistakes."""
+    problems = Problems()
+    whole = {"version": 1, "upstreams": UPSTREAMS, "endpoints": [{"path": "/x", **endpoint}], **document}
+    plan = compile_document(Document.model_validate(whole), problems)
+    assert not problems.errors, [str(problem) for problem in problems.errors]
+    return plan.endpoints[0]
+
+
+def slot(plan: EndpointPlan, frame: Frame, name: str, value: Any) -> None:
+    """Put a parameter's value into its slot."""
+    for parameter in (*plan.path_parameters, *plan.query_parameters, *plan.header_parameters):
+        if parameter.name == name and parameter.slot is not None:
+            frame[parameter.slot] = value
+            return
+    raise AssertionError(f"nothing refers to the parameter {name}")

@@ -1,0 +1,65 @@
+"""Merging: who wins, in which order, byte for byte."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.plan import merge
+from tests.support.documents import plan_of
+
+objects = st.recursive(
+    st.dictionaries(st.sampled_from("abc"), st.one_of(st.integers(), st.lists(st.integers(), max_size=2), st.none()), max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def deep_reference(earlier: Any, later: Any, *, concat: bool) -> Any:
+    if isinstance(earlier, dict) and isinstance(later, dict):
+        merged = dict(earlier)
+        for key, value in later.items():
+            merged[key] = deep_reference(earlier[key], value, concat=concat) if key in earlier else value
+        return merged
+    if concat and isinstance(earlier, list) and isinstance(later, list):
+        return earlier + later
+    return later
+
+
+@given(st.lists(objects, min_size=1, max_size=4), st.booleans())
+def test_deep_merging_is_what_it_says(values: list[Any], concat: bool) -> None:
+    assemble = merge.deep([(index, str(index)) for index in range(len(values))], concat_arrays=concat)
+    expected: Any = {}
+    for value in values:
+        expected = deep_reference(expected, value, concat=concat)
+    assert json.loads(assemble([json.dumps(value).encode() for value in values], [])) == expected
+
+
+@given(st.lists(objects, min_size=1, max_size=4))
+def test_flat_merging_is_what_it_says(values: list[Any]) -> None:
+    assemble = merge.flat([(index, str(index)) for index in range(len(values))])
+    expected: dict[str, Any] = {}
+    for value in values:
+        expected |= value
+    assert json.loads(assemble([json.dumps(value).encode() for value in values], [])) == expected
+
+
+def test_group_places_values_as_they_are_spelled() -> None:
+    assert merge.group([(1, "b"), (0, 'a"')])([b" 1.0", b"[1e5 ]"], []) == b'{"b":[1e5 ],"a\\"": 1.0}'
+    assert merge.group([])([b"1"], []) == b"{}"
+
+
+def test_null_adds_nothing_to_a_merge_by_keys() -> None:
+    both = [(0, "a"), (1, "b")]
+    assert merge.flat(both)([b'{"x":1.0}', b"null"], []) == b'{"x":1.0}'
+    assert merge.deep(both, concat_arrays=False)([b"null", b'{"x":1.0}'], []) == b'{"x":1.0}'
+
+
+def test_a_response_by_hand_puts_null_where_nothing_was_found() -> None:
+    steps = {"s": {"upstream": "a", "path": "/"}, "t": {"upstream": "a", "path": "/"}}
+    plan = plan_of({"steps": steps, "response": {"body": {"x": "{s.a}", "y": "v{s.b}", "all": "{t}", "k": [True, "{{}}"]}}})
+    frame = plan.new_frame()
+    plan.steps[0].read(b'{"a": 1.50}', frame)
+    assert plan.response.assemble([], frame) == b'{"x":1.50,"y":null,"all":null,"k":[true,"{}"]}'
+    assert plan.response.visible == (0, 1)
