@@ -59,9 +59,8 @@ def screen(supervisor: Supervisor) -> str:
     python = Path(sys.executable)
     shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
     again = "" if weather.program.port == PORTS["weather"] else f" --port {weather.program.port}"
-    places = "\n".join(
-        f"  {name:<10} http://127.0.0.1:{child.program.port:<6} pid {child.pid}" for name, child in reversed(children.items())
-    )
+    in_order = [children["gateway"], *(child for name, child in children.items() if name != "gateway")]
+    places = "\n".join(f"  {child.program.name:<10} http://127.0.0.1:{child.program.port:<6} pid {child.pid}" for child in in_order)
     return f"""
 Anabranch over five services: every departure from New York in January 2013
 

@@ -74,10 +74,11 @@ class NextTrip(BaseModel):
 )
 async def next_trip(flight_id: Annotated[int, Path(ge=1)], fan: Fan) -> NextTrip:
     """The plane's next departure from any of the three airports, cancelled flights left out."""
-    flight = Flight.model_validate(await fan.get("flights", f"/flights/{flight_id}"))
+    flight = Flight.model_validate(await fan.get("flights", f"/flights/{flight_id}", name="flight"))
     if flight.tailnum is None:
         raise HTTPException(404, "nobody knows which plane was meant to fly this flight")
-    found = await fan.get("flights", "/flights", query={"tailnum": flight.tailnum, "cancelled": False, "limit": MAX_FLIGHTS})
+    rotation = {"tailnum": flight.tailnum, "cancelled": False, "limit": MAX_FLIGHTS}
+    found = await fan.get("flights", "/flights", query=rotation, name="rotation")
     following = earliest_after(flight, [Flight.model_validate(one) for one in found["flights"]])
     if following is None:
         raise HTTPException(404, "the plane did not leave New York again in January 2013")

@@ -67,7 +67,7 @@ def matching(table: Table, request: Request, *, beside: tuple[str, ...] = ()) ->
     """
     unknown = sorted(request.asked.keys() - table.filters.keys() - set(beside))
     if unknown:
-        raise Refusal(400, f"there is no {', '.join(unknown)} here; there are {', '.join([*table.filters, *beside])}")
+        raise Refusal(400, f"unknown: {', '.join(unknown)}; known: {', '.join([*table.filters, *beside]) or 'nothing'}")
     wanted = {name: request.take(name, parse) for name, parse in table.filters.items()}
     return table.find({name: value for name, value in wanted.items() if value is not None})
 

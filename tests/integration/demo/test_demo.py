@@ -157,7 +157,13 @@ async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
 
     board = (await demo.get("/airports/EWR/board?limit=3&carrier=UA")).json()
     assert {flight["carrier"] for flight in board["departures"]["flights"]} == {"UA"}
-    assert len(board["weather"]) == 22
+    assert [set(hour) for hour in board["weather"]] == [{"hour", "temp", "wind_dir", "wind_speed", "precip", "visib"}] * 22
+
+    async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{demo.ports['gateway']}", timeout=10) as client:
+        found = (await client.post("/search", json={"origin": "LGA", "date": "2013-01-31", "carrier": "UA"})).json()
+        refused = await client.post("/search", json={"origin": "LAX", "day": 31})
+    assert (found["found"]["total"], len(found["weather"]["hours"]), found["airport"]["name"]) == (22, 24, "La Guardia")
+    assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
 
     airline = (await demo.get("/airlines/HA")).json()
     assert (airline["name"], airline["flights"]) == ("Hawaiian Airlines Inc.", 31)

@@ -70,7 +70,8 @@ async def test_next_trip_is_the_planes_next_departure_with_its_airports_and_weat
     assert (trip["origin"]["faa"], trip["destination"]["faa"]) == (rows[1]["origin"], rows[1]["dest"])
     assert set(trip["weather"]) == {"temp", "wind_speed", "visib"}
     assert fan.is_complete
-    assert [outcome.step for outcome in fan.outcomes][:2] == ["flights", "flights"]
+    assert [outcome.step for outcome in fan.outcomes[:2]] == ["flight", "rotation"]
+    assert {outcome.step for outcome in fan.outcomes[2:]} == {"origin", "destination", "weather"}
 
 
 async def test_without_weather_the_trip_is_answered_and_incomplete() -> None:

@@ -106,7 +106,7 @@ async def test_limit_is_twenty_unless_asked_and_may_be_zero() -> None:
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("carier=B6", "there is no carier here; there are carrier, origin, dest, tailnum, flight, date, cancelled, limit"),
+        ("carier=B6", "unknown: carier; known: carrier, origin, dest, tailnum, flight, date, cancelled, limit"),
         ("limit=1001", "limit lies between 0 and 1000"),
         ("limit=-1", "limit lies between 0 and 1000"),
         ("limit=many", "limit cannot be 'many'"),
