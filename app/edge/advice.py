@@ -61,9 +61,14 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "method_not_allowed": Advice("The path exists, but not with this method.", "The `Allow` header lists the methods.", "Nothing."),
     "step_failed": Advice(
-        "A step that the response cannot do without failed, or no step could be answered.",
+        "A step that the response cannot do without failed.",
         _TRY_LATER,
         "`errors` names the step and the upstream; ask for the endpoint with `?_explain=true` where that is allowed.",
+    ),
+    "nothing_answered": Advice(
+        "Every step that the response could show failed. None of them is required by itself, but nothing at all is no answer.",
+        _TRY_LATER,
+        "`errors` has the reason of each step. When all of them are the same, look for what these services have in common.",
     ),
     "upstream_error": Advice("A service failed.", _TRY_LATER, "Look at the service that `errors` names."),
     "connect_failed": Advice(

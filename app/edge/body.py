@@ -87,11 +87,11 @@ def check_json(raw: bytes) -> None:
 
 
 def _where(raw: bytes, message: str) -> str:
-    """msgspec says `JSON is malformed: REASON (byte N)`, N counted from 0, or that the input ended too early."""
+    """msgspec says `JSON is malformed: REASON (byte N)`, N counted from 0 (from 1 in the case below), or that the input ended too early."""
     reason, _, position = message.removeprefix("JSON is malformed: ").rpartition(" (byte ")
     if not reason:
         return "it ends too early"
-    offset = int(position.rstrip(")"))
+    offset = int(position.rstrip(")")) - (reason == "trailing characters")
     line = raw.count(b"\n", 0, offset) + 1
     column = len(raw[raw.rfind(b"\n", 0, offset) + 1 : offset].decode(errors="replace")) + 1
     return f"{reason} at line {line}, column {column}"

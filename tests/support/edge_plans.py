@@ -115,13 +115,17 @@ def endpoint(
     name: str = "",
     parameters: tuple[ParameterPlan, ...] = (),
     body: BodyPlan | None = None,
+    body_slot: int = 0,
     timeout_s: float = 5.0,
     steps: dict[str, dict[str, Any]] | None = None,
     needs: dict[str, tuple[int, ...]] | None = None,
     response: dict[str, Any] | None = None,
     **written: Any,
 ) -> EndpointPlan:
-    """An endpoint with one step `flight` unless others are given. `parameters`: of every place, each with its slot or none."""
+    """An endpoint with one step `flight` unless others are given. `parameters`: of every place, each with its slot or none.
+
+    `body_slot`: the slot that `body` fills.
+    """
     source = config.Endpoint.model_validate(
         {
             "path": path,
@@ -132,6 +136,8 @@ def endpoint(
         }
     )
     slots = [parameter.slot for parameter in parameters if parameter.slot is not None]
+    if body is not None:
+        slots.append(body_slot)
     return EndpointPlan(
         name=name or f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
         method=method,

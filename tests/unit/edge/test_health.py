@@ -1,0 +1,26 @@
+import orjson
+from starlette.applications import Starlette
+
+from app.edge.health import Health, routes
+from tests.support.asgi import ask
+
+
+async def test_process_that_answers_is_alive_even_when_it_is_not_ready() -> None:
+    health = Health()
+    health.block("start", "starting")
+    client = await ask(Starlette(routes=routes(health)), "GET", "/livez")
+    assert (client.status, orjson.loads(client.body)) == (200, {"status": "alive"})
+
+
+async def test_readiness_follows_the_reasons() -> None:
+    health = Health()
+    app = Starlette(routes=routes(health))
+    health.block("drain", "the process is shutting down")
+    client = await ask(app, "GET", "/readyz")
+    assert client.status == 503
+    assert orjson.loads(client.body) == {"status": "not ready", "reasons": ["the process is shutting down"]}
+    assert client.headers["cache-control"] == "no-store"
+    health.clear("drain")
+    health.clear("drain")
+    client = await ask(app, "GET", "/readyz")
+    assert (client.status, orjson.loads(client.body)) == (200, {"status": "ready", "reasons": []})

@@ -1,0 +1,77 @@
+import orjson
+import pytest
+
+from app.edge.respond import Responder, send_bytes
+from app.engine.outcome import Result
+from app.errors import QueueFull, UpstreamTimeout
+from tests.support.asgi import Client
+from tests.support.edge_plans import endpoint, outcome, result
+
+
+async def sent(made: Result, *, response: dict[str, object] | None = None, is_head: bool = False) -> Client:
+    client = Client()
+    await Responder(endpoint(response=response).response).send(made, b"r-1", client.send, is_head=is_head)
+    return client
+
+
+async def test_complete_response_carries_the_merged_body_and_says_how_it_went() -> None:
+    client = await sent(result(outcome("flight", elapsed_ms=12.3), body=b'{"flight":1}'))
+    assert (client.status, client.body) == (200, b'{"flight":1}')
+    assert client.headers == {
+        "content-type": "application/json",
+        "gateway-complete": "?1",
+        "server-timing": "flight;dur=12.3",
+        "x-request-id": "r-1",
+        "content-length": "12",
+    }
+
+
+async def test_partial_response_gives_the_reasons() -> None:
+    client = await sent(result(outcome("flight"), outcome("weather", failure=UpstreamTimeout("slow"))))
+    assert client.status == 200
+    assert client.headers["gateway-complete"] == "?0"
+    assert client.headers["server-timing"] == 'flight;dur=1.0, weather;dur=1.0;desc="timeout"'
+    assert client.headers["proxy-status"] == 'anabranch;error=http_response_timeout;details="weather: timeout"'
+
+
+async def test_failed_request_is_a_problem_with_the_same_header_fields() -> None:
+    failure = QueueFull("full", retry_after_s=2)
+    client = await sent(result(outcome("flight", failure=failure), status=503, failure=failure), response={"headers": {"x-ours": "1"}})
+    assert client.status == 503
+    assert client.headers["content-type"] == "application/problem+json"
+    assert client.headers["gateway-complete"] == "?0"
+    assert client.headers["retry-after"] == "2"
+    assert "x-ours" not in client.headers
+    assert orjson.loads(client.body)["instance"] == "r-1"
+
+
+async def test_fixed_header_fields_are_sent_and_may_replace_the_type_but_not_the_framing() -> None:
+    headers = {"Cache-Control": "no-store", "Content-Type": "application/geo+json", "Content-Length": "1", "X-Request-Id": "forged"}
+    client = await sent(result(body=b"{}"), response={"headers": headers})
+    assert client.headers["cache-control"] == "no-store"
+    assert client.headers["content-type"] == "application/geo+json"
+    assert client.headers["content-length"] == "2"
+    assert client.headers["x-request-id"] == "r-1"
+
+
+async def test_answers_share_nothing() -> None:
+    responder = Responder(endpoint().response)
+    first, second = Client(), Client()
+    await responder.send(result(), b"a", first.send, is_head=False)
+    await responder.send(result(), b"b", second.send, is_head=False)
+    assert second.headers["x-request-id"] == "b"
+
+
+async def test_head_has_the_header_fields_of_get_and_no_body() -> None:
+    client = await sent(result(body=b'{"flight":1}'), is_head=True)
+    assert client.headers["content-length"] == "12"
+    assert client.body == b""
+
+
+@pytest.mark.parametrize(("status", "length"), [(204, None), (205, "0")])
+async def test_status_without_a_body_has_none(status: int, length: str | None) -> None:
+    client = Client()
+    await send_bytes(status, [(b"content-type", b"application/json")], b"{}", client.send, is_head=False)
+    assert client.body == b""
+    assert "content-type" not in client.headers
+    assert client.headers.get("content-length") == length
