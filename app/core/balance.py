@@ -78,7 +78,10 @@ class RoundRobin:
         self._count = 0
 
     def __call__(self, now: float, candidates: Sequence[Load]) -> int:
-        chosen = min(range(len(candidates)), key=lambda index: candidates[index].picked)
+        chosen = 0
+        for index, load in enumerate(candidates):
+            if load.picked < candidates[chosen].picked:
+                chosen = index
         self._count += 1
         candidates[chosen].picked = self._count
         return chosen
@@ -93,7 +96,10 @@ class LeastPending:
         self._count = 0
 
     def __call__(self, now: float, candidates: Sequence[Load]) -> int:
-        chosen = min(range(len(candidates)), key=lambda index: (candidates[index].pending, candidates[index].picked))
+        chosen, best = 0, candidates[0]
+        for index, load in enumerate(candidates):
+            if load.pending < best.pending or (load.pending == best.pending and load.picked < best.picked):
+                chosen, best = index, load
         self._count += 1
         candidates[chosen].picked = self._count
         return chosen

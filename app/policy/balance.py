@@ -115,7 +115,8 @@ class BalanceLayer:
         again: list[Endpoint] = []
         ejected: list[Endpoint] = []
         for endpoint in self._endpoints:
-            if endpoint.breaker is not None and not endpoint.breaker.would_allow(now):
+            breaker = endpoint.breaker
+            if breaker is not None and breaker.state != "closed" and not breaker.would_allow(now):
                 continue
             if endpoint.is_out and not self._is_back(now, endpoint):
                 ejected.append(endpoint)
