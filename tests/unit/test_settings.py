@@ -1,0 +1,48 @@
+"""Settings and `.env.example` say the same."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def example() -> dict[str, str | None]:
+    """The settings in `.env.example`; None for one that is commented out because it has no default."""
+    found: dict[str, str | None] = {}
+    for line in (ROOT / ".env.example").read_text("utf-8").splitlines():
+        name, is_setting, value = line.removeprefix("# ").partition("=")
+        if is_setting and name.startswith("ANABRANCH_") and name.replace("_", "").isalnum():
+            found[name] = None if line.startswith("#") else value
+    return found
+
+
+def test_the_example_lists_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ANABRANCH_")]:
+        monkeypatch.delenv(name)
+    written = example()
+    assert set(written) == {f"ANABRANCH_{name.upper()}" for name in Settings.model_fields}
+    defaults = Settings(_env_file=None)
+    for name, value in written.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert Settings(_env_file=None) == defaults
+
+
+def test_the_example_says_what_the_settings_say() -> None:
+    text = (ROOT / ".env.example").read_text("utf-8")
+    for name, field in Settings.model_fields.items():
+        first = (field.description or "").split(". ")[0].removesuffix(".")
+        assert first, f"{name} has no description"
+        assert first in text, f".env.example does not describe {name} as the settings do"
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "99999"), ("LOG_LEVEL", "loud"), ("SHUTDOWN_TIMEOUT_S", "-1")])
+def test_a_wrong_setting_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"ANABRANCH_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings(_env_file=None)
