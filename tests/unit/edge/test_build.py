@@ -1,0 +1,226 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from fastapi import APIRouter, HTTPException
+from fastapi.openapi.models import OpenAPI
+from pydantic import BaseModel
+from starlette.types import Message
+
+from app.edge.build import Gateway, build_app
+from app.edge.dataplane import DataPlane
+from app.edge.health import Health
+from app.engine.outcome import Result
+from app.errors import InvalidBody, QueueFull
+from tests.support.asgi import Client, ask, http_scope
+from tests.support.edge_plans import document, endpoint, outcome, parameter, result
+
+
+class Booking(BaseModel):
+    seats: int
+
+
+class Problem(BaseModel):
+    """A user's own model that happens to have the name of ours."""
+
+    why: str
+
+
+def user_router() -> APIRouter:
+    router = APIRouter(prefix="/python")
+
+    @router.get("/hello")
+    async def hello() -> dict[str, str]:
+        return {"hello": "world"}
+
+    @router.post("/bookings")
+    async def book(booking: Booking) -> Booking:
+        return booking
+
+    @router.get("/forbidden")
+    async def forbidden() -> None:
+        raise HTTPException(403, "not yours", {"x-why": "because"})
+
+    @router.get("/structured")
+    async def structured() -> None:
+        raise HTTPException(409, [{"code": "taken"}, "again"])
+
+    @router.get("/odd")
+    async def odd() -> None:
+        raise HTTPException(499, "gone")
+
+    @router.get("/unchanged")
+    async def unchanged() -> None:
+        raise HTTPException(304, headers={"etag": '"1"'})
+
+    @router.get("/busy")
+    async def busy() -> None:
+        raise QueueFull("too many", retry_after_s=3)
+
+    @router.get("/ours")
+    async def ours() -> None:
+        raise InvalidBody("no good")
+
+    @router.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("secret of 10.0.0.7")
+
+    return router
+
+
+async def run(*_: object) -> Result:
+    return result(outcome("flight"))
+
+
+def gateway(*routers: APIRouter, is_docs_enabled: bool = True, is_loaded: bool = True) -> Gateway:
+    plane = DataPlane(run)
+    if is_loaded:
+        flight = endpoint("/flights/{id}", name="flight", parameters=(parameter("id", "path"),))
+        plane.load(document(flight, title="Flights", api_version="2.1.0", description="All of them."))
+    return build_app(plane=plane, health_status=Health(), routers=routers or (user_router(),), is_docs_enabled=is_docs_enabled)
+
+
+async def test_data_plane_routes_in_python_and_control_plane_live_together() -> None:
+    app = gateway()
+    assert (await ask(app, "GET", "/flights/1")).headers["gateway-complete"] == "?1"
+    assert orjson.loads((await ask(app, "GET", "/python/hello")).body) == {"hello": "world"}
+    for path in ("/livez", "/readyz", "/docs", "/redoc", "/openapi.json", "/problems", "/problems/timeout", "/docs/static/swagger-ui.css"):
+        assert (await ask(app, "GET", path)).status == 200, path
+
+
+async def test_docs_can_be_switched_off() -> None:
+    app = gateway(is_docs_enabled=False)
+    for path in ("/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css"):
+        assert (await ask(app, "GET", path)).status == 404, path
+    assert (await ask(app, "GET", "/problems/timeout")).status == 200
+
+
+async def test_unknown_path_is_a_problem() -> None:
+    client = await ask(gateway(), "GET", "/nothing", headers={"x-request-id": "r-1"})
+    assert (client.status, client.headers["content-type"]) == (404, "application/problem+json")
+    assert orjson.loads(client.body) == {
+        "type": "/problems/not_found",
+        "title": "There is no such endpoint",
+        "status": 404,
+        "detail": "no endpoint has this path",
+        "instance": "r-1",
+    }
+    assert client.headers["x-request-id"] == "r-1"
+
+
+async def test_slash_at_the_end_is_not_redirected() -> None:
+    for path in ("/flights/1/", "/python/hello/", "/livez/"):
+        assert (await ask(gateway(), "GET", path)).status == 404, path
+
+
+@pytest.mark.parametrize("path", ["/python/hello", "/livez", "/problems/timeout"])
+async def test_wrong_method_is_a_problem_with_allow(path: str) -> None:
+    client = await ask(gateway(), "DELETE", path)
+    assert client.status == 405
+    assert "GET" in client.headers["allow"]
+    assert orjson.loads(client.body)["type"] == "/problems/method_not_allowed"
+
+
+async def test_validation_of_a_python_route_is_a_problem_without_the_value() -> None:
+    headers = {"content-type": "application/json"}
+    client = await ask(gateway(), "POST", "/python/bookings", headers=headers, body=b'{"seats": "secret"}')
+    assert (client.status, client.headers["content-type"]) == (422, "application/problem+json")
+    (fault,) = orjson.loads(client.body)["errors"]
+    assert (fault["in"], fault["name"]) == ("body", "seats")
+    assert b"secret" not in client.body
+
+
+async def test_status_that_a_python_route_chose_is_kept_with_its_header_fields() -> None:
+    client = await ask(gateway(), "GET", "/python/forbidden")
+    assert (client.status, client.headers["x-why"]) == (403, "because")
+    document_ = orjson.loads(client.body)
+    assert (document_["type"], document_["title"], document_["detail"]) == ("about:blank", "Forbidden", "not yours")
+    structured = orjson.loads((await ask(gateway(), "GET", "/python/structured")).body)
+    assert structured["errors"] == [{"code": "taken"}, {"detail": "again"}]
+    assert orjson.loads((await ask(gateway(), "GET", "/python/odd")).body)["title"] == "Error"
+    unchanged = await ask(gateway(), "GET", "/python/unchanged")
+    assert (unchanged.status, unchanged.body, unchanged.headers["etag"]) == (304, b"", '"1"')
+
+
+async def test_our_own_errors_are_problems_from_python_routes_too() -> None:
+    client = await ask(gateway(), "GET", "/python/busy")
+    assert (client.status, client.headers["retry-after"]) == (503, "3")
+    assert orjson.loads(client.body)["type"] == "/problems/queue_full"
+    assert orjson.loads((await ask(gateway(), "GET", "/python/ours")).body)["type"] == "/problems/invalid_body"
+
+
+async def test_unexpected_failure_of_a_python_route_tells_nothing() -> None:
+    client = Client()
+    with pytest.raises(RuntimeError):  # for the server's log
+        await gateway()(http_scope("GET", "/python/broken"), client.receive, client.send)
+    assert (client.status, client.headers["content-type"]) == (500, "application/problem+json")
+    assert b"secret" not in client.body
+
+
+async def test_description_has_the_document_and_the_python_routes() -> None:
+    app = gateway()
+    client = await ask(app, "GET", "/openapi.json")
+    described = orjson.loads(client.body)
+    assert described["openapi"].startswith("3.1.")
+    assert described["info"] == {"title": "Flights", "version": "2.1.0", "description": "All of them."}
+    assert set(described["paths"]) >= {"/flights/{id}", "/python/hello", "/python/bookings"}
+    assert not {"/docs", "/livez", "/problems"} & set(described["paths"])
+    OpenAPI.model_validate(described)
+    again = await ask(app, "GET", "/openapi.json", headers={"if-none-match": client.headers["etag"]})
+    assert again.status == 304
+
+
+async def test_description_of_a_python_routes_validation_is_the_problem_that_it_gives() -> None:
+    described = gateway().openapi()
+    content = described["paths"]["/python/bookings"]["post"]["responses"]["422"]["content"]
+    assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert "HTTPValidationError" not in described["components"]["schemas"]
+
+
+async def test_users_model_keeps_its_name() -> None:
+    router = APIRouter()
+
+    @router.get("/mine")
+    async def mine() -> Problem:
+        return Problem(why="x")
+
+    schemas = gateway(router).openapi()["components"]["schemas"]
+    assert "why" in schemas["Problem"]["properties"]
+    assert "instance" in schemas["GatewayProblem"]["properties"]
+
+
+async def test_description_follows_a_reload_and_is_made_once() -> None:
+    app = gateway()
+    first = app.openapi_json()
+    assert app.openapi_json() is first
+    app.plane.load(document(endpoint("/new"), title="New"))
+    assert "/new" in app.openapi()["paths"]
+    assert app.openapi()["info"]["title"] == "New"
+
+
+async def test_gateway_without_a_document_describes_only_python() -> None:
+    described = gateway(is_loaded=False).openapi()
+    assert set(described["paths"]) >= {"/python/hello"}
+    OpenAPI.model_validate(described)
+
+
+async def test_lifespan_runs() -> None:
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Gateway) -> AsyncIterator[None]:
+        seen.append("up")
+        yield
+        seen.append("down")
+
+    messages: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        seen.append(message["type"])
+
+    await build_app(plane=DataPlane(run), health_status=Health(), lifespan=lifespan)({"type": "lifespan", "state": {}}, receive, send)
+    assert seen == ["up", "lifespan.startup.complete", "down", "lifespan.shutdown.complete"]
