@@ -122,6 +122,8 @@ class Model(BaseModel):
 
 
 class Defaults(Model):
+    """What endpoints have that say nothing else."""
+
     timeout_s: Duration = Field(2.0, alias="timeout")
     """Deadline of an endpoint that sets none, counted from the arrival of the request."""
     max_body: Size = 1024 * 1024

@@ -172,9 +172,12 @@ class _Builder:
 
     def _scalar(self, event: ScalarEvent) -> None:
         where = self._where(event)
-        if event.style == '"' and not _is_unicode(event.value):
-            self._report(where, "an escape here makes half of a surrogate pair, which is no character", path=self._path())
-            event.value = ""
+        if event.style == '"' and not event.value.isascii():
+            try:
+                event.value = _with_pairs_joined(event.value)
+            except UnicodeDecodeError:
+                self._report(where, "an escape here makes half of a surrogate pair, which is no character", path=self._path())
+                event.value = ""
         top = self._stack[-1] if self._stack else None
         if top is not None and isinstance(top.node, Mapping) and not top.awaits_value:
             top.key, top.awaits_value = (event.value, where), True
@@ -268,7 +271,8 @@ class _Builder:
         self._report(where, f"the key `{name}` stands here twice; the first one is at {at}", path=(*self._path(), name))
         # Both are kept as far as they agree, so that what refers to their parts is not reported as well.
         if isinstance(earlier.value, Mapping) and isinstance(node, Mapping):
-            earlier.value = Mapping(earlier.value.where, {**node.entries, **earlier.value.entries})
+            added = {name: entry for name, entry in node.entries.items() if name not in earlier.value.entries}
+            earlier.value = Mapping(earlier.value.where, {**earlier.value.entries, **added})
 
     def _merge(self, node: Mapping, source: Node | None) -> None:
         """Add what stands at `<<`, before the mapping's own keys, which win; of several sources the first wins."""
@@ -324,9 +328,6 @@ def _tag_text(tag: str) -> str:
     return tag.replace(_TAG, "!!")
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _with_pairs_joined(text: str) -> str:
+    """`text` with pairs of escaped surrogates, which is how JSON escapes them, as one character. Raises UnicodeDecodeError."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-_NUMBER: Final = r"(\d+(?:\.\d+)?)"
+# No more digits than anybody needs, so that no number overflows.
+_NUMBER: Final = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)"
 _DURATION: Final = re.compile(_NUMBER + r"(us|ms|s|m|h|d)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE: Final = re.compile(_NUMBER + r"(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
@@ -22,7 +23,7 @@ def parse_duration(value: Any) -> float:
 
 def parse_size(value: Any) -> int:
     """Bytes from `64KiB`, `10MiB`, `5MB` or a whole number of bytes. Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
         return value
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
         return int(float(match[1]) * _BYTES[match[2]])
@@ -87,4 +88,4 @@ def format_size(size_bytes: int) -> str:
 
 def format_ratio(ratio: float) -> str:
     """`ratio` as a percentage, such as `10%`; `parse_ratio` reads it back."""
-    return f"{round(ratio * 100, 9):.9g}%"
+    return f"{ratio * 100:.9f}".rstrip("0").rstrip(".") + "%"

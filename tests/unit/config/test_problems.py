@@ -1,0 +1,111 @@
+"""Problems: where they are, what they show, and what they must not show."""
+
+import pytest
+
+from app.config.node import Entry, Located, Mapping, Scalar, Sequence
+from app.config.problems import Positions, Problems, did_you_mean, path_text
+from app.config.secrets import Secrets
+from app.errors import ConfigError
+
+
+def _document() -> Mapping:
+    item = Mapping(Located("f", 3, 5), {"x": Entry(Located("f", 3, 5), Scalar(Located("f", 3, 8), 1))})
+    items = Sequence(Located("f", 3, 3), [item])
+    return Mapping(Located("f", 1, 1), {"list": Entry(Located("f", 2, 1), items)})
+
+
+def test_positions_tell_the_value_and_the_key() -> None:
+    positions = Positions(_document())
+    assert positions.locate(("list", 0, "x")) == ("f", 3, 8)
+    assert positions.locate(("list", 0, "x"), at_key=True) == ("f", 3, 5)
+    assert positions.locate(("list",), at_key=True) == ("f", 2, 1)
+
+
+def test_a_path_that_is_not_there_is_located_at_the_nearest_key_around_it() -> None:
+    positions = Positions(_document())
+    assert positions.locate(("list", 7, "x")) == ("f", 2, 1)
+    assert positions.locate(("nothing",)) == ("f", 1, 1)
+    assert positions.has(("list", 0))
+    assert not positions.has(("list", 1))
+
+
+def test_without_a_document_everything_is_at_its_start() -> None:
+    problems = Problems()
+    problems.add(("a", 0), "is odd")
+    assert str(problems.errors[0]) == "document:1:1: a[0]: is odd"
+
+
+def test_problems_are_raised_together_in_the_order_of_the_document() -> None:
+    problems = Problems(Positions(_document()))
+    problems.add(("list", 0, "x"), "later")
+    problems.add(("list",), "earlier", at_key=True)
+    problems.add((), "only a warning", is_warning=True)
+    with pytest.raises(ConfigError) as caught:
+        problems.raise_if_any()
+    assert [problem.message for problem in caught.value.problems] == ["earlier", "later"]
+    assert [str(problem) for problem in problems.warnings] == ["f:1:1: warning: document: only a warning"]
+
+
+def test_warnings_alone_raise_nothing() -> None:
+    problems = Problems()
+    problems.add((), "only a warning", is_warning=True)
+    problems.raise_if_any()
+
+
+def test_what_is_reported_twice_counts_once() -> None:
+    problems = Problems(Positions(_document()))
+    problems.add(("list", 0, "x"), "is odd")
+    problems.add(("list", 0, "x"), "is odd")
+    problems.add(("list", 0, "x"), "is something else")
+    assert len(problems.errors) == 2
+
+
+def test_a_value_is_shown_as_json_and_shortened() -> None:
+    problems = Problems()
+    problems.add(("a",), "is odd", value={"k": [True, "ü", object]})
+    problems.add(("b",), "is odd", value="x" * 100)
+    assert problems.errors[0].value == '{"k": [true, "ü", "type"]}'
+    assert problems.errors[1].value == '"' + "x" * 56 + "..."
+
+
+def test_a_problem_is_one_line_and_harmless_to_a_terminal() -> None:
+    problems = Problems()
+    problems.add(("a\n\x1b[2J",), "the key `a\n\x1b[2J\ud800` is odd", value="\u2028")
+    assert str(problems.errors[0]).isprintable()
+
+
+def test_a_secret_is_neither_shown_as_value_nor_in_a_sentence() -> None:
+    problems = Problems(None, Secrets({("a", "b")}, {"hunter22", 'qu"ote\n'}))
+    problems.add(("a", "b"), "`hunter22` is unknown", value="hunter22", hint="did you mean `hunter22`?")
+    problems.add(("a",), "is odd", value={"b": "hunter22"})
+    problems.add(("a", "b", 0), "is odd", value="hunter22"[:3])
+    problems.add(("c",), "is odd", value=['x hunter22 qu"ote\n'])
+    text = "\n".join(map(str, problems.errors))
+    assert "hunter" not in text
+    assert "hun" not in text
+    assert "ote" not in text
+    assert "`***` is unknown; did you mean `***`?" in text
+
+
+def test_secrets_show_nothing_of_themselves() -> None:
+    assert repr(Secrets({("a",)}, {"hunter22"})) == "Secrets(1 paths)"
+
+
+@pytest.mark.parametrize(
+    ("word", "choices", "hint"),
+    [
+        ("fligts", ["weather", "flights"], "did you mean `flights`?"),
+        ("TIMEOUT", ["timeout"], "did you mean `timeout`?"),
+        ("zzz", ["flights"], ""),
+        ("flights", [], ""),
+        ("flights", ["flights"], ""),
+    ],
+)
+def test_a_hint_names_what_looks_alike(word: str, choices: list[str], hint: str) -> None:
+    assert did_you_mean(word, choices) == hint
+
+
+def test_paths_are_written_as_people_read_them() -> None:
+    assert path_text(("endpoints", 0, "steps", "weather", "timeout")) == "endpoints[0].steps.weather.timeout"
+    assert path_text(("default", "a b", "")) == 'default["a b"][""]'
+    assert path_text(()) == "document"
