@@ -1,4 +1,4 @@
-"""The upstreams of one document, open: transports and the policy stacks around them. Owns both.
+"""The upstreams of one document, open: transports, the policy stacks around them, and what keeps their addresses fresh. Owns them.
 
 Time is `time.monotonic`, which the event loops count by as well: uvloop's own `time()` is the same clock, but rounded to milliseconds and
 as old as the current turn of the loop.
@@ -8,16 +8,20 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from time import monotonic
-from typing import Self
+from typing import Final, Self
 
 from app.config import model as config
 from app.policy.call import Policy
-from app.policy.event import Observer
+from app.policy.event import Observer, PolicyEvent
 from app.policy.stack import Stack, build_stack
 from app.upstream.open import open_transport
+from app.upstream.resolve import Resolver
 from app.upstream.seam import Transport
 
 Opener = Callable[[config.Upstream], Transport]
+
+# A token is a few kilobytes at most.
+_MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
 
 
 class Upstreams:
@@ -41,12 +45,35 @@ class Upstreams:
             for name, upstream in self._upstreams.items():
                 transport = self._opener(upstream)
                 exits.push_async_callback(transport.aclose)
-                stack = build_stack(name, upstream, transport, clock=monotonic, random=random.random, observer=self._observer)
+                authority: Transport | None = None
+                if upstream.oauth2 is not None:
+                    # A transport of its own: the upstream's client certificate, server name and trust are not meant for the authority.
+                    authority = self._opener(config.Upstream(url=upstream.oauth2.token_url, max_response=_MAX_TOKEN_RESPONSE_BYTES))
+                    exits.push_async_callback(authority.aclose)
+                stack = build_stack(
+                    name, upstream, transport, clock=monotonic, random=random.random, observer=self._observer, authority=authority
+                )
                 exits.push_async_callback(stack.aclose)
+                if upstream.dns_ttl_s is not None and stack.balance is not None:
+                    resolver = Resolver(
+                        upstream.addresses,
+                        ttl_s=upstream.dns_ttl_s,
+                        on_change=stack.balance.set_addresses,
+                        random=random.random,
+                        on_failure=self._failure_observer(name),
+                    )
+                    await exits.enter_async_context(resolver)
                 self.stacks[name] = stack
                 self.policies[name] = stack.call
             self._exits = exits.pop_all()
         return self
+
+    def _failure_observer(self, name: str) -> Callable[[str, str], None] | None:
+        """What tells the observer that a name of the upstream could not be resolved."""
+        observer = self._observer
+        if observer is None:
+            return None
+        return lambda _host, _reason: observer(PolicyEvent(upstream=name, kind="balance", reason="resolve_failed"))
 
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
