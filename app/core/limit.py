@@ -139,10 +139,10 @@ class GradientLimit:
         self._total_s = 0.0
 
     def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
-        if outcome == "ignore":
-            return
         if self._probe_since is not None:
             self._sample_probe(now, elapsed_s, outcome)
+            return
+        if outcome == "ignore":
             return
         if self._count == 0:
             self._ends_at = now + self._window_s()

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import trustme
 
 from app.config.model import Breaker as Settings
+from app.config.model import Upstream
 from app.core.balance import picker_of
 from app.core.exchange import Address
 from app.errors import UpstreamError
 from app.policy.attempt import AttemptLayer
 from app.policy.balance import BalanceLayer
 from app.policy.breaker import Judge
+from app.policy.stack import build_stack
 from app.upstream.resolve import Resolver, system_lookup
 from app.upstream.wire import WireTransport
 from tests.support.policies import Events, make_call
@@ -117,6 +119,29 @@ async def test_resolved_address_is_still_verified_by_its_name() -> None:
             layer = make_layer(transport, address)
             await Resolver((address,), ttl_s=60, on_change=layer.set_addresses, random=lambda: 0.5, lookup=lookup).refresh()
             assert await run(layer, 1) == failures
+
+
+async def test_dead_instance_costs_no_idempotent_call_when_retries_are_on() -> None:
+    async with ScriptedUpstream(HELLO) as one, ScriptedUpstream(HELLO) as two, WireTransport() as transport:
+        settings = Upstream.model_validate({"urls": [one.url, two.url], "retry": {"budget": "20%"}, "breaker": {}})
+        stack = build_stack("flights", settings, transport, clock=asyncio.get_running_loop().time, random=lambda: 0.5)
+        await two.stop()
+        for _ in range(100):
+            call = make_call(seconds=5)
+            assert (await stack.call(call)).status == 200
+            assert call.address == Address.parse(one.url)
+        await stack.aclose()
+        assert len(one.hits) == 100
+
+
+async def test_hanging_instance_is_ejected_by_its_timeouts() -> None:
+    async with ScriptedUpstream(HELLO) as one, ScriptedUpstream({"*": {"hang": True}}) as two, WireTransport() as transport:
+        settings = Upstream.model_validate({"urls": [one.url, two.url], "timeout": "50ms", "retry": {"budget": "20%"}})
+        stack = build_stack("flights", settings, transport, clock=asyncio.get_running_loop().time, random=lambda: 0.5)
+        for _ in range(50):
+            assert (await stack.call(make_call(seconds=5))).status == 200
+        await stack.aclose()
+        assert (len(one.hits), len(two.hits)) == (50, 5)
 
 
 async def test_system_resolver_knows_localhost() -> None:

@@ -107,15 +107,29 @@ class TestGradient:
         assert seen == {2, 8}
         assert limit.limit == 8
 
-    def test_probe_without_answers_ends(self) -> None:
+    @pytest.mark.parametrize("outcome", ["ignore", "dropped"])
+    def test_probe_without_answers_ends(self, outcome: Outcome) -> None:
         limit = make_gradient(64)
         now = 0.0
         while limit.limit >= 64:
             now += 0.01
             limit.sample(now, 0.05, 64, "success")
-        now = feed(limit, 5, elapsed_s=0.5, in_flight=21, outcome="ignore", now=now)
+        now = feed(limit, 1, elapsed_s=0.5, in_flight=21, outcome=outcome, now=now)
         assert limit.limit == 21
-        limit.sample(now, 0.5, 21, "dropped")
+        limit.sample(now + 1, 0.5, 21, outcome)
+        assert limit.limit >= 64
+
+    def test_exchanges_from_before_the_probe_do_not_count_for_it(self) -> None:
+        limit = make_gradient(64)
+        now = 0.0
+        while limit.limit >= 64:
+            now += 0.01
+            limit.sample(now, 0.05, 64, "success")
+        for _ in range(100):
+            limit.sample(now + 0.01, 0.05, 64, "success")
+        assert limit.limit == 21
+        for _ in range(25):
+            limit.sample(now + 0.1, 0.05, 21, "success")
         assert limit.limit >= 64
 
 
