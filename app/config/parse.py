@@ -4,14 +4,12 @@ The grammar is ruamel.yaml's event parser; what the events mean is decided here,
 are text, there are no dates), keys are text, keys that stand twice are reported, and neither aliases nor nesting can grow without bound.
 The module knows nothing of files, of the environment or of our models.
 
-**Source:** YAML 1.2.2 sections 3.2, 7.1, 10.3.2; merge keys as the type repository has them (yaml.org/type/merge).
+**Source:** YAML 1.2.2 sections 3.2 and 7.1; merge keys as the type repository has them (yaml.org/type/merge).
 """
 
-import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
@@ -28,44 +26,17 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from app.config.node import Entry, Located, Mapping, Node, Path, Scalar, Sequence
-
-Value = str | int | float | bool | None
+from app.config.scalar import Value, plain_value
 
 _DEEPEST: Final = 100
 _MOST_COPIED: Final = 100_000
 _TAG: Final = "tag:yaml.org,2002:"
-_NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
-_BOOLEANS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class Report(Protocol):
     """Where mistakes go."""
 
     def __call__(self, where: Located, message: str, *, path: Path = (), hint: str = "") -> None: ...
-
-
-def plain_value(text: str) -> Value:
-    """What an unquoted scalar means in the core schema. Raises ValueError for a number that JSON cannot carry everywhere."""
-    if text in _NULL:
-        return None
-    if text in _BOOLEANS:
-        return _BOOLEANS[text]
-    if _INTEGER.fullmatch(text):
-        bases: dict[str, Literal[8, 16]] = {"0o": 8, "0x": 16}
-        base = bases.get(text[:2], 10)
-        if len(text) > 64 or not -(2**63) <= (number := int(text[2:] if base != 10 else text, base)) < 2**64:
-            raise ValueError("a whole number has at most 64 bits; put it in quotes if it is text")
-        return number
-    if _FLOAT.fullmatch(text):
-        if math.isinf(real := float(text)):
-            raise ValueError("a number of this size cannot be represented; put it in quotes if it is text")
-        return real
-    if _NOT_FINITE.fullmatch(text):
-        raise ValueError("JSON has no infinity and no NaN; put it in quotes if it is text")
-    return text
 
 
 def parse(text: str, file: str, report: Report) -> Node | None:

@@ -13,6 +13,8 @@ from app.config.node import Path
 # Texts shorter than this (a port, a small limit) occur in messages by chance; those are hidden by their place in the document only.
 _SHORTEST_TEXT: Final = 4
 _HIDDEN: Final = "***"
+# Words of YAML itself: no secrets, and to hide them would garble the messages.
+_WORDS: Final = frozenset({"true", "false", "null"})
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -38,6 +40,8 @@ class Secrets:
 
 def _spellings(value: str) -> Iterable[str]:
     """The ways in which `value` may stand in a message: plain, stripped, as JSON, as a Python literal, with its braces doubled."""
+    if value.strip().lower() in _WORDS:
+        return
     doubled = value.replace("{", "{{").replace("}", "}}")
     for text in (value, value.strip(), doubled):
         for spelling in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1], repr(text)[1:-1]):

@@ -40,14 +40,14 @@ def read_source(path: Path, problems: Problems) -> Source:
 
 
 def _files(path: Path, problems: Problems) -> tuple[Path, ...]:
-    if not path.is_dir():
-        return (path,)
     try:
+        if not path.is_dir():
+            return (path,)
         entries = sorted(path.iterdir(), key=lambda entry: entry.name)
+        files = tuple(entry for entry in entries if entry.suffix in _SUFFIXES and not entry.name.startswith(".") and not entry.is_dir())
     except OSError as error:
         _unreadable(path, error, problems)
         return ()
-    files = tuple(entry for entry in entries if entry.suffix in _SUFFIXES and not entry.name.startswith(".") and not entry.is_dir())
     if not files:
         problems.add_at(Located(str(path), 1, 1), "the folder has no *.yaml or *.yml file")
     return files

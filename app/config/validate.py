@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.config.node import Path
-from app.config.parse import plain_value
 from app.config.problems import Problems, did_you_mean
+from app.config.scalar import plain_value
 from app.config.substitute import Filled
 
 M = TypeVar("M", bound=BaseModel)

@@ -87,6 +87,10 @@ def test_a_secret_is_neither_shown_as_value_nor_in_a_sentence() -> None:
     assert "`***` is unknown; did you mean `***`?" in text
 
 
+def test_the_words_of_yaml_and_short_values_are_left_in_sentences() -> None:
+    assert Secrets(set(), {"true", "80", "hunter22"}).redact("must be true or false, 80, hunter22") == "must be true or false, 80, ***"
+
+
 def test_secrets_show_nothing_of_themselves() -> None:
     assert repr(Secrets({("a",)}, {"hunter22"})) == "Secrets(1 paths)"
 

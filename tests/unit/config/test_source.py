@@ -118,6 +118,7 @@ def test_a_missing_file_an_empty_folder_and_a_dangling_link_are_problems(tmp_pat
     assert _problems(tmp_path) == [":1:1: document: the folder has no *.yaml or *.yml file"]
     (tmp_path / "gone.yaml").symlink_to("nowhere")
     assert _problems(tmp_path) == ["gone.yaml:1:1: document: cannot be read: No such file or directory"]
+    assert _problems(Path("x" * 5000)) == [":1:1: document: cannot be read: File name too long"]
     assert _problems(Path("a\0b")) == [":1:1: document: this is not the name of a file"]
 
 

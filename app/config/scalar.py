@@ -1,0 +1,37 @@
+"""What an unquoted YAML scalar means: the core schema, exactly, and only what JSON can carry.
+
+**Source:** YAML 1.2.2 section 10.3.2.
+"""
+
+import math
+import re
+from typing import Final, Literal
+
+Value = str | int | float | bool | None
+
+_NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLEANS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+def plain_value(text: str) -> Value:
+    """What an unquoted scalar means in the core schema. Raises ValueError for a number that JSON cannot carry everywhere."""
+    if text in _NULL:
+        return None
+    if text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if _INTEGER.fullmatch(text):
+        bases: dict[str, Literal[8, 16]] = {"0o": 8, "0x": 16}
+        base = bases.get(text[:2], 10)
+        if len(text) > 64 or not -(2**63) <= (number := int(text[2:] if base != 10 else text, base)) < 2**64:
+            raise ValueError("a whole number has at most 64 bits; put it in quotes if it is text")
+        return number
+    if _FLOAT.fullmatch(text):
+        if math.isinf(real := float(text)):
+            raise ValueError("a number of this size cannot be represented; put it in quotes if it is text")
+        return real
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError("JSON has no infinity and no NaN; put it in quotes if it is text")
+    return text

@@ -1,0 +1,55 @@
+"""A document with mistakes of every kind, from its syntax to its graph: all of them in one run, each at its place, none twice."""
+
+from pathlib import Path
+
+from app.config.load import read
+from app.plan.compile import compile_document
+
+_TEXT = """\
+version: 1
+upstreams:
+  flights: {url: http://127.0.0.1:9101, timout: 800ms}
+  weather:
+    url: http://127.0.0.1:9102
+    timeout: 1s
+    timeout: 2s
+  airlines: {url: "${AIRLINES}"}
+endpoints:
+  - path: /a/{id}
+    timeout: soon
+    steps:
+      flight: {upstream: fligts, path: "/f/{path.id}"}
+      a: {upstream: airlines, path: "/{b.x}"}
+      b: {upstream: weather, path: "/{a.x}", requierd: true}
+      c: {upstream: weather, path: "/{nope.x}", hidden: yes}
+      d: {upstream: weather, path: "/{lost.x}"}
+      lost: {upstream: weather}
+  - path: /a/{other}
+    steps: {s: {upstream: weather, path: "/{query.q}"}}
+"""
+
+_EXPECTED = [
+    (3, 41, "unknown key `timout`"),
+    (7, 5, "the key `timeout` stands here twice"),
+    (8, 19, "the environment variable `AIRLINES` is not set"),
+    (11, 14, "a duration is a number with a unit"),
+    (13, 26, "unknown upstream `fligts`"),
+    (14, 7, "the steps wait for each other"),
+    (15, 46, "unknown key `requierd`"),
+    (16, 36, "unknown step `nope`"),
+    (16, 57, "must be true or false"),
+    (18, 7, "a call needs a path"),
+    (19, 11, "GET /a/{other} can never be told apart"),
+    (20, 42, "unknown query parameter `q`"),
+]
+
+
+def test_every_mistake_of_every_kind_is_found_in_one_run(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(_TEXT, encoding="utf-8")
+    draft = read(file, {})
+    compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken)
+    found = [(problem.line, problem.column, problem.message) for problem in draft.problems.errors]
+    assert [(line, column) for line, column, _ in found] == [(line, column) for line, column, _ in _EXPECTED]
+    for (_, _, message), (_, _, expected) in zip(found, _EXPECTED, strict=True):
+        assert message.startswith(expected)
