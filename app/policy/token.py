@@ -15,6 +15,7 @@ import msgspec
 from app.core.exchange import Address, Answer, HeaderBlock, Request
 from app.errors import DeadlineExceeded, StepError, UpstreamError
 from app.policy.call import Call, Policy
+from app.policy.ending import end_task
 from app.policy.event import Observer, PolicyEvent
 from app.upstream.seam import Transport
 
@@ -160,8 +161,7 @@ class TokenSource:
         """Cancel a fetch that is under way and wait for its end. May be called twice."""
         self._is_closed = True
         if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.wait([self._flight])
+            await end_task(self._flight)
 
     def _begin(self) -> None:
         self._flight = asyncio.create_task(self._fetch(), name="token")
