@@ -221,7 +221,7 @@ def _refusal(answer: Answer) -> str:
 
 
 class TokenLayer:
-    """Sends each request with the token of `source`, in place of any other authorization that the request itself brought.
+    """Sends each request with the token of `source`, in place of any other authorization: of the document, a step or the client.
 
     When the upstream answers 401 the token is forgotten, and an idempotent call is sent once more with a new one; any other call gets
     the 401. `call.request` is put back afterwards, so that nobody further out sees the token.
@@ -236,16 +236,28 @@ class TokenLayer:
     async def __call__(self, call: Call) -> Answer:
         source = self.source
         original = call.request
-        extra = tuple(field for field in original.extra if field[0] != b"authorization") if original.extra else ()
+        bare = _without_authorization(original)
         header = source.current() or await source.get(call.deadline)
         try:
-            call.request = msgspec.structs.replace(original, extra=(*extra, (b"authorization", header)))
+            call.request = msgspec.structs.replace(bare, extra=(*bare.extra, (b"authorization", header)))
             answer = await self._next(call)
             if answer.status != 401 or not source.invalidate(header) or not call.is_idempotent:
                 return answer
             call.note("token refused: sent once more with a new one")
             header = await source.get(call.deadline)
-            call.request = msgspec.structs.replace(original, extra=(*extra, (b"authorization", header)))
+            call.request = msgspec.structs.replace(bare, extra=(*bare.extra, (b"authorization", header)))
             return await self._next(call)
         finally:
             call.request = original
+
+
+def _without_authorization(request: Request) -> Request:
+    """The request without an authorization of its own: two of them would be for the service to choose from."""
+    headers, extra = request.headers, request.extra
+    if any(field[0] == b"authorization" for field in headers.pairs):
+        headers = HeaderBlock.of([field for field in headers.pairs if field[0] != b"authorization"])
+    if any(field[0] == b"authorization" for field in extra):
+        extra = tuple(field for field in extra if field[0] != b"authorization")
+    if headers is request.headers and extra is request.extra:
+        return request
+    return msgspec.structs.replace(request, headers=headers, extra=extra)

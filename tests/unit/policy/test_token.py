@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 import msgspec
 import pytest
 
-from app.core.exchange import Address, Answer, Request
+from app.core.exchange import Address, Answer, HeaderBlock, Request
 from app.errors import ConnectError, DeadlineExceeded, UpstreamError
 from app.policy.call import Call
 from app.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, TokenLayer, TokenSource
@@ -238,6 +238,13 @@ class TestLayer:
         assert await TokenLayer(next_, source=make_source(Authority()))(call) is OK
         assert next_.requests[0].extra == ((b"accept-language", b"en"), (b"authorization", b"Bearer t1"))
         assert call.request is original
+
+    async def test_authorization_of_the_document_is_replaced_too(self) -> None:
+        next_ = Upstream()
+        fixed = HeaderBlock.of([(b"accept", b"application/json"), (b"Authorization", b"Basic fixed")])
+        await TokenLayer(next_, source=make_source(Authority()))(make_call(headers=fixed))
+        assert next_.requests[0].headers.wire == b"accept: application/json\r\n"
+        assert next_.requests[0].extra == ((b"authorization", b"Bearer t1"),)
 
     async def test_refused_token_is_replaced_once_for_an_idempotent_call(self) -> None:
         next_ = Upstream(OK, answer(401), OK)
