@@ -92,11 +92,12 @@ def answer(expected: Expect, status: int, all_of: dict[str, list[str]], body: by
 
 
 def every_answer(status: int, all_of: dict[str, list[str]], body: bytes) -> Iterator[str]:
-    """Faults of what holds for every answer of the gateway, whatever a case expects."""
+    """Faults of what holds for every answer of an endpoint and every problem, whatever a case expects."""
     request_id = all_of.get("x-request-id", [])
-    if len(request_id) != 1 or not request_id[0]:
-        yield f"header x-request-id: every answer has one, came {request_id}"
     media = all_of.get("content-type", [])
+    is_ours = "gateway-complete" in all_of or media == ["application/problem+json"]
+    if is_ours and (len(request_id) != 1 or not request_id[0]):
+        yield f"header x-request-id: expected one, came {request_id}"
     if media == ["application/problem+json"] and body:
         yield from _as_json(body, lambda came: _problem(came, status, request_id))
     elif status >= 400 and body:
