@@ -33,6 +33,7 @@ Run = Callable[[EndpointPlan, Frame, dict[bytes, bytes], Pairs, float, bool], Aw
 deadline (loop time), whether notes are wanted for explain."""
 
 _SCOPE_KEY: Final = "anabranch.match"
+_PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 _EXPLAIN_FIELDS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 
@@ -143,14 +144,20 @@ class DataPlane(BaseRoute):
 
 
 def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The client's header fields by name; repeats joined by a comma, cookies by a semicolon (RFC 9110 section 5.3, RFC 9113 8.2.3)."""
+    """The client's header fields by name; repeats joined by a comma, cookies by a semicolon (RFC 9110 section 5.3, RFC 9113 8.2.3).
+
+    Fields that the client names in Connection are left out: they were meant for one connection (RFC 9110 section 7.6.1).
+    """
     headers = dict(raw)
-    if len(headers) == len(raw):
-        return headers
-    headers.clear()
-    for name, value in raw:
-        before = headers.get(name)
-        headers[name] = value if before is None else before + (b"; " if name == b"cookie" else b", ") + value
+    if len(headers) != len(raw):
+        headers.clear()
+        for name, value in raw:
+            before = headers.get(name)
+            headers[name] = value if before is None else before + (b"; " if name == b"cookie" else b", ") + value
+    connection = headers.get(b"connection")
+    if connection is not None and connection not in _PLAIN_CONNECTION:
+        for named in connection.lower().split(b","):
+            headers.pop(named.strip(), None)
     return headers
 
 

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.edge import problems
 from app.errors import NotFound
 
 _CSP: Final = (
@@ -55,7 +54,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def routes() -> list[Route]:
-    """The pages and files, read into memory here (3 MB), so that no request touches the disk."""
+    """The pages and files, read into memory here (3 MB), so that no request touches the disk. An unknown name raises NotFound."""
     folder = files("app.edge") / "static"
     static = {name: _file((folder / name).read_bytes(), media_type) for name, media_type in _VENDORED.items()}
     static["start-swagger.js"] = _file(_START_SWAGGER, "text/javascript")
@@ -63,8 +62,7 @@ def routes() -> list[Route]:
     async def show_file(request: Request) -> Response:
         file = static.get(request.path_params["name"])
         if file is None:
-            problem = problems.of_request(NotFound("there is no such file"), "")
-            return Response(problem.body, problem.status, media_type=problems.MEDIA_TYPE.decode())
+            raise NotFound("there is no such file")
         return cached(request, file.content, file.media_type, file.etag, _CACHED)
 
     async def show_swagger(request: Request) -> Response:

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app import errors
-from app.edge import problems
 from app.edge.advice import ADVICE, Advice
 from app.errors import AnabranchError, NotFound
 
@@ -34,6 +33,7 @@ def error_classes() -> dict[str, type[AnabranchError]]:
 
 
 def routes() -> list[Route]:
+    """The index and the pages. An unknown code raises NotFound, for the application's own handler of problems."""
     classes = error_classes()
     pages = {code: (_html_page(code, kind), _json_page(code, kind)) for code, kind in classes.items()}
     index = (_html_index(classes), orjson.dumps([_facts(code, kind) for code, kind in classes.items()]))
@@ -45,8 +45,7 @@ def routes() -> list[Route]:
         code = request.path_params["code"]
         page = pages.get(code)
         if page is None:
-            problem = problems.of_request(NotFound(f"no problem has the code '{code[:64]}'; /problems lists them all"), "")
-            return Response(problem.body, problem.status, media_type=problems.MEDIA_TYPE.decode())
+            raise NotFound(f"no problem has the code '{code[:64]}'; /problems lists them all")
         return _negotiated(request, page)
 
     return [Route("/problems", show_index, methods=["GET"]), Route("/problems/{code}", show, methods=["GET"])]

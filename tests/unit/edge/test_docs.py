@@ -4,12 +4,19 @@ from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
-from starlette.applications import Starlette
 
-from app.edge.docs import routes
+from app.edge.build import build_app
+from app.edge.dataplane import DataPlane
+from app.edge.health import Health
+from app.engine.outcome import Result
 from tests.support.asgi import ask
 
-APP = Starlette(routes=routes())
+
+async def run(*_: object) -> Result:
+    raise AssertionError("no page runs an endpoint")
+
+
+APP = build_app(plane=DataPlane(run), health_status=Health())
 STATIC = files("app.edge") / "static"
 
 

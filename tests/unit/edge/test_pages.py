@@ -2,14 +2,22 @@ from html.parser import HTMLParser
 
 import orjson
 import pytest
-from starlette.applications import Starlette
 
 from app import errors
 from app.edge.advice import ADVICE
-from app.edge.pages import error_classes, routes
+from app.edge.build import build_app
+from app.edge.dataplane import DataPlane
+from app.edge.health import Health
+from app.edge.pages import error_classes
+from app.engine.outcome import Result
 from tests.support.asgi import ask
 
-APP = Starlette(routes=routes())
+
+async def run(*_: object) -> Result:
+    raise AssertionError("no page runs an endpoint")
+
+
+APP = build_app(plane=DataPlane(run), health_status=Health())
 
 
 def test_every_code_has_advice_and_all_advice_has_a_code() -> None:
@@ -42,6 +50,7 @@ async def test_index_lists_every_code() -> None:
 async def test_unknown_code_is_not_found() -> None:
     client = await ask(APP, "GET", "/problems/%3Cscript%3E")
     assert (client.status, client.headers["content-type"]) == (404, "application/problem+json")
+    assert orjson.loads(client.body)["instance"] == client.headers["x-request-id"]
 
 
 async def test_status_is_shown_where_it_is_fixed() -> None:
