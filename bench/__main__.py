@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Final
 
 from bench import report
-from bench.cases import WORKLOADS
+from bench.cases import WORKLOADS, Workload
 from bench.facts import facts
+from bench.growth import SIZES
 from bench.measure import Options, Section, opened
 from bench.peers import PEERS, YARDSTICKS
 from bench.server import Cores, StartError
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first_warmup_s=1.0 if options.quick else 2.0,
         rounds=rounds,
         clients=options.clients,
+        sizes=SIZES[:-1] if options.quick else SIZES,
         has_wrk=has_wrk,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with opened(settings, Cores.of(available), RESULTS) as bench:
             for workload in chosen:
-                peers = [peer for peer in options.peer or workload.peers if peer in workload.peers or (peer in PEERS and peer != "floor")]
+                peers = _peers(workload, options.peer, is_quick=options.quick)
                 sections[workload.key] = bench.run(workload, peers)
     except StartError as problem:
         print(f"bench: {problem}", file=sys.stderr)
@@ -89,6 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write_docs:
         report.write_document(DOCUMENT, sections, judged, known, rounds=rounds, seconds=seconds)
     return 0
+
+
+def _peers(workload: Workload, wanted: Sequence[str] | None, *, is_quick: bool) -> list[str]:
+    """Whom to measure: those asked for that make sense for the workload, else the workload's own; in a hurry the slow ones once only."""
+    if wanted:
+        return [peer for peer in wanted if peer in workload.peers or (peer in PEERS and peer != "floor")]
+    if is_quick and workload is not WORKLOADS[0]:
+        return [peer for peer in workload.peers if peer not in {"textbook", "aiohttp"}]
+    return list(workload.peers)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

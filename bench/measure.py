@@ -15,7 +15,7 @@ from typing import Final
 
 from bench import bodies, cases, exchange
 from bench.cases import Workload
-from bench.growth import SIZES, document, path_of
+from bench.growth import document, path_of
 from bench.load import Job
 from bench.peers import DOCUMENT, PEERS, YARDSTICKS, Site
 from bench.peers.floor import BODY as EMPTY
@@ -24,18 +24,21 @@ from bench.trial import Trial, attempt, middle, run
 
 _PATIENCE_S: Final = 120.0
 _SHORTEST_TAIL_S: Final = 3.0  # a p99.9 needs thousands of requests; and a slow answer takes a second
+_SHORTEST_SATURATION_S: Final = 1.0  # a thousand clients get their answers in bursts
 _SETTLE_S: Final = 1.2  # until answers that take a second come as often as they go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`seconds`, `warmup_s`: of one trial. `first_warmup_s`: of a server's first one: compilers need it. `clients`: instead of the workload's own. `say`: gets a line about progress."""
+    """`seconds`, `warmup_s`: of one trial. `first_warmup_s`: of a server's first one: compilers need it. `clients`: instead of the workload's own.
+    `sizes`: numbers of endpoints to grow through. `say`: gets a line about progress."""
 
     seconds: float
     warmup_s: float
     first_warmup_s: float
     rounds: int
     clients: int | None
+    sizes: tuple[int, ...]
     has_wrk: bool
     say: Callable[[str], None]
 
@@ -164,7 +167,7 @@ class Bench:
         if "anabranch" not in peers or self._is_missing(section, "anabranch"):
             return
         subjects: list[Subject] = []
-        for size in SIZES:
+        for size in self.options.sizes:
             file = self._folder / f"endpoints-{size}.yaml"
             file.write_text(document(size))
             spread = tuple(path_of(size * position // 16) for position in range(16))
@@ -209,14 +212,17 @@ class Bench:
             return self._yardstick(section, subject)
         warmup_s = options.warmup_s if subject.port in self._warm else options.first_warmup_s
         self._warm.add(subject.port)
-        is_tail = section.workload.method == "hedging" and rate is not None
+        method = section.workload.method
+        is_tail = method == "hedging" and rate is not None
+        is_search = method in {"half", "hedging"} and rate is None
+        shortest_s = _SHORTEST_TAIL_S if is_tail else _SHORTEST_SATURATION_S if is_search else 0.0
         job = Job(
             port=subject.port,
             paths=list(subject.paths),
             length=subject.length,
             clients=section.clients,
             warmup_s=max(warmup_s, _SETTLE_S) if is_tail else warmup_s,
-            seconds=max(options.seconds, _SHORTEST_TAIL_S) if is_tail else options.seconds,
+            seconds=max(options.seconds, shortest_s),
             rate=rate,
             pid=subject.pid,
         )

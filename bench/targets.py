@@ -11,10 +11,12 @@ from bench.measure import Row, Section
 
 FLAT: Final = 1.1  # the CPU time of one in 10,000 endpoints, as a multiple of that of a single one, which still counts as flat
 
+OURS: Final = frozenset({"anabranch", "hedged"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One demand. `value`: what was measured, None when a row it needs is missing. `is_floor`: the value must be at least `limit`, not at most.
+    """One demand. `workload`: its key, or all of them. `value`: what was measured, None when a row it needs is missing. `is_floor`: the value must be at least `limit`, not at most.
     `unit`: written behind both numbers."""
 
     workload: str
@@ -33,13 +35,14 @@ class Target:
 
     @property
     def verdict(self) -> str:
-        """met, or missed and by which share of the limit, or not measured."""
+        """met, or missed by how much (and which share of the limit that is), or not measured."""
         if self.is_met is None or self.value is None:
             return "not measured"
         if self.is_met:
             return "met"
-        miss = (self.limit - self.value if self.is_floor else self.value - self.limit) / self.limit
-        return f"missed by {miss:.0%}" if miss >= 0.01 else "missed by less than 1%"
+        miss = abs(self.value - self.limit)
+        share = f" ({miss / self.limit:.0%})" if self.limit else ""
+        return f"missed by {miss:.3g}{self.unit}{share}"
 
     @property
     def measured(self) -> str:
@@ -66,7 +69,8 @@ def targets(sections: Mapping[str, Section]) -> list[Target]:
         found += _hedged(sections["G"])
     if "H" in sections:
         found.append(_flat(sections["H"]))
-    found += [_right(section) for section in sections.values()]
+    if sections:
+        found.append(_right(sections))
     return found
 
 
@@ -143,21 +147,22 @@ def _hedged(section: Section) -> list[Target]:
 
 
 def _flat(section: Section) -> Target:
+    largest = max((size for size in SIZES if section.row(f"h{size}")), default=SIZES[-1])
     return Target(
         workload="H",
-        demand=f"CPU time with {SIZES[-1]:,} endpoints, against one",
-        value=_ratio(_cpu(section, f"h{SIZES[-1]}"), _cpu(section, f"h{SIZES[0]}")),
+        demand=f"CPU time with {largest:,} endpoints, against one",
+        value=_ratio(_cpu(section, f"h{largest}"), _cpu(section, f"h{SIZES[0]}")),
         limit=FLAT,
         is_floor=False,
         unit=" times",
     )
 
 
-def _right(section: Section) -> Target:
+def _right(sections: Mapping[str, Section]) -> Target:
     """Every answer of Anabranch must be right."""
-    ours = [row for row in section.rows if row.peer in {"anabranch", "hedged"} or section.workload.method == "growth"]
+    ours = [row for section in sections.values() for row in section.rows if row.peer in OURS or section.workload.method == "growth"]
     return Target(
-        workload=section.workload.key,
+        workload=", ".join(sections),
         demand="wrong or missing answers of Anabranch",
         value=float(sum(sum(row.figures.errors.values()) for row in ours)) if ours else None,
         limit=0,

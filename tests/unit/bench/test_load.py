@@ -1,0 +1,70 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from bench.histogram import Histogram
+from bench.load import Job, Load
+from bench.upstream import Server, Services, listen
+from tests.unit.bench.draws import Draws
+
+
+@asynccontextmanager
+async def services(*draws: float) -> AsyncIterator[tuple[int, Services]]:
+    loop = asyncio.get_running_loop()
+    known = Services(Draws(*draws))
+    sock = listen()
+    server = await loop.create_server(lambda: Server(known, loop), sock=sock)
+    try:
+        yield sock.getsockname()[1], known
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def job(port: int, path: str, *, length: int | None = None, rate: float | None = None) -> Job:
+    return Job(port=port, paths=[path], length=length, clients=2, warmup_s=0.0, seconds=0.2, rate=rate)
+
+
+async def test_a_closed_loop_counts_right_answers() -> None:
+    async with services() as (port, known):
+        result = await Load(job(port, "/user", length=len(known.ready[b"/user"].partition(b"\r\n\r\n")[2]))).run()
+    assert result.errors == {}
+    assert result.answered > 0
+    assert Histogram(result.buckets).total == result.answered
+
+
+async def test_wrong_lengths_and_statuses_are_errors_and_no_answers() -> None:
+    async with services() as (port, _):
+        long = await Load(job(port, "/user", length=1)).run()
+        missing = await Load(job(port, "/nothing")).run()
+    assert set(long.errors) == {"length"}
+    assert set(missing.errors) == {"status"}
+    assert long.answered == missing.answered == 0
+
+
+async def test_an_open_loop_charges_a_stall_to_every_request_that_was_due_meanwhile() -> None:
+    """Both connections stall for a second at the start: all the requests that were due in the interval have waited for most of it."""
+    async with services(0.0, 0.0) as (port, known):
+        result = await Load(job(port, "/flaky/user", rate=100)).run()
+    assert 15 <= Histogram(result.buckets).total <= 25
+    assert Histogram(result.buckets).percentile_us(1) > 700_000
+    assert result.errors == {}
+    assert known.flaky == result.asked
+
+
+class HangUp(asyncio.Protocol):
+    """Closes the connection instead of answering."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.close()
+
+
+async def test_a_connection_that_breaks_is_an_error_and_is_replaced() -> None:
+    server = await asyncio.get_running_loop().create_server(HangUp, "127.0.0.1", 0)
+    async with server:
+        result = await Load(job(server.sockets[0].getsockname()[1], "/user")).run()
+    assert set(result.errors) == {"lost"}
+    assert result.errors["lost"] > 2
