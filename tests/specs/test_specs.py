@@ -38,7 +38,7 @@ def test_spec(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (tmp_path / name).write_text(content, "utf-8")
     try:  # the report of a failed case says it all: no traceback
         if case.expect_problems is not None:
-            check_problems(case, problems_of(document_text(case, {"nobody": 1}, tmp_path), tmp_path, case.settings))
+            check_problems(case, problems_of(document_text(case, {"nobody": 1}, tmp_path), tmp_path))
         else:
             # A loop for each case, the one that `anabranch run` uses: nothing of one case can reach another.
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -4,14 +4,14 @@ The one module of the tests that knows how the parts of `app` are put together f
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from app.errors import ConfigError, Problem
-from app.main import create_app
+from app.main import compile_file, create_app
 from app.settings import Settings
 from tests.support.serving import LOOPBACK, serve
 
@@ -44,12 +44,11 @@ async def running_gateway(document: str, folder: Path, **settings: Any) -> Async
         yield Gateway(port)
 
 
-def problems_of(document: str, folder: Path, settings: Mapping[str, Any]) -> list[Problem]:
-    """The mistakes for which `document` is refused; none when it is taken."""
+def problems_of(document: str, folder: Path) -> list[Problem]:
+    """The mistakes for which `document` is refused; the warnings about it when it is taken."""
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")
     try:
-        create_app(Settings(document=path, **settings))
+        return compile_file(path).warnings
     except ConfigError as refused:
         return refused.problems
-    return []

@@ -138,6 +138,7 @@ class ExpectedProblem(Model):
     path: str
     message: str | Text = ""
     hint: str | Text = ""
+    is_warning: bool = False
 
 
 Hits = Times | dict[Annotated[str, Field(pattern="^/")], Times]

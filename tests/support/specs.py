@@ -312,9 +312,12 @@ class _Errors(logging.Handler):
 
 
 def check_problems(case: Case, found: list[Problem]) -> None:
-    """Compare the mistakes found in a document with those expected: each one once, and no others. Raises CaseFailed."""
+    """Compare the mistakes found in a document with those expected: each one once, and no others. Raises CaseFailed.
+
+    A warning that is not expected is passed over: the document works.
+    """
     expected = case.expect_problems or []
-    left = [problem for problem in found if not problem.is_warning]
+    left = list(found)
     faults: list[str] = []
     for want in expected:
         match = next((problem for problem in left if _is_problem(want, problem)), None)
@@ -322,7 +325,7 @@ def check_problems(case: Case, found: list[Problem]) -> None:
             faults.append(f"expected a problem: {want.model_dump(exclude_defaults=True)}")
         else:
             left.remove(match)
-    faults += [f"did not expect the problem: {problem}" for problem in left]
+    faults += [f"did not expect the problem: {problem}" for problem in left if not problem.is_warning]
     if not found and expected:
         faults.append("the document was taken")
     if faults:
@@ -331,7 +334,7 @@ def check_problems(case: Case, found: list[Problem]) -> None:
 
 def _is_problem(want: ExpectedProblem, problem: Problem) -> bool:
     texts = ((want.message, problem.message), (want.hint, problem.hint))
-    return want.path == problem.path and all(
+    return (want.path, want.is_warning) == (problem.path, problem.is_warning) and all(
         wanted in came if isinstance(wanted, str) else not Text.fault(wanted, came) for wanted, came in texts
     )
 
