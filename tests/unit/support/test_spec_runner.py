@@ -9,11 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from app.errors import Problem
 from tests.support.raw_client import FramingError, parse
 from tests.support.serving import serve
-from tests.support.spec_model import Case, SpecError, read_spec_file
+from tests.support.spec_model import Case, Expect, ExpectedProblem, Seen, Sent, SpecError, read_spec_file
 from tests.support.specs import CaseFailed, check_problems, document_text, run_case, script
 
 ID = [(b"x-request-id", b"r1")]
@@ -170,3 +171,10 @@ def test_an_answer_with_wrong_framing_is_noticed(received: bytes) -> None:
 def test_a_body_after_head_is_noticed() -> None:
     with pytest.raises(FramingError):
         parse(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", is_head=True)
+
+
+@pytest.mark.parametrize("model", [Case, Sent, Expect, Seen, ExpectedProblem])
+def test_every_key_of_a_spec_is_documented(model: type[BaseModel]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "specs.md").read_text("utf-8")
+    keys = [field.alias or name for name, field in model.model_fields.items()]
+    assert [key for key in keys if f"`{key}`" not in text] == []
