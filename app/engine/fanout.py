@@ -14,8 +14,8 @@ import orjson
 
 from app.config import model as config
 from app.core.exchange import HeaderBlock, Request
-from app.engine.outcome import Outcome
-from app.errors import StepError, UpstreamStatus
+from app.engine.outcome import Outcome, refused
+from app.errors import StepError
 from app.plan import raw as json
 from app.plan.call import compile_headers
 from app.plan.fields import name_fault, value_fault
@@ -193,7 +193,7 @@ class FanOut:
             answer = await self._surfaces[call.upstream].policy(sent)
             outcome.status = answer.status
             if not 200 <= answer.status < 300:
-                raise UpstreamStatus(answer.status)
+                raise refused(answer)
             body = json.prepare(answer.body)
             try:
                 value = orjson.loads(body)

@@ -1,6 +1,16 @@
 """What steps and requests end with."""
 
-from app.errors import StepError
+from time import time
+
+from app.core.backoff import retry_after_s
+from app.core.exchange import Answer
+from app.errors import StepError, UpstreamStatus
+
+
+def refused(answer: Answer) -> UpstreamStatus:
+    """The failure that an answer which is not 2xx stands for. What its `Retry-After` says goes on to the client."""
+    asked = answer.header(b"retry-after")
+    return UpstreamStatus(answer.status, retry_after_s=None if asked is None else retry_after_s(asked, unix_now=time()))
 
 
 class Outcome:

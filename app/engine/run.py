@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Mapping
 from time import monotonic, perf_counter
 
-from app.engine.outcome import Outcome, Result
-from app.errors import DependencyFailed, NothingAnswered, SkippedError, StepError, UpstreamStatus
+from app.engine.outcome import Outcome, Result, refused
+from app.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
 from app.plan.model import EndpointPlan, Frame, HeaderPairs, StepPlan
 from app.policy.call import Call, Policy
 
@@ -169,7 +169,7 @@ class _Run:
             answer = await self._policies[step.upstream](call)
             outcome.status = answer.status
             if not 200 <= answer.status < 300:
-                raise UpstreamStatus(answer.status)
+                raise refused(answer)
             outcome.raw = step.read(answer.body, self._frame)
         except StepError as error:
             outcome.failure = error

@@ -28,7 +28,7 @@ def prepare(body: bytes) -> bytes:
 
     msgspec does not look at the bytes inside strings that it passes over, so the check is here. Raises InvalidJSON.
     """
-    if not body or body.isspace():
+    if not body:
         return NULL
     if body.startswith(_BOM):
         body = body[3:]

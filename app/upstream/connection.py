@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
     """  # fmt: skip
 
     __slots__ = (
-        "_body_size", "_buffer", "_fields", "_has_body", "_interim", "_is_chunked", "_is_complete", "_is_head", "_is_http_11",
+        "_body_size", "_buffer", "_fields", "_has_body", "_interim", "_is_chunked", "_is_complete", "_is_discarded", "_is_head", "_is_http_11",
         "_is_paused", "_is_reusable", "_is_until_close", "_length", "_limit", "_loop", "_owner", "_parser", "_parts", "_received", "_status", "_tail",
         "_timer", "_transport", "_unsent", "_waiter", "_wire_size", "coding", "exchanges", "expires_at", "failure", "idle_since", "is_open",
     )  # fmt: skip
@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unsent: memoryview | None = None
         self._is_paused = False
+        self._is_discarded = False
         self.failure: UpstreamError | None = None
         self.is_open = False
         self.exchanges = 0
@@ -161,6 +162,14 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
 
+    def discard(self) -> None:
+        """Close a connection that never came to be used: its socket is, or is about to be, closed by whoever opened it."""
+        self._is_discarded = True
+        self.abort()
+        if self._transport is not None:
+            self._transport = None
+            self._owner.gone(self)
+
     def _settle(self) -> None:
         self._waiter = None
         timer, self._timer = self._timer, None
@@ -173,11 +182,16 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------- socket callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._is_discarded:
+            transport.close()
+            return
         self._transport = transport  # type: ignore[assignment]
         self.is_open = True
         self._owner.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._is_discarded:
+            return
         if isinstance(error, ssl.SSLError):
             # TLS 1.3: a refused client certificate is only told after our first bytes.
             self.fail(tls_error(error, may_be_processed=True))

@@ -9,14 +9,13 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from app.core.exchange import Address
 from app.errors import ConnectError, ConnectTimeout, ResolveError
+from app.upstream.connection import Connection
 from app.upstream.tls import tls_error
 
-ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 # RFC 8305 section 5: the recommended Connection Attempt Delay.
@@ -25,10 +24,8 @@ ATTEMPT_DELAY_S: Final = 0.25
 _TIMEOUTS: Final = frozenset({errno.ETIMEDOUT})
 
 
-async def dial(
-    address: Address, factory: Callable[[], ProtocolT], *, context: ssl.SSLContext | None = None, server_name: str | None = None
-) -> ProtocolT:
-    """Connect to `address` and return the protocol that `factory` made for the connection, after the TLS handshake if there is a `context`.
+async def dial(address: Address, connection: Connection, *, context: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
+    """Connect `connection` to `address`; done after the TLS handshake if there is a `context`.
 
     `server_name`: sent by SNI and verified instead of the address's host.
     Raises ResolveError, ConnectError, ConnectTimeout (the kernel gave up), TLSError. Cancellation closes whatever is open.
@@ -37,16 +34,18 @@ async def dial(
     sock = await _connect(await _resolve(address.ip or address.host, address.port))
     try:
         if context is None:
-            _, protocol = await loop.create_connection(factory, sock=sock)
+            await loop.create_connection(lambda: connection, sock=sock)
         else:
-            _, protocol = await loop.create_connection(factory, sock=sock, ssl=context, server_hostname=server_name or address.host)
+            await loop.create_connection(lambda: connection, sock=sock, ssl=context, server_hostname=server_name or address.host)
     except (ssl.CertificateError, OSError, EOFError) as error:
+        connection.discard()
         sock.close()
         raise tls_error(error) from error
     except BaseException:
+        # uvloop has made the transport by now and may never tell the protocol that it was lost.
+        connection.discard()
         sock.close()
         raise
-    return protocol
 
 
 async def _resolve(host: str, port: int) -> list[Endpoint]:
@@ -57,15 +56,19 @@ async def _resolve(host: str, port: int) -> list[Endpoint]:
         except OSError:
             continue
         return [(family, (host, port) if family == socket.AF_INET else (host, port, 0, 0))]
+    endpoints = await _lookup(host, port)
+    if not endpoints:
+        raise ResolveError("the service's name has no address")
+    return _interleave(endpoints)
+
+
+async def _lookup(host: str, port: int) -> list[Endpoint]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         # UnicodeError: a label of the name is empty or longer than 63 characters.
         raise ResolveError("the service's name has no address") from error
-    endpoints: list[Endpoint] = [(info[0], info[4]) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}]  # type: ignore[misc]
-    if not endpoints:
-        raise ResolveError("the service's name has no address")
-    return _interleave(endpoints)
+    return [(info[0], info[4]) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}]  # type: ignore[misc]
 
 
 def _interleave(endpoints: list[Endpoint]) -> list[Endpoint]:

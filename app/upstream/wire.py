@@ -168,14 +168,12 @@ class WireTransport:
                 raise ProtocolError("the upstream was built without TLS settings, and this address needs them")
         limit = now + self._connect_timeout_s
 
-        def connection() -> Connection:
-            return Connection(site, max_response=self._max_response, expires_at=now + self._pool_settings.max_age_s)
-
+        opened = Connection(site, max_response=self._max_response, expires_at=now + self._pool_settings.max_age_s)
         scope = asyncio.timeout_at(min(limit, deadline))
         self._dialling.add(scope)
         try:
             async with scope:
-                opened = await dial(address, connection, context=context, server_name=self._server_name)
+                await dial(address, opened, context=context, server_name=self._server_name)
         except TimeoutError:
             self._check_open()
             if deadline <= limit:

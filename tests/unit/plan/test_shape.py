@@ -110,16 +110,15 @@ def test_the_rules_apply_in_their_order() -> None:
     assert frame == [b'"x"']
 
 
-@pytest.mark.parametrize("body", [b"", b"  \n"])
-def test_an_empty_body_is_null(body: bytes) -> None:
-    assert run(Shape(), [(("a",), 0)], body, None) == (b"null", [MISSING])
+def test_an_empty_body_is_null() -> None:
+    assert run(Shape(), [(("a",), 0)], b"", None) == (b"null", [MISSING])
 
 
 def test_a_byte_order_mark_is_taken_away() -> None:
     assert run(Shape(), [], b'\xef\xbb\xbf{"a":1}', None)[0] == b'{"a":1}'
 
 
-@pytest.mark.parametrize("body", [b'{"a":NaN}', b'{"a":"\xff"}', b"{", b"[" * 200_000, b'{"a":1}{}', b'{"a":"\\ud800"}'])
+@pytest.mark.parametrize("body", [b" ", b'{"a":NaN}', b'{"a":"\xff"}', b"{", b"[" * 200_000, b'{"a":1}{}', b'{"a":"\\ud800"}'])
 @pytest.mark.parametrize("slots", [[], [(("a",), 0)]])
 def test_what_is_not_json_in_utf8_is_refused(body: bytes, slots: Slots) -> None:
     with pytest.raises(InvalidJSON):

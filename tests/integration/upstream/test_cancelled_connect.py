@@ -1,0 +1,48 @@
+"""Cancelling at every turn of the loop while a connection comes up: nothing stays open, on either loop."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from app.core.exchange import Address, Request
+from app.upstream.wire import WireTransport
+from tests.support.scripted import ScriptedUpstream
+
+_TURNS = 12
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def _cancel_at_every_turn() -> None:
+    async with ScriptedUpstream({"/": {"json": {}}}) as upstream:
+        loop = asyncio.get_running_loop()
+        address = Address.parse(upstream.url)
+        for turns in range(_TURNS):
+            before = _descriptors()
+            async with WireTransport() as transport:
+                for _ in range(50):
+                    task = asyncio.ensure_future(transport.exchange(Request("GET", "/"), address, loop.time() + 5))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    await asyncio.wait([task])
+                async with asyncio.timeout(5):
+                    while transport.connections > transport.idle_connections:
+                        await asyncio.sleep(0.01)
+                assert transport.connections <= 1
+                answer = await transport.exchange(Request("GET", "/"), address, loop.time() + 5)
+                assert answer.status == 200
+            async with asyncio.timeout(5):
+                while _descriptors() > before:
+                    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_connect_that_is_cancelled_at_any_turn_leaves_nothing_open(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    run(_cancel_at_every_turn())
