@@ -13,6 +13,8 @@ import orjson
 from app.engine.outcome import Outcome, Result
 from app.errors import AnabranchError, RequestError, StepError
 
+# A year. What an upstream asks for beyond that means never.
+_LONGEST_WAIT_S: Final = 365 * 86400
 MEDIA_TYPE: Final = b"application/problem+json"
 _INTERNAL_DETAIL: Final = "the gateway failed in a way that it should not have; the operator finds more in its log under this request id"
 
@@ -80,7 +82,7 @@ def retry_after(failure: StepError, status: int) -> bytes | None:
     """Value of Retry-After: whole seconds, at least 1. A 503 always has one; others when the upstream gave one."""
     if failure.retry_after_s is None:
         return b"1" if status == 503 else None
-    return str(max(1, math.ceil(failure.retry_after_s))).encode()
+    return str(max(1, math.ceil(min(failure.retry_after_s, _LONGEST_WAIT_S)))).encode()
 
 
 def _of_failure(failure: StepError, status: int, detail: str, errors: list[dict[str, object]], request_id: str) -> ProblemResponse:

@@ -30,8 +30,8 @@ def parse_path(path: str) -> tuple[str, ...]:
         if name in names:
             raise PathError(f"the parameter {name} stands in the path twice")
         names.append(name)
-    if segments[0] in RESERVED:
-        raise PathError(f"/{segments[0]} is reserved for the gateway itself")
+    if unquote(segments[0]) in RESERVED:
+        raise PathError(f"/{unquote(segments[0])} is reserved for the gateway itself")
     return tuple(segment if is_parameter(segment) else unquote(segment) for segment in segments)
 
 
