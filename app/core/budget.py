@@ -17,14 +17,14 @@ class Budget:
     """Counts calls and further attempts in a ring of ten slices of the window. Every operation is O(1).
 
     `ratio`: further attempts as a share of calls, 0 and up. `window_s`: how far back is counted; to the nearest slice, never further.
-    `floor`: attempts allowed within any window however few calls there were. A ratio of 0 allows none at all.
+    `floor`: attempts allowed within any window however few calls there were.
     """
 
     __slots__ = ("_calls", "_calls_in", "_floor", "_number", "_ratio", "_slice", "_slice_ends", "_slice_s", "_spent", "_spent_in")
 
     def __init__(self, ratio: float, *, window_s: float = 10.0, floor: int = 10) -> None:
         self._ratio = ratio
-        self._floor = floor if ratio > 0 else 0
+        self._floor = floor
         self._slice_s = window_s / _SLICES
         self._number = float("-inf")
         self._slice = 0
@@ -33,6 +33,11 @@ class Budget:
         self._spent_in = [0] * _SLICES
         self._calls = 0
         self._spent = 0
+
+    @classmethod
+    def of_share(cls, ratio: float) -> "Budget":
+        """The budget that a document asks for by a share: 0 means never, so there is no floor either."""
+        return cls(ratio) if ratio > 0 else cls(0.0, floor=0)
 
     def record(self, now: float) -> None:
         """Count a call (its first attempt) at `now`, seconds of any steady clock."""

@@ -137,7 +137,7 @@ def build_stack(
         layers.append("breaker")
     hedge_budget: Budget | None = None
     if upstream.hedge is not None:
-        hedge_budget = Budget(upstream.hedge.budget)
+        hedge_budget = Budget.of_share(upstream.hedge.budget)
         policy = HedgeLayer(
             policy, delay=hedge_delay(upstream.hedge.after), budget=hedge_budget, clock=clock, upstream=name, observer=observer
         )
@@ -145,7 +145,7 @@ def build_stack(
     retry_budget: Budget | None = None
     if _is_retried(upstream):
         assert upstream.retry is not None
-        retry_budget = Budget(upstream.retry.budget)
+        retry_budget = Budget.of_share(upstream.retry.budget)
         policy = RetryLayer(
             policy,
             attempts=upstream.retry.attempts,

@@ -104,7 +104,7 @@ class BudgetMachine(RuleBasedStateMachine):
 TestBudget = BudgetMachine.TestCase
 
 
-def test_a_ratio_of_zero_allows_nothing() -> None:
-    budget = Budget(0.0)
+def test_a_share_of_zero_allows_nothing() -> None:
+    budget = Budget.of_share(0.0)
     budget.record(0.0)
     assert not budget.try_spend(0.0)
