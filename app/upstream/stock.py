@@ -97,8 +97,8 @@ def _to_httpx(error: Exception) -> httpx.TransportError:
 class StockPool(httpx.AsyncBaseTransport):
     """httpcore2's connection pool as an httpx transport: no limit of connections (the bulkhead is that), idle ones bounded.
 
-    `context`: its own and not shared, since the pool sets the ALPN protocols of it. `max_age_s` of the settings is not kept: the pool has
-    no such notion.
+    `context`: to be shared only between pools with the same `http2`, since the pool sets the ALPN protocols of it. `max_age_s` of the
+    settings is not kept: the pool has no such notion.
     """
 
     def __init__(

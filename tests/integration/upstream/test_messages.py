@@ -1,0 +1,278 @@
+"""What an answer may look like: bodies, framing, codings, limits (RFC 9112 sections 2 to 7), the same for both transports."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from app.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
+from tests.support.rig import Rig
+
+OK = {"json": {"ok": True}}
+
+
+async def healthy(rig: Rig, behaviour: Any, **ask: Any) -> None:
+    """Ask the behaviour, which must fail with an UpstreamError, and then see the next exchange right."""
+    _, caller = await rig.both({"/bad": behaviour, "/ok": OK})
+    with pytest.raises(UpstreamError) as caught:
+        await caller.ask("/bad", **ask)
+    assert caught.value.may_be_processed
+    assert (await caller.ask("/ok")).body == b'{"ok": true}'
+    raise caught.value
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        {},
+        {"chunked": True},
+        {"chunked": 1},
+        {"chunked": 3, "chunk_extension": ';name="value";flag'},
+        {"chunked": 3, "trailers": {"x-checksum": "abc", "x-other": ""}},
+        {"content_length": False},
+        {"http": "1.0"},
+        {"http": "1.0", "content_length": False},
+        {"drip": {"bytes": 7, "every_s": 0.0}},
+        {"chunked": 3, "drip": {"bytes": 1, "every_s": 0.0}},
+        {"interim": [100]},
+        {"interim": [103, 102, 100]},
+        {"interim": ["HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\ncontent-length: 7\r\n\r\n"], "drip": {"bytes": 9, "every_s": 0.0}},
+        {"headers": {"upgrade": "h2c", "connection": "upgrade"}},
+        {"reason": ""},
+        {"reason": "caf\xe9"},
+    ],
+)  # fmt: skip
+async def test_body_is_read_whole_however_it_is_framed(rig: Rig, framing: dict[str, Any]) -> None:
+    upstream, caller = await rig.both({"/x": {"json": {"a": [1, 2, 3]}, **framing}})
+    for _ in range(2):
+        answer = await caller.ask("/x")
+        assert (answer.status, json.loads(answer.body)) == (200, {"a": [1, 2, 3]})
+        assert answer.header(b"content-type") == b"application/json"
+        assert answer.header(b"x-checksum") is None
+        assert answer.header(b"link") is None
+    assert upstream.counts["/x"] == 2
+
+
+@pytest.mark.parametrize("status", [200, 201, 301, 400, 404, 418, 500, 503, 599])
+async def test_every_final_status_is_an_answer(rig: Rig, status: int) -> None:
+    _, caller = await rig.both({"/x": {"status": status, "body": "text"}})
+    answer = await caller.ask("/x")
+    assert (answer.status, answer.body) == (status, b"text")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("headers", [{}, {"content-length": "5"}, {"etag": '"1"'}])
+async def test_statuses_without_body_have_none_whatever_the_fields_say(rig: Rig, status: int, headers: dict[str, str]) -> None:
+    """RFC 9112 section 6.3, rule 1."""
+    if status == 204 and headers.get("content-length"):
+        headers = {}
+    upstream, caller = await rig.both({"/x": {"status": status, "headers": headers}, "/ok": OK})
+    for _ in range(3):
+        assert (await caller.ask("/x")).body == b""
+        assert (await caller.ask("/ok")).body == b'{"ok": true}'
+    assert upstream.accepted == 1
+
+
+@pytest.mark.parametrize("framing", [{}, {"chunked": True}, {"encoding": "gzip"}, {"headers": {"content-length": "99999999999"}}])
+async def test_head_has_no_body_whatever_the_fields_say(rig: Rig, framing: dict[str, Any]) -> None:
+    upstream, caller = await rig.both({"/x": {"json": 1, **framing}, "/ok": OK})
+    for _ in range(3):
+        answer = await caller.ask("/x", method="HEAD")
+        assert (answer.status, answer.body) == (200, b"")
+        assert (await caller.ask("/ok")).body == b'{"ok": true}'
+    assert upstream.accepted == 1
+
+
+async def test_header_fields_keep_order_and_repeats_in_lower_case(rig: Rig) -> None:
+    _, caller = await rig.both({"/x": {"headers": [["Set-Cookie", "a=1"], ["X-Empty", ""], ["Set-Cookie", "b=2"]], "body": ""}})
+    answer = await caller.ask("/x")
+    assert answer.headers[:3] == [(b"set-cookie", b"a=1"), (b"x-empty", b""), (b"set-cookie", b"b=2")]
+
+
+async def test_request_arrives_as_it_was_built(rig: Rig) -> None:
+    upstream = await rig.serve({"*": {"echo": True}})
+    caller = rig.caller(upstream.url + "/base/v1")
+    await caller.ask(
+        "/a%2Fb/%7Ec?x=1&y=%20&x=2&z=[1]",
+        method="PUT",
+        body=b'{"k":1}',
+        headers=[(b"accept", b"application/json"), (b"X-Fixed", b"1")],
+        extra=((b"x-extra", b"\xe9"), (b"x-extra", b"2")),
+    )
+    (hit,) = upstream.hits
+    assert (hit.method, hit.target, hit.body) == ("PUT", "/base/v1/a%2Fb/%7Ec?x=1&y=%20&x=2&z=[1]", b'{"k":1}')
+    pairs = [pair for pair in hit.headers if pair[0] in {"accept", "x-fixed", "x-extra", "content-length"}]
+    assert sorted(pairs) == [
+        ("accept", "application/json"),
+        ("content-length", "7"),
+        ("x-extra", "2"),
+        ("x-extra", "\xe9"),
+        ("x-fixed", "1"),
+    ]
+    assert hit.header("host") == f"127.0.0.1:{upstream.port}"
+    assert hit.header("transfer-encoding") is None
+
+
+async def test_get_without_body_sends_no_length_and_an_empty_body_does(rig: Rig) -> None:
+    upstream, caller = await rig.both({"*": {"body": ""}})
+    await caller.ask("/none")
+    await caller.ask("/empty", method="POST", body=b"")
+    assert [hit.header("content-length") for hit in upstream.hits] == [None, "0"]
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 65_537, 3_000_000])
+async def test_request_bodies_of_any_size_arrive_whole(rig: Rig, size: int) -> None:
+    upstream, caller = await rig.both({"/x": {"body": "read"}})
+    body = bytes(range(256)) * (size // 256 + 1)
+    for _ in range(2):
+        assert (await caller.ask("/x", method="POST", body=body[:size])).body == b"read"
+    assert [hit.body for hit in upstream.hits] == [body[:size]] * 2
+    assert upstream.accepted == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize("framing", [{}, {"chunked": 5}])
+async def test_content_codings_are_undone(rig: Rig, coding: str, framing: dict[str, Any]) -> None:
+    _, caller = await rig.both({"/x": {"json": ["text"] * 50, "encoding": coding, **framing}})
+    assert json.loads((await caller.ask("/x")).body) == ["text"] * 50
+
+
+async def test_several_codings_are_undone_last_first(rig: Rig) -> None:
+    body = gzip.compress(gzip.compress(b"[1]"))
+    _, caller = await rig.both({"/x": {"body": body, "headers": {"content-encoding": "gzip, gzip"}}})
+    assert (await caller.ask("/x")).body == b"[1]"
+
+
+@pytest.mark.parametrize("coding", ["compress", "gzip, unknown", "gzip, gzip, gzip, gzip"])
+async def test_codings_that_we_do_not_know_are_protocol_errors(rig: Rig, coding: str) -> None:
+    with pytest.raises(ProtocolError, match="cod"):
+        await healthy(rig, {"body": "abc", "headers": {"content-encoding": coding}})
+
+
+async def test_bomb_is_stopped_at_the_limit(rig: Rig) -> None:
+    _, caller = await rig.both({"/x": {"size": 50_000_000, "encoding": "gzip"}, "/ok": OK}, max_response=100_000)
+    with pytest.raises(ResponseTooLarge):
+        await caller.ask("/x")
+    assert (await caller.ask("/ok")).status == 200
+
+
+@pytest.mark.parametrize("framing", [{}, {"chunked": 4096}, {"content_length": False}])
+async def test_body_over_the_limit_is_refused_and_at_the_limit_accepted(rig: Rig, framing: dict[str, Any]) -> None:
+    spec = {"/at": {"size": 10_000, **framing}, "/over": {"size": 10_001, **framing}, "/ok": OK}
+    _, caller = await rig.both(spec, max_response=10_000)
+    assert len((await caller.ask("/at")).body) == 10_000
+    with pytest.raises(ResponseTooLarge):
+        await caller.ask("/over")
+    assert (await caller.ask("/ok")).status == 200
+
+
+async def test_length_over_the_limit_is_refused_before_the_body_comes(rig: Rig) -> None:
+    raw = "HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"
+    upstream, caller = await rig.both({"/x": {"body": "", "content_length": 99_999_999}, "/raw": {"raw": raw}}, max_response=10)
+    with pytest.raises(ResponseTooLarge):
+        await caller.ask("/x", within_s=2.0)
+    await upstream.until(lambda record: record.open == 0)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        {"size": 100, "truncate_after": 50},
+        {"size": 100, "content_length": 101, "close": True},
+        {"size": 100, "chunked": 10, "truncate_after": 50},
+        {"body": "", "chunked": True, "truncate_after": 3},
+        {"size": 100, "reset": 50},
+        {"size": 100, "reset": "body"},
+        {"reset": "answer"},
+        {"raw": b""},
+        {"raw": "HTTP/1.1 200 OK\r\ncontent-le"},
+        {"raw": "HTTP/1.1 100 Continue\r\n\r\n"},
+        {"raw": "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabc"},
+        {"raw": "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"},
+    ],
+)
+async def test_connection_that_ends_early_is_lost(rig: Rig, behaviour: dict[str, Any]) -> None:
+    """RFC 9112 section 8."""
+    with pytest.raises(ConnectionLost):
+        await healthy(rig, behaviour)
+
+
+STRICT = [
+    "HTTP/2.0 200 OK\r\n\r\n",
+    "SSH-2.0-OpenSSH_9.6\r\n",
+    "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\ncontent-length: 2\n\nab",
+    "HTTP/1.1 200 OK\r\nx: a\r\n folded\r\ncontent-length: 2\r\n\r\nab",
+    "HTTP/1.1 099 Early\r\ncontent-length: 0\r\n\r\n",
+    "\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nab",
+    "HTTP/1.1 100 Continue\r\n\r\n" * 17 + "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\n" + "x: 1\r\n" * 257 + "content-length: 0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nx: " + "1" * 65_536 + "\r\ncontent-length: 0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;" + "x" * 200_000 + "\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + "x: y\r\n" * 40_000 + "\r\n",
+]
+GRAMMAR = [
+    "garbage\r\n\r\n",
+    "\x00\x01\x02\x03" * 100,
+    "HTTP/1.1 20 OK\r\ncontent-length: 2\r\n\r\nab",
+    "HTTP/1.1 abc OK\r\ncontent-length: 2\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ncontent-length: 0x2\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ncontent-length: 2, 3\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nab",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nabcd\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffffffff\r\nab\r\n0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nname : value\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nname: a\x00b\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nrest",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", GRAMMAR)
+async def test_what_is_not_http_is_a_protocol_error(rig: Rig, raw: str) -> None:
+    """RFC 9112 sections 2.2, 4, 5, 6.1, 6.3, 7.1 and 11."""
+    with pytest.raises(ProtocolError):
+        await healthy(rig, {"raw": raw})
+
+
+@pytest.mark.parametrize("raw", STRICT, ids=range(len(STRICT)))
+async def test_what_could_be_read_in_two_ways_is_a_protocol_error_on_our_wire(wire: Rig, raw: str) -> None:
+    """RFC 9112 sections 5.2, 6.1, 6.3 and 11.2: smuggling begins where two parsers differ. The stock parser is more lenient."""
+    with pytest.raises(ProtocolError):
+        await healthy(wire, {"raw": raw})
+
+
+async def test_answer_that_never_comes_times_out(rig: Rig) -> None:
+    upstream, caller = await rig.both({"/x": {"hang": True}, "/slow": {"size": 1000, "drip": {"bytes": 1, "every_s": 0.05}}, "/ok": OK})
+    for target in ("/x", "/slow"):
+        with pytest.raises(UpstreamTimeout) as caught:
+            await caller.ask(target, within_s=0.1)
+        assert caught.value.may_be_processed
+    await upstream.until(lambda record: record.aborted == 2)
+    assert (await caller.ask("/ok")).status == 200
+
+
+async def test_past_deadline_sends_nothing(rig: Rig) -> None:
+    upstream, caller = await rig.both({"*": OK})
+    with pytest.raises(UpstreamTimeout) as caught:
+        await caller.ask(within_s=-1.0)
+    assert not caught.value.may_be_processed
+    assert upstream.accepted == 0
+
+
+async def test_large_answers_arrive_whole(rig: Rig) -> None:
+    _, caller = await rig.both({"/x": {"size": 5_000_000}, "/chunked": {"size": 5_000_000, "chunked": 10_000}})
+    assert (await caller.ask("/x")).body == b"x" * 5_000_000
+    assert (await caller.ask("/chunked")).body == b"x" * 5_000_000
