@@ -7,6 +7,7 @@ keep the plans that they began with.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -42,12 +43,29 @@ class _Served(msgspec.Struct, frozen=True):
     responder: Responder
 
 
-class _Generation(msgspec.Struct, frozen=True):
-    """Everything that changes together at a reload."""
+class Generation:
+    """Everything that changes together at a reload. `active`: requests that run on it."""
 
-    table: RouteTable[_Served]
-    document: DocumentPlan | None
-    app: ASGIApp
+    __slots__ = ("_idle", "active", "app", "document", "run", "table")
+
+    def __init__(self, table: RouteTable[_Served], document: DocumentPlan | None, app: ASGIApp, run: Run) -> None:
+        self.table = table
+        self.document = document
+        self.app = app
+        self.run = run
+        self.active = 0
+        self._idle: asyncio.Future[None] | None = None
+
+    def leave(self) -> None:
+        self.active -= 1
+        if not self.active and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def drained(self) -> None:
+        """Return when no request runs on it any more. To be awaited once it has been replaced: no new ones come then."""
+        if self.active:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
 
 
 class DataPlane(BaseRoute):
@@ -57,16 +75,18 @@ class DataPlane(BaseRoute):
     """
 
     def __init__(self, run: Run, *, allow_explain: bool = False, watch_after_s: float = WATCH_AFTER_S) -> None:
-        self._run = run
         self._allow_explain = allow_explain
         self._watch_after_s = watch_after_s
-        self._generation = _Generation(RouteTable(), None, self._serve)
+        self._generation = Generation(RouteTable(), None, self._serve, run)
 
-    def load(self, document: DocumentPlan) -> None:
-        """Serve `document` from the next request on."""
+    def load(self, document: DocumentPlan, run: Run | None = None) -> Generation:
+        """Serve `document` from the next request on, by `run` (as before when None). Returns the generation that served until now; requests
+        that began on it end on it."""
+        before = self._generation
         routes = [(plan.method, plan.path, _Served(plan, Responder(plan.response))) for plan in document.endpoints]
         table = RouteTable(routes, reserved=RESERVED)
-        self._generation = _Generation(table, document, _with_cors(self._serve, document.source.cors))
+        self._generation = Generation(table, document, _with_cors(self._serve, document.source.cors), run or before.run)
+        return before
 
     @property
     def document(self) -> DocumentPlan | None:
@@ -83,15 +103,20 @@ class DataPlane(BaseRoute):
         return Match.FULL, {_SCOPE_KEY: (generation, *found)}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        generation: _Generation = scope[_SCOPE_KEY][0]
-        await generation.app(scope, receive, send)
+        generation: Generation = scope[_SCOPE_KEY][0]
+        generation.active += 1
+        try:
+            await generation.app(scope, receive, send)
+        finally:
+            generation.leave()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        arrived_s = loop.time()
+        arrived_s = monotonic()
         leaf: Leaf[_Served]
         values: Values
-        _, leaf, values = scope[_SCOPE_KEY]
+        generation: Generation
+        generation, leaf, values = scope[_SCOPE_KEY]
         headers = join_headers(scope["headers"])
         request = trace.read(headers)
         method: str = scope["method"]
@@ -110,7 +135,7 @@ class DataPlane(BaseRoute):
             fill(plan, frame, values, query, scope["headers"])
             if plan.body is not None:
                 await body.read(plan.body, frame, headers, receive, deadline_s)
-            result = await self._watched(receive, loop, self._run(plan, frame, headers, request.extra, deadline_s, is_explained))
+            result = await self._watched(receive, loop, generation.run(plan, frame, headers, request.extra, deadline_s, is_explained))
         except body.ClientGone:
             return
         except RequestError as error:
@@ -120,7 +145,7 @@ class DataPlane(BaseRoute):
             await send_problem(problems.internal(request_id), request.request_id, send, is_head=is_head)
         else:
             if is_explained:
-                shown = explain.explain(plan, result, loop.time() - arrived_s)
+                shown = explain.explain(plan, result, monotonic() - arrived_s)
                 await send_bytes(200, [*_EXPLAIN_FIELDS, (b"x-request-id", request.request_id)], shown, send, is_head=is_head)
             else:
                 await served.responder.send(result, request.request_id, send, is_head=is_head)
