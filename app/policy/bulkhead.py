@@ -65,8 +65,8 @@ class Bulkhead:
         return len(self._required) + len(self._optional)
 
     def try_acquire(self) -> bool:
-        """Take a place if one is free and nobody waits for it. Never waits."""
-        if self._in_use < self._limit.limit and not self._required and not self._optional:
+        """Take a place if one is free. Never waits, and overtakes nobody: a place that becomes free is handed to a waiter at once."""
+        if self._in_use < self._limit.limit:
             self._in_use += 1
             return True
         return False

@@ -167,6 +167,11 @@ async def test_full_queue_of_required_calls_rejects_both_kinds() -> None:
     assert await order_of_service(2, "rrro") == "r0 r1"
 
 
+async def test_full_queue_sheds_nobody_for_an_optional_call() -> None:
+    assert await order_of_service(3, "ooooo") == "o0 o1 o2"
+    assert await order_of_service(3, "oroo") == "r1 o0 o2"
+
+
 async def test_shed_call_is_told_that_the_queue_is_full() -> None:
     layer = make_layer(Scripted([0.1, OK]), limit=1, queue=1)
     first = asyncio.create_task(layer(make_call()))

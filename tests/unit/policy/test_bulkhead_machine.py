@@ -72,17 +72,18 @@ class BulkheadMachine(RuleBasedStateMachine):
         self.runner.run(step())
 
     @precondition(lambda self: hasattr(self, "callers") and self.running())
-    @rule(data=st.data(), leavers=st.integers(1, 3), victims=st.integers(0, 2))
-    def leave_and_cancel_in_the_same_moment(self, data: st.DataObject, leavers: int, victims: int) -> None:
-        """The hard case: a waiter is cancelled after it was handed a place and before it could run."""
-        leaving = data.draw(st.lists(st.sampled_from(self.running()), max_size=leavers, unique=True))
-        others = [caller for caller in self.waiting() + self.running() if caller not in leaving]
-        cancelled = data.draw(st.lists(st.sampled_from(others), max_size=victims, unique=True)) if others else []
+    @rule(leavers=st.integers(0, 2), victims=st.lists(st.integers(0, 9), max_size=2), turns=st.integers(0, 2))
+    def leave_and_cancel_in_the_same_moment(self, leavers: int, victims: list[int], turns: int) -> None:
+        """The hard case: a waiter is cancelled just before or after it is handed a place, before it could run. `victims`: those that
+        wait longest have the smallest numbers."""
+        leaving = self.running()[:leavers]
+        others = self.waiting() + self.running()[leavers:]
+        cancelled = [others[victim] for victim in victims if victim < len(others)]
 
         async def step() -> None:
             for caller in leaving:
                 caller.leave.set()
-            for _ in range(data.draw(st.integers(0, 2))):
+            for _ in range(turns):
                 await asyncio.sleep(0)
             for caller in cancelled:
                 assert caller.task is not None
