@@ -15,6 +15,7 @@ SERVICES: Final = 10
 DELAY_S: Final = 0.05
 SLOW_S: Final = 1.0
 SLOW_SHARE: Final = 0.01
+SERVERS: Final = ("anabranch", "textbook", "aiohttp", "node", "krakend")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Workload:
     clients: int = 64
     is_chain: bool = False
     alone: str = "/user"
-    peers: tuple[str, ...] = ("anabranch", "textbook", "aiohttp", "node", "krakend", "upstream")
+    peers: tuple[str, ...] = (*SERVERS, "upstream")
 
 
 USER: Final = Call(name="user", service=0, path="/user")
@@ -59,13 +60,14 @@ WORKLOADS: Final = (
         title="group of three small bodies (0.2, 2.2 and 0.9 kB)",
         path="/a",
         calls=(USER, ORDERS, WEATHER),
-        peers=("anabranch", "textbook", "aiohttp", "node", "krakend", "floor", "exchange", "wire", "upstream"),
+        peers=(*SERVERS, "floor", "exchange", "wire", "upstream"),
     ),
     Workload(
         key="B",
         title="group of ten bodies of 1 kB",
         path="/b",
         calls=tuple(Call(name=f"part{number}", service=number, path=f"/parts/{number}") for number in range(10)),
+        clients=32,
         alone="/parts/0",
     ),
     Workload(
@@ -83,6 +85,7 @@ WORKLOADS: Final = (
         calls=(Call(name="report", service=0, path="/reports/0", pick=("batch", "summary")),),
         clients=16,
         alone="/reports/0",
+        peers=SERVERS,
     ),
     Workload(
         key="E",
@@ -94,6 +97,7 @@ WORKLOADS: Final = (
             Call(name="region", service=2, path="/regions/{customer.region}"),
         ),
         is_chain=True,
+        peers=SERVERS,
     ),
     Workload(
         key="F",

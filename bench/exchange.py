@@ -19,7 +19,7 @@ import httptools
 import msgspec
 import uvloop
 
-from bench.gauge import peak_bytes
+from bench.gauge import peak_bytes, waited_s
 from bench.histogram import Histogram
 from bench.load import Result, request
 
@@ -140,9 +140,10 @@ async def measure(job: Job, exchange: Exchange) -> Result:
     tasks = [asyncio.create_task(client()) for _ in range(job.clients)]
     await asyncio.sleep(job.warmup_s)
     is_measuring = True
-    began, cpu_s = time.perf_counter(), time.process_time()
+    began, cpu_s, waits_s = time.perf_counter(), time.process_time(), waited_s(os.getpid())
     await asyncio.sleep(measured_to - loop.time())
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_s
+    waits_s = waited_s(os.getpid()) - waits_s
     is_measuring = False
     await asyncio.gather(*tasks)
     return Result(
@@ -151,6 +152,7 @@ async def measure(job: Job, exchange: Exchange) -> Result:
         errors={"length": errors} if errors else {},
         buckets=dict(latencies.counts),
         cpu_s=cpu_s,
+        waited_s=waits_s,
         peak_bytes=peak_bytes(os.getpid()),
         lag_us=0.0,
         asked=answered,

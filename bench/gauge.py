@@ -12,9 +12,11 @@ _PROC: Final = Path("/proc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """`cpu_s`: user and system time between two readings. `peak_bytes`: highest resident set of the same interval, children added."""
+    """`cpu_s`: user and system time between two readings. `waited_s`: how long the root's main thread could have run but other work had its
+    core. `peak_bytes`: highest resident set of the same interval, children added."""
 
     cpu_s: float
+    waited_s: float
     peak_bytes: int
 
 
@@ -45,15 +47,17 @@ def tree(pid: int) -> dict[int, float]:
 class Gauge:
     """Two readings of one process tree. `pid`: its root."""
 
-    __slots__ = ("_before", "_pid")
+    __slots__ = ("_before", "_pid", "_waited_s")
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._before: dict[int, float] = {}
+        self._waited_s = 0.0
 
     def begin(self) -> None:
         """Take the first reading and lower the memory peak to what is in use now, where the kernel lets us."""
         self._before = tree(self._pid)
+        self._waited_s = waited_s(self._pid)
         for member in self._before:
             try:
                 (_PROC / str(member) / "clear_refs").write_text("5")
@@ -63,7 +67,11 @@ class Gauge:
     def end(self) -> Usage:
         """Take the second reading. Children that came in between count from their start."""
         now = tree(self._pid)
-        return Usage(cpu_s=sum(now.values()) - sum(self._before.values()), peak_bytes=sum(map(peak_bytes, now)))
+        return Usage(
+            cpu_s=sum(now.values()) - sum(self._before.values()),
+            waited_s=waited_s(self._pid) - self._waited_s,
+            peak_bytes=sum(map(peak_bytes, now)),
+        )
 
 
 def peak_bytes(pid: int) -> int:
@@ -74,6 +82,14 @@ def peak_bytes(pid: int) -> int:
         return 0
     line = next((line for line in text.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0 kB")
     return int(line.split()[1]) * 1024
+
+
+def waited_s(pid: int) -> float:
+    """How long the main thread of `pid` has waited for a core in its life; 0 where the kernel does not count that."""
+    try:
+        return int((_PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def wait_until_idle(pid: int, patience_s: float) -> None:

@@ -28,7 +28,7 @@ _TICK_S: Final = 0.001
 _CONNECTS_AT_ONCE: Final = 100
 # A closed loop whose interval holds few answers is dominated by those that were under way at its edges: it is made longer, within reason.
 ENOUGH_ANSWERS: Final = 600
-LONGEST: Final = 2.5  # times the interval that was asked for
+LONGEST: Final = 2.0  # times the interval that was asked for
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +50,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     `answered`: right answers in it. `asked`: requests of the whole job, warm-up included. `errors`: kind to count. `buckets`: of `Histogram`, over all requests that were due (open loop) or
     answered (closed loop) in it. `lag_us`: p99 of how late the generator itself was with sending. `own_cpu_s`: of the generator.
+    `cpu_s`, `waited_s`, `peak_bytes`: of the server, see `Usage`.
     """
 
     seconds: float
@@ -57,6 +58,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, int]
     buckets: dict[int, int]
     cpu_s: float
+    waited_s: float
     peak_bytes: int
     lag_us: float
     own_cpu_s: float
@@ -154,6 +156,7 @@ class Load:
         self._is_over = True
         for task in self._connecting:
             task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
         for client in list(self._clients):
             client.abort()
         await asyncio.sleep(0)
@@ -163,6 +166,7 @@ class Load:
             errors=dict(self.errors),
             buckets=dict(self.latencies.counts),
             cpu_s=usage.cpu_s if usage is not None else 0.0,
+            waited_s=usage.waited_s if usage is not None else 0.0,
             peak_bytes=usage.peak_bytes if usage is not None else 0,
             lag_us=self.lags.percentile_us(99),
             own_cpu_s=own_cpu_s,

@@ -20,7 +20,7 @@ from bench.load import Job
 from bench.peers import DOCUMENT, PEERS, YARDSTICKS, Site
 from bench.peers.floor import BODY as EMPTY
 from bench.server import Cores, StartError, free_port, get, process, wait_until_up
-from bench.trial import Trial, attempt, middle, run
+from bench.trial import Trial, attempt, middle, run, stretched
 
 _PATIENCE_S: Final = 120.0
 _SHORTEST_TAIL_S: Final = 3.0  # a p99.9 needs thousands of requests; and a slow answer takes a second
@@ -94,7 +94,7 @@ class Bench:
         self._folder = folder
         self._ports = ports
         self._upstream_pid = upstream_pid
-        self._warm: set[int] = set()
+        self._rates: dict[int, float] = {}  # port to requests/s, of servers that were measured before
 
     def run(self, workload: Workload, peers: Sequence[str]) -> Section:
         """Measure one workload. Peers that cannot run here are told in the section's notes."""
@@ -210,8 +210,9 @@ class Bench:
         options = self.options
         if not subject.pid:
             return self._yardstick(section, subject)
-        warmup_s = options.warmup_s if subject.port in self._warm else options.first_warmup_s
-        self._warm.add(subject.port)
+        is_first = subject.port not in self._rates
+        warmup_s = options.first_warmup_s if is_first else options.warmup_s
+        seconds = options.seconds if is_first or rate is not None else stretched(options.seconds, self._rates[subject.port])
         method = section.workload.method
         is_tail = method == "hedging" and rate is not None
         is_search = method in {"half", "hedging"} and rate is None
@@ -222,11 +223,13 @@ class Bench:
             length=subject.length,
             clients=section.clients,
             warmup_s=max(warmup_s, _SETTLE_S) if is_tail else warmup_s,
-            seconds=max(options.seconds, shortest_s),
+            seconds=max(seconds, shortest_s),
             rate=rate,
             pid=subject.pid,
         )
-        return attempt(job, self._cores, has_wrk=options.has_wrk if has_wrk is None else has_wrk)
+        trial = attempt(job, self._cores, has_wrk=options.has_wrk if has_wrk is None else has_wrk)
+        self._rates[subject.port] = trial.requests_per_s
+        return trial
 
     def _yardstick(self, section: Section, subject: Subject) -> Trial:
         """An exchange without a gateway, run where the servers run."""

@@ -14,6 +14,7 @@ from bench.trial import Trial
 
 JSON = Any
 _BUSY_ENOUGH: Final = 0.9
+_ROBBED_MUCH: Final = 0.05
 _FIGURES: Final[tuple[tuple[str, Callable[[Trial], float], str], ...]] = (
     ("requests/s", lambda trial: trial.requests_per_s, ",.0f"),
     ("CPU us/request", lambda trial: trial.cpu_us, ",.0f"),
@@ -73,6 +74,9 @@ def remarks(section: Section, *, rounds: int, seconds: float) -> list[str]:
     spread = max(((row.spread[1] - row.spread[0]) / row.figures.cpu_us for row in section.rows if row.figures.cpu_us > 0), default=0.0)
     if rounds > 1:
         found.append(f"CPU times of the rounds differ by up to {spread:.0%}.")
+    robbed = max((row.figures.robbed for row in section.rows), default=0.0)
+    if robbed > _ROBBED_MUCH:
+        found.append(f"Other work had the servers' core for up to {robbed:.0%} of the time: the figures are rough.")
     lag = max((row.figures.lag_ms for row in section.rows), default=0.0)
     if lag:
         found.append(f"The load generator itself was up to {lag:.1f} ms late (p99); that is part of the latencies.")

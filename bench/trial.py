@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from bench.gauge import Gauge, wait_until_idle
+from bench.gauge import Gauge, Usage, wait_until_idle
 from bench.histogram import Histogram
 from bench.load import ENOUGH_ANSWERS, LONGEST, Job, Result
 from bench.server import Cores, StartError, process
@@ -36,11 +36,13 @@ _HEAD_BYTES: Final = 4_096  # the longest response head that is believed
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one interval. `busy`: share of one core that the server used. `asked`, `lag_ms`: of the generator, see `Result`."""
+    """The figures of one interval. `busy`: share of one core that the server used. `robbed`: share of the time that it wanted its core and other
+    work had it. `asked`, `lag_ms`: of the generator, see `Result`."""
 
     requests_per_s: float
     cpu_us: float
     busy: float
+    robbed: float
     p50_ms: float
     p99_ms: float
     p999_ms: float
@@ -58,6 +60,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
             requests_per_s=result.answered / result.seconds,
             cpu_us=per_request_us(result.cpu_s, result.answered),
             busy=result.cpu_s / result.seconds,
+            robbed=result.waited_s / result.seconds,
             p50_ms=p50_us / 1e3,
             p99_ms=p99_us / 1e3,
             p999_ms=p999_us / 1e3,
@@ -80,12 +83,14 @@ def middle(trials: Sequence[Trial]) -> Trial:
         errors.update(trial.errors)
 
     def of(name: str) -> float:
-        return float(median(getattr(trial, name) for trial in trials))
+        values = [value for trial in trials if not math.isnan(value := float(getattr(trial, name)))]
+        return median(values) if values else math.nan
 
     return Trial(
         requests_per_s=of("requests_per_s"),
         cpu_us=of("cpu_us"),
         busy=of("busy"),
+        robbed=of("robbed"),
         p50_ms=of("p50_ms"),
         p99_ms=of("p99_ms"),
         p999_ms=of("p999_ms"),
@@ -129,30 +134,37 @@ def attempt(job: Job, cores: Cores, *, has_wrk: bool) -> Trial:
     return trial
 
 
+def stretched(seconds: float, rate: float) -> float:
+    """How long to measure a server that answers `rate` requests/s so that there are enough answers, within reason."""
+    return max(seconds, min(seconds * LONGEST, ENOUGH_ANSWERS / max(rate, 1.0)))
+
+
 def wrk_is_there() -> bool:
     """Whether wrk is on PATH."""
     return shutil.which("wrk") is not None
 
 
 def _with_wrk(job: Job, cores: Cores) -> Trial:
-    """wrk counts whole seconds only and does not look at bodies: the mean length of the answers stands in for that check."""
+    """wrk counts whole seconds only, so shorter warm-ups are left out; and it does not look at bodies, so the mean length of the answers
+    stands in for that check."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "report.lua")
         script.write_text(_WRK_SCRIPT)
-        warmup = _wrk(job, cores, script, math.ceil(job.warmup_s))
-        rate = warmup["requests"] / warmup["duration_us"] * 1e6
-        seconds = max(job.seconds, min(job.seconds * LONGEST, ENOUGH_ANSWERS / max(rate, 1.0)))
-        if job.pid is not None:
-            wait_until_idle(job.pid, _REST_S)
+        seconds = job.seconds
+        if job.warmup_s >= 1:
+            warmup = _wrk(job, cores, script, math.ceil(job.warmup_s))
+            seconds = stretched(seconds, warmup["requests"] / warmup["duration_us"] * 1e6)
+            if job.pid is not None:
+                wait_until_idle(job.pid, _REST_S)
         gauge = Gauge(job.pid) if job.pid is not None else None
         if gauge is not None:
             gauge.begin()
         counted = _wrk(job, cores, script, math.ceil(seconds))
         usage = gauge.end() if gauge is not None else None
-    return wrk_trial(counted, job.length, usage.cpu_s if usage else 0.0, usage.peak_bytes if usage else 0)
+    return wrk_trial(counted, job.length, usage or Usage(cpu_s=0.0, waited_s=0.0, peak_bytes=0))
 
 
-def wrk_trial(counted: dict[str, float], length: int | None, cpu_s: float, peak_bytes: int) -> Trial:
+def wrk_trial(counted: dict[str, float], length: int | None, usage: Usage) -> Trial:
     """The figures of what wrk printed. `counted["requests"]` holds all answers, whatever their status."""
     wrong = int(counted["status"])
     answered = int(counted["requests"]) - wrong
@@ -163,12 +175,13 @@ def wrk_trial(counted: dict[str, float], length: int | None, cpu_s: float, peak_
     seconds = counted["duration_us"] / 1e6
     return Trial(
         requests_per_s=answered / seconds,
-        cpu_us=per_request_us(cpu_s, answered),
-        busy=cpu_s / seconds,
+        cpu_us=per_request_us(usage.cpu_s, answered),
+        busy=usage.cpu_s / seconds,
+        robbed=usage.waited_s / seconds,
         p50_ms=counted["p50"] / 1e3,
         p99_ms=counted["p99"] / 1e3,
         p999_ms=counted["p999"] / 1e3,
-        peak_mib=peak_bytes / 2**20,
+        peak_mib=usage.peak_bytes / 2**20,
         errors=errors,
         asked=int(counted["requests"]),
         lag_ms=0.0,

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from bench.histogram import Histogram
@@ -9,16 +9,25 @@ from tests.unit.bench.draws import Draws
 
 
 @asynccontextmanager
-async def services(*draws: float) -> AsyncIterator[tuple[int, Services]]:
-    loop = asyncio.get_running_loop()
-    known = Services(Draws(*draws))
+async def serving(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[int]:
+    """Serve on a free port; at the end every connection is closed, also those that were accepted in the last moment."""
     sock = listen()
-    server = await loop.create_server(lambda: Server(known, loop), sock=sock)
+    server = await asyncio.get_running_loop().create_server(protocol, sock=sock)
     try:
-        yield sock.getsockname()[1], known
+        yield sock.getsockname()[1]
     finally:
         server.close()
         await server.wait_closed()
+        for _ in range(20):  # turns of the loop: accepting, reading the end of the stream and closing take a few each
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def services(*draws: float) -> AsyncIterator[tuple[int, Services]]:
+    known = Services(Draws(*draws))
+    loop = asyncio.get_running_loop()
+    async with serving(lambda: Server(known, loop)) as port:
+        yield port, known
 
 
 def job(port: int, path: str, *, length: int | None = None, rate: float | None = None) -> Job:
@@ -63,8 +72,7 @@ class HangUp(asyncio.Protocol):
 
 
 async def test_a_connection_that_breaks_is_an_error_and_is_replaced() -> None:
-    server = await asyncio.get_running_loop().create_server(HangUp, "127.0.0.1", 0)
-    async with server:
-        result = await Load(job(server.sockets[0].getsockname()[1], "/user")).run()
+    async with serving(HangUp) as port:
+        result = await Load(job(port, "/user")).run()
     assert set(result.errors) == {"lost"}
     assert result.errors["lost"] > 2

@@ -7,6 +7,7 @@ import pytest
 
 from bench import report
 from bench.cases import WORKLOADS
+from bench.gauge import Usage
 from bench.measure import Row, Section
 from bench.server import Cores
 from bench.targets import Target, targets
@@ -15,7 +16,17 @@ from bench.trial import Trial, middle, per_request_us, wrk_trial
 
 def trial(cpu_us: float, **changes: object) -> Trial:
     base = Trial(
-        requests_per_s=100.0, cpu_us=cpu_us, busy=1.0, p50_ms=1.0, p99_ms=2.0, p999_ms=3.0, peak_mib=50.0, errors={}, asked=10, lag_ms=0.0
+        requests_per_s=100.0,
+        cpu_us=cpu_us,
+        busy=1.0,
+        robbed=0.0,
+        p50_ms=1.0,
+        p99_ms=2.0,
+        p999_ms=3.0,
+        peak_mib=50.0,
+        errors={},
+        asked=10,
+        lag_ms=0.0,
     )
     return msgspec.structs.replace(base, **changes)
 
@@ -36,6 +47,10 @@ def test_the_middle_is_the_median_of_each_figure_and_the_sum_of_errors() -> None
     assert found.peak_mib == 60
     assert found.errors == {"status": 3, "lost": 1}
     assert found.asked == 30
+
+
+def test_a_round_without_answers_does_not_spoil_the_middle() -> None:
+    assert middle([trial(math.nan), trial(10), trial(20)]).cpu_us == 15
 
 
 def test_time_of_no_request_is_no_number() -> None:
@@ -107,11 +122,13 @@ def test_the_real_document_has_every_marker() -> None:
 def test_wrk_answers_of_the_wrong_length_are_errors() -> None:
     counted = {"requests": 10, "duration_us": 2e6, "bytes": 10 * 300, "connect": 0, "read": 0, "write": 0, "timeout": 0, "status": 1}
     counted |= {"p50": 1_000, "p99": 2_000, "p999": 3_000}
-    right = wrk_trial(counted, 200, 0.9, 2**20)
+    usage = Usage(cpu_s=0.9, waited_s=0.2, peak_bytes=2**20)
+    right = wrk_trial(counted, 200, usage)
     assert right.errors == {"status": 1}
     assert right.requests_per_s == pytest.approx(4.5)
+    assert right.robbed == pytest.approx(0.1)
     assert right.cpu_us == pytest.approx(1e5)
-    assert wrk_trial(counted, 400, 0.9, 2**20).errors == {"status": 1, "length": 9}
+    assert wrk_trial(counted, 400, usage).errors == {"status": 1, "length": 9}
 
 
 def test_the_server_has_the_last_core_to_itself() -> None:
