@@ -1,0 +1,25 @@
+from app.core.exchange import Request
+from app.policy.call import Call
+from tests.support.policies import ADDRESS
+
+
+def new_call(*, is_traced: bool = False) -> Call:
+    return Call(Request("GET", "/"), deadline=5.0, is_idempotent=True, is_required=True, is_coalesced=True, is_traced=is_traced)
+
+
+def test_notes_are_taken_only_when_the_call_is_traced() -> None:
+    quiet, traced = new_call(), new_call(is_traced=True)
+    quiet.note("something")
+    traced.note("something")
+    assert (quiet.notes, traced.notes) == (None, ["something"])
+
+
+def test_fork_shares_what_was_asked_and_not_where_it_goes() -> None:
+    call = new_call(is_traced=True)
+    call.attempts, call.queue_s, call.address, call.avoid = 2, 0.5, ADDRESS, (ADDRESS,)
+    twin = call.fork()
+    assert twin.request is call.request
+    assert (twin.deadline, twin.is_idempotent, twin.is_required) == (5.0, True, True)
+    assert (twin.attempts, twin.queue_s, twin.address, twin.avoid, twin.is_coalesced) == (2, 0.0, None, (ADDRESS,), False)
+    twin.note("from the twin")
+    assert call.notes == ["from the twin"]

@@ -1,0 +1,54 @@
+import asyncio
+
+import pytest
+
+from app.policy.ending import end_task
+
+
+async def test_task_has_ended_when_it_returns() -> None:
+    closed = asyncio.Event()
+
+    async def exchange() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0.1)
+            closed.set()
+
+    task = asyncio.create_task(exchange())
+    await asyncio.sleep(0)
+    await end_task(task)
+    assert closed.is_set()
+    assert task.cancelled()
+
+
+async def test_failure_of_a_task_that_has_ended_is_taken_as_seen() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    task = asyncio.create_task(fail())
+    await asyncio.wait((task,))
+    await end_task(task)
+    assert isinstance(task.exception(), ZeroDivisionError)
+
+
+async def test_cancellation_meanwhile_is_raised_only_after_the_end() -> None:
+    closed = asyncio.Event()
+
+    async def exchange() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0.1)
+            closed.set()
+
+    task = asyncio.create_task(exchange())
+    await asyncio.sleep(0)
+    ender = asyncio.create_task(end_task(task))
+    await asyncio.sleep(0.05)
+    ender.cancel()
+    await asyncio.sleep(0.01)
+    ender.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ender
+    assert closed.is_set()
