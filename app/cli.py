@@ -1,9 +1,11 @@
 """The command `anabranch`. Exit codes: 0, 2 for a command that is used wrongly, 3 for a document or settings that are not usable."""
 
+import contextlib
+import errno
 import logging
-import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from app import __version__
+from app.config.problems import did_you_mean
 from app.config.schema import document_schema
 from app.edge.build import build_app
 from app.edge.dataplane import DataPlane
@@ -24,6 +27,7 @@ from app.plan.explain import explain as explain_plan
 from app.policy import stack
 from app.settings import Settings
 
+BAD_USE = 2
 BAD_CONFIG = 3
 
 cli = typer.Typer(
@@ -60,7 +64,9 @@ def _root(
 def run(
     document: Annotated[Path | None, typer.Argument(metavar="FILE", help="The gateway document; ANABRANCH_DOCUMENT when left out.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; ANABRANCH_HOST when left out.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one; ANABRANCH_PORT when left out.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; ANABRANCH_PORT when left out.")
+    ] = None,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
     settings = _settings(document=document, host=host, port=port)
@@ -72,11 +78,7 @@ def run(
     listener = _listen(settings.host, settings.port)
     shown_host, shown_port = listener.getsockname()[:2]
     address = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
-    typer.echo(
-        f"anabranch {__version__} serves {settings.document} at {address}" + (f"  (docs: {address}/docs)" if settings.docs else ""),
-        err=True,
-    )
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             http="httptools",
@@ -87,12 +89,11 @@ def run(
             access_log=False,
             server_header=False,
             date_header=True,
-            timeout_graceful_shutdown=int(settings.shutdown_timeout_s),
-        )
+            timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]  # it is given to asyncio as it is
+        ),
+        f"anabranch {__version__} serves {settings.document} at {address}" + (f"  (docs: {address}/docs)" if settings.docs else ""),
     )
     server.run(sockets=[listener])
-    if not server.started:
-        raise typer.Exit(BAD_CONFIG)
 
 
 @cli.command()
@@ -101,8 +102,9 @@ def check(document: Document) -> None:
     compiled = _compile(document)
     for warning in compiled.warnings:
         typer.echo(str(warning))
-    count = len(compiled.plan.endpoints)
-    typer.echo(f"{document}: {count} endpoint{'s' * (count != 1)}, {len(compiled.plan.upstreams)} upstreams, no problems")
+    parts = [_counted(len(compiled.plan.endpoints), "endpoint"), _counted(len(compiled.plan.upstreams), "upstream")]
+    parts += [_counted(len(compiled.warnings), "warning")] if compiled.warnings else []
+    typer.echo(f"{document}: {', '.join(parts)}, no problems")
 
 
 @cli.command()
@@ -111,13 +113,16 @@ def explain(
     endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="Name or path of one endpoint; all when left out.")] = None,
 ) -> None:
     """Show the plan of each endpoint: what runs when, how answers are read, the longest way against the deadline."""
-    plans = _compile(document).plan
+    compiled = _compile(document)
+    plans = compiled.plan
     chosen = [plan for plan in plans.endpoints if endpoint is None or endpoint in (plan.name, plan.path, f"{plan.method} {plan.path}")]
     if not chosen:
-        names = ", ".join(plan.name for plan in plans.endpoints) or "none"
-        typer.echo(f"there is no endpoint {endpoint!r}; the document has {names}", err=True)
-        raise typer.Exit(2)
-    typer.echo("\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen))
+        names = [plan.name for plan in plans.endpoints]
+        hint = did_you_mean(endpoint or "", [*names, *(plan.path for plan in plans.endpoints)])
+        typer.echo(f"there is no endpoint {endpoint!r}; {hint or 'the document has ' + (', '.join(names) or 'none')}", err=True)
+        raise typer.Exit(BAD_USE)
+    text = "\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen)
+    typer.echo(compiled.draft.secrets.redact(text))
 
 
 @cli.command()
@@ -136,6 +141,24 @@ def schema(output: Output = None) -> None:
     _write(orjson.dumps(document_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
 
 
+class _Server(uvicorn.Server):
+    """A server that says where it is once it answers, and that ends in peace: uvicorn's own raises the signal again that stopped it."""
+
+    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+        super().__init__(config)
+        self._announcement = announcement
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        typer.echo(self._announcement, err=True)
+
+
 def _settings(**given: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
@@ -143,7 +166,10 @@ def _settings(**given: object) -> Settings:
         for fault in error.errors(include_url=False, include_input=False):
             name = "_".join(str(part) for part in fault["loc"]).upper()
             typer.echo(f"settings: ANABRANCH_{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}", err=True)
-        raise typer.Exit(BAD_CONFIG) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        typer.echo(f"settings: the file .env cannot be read: {reason}", err=True)
+    raise typer.Exit(BAD_CONFIG)
 
 
 def _compile(document: Path) -> Compiled:
@@ -156,8 +182,12 @@ def _compile(document: Path) -> Compiled:
 def _refuse(problems: list[Problem]) -> NoReturn:
     for problem in problems:
         typer.echo(str(problem), err=True)
-    typer.echo(f"{len(problems)} problem{'s' * (len(problems) != 1)}", err=True)
+    typer.echo(_counted(len(problems), "problem"), err=True)
     raise typer.Exit(BAD_CONFIG)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -169,14 +199,22 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        typer.echo(f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; choose another with --port", err=True)
+        is_about_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        hint = "choose another with --port" if is_about_port else "--host takes an address of this machine, or 0.0.0.0 for all of them"
+        typer.echo(f"cannot listen on {host} port {port}: {error.strerror}; {hint}", err=True)
         raise typer.Exit(BAD_CONFIG) from None
     return listener
 
 
 def _write(content: bytes, output: Path | None) -> None:
+    """To the file or the screen. Flushed here: a reader that has gone away must not show up as a traceback at the end."""
     if output is None:
         sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(content)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(content)
+    except OSError as error:
+        typer.echo(f"cannot write {output}: {error.strerror}", err=True)
+        raise typer.Exit(BAD_USE) from None

@@ -1,6 +1,7 @@
 """Wires the parts together. The only module that knows them all: document -> plans -> upstreams -> engine -> edge."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from app.config.load import Draft, read
+from app.config.model import Upstream
 from app.config.problems import Problems
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
@@ -20,10 +22,14 @@ from app.edge.health import Health
 from app.engine.fanout import surfaces
 from app.engine.run import Engine
 from app.engine.upstreams import Upstreams
-from app.errors import ConfigError, Problem
+from app.errors import ConfigError, MissingExtraError, Problem
 from app.plan.compile import compile_document
 from app.plan.model import DocumentPlan
 from app.settings import Settings
+from app.upstream.open import open_transport
+from app.upstream.tls import TLSContexts
+
+logger = logging.getLogger("anabranch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,7 @@ def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_
     draft = read(path, environ)
     plan = compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken)
     routers = _import_routers(draft.document.routers, draft.problems, import_from or Path.cwd())
+    _prove_upstreams(plan.upstreams, draft.problems)
     draft.problems.raise_if_any()
     return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft)
 
@@ -53,6 +60,8 @@ def create_app(settings: Settings) -> Gateway:
     if settings.document is None:
         raise ConfigError([_no_document()])
     compiled = compile_file(settings.document)
+    for warning in compiled.warnings:
+        logger.warning("%s", warning)
     upstreams = Upstreams(compiled.plan.upstreams)
     health = Health()
     health.block("start", "the gateway is starting")
@@ -74,6 +83,18 @@ def create_app(settings: Settings) -> Gateway:
         app.add_exception_handler(FanOutFailed, answer_failed)
         app.add_exception_handler(ClientGone, answer_gone)
     return app
+
+
+def _prove_upstreams(upstreams: Mapping[str, Upstream], problems: Problems) -> None:
+    """Build each transport once, which opens no connection: a certificate that cannot be read and a missing extra are found with the rest."""
+    contexts = TLSContexts()
+    for name, upstream in upstreams.items():
+        try:
+            open_transport(upstream, contexts)
+        except MissingExtraError as error:
+            problems.add(("upstreams", name, "http2"), str(error))
+        except ValueError as error:
+            problems.add(("upstreams", name, "tls"), str(error))
 
 
 def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple[APIRouter, ...]:

@@ -19,13 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.edge import problems, trace
 from app.edge.dataplane import join_headers
 from app.edge.disconnect import DisconnectWatch
-from app.edge.fields import proxy_status, server_timing
+from app.edge.respond import outcome_headers
 from app.engine.fanout import FanCall, FanOut, FanOutFailed, Surface, segment
-from app.engine.outcome import Result
+from app.engine.outcome import Outcome, Result
 
 __all__ = ["Fan", "FanCall", "FanHeaders", "FanOut", "FanOutFailed", "FanSource", "segment"]
 
 _SCOPE_KEY: Final = "anabranch.fan"
+_MOST_SHOWN: Final = 50
+"""Calls in Server-Timing and Proxy-Status. A route that calls in a loop must not make a head that proxies refuse."""
 
 
 @dataclass(slots=True)
@@ -114,14 +116,20 @@ class FanHeaders:
 
 
 def _outcome_headers(fan: FanOut, request_id: bytes) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"gateway-complete", b"?1" if fan.is_complete else b"?0"),
-        (b"server-timing", server_timing(fan.outcomes)),
-        (b"x-request-id", request_id),
-    ]
-    if failed := proxy_status(fan.outcomes):
-        headers.append((b"proxy-status", failed))
-    return headers
+    return [*outcome_headers(_shown(fan.outcomes), is_complete=fan.is_complete), (b"x-request-id", request_id)]
+
+
+def _shown(outcomes: list[Outcome]) -> list[Outcome]:
+    """All outcomes or, where they are too many, the failed ones and the first of the others."""
+    if len(outcomes) <= _MOST_SHOWN:
+        return outcomes
+    return sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_SHOWN]
+
+
+def request_id_of(request: Request) -> bytes | None:
+    """The id that the upstreams of this request were told; None when it has no fan-out."""
+    used: _Used | None = request.scope.get(_SCOPE_KEY)
+    return used.request_id if used is not None and used.request_id else None
 
 
 async def answer_failed(request: Request, error: Exception) -> Response:

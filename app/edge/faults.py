@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from app.edge import problems, trace
 from app.edge.dataplane import join_headers
+from app.edge.fan import request_id_of
 from app.edge.problems import ProblemResponse
 from app.errors import MethodNotAllowed, NotFound, RequestError, StepError
 
@@ -72,6 +73,8 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 
 def _request_id(request: Request) -> str:
+    if (known := request_id_of(request)) is not None:
+        return known.decode()
     return trace.read(join_headers(request.scope["headers"])).request_id.decode()
 
 

@@ -21,13 +21,14 @@ from app.plan.call import compile_headers
 from app.plan.fields import name_fault, value_fault
 from app.plan.model import HeaderPairs
 from app.plan.step import DEFAULT_HEADERS, IDEMPOTENT
+from app.plan.value import as_text
 from app.policy.call import Call, Policy
 
 _PATH_SAFE: Final = "/-._~!$&'()*+,;=:@%?"
 
 
 class FanOutFailed(Exception):
-    """A required call failed. `failure`: why; `outcomes`: of every call that ended, that one last."""
+    """A required call failed. `failure`: why; `outcomes`: of every call of the request that has ended."""
 
     def __init__(self, failure: StepError, outcomes: list[Outcome]) -> None:
         super().__init__(failure.detail)
@@ -36,10 +37,13 @@ class FanOutFailed(Exception):
 
 
 def segment(value: object) -> str:
-    """A value as one segment of a path, percent-encoded. Raises ValueError for an empty one and for dots, which change the path."""
-    text = str(value)
-    if text in ("", ".", ".."):
-        raise ValueError(f"{text!r} cannot be a segment of a path")
+    """A value as one segment of a path, percent-encoded; `true` and `false` for booleans.
+
+    Raises ValueError for None, for an empty one and for dots, which change the path.
+    """
+    text = _text(value)
+    if value is None or text in ("", ".", ".."):
+        raise ValueError(f"{value!r} cannot be a segment of a path")
     return quote(text, safe="")
 
 
@@ -118,7 +122,8 @@ class FanOut:
 
         `path`: as it goes on the wire; put foreign values into it with `segment(value)`. `query`: a list gives its name once for each
         element, None leaves it out. `body`: any JSON value; None sends none. `timeout`: seconds for the whole call, waiting and retries
-        included. `optional`: when it fails, `default` stands in. `name`: in Server-Timing and problems; the upstream's when None.
+        included. `optional`: when it fails, `default` stands in. `name`: in Server-Timing and problems; the upstream's when None; letters,
+        digits, `_` and `-`.
 
         Raises KeyError for an upstream that the document does not have and ValueError for what cannot be sent.
         """
@@ -128,9 +133,8 @@ class FanOut:
         if not path.startswith("/") or "#" in path:
             raise ValueError(f"a path starts with / and has no fragment: {path!r}")
         target = quote(path, safe=_PATH_SAFE)
-        pairs = {key: _query_text(value) for key, value in (query or {}).items() if value is not None}
-        if pairs:
-            target += ("&" if "?" in target else "?") + urlencode(pairs, doseq=True)
+        if pairs := [(key, _text(item)) for key, value in (query or {}).items() for item in _items(value) if item is not None]:
+            target += ("&" if "?" in target else "?") + urlencode(pairs, quote_via=quote)
         extra = list(surface.forward([], self._client_headers, self._extra))
         content = None
         if body is not None:
@@ -147,7 +151,7 @@ class FanOut:
             block = HeaderBlock.of([pair for pair in block.pairs if pair[0] not in named])
         method = method.upper()
         return FanCall(
-            name=name or upstream,
+            name=upstream if name is None else config.checked_name(name),
             upstream=upstream,
             request=Request(method, target, block, tuple(extra), content),
             is_required=not optional,
@@ -166,21 +170,17 @@ class FanOut:
         Raises FanOutFailed when a required call fails, and then cancels the others at once. Cancellation cancels all of them. Either way
         every call has ended when this returns.
         """
+        if len(calls) < 2:
+            return [await self._run(call) for call in calls]
         tasks = [asyncio.ensure_future(self._run(call)) for call in calls]
-        if not tasks:
-            return []
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in tasks:
-                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                    raise error
-            return [task.result() for task in tasks]
         finally:
-            unfinished = [task for task in tasks if not task.done()]
-            for task in unfinished:
-                task.cancel()
-            if unfinished:
-                await asyncio.wait(unfinished)
+            await _end(tasks)
+        errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return [task.result() for task in tasks]
 
     async def _run(self, call: FanCall) -> Any:
         outcome = Outcome(call.name, call.upstream)
@@ -211,9 +211,26 @@ class FanOut:
         return value
 
 
-def _query_text(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return [_query_text(item) for item in value]
-    return value if isinstance(value, str | int | float) else str(value)
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks that still run and wait until they have closed what they had open, even when this is cancelled meanwhile."""
+    interruption: asyncio.CancelledError | None = None
+    unfinished = [task for task in tasks if not task.done()]
+    for task in unfinished:
+        task.cancel()
+    while any(not task.done() for task in unfinished):
+        try:
+            await asyncio.wait(unfinished)
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+def _items(value: Any) -> list[Any] | tuple[Any, ...]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _text(value: Any) -> str:
+    """Booleans and numbers as JSON writes them, everything else as Python does."""
+    text = as_text(value)
+    return str(value) if text is None else text
