@@ -1,5 +1,6 @@
 """The innermost layer: one exchange, with the deadline that is left for it. Knows the transport; knows nothing of other attempts."""
 
+import asyncio
 from collections.abc import Callable
 
 from app.core.exchange import Address, Answer, Request
@@ -70,6 +71,9 @@ class AttemptLayer:
             answer = await self._exchange(request, address, deadline)
         except StepError as error:
             self._tell(call, address, attempt, began, error.code)
+            raise
+        except asyncio.CancelledError:
+            self._tell(call, address, attempt, began, "cancelled")
             raise
         self._tell(call, address, attempt, began, str(answer.status))
         return answer

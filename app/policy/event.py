@@ -7,7 +7,7 @@ from typing import Literal
 from app.core.exchange import Address
 
 Kind = Literal[
-    "attempt",  # an exchange ended; reason: the status of its answer, or the error's code
+    "attempt",  # an exchange ended; reason: the status of its answer, the error's code, or cancelled
     "queue",  # a call got its place after waiting
     "reject",  # a call was turned away before anything was sent; reason: the error's code
     "retry",  # a further attempt begins; reason: what the one before ended with

@@ -92,6 +92,20 @@ async def test_observer_and_notes_are_told_of_answers_and_failures() -> None:
     assert call.notes == ["attempt 1: 200 after 10.0 ms", "attempt 2: connect_failed after 20.0 ms"]
 
 
+async def test_attempt_that_is_cancelled_is_told_too() -> None:
+    events = Events()
+    layer = make_layer(Scripted([10.0, OK]), events=events)
+
+    async def run() -> None:
+        await layer(make_call(seconds=20))
+
+    task = asyncio.create_task(run())
+    await asyncio.sleep(0.5)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert [(event.reason, event.elapsed_s) for event in events] == [("cancelled", 0.5)]
+
+
 async def test_untraced_call_takes_no_notes() -> None:
     call = make_call()
     await make_layer(Scripted(), events=Events())(call)
