@@ -81,7 +81,10 @@ def answer(expected: Expect, status: int, all_of: dict[str, list[str]], body: by
     if status != expected.status:
         yield f"status: expected {expected.status}, came {status}"
     yield from headers(expected.headers, all_of)
-    if expected.body is not None and body != expected.body.encode():
+    if isinstance(expected.body, Text):
+        if fault := expected.body.fault(body.decode("utf-8", "replace")):
+            yield f"body: {fault}, came {body[:_SHOWN]!r}"
+    elif expected.body is not None and body != expected.body.encode():
         yield f"body: expected {expected.body.encode()!r}, came {body[:_SHOWN]!r}"
     if "json_" in expected.model_fields_set:
         yield from _as_json(body, lambda came: exact(expected.json_, came))

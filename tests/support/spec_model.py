@@ -90,7 +90,7 @@ class Expect(Model):
     status: int
     headers: Headers = {}
     json_: Any = Field(None, alias="json")
-    body: str | None = None
+    body: str | Text | None = None
     problem: dict[str, Any] | None = None
     within: Duration | None = None
     not_before: Duration | None = None

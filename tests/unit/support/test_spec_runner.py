@@ -75,6 +75,7 @@ async def test_a_case_that_holds_passes(tmp_path: Path) -> None:
         ),
         ({"requests": [{"send": "GET /x", "expect": {"status": 200, "problem": {"n": 1}}}]}, "expected application/problem+json"),
         ({"requests": [{"send": "GET /x", "expect": {"status": 200, "not_before": "1s"}}]}, "expected it to take 1 s or more"),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "body": {"excludes": "n"}}}]}, "body: expected it not to contain 'n'"),
         ({"hits": {}}, "upstream a: expected 0 hits, came 1"),
         ({"hits": {"a": {"/y": 1}}}, "upstream a: expected 0 hits on /x, came 1"),
         ({"seen": {"a": [{"target": "/y"}]}}, "request 1: expected target /y, came /x"),
