@@ -10,9 +10,13 @@ OURS: Final = frozenset(
 )  # fmt: skip
 """Hop-by-hop fields (RFC 9110 section 7.6.1) and those that frame a message."""
 
+_TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
 
 def name_fault(name: str) -> str | None:
-    """Why a header of this name cannot be set or forwarded; None when it can."""
+    """Why a header of this name cannot be set or forwarded; None when it can (RFC 9110 section 5.1)."""
+    if not name or not _TOKEN.issuperset(name):
+        return f"the name of a header has letters, digits and characters such as `-` only, not {name!r}"
     return f"the header {name.lower()} belongs to one connection and is written by the gateway itself" if name.lower() in OURS else None
 
 

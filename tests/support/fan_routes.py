@@ -1,0 +1,84 @@
+"""Routes in Python over the upstreams `users` and `orders`: what the tests of the fan-out call."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+
+from app.edge.fan import Fan, segment
+
+router = APIRouter()
+
+
+@router.get("/profiles/{name}")
+async def profile(name: str, fan: Fan) -> dict[str, Any]:
+    """A required and an optional call."""
+    user, orders = await fan.gather(
+        fan.call("users", f"/users/{segment(name)}"),
+        fan.call("orders", "/orders", query={"user": name}, optional=True),
+    )
+    return {"user": user, "orders": orders, "is_complete": fan.is_complete}
+
+
+@router.get("/both")
+async def both(fan: Fan) -> list[Any]:
+    """Two required calls."""
+    return await fan.gather(fan.call("users", "/users/ann"), fan.call("orders", "/orders"))
+
+
+@router.get("/patient")
+async def patient(fan: Fan, seconds: Annotated[float, Query(gt=0)]) -> Any:
+    """One required call with a deadline of its own."""
+    fan.set_timeout(seconds)
+    return await fan.get("users", "/users/ann")
+
+
+@router.get("/hasty")
+async def hasty(fan: Fan) -> Any:
+    """An optional call that may take a twentieth of a second, and a default in its place."""
+    return await fan.get("orders", "/orders", timeout=0.05, optional=True, default=["none"], name="latest")
+
+
+@router.get("/own-response")
+async def own_response(fan: Fan) -> Response:
+    await fan.get("users", "/users/ann")
+    return Response(b"<p>Ann</p>", 202, {"x-own": "yes", "gateway-complete": "?0"}, media_type="text/html")
+
+
+@router.get("/refusing")
+async def refusing(fan: Fan) -> Any:
+    """Calls somebody, and then refuses."""
+    await fan.get("users", "/users/ann")
+    raise HTTPException(409, "not now", headers={"retry-after": "7"})
+
+
+@router.get("/broken")
+async def broken(fan: Fan) -> Any:
+    await fan.get("users", "/users/ann")
+    raise ZeroDivisionError("a secret of the route")
+
+
+@router.get("/mistaken")
+async def mistaken(fan: Fan) -> Any:
+    """Asks for an upstream that the document does not have."""
+    return await fan.get("nobody", "/")
+
+
+@router.post("/orders")
+async def order(request: Request, fan: Fan, item: dict[str, Any]) -> Any:
+    """Sends a body on, with header fields."""
+    call = fan.call("orders", "/orders", method="post", body=item, headers={"x-shop": "main", "Accept": "text/plain"})
+    return (await fan.gather(call))[0]
+
+
+@router.get("/many")
+async def many(fan: Fan, count: int) -> int:
+    """Calls in a loop, of which the last fails."""
+    calls = [fan.call("users", "/users/ann", name=f"call_{number}") for number in range(count)]
+    await fan.gather(*calls, fan.call("orders", "/orders", optional=True))
+    return count
+
+
+@router.get("/plain")
+async def plain() -> str:
+    """Calls nobody."""
+    return "plain"
