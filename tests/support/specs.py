@@ -16,16 +16,14 @@ from typing import Any
 
 from app.errors import Problem
 from tests.support import compare, raw_client
-from tests.support.behaviour import Behaviour
 from tests.support.raw_client import FramingError, RawAnswer
 from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, free_socket
-from tests.support.spec_model import Case, Count, ExpectedProblem, Sent, SpecError, Text
+from tests.support.serving import free_socket
+from tests.support.spec_document import NOBODY, document_text, script
+from tests.support.spec_model import Case, Count, ExpectedProblem, Sent, Text
 
 CASE_TIMEOUT_S = 30.0
 SETTLE_S = 2.0
-NOBODY = "nobody"
-"""Placeholder `http://{nobody}`: an address where every connection is refused."""
 
 Start = Callable[[str, Path, dict[str, Any]], AbstractAsyncContextManager[int]]
 """From document text, folder and settings to a running gateway's port."""
@@ -33,62 +31,6 @@ Start = Callable[[str, Path, dict[str, Any]], AbstractAsyncContextManager[int]]
 
 class CaseFailed(AssertionError):
     """What came is not what the case expects; the message is the whole report."""
-
-
-def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
-    """The document that the gateway is given.
-
-    A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, and for each scripted upstream its
-    `url`. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
-    the case's files.
-    """
-    if isinstance(case.document, str):
-        text = case.document
-    else:
-        document: dict[str, Any] = case.document or {"upstreams": case.configure, "endpoints": [case.endpoint]}
-        upstreams: dict[str, Any] = {name: {} for name in case.upstreams} | document.get("upstreams", {})
-        for name, upstream in upstreams.items():
-            if name in case.upstreams and isinstance(upstream, dict) and not upstream.keys() & {"url", "urls"}:
-                upstreams[name] = {"url": f"http://{{{name}}}", **upstream}
-        text = json.dumps({"version": 1, **document, "upstreams": upstreams}, indent=1, ensure_ascii=False)
-    for name, port in ports.items():
-        text = text.replace(f"//{{{name}}}", f"//{LOOPBACK}:{port}")
-    return text.replace("{folder}", str(folder))
-
-
-def script(name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """A scripted upstream's spec for `ScriptedUpstream`: text bodies become UTF-8, `bytes` becomes the body byte for byte.
-
-    Raises SpecError for a key that scripted upstreams do not have.
-    """
-    is_bare = "routes" not in spec and any(key == "*" or key.startswith("/") or " " in key for key in spec)
-    outer: dict[str, Any] = {"routes": spec} if is_bare else dict(spec)
-    outer["routes"] = {
-        route: [_behaviour(item) for item in (behaviour if isinstance(behaviour, list) else [behaviour])]
-        for route, behaviour in outer.get("routes", {}).items()
-    }
-    try:
-        ScriptedUpstream(outer)
-    except (TypeError, ValueError) as fault:
-        raise SpecError(f"upstream {name}: {fault}") from fault
-    return outer
-
-
-def _behaviour(spec: dict[str, Any]) -> Behaviour:
-    given = dict(spec)
-    if "bytes" in given:
-        given["body"] = given.pop("bytes").encode("latin-1")
-    elif isinstance(given.get("body"), str):
-        given["body"] = given["body"].encode()
-    # Large answers without large files: `body` so many times, or `raw` with `raw_repeat` so many times behind it.
-    if "raw_repeat" in given:
-        given["raw"] = given.get("raw", "") + given.pop("raw_repeat") * given.pop("repeat", 1)
-    elif "repeat" in given:
-        given["body"] *= given.pop("repeat")
-    try:
-        return Behaviour.of(given)
-    except TypeError as fault:
-        raise SpecError(f"not a behaviour: {fault}") from fault
 
 
 class _Run:

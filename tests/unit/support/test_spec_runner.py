@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from app.errors import Problem
 from tests.support.raw_client import FramingError, parse
 from tests.support.serving import serve
+from tests.support.spec_document import document_text, script
 from tests.support.spec_model import Case, Expect, ExpectedProblem, Seen, Sent, SpecError, read_spec_file
-from tests.support.specs import CaseFailed, check_problems, document_text, run_case, script
+from tests.support.specs import CaseFailed, check_problems, run_case
 
 ID = [(b"x-request-id", b"r1")]
 
