@@ -37,12 +37,6 @@ def test_the_example_of_the_design_is_loaded(tmp_path: Path) -> None:
     assert EXAMPLE.splitlines()[where.line - 1][where.column - 1 :] == "300ms}"
 
 
-def test_a_key_of_a_later_version_is_unknown(tmp_path: Path) -> None:
-    assert _mistakes(tmp_path, EXAMPLE.replace("${FLIGHTS_TOKEN}", "x") + "    journal: true\n") == [
-        "34:5: endpoints[0].journal: unknown key `journal`; other keys that may stand here are `name`, `description`, `tags`, `body`"
-    ]
-
-
 @pytest.mark.parametrize(
     ("upstream", "expected"),
     [
