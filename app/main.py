@@ -109,7 +109,7 @@ def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple
             problems.add(at, "a router is written as module:attribute", value=name)
             continue
         try:
-            found: Any = getattr(importlib.import_module(module), attribute)
+            imported = importlib.import_module(module)
         except ModuleNotFoundError as error:
             problems.add(
                 at,
@@ -117,15 +117,16 @@ def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple
                 value=name,
                 hint="it is looked for in the working directory and in what is installed",
             )
-        except AttributeError:
-            problems.add(at, f"the module {module} has no {attribute}", value=name)
-        except Exception as error:  # noqa: BLE001 - whatever the user's module does when it is imported
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's module does when it is imported
             problems.add(at, f"the module {module} cannot be imported: {type(error).__name__}: {error}", value=name)
         else:
+            found: Any = getattr(imported, attribute, None)
             if isinstance(found, APIRouter):
                 routers.append(found)
+            elif found is None:
+                problems.add(at, f"the module {module} has no {attribute}", value=name)
             else:
-                problems.add(at, f"{name} is a {type(found).__name__}, not a fastapi.APIRouter")
+                problems.add(at, f"{name} must be a fastapi.APIRouter, not of type {type(found).__name__}")
     return tuple(routers)
 
 

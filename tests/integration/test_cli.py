@@ -1,0 +1,407 @@
+"""The command `anabranch` as its user meets it: what it prints, where, and the exit code."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from tests.support.scripted import ScriptedUpstream
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "app")
+TIMEOUT_S = 30.0
+DOCUMENT = """\
+version: 1
+upstreams:
+  flights: {{url: "{url}"}}
+endpoints:
+  - path: /flights/{{id}}
+    name: flight
+    parameters: {{id: {{in: path}}}}
+    steps: {{flight: {{upstream: flights, path: "/flights/{{path.id}}"}}}}
+  - path: /airlines
+    steps: {{airlines: {{upstream: flights, path: /airlines}}}}
+"""
+TEN_MISTAKES = """\
+version: 1
+upstreams:
+  flights: {url: "ftp://127.0.0.1", timout: 800ms}
+  weather: {url: "http://127.0.0.1:9105", timeout: soon}
+endpoints:
+  - path: /a/{id}
+    steps:
+      flight: {upstream: fligts, path: "/f/{path.id}"}
+      a: {upstream: weather, path: "/{b.x}"}
+      b: {upstream: weather, path: "/{a.x}", requierd: true}
+      c: {upstream: weather, path: "/{nope.x}", hidden: yes}
+      d: {upstream: weather}
+  - path: /a/{other}
+    steps: {s: {upstream: weather, path: "/{query.q}"}}
+routers: ["nowhere.at_all:router"]
+"""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ANABRANCH_")}
+    return {**clean, "PYTHONPATH": str(ROOT), **variables}
+
+
+def anabranch(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end. Whatever it is given, it shows no traceback."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(DOCUMENT.format(url="http://127.0.0.1:9"), "utf-8")
+    return path
+
+
+@asynccontextmanager
+async def running(*arguments: str | Path, **variables: str) -> AsyncIterator[tuple[Process, str, str]]:
+    """`run` on a free port: the process, its address, and the line that it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "run", *map(str, arguments), "--port", "0"),
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(TIMEOUT_S):
+            line = (await process.stderr.readline()).decode().rstrip()
+        address = re.search(r"http://\S+", line)
+        assert address is not None, line
+        yield process, address[0], line
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ended(process: Process) -> tuple[int | None, str]:
+    """The exit code, and everything it still wrote."""
+    async with asyncio.timeout(TIMEOUT_S):
+        out, err = await process.communicate()
+    return process.returncode, ((out or b"") + (err or b"")).decode()
+
+
+# ---------------------------------------------------------------------------------------------------------------- run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_run_says_where_it_is_and_ends_in_peace_when_idle(document: Path, number: signal.Signals) -> None:
+    async with running(document) as (process, address, line):
+        assert line.endswith(f"serves {document} at {address}  (docs: {address}/docs)")
+        async with httpx.AsyncClient(base_url=address) as client:
+            assert (await client.get("/readyz")).status_code == 200
+            process.send_signal(number)
+            assert await ended(process) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_run_finishes_what_it_is_doing(document: Path, number: signal.Signals) -> None:
+    async with ScriptedUpstream({"*": {"json": {"id": 1}, "delay_s": 0.5}}) as flights:
+        document.write_text(DOCUMENT.format(url=flights.url), "utf-8")
+        async with running(document) as (process, address, _), httpx.AsyncClient(base_url=address) as client:
+            asked = asyncio.ensure_future(client.get("/flights/1"))
+            await flights.until(lambda upstream: upstream.concurrent == 1)
+            process.send_signal(number)
+            answer = await asked
+            assert (answer.status_code, answer.json()) == (200, {"flight": {"id": 1}})
+            assert await ended(process) == (0, "")
+
+
+async def test_run_cancels_what_does_not_end_in_time(document: Path) -> None:
+    async with ScriptedUpstream({"*": {"hang": True}}) as flights:
+        document.write_text(DOCUMENT.format(url=flights.url).replace("version: 1", "version: 1\ndefaults: {timeout: 1m}"), "utf-8")
+        async with running(document, ANABRANCH_SHUTDOWN_TIMEOUT_S="0.2") as (process, address, _), httpx.AsyncClient() as client:
+            asked = asyncio.ensure_future(client.get(f"{address}/flights/1"))
+            await flights.until(lambda upstream: upstream.concurrent == 1)
+            process.terminate()
+            status, _ = await ended(process)
+            assert status == 0
+            await asyncio.gather(asked, return_exceptions=True)
+            await flights.until(lambda upstream: upstream.open == 0)
+
+
+async def test_run_takes_its_settings_from_the_environment(document: Path) -> None:
+    variables = {"ANABRANCH_DOCUMENT": str(document), "ANABRANCH_DOCS": "false"}
+    async with running(**variables) as (process, address, line), httpx.AsyncClient(base_url=address) as client:
+        assert "docs" not in line
+        assert (await client.get("/docs")).status_code == 404
+        process.terminate()
+        assert await ended(process) == (0, "")
+
+
+async def test_run_shows_the_warnings_of_its_document(document: Path) -> None:
+    document.write_text(DOCUMENT.format(url="http://127.0.0.1:9").replace('9"}', '9", timeout: 3s}'), "utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "run", str(document), "--port", "0"), cwd=ROOT, env=environment(), stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(TIMEOUT_S):
+        lines = [(await process.stderr.readline()).decode() for _ in range(3)]
+    process.terminate()
+    assert (await ended(process))[0] == 0
+    assert [": warning: " in line for line in lines] == [True, True, False]
+    assert " serves " in lines[2]
+
+
+def test_busy_port_is_one_clear_line(document: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = anabranch("run", document, "--port", str(port))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another with --port\n"
+
+
+def test_address_that_is_not_ours_is_one_clear_line(document: Path) -> None:
+    done = anabranch("run", document, "--host", "192.0.2.1", "--port", "0")
+    assert done.returncode == 3
+    assert done.stderr == (
+        "cannot listen on 192.0.2.1 port 0: Cannot assign requested address; "
+        "--host takes an address of this machine, or 0.0.0.0 for all of them\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "check", "explain", "openapi"])
+def test_ten_mistakes_are_ten_located_problems(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(TEN_MISTAKES, "utf-8")
+    done = anabranch(command, path)
+    assert (done.returncode, done.stdout) == (3, "")
+    *problems, count = done.stderr.splitlines()
+    assert len(problems) >= 10
+    assert count == f"{len(problems)} problems"
+    assert all(re.match(rf"{re.escape(str(path))}:\d+:\d+: \S+: \S", problem) for problem in problems)
+    assert any("did you mean `flights`?" in problem for problem in problems)
+
+
+def test_missing_document_is_one_located_line(tmp_path: Path) -> None:
+    done = anabranch("run", tmp_path / "nothing.yaml")
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        f"{tmp_path / 'nothing.yaml'}:1:1: document: cannot be read: No such file or directory",
+        "1 problem",
+    ]
+
+
+def test_run_without_a_document_says_how_to_name_one(tmp_path: Path) -> None:
+    done = anabranch("run", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "run `anabranch run FILE`, or set ANABRANCH_DOCUMENT" in done.stderr
+
+
+def test_every_wrong_setting_is_a_line_with_its_name(document: Path) -> None:
+    done = anabranch("run", document, ANABRANCH_PORT="lots", ANABRANCH_LOG_LEVEL="loud", ANABRANCH_SHUTDOWN_TIMEOUT_S="-1")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+        ["settings", "ANABRANCH_PORT"],
+        ["settings", "ANABRANCH_SHUTDOWN_TIMEOUT_S"],
+        ["settings", "ANABRANCH_LOG_LEVEL"],
+    ]
+
+
+def test_settings_file_that_is_no_text_is_named(tmp_path: Path, document: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"ANABRANCH_PORT=\xff\xfe")
+    done = anabranch("run", document, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (3, "settings: the file .env cannot be read: it is not UTF-8\n")
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_unusable_certificates_are_problems_of_their_upstream(tmp_path: Path, command: str) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    (tmp_path / "other.pem").write_text("nothing", "utf-8")
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        f"""\
+version: 1
+upstreams:
+  a: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/missing.pem"}}}}
+  b: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/other.pem"}}}}
+  c: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/ca.pem", key: "{tmp_path}/key.pem"}}}}
+  d: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/ca.pem", cert: "{tmp_path}/missing.pem"}}}}
+  good: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/ca.pem"}}}}
+endpoints:
+  - {{path: /a, steps: {{s: {{upstream: good, path: /}}}}}}
+""",
+        "utf-8",
+    )
+    done = anabranch(command, path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert [line.removeprefix(f"{path}:").replace(str(tmp_path), "") for line in done.stderr.splitlines()] == [
+        "3:38: upstreams.a.tls: tls.ca: /missing.pem cannot be read: No such file or directory",
+        "4:38: upstreams.b.tls: tls.ca: /other.pem does not hold certificates in PEM form, or they do not belong together",
+        "5:38: upstreams.c.tls: tls.key is set without tls.cert: name the client certificate as well",
+        "6:38: upstreams.d.tls: tls.cert and tls.key: /missing.pem cannot be read: No such file or directory",
+        "4 problems",
+    ]
+
+
+def test_missing_extra_is_a_problem_that_says_how_to_get_it(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        """\
+version: 1
+upstreams:
+  a: {url: "https://127.0.0.1", transport: httpx, http2: true}
+endpoints:
+  - {path: /a, steps: {s: {upstream: a, path: /}}}
+""",
+        "utf-8",
+    )
+    # Python's own way of having a module look as if it were not installed.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util\nfind = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'h2' else find(name, *rest)\n",
+        "utf-8",
+    )
+    done = anabranch("run", path, "--port", "0", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        f"{path}:3:58: upstreams.a.http2: http2 needs the extra 'http2': pip install 'anabranch[http2]'",
+        "1 problem",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("check",),
+        ("check", "a", "b"),
+        ("run", "--speed", "9"),
+        ("run", "x", "--port", "many"),
+        ("run", "x", "--port", "99999"),
+    ],
+)
+def test_wrong_usage_is_2_and_shows_the_right_one(arguments: tuple[str, ...]) -> None:
+    done = anabranch(*arguments)
+    assert done.returncode == 2
+    assert "Usage:" in done.stdout + done.stderr
+
+
+def test_help_and_version() -> None:
+    assert anabranch("--help").returncode == 0
+    assert re.fullmatch(r"anabranch \d+\.\d+\.\d+\S*\n", anabranch("--version").stdout)
+
+
+# ------------------------------------------------------------------------------------------- check, explain, describe
+
+
+def test_check_of_a_good_document(document: Path) -> None:
+    done = anabranch("check", document)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{document}: 2 endpoints, 1 upstream, no problems\n", "")
+
+
+def test_check_of_a_folder(tmp_path: Path) -> None:
+    upstreams, endpoints = DOCUMENT.format(url="http://127.0.0.1:9").split("endpoints:")
+    (tmp_path / "a.yaml").write_text(upstreams, "utf-8")
+    (tmp_path / "b.yaml").write_text("version: 1\nendpoints:" + endpoints, "utf-8")
+    assert anabranch("check", tmp_path).stdout == f"{tmp_path}: 2 endpoints, 1 upstream, no problems\n"
+
+
+def test_check_shows_warnings_and_succeeds(document: Path) -> None:
+    document.write_text(DOCUMENT.format(url="http://127.0.0.1:9").replace('9"}', '9", timeout: 3s}'), "utf-8")
+    done = anabranch("check", document)
+    assert done.returncode == 0
+    first, second, last = done.stdout.splitlines()
+    assert re.match(rf"{re.escape(str(document))}:\d+:\d+: warning: endpoints\[0\]", first)
+    assert "warning: endpoints[1]" in second
+    assert last == f"{document}: 2 endpoints, 1 upstream, 2 warnings, no problems"
+
+
+def test_explain_shows_every_endpoint_or_the_one_that_is_named(document: Path) -> None:
+    every = anabranch("explain", document)
+    assert every.returncode == 0
+    assert re.findall(r"^\S.*", every.stdout, re.MULTILINE) == ["GET /flights/{id}  (flight)", "GET /airlines  (get_airlines)"]
+    for name in ("flight", "/flights/{id}", "GET /flights/{id}"):
+        one = anabranch("explain", document, name)
+        assert every.stdout.startswith(one.stdout.rstrip("\n"))
+
+
+@pytest.mark.parametrize(("name", "hint"), [("fligth", "did you mean `flight`?"), ("nothing", "the document has flight, get_airlines")])
+def test_explain_of_an_unknown_endpoint_names_those_there_are(document: Path, name: str, hint: str) -> None:
+    done = anabranch("explain", document, name)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"there is no endpoint '{name}'; {hint}\n")
+
+
+@pytest.mark.parametrize("command", ["check", "explain", "openapi"])
+def test_nothing_shows_a_secret(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "gateway.yaml"
+    (tmp_path / "secret").write_text("from-the-file\n", "utf-8")
+    path.write_text(
+        """\
+version: 1
+upstreams:
+  a: {url: "http://user-${HOST}.invalid/base", headers: {authorization: "Bearer ${TOKEN}", x-key: "${file:secret}"}}
+endpoints:
+  - path: /a
+    steps: {s: {upstream: a, path: "/x/${TOKEN}", query: {key: "${file:secret}"}}}
+""",
+        "utf-8",
+    )
+    done = anabranch(command, path, TOKEN="from-the-environment", HOST="hidden-host")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout + done.stderr
+    assert not [secret for secret in ("from-the-environment", "from-the-file", "hidden-host") if secret in shown]
+
+
+def test_openapi_and_schema_go_to_the_screen_or_to_a_file(tmp_path: Path, document: Path) -> None:
+    described = anabranch("openapi", document)
+    assert set(json.loads(described.stdout)["paths"]) == {"/flights/{id}", "/airlines"}
+    target = tmp_path / "new" / "folder" / "openapi.json"
+    assert anabranch("openapi", document, "-o", target).returncode == 0
+    assert target.read_text("utf-8") == described.stdout
+    assert json.loads(anabranch("schema").stdout)["$schema"].startswith("https://json-schema.org/")
+    assert anabranch("schema", "--output", tmp_path / "schema.json").stdout == ""
+    assert json.loads((tmp_path / "schema.json").read_text("utf-8"))["type"] == "object"
+
+
+def test_output_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    done = anabranch("schema", "-o", tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"cannot write {tmp_path}: Is a directory\n")
+
+
+@pytest.mark.parametrize("arguments", [("schema",), ("explain", "demo/gateway.yaml"), ("openapi", "demo/gateway.yaml")])
+def test_reader_that_leaves_sees_no_traceback(arguments: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*COMMAND, *arguments], cwd=ROOT, env=environment(), stdout=writing, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False
+        )
+    finally:
+        os.close(writing)
+    assert done.stderr == b""

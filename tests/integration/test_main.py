@@ -1,0 +1,144 @@
+"""A document becomes an application: what is imported, opened, and refused before anything listens."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.types import Message, Scope
+
+from app.errors import ConfigError, Problem
+from app.main import compile_file, create_app
+from app.settings import Settings
+from tests.support.gateway import running_gateway
+from tests.support.scripted import ScriptedUpstream
+
+DOCUMENT = """\
+version: 1
+upstreams: {{a: {{url: "{url}"}}}}
+endpoints: [{{path: /a, steps: {{s: {{upstream: a, path: /}}}}}}]
+"""
+ROUTES = """\
+from fastapi import APIRouter
+router = APIRouter()
+@router.get("/from-python")
+async def route() -> int:
+    return 7
+@router.get("/a")
+async def never() -> str:
+    return "the document's endpoints come first"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_imports() -> Iterator[None]:
+    """Documents bring modules of their own; the next test must not see them."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.startswith("routes_of_"):
+            del sys.modules[name]
+
+
+def written(folder: Path, *routers: str) -> Path:
+    path = folder / "gateway.yaml"
+    path.write_text(DOCUMENT.format(url="http://127.0.0.1:9") + f"routers: {list(routers)}\n".replace("'", '"'), "utf-8")
+    return path
+
+
+def problems_of(folder: Path, *routers: str) -> list[Problem]:
+    with pytest.raises(ConfigError) as refused:
+        compile_file(written(folder, *routers), {}, import_from=folder)
+    return refused.value.problems
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (None, "routes_of_nobody:router", "there is no module routes_of_nobody"),
+        (None, "routes_of_nobody", "a router is written as module:attribute"),
+        (None, ":router", "a router is written as module:attribute"),
+        ("x = 1", "{module}:router", "the module {module} has no router"),
+        ("router = 1", "{module}:router", "{module}:router must be a fastapi.APIRouter, not of type int"),
+        ("import nothing_of_this_name", "{module}:router", "there is no module nothing_of_this_name"),
+        ("None.nothing", "{module}:router", "the module {module} cannot be imported: AttributeError"),
+        ("1/0", "{module}:router", "the module {module} cannot be imported: ZeroDivisionError: division by zero"),
+        ("def f(:", "{module}:router", "the module {module} cannot be imported: SyntaxError"),
+        ("import sys; sys.exit(1)", "{module}:router", "the module {module} cannot be imported: SystemExit"),
+    ],
+)
+def test_router_that_cannot_be_had_is_a_problem_at_its_place(tmp_path: Path, module: str | None, name: str, message: str) -> None:
+    chosen = f"routes_of_{tmp_path.name}"
+    if module is not None:
+        (tmp_path / f"{chosen}.py").write_text(module, "utf-8")
+    (problem,) = problems_of(tmp_path, name.format(module=chosen))
+    assert (problem.line, problem.path) == (4, "routers[0]")
+    assert problem.message.startswith(message.format(module=chosen))
+
+
+def test_every_router_that_cannot_be_had_is_reported(tmp_path: Path) -> None:
+    assert [problem.path for problem in problems_of(tmp_path, "routes_of_a:x", "routes_of_b:x")] == ["routers[0]", "routers[1]"]
+
+
+async def test_routes_in_python_stand_beside_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "routes_of_mine.py").write_text(ROUTES, "utf-8")
+    async with ScriptedUpstream({"*": {"json": 1}}) as upstream:
+        document = DOCUMENT.format(url=upstream.url) + 'routers: ["routes_of_mine:router"]\n'
+        async with running_gateway(document, tmp_path) as gateway, gateway.client() as client:
+            assert (await client.get("/from-python")).json() == 7
+            assert (await client.get("/a")).json() == {"s": 1}
+
+
+async def test_document_without_routers_needs_no_fan_out(tmp_path: Path) -> None:
+    app = create_app(Settings(document=written(tmp_path)))
+    assert app.user_middleware == []
+
+
+async def test_readiness_follows_the_life_of_the_application(tmp_path: Path) -> None:
+    app = create_app(Settings(document=written(tmp_path)))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        before = await client.get("/readyz")
+        assert (before.status_code, before.json()["reasons"]) == (503, ["the gateway is starting"])
+        async with app.router.lifespan_context(app):
+            assert (await client.get("/readyz")).status_code == 200
+        after = await client.get("/readyz")
+        assert (after.status_code, after.json()["reasons"]) == (503, ["the gateway is stopping"])
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_application_opens_nothing_before_its_lifespan(tmp_path: Path) -> None:
+    async with ScriptedUpstream({"*": {"json": 1}}) as upstream:
+        (tmp_path / "gateway.yaml").write_text(DOCUMENT.format(url=upstream.url), "utf-8")
+        app = create_app(Settings(document=tmp_path / "gateway.yaml"))
+        async with app.router.lifespan_context(app):
+            sent: list[Message] = []
+
+            async def receive() -> Message:
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message: Message) -> None:
+                sent.append(message)
+
+            scope: Scope = {"type": "http", "method": "GET", "path": "/a", "raw_path": b"/a", "query_string": b"", "headers": []}
+            await app(scope, receive, send)
+            assert sent[0]["status"] == 200
+            assert upstream.accepted == 1
+        await upstream.until(lambda one: one.open == 0)
+
+
+def test_warnings_are_logged_when_the_application_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(DOCUMENT.format(url="http://127.0.0.1:9").replace('9"}', '9", timeout: 1m}'), "utf-8")
+    with caplog.at_level(logging.WARNING):
+        create_app(Settings(document=path))
+    assert [f"{path}:3:" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_settings_without_a_document_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no gateway document is named"):
+        create_app(Settings(document=None, _env_file=None))
