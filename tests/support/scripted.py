@@ -221,7 +221,7 @@ class _Connection(asyncio.Protocol):
         assert transport is not None
         answered = 0
         try:
-            while (head := await self._head()) is not None:
+            while (head := await self._head(upstream.close_idle_s if answered else None)) is not None:
                 keep = await self._one(head)
                 answered += 1
                 if not keep or answered == upstream.close_after:
@@ -305,9 +305,10 @@ class _Connection(asyncio.Protocol):
         self._wake.clear()
         await self._wake.wait()
 
-    async def _head(self) -> bytes | None:
+    async def _head(self, idle_s: float | None) -> bytes | None:
+        """A request's head; None when its first byte takes longer than `idle_s`."""
         try:
-            async with asyncio.timeout(self._upstream.close_idle_s) as limit:
+            async with asyncio.timeout(idle_s) as limit:
                 while not self._buffer:
                     await self._more()
                 limit.reschedule(None)

@@ -1,0 +1,111 @@
+"""One of five upstreams is there and says nothing, under load: it costs its own step and nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.footprint import MIB, Footprint
+from tests.support.gateway import Gateway, running_gateway
+from tests.support.load import Reply, closed_loop, percentile, under_load
+from tests.support.scripted import ScriptedUpstream
+from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
+
+NAMES: Final = ("one", "two", "three", "four", "five")
+HEALTHY: Final = NAMES[:-1]
+CLIENTS: Final = 16
+REQUESTS: Final = 160
+SERVICE_S: Final = 0.02
+TIMEOUT_MS: Final = 200.0
+
+# Of the other steps' latency, beside the black hole against before it. Were they held up by the silent one, it would be about 6.
+P99_FACTOR: Final = 3.0
+MEDIAN_FACTOR: Final = 2.0
+# A pause of the machine that falls into one run and not into the other says nothing: one good round of so many is proof.
+ROUNDS: Final = 3
+# How late a timer may be on a busy machine.
+LATE_MS: Final = 500.0
+MEMORY_BYTES: Final = 16 * MIB
+
+
+@asynccontextmanager
+async def five_upstreams(folder: Path) -> AsyncIterator[tuple[Gateway, dict[str, TCPProxy]]]:
+    async with AsyncExitStack() as exits:
+        proxies = {}
+        for name in NAMES:
+            upstream = await exits.enter_async_context(ScriptedUpstream({"*": {"json": {"name": name}, "delay_s": SERVICE_S}}))
+            proxies[name] = await exits.enter_async_context(TCPProxy(upstream.port))
+        lines = ["version: 1", "upstreams:"]
+        lines += [f"  {name}: {{url: '{proxy.url}', timeout: {TIMEOUT_MS:g}ms}}" for name, proxy in proxies.items()]
+        lines += ["endpoints:", "  - path: /all", "    timeout: 5s", "    steps:"]
+        lines += [f"      {name}: {{upstream: {name}, path: /}}" for name in NAMES]
+        yield await exits.enter_async_context(running_gateway("\n".join(lines), folder)), proxies
+
+
+def factor(before: list[Reply], during: list[Reply], percent: float) -> float:
+    """The largest, over the other steps, of a percentile of the latency against what it was before."""
+
+    def ms(replies: list[Reply], step: str) -> float:
+        return percentile((reply.steps[step].ms for reply in replies), percent)
+
+    return max(ms(during, name) / ms(before, name) for name in HEALTHY)
+
+
+@pytest.mark.parametrize(
+    "hole",
+    [
+        pytest.param(Conditions(is_black_hole=True), id="nothing passes", marks=pytest.mark.both_loops),
+        pytest.param(Conditions(accept="ignore", is_black_hole=True), id="handshakes do not end either"),
+    ],
+)
+async def test_silent_upstream_costs_its_own_step_and_nothing_else(hole: Conditions, tmp_path: Path) -> None:
+    async with five_upstreams(tmp_path) as (gateway, proxies):
+        await closed_loop(gateway.port, "/all", clients=CLIENTS, requests=CLIENTS * 4)
+        factors: list[str] = []
+        is_unmoved = False
+        for _ in range(ROUNDS):
+            before = await closed_loop(gateway.port, "/all", clients=CLIENTS, requests=REQUESTS)
+            at_rest = Footprint.now()
+            await proxies["five"].become(hole)
+            during = await closed_loop(gateway.port, "/all", clients=CLIENTS, requests=REQUESTS)
+            await proxies["five"].become(CLEAR)
+
+            assert all(reply.is_complete for reply in before)
+            for reply in during:
+                assert (reply.status, reply.is_complete) == (200, False)
+                assert reply.json == {name: {"name": name} for name in HEALTHY} | {"five": None}
+                assert {name: timing.failure for name, timing in reply.steps.items()} == dict.fromkeys(HEALTHY) | {"five": "timeout"}
+                assert reply.steps["five"].ms < TIMEOUT_MS + LATE_MS
+                assert reply.elapsed_s * 1000 < TIMEOUT_MS + LATE_MS
+
+            # Every connection that was tried in vain is closed again; the others are as many as there are clients at most.
+            after = await Footprint.settled(lambda now: now.tasks <= at_rest.tasks and proxies["five"].open == 0)
+            assert after.tasks <= at_rest.tasks
+            assert proxies["five"].open == 0
+            assert all(proxies[name].open <= CLIENTS for name in HEALTHY)
+            assert after.descriptors <= at_rest.descriptors
+            assert after.rss_bytes - at_rest.rss_bytes < MEMORY_BYTES
+
+            p99, median = factor(before, during, 99), factor(before, during, 50)
+            factors.append(f"p99 {p99:.2f}, median {median:.2f}")
+            if is_unmoved := p99 < P99_FACTOR and median < MEDIAN_FACTOR:
+                break
+        assert is_unmoved, f"in each of {ROUNDS} rounds the other steps became slower: {factors}"
+
+        again = await closed_loop(gateway.port, "/all", clients=CLIENTS, requests=CLIENTS * 2)
+        assert all(reply.is_complete for reply in again)
+
+
+async def test_upstream_that_falls_silent_in_the_middle_of_the_load_is_used_again_when_it_speaks(tmp_path: Path) -> None:
+    async with five_upstreams(tmp_path) as (gateway, proxies):
+        async with under_load(gateway.port, "/all", clients=CLIENTS) as load:
+            for conditions in (CLEAR, Conditions(is_black_hole=True), CLEAR):
+                await proxies["five"].become(conditions)
+                await load.more(CLIENTS * 6)
+        replies = load.replies
+        assert {reply.status for reply in replies} == {200}
+        assert {timing.failure for reply in replies for name, timing in reply.steps.items() if name != "five"} == {None}
+        assert {reply.steps["five"].failure for reply in replies} == {None, "timeout"}
+        assert all(reply.is_complete for reply in replies[-CLIENTS:])

@@ -1,0 +1,135 @@
+"""An upstream that comes and goes: the breaker leaves it alone while it is gone, and what reaches it is counted to the last probe."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.gateway import running_gateway
+from tests.support.load import Reply, Visitor, closed_loop
+from tests.support.scripted import ScriptedUpstream
+from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
+
+MINIMUM_CALLS: Final = 10
+PROBES: Final = 3
+OPEN_FOR_S: Final = 0.5
+CYCLES: Final = 2
+CROWD: Final = 20
+
+DOCUMENT: Final = """
+version: 1
+upstreams:
+  flapping:
+    url: %s
+    timeout: 5s
+    breaker: {window: 60s, failure_rate: 50%%, minimum_calls: %d, open_for: %gs, probes: %d}
+endpoints:
+  - path: /flap
+    timeout: 10s
+    steps:
+      flap: {upstream: flapping, path: /, required: true}
+"""
+
+
+def failures(replies: list[Reply]) -> Counter[str | None]:
+    return Counter(reply.steps["flap"].failure for reply in replies)
+
+
+async def one_by_one(port: int, count: int) -> list[Reply]:
+    async with Visitor(port) as visitor:
+        return [await visitor.get("/flap") for _ in range(count)]
+
+
+async def crowd(port: int) -> list[Reply]:
+    """Many at once."""
+    return await closed_loop(port, "/flap", clients=CROWD, requests=CROWD)
+
+
+async def crowd_while_probed(port: int, proxy: TCPProxy) -> list[Reply]:
+    """Many at once, and the answers of the probes are held back until all others have been turned away."""
+    await proxy.become(Conditions(is_black_hole=True))
+    visits = [asyncio.create_task(one_by_one(port, 1)) for _ in range(CROWD)]
+    under_way = set(visits)
+    while len(under_way) > PROBES:
+        _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    await proxy.become(CLEAR)
+    return [reply for visit in visits for reply in await visit]
+
+
+@pytest.mark.both_loops
+async def test_breaker_opens_and_closes_and_every_probe_is_counted(tmp_path: Path) -> None:
+    async with ScriptedUpstream({}) as upstream, TCPProxy(upstream.port) as proxy:
+        hits = 0
+
+        def expect(more: int) -> None:
+            nonlocal hits
+            hits += more
+            assert len(upstream.hits) == hits
+
+        document = DOCUMENT % (proxy.url, MINIMUM_CALLS, OPEN_FOR_S, PROBES)
+        async with running_gateway(document, tmp_path) as gateway:
+            port = gateway.port
+            for _ in range(CYCLES):
+                # Well: everything reaches it.
+                upstream.on("*", {"json": 1})
+                assert failures(await crowd(port)) == {None: CROWD}
+                expect(CROWD)
+
+                # It fails. As many failures as good calls are half of the window: it is left alone.
+                upstream.on("*", {"status": 503})
+                assert failures(await one_by_one(port, CROWD)) == {"upstream_status": CROWD}
+                expect(CROWD)
+                turned_away = await crowd(port)
+                assert failures(turned_away) == {"breaker_open": CROWD}
+                assert {(reply.status, reply.headers["retry-after"]) for reply in turned_away} == {(503, "1")}
+                expect(0)
+
+                # Still failing when it is tried again: the probes, not one more, and it is left alone again.
+                await asyncio.sleep(OPEN_FOR_S)
+                assert failures(await crowd_while_probed(port, proxy)) == {"upstream_status": PROBES, "breaker_open": CROWD - PROBES}
+                expect(PROBES)
+                assert failures(await crowd(port)) == {"breaker_open": CROWD}
+                expect(0)
+
+                # Well again: the probes find out, and from then on everything reaches it.
+                upstream.on("*", {"json": 1})
+                await asyncio.sleep(OPEN_FOR_S)
+                assert failures(await crowd_while_probed(port, proxy)) == {None: PROBES, "breaker_open": CROWD - PROBES}
+                expect(PROBES)
+
+
+RESETS: Final = Conditions(accept="reset")
+REFUSES: Final = Conditions(accept="refuse")
+
+
+@pytest.mark.parametrize(("down", "reason"), [(RESETS, "connection_lost"), (REFUSES, "connect_failed")], ids=["resets", "refuses"])
+async def test_unreachable_upstream_is_not_even_connected_to_while_the_breaker_is_open(
+    down: Conditions, reason: str, tmp_path: Path
+) -> None:
+    async with ScriptedUpstream({"*": {"json": 1}}) as upstream, TCPProxy(upstream.port) as proxy:
+        document = DOCUMENT % (proxy.url, MINIMUM_CALLS, OPEN_FOR_S, PROBES)
+        async with running_gateway(document, tmp_path) as gateway:
+            port = gateway.port
+            assert failures(await one_by_one(port, 5)) == {None: 5}
+            assert (len(upstream.hits), proxy.accepted) == (5, 1)
+            await proxy.become(down)
+            proxy.drop()
+            assert failures(await one_by_one(port, 5)) == {reason: 5}
+            accepted = proxy.accepted
+            assert accepted == (6 if down is RESETS else 1)
+
+            assert failures(await crowd(port)) == {"breaker_open": CROWD}
+            assert proxy.accepted == accepted
+
+            # One after another: the first probe fails, and there is no second.
+            await asyncio.sleep(OPEN_FOR_S)
+            assert failures(await one_by_one(port, 5)) == {reason: 1, "breaker_open": 4}
+            assert proxy.accepted == accepted + (down is RESETS)
+
+            await proxy.become(CLEAR)
+            accepted = proxy.accepted
+            await asyncio.sleep(OPEN_FOR_S)
+            assert failures(await one_by_one(port, 10)) == {None: 10}
+            assert (len(upstream.hits), proxy.accepted) == (15, accepted + 1)

@@ -1,0 +1,107 @@
+"""Upstreams that restart under load, with kept-alive connections everywhere: no idempotent request fails."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.gateway import running_gateway
+from tests.support.load import closed_loop, under_load
+from tests.support.scripted import ScriptedUpstream
+from tests.support.tcp_proxy import TCPProxy
+
+CLIENTS: Final = 12
+BETWEEN: Final = 150
+SERVICE_S: Final = 0.003
+
+ENDPOINT: Final = """
+endpoints:
+  - path: /item
+    timeout: 5s
+    steps:
+      item: {upstream: items, path: /, required: true}
+"""
+
+
+def service(name: str) -> dict[str, object]:
+    return {"json": {"from": name}, "delay_s": SERVICE_S}
+
+
+@pytest.mark.both_loops
+async def test_graceful_handover_to_a_new_process_fails_nothing_and_leaves_nothing_on_the_old_one(tmp_path: Path) -> None:
+    """The successor takes new connections, the predecessor answers what it has with `connection: close` and then goes."""
+    names = ["first", "second", "third", "fourth"]
+    async with AsyncExitStack() as exits:
+        old = await exits.enter_async_context(ScriptedUpstream({"*": service(names[0])}))
+        proxy = await exits.enter_async_context(TCPProxy(old.port))
+        document = f"version: 1\nupstreams:\n  items: {{url: '{proxy.url}', retry: {{attempts: 2}}}}\n{ENDPOINT}"
+        gateway = await exits.enter_async_context(running_gateway(document, tmp_path))
+        async with under_load(gateway.port, "/item", clients=CLIENTS) as load:
+            await load.more(BETWEEN)
+            for name in names[1:]:
+                new = await exits.enter_async_context(ScriptedUpstream({"*": service(name)}))
+                proxy.target = new.port
+                old.on("*", {**service("old"), "headers": {"connection": "close"}})
+                await old.until(lambda upstream: upstream.concurrent == 0)
+                await old.stop()
+                await load.more(BETWEEN)
+                assert load.replies[-1].json == {"item": {"from": name}}
+                old = new
+        assert {reply.status for reply in load.replies} == {200}
+        assert {reply.json["item"]["from"] for reply in load.replies} >= set(names)
+        # The pool has recovered: kept-alive connections to the last one, no more than clients.
+        assert 1 <= new.open <= CLIENTS
+        assert new.accepted <= CLIENTS
+        assert proxy.open == new.open
+
+
+@pytest.mark.both_loops
+async def test_upstream_that_closes_idle_connections_all_the_time_fails_nothing_without_any_retry(tmp_path: Path) -> None:
+    """The race of RFC 9112 section 9.3.1, as often as it can be had: a request goes out while the peer closes."""
+    async with ScriptedUpstream({"routes": {"*": service("it")}, "close_idle_s": 0.002}) as upstream:
+        document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}'}}\n{ENDPOINT}"
+        async with running_gateway(document, tmp_path) as gateway, under_load(gateway.port, "/item", clients=CLIENTS) as load:
+            await load.more(1000)
+        assert {reply.status for reply in load.replies} == {200}
+        assert len(upstream.hits) == len(load.replies)
+        # Most connections were closed under the gateway's hands.
+        assert upstream.accepted > 5 * CLIENTS
+
+
+@pytest.mark.both_loops
+async def test_rolling_restart_of_instances_fails_nothing(tmp_path: Path) -> None:
+    """Each goes in turn without a word, in the middle of exchanges, refuses connections for a while and comes back at its address."""
+    names = ["one", "two", "three", "four"]
+    async with AsyncExitStack() as exits:
+        instances = [await exits.enter_async_context(ScriptedUpstream({"*": service(name)})) for name in names]
+        urls = ", ".join(f"'{instance.url}'" for instance in instances)
+        # Half of the instances at most are left out at a time, and each of those for five seconds: so only half of them restart here.
+        retry = "retry: {attempts: 3, backoff: 5ms, budget: 20%}"
+        document = f"version: 1\nupstreams:\n  items: {{urls: [{urls}], {retry}}}\n{ENDPOINT}"
+        async with running_gateway(document, tmp_path) as gateway:
+            async with under_load(gateway.port, "/item", clients=CLIENTS) as load:
+                await load.more(BETWEEN)
+                for instance in instances[:2]:
+                    port = instance.port
+                    await instance.stop()
+                    await load.more(BETWEEN)
+                    await instance.start(port)
+                    await load.more(BETWEEN)
+            failed = [reply.json["errors"] for reply in load.replies if reply.status != 200]
+            assert not failed, f"{len(failed)} of {len(load.replies)} requests failed, first by {failed[0]}"
+            assert all(instance.open <= CLIENTS for instance in instances)
+
+
+async def test_restart_is_noticed_on_idle_connections_before_anything_is_asked(tmp_path: Path) -> None:
+    """Without any retry: what the gateway had kept alive is closed by then, and it knows."""
+    async with ScriptedUpstream({"*": service("it")}) as upstream:
+        document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}'}}\n{ENDPOINT}"
+        async with running_gateway(document, tmp_path) as gateway:
+            for _ in range(3):
+                replies = await closed_loop(gateway.port, "/item", clients=CLIENTS, requests=CLIENTS * 2)
+                assert {reply.status for reply in replies} == {200}
+                port = upstream.port
+                await upstream.stop()
+                await upstream.start(port)
+                assert upstream.open == 0
