@@ -60,15 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [workload for workload in WORKLOADS if options.workload is None or workload.key in options.workload]
     settings = Options(
         seconds=seconds,
-        warmup_s=0.2 if options.quick else 0.5,
-        first_warmup_s=1.0,
+        warmup_s=0.2 if options.quick else 0.3,
         rounds=rounds,
         clients=options.clients,
         sizes=SIZES[:-1] if options.quick else SIZES,
         has_wrk=has_wrk,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    known = facts("wrk" if has_wrk else "bench.load")
+    known = facts("wrk above 1,000 requests/s, else bench.load" if has_wrk else "bench.load")
     available = os.sched_getaffinity(0)
     if len(available) < 2:
         print("Only one core: server, load and services share it, so only CPU times mean anything.", file=sys.stderr)

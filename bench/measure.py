@@ -20,22 +20,23 @@ from bench.load import Job
 from bench.peers import DOCUMENT, PEERS, YARDSTICKS, Site
 from bench.peers.floor import BODY as EMPTY
 from bench.server import Cores, StartError, free_port, get, process, wait_until_up
-from bench.trial import Trial, attempt, middle, run, stretched
+from bench.trial import Trial, attempt, middle, run
 
 _PATIENCE_S: Final = 120.0
 _SHORTEST_TAIL_S: Final = 3.0  # a p99.9 needs thousands of requests; and a slow answer takes a second
 _SHORTEST_SATURATION_S: Final = 1.0  # a thousand clients get their answers in bursts
+_WARMUP_S: Final = 1.0
+_FAST: Final = 1_000.0  # requests/s
 _SETTLE_S: Final = 1.2  # until answers that take a second come as often as they go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`seconds`, `warmup_s`: of one trial. `first_warmup_s`: of a server's first one: compilers need it. `clients`: instead of the workload's own.
+    """`seconds`, `warmup_s`: of one trial. `clients`: instead of the workload's own.
     `sizes`: numbers of endpoints to grow through. `say`: gets a line about progress."""
 
     seconds: float
     warmup_s: float
-    first_warmup_s: float
     rounds: int
     clients: int | None
     sizes: tuple[int, ...]
@@ -94,7 +95,7 @@ class Bench:
         self._folder = folder
         self._ports = ports
         self._upstream_pid = upstream_pid
-        self._rates: dict[int, float] = {}  # port to requests/s, of servers that were measured before
+        self._rates: dict[int, float] = {}  # port to requests/s, of servers that are warm
 
     def run(self, workload: Workload, peers: Sequence[str]) -> Section:
         """Measure one workload. Peers that cannot run here are told in the section's notes."""
@@ -206,13 +207,14 @@ class Bench:
                 )
         return ((subject, trials[subject.peer]) for subject in subjects if trials[subject.peer])
 
-    def _try(self, section: Section, subject: Subject, rate: float | None = None, *, has_wrk: bool | None = None) -> Trial:
+    def _try(self, section: Section, subject: Subject, rate: float | None = None, *, is_warmup: bool = False) -> Trial:
+        """Measure once, after a warm-up that is not counted when it is the subject's first time: compilers and pools need it."""
         options = self.options
         if not subject.pid:
             return self._yardstick(section, subject)
-        is_first = subject.port not in self._rates
-        warmup_s = options.first_warmup_s if is_first else options.warmup_s
-        seconds = options.seconds if is_first or rate is not None else stretched(options.seconds, self._rates[subject.port])
+        if subject.port not in self._rates:
+            self._rates[subject.port] = 0.0
+            self._rates[subject.port] = self._try(section, subject, is_warmup=True).requests_per_s
         method = section.workload.method
         is_tail = method == "hedging" and rate is not None
         is_search = method in {"half", "hedging"} and rate is None
@@ -222,14 +224,15 @@ class Bench:
             paths=list(subject.paths),
             length=subject.length,
             clients=section.clients,
-            warmup_s=max(warmup_s, _SETTLE_S) if is_tail else warmup_s,
-            seconds=max(seconds, shortest_s),
+            warmup_s=max(options.warmup_s, _SETTLE_S) if is_tail else options.warmup_s,
+            seconds=_WARMUP_S if is_warmup else max(options.seconds, shortest_s),
             rate=rate,
             pid=subject.pid,
         )
-        trial = attempt(job, self._cores, has_wrk=options.has_wrk if has_wrk is None else has_wrk)
-        self._rates[subject.port] = trial.requests_per_s
-        return trial
+        # wrk is for what is fast: it leaves a slow server with abandoned requests, and has nothing to gain there. Saturation is found by
+        # the generator that then keeps half of it.
+        has_wrk = options.has_wrk and not is_search and self._rates[subject.port] > _FAST
+        return attempt(job, self._cores, has_wrk=has_wrk)
 
     def _yardstick(self, section: Section, subject: Subject) -> Trial:
         """An exchange without a gateway, run where the servers run."""
@@ -245,7 +248,7 @@ class Bench:
 
     def _saturation(self, section: Section, subject: Subject) -> float:
         """Requests/s in a closed loop, by our own generator: the same that makes the open loop."""
-        trial = self._try(section, subject, has_wrk=False)
+        trial = self._try(section, subject)
         self.options.say(f"{section.workload.key} {subject.title}: saturated at {trial.requests_per_s:,.0f}/s")
         return trial.requests_per_s
 

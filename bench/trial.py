@@ -16,7 +16,7 @@ import msgspec
 
 from bench.gauge import Gauge, Usage, wait_until_idle
 from bench.histogram import Histogram
-from bench.load import ENOUGH_ANSWERS, LONGEST, Job, Result
+from bench.load import LONGEST, Job, Result
 from bench.server import Cores, StartError, process
 
 _SPARE_S: Final = 30.0  # a generator that is this late is stuck
@@ -134,32 +134,20 @@ def attempt(job: Job, cores: Cores, *, has_wrk: bool) -> Trial:
     return trial
 
 
-def stretched(seconds: float, rate: float) -> float:
-    """How long to measure a server that answers `rate` requests/s so that there are enough answers, within reason."""
-    return max(seconds, min(seconds * LONGEST, ENOUGH_ANSWERS / max(rate, 1.0)))
-
-
 def wrk_is_there() -> bool:
     """Whether wrk is on PATH."""
     return shutil.which("wrk") is not None
 
 
 def _with_wrk(job: Job, cores: Cores) -> Trial:
-    """wrk counts whole seconds only, so shorter warm-ups are left out; and it does not look at bodies, so the mean length of the answers
-    stands in for that check."""
+    """wrk counts whole seconds, does not warm up, and does not look at bodies: the mean length of the answers stands in for that check."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "report.lua")
         script.write_text(_WRK_SCRIPT)
-        seconds = job.seconds
-        if job.warmup_s >= 1:
-            warmup = _wrk(job, cores, script, math.ceil(job.warmup_s))
-            seconds = stretched(seconds, warmup["requests"] / warmup["duration_us"] * 1e6)
-            if job.pid is not None:
-                wait_until_idle(job.pid, _REST_S)
         gauge = Gauge(job.pid) if job.pid is not None else None
         if gauge is not None:
             gauge.begin()
-        counted = _wrk(job, cores, script, math.ceil(seconds))
+        counted = _wrk(job, cores, script, math.ceil(job.seconds))
         usage = gauge.end() if gauge is not None else None
     return wrk_trial(counted, job.length, usage or Usage(cpu_s=0.0, waited_s=0.0, peak_bytes=0))
 
