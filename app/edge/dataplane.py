@@ -21,8 +21,9 @@ from app.edge.disconnect import WATCH_AFTER_S, DisconnectWatch
 from app.edge.parameters import fill
 from app.edge.respond import Responder, send_bytes, send_problem
 from app.edge.table import Leaf, RouteTable, Values
+from app.engine.event import ObserverOf, RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
 from app.engine.outcome import Result
-from app.errors import MethodNotAllowed, RequestError
+from app.errors import AnabranchError, MethodNotAllowed, RequestError
 from app.plan.model import DocumentPlan, EndpointPlan, Frame
 from app.plan.routes import RESERVED
 
@@ -34,6 +35,8 @@ Run = Callable[[EndpointPlan, Frame, dict[bytes, bytes], Pairs, float, bool], Aw
 deadline (loop time), whether notes are wanted for explain."""
 
 _SCOPE_KEY: Final = "anabranch.match"
+_NOBODY_WAITED: Final = 499
+"""The status in logs and metrics for a request whose client went away, as nginx has it."""
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 _EXPLAIN_FIELDS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
@@ -41,6 +44,7 @@ _EXPLAIN_FIELDS: Final = ((b"content-type", b"application/json"), (b"cache-contr
 class _Served(msgspec.Struct, frozen=True):
     plan: EndpointPlan
     responder: Responder
+    observe: ResponseObserver | None
 
 
 class Generation:
@@ -72,21 +76,36 @@ class DataPlane(BaseRoute):
     """Serves the endpoints of a document. Empty until the first `load`.
 
     `run`: the engine. `allow_explain`: answer `?_explain=true`. `watch_after_s`: age at which a request begins to watch its client.
+    `observer_of`: gives each endpoint who is told of its requests. `tracer`: makes the requests' spans. Both may be None.
     """
 
-    def __init__(self, run: Run, *, allow_explain: bool = False, watch_after_s: float = WATCH_AFTER_S) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        allow_explain: bool = False,
+        watch_after_s: float = WATCH_AFTER_S,
+        observer_of: ObserverOf | None = None,
+        tracer: RequestTracer | None = None,
+    ) -> None:
         self._allow_explain = allow_explain
         self._watch_after_s = watch_after_s
+        self._observer_of = observer_of
+        self._observe_others = None if observer_of is None else observer_of(None)
+        self._tracer = tracer
         self._generation = Generation(RouteTable(), None, self._serve, run)
 
     def load(self, document: DocumentPlan, run: Run | None = None) -> Generation:
         """Serve `document` from the next request on, by `run` (as before when None). Returns the generation that served until now; requests
         that began on it end on it."""
         before = self._generation
-        routes = [(plan.method, plan.path, _Served(plan, Responder(plan.response))) for plan in document.endpoints]
+        routes = [(plan.method, plan.path, self._served(plan)) for plan in document.endpoints]
         table = RouteTable(routes, reserved=RESERVED)
         self._generation = Generation(table, document, _with_cors(self._serve, document.source.cors), run or before.run)
         return before
+
+    def _served(self, plan: EndpointPlan) -> _Served:
+        return _Served(plan, Responder(plan.response), None if self._observer_of is None else self._observer_of(plan))
 
     @property
     def document(self) -> DocumentPlan | None:
@@ -122,7 +141,9 @@ class DataPlane(BaseRoute):
         method: str = scope["method"]
         served = leaf.methods.get(method)
         if served is None:
-            await _answer_without_endpoint(method, leaf.allow, request.request_id, send)
+            answered = await _answer_without_endpoint(method, leaf.allow, request.request_id, send)
+            if self._observe_others is not None:
+                self._observe_others(_event_without_endpoint(method, scope["path"], answered, monotonic() - arrived_s, request))
             return
         plan = served.plan
         is_head = method == "HEAD"
@@ -131,6 +152,9 @@ class DataPlane(BaseRoute):
         deadline_s = arrived_s + plan.timeout_s
         frame = plan.new_frame()
         request_id = request.request_id.decode()
+        span: RequestSpan | None = None if self._tracer is None else self._tracer.begin(plan, method, scope["path"], headers)
+        status, code, sent_bytes = _NOBODY_WAITED, None, 0
+        result: Result | None = None
         try:
             fill(plan, frame, values, query, scope["headers"])
             if plan.body is not None:
@@ -139,16 +163,44 @@ class DataPlane(BaseRoute):
         except body.ClientGone:
             return
         except RequestError as error:
-            await send_problem(problems.of_request(error, request_id), request.request_id, send, is_head=is_head)
+            status, code = error.status, error.code
+            sent_bytes = await send_problem(problems.of_request(error, request_id), request.request_id, send, is_head=is_head)
         except Exception:
             logger.exception("endpoint %s failed unexpectedly, request %s", plan.name, request_id)
-            await send_problem(problems.internal(request_id), request.request_id, send, is_head=is_head)
+            status, code = 500, AnabranchError.code
+            sent_bytes = await send_problem(problems.internal(request_id), request.request_id, send, is_head=is_head)
         else:
             if is_explained:
+                status = 200
                 shown = explain.explain(plan, result, monotonic() - arrived_s)
-                await send_bytes(200, [*_EXPLAIN_FIELDS, (b"x-request-id", request.request_id)], shown, send, is_head=is_head)
+                sent_bytes = await send_bytes(
+                    status, [*_EXPLAIN_FIELDS, (b"x-request-id", request.request_id)], shown, send, is_head=is_head
+                )
             else:
-                await served.responder.send(result, request.request_id, send, is_head=is_head)
+                status = result.status
+                sent_bytes = await served.responder.send(result, request.request_id, send, is_head=is_head)
+        finally:
+            observe = served.observe
+            if observe is not None or span is not None:
+                if code is None and result is not None and result.failure is not None:
+                    code = result.failure.code
+                event = ResponseEvent(
+                    plan.name,
+                    method,
+                    scope["path"],
+                    status,
+                    code,
+                    None if result is None else result.is_complete,
+                    monotonic() - arrived_s,
+                    result,
+                    request.request_id,
+                    request.traceparent if span is None else span.traceparent,
+                    sent_bytes,
+                )
+                if span is not None:
+                    span.end(event)
+                if observe is not None:
+                    observe(event)
 
     async def _watched(self, receive: Receive, loop: asyncio.AbstractEventLoop, run: Awaitable[Result]) -> Result:
         """Await `run`; cancelled, and ended by ClientGone, when the client goes. A cancellation from outside stays one."""
@@ -186,12 +238,20 @@ def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-async def _answer_without_endpoint(method: str, allow: bytes, request_id: bytes, send: Send) -> None:
+async def _answer_without_endpoint(method: str, allow: bytes, request_id: bytes, send: Send) -> tuple[int, str | None, int]:
+    """Returns the status, the problem's code, and the bytes of the body sent."""
     if method == "OPTIONS":
-        await send_bytes(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", send, is_head=False)
-        return
+        return 204, None, await send_bytes(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", send, is_head=False)
     error = MethodNotAllowed(f"this path has {allow.decode()}", headers={"allow": allow.decode()})
-    await send_problem(problems.of_request(error, request_id.decode()), request_id, send, is_head=method == "HEAD")
+    sent_bytes = await send_problem(problems.of_request(error, request_id.decode()), request_id, send, is_head=method == "HEAD")
+    return error.status, error.code, sent_bytes
+
+
+def _event_without_endpoint(
+    method: str, path: str, answered: tuple[int, str | None, int], elapsed_s: float, request: trace.Trace
+) -> ResponseEvent:
+    status, code, sent_bytes = answered
+    return ResponseEvent(None, method, path, status, code, None, elapsed_s, None, request.request_id, request.traceparent, sent_bytes)
 
 
 def _raw_path(scope: Scope) -> bytes:

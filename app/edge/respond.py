@@ -28,8 +28,8 @@ class Responder:
         has_type = any(name == b"content-type" for name, _ in fixed)
         self._head = fixed if has_type else ((b"content-type", b"application/json"), *fixed)
 
-    async def send(self, result: Result, request_id: bytes, send: Send, *, is_head: bool) -> None:
-        """Send the merged response, or the problem when a failure decided it."""
+    async def send(self, result: Result, request_id: bytes, send: Send, *, is_head: bool) -> int:
+        """Send the merged response, or the problem when a failure decided it. Returns the bytes of the body sent."""
         if result.body is None or result.failure is not None:
             problem = of_result(result, request_id.decode())
             headers, body, status = problem.headers, problem.body, problem.status
@@ -37,7 +37,7 @@ class Responder:
             headers, body, status = list(self._head), result.body, result.status
         headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
         headers.append((b"x-request-id", request_id))
-        await send_bytes(status, headers, body, send, is_head=is_head)
+        return await send_bytes(status, headers, body, send, is_head=is_head)
 
 
 def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
@@ -51,13 +51,13 @@ def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> Header
     return headers
 
 
-async def send_problem(problem: ProblemResponse, request_id: bytes, send: Send, *, is_head: bool) -> None:
+async def send_problem(problem: ProblemResponse, request_id: bytes, send: Send, *, is_head: bool) -> int:
     headers = [*problem.headers, (b"x-request-id", request_id)]
-    await send_bytes(problem.status, headers, problem.body, send, is_head=is_head)
+    return await send_bytes(problem.status, headers, problem.body, send, is_head=is_head)
 
 
-async def send_bytes(status: int, headers: HeaderList, body: bytes, send: Send, *, is_head: bool) -> None:
-    """Send one whole response. `headers`: without content-length; it is added to.
+async def send_bytes(status: int, headers: HeaderList, body: bytes, send: Send, *, is_head: bool) -> int:
+    """Send one whole response. `headers`: without content-length; it is added to. Returns the bytes of the body sent.
 
     HEAD has the header fields of GET and no body; 204 and 205 have neither body nor type (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6).
     """
@@ -67,4 +67,7 @@ async def send_bytes(status: int, headers: HeaderList, body: bytes, send: Send, 
     if status != 204:
         headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if is_head else body})
+    if is_head:
+        body = b""
+    await send({"type": "http.response.body", "body": body})
+    return len(body)

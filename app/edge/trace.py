@@ -12,10 +12,12 @@ _MAX_STATE_BYTES: Final = 8192
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """`request_id`: in bytes, safe in a header. `extra`: the header fields that every upstream call of this request carries."""
+    """`request_id`: in bytes, safe in a header. `extra`: the header fields that every upstream call of this request carries.
+    `traceparent`: the client's, when it sent a valid one."""
 
     request_id: bytes
     extra: tuple[tuple[bytes, bytes], ...]
+    traceparent: bytes | None = None
 
 
 def read(headers: dict[bytes, bytes]) -> Trace:
@@ -32,8 +34,8 @@ def read(headers: dict[bytes, bytes]) -> Trace:
         return Trace(request_id, ((b"x-request-id", request_id),))
     state = headers.get(b"tracestate")
     if state is None or not _is_state(state):
-        return Trace(request_id, ((b"x-request-id", request_id), (b"traceparent", parent)))
-    return Trace(request_id, ((b"x-request-id", request_id), (b"traceparent", parent), (b"tracestate", state)))
+        return Trace(request_id, ((b"x-request-id", request_id), (b"traceparent", parent)), parent)
+    return Trace(request_id, ((b"x-request-id", request_id), (b"traceparent", parent), (b"tracestate", state)), parent)
 
 
 def is_request_id(value: bytes) -> bool:

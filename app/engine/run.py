@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from time import monotonic, perf_counter
 
+from app.engine.event import AroundStep
 from app.engine.outcome import Outcome, Result, refused
 from app.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
 from app.plan.model import EndpointPlan, Frame, HeaderPairs, StepPlan
@@ -18,10 +19,11 @@ from app.policy.call import Call, Policy
 
 
 class Engine:
-    """Runs plans. `policies`: the policy stack of each upstream, by its name. Holds nothing of a request."""
+    """Runs plans. `policies`: the policy stack of each upstream, by its name. `around`: what traces the steps. Holds nothing of a request."""
 
-    def __init__(self, policies: Mapping[str, Policy]) -> None:
+    def __init__(self, policies: Mapping[str, Policy], around: AroundStep | None = None) -> None:
         self._policies = policies
+        self._around = around
 
     async def run(
         self,
@@ -39,20 +41,21 @@ class Engine:
 
         Failures of services are in the result, never raised. Cancellation: every exchange under way is cancelled and awaited.
         """
-        return await _Run(self._policies, plan, frame, client_headers, extra, deadline, is_traced).go()
+        return await _Run(self._policies, self._around, plan, frame, client_headers, extra, deadline, is_traced).go()
 
 
 class _Run:
     """The state of one request. `waiting[i]`: how many steps step i still waits for; `is_settled[i]`: it has an outcome."""
 
     __slots__ = (
-        "_began", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_traced",
+        "_around", "_began", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_traced",
         "_outcomes", "_plan", "_policies", "_running", "_tasks", "_values", "_waiting",
     )  # fmt: skip
 
     def __init__(
         self,
         policies: Mapping[str, Policy],
+        around: AroundStep | None,
         plan: EndpointPlan,
         frame: Frame,
         client_headers: Mapping[bytes, bytes],
@@ -61,6 +64,7 @@ class _Run:
         is_traced: bool,
     ) -> None:
         self._policies = policies
+        self._around = around
         self._plan = plan
         self._frame = frame
         self._client_headers = client_headers
@@ -130,7 +134,7 @@ class _Run:
         """Run a step and whatever becomes ready by it: one of those here, the others beside it."""
         steps = self._plan.steps
         while True:
-            outcome = await self._step(step)
+            outcome = await (self._step(step) if self._around is None else self._around(step, self._step))
             ready = self._settle(step, outcome)
             if self._failure is not None:
                 self._finish()

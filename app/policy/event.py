@@ -1,8 +1,9 @@
 """What the layers tell whoever watches them: one hook, one frozen value. The layers know nothing of logs, metrics or traces."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from app.core.exchange import Address
 
@@ -25,8 +26,7 @@ Kind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyEvent:
+class PolicyEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a layer did.
 
     `upstream`: its name. `kind`: what happened. `reason`: why, as a short stable word; "" when there is nothing to say.
