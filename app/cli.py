@@ -128,17 +128,21 @@ def explain(
 @cli.command()
 def openapi(document: Document, output: Output = None) -> None:
     """Write the API description (OpenAPI 3.1) of a document."""
-    compiled = _compile(document)
-    plane = DataPlane(Engine({}).run)
-    plane.load(compiled.plan)
-    app = build_app(plane=plane, health_status=Health(), routers=compiled.routers)
-    _write(orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
+    _write(describe(_compile(document)), output)
 
 
 @cli.command()
 def schema(output: Output = None) -> None:
     """Write the JSON Schema of gateway documents, for editors."""
     _write(orjson.dumps(document_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
+
+
+def describe(compiled: Compiled) -> bytes:
+    """The API description of a compiled document as indented JSON: what the gateway shows at /openapi.json."""
+    plane = DataPlane(Engine({}).run)
+    plane.load(compiled.plan)
+    app = build_app(plane=plane, health_status=Health(), routers=compiled.routers)
+    return orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 class _Server(uvicorn.Server):

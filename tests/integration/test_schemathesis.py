@@ -1,0 +1,146 @@
+"""The demo's gateway against its own description: what the description allows is answered as described, what it forbids is refused.
+
+Also: `openapi/demo.json` is what `make openapi` writes.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hypothesis
+import orjson
+import pytest
+import requests
+import schemathesis
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.cli import describe
+from app.main import compile_file, create_app
+from app.settings import Settings
+from demo import airlines, airports, flights, planes, weather
+from tests.support.serving import LOOPBACK, serve
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "demo" / "gateway.yaml"
+DESCRIPTION = orjson.loads((ROOT / "openapi" / "demo.json").read_bytes())
+SERVICES = {"flights": flights, "airlines": airlines, "airports": airports, "planes": planes, "weather": weather}
+OPERATIONS = [f"{method.upper()} {path}" for path, methods in DESCRIPTION["paths"].items() for method in methods]
+CHECKS = [
+    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance,
+]  # fmt: skip
+TIMEOUT_S = 30.0
+
+REFUSALS = {400, 422}  # of the document's endpoints, of FastAPI's
+
+T = TypeVar("T")
+Operations = dict[str, APIOperation[Any, Any, Any, Any]]
+
+# The same examples in every run, and none that a former run found: a failure has to repeat itself.
+bounded = hypothesis.settings(
+    max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+
+
+class Loop:
+    """An event loop in a thread of its own: schemathesis sends its requests by a client that blocks."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result(TIMEOUT_S)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(TIMEOUT_S)
+        self._loop.close()
+
+
+async def started(exits: AsyncExitStack) -> str:
+    """Serve the demo's services and its gateway, until `exits` is left. The gateway's address."""
+    environ = {}
+    for name, module in SERVICES.items():
+        environ[f"{name.upper()}_URL"] = f"http://{LOOPBACK}:{await exits.enter_async_context(serve(module.build()))}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        app = create_app(Settings(document=DOCUMENT, _env_file=None))
+    return f"http://{LOOPBACK}:{await exits.enter_async_context(serve(app))}"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    loop = Loop()
+    exits = AsyncExitStack()
+    try:
+        yield loop.run(started(exits))
+    finally:
+        loop.run(exits.aclose())
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def operations(address: str) -> Operations:
+    """Every operation that the running gateway describes, by its label."""
+    found = schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations()
+    return {result.ok().label: result.ok() for result in found if isinstance(result, Ok)}
+
+
+def test_exported_description_is_what_the_document_says() -> None:
+    """Stale? Run `make openapi`."""
+    assert orjson.loads(describe(compile_file(DOCUMENT))) == DESCRIPTION
+
+
+def test_exported_description_is_what_the_gateway_shows(address: str, operations: Operations) -> None:
+    assert requests.get(f"{address}/openapi.json", timeout=TIMEOUT_S).json() == DESCRIPTION
+    assert set(operations) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_what_is_allowed_is_answered_as_described(label: str, address: str, operations: Operations) -> None:
+    with requests.Session() as session:
+
+        @bounded
+        @hypothesis.given(case=operations[label].as_strategy(generation_mode=GenerationMode.POSITIVE))
+        def check(case: Case[Any]) -> None:
+            case.call_and_validate(base_url=address, session=session, checks=CHECKS)
+
+        check()
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_what_is_forbidden_is_refused_with_a_problem(label: str, address: str, operations: Operations) -> None:
+    operation = operations[label]
+    declared = {parameter.name for parameter in operation.query}
+    refused: list[int] = []
+    with requests.Session() as session:
+
+        @bounded
+        @hypothesis.given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+        def check(case: Case[Any]) -> None:
+            response = case.call_and_validate(base_url=address, session=session, checks=[not_a_server_error, content_type_conformance])
+            if not set(case.query or {}) <= declared and response.status_code not in REFUSALS:
+                return  # nothing may be wrong but a parameter that nobody declared: those are ignored
+            assert response.status_code in REFUSALS
+            assert response.headers["content-type"] == ["application/problem+json"]
+            assert response.json()["detail"]
+            refused.append(response.status_code)
+
+        check()
+    assert len(refused) > 10
