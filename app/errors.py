@@ -20,12 +20,19 @@
           |    +-- QueueTimeout            no place in the bulkhead within `queue_timeout`
           |    +-- BreakerOpen             the breaker is open
           |    +-- DeadlineExceeded        no time was left to begin
+          |    +-- ComputePoolFull         no worker was free for a hook, and none will be soon
+          |    +-- ComputePoolDown         the workers themselves are away
           +-- SkippedError      an input was not there
           |    +-- MissingReference        a reference found nothing
           |    +-- DependencyFailed        the step it needs failed
           +-- ShapeError        the value cannot be merged as the document asks
           +-- NothingAnswered   no visible step has a value
           +-- ComputeError      a hook
+               +-- ComputeFailed           it raised
+               +-- ComputeTimeout          it was still running when its time was over
+               +-- ComputeInvalidInput     the arguments do not fit its annotations
+               +-- ComputeInvalidResult    what it returned does not fit its annotation, or is not JSON
+               +-- WorkerLost              its worker ended
 
 Each class has a stable `code`, the `status` that a required step's failure gives the response, the RFC 9209 error type for
 `Proxy-Status`, and a page under /problems/CODE. Nothing here holds a host, a secret or a stack in its message: messages reach clients.
@@ -305,7 +312,51 @@ class NothingAnswered(StepError):
         self.status = 504 if is_timeout else 502
 
 
+class ComputePoolFull(RejectedError):
+    code = "compute_pool_full"
+    title = "Too many computations wait for a worker"
+
+
+class ComputePoolDown(RejectedError):
+    code = "compute_pool_down"
+    title = "The workers of a computation are not there"
+    proxy_error = "destination_unavailable"
+
+
 class ComputeError(StepError):
-    code = "compute_failed"
+    """A hook was started and gave no value. What the hook itself said is in the log, never here."""
+
+    code = "compute_error"
     status = 500
     title = "A computation failed"
+    proxy_error = "proxy_internal_error"
+
+
+class ComputeFailed(ComputeError):
+    code = "compute_failed"
+
+
+class ComputeTimeout(ComputeError):
+    code = "compute_timeout"
+    status = 504
+    title = "A computation did not end in time"
+    proxy_error = "http_response_timeout"
+    is_timeout = True
+
+
+class ComputeInvalidInput(ComputeError):
+    """The arguments came from a request or a service, so it is an answer from beyond that cannot be used."""
+
+    code = "compute_invalid_input"
+    status = 502
+    title = "A computation was given something that it does not take"
+
+
+class ComputeInvalidResult(ComputeError):
+    code = "compute_invalid_result"
+    title = "A computation returned something that cannot be used"
+
+
+class WorkerLost(ComputeError):
+    code = "compute_worker_lost"
+    title = "A computation ended its worker"

@@ -157,9 +157,40 @@ ADVICE: Final[dict[str, Advice]] = {
         _NOTHING,
         "Compare `target`, `pick`, `rename` and `merge` with what the service really answers.",
     ),
+    "compute_error": Advice("A Python function of the operator gave no value.", _NOTHING, "The log says why, under the step's name."),
     "compute_failed": Advice(
-        "A Python function of the operator failed.",
+        "A Python function of the operator raised an exception.",
         _NOTHING,
-        "The log has the stack under the request id.",
+        "The log has the exception and its stack, with the function's and the step's name.",
+    ),
+    "compute_timeout": Advice(
+        "A Python function of the operator was still running when its time was over.",
+        _TRY_LATER,
+        "Raise the step's `timeout`, give the function less to do, or let it run on `executor: process`, where it is really stopped.",
+    ),
+    "compute_invalid_input": Advice(
+        "What a service answered, or what the client sent, does not fit the annotations of the Python function that it was meant for.",
+        "Check the parameters and the body; otherwise nothing.",
+        "The log lists what does not fit. Compare the function's annotations with the references under `input`.",
+    ),
+    "compute_invalid_result": Advice(
+        "A Python function of the operator returned something that does not fit its own annotation, or that JSON cannot hold.",
+        _NOTHING,
+        "The log says what. Correct the function or its annotation.",
+    ),
+    "compute_worker_lost": Advice(
+        "The process in which a Python function of the operator ran has ended: it crashed, left by itself, or was killed for its memory.",
+        _TRY_LATER,
+        "The log has the signal or the exit code. Signal 9 without a timeout mostly means that memory ran out.",
+    ),
+    "compute_pool_full": Advice(
+        "No worker was free for a Python function, and the queue was full or the wait too long.",
+        "Come back after the seconds in `Retry-After`.",
+        "Give the pool more `workers`, or the heavy steps a pool of their own; look for functions that do not end (`stuck`).",
+    ),
+    "compute_pool_down": Advice(
+        "The workers that run Python functions are not there: they cannot be started, or the cluster cannot be reached.",
+        "Come back after the seconds in `Retry-After`.",
+        "The log says why. The gateway goes on trying by itself.",
     ),
 }
