@@ -31,7 +31,7 @@ async def dial(address: Address, connection: Connection, *, context: ssl.SSLCont
     Raises ResolveError, ConnectError, ConnectTimeout (the kernel gave up), TLSError. Cancellation closes whatever is open.
     """
     loop = asyncio.get_running_loop()
-    sock = await _connect(await _resolve(address.ip or address.host, address.port))
+    sock = await connect(address.ip or address.host, address.port)
     try:
         if context is None:
             await loop.create_connection(lambda: connection, sock=sock)
@@ -79,7 +79,9 @@ def _interleave(endpoints: list[Endpoint]) -> list[Endpoint]:
     return mixed + first[shorter:] + other[shorter:]
 
 
-async def _connect(endpoints: list[Endpoint]) -> socket.socket:
+async def connect(host: str, port: int) -> socket.socket:
+    """A connected, non-blocking socket. Raises ResolveError, ConnectError, ConnectTimeout. The caller owns the socket."""
+    endpoints = await _resolve(host, port)
     if len(endpoints) > 1:
         return await _race(endpoints)
     try:

@@ -9,7 +9,7 @@ where the pool stands.
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,6 +28,7 @@ from app.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from app.upstream.backend import Backend
 from app.upstream.encoding import decode
 from app.upstream.tls import tls_error
 from app.upstream.wire import IDEMPOTENT
@@ -67,6 +68,9 @@ _FROM_HTTPX: Final[tuple[tuple[type[Exception], type[UpstreamError], bool, str],
     (httpx.StreamError, ConnectionLost, True, "the connection was closed before the answer was whole"),
 )
 _HTTPX_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+
+# How OpenSSL says that it waits for the peer: part of every exception's context, and the reason of none.
+_NO_FAILURE: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 # How httpcore and h11 say that the connection ended too early; their class does not.
 _ENDED: Final = ("server disconnected", "peer closed connection", "connection terminated", "<connectionterminated")
@@ -113,6 +117,7 @@ class StockPool(httpx.AsyncBaseTransport):
             keepalive_expiry=settings.idle_timeout_s,
             http1=True,
             http2=http2,
+            network_backend=Backend(),
         )
 
     @property
@@ -235,6 +240,8 @@ class HTTPXTransport:
             raise UpstreamTimeout("the service did not answer in time", may_be_processed=may_be_processed) from None
         except _HTTPX_ERRORS as error:
             raise _translate(error) from error
+        except OSError as error:
+            raise ConnectionLost("the connection broke before the answer was whole", may_be_processed=True) from error
         finally:
             self._under_way.discard(scope)
         headers = [(name.lower(), value) for name, value in response.headers.raw]
@@ -287,6 +294,11 @@ def _translate(error: Exception) -> UpstreamError:
         return _connect_error(error)
     if isinstance(error, httpx.RemoteProtocolError) and str(error).lower().startswith(_ENDED):
         return ConnectionLost("the service closed the connection before its answer was whole", may_be_processed=True)
+    if isinstance(error, httpx.NetworkError):
+        for cause in _causes(error):
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, _NO_FAILURE):
+                # TLS 1.3: a refused client certificate is only told after our first bytes.
+                return tls_error(cause, may_be_processed=True)
     for origin, kind, may_be_processed, detail in _FROM_HTTPX:
         if isinstance(error, origin):
             return kind(detail, may_be_processed=may_be_processed)
@@ -295,15 +307,23 @@ def _translate(error: Exception) -> UpstreamError:
 
 def _connect_error(error: BaseException) -> ConnectError:
     """httpx has one class for names, refusals and handshakes: the causes tell which it was."""
-    cause: BaseException | None = error
     is_refused = False
-    for _ in range(10):
-        if cause is None:
-            break
+    for cause in _causes(error):
+        if isinstance(cause, ConnectError):
+            return type(cause)(cause.detail)  # from our own backend
         if isinstance(cause, socket.gaierror):
             return ResolveError("the service's name has no address")
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _NO_FAILURE):
             return tls_error(cause)
         is_refused = is_refused or isinstance(cause, ConnectionRefusedError)
-        cause = cause.__cause__ or cause.__context__
     return ConnectError("the service refused the connection" if is_refused else "the service could not be reached")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what led to it; ten at most, so that a circle ends."""
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -63,12 +63,16 @@ async def play(transport: Transport, sent: list[bytes], step: int, method: str, 
                 try:
                     answer = await transport.exchange(Request(method=method, target="/x"), address, loop.time() + 5)
                 except UpstreamError as error:
-                    assert error.may_be_processed
-                    assert not error.is_timeout
+                    is_right = error.may_be_processed and not error.is_timeout
                 else:
-                    assert isinstance(answer, Answer)
-                    assert len(answer.body) <= 1000
-                after = await transport.exchange(Request(method="POST", target="/ok", body=b"{}"), address, loop.time() + 5)
+                    is_right = isinstance(answer, Answer) and len(answer.body) <= 1000
+                assert is_right
+                # What arrives behind a whole answer after the next request was written cannot be told from its answer by anybody: let it
+                # come first.
+                await upstream.until(lambda record: record.concurrent == 0)
+                await asyncio.sleep(0.002)
+                # A GET, because the script closes behind what looks like a kept-alive answer: a POST might rightly be lost.
+                after = await transport.exchange(Request(method="GET", target="/ok"), address, loop.time() + 5)
                 assert (after.status, after.body) == (200, b'"right"')
         finally:
             await transport.aclose()
