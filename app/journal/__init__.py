@@ -1,0 +1,1 @@
+"""The journal: records, the writer, segments, recovery, reading."""
