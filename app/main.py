@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ from app.config.load import Draft, read
 from app.config.model import Upstream
 from app.config.problems import Problems
 from app.edge.build import Gateway, build_app
-from app.edge.dataplane import DataPlane
+from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
 from app.edge.health import Health
-from app.engine.fanout import surfaces
-from app.engine.run import Engine
-from app.engine.upstreams import Upstreams
+from app.engine.reload import Reloader
+from app.engine.service import Service
 from app.errors import ConfigError, MissingExtraError, Problem
 from app.plan.compile import compile_document
 from app.plan.model import DocumentPlan
@@ -34,12 +34,14 @@ logger = logging.getLogger("anabranch")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """A document that is ready to run. `warnings`: what its writer may not have expected. `routers`: the Python routes it names."""
+    """A document that is ready to run. `warnings`: what its writer may not have expected. `routers`: the Python routes it names.
+    `contexts`: how its upstreams are trusted, read with it."""
 
     plan: DocumentPlan
     routers: tuple[APIRouter, ...]
     warnings: list[Problem]
     draft: Draft
+    contexts: TLSContexts
 
 
 def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_from: Path | None = None) -> Compiled:
@@ -50,34 +52,51 @@ def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_
     draft = read(path, environ)
     plan = compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken)
     routers = _import_routers(draft.document.routers, draft.problems, import_from or Path.cwd())
-    _prove_upstreams(plan.upstreams, draft.problems)
+    contexts = _prove_upstreams(plan.upstreams, draft.problems)
     draft.problems.raise_if_any()
-    return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft)
+    return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts)
 
 
 def create_app(settings: Settings) -> Gateway:
     """The gateway as an ASGI application. Raises ConfigError when the document is not usable. Nothing is opened before its lifespan begins."""
     if settings.document is None:
         raise ConfigError([_no_document()])
-    compiled = compile_file(settings.document)
+    document = settings.document
+    compiled = compile_file(document)
     for warning in compiled.warnings:
         logger.warning("%s", warning)
-    upstreams = Upstreams(compiled.plan.upstreams)
+    first = _service(compiled)
     health = Health()
     health.block("start", "the gateway is starting")
-    plane = DataPlane(Engine(upstreams.policies).run, allow_explain=settings.allow_explain)
-    plane.load(compiled.plan)
+    plane = DataPlane(first.engine.run, allow_explain=settings.allow_explain)
+    plane.load(first.plan)
+
+    def prepare() -> Service:
+        """The document as it is now, for a reload. What only a restart can change is a warning."""
+        again = compile_file(document)
+        _keep_routers(compiled.draft.document.routers, again.draft)
+        return _service(again)
+
+    def swap(service: Service) -> Generation:
+        """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
+        before = plane.load(service.plan, service.engine.run)
+        app.state.fan_source = _fan_source(service, plane.generation)
+        return before
+
+    reloader = Reloader(first, prepare=prepare, swap=swap, linger_s=settings.shutdown_timeout_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as exits:
-            await exits.enter_async_context(upstreams)
-            app.state.fan_source = FanSource(surfaces(compiled.plan.upstreams, upstreams.policies), compiled.plan.source.defaults.timeout_s)
+            await exits.enter_async_context(reloader)
+            app.state.fan_source = _fan_source(first, plane.generation)
             health.clear("start")
             yield
             health.block("stop", "the gateway is stopping")
 
     app = build_app(plane=plane, health_status=health, routers=compiled.routers, lifespan=lifespan, is_docs_enabled=settings.docs)
+    app.state.reloader = reloader
+    app.state.health = health
     if compiled.routers:
         app.add_middleware(FanHeaders)
         app.add_exception_handler(FanOutFailed, answer_failed)
@@ -85,8 +104,33 @@ def create_app(settings: Settings) -> Gateway:
     return app
 
 
-def _prove_upstreams(upstreams: Mapping[str, Upstream], problems: Problems) -> None:
-    """Build each transport once, which opens no connection: a certificate that cannot be read and a missing extra are found with the rest."""
+def _service(compiled: Compiled) -> Service:
+    """What runs for this document, not open yet."""
+    tls = [upstream.tls for upstream in compiled.plan.upstreams.values() if upstream.tls is not None]
+    return Service(
+        compiled.plan,
+        digest=compiled.draft.digest,
+        warnings=tuple(compiled.draft.problems.warnings),
+        files=(*map(str, compiled.draft.files), *(file for one in tls for file in (one.ca, one.cert, one.key) if file is not None)),
+        opener=partial(open_transport, contexts=compiled.contexts),
+    )
+
+
+def _fan_source(service: Service, generation: Generation) -> FanSource:
+    return FanSource(service.surfaces, service.plan.source.defaults.timeout_s, generation)
+
+
+def _keep_routers(served: list[str], draft: Draft) -> None:
+    """Routes in Python stay as they were when the process started: say so when the document now names others."""
+    if draft.document.routers != served:
+        draft.problems.add(("routers",), "other routes in Python take effect when the gateway is restarted", is_warning=True)
+
+
+def _prove_upstreams(upstreams: Mapping[str, Upstream], problems: Problems) -> TLSContexts:
+    """Build each transport once, which opens no connection: a certificate that cannot be read and a missing extra are found with the rest.
+
+    Returns the TLS contexts that were made for them.
+    """
     contexts = TLSContexts()
     for name, upstream in upstreams.items():
         try:
@@ -95,6 +139,7 @@ def _prove_upstreams(upstreams: Mapping[str, Upstream], problems: Problems) -> N
             problems.add(("upstreams", name, "http2"), str(error))
         except ValueError as error:
             problems.add(("upstreams", name, "tls"), str(error))
+    return contexts
 
 
 def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple[APIRouter, ...]:

@@ -31,6 +31,7 @@ class Draft:
     "parameters", name) and the paths of their parts that were left out. A broken endpoint or step is in `document` if it can do
     without the wrong part; an upstream or a step that is not there is unknown only if it is not `is_broken`.
     `problems`: those found so far; add to them, then call `problems.raise_if_any()`. `files`: all that was read, for watching.
+    `digest`: of the files of the document itself, without those that it takes secrets from.
     """
 
     document: Document
@@ -38,6 +39,7 @@ class Draft:
     problems: Problems
     broken: frozenset[Path]
     files: tuple[File, ...]
+    digest: str
 
     def is_broken(self, path: Path) -> bool:
         """Whether what `path` names, or the mapping or list it belongs to, has a mistake that has been reported."""
@@ -92,7 +94,14 @@ def read(path: File, environ: Mapping[str, str]) -> Draft:
 
 def _drafted(source: Source, environ: Mapping[str, str], problems: Problems) -> Draft:
     if not source.root.entries and not source.is_whole:
-        return Draft(document=Document(version=1), endpoint_paths=(), problems=problems, broken=frozenset(), files=source.files)
+        return Draft(
+            document=Document(version=1),
+            endpoint_paths=(),
+            problems=problems,
+            broken=frozenset(),
+            files=source.files,
+            digest=source.digest,
+        )
     filled = fill(source.root, environ, problems)
     validator = Validator(filled, problems)
     data: dict[str, Any] = filled.data
@@ -114,6 +123,7 @@ def _drafted(source: Source, environ: Mapping[str, str], problems: Problems) -> 
         problems=problems,
         broken=frozenset(validator.broken),
         files=(*source.files, *filled.files),
+        digest=source.digest,
     )
 
 

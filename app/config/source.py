@@ -4,6 +4,7 @@ It decides which files count and how their contents go together; it knows the to
 else of what the document means.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,11 +19,13 @@ _JOINED: Final = frozenset({"upstreams", "endpoints", "routers"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What the files say. `files`: those that were read, in order. `is_whole`: no file had to be left out."""
+    """What the files say. `files`: those that were read, in order. `is_whole`: no file had to be left out.
+    `digest`: SHA-256 of their names and contents, in hexadecimal digits."""
 
     root: Mapping
     files: tuple[Path, ...]
     is_whole: bool
+    digest: str
 
 
 def read_source(path: Path, problems: Problems) -> Source:
@@ -32,11 +35,13 @@ def read_source(path: Path, problems: Problems) -> Source:
     Never raises: whatever is wrong goes to `problems`.
     """
     files = _files(path, problems)
-    roots = [root for file in files if (root := _read(file, problems)) is not None]
+    digest = hashlib.sha256()
+    roots = [root for file in files if (root := _read(file, problems, digest)) is not None]
     is_whole = len(roots) == len(files) > 0
     if not roots:
-        return Source(root=Mapping(Located(str(path), 1, 1)), files=files, is_whole=False)
-    return Source(root=roots[0] if len(roots) == 1 else _joined(roots, problems), files=files, is_whole=is_whole)
+        return Source(root=Mapping(Located(str(path), 1, 1)), files=files, is_whole=False, digest=digest.hexdigest())
+    root = roots[0] if len(roots) == 1 else _joined(roots, problems)
+    return Source(root=root, files=files, is_whole=is_whole, digest=digest.hexdigest())
 
 
 def _files(path: Path, problems: Problems) -> tuple[Path, ...]:
@@ -53,7 +58,7 @@ def _files(path: Path, problems: Problems) -> tuple[Path, ...]:
     return files
 
 
-def _read(file: Path, problems: Problems) -> Mapping | None:
+def _read(file: Path, problems: Problems, digest: "hashlib._Hash") -> Mapping | None:
     start = Located(str(file), 1, 1)
     try:
         data = file.read_bytes()
@@ -63,6 +68,8 @@ def _read(file: Path, problems: Problems) -> Mapping | None:
     except ValueError:
         problems.add_at(start, "this is not the name of a file")
         return None
+    digest.update(b"%s\0%d\0" % (file.name.encode("utf-8", "surrogateescape"), len(data)))
+    digest.update(data)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -112,6 +112,11 @@ class DataPlane(BaseRoute):
         """What is served now. A new object after each `load`."""
         return self._generation.document
 
+    @property
+    def generation(self) -> Generation:
+        """What requests that begin now are served by."""
+        return self._generation
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http":
             return Match.NONE, {}

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.edge import problems, trace
-from app.edge.dataplane import join_headers
+from app.edge.dataplane import Generation, join_headers
 from app.edge.disconnect import DisconnectWatch
 from app.edge.respond import outcome_headers
 from app.engine.fanout import FanCall, FanOut, FanOutFailed, Surface, segment
@@ -30,21 +30,24 @@ _MOST_SHOWN: Final = 50
 """Calls in Server-Timing and Proxy-Status. A route that calls in a loop must not make a head that proxies refuse."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class FanSource:
-    """Where fan-outs come from: the surfaces of the document in force and its default deadline in seconds."""
+    """Where fan-outs come from: the surfaces of the document in force and its default deadline in seconds. A reload puts another one in its
+    place; a request keeps the one that it began with. `generation`: where such requests count as running until they have ended."""
 
     surfaces: Mapping[str, Surface]
     timeout_s: float
+    generation: Generation
 
 
 class _Used:
     """What the middleware learns of a request's fan-out."""
 
-    __slots__ = ("fan", "request_id")
+    __slots__ = ("fan", "generation", "request_id")
 
     def __init__(self) -> None:
         self.fan: FanOut | None = None
+        self.generation: Generation | None = None
         self.request_id = b""
 
 
@@ -84,6 +87,9 @@ async def fan_out(request: Request) -> FanOut:
     deadline = monotonic() + source.timeout_s
     fan = _WatchedFanOut(request, source.surfaces, deadline=deadline, client_headers=headers, extra=context.extra)
     used: _Used = request.scope[_SCOPE_KEY]
+    if used.generation is None:
+        used.generation = source.generation
+        used.generation.active += 1
     used.fan = fan
     used.request_id = context.request_id
     return fan
@@ -112,7 +118,11 @@ class FanHeaders:
                 message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            if used.generation is not None:
+                used.generation.leave()
 
 
 def _outcome_headers(fan: FanOut, request_id: bytes) -> list[tuple[bytes, bytes]]:

@@ -1,0 +1,59 @@
+"""A service: everything that runs for the sake of one document. What a reload opens, puts in place, and closes when its last request ends.
+
+Owns the upstreams and whatever else the document asks for. Knows nothing of the edge, and nothing of the service before it or after it.
+"""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Self
+
+from app.engine.fanout import Surface, surfaces
+from app.engine.run import Engine
+from app.engine.upstreams import Opener, Upstreams
+from app.errors import Problem
+from app.plan.model import DocumentPlan
+from app.policy.event import Observer
+from app.upstream.open import open_transport
+
+
+class Service:
+    """An async context manager: opens what the plans of one document need, and closes it. Made without I/O, so also outside the loop.
+
+    `plan`: the document compiled. `digest`: tells one document from another. `warnings`: what its writer may not have expected.
+    `files`: absolute or relative paths of all that was read for it. `engine`: runs its plans, while the service is open.
+    `surfaces`: its upstreams for routes in Python, while it is open.
+    """
+
+    def __init__(
+        self,
+        plan: DocumentPlan,
+        *,
+        digest: str = "",
+        warnings: tuple[Problem, ...] = (),
+        files: tuple[str, ...] = (),
+        observer: Observer | None = None,
+        opener: Opener = open_transport,
+    ) -> None:
+        self.plan = plan
+        self.digest = digest
+        self.warnings = warnings
+        self.files = files
+        self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener)
+        self.engine = Engine(self.upstreams.policies)
+        self.surfaces: Mapping[str, Surface] = {}
+        self._exits = AsyncExitStack()
+
+    @property
+    def longest_timeout_s(self) -> float:
+        """The longest that a request to an endpoint of the document may take, in seconds."""
+        return max((endpoint.timeout_s for endpoint in self.plan.endpoints), default=0.0)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as exits:
+            await exits.enter_async_context(self.upstreams)
+            self.surfaces = surfaces(self.plan.upstreams, self.upstreams.policies)
+            self._exits = exits.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
