@@ -102,7 +102,7 @@ def tls_error(error: BaseException, *, may_be_processed: bool = False) -> TLSErr
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = _VERIFY_REASONS.get(error.verify_code, "the certificate was not accepted")
     elif isinstance(error, ssl.SSLError):
-        reason = _REASONS.get((error.reason or "").upper(), "the TLS handshake failed")
+        reason = _REASONS.get((getattr(error, "reason", None) or "").upper(), "the TLS handshake failed")
     else:
         reason = "the service closed the connection during the TLS handshake"
     return TLSError(reason, may_be_processed=may_be_processed)

@@ -1,0 +1,106 @@
+"""Content codings: undone, bounded, strict."""
+
+import gzip
+import zlib
+from contextlib import suppress
+
+import brotli
+import pytest
+from backports import zstd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import ProtocolError, ResponseTooLarge
+from app.upstream.encoding import MAX_CODINGS, decode
+
+TEXT = b'{"text": "' + b"abc" * 1000 + b'"}'
+RAW_DEFLATE = zlib.compress(TEXT, wbits=-15)
+CODED = {
+    b"gzip": gzip.compress(TEXT),
+    b"x-gzip": gzip.compress(TEXT),
+    b"deflate": zlib.compress(TEXT),
+    b"br": brotli.compress(TEXT),
+    b"zstd": zstd.compress(TEXT),
+}
+
+
+@pytest.mark.parametrize("coding", CODED)
+def test_each_coding_is_undone(coding: bytes) -> None:
+    assert decode(CODED[coding], coding, len(TEXT)) == TEXT
+    assert decode(CODED[coding], b" %b " % coding.upper(), len(TEXT)) == TEXT
+
+
+def test_deflate_without_its_zlib_wrapper_is_undone() -> None:
+    assert decode(RAW_DEFLATE, b"deflate", 10_000) == TEXT
+
+
+def test_members_and_frames_one_behind_the_other_are_one_body() -> None:
+    assert decode(gzip.compress(b"one") + gzip.compress(b"two"), b"gzip", 6) == b"onetwo"
+    assert decode(zstd.compress(b"one") + zstd.compress(b"two"), b"zstd", 6) == b"onetwo"
+
+
+def test_list_is_undone_last_first_and_identity_means_nothing() -> None:
+    assert decode(brotli.compress(gzip.compress(TEXT)), b"gzip, identity, br", len(TEXT)) == TEXT
+    assert decode(TEXT, b"identity", 1) == TEXT
+    assert decode(TEXT, b" , ", 1) == TEXT
+
+
+@pytest.mark.parametrize("coding", CODED)
+def test_one_byte_over_the_limit_is_too_large(coding: bytes) -> None:
+    with pytest.raises(ResponseTooLarge) as caught:
+        decode(CODED[coding], coding, len(TEXT) - 1)
+    assert caught.value.may_be_processed
+
+
+def test_limit_holds_across_members_and_between_codings() -> None:
+    with pytest.raises(ResponseTooLarge):
+        decode(gzip.compress(b"12345") * 3, b"gzip", 14)
+    with pytest.raises(ResponseTooLarge):
+        decode(gzip.compress(gzip.compress(b"", mtime=0) + b"x" * 5000), b"gzip, gzip", 1000)
+
+
+def test_bomb_does_not_unfold() -> None:
+    for coding, bomb in {b"gzip": gzip.compress(bytes(50_000_000)), b"br": brotli.compress(bytes(50_000_000))}.items():
+        with pytest.raises(ResponseTooLarge):
+            decode(bomb, coding, 1000)
+
+
+@pytest.mark.parametrize("coding", CODED)
+def test_body_that_ends_early_or_is_damaged_is_broken(coding: bytes) -> None:
+    for body in (CODED[coding][:-1], CODED[coding][:5], b"not coded at all"):
+        with pytest.raises(ProtocolError, match="broken"):
+            decode(body, coding, 100_000)
+
+
+@pytest.mark.parametrize("coding", CODED)
+def test_bytes_behind_the_end_are_broken(coding: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(CODED[coding] + b"behind", coding, 100_000)
+
+
+@pytest.mark.parametrize("coding", CODED)
+def test_empty_body_stays_empty(coding: bytes) -> None:
+    assert decode(b"", coding, 10) == b""
+    assert decode(b"", b"unknown", 10) == b""
+
+
+def test_unknown_coding_and_too_many_are_protocol_errors() -> None:
+    with pytest.raises(ProtocolError, match="not gzip, deflate, br or zstd"):
+        decode(b"x", b"compress", 10)
+    with pytest.raises(ProtocolError, match="more than"):
+        decode(b"x", b",".join([b"gzip"] * (MAX_CODINGS + 1)), 10)
+
+
+def test_zstd_window_beyond_what_the_rfc_allows_is_refused() -> None:
+    """RFC 9659 section 3."""
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 27}
+    compressor = zstd.ZstdCompressor(options=options)
+    body = compressor.compress(bytes(range(256)) * 1000) + compressor.flush()
+    with pytest.raises(ProtocolError):
+        decode(body, b"zstd", 10_000_000)
+
+
+@given(body=st.binary(max_size=300), coding=st.sampled_from(sorted(CODED)))
+def test_any_bytes_decode_or_are_an_upstream_error(body: bytes, coding: bytes) -> None:
+    with suppress(ProtocolError, ResponseTooLarge):
+        assert len(decode(body, coding, 1000)) <= 1000

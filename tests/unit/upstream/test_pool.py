@@ -1,0 +1,107 @@
+"""The pool of idle connections, with time passed in."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from app.config.model import Pool as Settings
+from app.upstream.connection import Connection
+from app.upstream.pool import Pool
+
+
+class Fake:
+    """As much of a connection as the pool sees. Tells the pool when it is closed, as real ones do."""
+
+    def __init__(self, pool: Pool, expires_at: float = 1000.0) -> None:
+        self.pool = pool
+        self.is_open = True
+        self.idle_since = 0.0
+        self.expires_at = expires_at
+
+    def abort(self) -> None:
+        self.is_open = False
+        self.pool.forget(cast("Connection", self))
+
+
+def make(**settings: Any) -> Pool:
+    return Pool(Settings.model_validate({"max_idle": 3, "idle_timeout": "10s", **settings}))
+
+
+def put(pool: Pool, now: float, **options: Any) -> Fake:
+    fake = Fake(pool, **options)
+    pool.put(cast("Connection", fake), now)
+    return fake
+
+
+def test_last_in_is_first_out() -> None:
+    pool = make()
+    first, second = put(pool, 0.0), put(pool, 1.0)
+    assert pool.take(2.0) is cast("Any", second)
+    assert pool.take(2.0) is cast("Any", first)
+    assert pool.take(2.0) is None
+
+
+def test_more_than_the_limit_are_closed() -> None:
+    pool = make()
+    fakes = [put(pool, 0.0) for _ in range(5)]
+    assert [fake.is_open for fake in fakes] == [True, True, True, False, False]
+
+
+def test_idle_too_long_is_closed_at_checkout() -> None:
+    pool = make()
+    old = put(pool, 0.0)
+    assert pool.take(10.0) is None
+    assert not old.is_open
+
+
+def test_too_old_is_neither_kept_nor_handed_out() -> None:
+    pool = make()
+    aging = put(pool, 0.0, expires_at=5.0)
+    late = put(pool, 6.0, expires_at=5.0)
+    assert pool.take(5.0) is None
+    assert not aging.is_open
+    assert not late.is_open
+
+
+def test_sweep_closes_what_is_too_old_and_nothing_else() -> None:
+    pool = make()
+    old, aged, young = put(pool, 0.0), put(pool, 5.0, expires_at=8.0), put(pool, 5.0)
+    pool.sweep(10.0)
+    assert [fake.is_open for fake in (old, aged, young)] == [False, False, True]
+    assert len(pool) == 1
+
+
+def test_closed_connection_is_not_kept() -> None:
+    pool = make()
+    fake = Fake(pool)
+    fake.abort()
+    pool.put(cast("Connection", fake), 0.0)
+    assert len(pool) == 0
+
+
+@pytest.mark.parametrize("max_idle", [0])
+def test_zero_keeps_none(max_idle: int) -> None:
+    pool = make(max_idle=max_idle)
+    assert not put(pool, 0.0).is_open
+
+
+async def test_real_connections_tell_the_pool() -> None:
+    pool = make()
+
+    class Owner:
+        def opened(self, connection: Connection) -> None: ...
+
+        def closed(self, connection: Connection) -> None:
+            pool.forget(connection)
+
+        def gone(self, connection: Connection) -> None: ...
+
+    class Wire(asyncio.Transport):
+        def abort(self) -> None: ...
+
+    connection = Connection(Owner(), max_response=1, expires_at=1000.0)
+    connection.connection_made(Wire())
+    pool.put(connection, 0.0)
+    connection.eof_received()
+    assert len(pool) == 0
