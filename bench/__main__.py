@@ -97,7 +97,7 @@ def _peers(workload: Workload, wanted: Sequence[str] | None, *, is_quick: bool) 
     if wanted:
         return [peer for peer in wanted if peer in workload.peers or (peer in PEERS and peer != "floor")]
     if is_quick and workload is not WORKLOADS[0]:
-        return [peer for peer in workload.peers if peer not in {"textbook", "aiohttp"}]
+        return [peer for peer in workload.peers if peer not in {"textbook", "aiohttp", "upstream"}]
     return list(workload.peers)
 
 

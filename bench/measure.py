@@ -125,7 +125,9 @@ class Bench:
         rates = {peer: rate / 2 for peer, rate in saturation.items() if rate}
         first = next(iter(rates.values()), 1_000.0)
         able = [subject for subject in subjects if subject.peer in rates or subject.pid == self._upstream_pid]
-        section.notes += [f"{subject.title} answered nothing at saturation and was left out" for subject in subjects if subject not in able]
+        section.notes += [
+            f"{subject.title} gave no right answer at saturation and was left out" for subject in subjects if subject not in able
+        ]
         for subject, trials in self._rounds(
             section, able, lambda subject: self._try(section, subject, rate=rates.get(subject.peer, first))
         ):
@@ -218,7 +220,7 @@ class Bench:
         method = section.workload.method
         is_tail = method == "hedging" and rate is not None
         is_search = method in {"half", "hedging"} and rate is None
-        shortest_s = _SHORTEST_TAIL_S if is_tail else _SHORTEST_SATURATION_S if is_search else 0.0
+        shortest_s = min(_SHORTEST_TAIL_S, options.seconds * 4) if is_tail else _SHORTEST_SATURATION_S if is_search else 0.0
         job = Job(
             port=subject.port,
             paths=list(subject.paths),
@@ -250,6 +252,9 @@ class Bench:
         """Requests/s in a closed loop, by our own generator: the same that makes the open loop."""
         trial = self._try(section, subject)
         self.options.say(f"{section.workload.key} {subject.title}: saturated at {trial.requests_per_s:,.0f}/s")
+        if trial.errors:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(trial.errors.items()))
+            section.notes.append(f"{subject.title} at saturation: wrong or missing answers ({kinds})")
         return trial.requests_per_s
 
     def _flaky_calls(self) -> int:
