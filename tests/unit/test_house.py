@@ -1,0 +1,203 @@
+"""The house is in order: folders, links, commands, pins, the container, and that every error is documented."""
+
+import os
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from app.cli import cli
+from app.edge.advice import ADVICE
+from app.edge.pages import error_classes
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"app", "tests", "openapi", "demo", "bench", "deploy", "docs", ".ci"}
+"""Any other top-level folder needs a record in docs/decisions, and then a place here."""
+MADE = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
+FROM_ELSEWHERE = "app/edge/static/"
+
+
+@cache
+def tracked() -> tuple[str, ...]:
+    """The files of the repository; of a copy without git, all files but those that tools make."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        paths = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
+        return tuple(str(path) for path in paths if not MADE.intersection(path.parts))
+    return tuple(name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file())
+
+
+def texts() -> dict[str, str]:
+    """Every tracked file of ours that is text."""
+    found = {}
+    for name in tracked():
+        content = (ROOT / name).read_bytes()
+        if not name.startswith(FROM_ELSEWHERE) and b"\0" not in content[:8192] and not name.endswith(".gz"):
+            found[name] = content.decode("utf-8")
+    return found
+
+
+def pages() -> dict[str, str]:
+    return {name: text for name, text in texts().items() if name.endswith(".md") and not name.startswith("demo/data/")}
+
+
+def project() -> dict[str, object]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_top_level_has_no_other_folders() -> None:
+    assert {name.split("/")[0] for name in tracked() if "/" in name} <= FOLDERS
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    homes = "work|root|home|Users|tmp"
+    machine_path = re.compile(rf"(?<![\w.}}*])/(?:{homes})/\w|[A-Z]:\\Users")
+    assert [f"{name}: {found[0]}" for name, text in texts().items() if (found := machine_path.search(text))] == []
+
+
+def test_no_file_names_a_package_registry() -> None:
+    options = "|".join(["index" + "-url", "trusted" + "-host", "find" + "-links"])
+    registry = re.compile(rf"{options}|registry\s*=|//[\w.-]+(?::\d+)?/(?:simple|artifactory|npm)/", re.IGNORECASE)
+    assert [f"{name}: {found[0]}" for name, text in texts().items() if (found := registry.search(text))] == []
+
+
+def test_every_make_target_that_is_written_about_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    written = {
+        f"{name}: make {target}" for name, text in pages().items() for target in re.findall(r"(?:^|`)make ([a-z-]+)\b", text, re.MULTILINE)
+    }
+    assert written
+    assert {place for place in written if place.rsplit(" ", 1)[1] not in targets} == set()
+
+
+def test_make_help_lists_every_target_of_the_house() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    expected = ["run", "test", "check", "fmt", "lint", "types", "imports", "bench", "openapi", "docs", "clean"]
+    assert [target for target in expected if not re.search(rf"^  make {target} +\w", listed, re.MULTILINE)] == []
+
+
+def test_every_command_that_is_written_about_exists() -> None:
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in cli.registered_commands}
+    groups = {group.name for group in cli.registered_groups}
+    written = {
+        f"{name}: anabranch {command}"
+        for name, text in pages().items()
+        for command in re.findall(r"(?:^|`)anabranch ([a-z-]+)\b", text, re.MULTILINE)
+    }
+    assert written
+    assert {place for place in written if place.rsplit(" ", 1)[1] not in commands | groups} == set()
+
+
+def heading_anchors(page: str) -> set[str]:
+    """The anchors that a forge gives the headings of a page."""
+    headings = re.findall(r"^#+ +(.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    broken = []
+    for name, text in pages().items():
+        prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (ROOT / name).parent / path if path else ROOT / name
+            if not file.exists() or (anchor and file.suffix == ".md" and anchor not in heading_anchors(file.read_text("utf-8"))):
+                broken.append(f"{name}: {target}")
+    assert broken == []
+
+
+def pins() -> dict[str, str]:
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()]
+    return {canonicalize_name(line.split("==")[0]): line for line in lines if line}
+
+
+def test_constraints_are_plain_pins() -> None:
+    assert [line for line in pins().values() if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+", line)] == []
+    assert not {"pip", "setuptools", "anabranch"} & set(pins())
+
+
+def test_every_dependency_is_pinned_to_a_version_that_fits() -> None:
+    document = project()
+    about = document["project"]
+    groups = document["dependency-groups"]
+    assert isinstance(about, dict)
+    assert isinstance(groups, dict)
+    lists = [about["dependencies"], *about["optional-dependencies"].values(), *groups.values()]
+    wanted = [Requirement(text) for texts_ in lists for text in texts_ if isinstance(text, str)]
+    unpinned = [str(one) for one in wanted if canonicalize_name(one.name) not in pins() and canonicalize_name(one.name) != "anabranch"]
+    assert unpinned == []
+    unfit = [
+        str(one)
+        for one in wanted
+        if (pin := pins().get(canonicalize_name(one.name))) and not one.specifier.contains(pin.split("==")[1], prereleases=True)
+    ]
+    assert unfit == []
+
+
+def test_every_error_has_a_page_with_advice() -> None:
+    assert [code for code in error_classes() if code not in ADVICE] == []
+
+
+def test_every_failure_that_a_client_can_see_is_in_the_failure_table() -> None:
+    page = (ROOT / "docs" / "failures.md").read_text("utf-8")
+    # The roots of the tree, which nothing raises, and what stops a gateway before it has clients.
+    unseen = {"bad_request", "step_failed", "upstream_error", "skipped", "compute_error", "config_error", "missing_extra"}
+    assert [code for code in error_classes() if code not in unseen and f"`{code}`" not in page] == []
+
+
+def test_ci_runs_what_the_readme_tells() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert re.findall(r"^make (\w+)$", script.read_text("utf-8"), re.MULTILINE) == ["test", "check"]
+    assert "make test" in readme
+    assert "make run" in readme
+
+
+@pytest.fixture
+def last_stage() -> list[str]:
+    """The instructions of the container's last stage, with continued lines joined."""
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    begins = max(number for number, line in enumerate(lines) if line.startswith("FROM "))
+    assert begins > 0, "the container is built in more than one stage"
+    return lines[begins:]
+
+
+def instruction(stage: list[str], name: str) -> str:
+    return next(line.removeprefix(name).strip() for line in stage if line.startswith(f"{name} "))
+
+
+def test_container_runs_as_a_numeric_user_that_is_not_root(last_stage: list[str]) -> None:
+    assert re.fullmatch(r"[1-9]\d*(?::[1-9]\d*)?", instruction(last_stage, "USER"))
+
+
+def test_container_starts_its_process_directly(last_stage: list[str]) -> None:
+    assert instruction(last_stage, "CMD") == '["anabranch", "run"]'
+    assert re.search(r'CMD \["python", ', instruction(last_stage, "HEALTHCHECK"))
+
+
+def test_containers_last_stage_installs_and_builds_nothing(last_stage: list[str]) -> None:
+    assert last_stage[0].endswith("-slim")
+    assert [line for line in last_stage if line.startswith(("RUN", "ADD"))] == []
+    assert [line for line in last_stage if line.startswith("COPY") and "--from=build" not in line] == []
+
+
+def test_container_gets_only_what_it_needs() -> None:
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert ignored[0] == "*"
+    copied = {
+        path
+        for line in re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+        for path in line.split()[:-1]
+    }
+    assert {f"!{path}" for path in copied} <= set(ignored)
