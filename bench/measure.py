@@ -24,7 +24,7 @@ from bench.trial import Trial, attempt, middle, run
 
 _PATIENCE_S: Final = 120.0
 _SHORTEST_TAIL_S: Final = 3.0  # a p99.9 needs thousands of requests; and a slow answer takes a second
-_SHORTEST_SATURATION_S: Final = 1.0  # a thousand clients get their answers in bursts
+_SHORTEST_SATURATION_S: Final = 2.0  # a thousand clients get their answers in bursts, a second apart on a slow machine
 _WARMUP_S: Final = 1.0
 _FAST: Final = 1_000.0  # requests/s
 _SETTLE_S: Final = 1.2  # until answers that take a second come as often as they go
