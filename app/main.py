@@ -1,11 +1,12 @@
 """Wires the parts together. The only module that knows them all: document -> plans -> upstreams -> engine -> edge."""
 
+import asyncio
 import importlib
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastapi import APIRouter, FastAPI
 from app.config.load import Draft, read
 from app.config.model import Upstream
 from app.config.problems import Problems
+from app.config.watch import changes
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
@@ -90,6 +92,8 @@ def create_app(settings: Settings) -> Gateway:
         async with AsyncExitStack() as exits:
             await exits.enter_async_context(reloader)
             app.state.fan_source = _fan_source(first, plane.generation)
+            if settings.reload == "watch":
+                await exits.enter_async_context(_watching(document, reloader))
             health.clear("start")
             yield
             health.block("stop", "the gateway is stopping")
@@ -114,6 +118,29 @@ def _service(compiled: Compiled) -> Service:
         files=(*map(str, compiled.draft.files), *(file for one in tls for file in (one.ca, one.cert, one.key) if file is not None)),
         opener=partial(open_transport, contexts=compiled.contexts),
     )
+
+
+@asynccontextmanager
+async def _watching(document: Path, reloader: Reloader) -> AsyncIterator[None]:
+    """Reload the document when it changes on the disk."""
+
+    async def watch() -> None:
+        async with aclosing(changes(document, lambda: reloader.service.files, is_eager=lambda: reloader.state.is_failed)) as changed:
+            async for _ in changed:
+                await reloader.reload("watch")
+
+    task = asyncio.create_task(watch(), name="watch the document")
+    task.add_done_callback(_report_end)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("changes of the document are no longer noticed; SIGHUP still reloads it", exc_info=error)
 
 
 def _fan_source(service: Service, generation: Generation) -> FanSource:

@@ -34,7 +34,7 @@ def read_source(path: Path, problems: Problems) -> Source:
     Sub-folders and names that begin with a dot (among them the `..data` of a Kubernetes volume) do not count; symbolic links do.
     Never raises: whatever is wrong goes to `problems`.
     """
-    files = _files(path, problems)
+    files = document_files(path, problems)
     digest = hashlib.sha256()
     roots = [root for file in files if (root := _read(file, problems, digest)) is not None]
     is_whole = len(roots) == len(files) > 0
@@ -44,7 +44,8 @@ def read_source(path: Path, problems: Problems) -> Source:
     return Source(root=root, files=files, is_whole=is_whole, digest=digest.hexdigest())
 
 
-def _files(path: Path, problems: Problems) -> tuple[Path, ...]:
+def document_files(path: Path, problems: Problems) -> tuple[Path, ...]:
+    """The files of the document `path`, in the order in which they are read."""
     try:
         if not path.is_dir():
             return (path,)

@@ -35,11 +35,11 @@ class Gateway:
 async def running_gateway(document: str, folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
     """Write `document` into `folder`, start a gateway on it, and stop it on leaving.
 
-    `settings`: fields of `app.settings.Settings`. Raises ConfigError when the document is not usable.
+    `settings`: fields of `app.settings.Settings`; the document is not watched unless they say so. Raises ConfigError when the document is not usable.
     """
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")
-    app = create_app(Settings(document=path, **settings))
+    app = create_app(Settings(document=path, **{"reload": "off", **settings}))
     async with serve(app) as port:
         yield Gateway(port)
 
