@@ -3,6 +3,8 @@
     AnabranchError
      +-- ConfigError            the operator: a document or a setting
      +-- RequestError           the client: what it sent
+     +-- JournalError           the response may not be given, because its record is not on the disk
+     |    +-- JournalFull           no room in the queue before it
      +-- StepError              a step failed; carried as an outcome, raised only inside the layers of one step
           +-- UpstreamError     an exchange with a service
           |    +-- ConnectError            nothing was sent
@@ -360,3 +362,26 @@ class ComputeInvalidResult(ComputeError):
 class WorkerLost(ComputeError):
     code = "compute_worker_lost"
     title = "A computation ended its worker"
+
+
+# ------------------------------------------------------------------------------------------------------------- journal
+
+
+class JournalError(AnabranchError):
+    """The record that an endpoint owes before it answers could not be written (in time). The services were called all the same.
+
+    `detail`: a sentence for the client: no paths. `retry_after_s`: seconds after which it makes sense to come again.
+    """
+
+    code = "journal_unavailable"
+    status = 503
+    title = "The response could not be recorded"
+
+    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class JournalFull(JournalError):
+    """The queue before the journal has no room."""

@@ -193,4 +193,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "Come back after the seconds in `Retry-After`.",
         "The log says why. The gateway goes on trying by itself.",
     ),
+    "journal_unavailable": Advice(
+        "This endpoint answers only when the record of its response is on the disk, and it could not be written (in time). The services "
+        "were called.",
+        "Come back after the seconds in `Retry-After`. A call that changes something may have been carried out: do not repeat it blindly.",
+        "The log and /readyz say why: a full disk, a read-only or vanished folder, a slow disk. The gateway goes on trying by itself.",
+    ),
 }

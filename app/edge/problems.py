@@ -11,7 +11,7 @@ import msgspec
 import orjson
 
 from app.engine.outcome import Outcome, Result
-from app.errors import AnabranchError, RequestError, StepError
+from app.errors import AnabranchError, JournalError, RequestError, StepError
 
 # A year. What an upstream asks for beyond that means never.
 _LONGEST_WAIT_S: Final = 365 * 86400
@@ -51,6 +51,11 @@ def of_failure(failure: StepError, request_id: str) -> ProblemResponse:
     return _of_failure(failure, failure.status, failure.detail, [], request_id)
 
 
+def of_journal(error: JournalError, request_id: str) -> ProblemResponse:
+    """For a response that may not be given because its record could not be written."""
+    return _of_failure(error, error.status, error.detail, [], request_id)
+
+
 def internal(request_id: str) -> ProblemResponse:
     """For everything that nobody foresaw."""
     return ProblemResponse(500, [(b"content-type", MEDIA_TYPE)], _document(AnabranchError, 500, _INTERNAL_DETAIL, request_id, ()))
@@ -78,14 +83,16 @@ def describe(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def retry_after(failure: StepError, status: int) -> bytes | None:
+def retry_after(failure: StepError | JournalError, status: int) -> bytes | None:
     """Value of Retry-After: whole seconds, at least 1. A 503 always has one; others when the upstream gave one."""
     if failure.retry_after_s is None:
         return b"1" if status == 503 else None
     return str(max(1, math.ceil(min(failure.retry_after_s, _LONGEST_WAIT_S)))).encode()
 
 
-def _of_failure(failure: StepError, status: int, detail: str, errors: list[dict[str, object]], request_id: str) -> ProblemResponse:
+def _of_failure(
+    failure: StepError | JournalError, status: int, detail: str, errors: list[dict[str, object]], request_id: str
+) -> ProblemResponse:
     headers = [(b"content-type", MEDIA_TYPE)]
     wait = retry_after(failure, status)
     if wait is not None:
