@@ -39,9 +39,14 @@ endpoints:
       slow: {upstream: slow, path: /, required: true}
       quick: {upstream: quick, path: /}
       after: {upstream: slow, path: "/{quick.name}"}
+  - path: /one
+    timeout: 60s
+    steps:
+      slow: {upstream: slow, path: /}
 """
 
-REQUEST: Final = b"GET /slow HTTP/1.1\r\nhost: gateway\r\n\r\n"
+CHAIN: Final = b"GET /slow HTTP/1.1\r\nhost: gateway\r\n\r\n"
+SINGLE: Final = b"GET /one HTTP/1.1\r\nhost: gateway\r\n\r\n"
 
 
 @contextmanager
@@ -62,15 +67,16 @@ async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedU
     The upstreams' records are emptied after each batch: they are memory too.
     """
     for number in range(batches):
+        request = CHAIN if number % 3 == 2 else SINGLE
         match number % 5:
             case 0:
-                with clients(gateway.port, BATCH, REQUEST):
+                with clients(gateway.port, BATCH, request):
                     pass
             case 1:
-                with clients(gateway.port, BATCH, REQUEST[:20]):
+                with clients(gateway.port, BATCH, request[:20]):
                     await asyncio.sleep(0)
             case _:
-                with clients(gateway.port, BATCH, REQUEST):
+                with clients(gateway.port, BATCH, request):
                     await slow.until(lambda upstream: len(upstream.hits) >= PLACES, within_s=20)
         await slow.until(lambda upstream: upstream.open == 0, within_s=20)
         slow.hits.clear()

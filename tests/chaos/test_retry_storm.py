@@ -12,7 +12,7 @@ from tests.support.load import Reply, closed_loop
 from tests.support.scripted import ScriptedUpstream
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
-CALLS: Final = 600
+CALLS: Final = 240
 CLIENTS: Final = 24
 ATTEMPTS: Final = 3
 BUDGET: Final = 0.1
@@ -30,7 +30,7 @@ upstreams:
     retry: {attempts: %d, backoff: 1ms, max_backoff: 4ms, budget: 10%%, on: [connect, timeout, connection_lost, 502, 503, 504]}
 endpoints:
   - path: /storm
-    timeout: 5s
+    timeout: 20s
     steps:
       storm: {upstream: down, path: /, required: true}
 """
@@ -63,7 +63,7 @@ async def test_retries_of_a_dead_upstream_stay_within_the_budget(
 ) -> None:
     loop = asyncio.get_running_loop()
     async with ScriptedUpstream({"*": behaviour}) as upstream, TCPProxy(upstream.port, conditions) as proxy:
-        document = DOCUMENT % (proxy.url, "40ms" if behaviour.get("hang") else "2s", ATTEMPTS)
+        document = DOCUMENT % (proxy.url, "250ms" if behaviour.get("hang") else "10s", ATTEMPTS)
         async with running_gateway(document, tmp_path) as gateway:
             began = loop.time()
             replies = await closed_loop(gateway.port, "/storm", clients=CLIENTS, requests=CALLS)
@@ -83,5 +83,5 @@ async def test_retries_of_a_dead_upstream_stay_within_the_budget(
             upstream.on("*", {"json": {"is": "well"}})
             hits = len(upstream.hits)
             again = await closed_loop(gateway.port, "/storm", clients=CLIENTS, requests=CLIENTS * 4)
-            assert all(reply.status == 200 and reply.json == {"storm": {"is": "well"}} for reply in again)
+            assert {reply.body for reply in again} == {b'{"storm":{"is": "well"}}'}
             assert len(upstream.hits) == hits + len(again)

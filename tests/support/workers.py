@@ -1,0 +1,86 @@
+"""An upstream that can do only so much: a few workers, and everything beyond that waits in front of them.
+
+What it has begun it finishes, whether or not the caller is still there: so load that is not held back makes it slow for everybody.
+"""
+
+import asyncio
+from collections import Counter, deque
+from types import TracebackType
+from typing import Final, Self
+
+from tests.support.serving import LOOPBACK
+
+_ANSWER: Final = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{"is": "well"}\n'
+
+
+class Workers:
+    """An async context manager that serves on loopback, port 0. `count` requests are worked on at once, each for `service_s`.
+
+    Both may be changed while it runs and take effect as requests end. Record: `begun` requests by path; `inside`: requests that
+    are worked on or wait; `most_inside`: at most at once (set it to 0 to look at a later stretch).
+    """
+
+    def __init__(self, *, count: int, service_s: float) -> None:
+        self.count = count
+        self.service_s = service_s
+        self.begun: Counter[str] = Counter()
+        self.inside = 0
+        self.most_inside = 0
+        self.port = 0
+        self._busy = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0, backlog=4096)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        server = self._server
+        assert server is not None
+        server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await self._work(head.split(b" ", 2)[1].decode())
+                writer.write(_ANSWER)
+                await writer.drain()
+        except (EOFError, ConnectionError):
+            pass
+        finally:
+            self._serving.discard(task)
+            writer.transport.abort()
+
+    async def _work(self, path: str) -> None:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        try:
+            if self._busy < self.count:
+                self._busy += 1
+            else:
+                turn = asyncio.get_running_loop().create_future()
+                self._waiting.append(turn)
+                await turn  # whoever wakes us has counted us in
+            self.begun[path] += 1
+            await asyncio.sleep(self.service_s)
+            self._busy -= 1
+            while self._waiting and self._busy < self.count:
+                self._busy += 1
+                self._waiting.popleft().set_result(None)
+        finally:
+            self.inside -= 1
