@@ -1,10 +1,10 @@
 """Settings of the process, from the environment (`ANABRANCH_*`) and an optional `.env` file. What the gateway does is in the document."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -32,3 +32,26 @@ class Settings(BaseSettings):
     """How long running requests may take to end after SIGTERM, in seconds. 0: they are cancelled at once."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important log messages that are written."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """How log lines look: `json`, `console` for the eye, or `auto`: console on a terminal and JSON elsewhere."""
+    access_log: Literal["off", "errors", "all"] | Annotated[float, Field(ge=0, le=1)] = "errors"
+    """Which requests are logged: `off`, `errors` (500 and more, and incomplete answers), `all`, or errors and this share of the rest (0 to 1)."""
+    metrics: bool = True
+    """Count, and serve /metrics for Prometheus."""
+    admin_port: int | None = Field(None, ge=0, le=65535)
+    """Port of the admin server. /metrics moves there, and /admin/* is served there only; without it there is no /admin."""
+    admin_host: str = "127.0.0.1"
+    """Address that the admin server listens on."""
+    admin_token: SecretStr | None = Field(None, min_length=8)
+    """Bearer token that the admin server asks for, except for /livez and /readyz. Unset: it asks for none."""
+    tracing: bool = False
+    """Make OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `otel`."""
+    trace_ratio: float = Field(1.0, ge=0, le=1)
+    """Share of requests that are traced when they come without a trace of their own; else the caller's decision is followed."""
+    ready_upstreams: Annotated[tuple[str, ...], NoDecode] = ()
+    """Upstreams that /readyz asks about: not ready while every address of one of them has its breaker open. Names with commas between."""
+
+    @field_validator("ready_upstreams", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value

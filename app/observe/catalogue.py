@@ -1,0 +1,169 @@
+"""Every metric by name: its kind, its labels and what it means. What is exposed, documented and asked for by dashboards is checked against it.
+
+`python -m app.observe.catalogue docs/metrics.md` writes the table of the documentation; a test fails when it is stale.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+MARK: Final = "<!-- what follows is made by `make docs` -->"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric family. `name`: without what its kind adds to it (`_total`, `_bucket`, `_info`); the prefix stands in it."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    meaning: str
+
+    @property
+    def sample(self) -> str:
+        """The name that queries use."""
+        return self.name + {"counter": "_total", "gauge": "", "histogram": "_bucket", "info": "_info"}[self.kind]
+
+
+def _metric(kind: Kind, name: str, labels: str, meaning: str) -> Metric:
+    return Metric(name=f"anabranch_{name}", kind=kind, labels=tuple(labels.split()), meaning=meaning)
+
+
+REQUESTS: Final = _metric(
+    "counter", "requests", "endpoint status complete",
+    "Requests that are over. `endpoint`: its name, the path template of a route in Python, or `none`; `status`: as sent, 499 when the client "
+    "had gone; `complete`: `true`, `false` when a step failed, `none` when no step ran.",
+)  # fmt: skip
+REQUEST_DURATION: Final = _metric(
+    "histogram", "request_duration_seconds", "endpoint class complete",
+    "From the head of a request to the last byte of its answer. `class`: `2xx` to `5xx`. In OpenMetrics with exemplars: `trace_id`.",
+)  # fmt: skip
+RESPONSE_BYTES: Final = _metric("counter", "response_bytes", "endpoint", "Bytes of the bodies sent.")
+IN_FLIGHT: Final = _metric("gauge", "requests_in_flight", "", "Requests to endpoints that are being answered now.")
+STEPS: Final = _metric(
+    "counter", "steps", "endpoint step upstream reason",
+    "Steps that are over. `upstream`: empty for a compute; `reason`: `ok`, or the code of the failure as in /problems/.",
+)  # fmt: skip
+STEP_DURATION: Final = _metric(
+    "histogram", "step_duration_seconds", "endpoint step", "From a step's start to its end, retries and queues in it."
+)
+ATTEMPTS: Final = _metric(
+    "counter",
+    "attempts",
+    "upstream reason",
+    "Exchanges that ended. `reason`: the status of the answer, the code of the failure, or `cancelled`.",
+)
+ATTEMPT_DURATION: Final = _metric("histogram", "attempt_duration_seconds", "upstream", "How long exchanges took, connecting included.")
+QUEUE_WAIT: Final = _metric(
+    "histogram", "queue_wait_seconds", "upstream", "How long calls that found no free place waited in the bulkhead's queue."
+)
+REJECTIONS: Final = _metric("counter", "rejections", "upstream reason", "Calls turned away before anything was sent.")
+RETRIES: Final = _metric("counter", "retries", "upstream reason", "Further attempts. `reason`: what the attempt before ended with.")
+RETRIES_DENIED: Final = _metric(
+    "counter", "retries_denied", "upstream reason", "Failures that stayed final for want of budget, time or places."
+)
+HEDGES: Final = _metric("counter", "hedges", "upstream", "Second attempts begun beside a slow first one.")
+HEDGES_WON: Final = _metric("counter", "hedges_won", "upstream", "Second attempts that answered first.")
+HEDGES_DENIED: Final = _metric("counter", "hedges_denied", "upstream reason", "Second attempts not begun.")
+COALESCED: Final = _metric(
+    "counter", "coalesced", "upstream reason", "Calls that joined an exchange under way instead of making their own."
+)
+LIMIT_CHANGES: Final = _metric("counter", "limit_changes", "upstream", "Changes of an adaptive limit.")
+BREAKER_CHANGES: Final = _metric("counter", "breaker_changes", "upstream state", "Times a breaker entered a state.")
+BREAKER_STATE: Final = _metric("gauge", "breaker_state", "upstream address", "0 closed, 1 half open, 2 open.")
+EJECTIONS: Final = _metric("counter", "ejections", "upstream reason", "Addresses taken out as outliers.")
+RESTORATIONS: Final = _metric("counter", "restorations", "upstream", "Ejected addresses that came back.")
+EJECTED: Final = _metric("gauge", "address_ejected", "upstream address", "1 while the address is taken out.")
+RESOLUTIONS: Final = _metric(
+    "counter", "address_changes", "upstream reason", "Times the addresses changed, or a name could not be resolved."
+)
+TOKENS: Final = _metric("counter", "tokens", "upstream reason", "Fetches of an OAuth2 token.")
+BULKHEAD_IN_USE: Final = _metric("gauge", "bulkhead_in_use", "upstream", "Places taken: exchanges under way.")
+BULKHEAD_QUEUED: Final = _metric("gauge", "bulkhead_queued", "upstream", "Calls that wait for a place.")
+BULKHEAD_LIMIT: Final = _metric("gauge", "bulkhead_limit", "upstream", "Places there are; moves when the limit is adaptive.")
+CONNECTIONS_OPEN: Final = _metric("gauge", "connections_open", "upstream", "Open connections, idle ones included.")
+CONNECTIONS_IDLE: Final = _metric("gauge", "connections_idle", "upstream", "Kept-alive connections that nobody uses.")
+LOOP_LAG: Final = _metric(
+    "histogram", "event_loop_lag_seconds", "", "How late a timer of 250 ms came: how long something kept the event loop."
+)
+LOG_LINES_LOST: Final = _metric(
+    "counter", "log_lines_lost", "", "Lines of the log that could not be written: the reader has gone or the disk is full."
+)
+SPANS: Final = _metric("counter", "spans", "result", "Spans handed to the exporter: `ok`, or `failed` when the receiver did not take them.")
+BUILD: Final = _metric("info", "build", "version python", "What runs: always 1.")
+STARTED: Final = _metric("gauge", "start_time_seconds", "", "When the process began to serve, as seconds since 1970.")
+DOCUMENT: Final = _metric("gauge", "endpoints", "", "Endpoints of the document in force.")
+
+RELOADS: Final = _metric("counter", "reloads", "result", "Reloads of the document: `ok` or `failed`.")
+RELOAD_FAILED: Final = _metric(
+    "gauge", "reload_failed", "", "1 while the document on the disk is not the one in force, because it is not usable."
+)
+GENERATION: Final = _metric(
+    "gauge", "document_generation", "", "1 for the document that the process started with, one more with each that took over."
+)
+LOADED: Final = _metric("gauge", "document_loaded_seconds", "", "When the document in force was loaded, as seconds since 1970.")
+RETIRING: Final = _metric("gauge", "services_retiring", "", "Documents that were replaced and still have requests.")
+
+OWN: Final = (
+    REQUESTS, REQUEST_DURATION, RESPONSE_BYTES, IN_FLIGHT, STEPS, STEP_DURATION, ATTEMPTS, ATTEMPT_DURATION, QUEUE_WAIT, REJECTIONS, RETRIES,
+    RETRIES_DENIED, HEDGES, HEDGES_WON, HEDGES_DENIED, COALESCED, LIMIT_CHANGES, BREAKER_CHANGES, BREAKER_STATE, EJECTIONS, RESTORATIONS,
+    EJECTED, RESOLUTIONS, TOKENS, BULKHEAD_IN_USE, BULKHEAD_QUEUED, BULKHEAD_LIMIT, CONNECTIONS_OPEN, CONNECTIONS_IDLE, LOOP_LAG,
+    LOG_LINES_LOST, SPANS, BUILD, STARTED, DOCUMENT, RELOADS, RELOAD_FAILED, GENERATION,
+    LOADED, RETIRING,
+)  # fmt: skip
+"""What `Metrics` itself exposes."""
+
+JOURNAL: Final = (
+    _metric("gauge", "journal_queue_records", "", "Records that wait to be written."),
+    _metric("gauge", "journal_lag_seconds", "", "Age of the oldest record that is not durable yet."),
+    _metric("counter", "journal_records", "", "Records made durable."),
+    _metric("counter", "journal_dropped", "reason", "Records given up."),
+    _metric("counter", "journal_bytes", "", "Bytes written, before compression."),
+    _metric("counter", "journal_write_errors", "", "Writes and fsyncs that failed."),
+    _metric("gauge", "journal_writable", "", "1 while the journal can be written."),
+    _metric("gauge", "journal_size_bytes", "", "Bytes that the segments take on disk."),
+)
+"""What the journal registers, where there is one (see `app.observe.sources`)."""
+
+COMPUTE: Final = (
+    _metric("gauge", "compute_queued", "backend", "Jobs that wait for a place."),
+    _metric("gauge", "compute_running", "backend", "Jobs that run."),
+    _metric("gauge", "compute_limit", "backend", "Jobs that may run at once."),
+    _metric("counter", "compute_jobs", "backend result", "Jobs that are over. `result`: `ok` or the code of the failure."),
+    _metric("counter", "compute_worker_restarts", "backend", "Worker processes that were killed or died, and were replaced."),
+)
+"""What compute registers, where hooks are used."""
+
+ALL: Final = {metric.name: metric for metric in (*OWN, *JOURNAL, *COMPUTE)}
+
+# From prometheus-client's own collector, which reads /proc.
+PROCESS: Final = (
+    "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds", "process_cpu_seconds_total",
+    "process_open_fds", "process_max_fds",
+)  # fmt: skip
+
+
+def markdown(metrics: Iterable[Metric] = tuple(ALL.values())) -> str:
+    """The table of the documentation."""
+    lines = ["| metric | kind | labels | meaning |", "| --- | --- | --- | --- |"]
+    for metric in metrics:
+        labels = " ".join(f"`{label}`" for label in metric.labels)
+        name = metric.sample if metric.kind != "histogram" else metric.name
+        lines.append(f"| `{name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    lines += [f"| `{name}` | process | | see prometheus-client |" for name in PROCESS]
+    return "\n".join(lines) + "\n"
+
+
+def rendered(page: str) -> str:
+    """`page` with everything behind the mark made anew."""
+    head, mark, _ = page.partition(MARK)
+    return f"{head}{mark or MARK}\n\n{markdown()}"
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.write_text(rendered(target.read_text("utf-8")), "utf-8")
