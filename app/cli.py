@@ -1,11 +1,10 @@
 """The command `anabranch`. Exit codes: 0, 2 for a command that is used wrongly, 3 for a document or settings that are not usable."""
 
-import contextlib
 import errno
 import logging
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -17,9 +16,11 @@ from pydantic import ValidationError
 from app import __version__
 from app.config.problems import did_you_mean
 from app.config.schema import document_schema
-from app.edge.build import build_app
+from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
 from app.edge.health import Health
+from app.edge.server import Server
+from app.engine.reload import Reloader
 from app.engine.run import Engine
 from app.errors import ConfigError, Problem
 from app.main import Compiled, compile_file, create_app
@@ -78,22 +79,10 @@ def run(
     listener = _listen(settings.host, settings.port)
     shown_host, shown_port = listener.getsockname()[:2]
     address = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]  # it is given to asyncio as it is
-        ),
-        f"anabranch {__version__} serves {settings.document} at {address}" + (f"  (docs: {address}/docs)" if settings.docs else ""),
+    announcement = f"anabranch {__version__} serves {settings.document} at {address}" + (
+        f"  (docs: {address}/docs)" if settings.docs else ""
     )
-    server.run(sockets=[listener])
+    _server(app, settings, on_up=lambda: typer.echo(announcement, err=True)).run(sockets=[listener])
 
 
 @cli.command()
@@ -116,13 +105,13 @@ def explain(
     compiled = _compile(document)
     plans = compiled.plan
     chosen = [plan for plan in plans.endpoints if endpoint is None or endpoint in (plan.name, plan.path, f"{plan.method} {plan.path}")]
-    if not chosen:
+    if endpoint is not None and not chosen:
         names = [plan.name for plan in plans.endpoints]
-        hint = did_you_mean(endpoint or "", [*names, *(plan.path for plan in plans.endpoints)])
+        hint = did_you_mean(endpoint, [*names, *(plan.path for plan in plans.endpoints)])
         typer.echo(f"there is no endpoint {endpoint!r}; {hint or 'the document has ' + (', '.join(names) or 'none')}", err=True)
         raise typer.Exit(BAD_USE)
     text = "\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen)
-    typer.echo(compiled.draft.secrets.redact(text))
+    typer.echo(compiled.draft.secrets.redact(text or "the document has no endpoints"))
 
 
 @cli.command()
@@ -145,22 +134,30 @@ def describe(compiled: Compiled) -> bytes:
     return orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-class _Server(uvicorn.Server):
-    """A server that says where it is once it answers, and that ends in peace: uvicorn's own raises the signal again that stopped it."""
-
-    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
-        super().__init__(config)
-        self._announcement = announcement
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        typer.echo(self._announcement, err=True)
+def _server(app: Gateway, settings: Settings, *, on_up: Callable[[], None]) -> Server:
+    """The server of this process: reloads at SIGHUP, drains at SIGTERM and SIGINT."""
+    health: Health = app.state.health
+    reloader: Reloader = app.state.reloader
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are given to asyncio as they are
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]
+    )
+    return Server(
+        config,
+        delay_s=settings.drain_delay_s,
+        on_up=on_up,
+        on_drain=lambda: health.block("stop", "the gateway is stopping"),
+        on_hangup=None if settings.reload == "off" else lambda: reloader.request("signal"),
+    )
 
 
 def _settings(**given: object) -> Settings:
