@@ -1,7 +1,11 @@
 # The gateway alone. The document comes from outside: mount it at /etc/anabranch (a ConfigMap, say).
 #
 #   docker build -t anabranch .
-#   docker run --rm -p 8080:8080 -v "$PWD/demo:/etc/anabranch:ro" -e ANABRANCH_DOCUMENT=/etc/anabranch/gateway.yaml anabranch
+#   docker run --rm -p 8080:8080 -v "$PWD/gateway.yaml:/etc/anabranch/gateway.yaml:ro" anabranch
+#
+# Routes in Python are looked for from /etc/anabranch. The demo's document with its routes, over services that run on this machine:
+#
+#   docker run --rm --network host -v "$PWD/demo:/etc/anabranch/demo:ro" -e ANABRANCH_DOCUMENT=demo/gateway.yaml anabranch
 
 FROM python:3.13-slim AS build
 WORKDIR /src

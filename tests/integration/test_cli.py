@@ -357,6 +357,12 @@ def test_explain_of_an_unknown_endpoint_names_those_there_are(document: Path, na
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"there is no endpoint '{name}'; {hint}\n")
 
 
+def test_document_without_endpoints_is_explained_in_a_sentence(document: Path) -> None:
+    document.write_text("version: 1\nupstreams: {a: {url: http://127.0.0.1:9}}\n", "utf-8")
+    done = anabranch("explain", document)
+    assert (done.returncode, done.stdout) == (0, "the document has no endpoints\n"), done.stderr
+
+
 @pytest.mark.parametrize("command", ["check", "explain", "openapi"])
 def test_nothing_shows_a_secret(tmp_path: Path, command: str) -> None:
     path = tmp_path / "gateway.yaml"
