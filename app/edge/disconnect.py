@@ -1,7 +1,8 @@
 """Notices that the client of a running request went away, and then cancels the request's task. Knows nothing of what the task does.
 
 uvicorn cancels nothing when a client goes: it only hands `http.disconnect` to whoever asks. Most requests are over before anybody would
-ask, so the asking begins late, from a timer.
+ask, so the asking begins late, from a timer. uvicorn's own `receive` belongs to an object that knows whether its client has gone: that is
+looked at from the timer again and again, for half a microsecond each time. Any other `receive` gets a task that waits on it.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from typing import Final
 from starlette.types import Receive
 
 WATCH_AFTER_S: Final = 0.02
-"""A timer costs half a microsecond, a task twenty: only requests that still run after this time get one."""
+"""A timer costs half a microsecond, a task twenty: only requests that still run after this time are watched."""
 
 
 class DisconnectWatch:
@@ -19,7 +20,7 @@ class DisconnectWatch:
     `is_gone`: the cancellation that arrives (or has arrived) is ours and not somebody else's.
     """
 
-    __slots__ = ("_baseline", "_loop", "_receive", "_target", "_timer", "_watcher", "is_gone")
+    __slots__ = ("_after_s", "_baseline", "_loop", "_receive", "_target", "_timer", "_watcher", "is_gone")
 
     def __init__(self, receive: Receive, loop: asyncio.AbstractEventLoop, after_s: float = WATCH_AFTER_S) -> None:
         task = asyncio.current_task(loop)
@@ -29,17 +30,28 @@ class DisconnectWatch:
         self._target = task
         self._baseline = task.cancelling()
         self._watcher: asyncio.Task[None] | None = None
-        self._timer = loop.call_later(after_s, self._start)
+        self._after_s = after_s
+        self._timer = loop.call_later(after_s, self._look)
         self.is_gone = False
 
-    def _start(self) -> None:
-        self._watcher = self._loop.create_task(self._watch(), name="anabranch-disconnect")
+    def _look(self) -> None:
+        # The body has been read by now, or nobody wants it: all that can still come is the disconnect.
+        is_gone = getattr(getattr(self._receive, "__self__", None), "disconnected", None)
+        if is_gone is False:
+            self._timer = self._loop.call_later(self._after_s, self._look)
+        elif is_gone is True:
+            self._leave()
+        else:
+            self._watcher = self._loop.create_task(self._watch(), name="anabranch-disconnect")
+
+    def _leave(self) -> None:
+        self.is_gone = True
+        self._target.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass  # the rest of a body that nobody wants
-        self.is_gone = True
-        self._target.cancel()
+        self._leave()
 
     async def stop(self) -> None:
         """End the watch. After this no cancellation of ours can come. Raises CancelledError when the task is cancelled meanwhile."""

@@ -25,6 +25,9 @@ from app.upstream.pool import Pool
 # RFC 9110 section 9.2.2. What a policy may know better (`idempotent: true`) is for the retry policy, not for this one free retry.
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
+# RFC 9110 section 8.6: these say that they have no body; some servers insist on it (411).
+_EXPECT_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+
 # Sweeps in one idle timeout: an idle connection is closed at most a quarter late.
 _SWEEPS: Final = 4
 
@@ -214,5 +217,7 @@ def _head(request: Request, site: _Site) -> bytes:
         parts += (name, b": ", value, b"\r\n")
     if request.body is not None:
         parts.append(b"content-length: %d\r\n" % len(request.body))
+    elif request.method in _EXPECT_BODY:
+        parts.append(b"content-length: 0\r\n")
     parts.append(b"\r\n")
     return b"".join(parts)

@@ -276,3 +276,10 @@ async def test_large_answers_arrive_whole(rig: Rig) -> None:
     _, caller = await rig.both({"/x": {"size": 5_000_000}, "/chunked": {"size": 5_000_000, "chunked": 10_000}})
     assert (await caller.ask("/x")).body == b"x" * 5_000_000
     assert (await caller.ask("/chunked")).body == b"x" * 5_000_000
+
+
+@pytest.mark.parametrize(("method", "length"), [("POST", "0"), ("PUT", "0"), ("PATCH", "0"), ("GET", None), ("DELETE", None)])
+async def test_a_method_that_expects_a_body_says_that_it_has_none(rig: Rig, method: str, length: str | None) -> None:
+    upstream, caller = await rig.both({"/": {"json": {}}})
+    await caller.ask("/", method=method)
+    assert dict(upstream.hits[0].headers).get("content-length") == length
