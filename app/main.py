@@ -22,7 +22,7 @@ from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
 from app.edge.health import Health
-from app.engine.reload import Reloader
+from app.engine.reload import Reloader, ReloadState
 from app.engine.service import Service
 from app.errors import ConfigError, MissingExtraError, Problem
 from app.plan.compile import compile_document
@@ -86,6 +86,14 @@ def create_app(settings: Settings) -> Gateway:
         return before
 
     reloader = Reloader(first, prepare=prepare, swap=swap, linger_s=settings.shutdown_timeout_s)
+
+    def show(state: ReloadState) -> None:
+        if state.is_failed:
+            health.degrade("reload", "the document on the disk is not usable; the one before it is served")
+        else:
+            health.clear("reload")
+
+    reloader.observe(show)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

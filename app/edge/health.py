@@ -1,6 +1,6 @@
 """/livez and /readyz: whether the process lives, and whether it should get requests. Others say why not; this only answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import orjson
@@ -21,29 +21,48 @@ class Readiness(Protocol):
         ...
 
 
-class Health:
-    """A register of reasons not to send requests here. Ready when there is none."""
+Probe = Callable[[], str | None]
+"""Says why not to send requests here; None when there is nothing to say. It must not wait for anything."""
 
-    __slots__ = ("_reasons",)
+
+class Health:
+    """A register of reasons not to send requests here, and of what is degraded all the same. Ready when there is no such reason."""
+
+    __slots__ = ("_notes", "_probes", "_reasons")
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
+        self._probes: list[Probe] = []
+
+    def watch(self, probe: Probe) -> None:
+        """Ask `probe` whenever somebody asks whether this process is ready."""
+        self._probes.append(probe)
 
     def block(self, name: str, reason: str) -> None:
         """Not ready because of `reason`, until `clear(name)`."""
         self._reasons[name] = reason
 
+    def degrade(self, name: str, reason: str) -> None:
+        """Still ready, but `reason` is shown, until `clear(name)`."""
+        self._notes[name] = reason
+
     def clear(self, name: str) -> None:
-        """Take the reason back. Nothing happens when there is none of this name."""
+        """Take back what was said under this name. Nothing happens when there is nothing."""
         self._reasons.pop(name, None)
+        self._notes.pop(name, None)
 
     @property
     def is_ready(self) -> bool:
-        return not self._reasons
+        return not self._blocking()
 
     @property
     def reasons(self) -> Sequence[str]:
-        return tuple(self._reasons.values())
+        return (*self._blocking(), *self._notes.values())
+
+    def _blocking(self) -> list[str]:
+        asked = (probe() for probe in self._probes)
+        return [*self._reasons.values(), *(reason for reason in asked if reason is not None)]
 
 
 def routes(health: Readiness) -> list[Route]:

@@ -24,3 +24,14 @@ async def test_readiness_follows_the_reasons() -> None:
     health.clear("drain")
     client = await ask(app, "GET", "/readyz")
     assert (client.status, orjson.loads(client.body)) == (200, {"status": "ready", "reasons": []})
+
+
+def test_what_is_degraded_is_shown_and_takes_no_requests_away() -> None:
+    health = Health()
+    health.degrade("reload", "the document is not usable")
+    assert (health.is_ready, list(health.reasons)) == (True, ["the document is not usable"])
+    health.block("stop", "stopping")
+    assert (health.is_ready, list(health.reasons)) == (False, ["stopping", "the document is not usable"])
+    health.clear("stop")
+    health.clear("reload")
+    assert (health.is_ready, list(health.reasons)) == (True, [])

@@ -1,0 +1,64 @@
+"""A document that puts one stamp on everything that it decides, and a service that says which stamps a request brought.
+
+An answer made of two documents would carry two stamps. Used to show that there is none.
+"""
+
+from typing import Final
+
+import orjson
+from fastapi import APIRouter
+from starlette.types import Receive, Scope, Send
+
+from app.edge.fan import Fan
+
+DOCUMENT: Final = """\
+version: 1
+upstreams:
+  one: {{url: "http://127.0.0.1:{port}", headers: {{x-stamp: "{stamp}"}}, pool: {{max_idle: 64}}}}
+  two: {{url: "http://127.0.0.1:{port}", headers: {{x-stamp: "{stamp}"}}, pool: {{max_idle: 64}}}}
+routers: ["tests.support.stamped:router"]
+endpoints:
+  - path: /document
+    steps:
+      first: {{upstream: one, path: "/{stamp}", required: true}}
+      second: {{upstream: two, path: "/x", query: {{after: "{{first.header}}", stamp: "{stamp}"}}, required: true}}
+    response: {{headers: {{x-stamp: "{stamp}"}}}}
+"""
+BROKEN: Final = (
+    "version: 1\nendpoints: [",
+    "version: 1\nupstreams: {one: {url: ftp://nowhere}}\n",
+    "version: 1\nendpoints: [{path: /document, steps: {s: {upstream: missing, path: /}}}]\n",
+    "",
+)
+"""Documents that cannot be used, each for another reason."""
+
+router = APIRouter()
+
+
+@router.get("/python")
+async def python(fan: Fan) -> list[str]:
+    """Two calls one after the other: a reload may fall between them."""
+    first = await fan.get("one", "/first")
+    second = await fan.get("two", "/second")
+    return [first["header"], second["header"]]
+
+
+async def service(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the stamps that it was asked with: in the header, the path and the query."""
+    if scope["type"] != "http":
+        message = await receive()
+        while message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+            message = await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    stamp = next((value.decode() for name, value in scope["headers"] if name == b"x-stamp"), "")
+    body = orjson.dumps({"header": stamp, "path": scope["path"], "query": scope["query_string"].decode()})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
