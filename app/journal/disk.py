@@ -82,11 +82,21 @@ class Disk:
         await self.run(self._prepare)
 
     def _prepare(self) -> None:
-        self.release()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self._lock = lock(self.folder, self.worker)
+        if self._lock is not None and not self._is_locked(self._lock):
+            os.close(self._lock)
+            self._lock = None
+        if self._lock is None:
+            self._lock = lock(self.folder, self.worker)
         if self._lock is None:
             raise OSError(errno.EAGAIN, f"another process holds the lock of the worker {self.worker}")
+
+    def _is_locked(self, descriptor: int) -> bool:
+        """Whether the file that we hold is still the one that others find."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), lock_path(self.folder, self.worker).stat())
+        except FileNotFoundError:
+            return False
 
     async def create(self, name: str) -> Appender:
         """A new segment, its name on the disk. Raises OSError; FileExistsError when there is one of that name."""

@@ -99,6 +99,15 @@ class Queue:
         self.size_bytes -= size_bytes
         self._admit()
 
+    def void_required(self) -> list[Entry]:
+        """Give up every entry that somebody waits for. Returns them; their room is free."""
+        given_up = [entry for entry in self._entries if entry.committed is not None]
+        if given_up:
+            self._entries = deque(entry for entry in self._entries if entry.committed is None)
+            self.required = 0
+            self.release(len(given_up), sum(len(entry.line) for entry in given_up))
+        return given_up
+
     def refuse_waiting(self, reason: str) -> None:
         """There will be no room: end everybody's wait for it with JournalFull."""
         for _, place in self._room:

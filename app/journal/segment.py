@@ -177,7 +177,7 @@ def compress(plain: Path, summary: Summary) -> Path:
     options: dict[int, int] = {zstd.CompressionParameter.compression_level: _LEVEL, zstd.CompressionParameter.checksum_flag: 1}
     try:
         compressor = zstd.ZstdCompressor(options=options)
-        compressor.set_pledged_input_size(summary.size_bytes)
+        compressor.set_pledged_input_size(plain.stat().st_size)
         with plain.open("rb") as source, open(part, "wb", opener=_opener) as target:
             target.write(_FRAME.pack(_SKIPPABLE, len(content)) + content)
             while chunk := source.read(_CHUNK_BYTES):
