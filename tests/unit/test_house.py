@@ -63,7 +63,7 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
 
 def test_no_file_names_a_package_registry() -> None:
     options = "|".join(["index" + "-url", "trusted" + "-host", "find" + "-links"])
-    registry = re.compile(rf"{options}|registry\s*=\s*["']?http|//[\w.-]+(?::\d+)?/(?:simple|artifactory|npm)/", re.IGNORECASE)
+    registry = re.compile(rf"{options}|registry\s*=\s*\W?http|//[\w.-]+(?::\d+)?/(?:simple|artifactory|npm)/", re.IGNORECASE)
     assert [f"{name}: {found[0]}" for name, text in texts().items() if (found := registry.search(text))] == []
 
 
