@@ -8,18 +8,26 @@ from app.core.window import RollingWindow
 
 
 class Health:
-    """What is known of one address. `ejected_until`: it is left out before this instant. `ejections`: how often in a row it was."""
+    """What is known of one address. `ejected_at`, `ejected_until`: it is left out between these. `ejections`: how often in a row it was."""
 
-    __slots__ = ("consecutive", "ejected_until", "ejections", "window")
+    __slots__ = ("consecutive", "ejected_at", "ejected_until", "ejections", "window")
 
     def __init__(self, window_s: float = 10.0) -> None:
         self.window = RollingWindow(window_s)
         self.consecutive = 0
         self.ejections = 0
+        self.ejected_at = -inf
         self.ejected_until = -inf
 
     def is_ejected(self, now: float) -> bool:
         return now < self.ejected_until
+
+    def recover(self, now: float, elapsed_s: float) -> bool:
+        """An exchange with an ejected address succeeded. Ends the ejection, True, if it began after that; else it is old news."""
+        if now - elapsed_s < self.ejected_at:
+            return False
+        self.ejected_until = now - elapsed_s
+        return True
 
 
 class OutlierDetector:
@@ -68,6 +76,7 @@ class OutlierDetector:
         if health.ejections:
             health.ejections = max(health.ejections - int((now - health.ejected_until) / self.BASE_S), 0)
         health.ejections += 1
+        health.ejected_at = now
         health.ejected_until = now + min(self.BASE_S * 2.0 ** (health.ejections - 1), self.LONGEST_S)
         health.consecutive = self.CONSECUTIVE - 1
         window.clear()

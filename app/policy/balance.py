@@ -34,8 +34,9 @@ class BalanceLayer:
     """Writes an address to `call.address` and `call.avoid` for the layers below, and learns from how the attempt ended.
 
     Whom it offers to the picker: the addresses that are not ejected, whose breaker allows a call, and that are not in `call.avoid`;
-    if there are none, those that are; if there are none of these either, the ejected ones whose breaker allows it. When all
-    breakers are open it raises BreakerOpen with the smallest `retry_after_s`, without touching anything further in.
+    if there are none, those that are in it, unless the last exchange of each of them failed and an ejected one has not been tried for
+    this call: that one may be well again by now, and they are not. If there are none of these either, any ejected one. When all breakers
+    are open it raises BreakerOpen with the smallest `retry_after_s`, without touching anything further in.
 
     Attempts that run side by side need a call each (`Call.fork`): they must not share `call.address`. Time that an attempt spent waiting
     for a place is not counted as time that the address took.
@@ -124,7 +125,7 @@ class BalanceLayer:
                 again.append(endpoint)
             else:
                 fresh.append(endpoint)
-        candidates = fresh or again or ejected
+        candidates = fresh or self._second_best(call, again, ejected)
         if not candidates:
             self._reject(now, call)
         chosen = candidates[self._picker(now, [endpoint.load for endpoint in candidates])] if len(candidates) > 1 else candidates[0]
@@ -136,6 +137,13 @@ class BalanceLayer:
         if breaker.state != before:
             tell_change(self._observer, self._upstream, breaker.state, chosen.address)
         return chosen, permit
+
+    @staticmethod
+    def _second_best(call: Call, again: list[Endpoint], ejected: list[Endpoint]) -> list[Endpoint]:
+        if ejected and all(endpoint.health.consecutive for endpoint in again):
+            untried = [endpoint for endpoint in ejected if endpoint.address not in call.avoid]
+            return untried or again or ejected
+        return again or ejected
 
     def _is_back(self, now: float, endpoint: Endpoint) -> bool:
         if endpoint.health.is_ejected(now):
@@ -162,6 +170,9 @@ class BalanceLayer:
                 tell_change(self._observer, self._upstream, breaker.state, endpoint.address)
         if outcome == "ignore":
             return
+        if endpoint.is_out and outcome == "success" and endpoint.health.recover(now, elapsed_s):
+            endpoint.is_out = False
+            self._tell("restore", "success", endpoint.address)
         is_failure = outcome == "failure"
         everyone = (other.health for other in self._endpoints)
         if self._detector.record(now, endpoint.health, is_failure=is_failure, elapsed_s=elapsed_s, everyone=everyone):

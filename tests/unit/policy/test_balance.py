@@ -239,3 +239,56 @@ async def test_attempt_ends_well_when_its_address_goes_away_meanwhile() -> None:
 async def test_no_address_at_all_is_an_error() -> None:
     with pytest.raises(ResolveError, match="no address"):
         await make_layer(Fleet())(make_call())
+
+
+async def retried(layer: BalanceLayer) -> Answer:
+    """One call with a second attempt, as the retry layer makes it."""
+    call = make_call(seconds=60)
+    try:
+        return await layer(call)
+    except ConnectError:
+        return await layer(call)
+
+
+async def test_an_ejected_address_gets_the_second_attempt_when_all_others_have_failed() -> None:
+    """A is restarted, then B while A is still ejected: B cannot be ejected as well, and A is well again."""
+    fleet, events = Fleet(), Events()
+    layer = make_layer(fleet, A, B, events=events)
+    fleet.refusing = {A}
+    await run(layer, 12)
+    assert layer.endpoints[0].is_out
+    fleet.refusing = {B}
+    fleet.hits.clear()
+    assert await retried(layer) is OK
+    assert fleet.hits == [B, A]
+    assert not layer.endpoints[0].is_out
+    for _ in range(20):
+        assert await retried(layer) is OK
+
+
+async def test_a_second_attempt_beside_a_slow_first_one_does_not_go_to_an_ejected_address() -> None:
+    fleet = Fleet()
+    layer = make_layer(fleet, A, B)
+    fleet.refusing = {A}
+    await run(layer, 12)
+    call = make_call(seconds=60)
+    fleet.hits.clear()
+    await layer(call)
+    await layer(call)
+    assert fleet.hits == [B, B]
+
+
+async def test_a_success_that_began_before_the_ejection_does_not_end_it() -> None:
+    fleet = Fleet()
+    layer = make_layer(fleet, A, B)
+    fleet.delay_s = {A: 1.0}
+    slow = asyncio.ensure_future(layer(make_call(seconds=60)))
+    await asyncio.sleep(0.5)
+    fleet.delay_s = {}
+    fleet.refusing = {A}
+    await run(layer, 12)
+    assert layer.endpoints[0].is_out
+    fleet.refusing = set()
+    with contextlib.suppress(ConnectError):
+        await slow
+    assert layer.endpoints[0].is_out
