@@ -5,27 +5,15 @@ Imports the user's modules, so it runs in the gateway's own process. Every fault
 
 import inspect
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 from app.compute.call import HookError, resolve
 from app.config.problems import did_you_mean
+from app.plan.compute import HookCheck
+from app.plan.model import Kind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HookCheck:
-    """What was found. `fault`: why the hook cannot be used; None when it can. `is_about_input`: the arguments are at fault, not the hook.
-
-    `result_schema`: JSON Schema of what the function returns, by its annotation; None when it says nothing.
-    """
-
-    fault: str | None = None
-    hint: str = ""
-    is_about_input: bool = False
-    result_schema: dict[str, Any] | None = None
-
-
-def check_hook(hook: str, arguments: tuple[str, ...], kind: str) -> HookCheck:
+def check_hook(hook: str, arguments: tuple[str, ...], kind: Kind) -> HookCheck:
     """Look at one hook. `arguments`: names that the step gives. `kind`: of the pool: thread, process or dask."""
     module_name, _, path = hook.partition(":")
     if not module_name or not path or path.startswith(".") or path.endswith("."):
@@ -55,7 +43,7 @@ def _missing(module_name: str, path: str) -> HookCheck:
     return HookCheck(fault=f"the module {module_name} has no {path}", hint=did_you_mean(path, vars(module)))
 
 
-def _kind_fault(function: Any, module_name: str, kind: str, *, is_async: bool) -> HookCheck | None:
+def _kind_fault(function: Any, module_name: str, kind: Kind, *, is_async: bool) -> HookCheck | None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         return HookCheck(fault="a hook returns its result; this one is a generator", hint="return a list")
     if kind == "thread":

@@ -34,13 +34,17 @@ class JobResult(NamedTuple):
 
 
 class JobClock:
-    """What a pool writes down about a job that may fail: how long it waited. Made by the caller, so that it outlives an error."""
+    """What a pool writes down about a job that may fail. Made by the caller, so that it outlives an error.
 
-    __slots__ = ("attempts", "queue_s")
+    `attempts`: 1 once it was given to a worker. `queue_s`: waited for one. `run_s`: how long it had it; None when it never got one.
+    """
+
+    __slots__ = ("attempts", "queue_s", "run_s")
 
     def __init__(self) -> None:
         self.attempts = 0
         self.queue_s = 0.0
+        self.run_s: float | None = None
 
 
 class Counters:
@@ -73,12 +77,17 @@ class Counters:
 class ComputePool(Protocol):
     """Runs jobs. Opened before the first one, closed once after the last."""
 
-    name: str
-    kind: Literal["thread", "process", "dask"]
-    counters: Counters
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Literal["thread", "process", "dask"]: ...
+
+    @property
+    def counters(self) -> Counters: ...
 
     async def run(self, job: Job, clock: JobClock) -> JobResult:
-        """Run one job, no later than its deadline. `clock.queue_s` is written also when it fails; `clock.attempts` becomes 1 when it starts.
+        """Run one job, no later than its deadline. `clock` is written also when it fails.
 
         Raises only children of ComputeError (it was started: ComputeFailed, ComputeInvalidInput, ComputeInvalidResult, ComputeTimeout,
         WorkerLost) and of RejectedError (it was not: ComputePoolFull, ComputePoolDown, DeadlineExceeded).

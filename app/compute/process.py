@@ -98,14 +98,14 @@ class ProcessPool:
             self.counters.cancelled += 1
             raise
         finally:
-            run_s = monotonic() - began
-            self.counters.run_s += run_s
+            clock.run_s = monotonic() - began
+            self.counters.run_s += clock.run_s
             self._take_back(link, job, is_fit=is_fit)
         if reply.kind is ReplyKind.VALUE:
             self.counters.done += 1
         else:
             self.counters.failed += 1
-        return JobResult(settle(job, reply), clock.queue_s, run_s)
+        return JobResult(settle(job, reply), clock.queue_s, clock.run_s)
 
     # ---------------------------------------------------------------------------------------------------------- jobs
 

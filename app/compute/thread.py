@@ -130,13 +130,13 @@ class ThreadPool:
             self.counters.cancelled += 1
             raise
         finally:
-            run_s = monotonic() - began
-            self.counters.run_s += run_s
+            clock.run_s = monotonic() - began
+            self.counters.run_s += clock.run_s
         if reply.kind is Kind.VALUE:
             self.counters.done += 1
         else:
             self.counters.failed += 1
-        return JobResult(settle(job, reply), clock.queue_s, run_s)
+        return JobResult(settle(job, reply), clock.queue_s, clock.run_s)
 
     # ------------------------------------------------------------------------------------------------------- threads
 

@@ -114,6 +114,9 @@ class Step(Model):
     pool: Name | None = None
     """One of the document's `compute_backends`. Without it the first one of the executor's kind, or a built-in one for `thread` and
     `process`."""
+    concurrency: int | None = Field(None, ge=1)
+    """Jobs of this step at once in its pool. More of them wait, while the other steps of the pool go on. Without it, no limit but the
+    pool's."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Longest the whole step may take, waiting and retries included. Without it, what is left of the endpoint's deadline."""
     required: bool = False
@@ -142,7 +145,7 @@ class Step(Model):
         if self.pick is not None and self.drop is not None:
             raise ValueError("a step has either pick or drop")
         foreign = (
-            ("input", "executor", "pool")
+            ("input", "executor", "pool", "concurrency")
             if self.compute is None
             else ("method", "path", "body", "idempotent", "query", "headers", "coalesce")
         )

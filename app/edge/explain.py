@@ -44,6 +44,8 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None) -> dict[s
         "hidden": step.is_hidden,
         "timeout_ms": None if step.timeout_s is None else _ms(step.timeout_s),
     }
+    if (compute := step.compute) is not None:
+        shown |= {"compute": compute.hook, "executor": compute.kind, "pool": compute.pool}
     if outcome is None:
         return {**shown, "state": "not_run"}
     failure = outcome.failure
@@ -54,6 +56,7 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None) -> dict[s
         "started_ms": _ms(outcome.started_s),
         "elapsed_ms": _ms(outcome.elapsed_s),
         "queue_ms": _ms(outcome.queue_s),
+        **({} if outcome.run_s is None else {"run_ms": _ms(outcome.run_s)}),
         "attempts": outcome.attempts,
         "status": outcome.status,
         "failure": None if failure is None else {"code": failure.code, "detail": failure.detail},

@@ -7,15 +7,24 @@ from app.errors import StepError, UpstreamStatus
 
 
 def server_timing(outcomes: Sequence[Outcome]) -> bytes:
-    """One entry a step, with the code of its failure as `desc`. Step names are tokens. **Source:** W3C Server Timing, section 4."""
+    """One entry a step, with the code of its failure as `desc`; for a compute with `queue` and `run` apart. Step names are tokens.
+
+    **Source:** W3C Server Timing, section 4, by which readers pass over parameters that they do not know.
+    """
     return ", ".join(
         [
-            f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
-            if outcome.failure is None
-            else f'{outcome.step};dur={outcome.elapsed_s * 1000:.1f};desc="{outcome.failure.code}"'
+            f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}" if outcome.failure is None and outcome.run_s is None else _timing(outcome)
             for outcome in outcomes
         ]
     ).encode("ascii")
+
+
+def _timing(outcome: Outcome) -> str:
+    """The entry of a compute, or of a step that failed."""
+    entry = f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
+    if outcome.run_s is not None:
+        entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
+    return entry if outcome.failure is None else f'{entry};desc="{outcome.failure.code}"'
 
 
 def proxy_status(outcomes: Sequence[Outcome]) -> bytes:

@@ -1,7 +1,7 @@
 """Describes the endpoints of a document in OpenAPI 3.1. Pure: the same plan gives the same description.
 
 What an upstream answers is not known, so nothing is claimed about it: a step's value is any JSON, of which `pick`, `rename` and `wrap`
-tell the names. What the gateway itself makes (the object around the steps, header fields, problems) is described exactly.
+tell the names. What a compute gives is known where its function says so. What the gateway itself makes (the object around the steps, header fields, problems) is described exactly.
 """
 
 from typing import Any, Final
@@ -18,7 +18,7 @@ _HEADERS: Final[JSON] = {
         "schema": {"type": "string", "enum": ["?1", "?0"]},
     },
     "Server-Timing": {
-        "description": "How long each step took, in milliseconds, and in `desc` the code of its failure (W3C Server Timing).",
+        "description": "How long each step took, in milliseconds, of a compute also `queue` and `run`; in `desc` the code of its failure (W3C Server Timing).",
         "schema": {"type": "string"},
     },
     "Proxy-Status": {"description": "Why steps failed, one member for each (RFC 9209).", "schema": {"type": "string"}},
@@ -102,7 +102,7 @@ def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
             "required": plan.body.is_required,
             "content": {"application/json": {"schema": _placed(schema, f"{plan.name}_body", schemas)}},
         }
-    operation["responses"] = {str(plan.response.status): _success(plan), **_failures(plan, has_parameters=bool(parameters))}
+    operation["responses"] = {str(plan.response.status): _success(plan, schemas), **_failures(plan, has_parameters=bool(parameters))}
     return operation
 
 
@@ -120,14 +120,15 @@ def _parameter(plan: EndpointPlan, parameter: ParameterPlan, schemas: JSON) -> J
     }
 
 
-def _success(plan: EndpointPlan) -> JSON:
+def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
     fixed = {name.decode("latin-1"): value.decode("latin-1") for name, value in plan.response.headers}
     media_type = fixed.pop("content-type", "application/json")
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     headers.update({name: {"schema": {"type": "string", "const": value}} for name, value in sorted(fixed.items())})
     response: JSON = {"description": "The answers of the steps, joined.", "headers": headers}
     if plan.response.status not in (204, 205):
-        response["content"] = {media_type: {"schema": response_schema(plan)}}
+        schema = response_schema(plan, lambda step, schema: _placed(schema, f"{plan.name}_{step}", schemas))
+        response["content"] = {media_type: {"schema": schema}}
     return response
 
 

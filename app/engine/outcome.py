@@ -18,11 +18,12 @@ class Outcome:
 
     `raw`: its value as JSON text after shaping; None when it failed, and then `failure` says why.
     `started_s`: since the request began. `elapsed_s`: from then to the end. `queue_s`: how much of that it waited in a queue.
+    `run_s`: of a compute, how long its worker was busy with it; None for a call, and where it never started.
     `attempts`: exchanges begun; 0 when it was skipped or rejected. `status`: of the upstream's answer; None when there was none.
     `notes`: what the policies did, for explain.
     """
 
-    __slots__ = ("attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "started_s", "status", "step", "upstream")
+    __slots__ = ("attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "run_s", "started_s", "status", "step", "upstream")
 
     def __init__(self, step: str, upstream: str) -> None:
         self.step = step
@@ -32,6 +33,7 @@ class Outcome:
         self.started_s = 0.0
         self.elapsed_s = 0.0
         self.queue_s = 0.0
+        self.run_s: float | None = None
         self.attempts = 0
         self.status: int | None = None
         self.notes: list[str] | None = None

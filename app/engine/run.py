@@ -11,18 +11,23 @@ import asyncio
 from collections.abc import Mapping
 from time import monotonic, perf_counter
 
+from app.compute.job import ComputePool, Job, JobClock
 from app.engine.event import AroundStep
 from app.engine.outcome import Outcome, Result, refused
 from app.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
-from app.plan.model import EndpointPlan, Frame, HeaderPairs, StepPlan
+from app.plan.model import ComputePlan, EndpointPlan, Frame, HeaderPairs, StepPlan
 from app.policy.call import Call, Policy
 
 
 class Engine:
-    """Runs plans. `policies`: the policy stack of each upstream, by its name. `around`: what traces the steps. Holds nothing of a request."""
+    """Runs plans. `policies`: the policy stack of each upstream, by its name. `around`: what traces the steps. `pools`: where compute steps
+    run, by name. Holds nothing of a request."""
 
-    def __init__(self, policies: Mapping[str, Policy], around: AroundStep | None = None) -> None:
+    def __init__(
+        self, policies: Mapping[str, Policy], around: AroundStep | None = None, pools: Mapping[str, ComputePool] | None = None
+    ) -> None:
         self._policies = policies
+        self._pools = pools or {}
         self._around = around
 
     async def run(
@@ -41,7 +46,7 @@ class Engine:
 
         Failures of services are in the result, never raised. Cancellation: every exchange under way is cancelled and awaited.
         """
-        return await _Run(self._policies, self._around, plan, frame, client_headers, extra, deadline, is_traced).go()
+        return await _Run(self._policies, self._pools, self._around, plan, frame, client_headers, extra, deadline, is_traced).go()
 
 
 class _Run:
@@ -49,12 +54,13 @@ class _Run:
 
     __slots__ = (
         "_around", "_began", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_traced",
-        "_outcomes", "_plan", "_policies", "_running", "_tasks", "_values", "_waiting",
+        "_outcomes", "_plan", "_policies", "_pools", "_running", "_tasks", "_values", "_waiting",
     )  # fmt: skip
 
     def __init__(
         self,
         policies: Mapping[str, Policy],
+        pools: Mapping[str, ComputePool],
         around: AroundStep | None,
         plan: EndpointPlan,
         frame: Frame,
@@ -64,6 +70,7 @@ class _Run:
         is_traced: bool,
     ) -> None:
         self._policies = policies
+        self._pools = pools
         self._around = around
         self._plan = plan
         self._frame = frame
@@ -153,6 +160,8 @@ class _Run:
 
     async def _step(self, step: StepPlan) -> Outcome:
         """Run one step. Its outcome holds a value or the reason why there is none."""
+        if step.compute is not None:
+            return await self._compute(step, step.compute)
         outcome = Outcome(step.name, step.upstream)
         began = perf_counter()
         outcome.started_s = began - self._began
@@ -182,6 +191,28 @@ class _Run:
             outcome.attempts = call.attempts
             outcome.queue_s = call.queue_s
             outcome.notes = call.notes
+        return outcome
+
+    async def _compute(self, step: StepPlan, compute: ComputePlan) -> Outcome:
+        """Run one compute step: as `_step`, by a pool."""
+        outcome = Outcome(step.name, step.upstream)
+        began = perf_counter()
+        outcome.started_s = began - self._began
+        clock = JobClock()
+        try:
+            text = compute.build(self._frame)
+            deadline = self._deadline
+            if step.timeout_s is not None:
+                deadline = min(deadline, monotonic() + step.timeout_s)
+            job = Job(hook=compute.hook, input=text, deadline=deadline, step=step.name, lane=compute.lane, limit=compute.limit)
+            result = await self._pools[compute.pool].run(job, clock)
+            outcome.raw = step.read(result.value, self._frame)
+        except StepError as error:
+            outcome.failure = error
+        outcome.elapsed_s = perf_counter() - began
+        outcome.attempts = clock.attempts
+        outcome.queue_s = clock.queue_s
+        outcome.run_s = clock.run_s
         return outcome
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:

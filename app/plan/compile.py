@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from app.config import model as config
 from app.config.problems import Problems
+from app.plan.compute import CheckHook, check_backends, pools_of, trust_hook
 from app.plan.endpoint import EndpointCompiler
 from app.plan.model import DocumentPlan, EndpointPlan
 from app.plan.routes import PathError, parse_path, route_key
@@ -17,15 +18,18 @@ def compile_document(
     *,
     endpoint_paths: Sequence[Path] | None = None,
     broken: Collection[Path] = (),
+    check_hook: CheckHook = trust_hook,
 ) -> DocumentPlan:
     """Compile a document. Problems are added to `problems`; the caller raises them. The plan holds the endpoints that have none.
 
     `endpoint_paths`: where each endpoint stands in the document as written (its index there may differ). `broken`: paths of the parts that
-    the models refused: references to them are not reported again.
+    the models refused: references to them are not reported again. `check_hook`: looks at the functions of compute steps.
     """
     paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
     broken_upstreams = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "upstreams"}
+    broken_backends = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "compute_backends"}
     _check_upstreams(document, problems)
+    check_backends(document.compute_backends, problems)
     _check_routes(document, paths, problems)
     plans: list[tuple[EndpointPlan, Path]] = []
     for endpoint, at in zip(document.endpoints, paths, strict=True):
@@ -38,13 +42,22 @@ def compile_document(
             problems=own,
             at=at,
             broken={str(path[-1]) for path in broken if path[:-1] == (*at, "steps")},
+            backends=document.compute_backends,
+            broken_backends=broken_backends,
+            check_hook=check_hook,
         )
         plan = compiler.compile()
         problems.include(own)
         if plan is not None:
             plans.append((plan, at))
     _check_names(plans, problems)
-    return DocumentPlan(endpoints=tuple(plan for plan, _ in plans), upstreams=dict(document.upstreams), source=document)
+    computes = [step.compute for plan, _ in plans for step in plan.steps if step.compute is not None]
+    return DocumentPlan(
+        endpoints=tuple(plan for plan, _ in plans),
+        upstreams=dict(document.upstreams),
+        pools=pools_of(computes, document.compute_backends),
+        source=document,
+    )
 
 
 def _check_upstreams(document: config.Document, problems: Problems) -> None:

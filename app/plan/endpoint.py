@@ -1,6 +1,6 @@
 """One endpoint compiled: its parameters, its steps and their graph, its response. Every problem on the way is reported, none stops it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import orjson
@@ -8,6 +8,7 @@ import orjson
 from app.config import model as config
 from app.config.problems import Problems
 from app.plan import merge
+from app.plan.compute import CheckHook, compile_compute, trust_hook
 from app.plan.explain import worst_case_s
 from app.plan.graph import find_cycle, longest_path
 from app.plan.model import MISSING, BodyPlan, EndpointPlan, Frame, ParameterPlan, ResponsePlan
@@ -16,7 +17,7 @@ from app.plan.reference import ROOTS, Reference, TemplateError, parse, strings
 from app.plan.routes import PathError, operation_name, parameter_names, parse_path
 from app.plan.scope import Path, Scope
 from app.plan.shape import Shape, compile_reader
-from app.plan.step import StepDraft, check_header, check_shape, draft_call, plan_step
+from app.plan.step import StepDraft, check_header, check_shape, draft_call, draft_compute, plan_step
 from app.plan.template import compile_json
 
 
@@ -33,6 +34,9 @@ class EndpointCompiler:
         problems: Problems,
         at: Path,
         broken: set[str],
+        backends: Mapping[str, config.ComputeBackend] | None = None,
+        broken_backends: Collection[str] = (),
+        check_hook: CheckHook = trust_hook,
     ) -> None:
         self._endpoint = endpoint
         self._defaults = defaults
@@ -41,6 +45,9 @@ class EndpointCompiler:
         self._problems = problems
         self._at = at
         self._broken = broken
+        self._backends = backends or {}
+        self._broken_backends = broken_backends
+        self._check_hook = check_hook
         self._segments = self._parse_path()
         self._has_body = endpoint.method != "GET"
         self._scope = Scope(
@@ -60,7 +67,7 @@ class EndpointCompiler:
         assemble = self._assemble()
         body = self._body()
         parameters = self._parameters()
-        if problems.errors or any(draft.source.upstream not in self._upstreams for draft in drafts):
+        if problems.errors or any(draft.compute is None and draft.source.upstream not in self._upstreams for draft in drafts):
             return None
         names = [draft.name for draft in drafts]
         must_be_object = endpoint.response.merge != "group"
@@ -73,7 +80,7 @@ class EndpointCompiler:
         )  # fmt: skip
         assert assemble is not None
         plan = EndpointPlan(
-            name=endpoint.name or operation_name(endpoint.method, self._segments),
+            name=self._name,
             method=endpoint.method,
             path=endpoint.path,
             segments=self._segments,
@@ -97,6 +104,10 @@ class EndpointCompiler:
         return plan
 
     # ------------------------------------------------------------------------------------------------------- names
+
+    @property
+    def _name(self) -> str:
+        return self._endpoint.name or operation_name(self._endpoint.method, self._segments)
 
     def _parse_path(self) -> tuple[str, ...]:
         try:
@@ -127,12 +138,16 @@ class EndpointCompiler:
 
     def _draft(self, name: str, step: config.Step) -> StepDraft | None:
         at = (*self._at, "steps", name)
-        if step.compute is not None:
-            self._problems.add((*at, "compute"), "compute steps are not part of this version", value=step.compute)
-            return None
         if self._endpoint.response.merge != "group" and step.default is not None and not isinstance(step.default, dict):
             message = f"with `merge: {self._endpoint.response.merge}` a default is an object or null: it is merged by its keys"
             self._problems.add((*at, "default"), message, value=step.default)
+        if step.compute is not None:
+            needs: set[str] = set()
+            compute = compile_compute(
+                name, step, endpoint=self._name, backends=self._backends, broken_backends=self._broken_backends, scope=self._scope,
+                problems=self._problems, at=at, check_hook=self._check_hook, needs=needs,
+            )  # fmt: skip
+            return draft_compute(name, step, at=at, needs=needs, compute=compute)
         return draft_call(
             name, step, endpoint=self._endpoint, upstreams=self._upstreams, broken_upstreams=self._broken_upstreams, scope=self._scope,
             problems=self._problems, at=at,
@@ -148,7 +163,7 @@ class EndpointCompiler:
             )  # fmt: skip
 
     def _check_deadline(self, plan: EndpointPlan) -> None:
-        costs = [worst_case_s(step, self._upstreams[step.upstream]) for step in plan.steps]
+        costs = [worst_case_s(step, self._upstreams.get(step.upstream)) for step in plan.steps]
         longest, chain = longest_path([step.needs for step in plan.steps], costs)
         if longest > plan.timeout_s + 1e-9:
             names = " -> ".join(plan.steps[index].name for index in chain)

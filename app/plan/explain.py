@@ -7,11 +7,11 @@ from app.plan.graph import longest_path, order
 from app.plan.model import EndpointPlan, StepPlan
 
 
-def worst_case_s(step: StepPlan, upstream: config.Upstream) -> float:
-    """The longest that a step can take by its own limits, in seconds; 0 when only the deadline limits it."""
+def worst_case_s(step: StepPlan, upstream: config.Upstream | None) -> float:
+    """The longest that a step can take by its own limits, in seconds; 0 when only the deadline limits it. `upstream`: None for a compute."""
     if step.timeout_s is not None:
         return step.timeout_s
-    if upstream.timeout_s is None:
+    if upstream is None or upstream.timeout_s is None:
         return 0.0
     retry = upstream.retry
     attempts = retry.attempts if retry is not None and step.is_idempotent else 1
@@ -30,9 +30,9 @@ def most_calls(step: StepPlan, upstream: config.Upstream) -> int:
 def explain(plan: EndpointPlan, upstreams: dict[str, config.Upstream], policies: Callable[[config.Upstream], list[str]]) -> str:
     """The plan of an endpoint for people. Nothing of an upstream but its name is shown, so no secret can be."""
     steps = plan.steps
-    costs = [worst_case_s(step, upstreams[step.upstream]) for step in steps]
+    costs = [worst_case_s(step, upstreams.get(step.upstream)) for step in steps]
     longest, chain = longest_path([step.needs for step in steps], costs)
-    calls = sum(most_calls(step, upstreams[step.upstream]) for step in steps)
+    calls = sum(most_calls(step, upstreams[step.upstream]) for step in steps if step.compute is None)
     lines = [f"{plan.method} {plan.path}  ({plan.name})", f"  deadline {_seconds(plan.timeout_s)}"]
     for level in _levels(plan):
         waits = sorted({steps[need].name for index in level for need in steps[index].needs})
@@ -40,7 +40,7 @@ def explain(plan: EndpointPlan, upstreams: dict[str, config.Upstream], policies:
         lines += [f"    {_step(steps[index], costs[index])}" for index in level]
     lines.append(f"  longest way {' -> '.join(steps[index].name for index in chain) or 'none'}: {_against(longest, plan.timeout_s)}")
     lines.append(f"  upstream calls at most {calls}")
-    for name in dict.fromkeys(step.upstream for step in steps):
+    for name in dict.fromkeys(step.upstream for step in steps if step.compute is None):
         lines.append(f"  policies of {name}: {' > '.join(policies(upstreams[name]))}")
     lines.append(f"  response {_response(plan)}")
     return "\n".join(lines)
@@ -59,6 +59,9 @@ def _step(step: StepPlan, worst_s: float) -> str:
         mark for mark, is_set in (("required", step.is_required), ("hidden", step.is_hidden), ("coalesced", step.is_coalesced)) if is_set
     ]
     limit = f"at most {_seconds(worst_s)}" if worst_s else "until the deadline"
+    if (compute := step.compute) is not None:
+        at_once = f"{compute.limit} at once, " if compute.limit is not None else ""
+        return f"{step.name}: {compute.hook} by {compute.kind} in pool {compute.pool}; {', '.join([*marks, step.mode.value])}, {at_once}{limit}"
     return f"{step.name}: {step.method} {step.source.path} at {step.upstream}; {', '.join([*marks, step.mode.value, limit])}"
 
 

@@ -8,7 +8,7 @@ body, in its exact spelling.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from app.config import model as config
 from app.core.exchange import Request
@@ -72,6 +72,36 @@ class BodyPlan:
     source: config.Body | None
 
 
+Kind = Literal["thread", "process", "dask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputePlan:
+    """What a compute step runs. `hook`: as `module:function`. `pool`, `kind`: where. `build`: makes the JSON text of an object, the
+    arguments by name, of a frame; raises MissingReference.
+
+    `lane`: the step among all that use the pool. `limit`: its jobs at once; None: as many as the pool has workers. `result_schema`: JSON
+    Schema of the function's result, None when nothing is known about it.
+    """
+
+    hook: str
+    pool: str
+    kind: Kind
+    lane: str
+    limit: int | None
+    build: Callable[[Frame], bytes]
+    result_schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """A pool that some step uses. `hooks`: all that run in it."""
+
+    name: str
+    backend: config.ComputeBackend
+    hooks: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """One step. `needs`, `dependents`: indexes of steps.
@@ -82,6 +112,8 @@ class StepPlan:
     `read`: takes the body of a successful answer, fills the frame's slots, and returns the shaped value as JSON text; raises
     InvalidJSON or ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text that stands in for a failed step. `timeout_s`: None: what is left of the deadline.
+
+    `compute`: None for a call. A compute has no upstream (""), no method and no `build`; its result is read as an answer's body is.
     """
 
     index: int
@@ -101,6 +133,7 @@ class StepPlan:
     default: bytes
     fill_default: Callable[[Frame], None] | None
     source: config.Step
+    compute: ComputePlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +186,9 @@ class EndpointPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
-    """A whole document, compiled. `endpoints`: in document order."""
+    """A whole document, compiled. `endpoints`: in document order. `pools`: those that some compute step uses, by name."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, config.Upstream] = field(default_factory=dict)
+    pools: dict[str, PoolPlan] = field(default_factory=dict)
     source: config.Document

@@ -11,7 +11,7 @@ from app.config.problems import Problems, did_you_mean
 from app.plan import raw as json
 from app.plan.call import Build, compile_build, compile_headers, compile_path, compile_query
 from app.plan.fields import name_fault, value_fault
-from app.plan.model import DecodeMode, Frame, StepPlan
+from app.plan.model import ComputePlan, DecodeMode, Frame, StepPlan
 from app.plan.reference import strings
 from app.plan.scope import Path, Scope
 from app.plan.shape import Shape, choose_mode, compile_reader
@@ -22,15 +22,18 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 
 
 class StepDraft:
-    """A step after the first pass. `needs`: names of the steps that it refers to."""
+    """A step after the first pass. `needs`: names of the steps that it refers to. `compute`: None for a call."""
 
-    def __init__(self, *, name: str, source: config.Step, at: Path, method: str, needs: set[str], build: Build) -> None:
+    def __init__(
+        self, *, name: str, source: config.Step, at: Path, method: str, needs: set[str], build: Build, compute: ComputePlan | None = None
+    ) -> None:
         self.name = name
         self.source = source
         self.at = at
         self.method = method
         self.needs = needs
         self.build = build
+        self.compute = compute
 
 
 def method_of(step: config.Step, endpoint: config.Endpoint) -> str:
@@ -96,6 +99,15 @@ def draft_call(
         body=compile_json(step.body, scope.slot, is_strict=True) if has_body else None,
     )
     return StepDraft(name=name, source=step, at=at, method=method, needs=needs, build=build)
+
+
+def draft_compute(name: str, step: config.Step, *, at: Path, needs: set[str], compute: ComputePlan | None) -> StepDraft:
+    """A compute step after the first pass. `compute`: None when it has a problem, which was reported."""
+    return StepDraft(name=name, source=step, at=at, method="", needs=needs, build=_no_request, compute=compute)
+
+
+def _no_request(*_: Any) -> Any:
+    raise AssertionError("a compute sends no request")
 
 
 def _unbuilt(*_: Any) -> Any:
@@ -166,4 +178,5 @@ def plan_step(draft: StepDraft, index: int, *, names: list[str], dependents: lis
         default=default,
         fill_default=fill_default,
         source=step,
+        compute=draft.compute,
     )
