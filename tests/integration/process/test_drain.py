@@ -1,0 +1,165 @@
+"""Ending under load: what a client that respects `Connection: close` sees is answers and, at last, that nobody listens."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from app.edge.server import Server
+from tests.support.command import Tally, ask_until_refused, running_command
+from tests.support.scripted import ScriptedUpstream
+from tests.support.serving import LOOPBACK, free_socket, serve
+from tests.support.stamped import DOCUMENT, service
+
+SLOW = """\
+version: 1
+defaults: {{timeout: 1m}}
+upstreams: {{a: {{url: "{url}", timeout: 1m}}}}
+endpoints: [{{path: /a, steps: {{s: {{upstream: a, path: /}}}}}}]
+"""
+
+
+def written(folder: Path, port: int) -> Path:
+    path = folder / "gateway.yaml"
+    path.write_text(DOCUMENT.format(port=port, stamp=0).replace('routers: ["tests.support.stamped:router"]\n', ""), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("delay_s", ["0", "0.7"])
+async def test_no_request_fails_when_the_gateway_ends_under_load(tmp_path: Path, delay_s: str) -> None:
+    tally = Tally()
+    async with serve(service) as upstream:
+        document = written(tmp_path, upstream)
+        async with running_command(document, ANABRANCH_DRAIN_DELAY_S=delay_s) as command, asyncio.TaskGroup() as group:
+            for number in range(32):
+                group.create_task(ask_until_refused(command.port, "/document", tally, is_kept_alive=number % 4 != 0))
+            async with asyncio.timeout(30):
+                while tally.answered < 300:
+                    await asyncio.sleep(0.01)
+            command.process.send_signal(signal.SIGTERM)
+            assert await command.ended() == 0
+    assert tally.failures == []
+    assert tally.refused == 32
+
+
+async def test_not_ready_at_once_and_still_serving_for_the_delay(tmp_path: Path) -> None:
+    async with serve(service) as upstream:
+        document = written(tmp_path, upstream)
+        async with running_command(document, ANABRANCH_DRAIN_DELAY_S="30") as command, httpx.AsyncClient(base_url=command.url) as client:
+            assert (await client.get("/readyz")).status_code == 200
+            command.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while (ready := await client.get("/readyz")).status_code == 200:
+                    await asyncio.sleep(0.01)
+            assert ready.json()["reasons"] == ["the gateway is stopping"]
+            assert (await client.get("/livez")).status_code == 200
+            answer = await client.get("/document")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            command.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                assert await command.ended() == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal.Signals) -> None:
+    async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(SLOW.format(url=upstream.url), "utf-8")
+        async with running_command(path, ANABRANCH_SHUTDOWN_TIMEOUT_S="60") as command, httpx.AsyncClient(base_url=command.url) as client:
+            asked = asyncio.ensure_future(client.get("/a", timeout=60))
+            await upstream.until(lambda it: it.concurrent == 1)
+            command.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while not await refused(command.port):
+                    await asyncio.sleep(0.01)
+            assert command.process.returncode is None
+            command.process.send_signal(second)
+            async with asyncio.timeout(10):
+                assert await command.ended() == 0
+            await asyncio.gather(asked, return_exceptions=True)
+
+
+async def refused(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
+async def test_hangup_reloads_the_document(tmp_path: Path) -> None:
+    async with serve(service) as upstream:
+        document = written(tmp_path, upstream)
+        async with running_command(document, ANABRANCH_RELOAD="signal") as command, httpx.AsyncClient(base_url=command.url) as client:
+            document.write_text(re.sub('"0"', '"1"', document.read_text("utf-8")), "utf-8")
+            command.process.send_signal(signal.SIGHUP)
+            await command.says("reloaded the document (signal)")
+            assert (await client.get("/document")).headers["x-stamp"] == "1"
+            document.write_text("version: 2", "utf-8")
+            command.process.send_signal(signal.SIGHUP)
+            await command.says("the old one stays in force")
+            assert (await client.get("/document")).headers["x-stamp"] == "1"
+            command.process.send_signal(signal.SIGTERM)
+            assert await command.ended() == 0
+
+
+class LateClients(Server):
+    """A server whose loop has already let go of its listener when clients come, which the system accepts all the same."""
+
+    late: tuple[socket.socket, ...] = ()
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        address = sockets[0].getsockname()
+        close = self.servers[0].close
+
+        def close_late() -> None:
+            close()
+            self.late = tuple(socket.create_connection(address) for _ in range(5))
+            for client in self.late:
+                client.sendall(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
+                client.setblocking(False)
+
+        self.servers[0].close = close_late  # type: ignore[method-assign]
+        await super()._stop_listening(sockets)
+
+
+async def test_connection_that_the_system_accepted_is_served_not_reset() -> None:
+    config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    server = LateClients(config, on_up=lambda: server.stop())
+    async with asyncio.timeout(10):
+        serving = asyncio.create_task(server.serve([free_socket()]))
+        loop = asyncio.get_running_loop()
+        while not server.late:
+            await asyncio.sleep(0)
+        answers = [await loop.sock_recv(client, 4096) for client in server.late]
+        await serving
+    for client in server.late:
+        client.close()
+    assert all(answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer for answer in answers)
+
+
+async def test_idle_connection_is_closed_after_a_moment_and_stops_nothing() -> None:
+    up = asyncio.Event()
+    config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    server = Server(config, on_up=up.set)
+    listener = free_socket()
+    port = listener.getsockname()[1]
+    serving = asyncio.create_task(server.serve([listener]))
+    async with asyncio.timeout(10):
+        await up.wait()
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
+        assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
+        server.stop()
+        await serving
+        assert (await reader.read()).endswith(b"}")
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
