@@ -8,7 +8,6 @@ import asyncio
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from asyncio.subprocess import Process
@@ -107,11 +106,14 @@ class Reader:
         screen = await self._read_until(demo, "Ctrl-C stops everything.")
         self.pid = next(line.split()[-1] for line in screen.splitlines() if line.strip().startswith("weather "))
 
-    async def _run(self, words: list[str]) -> None:
+    async def save(self, document: str) -> None:
+        """Write the document. The gateway that runs takes it, or says why not."""
+        (self.folder / "my.yaml").write_text(self.here(document), "utf-8")
         if self.gateway is not None:
-            self.gateway.send_signal(signal.SIGINT)  # Ctrl-C
-            async with asyncio.timeout(TIMEOUT_S):
-                assert await self.gateway.wait() == 0
+            await self._read_until(self.gateway, "reloaded the document", "the old one stays in force")
+
+    async def _run(self, words: list[str]) -> None:
+        assert self.gateway is None
         self.gateway = await self._start([sys.executable, "-m", "app", *words[1:]])
         self.output = await self._read_until(self.gateway, " serves ")
 
@@ -128,11 +130,11 @@ class Reader:
         self.exits.push_async_callback(_end, process)
         return process
 
-    async def _read_until(self, process: Process, text: str) -> str:
+    async def _read_until(self, process: Process, *texts: str) -> str:
         assert process.stdout is not None
         screen = ""
         async with asyncio.timeout(TIMEOUT_S):
-            while text not in screen:
+            while not any(text in screen for text in texts):
                 line = (await process.stdout.readline()).decode()
                 assert line, f"it ended:\n{screen}"
                 screen += line
@@ -178,7 +180,7 @@ async def test_tutorial_is_true(tmp_path: Path) -> None:
             place = f"docs/tutorial.md:{block.line}"
             match block.kind:
                 case "yaml":
-                    (tmp_path / "my.yaml").write_text(person.here(block.text), "utf-8")
+                    await person.save(block.text)
                 case "sh":
                     for command in block.text.splitlines():
                         await person.do(command)
