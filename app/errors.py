@@ -2,7 +2,7 @@
 
     AnabranchError
      +-- ConfigError            the operator: a document or a setting
-     +-- RequestError           the client: what it sent
+     +-- RequestError           the client: what it sent, or when
      +-- JournalError           the response may not be given, because its record is not on the disk
      |    +-- JournalFull           no room in the queue before it
      +-- StepError              a step failed; carried as an outcome, raised only inside the layers of one step
@@ -154,6 +154,14 @@ class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405
     title = "The endpoint does not have this method"
+
+
+class Overloaded(RequestError):
+    """Nothing is wrong with the request; there are too many of them. Decided before its body is read."""
+
+    code = "overloaded"
+    status = 503
+    title = "The gateway has as many requests as it can take"
 
 
 # --------------------------------------------------------------------------------------------------------------- steps

@@ -22,10 +22,18 @@ class Settings(BaseSettings):
     """Serve /docs, /redoc and /openapi.json."""
     allow_explain: bool = False
     """Answer `?_explain=true` with the plan, outcomes and timings instead of the response. It shows how the gateway is built inside."""
+    journal_path: Path | None = None
+    """Folder of the journal. Wins over the document's `journal.path`; without either it is `journal` in the working directory."""
     reload: Literal["off", "signal", "watch"] = "watch"
     """When the document is read again: `watch` (when its files change, and at SIGHUP), `signal` (at SIGHUP), `off` (never by itself)."""
     keep_alive_s: float = Field(75.0, ge=0, le=3600)
     """How long a client's connection may stay open without a request, in seconds. Longer than that of a load balancer in front."""
+    max_requests: int = Field(0, ge=0)
+    """Requests under way at once, of all endpoints together. 0: no limit. One worker has this many, not all workers together."""
+    max_waiting: int = Field(256, ge=0)
+    """Requests that may wait beyond `max_requests`; one more is answered 503 at once. 0: nobody waits."""
+    max_wait_s: float = Field(0.25, gt=0, le=60)
+    """Longest such wait, in seconds; then the answer is 503."""
     drain_delay_s: float = Field(0.0, ge=0, le=3600)
     """How long new connections are still served after SIGTERM, in seconds: until load balancers have heard that /readyz says no."""
     shutdown_timeout_s: float = Field(10.0, ge=0, le=3600)
@@ -48,6 +56,8 @@ class Settings(BaseSettings):
     """Make OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `otel`."""
     trace_ratio: float = Field(1.0, ge=0, le=1)
     """Share of requests that are traced when they come without a trace of their own; else the caller's decision is followed."""
+    hook_stall_s: float = Field(0.05, gt=0, le=60)
+    """An async hook that holds the event loop for longer than so many seconds is logged with its name."""
     ready_upstreams: Annotated[tuple[str, ...], NoDecode] = ()
     """Upstreams that /readyz asks about: not ready while every address of one of them has its breaker open. Names with commas between."""
 

@@ -60,6 +60,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Check that the document with this endpoint is loaded.",
     ),
     "method_not_allowed": Advice("The path exists, but not with this method.", "The `Allow` header lists the methods.", "Nothing."),
+    "overloaded": Advice(
+        "As many requests as allowed were under way, and no place became free for this one in time. Nothing of it was done.",
+        "Come back after the seconds in `Retry-After`, with some randomness added.",
+        "The load is higher than `ANABRANCH_MAX_REQUESTS` or the endpoint's `max_requests` allows for. Add processes, or find what is slow.",
+    ),
     "step_failed": Advice(
         "A step that the response cannot do without failed.",
         _TRY_LATER,
