@@ -132,7 +132,7 @@ class LateClients(Server):
 
 async def test_connection_that_the_system_accepted_is_served_not_reset() -> None:
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
-    server = LateClients(config, on_up=lambda: server.stop())
+    server = LateClients(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
     async with asyncio.timeout(10):
         serving = asyncio.create_task(server.serve([free_socket()]))
         loop = asyncio.get_running_loop()
