@@ -1,6 +1,7 @@
 """The command `anabranch`. Exit codes: 0, 2 for a command that is used wrongly, 3 for a document or settings that are not usable."""
 
 import errno
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 
-from app import __version__, memory
+from app import __version__
 from app.config.problems import did_you_mean
 from app.config.schema import document_schema
 from app.edge.build import Gateway, build_app
@@ -23,8 +24,6 @@ from app.engine.reload import Reloader
 from app.engine.run import Engine
 from app.errors import ConfigError, Problem
 from app.main import Compiled, compile_file, create_app
-from app.observe.logs import Logs
-from app.observe.top import TopError, show_top
 from app.plan.explain import explain as explain_plan
 from app.policy import stack
 from app.settings import Settings
@@ -72,10 +71,10 @@ def run(
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
     settings = _settings(document=document, host=host, port=port)
-    logs = Logs(settings.log_format, level=settings.log_level)
-    logs.install()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file that changes near the document
     try:
-        app = create_app(settings, logs)
+        app = create_app(settings)
     except ConfigError as error:
         _refuse(error.problems)
     listener = _listen(settings.host, settings.port)
@@ -84,9 +83,7 @@ def run(
     announcement = f"anabranch {__version__} serves {settings.document} at {address}" + (
         f"  (docs: {address}/docs)" if settings.docs else ""
     )
-    _server(app, settings, on_up=lambda: logger.info("%s", announcement) if logs.is_json else typer.echo(announcement, err=True)).run(
-        sockets=[listener]
-    )
+    _server(app, settings, on_up=lambda: typer.echo(announcement, err=True)).run(sockets=[listener])
 
 
 @cli.command()
@@ -116,30 +113,6 @@ def explain(
         raise typer.Exit(BAD_USE)
     text = "\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen)
     typer.echo(compiled.draft.secrets.redact(text or "the document has no endpoints"))
-
-
-@cli.command()
-def top(
-    url: Annotated[
-        str | None, typer.Option(help="Address of the admin server; by ANABRANCH_ADMIN_HOST and ANABRANCH_ADMIN_PORT when left out.")
-    ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Show the table once and leave.")] = False,
-    since_start: Annotated[bool, typer.Option("--since-start", help="All since the start instead of the last minutes.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
-) -> None:
-    """Show how long endpoints and their steps take in a running gateway. Ctrl-C ends it."""
-    settings = _settings()
-    if url is None:
-        if not settings.admin_port:
-            typer.echo("there is no address to ask: give --url, or set ANABRANCH_ADMIN_PORT as the gateway has it", err=True)
-            raise typer.Exit(BAD_USE)
-        url = f"http://{f'[{settings.admin_host}]' if ':' in settings.admin_host else settings.admin_host}:{settings.admin_port}"
-    token = None if settings.admin_token is None else settings.admin_token.get_secret_value()
-    try:
-        show_top(url, token, is_once=once, is_recent=not since_start, every_s=every)
-    except TopError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
 
 
 @cli.command()
@@ -175,21 +148,14 @@ def _server(app: Gateway, settings: Settings, *, on_up: Callable[[], None]) -> S
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
         date_header=True,
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are given to asyncio as they are
         timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]
     )
-
-    def up() -> None:
-        memory.settle()
-        reloader.observe(lambda _: memory.resettle())
-        on_up()
-
     return Server(
         config,
         delay_s=settings.drain_delay_s,
-        on_up=up,
+        on_up=on_up,
         on_drain=lambda: health.block("stop", "the gateway is stopping"),
         on_hangup=None if settings.reload == "off" else lambda: reloader.request("signal"),
     )
