@@ -39,7 +39,8 @@ def programs(environment: Mapping[str, str]) -> list[Program]:
         port=port,
         ready_path="/readyz",
         port_variable="ANABRANCH_PORT",
-        environment={"ANABRANCH_PORT": str(port)} | {f"{name.upper()}_URL": f"http://127.0.0.1:{port}" for name, port in ports.items()},
+        environment={"ANABRANCH_PORT": str(port), "ANABRANCH_ACCESS_LOG": environment.get("ANABRANCH_ACCESS_LOG", "off")}
+        | {f"{name.upper()}_URL": f"http://127.0.0.1:{port}" for name, port in ports.items()},
     )
     return [*services, gateway]
 

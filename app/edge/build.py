@@ -14,6 +14,7 @@ from starlette.types import Lifespan
 from app.edge import docs, faults, health, pages
 from app.edge.dataplane import DataPlane
 from app.edge.openapi import describe
+from app.engine.event import ResponseObserver
 from app.plan.model import DocumentPlan
 
 _NO_TELEMETRY: Final = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
@@ -52,8 +53,10 @@ def build_app(
     extra_routes: Iterable[BaseRoute] = (),
     lifespan: Lifespan[Any] | None = None,
     is_docs_enabled: bool = True,
+    observe_others: ResponseObserver | None = None,
 ) -> Gateway:
-    """The application. `extra_routes`: further routes of the control plane, such as /metrics.
+    """The application. `extra_routes`: further routes of the control plane, such as /metrics. `observe_others`: told of requests to paths
+    that nothing serves.
 
     The data plane is asked first; the document's endpoints win over routes in Python with the same path, but never over the reserved
     paths. Slashes at the end are significant everywhere: nothing is redirected.
@@ -66,7 +69,7 @@ def build_app(
         app.router.routes.extend([Route("/openapi.json", _show_openapi, methods=["GET"]), *docs.routes()])
     for router in routers:
         app.include_router(router)
-    faults.install(app)
+    faults.install(app, observe_others)
     return app
 
 

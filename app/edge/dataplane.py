@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.config import model as config
 from app.edge import body, explain, problems, trace
 from app.edge.disconnect import WATCH_AFTER_S, DisconnectWatch
+from app.edge.gate import Gate
 from app.edge.parameters import fill
+from app.edge.recorder import Recorder, RecorderOf, Recording
 from app.edge.respond import Responder, send_bytes, send_problem
 from app.edge.table import Leaf, RouteTable, Values
 from app.engine.event import ObserverOf, RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
@@ -34,7 +36,10 @@ Run = Callable[[EndpointPlan, Frame, dict[bytes, bytes], Pairs, float, bool], Aw
 """The engine: plan, frame, the client's header fields (lower-case names, repeats joined), header fields for every upstream call,
 deadline (loop time), whether notes are wanted for explain."""
 
-_SCOPE_KEY: Final = "anabranch.match"
+DATA_PLANE_KEY: Final = "anabranch.match"
+"""In the scope of every request that the data plane serves."""
+EXPLAIN_KEY: Final = "anabranch.explain"
+"""In the scope of a request that is to be explained whatever its query says."""
 _NOBODY_WAITED: Final = 499
 """The status in logs and metrics for a request whose client went away, as nginx has it."""
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
@@ -45,6 +50,8 @@ class _Served(msgspec.Struct, frozen=True):
     plan: EndpointPlan
     responder: Responder
     observe: ResponseObserver | None
+    recorder: Recorder | None
+    gate: Gate | None
 
 
 class Generation:
@@ -77,6 +84,7 @@ class DataPlane(BaseRoute):
 
     `run`: the engine. `allow_explain`: answer `?_explain=true`. `watch_after_s`: age at which a request begins to watch its client.
     `observer_of`: gives each endpoint who is told of its requests. `tracer`: makes the requests' spans. Both may be None.
+    `in_flight`: requests that are being answered now.
     """
 
     def __init__(
@@ -93,24 +101,37 @@ class DataPlane(BaseRoute):
         self._observer_of = observer_of
         self._observe_others = None if observer_of is None else observer_of(None)
         self._tracer = tracer
+        self.in_flight = 0
         self._generation = Generation(RouteTable(), None, self._serve, run)
 
-    def load(self, document: DocumentPlan, run: Run | None = None) -> Generation:
+    def load(self, document: DocumentPlan, run: Run | None = None, recorder_of: RecorderOf | None = None) -> Generation:
         """Serve `document` from the next request on, by `run` (as before when None). Returns the generation that served until now; requests
-        that began on it end on it."""
+        that began on it end on it. `recorder_of`: who writes down what each endpoint answers; None: nobody."""
         before = self._generation
-        routes = [(plan.method, plan.path, self._served(plan)) for plan in document.endpoints]
+        routes = [(plan.method, plan.path, self._served(plan, recorder_of, document.source.defaults)) for plan in document.endpoints]
         table = RouteTable(routes, reserved=RESERVED)
         self._generation = Generation(table, document, _with_cors(self._serve, document.source.cors), run or before.run)
         return before
 
-    def _served(self, plan: EndpointPlan) -> _Served:
-        return _Served(plan, Responder(plan.response), None if self._observer_of is None else self._observer_of(plan))
+    def _served(self, plan: EndpointPlan, recorder_of: RecorderOf | None, defaults: config.Defaults) -> _Served:
+        limit = plan.source.max_requests or defaults.max_requests
+        return _Served(
+            plan,
+            Responder(plan.response),
+            None if self._observer_of is None else self._observer_of(plan),
+            None if recorder_of is None else recorder_of(plan),
+            None if limit is None else Gate(limit=limit, waiting=limit, wait_s=plan.timeout_s / 4),
+        )
 
     @property
     def document(self) -> DocumentPlan | None:
         """What is served now. A new object after each `load`."""
         return self._generation.document
+
+    @property
+    def endpoint_count(self) -> int:
+        document = self._generation.document
+        return 0 if document is None else len(document.endpoints)
 
     @property
     def generation(self) -> Generation:
@@ -124,14 +145,16 @@ class DataPlane(BaseRoute):
         found = generation.table.match(_raw_path(scope))
         if found is None:
             return Match.NONE, {}
-        return Match.FULL, {_SCOPE_KEY: (generation, *found)}
+        return Match.FULL, {DATA_PLANE_KEY: (generation, *found)}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        generation: Generation = scope[_SCOPE_KEY][0]
+        generation: Generation = scope[DATA_PLANE_KEY][0]
         generation.active += 1
+        self.in_flight += 1
         try:
             await generation.app(scope, receive, send)
         finally:
+            self.in_flight -= 1
             generation.leave()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,7 +163,7 @@ class DataPlane(BaseRoute):
         leaf: Leaf[_Served]
         values: Values
         generation: Generation
-        generation, leaf, values = scope[_SCOPE_KEY]
+        generation, leaf, values = scope[DATA_PLANE_KEY]
         headers = join_headers(scope["headers"])
         request = trace.read(headers)
         method: str = scope["method"]
@@ -153,26 +176,53 @@ class DataPlane(BaseRoute):
         plan = served.plan
         is_head = method == "HEAD"
         query: bytes = scope.get("query_string", b"")
-        is_explained = self._allow_explain and explain.is_asked(query)
+        is_explained = (self._allow_explain and explain.is_asked(query)) or EXPLAIN_KEY in scope
         deadline_s = arrived_s + plan.timeout_s
         frame = plan.new_frame()
         request_id = request.request_id.decode()
-        span: RequestSpan | None = None if self._tracer is None else self._tracer.begin(plan, method, scope["path"], headers)
+        span: RequestSpan | None = (
+            None if self._tracer is None else self._tracer.begin(plan.name, plan.path, method, scope["path"], headers)
+        )
+        recording: Recording | None = None
+        if served.recorder is not None and not is_explained:
+            recording = served.recorder.begin(
+                send,
+                request_id=request.request_id,
+                method=method,
+                path=_raw_path(scope),
+                query=query,
+                headers=headers,
+                deadline=deadline_s,
+            )
+            if recording is not None:
+                send = recording.send
         status, code, sent_bytes = _NOBODY_WAITED, None, 0
         result: Result | None = None
+        gate: Gate | None = None
         try:
+            if served.gate is not None:
+                await served.gate.enter()
+                gate = served.gate
             fill(plan, frame, values, query, scope["headers"])
             if plan.body is not None:
-                await body.read(plan.body, frame, headers, receive, deadline_s)
+                sent = await body.read(plan.body, frame, headers, receive, deadline_s)
+                if recording is not None:
+                    recording.body = sent
             result = await self._watched(receive, loop, generation.run(plan, frame, headers, request.extra, deadline_s, is_explained))
+            if recording is not None:
+                recording.result = result
         except body.ClientGone:
             return
         except RequestError as error:
             status, code = error.status, error.code
+            if recording is not None:
+                recording.code = code
             sent_bytes = await send_problem(problems.of_request(error, request_id), request.request_id, send, is_head=is_head)
         except Exception:
             logger.exception("endpoint %s failed unexpectedly, request %s", plan.name, request_id)
             status, code = 500, AnabranchError.code
+            if recording is not None:
+                recording.code = code
             sent_bytes = await send_problem(problems.internal(request_id), request.request_id, send, is_head=is_head)
         else:
             if is_explained:
@@ -185,7 +235,11 @@ class DataPlane(BaseRoute):
                 status = result.status
                 sent_bytes = await served.responder.send(result, request.request_id, send, is_head=is_head)
         finally:
+            if gate is not None:
+                gate.leave()
             observe = served.observe
+            if recording is not None and recording.status is not None:
+                status, code, sent_bytes = recording.status, recording.code or code, recording.sent_bytes
             if observe is not None or span is not None:
                 if code is None and result is not None and result.failure is not None:
                     code = result.failure.code

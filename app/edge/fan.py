@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Annotated, Any, Final
 
 from fastapi import Depends
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,7 @@ from app.edge import problems, trace
 from app.edge.dataplane import Generation, join_headers
 from app.edge.disconnect import DisconnectWatch
 from app.edge.respond import outcome_headers
+from app.engine.event import RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
 from app.engine.fanout import FanCall, FanOut, FanOutFailed, Surface, segment
 from app.engine.outcome import Outcome, Result
 
@@ -33,22 +35,25 @@ _MOST_SHOWN: Final = 50
 @dataclass(frozen=True, slots=True)
 class FanSource:
     """Where fan-outs come from: the surfaces of the document in force and its default deadline in seconds. A reload puts another one in its
-    place; a request keeps the one that it began with. `generation`: where such requests count as running until they have ended."""
+    place; a request keeps the one that it began with. `generation`: where such requests count as running until they have ended.
+    `tracer`: makes the spans of requests that fan out; may be None."""
 
     surfaces: Mapping[str, Surface]
     timeout_s: float
     generation: Generation
+    tracer: RequestTracer | None = None
 
 
 class _Used:
     """What the middleware learns of a request's fan-out."""
 
-    __slots__ = ("fan", "generation", "request_id")
+    __slots__ = ("fan", "generation", "request_id", "span")
 
     def __init__(self) -> None:
         self.fan: FanOut | None = None
         self.generation: Generation | None = None
         self.request_id = b""
+        self.span: RequestSpan | None = None
 
 
 class _WatchedFanOut(FanOut):
@@ -90,6 +95,10 @@ async def fan_out(request: Request) -> FanOut:
     if used.generation is None:
         used.generation = source.generation
         used.generation.active += 1
+        if source.tracer is not None:
+            scope = request.scope
+            route = scope["route"].path
+            used.span = source.tracer.begin(route, route, scope["method"], scope["path"], headers)
     used.fan = fan
     used.request_id = context.request_id
     return fan
@@ -100,18 +109,29 @@ Fan = Annotated[FanOut, Depends(fan_out)]
 
 
 class FanHeaders:
-    """Middleware that puts `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id` on responses of routes that used a fan."""
+    """Middleware that puts `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id` on responses of routes that used a fan.
 
-    def __init__(self, app: ASGIApp) -> None:
+    `observe`: told of each request to a route in Python, whether it used a fan or not; may be None.
+    """
+
+    def __init__(self, app: ASGIApp, observe: ResponseObserver | None = None) -> None:
         self.app = app
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         used = scope[_SCOPE_KEY] = _Used()
+        began = monotonic()
+        status, sent_bytes = 500, 0
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status, sent_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                sent_bytes += len(message.get("body", b""))
             if used.fan is not None and message["type"] == "http.response.start":
                 named = {name.lower() for name, _ in message.get("headers", ())}
                 added = [pair for pair in _outcome_headers(used.fan, used.request_id) if pair[0] not in named]
@@ -123,6 +143,32 @@ class FanHeaders:
         finally:
             if used.generation is not None:
                 used.generation.leave()
+            route = scope.get("route")
+            if (self._observe is not None or used.span is not None) and isinstance(route, APIRoute):
+                event = _event(scope, route.path, used, status, monotonic() - began, sent_bytes)
+                if used.span is not None:
+                    used.span.end(event)
+                if self._observe is not None:
+                    self._observe(event)
+
+
+def _event(scope: Scope, route: str, used: _Used, status: int, elapsed_s: float, sent_bytes: int) -> ResponseEvent:
+    context = trace.read(join_headers(scope["headers"]))
+    fan = used.fan
+    result = None if fan is None else Result(outcomes=fan.outcomes, status=status, body=None, is_complete=fan.is_complete)
+    return ResponseEvent(
+        route,
+        scope["method"],
+        scope["path"],
+        status,
+        None,
+        None if fan is None else fan.is_complete,
+        elapsed_s,
+        result,
+        used.request_id or context.request_id,
+        context.traceparent if used.span is None else used.span.traceparent,
+        sent_bytes,
+    )
 
 
 def _outcome_headers(fan: FanOut, request_id: bytes) -> list[tuple[bytes, bytes]]:

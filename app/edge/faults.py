@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,15 +14,36 @@ from app.edge import problems, trace
 from app.edge.dataplane import join_headers
 from app.edge.fan import request_id_of
 from app.edge.problems import ProblemResponse
+from app.engine.event import ResponseEvent, ResponseObserver
 from app.errors import MethodNotAllowed, NotFound, RequestError, StepError
 
 
-def install(app: FastAPI) -> None:
-    app.add_exception_handler(HTTPException, _http)
+def install(app: Starlette, observe: ResponseObserver | None = None) -> None:
+    """`observe`: told of requests to paths that nothing serves; may be None."""
+    app.add_exception_handler(HTTPException, _http if observe is None else _Observed(observe))
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(StepError, _step_error)
     app.add_exception_handler(Exception, _unexpected)
+
+
+class _Observed:
+    """`_http`, telling of those that reach no route. A route in Python tells of its own."""
+
+    def __init__(self, observe: ResponseObserver) -> None:
+        self._observe = observe
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        response = await _http(request, error)
+        scope = request.scope
+        if isinstance(error, HTTPException) and error.status_code == 404 and "endpoint" not in scope:
+            parent = trace.read(join_headers(scope["headers"])).traceparent
+            request_id = response.headers["x-request-id"].encode()
+            path, method = scope["path"], scope["method"]
+            self._observe(
+                ResponseEvent(None, method, path, 404, NotFound.code, None, 0.0, None, request_id, parent, len(bytes(response.body)))
+            )
+        return response
 
 
 async def _http(request: Request, error: Exception) -> Response:

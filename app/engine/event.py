@@ -58,8 +58,9 @@ class RequestSpan(Protocol):
 class RequestTracer(Protocol):
     """Begins a span for each request that reaches an endpoint."""
 
-    def begin(self, plan: EndpointPlan, method: str, path: str, headers: Mapping[bytes, bytes]) -> RequestSpan:
-        """Called in the request's task, before any step. `headers`: the client's, lower-case names."""
+    def begin(self, endpoint: str, route: str, method: str, path: str, headers: Mapping[bytes, bytes]) -> RequestSpan:
+        """Called in the request's task, before any step. `endpoint`: its name. `route`: its path template. `headers`: the client's,
+        lower-case names."""
         ...
 
 

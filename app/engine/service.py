@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Self
 
+from app.compute.pools import ComputePools, PoolMaker, make_pool
+from app.engine.event import AroundStep
 from app.engine.fanout import Surface, surfaces
 from app.engine.run import Engine
 from app.engine.upstreams import Opener, Upstreams
 from app.errors import Problem
+from app.journal.journal import Journal
 from app.plan.model import DocumentPlan
 from app.policy.event import Observer
 from app.upstream.open import open_transport
@@ -21,7 +24,7 @@ class Service:
 
     `plan`: the document compiled. `digest`: tells one document from another. `warnings`: what its writer may not have expected.
     `files`: absolute or relative paths of all that was read for it. `engine`: runs its plans, while the service is open.
-    `surfaces`: its upstreams for routes in Python, while it is open.
+    `surfaces`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
     """
 
     def __init__(
@@ -32,14 +35,19 @@ class Service:
         warnings: tuple[Problem, ...] = (),
         files: tuple[str, ...] = (),
         observer: Observer | None = None,
+        around: AroundStep | None = None,
         opener: Opener = open_transport,
+        pool_maker: PoolMaker = make_pool,
+        journal: Journal | None = None,
     ) -> None:
         self.plan = plan
         self.digest = digest
         self.warnings = warnings
         self.files = files
+        self.journal = journal
         self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener)
-        self.engine = Engine(self.upstreams.policies)
+        self.compute = ComputePools(plan.pools, make=pool_maker)
+        self.engine = Engine(self.upstreams.policies, around, self.compute.pools)
         self.surfaces: Mapping[str, Surface] = {}
         self._exits = AsyncExitStack()
 
@@ -50,7 +58,10 @@ class Service:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
+            if self.journal is not None:
+                await exits.enter_async_context(self.journal)
             await exits.enter_async_context(self.upstreams)
+            await exits.enter_async_context(self.compute)
             self.surfaces = surfaces(self.plan.upstreams, self.upstreams.policies)
             self._exits = exits.pop_all()
         return self

@@ -39,6 +39,7 @@ class Upstreams:
         self._exits = AsyncExitStack()
         self.policies: dict[str, Policy] = {}
         self.stacks: dict[str, Stack] = {}
+        self.transports: dict[str, Transport] = {}
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
@@ -64,6 +65,7 @@ class Upstreams:
                     )
                     await exits.enter_async_context(resolver)
                 self.stacks[name] = stack
+                self.transports[name] = transport
                 self.policies[name] = stack.call
             self._exits = exits.pop_all()
         return self
@@ -79,3 +81,4 @@ class Upstreams:
         await self._exits.aclose()
         self.policies.clear()
         self.stacks.clear()
+        self.transports.clear()

@@ -24,6 +24,9 @@ _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *rang
 }  # fmt: skip
 
 
+_FIRST: Final = ("time", "level", "event")
+
+
 class Logs:
     """The stream and how it looks. `sink`: where it goes. `redact`: takes the secrets of the document out of a text; set it when there are some.
 
@@ -39,7 +42,7 @@ class Logs:
         if is_terminal is None:
             is_terminal = os.isatty(2)
         self.is_json = form == "json" or (form == "auto" and not is_terminal)
-        self._render = _Json() if self.is_json else _Console(has_colours=is_terminal)
+        self._render: _Json | _Console = _Json() if self.is_json else _Console(has_colours=is_terminal)
         lines = _Lines(self.sink)
         self.events: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
             lines, processors=[structlog.processors.add_log_level, _TIME, self._render]
@@ -55,7 +58,7 @@ class Logs:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 self._without_secrets,
-                self._render,
+                self._render_text,
             ],
         )
         handler = _Bridge(self.sink)
@@ -64,6 +67,10 @@ class Logs:
         root.handlers[:] = [handler]
         root.setLevel(self._level)
         logging.captureWarnings(capture=True)
+
+    def _render_text(self, logger: Any, method: str, event: Event) -> str:
+        """The stdlib's formatters return text."""
+        return self._render(logger, method, event).decode("utf-8", "backslashreplace")
 
     def _without_secrets(self, logger: Any, method: str, event: Event) -> Event:
         for key, value in event.items():
@@ -76,11 +83,13 @@ class _Json:
     """One JSON object a line."""
 
     def __call__(self, logger: Any, method: str, event: Event) -> bytes:
+        ordered = {key: event.pop(key) for key in _FIRST if key in event}
+        ordered.update(event)
         try:
-            return orjson.dumps(event, default=str)
+            return orjson.dumps(ordered, default=str)
         except TypeError:
             # Text that is not Unicode, such as a file name with a stray byte; orjson refuses it.
-            return json.dumps(event, default=str).encode()
+            return json.dumps(ordered, default=str).encode()
 
 
 class _Console:
@@ -118,10 +127,10 @@ class _Bridge(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line: Any = self.format(record)
+            line = self.format(record)
         except Exception:  # noqa: BLE001 - a record with wrong arguments must not end a request
             line = f"a record of {record.name} could not be shown: {record.msg!r}".translate(_CONTROL)
-        self._sink.write(line if isinstance(line, bytes) else str(line).encode("utf-8", "backslashreplace"))
+        self._sink.write(line.encode("utf-8", "backslashreplace"))
 
 
 def _shown(value: Any) -> Any:

@@ -170,7 +170,8 @@ class Metrics(Collector):
                 if endpoint.breaker is not None:
                     state.add_metric((name, where), _STATES[endpoint.breaker.state])
                 ejected.add_metric((name, where), float(endpoint.is_out))
-        for name, transport in ({} if upstreams is None else upstreams.transports).items():
+        for name, outermost in ({} if upstreams is None else upstreams.transports).items():
+            transport = _innermost(outermost)
             if isinstance(transport, Connections):
                 is_open.add_metric((name,), transport.connections)
                 idle.add_metric((name,), transport.idle_connections)
@@ -218,6 +219,13 @@ _BY_KIND: Final = {
     "token": names.TOKENS,
 }
 """Which counter an event of the policies counts in."""
+
+
+def _innermost(transport: object) -> object:
+    """The transport that has the connections, which others may have been put around."""
+    while (inner := getattr(transport, "inner", None)) is not None:
+        transport = inner
+    return transport
 
 
 def _counter(metric: names.Metric) -> CounterMetricFamily:

@@ -30,7 +30,7 @@ from app.core.exchange import Address, Answer, Request
 from app.engine.event import ResponseEvent
 from app.engine.outcome import Outcome
 from app.errors import StepError
-from app.plan.model import EndpointPlan, StepPlan
+from app.plan.model import StepPlan
 from app.upstream.seam import Transport
 
 _CONTEXT_FIELDS: Final = frozenset({b"traceparent", b"tracestate"})
@@ -66,20 +66,20 @@ class Tracing:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self._provider.shutdown)
 
-    def begin(self, plan: EndpointPlan, method: str, path: str, headers: Mapping[bytes, bytes]) -> "RequestSpan":
+    def begin(self, endpoint: str, route: str, method: str, path: str, headers: Mapping[bytes, bytes]) -> "RequestSpan":
         """See `app.engine.event.RequestTracer`."""
         carrier = {name: headers[name.encode()].decode("latin-1") for name in ("traceparent", "tracestate") if name.encode() in headers}
         parent = self._propagator.extract(carrier) if carrier else None
         span = self._tracer.start_span(
-            f"{method} {plan.path}",
+            f"{method} {route}",
             context=parent,
             kind=SpanKind.SERVER,
             attributes={
                 "http.request.method": method,
-                "http.route": plan.path,
+                "http.route": route,
                 "url.path": path,
                 "url.scheme": "http",
-                "anabranch.endpoint": plan.name,
+                "anabranch.endpoint": endpoint,
             },
         )
         return RequestSpan(span)
@@ -138,8 +138,13 @@ class TracedTransport:
     """A `seam.Transport` around another one: each exchange has a span, and the service is told that it is its parent."""
 
     def __init__(self, inner: Transport, tracer: trace.Tracer) -> None:
-        self.inner = inner
+        self._inner = inner
         self._tracer = tracer
+
+    @property
+    def inner(self) -> Transport:
+        """What the exchanges go through."""
+        return self._inner
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         """See `seam.Transport`."""
@@ -155,7 +160,7 @@ class TracedTransport:
             },
         )
         try:
-            answer = await self.inner.exchange(_with_context(request, span), address, deadline)
+            answer = await self._inner.exchange(_with_context(request, span), address, deadline)
         except BaseException as error:
             span.set_attribute("error.type", error.code if isinstance(error, StepError) else "cancelled")
             span.set_status(_ERROR)
@@ -170,7 +175,7 @@ class TracedTransport:
             span.end()
 
     async def aclose(self) -> None:
-        await self.inner.aclose()
+        await self._inner.aclose()
 
 
 class _Counted(SpanExporter):

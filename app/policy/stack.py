@@ -56,6 +56,13 @@ class Stack:
     hedge_budget: Budget | None
     token: TokenSource | None
 
+    def would_allow(self, now: float) -> bool:
+        """Whether a call that begins now would be let through by a breaker; true where there are none. Changes nothing."""
+        if self.balance is not None:
+            breakers = [endpoint.breaker for endpoint in self.balance.endpoints]
+            return any(breaker is None or breaker.would_allow(now) for breaker in breakers) or not breakers
+        return self.breaker is None or self.breaker.would_allow(now)
+
     async def aclose(self) -> None:
         """End what the layers themselves still run: shared flights and the fetch of a token. The transports belong to the caller.
         May be called twice."""

@@ -24,6 +24,11 @@ class Redirecting:
         self._inner = inner
         self._limit = limit
 
+    @property
+    def inner(self) -> Transport:
+        """What the exchanges go through."""
+        return self._inner
+
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         """See `seam.Transport`. All exchanges share the one deadline."""
         answer = await self._inner.exchange(request, address, deadline)

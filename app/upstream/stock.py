@@ -125,6 +125,10 @@ class StockPool(httpx.AsyncBaseTransport):
         """Connections of the pool, idle ones included."""
         return len(self._pool.connections)
 
+    @property
+    def idle_connections(self) -> int:
+        return sum(connection.is_idle() for connection in self._pool.connections)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         inner = httpcore2.Request(
@@ -191,6 +195,11 @@ class HTTPXTransport:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
+
+    @property
+    def inner(self) -> httpx.AsyncBaseTransport:
+        """What the exchanges go through."""
+        return self._inner
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         """See `seam.Transport`."""

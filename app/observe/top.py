@@ -1,0 +1,91 @@
+"""`anabranch top`: the execution times of a running gateway as a table. Reads the admin route; knows nothing of how they are measured."""
+
+import json
+from time import sleep
+from typing import Any, Final
+from urllib.error import HTTPError, URLError
+from urllib.request import ProxyHandler, Request, build_opener
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+PATH: Final = "/admin/timings"
+_TIMEOUT_S: Final = 5.0
+
+
+class TopError(Exception):
+    """The figures could not be had. The message is a sentence for the operator."""
+
+
+def fetch(url: str, token: str | None) -> dict[str, Any]:
+    """What the admin server at `url` measured. Raises TopError."""
+    if not url.startswith(("http://", "https://")):
+        raise TopError(f"{url} is no http address; --url takes that of the admin server, such as http://127.0.0.1:9090")
+    request = Request(url.rstrip("/") + PATH, headers={} if token is None else {"Authorization": f"Bearer {token}"})  # noqa: S310 - checked above
+    try:
+        # A proxy for the world outside has no business between an operator and the gateway.
+        with build_opener(ProxyHandler({})).open(request, timeout=_TIMEOUT_S) as answer:
+            report: dict[str, Any] = json.load(answer)
+    except HTTPError as error:
+        hint = "set ANABRANCH_ADMIN_TOKEN to its token" if error.code == 401 else "is this the admin server's address?"
+        raise TopError(f"{url} answered {error.code}; {hint}") from None
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise TopError(f"{url} cannot be asked: {reason}; the gateway serves it when ANABRANCH_ADMIN_PORT is set") from None
+    return report
+
+
+def table(report: dict[str, Any], *, is_recent: bool = True) -> Table:
+    """The report as a table: an endpoint a row, its steps indented below it. `is_recent`: the last minutes instead of all since the start."""
+    span = "since_start"
+    title = f"since the start, {_age(report['up_s'])} ago"
+    if is_recent:
+        span = "recent"
+        title = f"the last {report['window_s'] / 60:.0f} to {report['window_s'] / 30:.0f} minutes"
+    shown = Table(title=f"Execution times in ms, {title}", title_justify="left", caption_justify="left")
+    shown.add_column("endpoint / step", overflow="fold")
+    for column in ("count", "failed", "mean", "p50", "p95", "p99", "max"):
+        shown.add_column(column, justify="right")
+    for endpoint in sorted(report["endpoints"], key=lambda one: -one[span]["count"]):
+        shown.add_row(f"[bold]{_plain(endpoint['endpoint'])}[/bold]", *_cells(endpoint, span))
+        for step in endpoint["steps"]:
+            shown.add_row(f"  {_plain(step['step'])}", *_cells(step, span), style="dim" if not step[span]["count"] else "")
+    return shown
+
+
+def show_top(url: str, token: str | None, *, is_once: bool, is_recent: bool, every_s: float) -> None:
+    """Show the table until Ctrl-C, or once. Raises TopError when the first look fails; a later one that fails is told in the table's caption."""
+    console = Console()
+    first = table(fetch(url, token), is_recent=is_recent)
+    if is_once:
+        console.print(first)
+        return
+    try:
+        with Live(first, console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                sleep(every_s)
+                try:
+                    first = table(fetch(url, token), is_recent=is_recent)
+                except TopError as error:
+                    first.caption = str(error)
+                live.update(first, refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _cells(row: dict[str, Any], span: str) -> list[str]:
+    figures = row[span]
+    # Failures are counted since the start only.
+    times = [f"{figures[f'{name}_ms']:.1f}" if figures["count"] else "" for name in ("mean", "p50", "p95", "p99", "max")]
+    return [str(figures["count"]), str(row["failed"] or ""), *times]
+
+
+def _plain(name: str) -> str:
+    return name.replace("[", r"\[")
+
+
+def _age(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
