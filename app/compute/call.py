@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
-from typing import Any, Final, NamedTuple, NotRequired, Required
+from typing import Any, Final, NamedTuple, Never, NoReturn, NotRequired, Required
 
 import msgspec
 import orjson
@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 _decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _MOST_FAULTS: Final = 10
-_NOTHING_TO_CHECK: Final = (inspect.Parameter.empty, Any, object)
+_NOTHING_TO_CHECK: Final = (inspect.Parameter.empty, Any, object, NoReturn, Never)
 _BYTES: Final = (bytes, bytearray, memoryview)
 
 
@@ -53,6 +53,8 @@ class Hook:
     __slots__ = ("_arguments", "function", "is_async", "result", "signature")
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise HookError("it is not a function")
         try:
             self.signature = inspect.signature(function, eval_str=True)
         except Exception as error:  # noqa: BLE001 - annotations are evaluated, and anything can stand in them

@@ -8,11 +8,12 @@ from typing import Final, Self
 from app.compute.job import ComputePool
 from app.compute.process import ProcessPool
 from app.compute.thread import ThreadPool
+from app.errors import MissingExtraError
 from app.plan.model import PoolPlan
 
 STALL_S: Final = 0.05
 
-PoolOpener = Callable[[PoolPlan], ComputePool]
+PoolMaker = Callable[[PoolPlan], ComputePool]
 
 
 def processors() -> int:
@@ -21,7 +22,10 @@ def processors() -> int:
 
 
 def make_pool(plan: PoolPlan, *, stall_s: float = STALL_S) -> ComputePool:
-    """The pool that a plan asks for, not open yet. `stall_s`: an async hook that holds the event loop for longer is logged."""
+    """The pool that a plan asks for, not open yet. `stall_s`: an async hook that holds the event loop for longer is logged.
+
+    Raises MissingExtraError.
+    """
     backend = plan.backend
     workers = backend.workers or processors()
     if backend.kind == "thread":
@@ -36,13 +40,13 @@ def make_pool(plan: PoolPlan, *, stall_s: float = STALL_S) -> ComputePool:
             recycle_after=backend.recycle_after,
             max_memory_bytes=backend.max_memory,
         )
-    raise NotImplementedError(f"compute backends of kind {backend.kind}")  # refused when the document is compiled
+    raise MissingExtraError(f"a compute backend of kind {backend.kind}", backend.kind)
 
 
 class ComputePools:
     """An async context manager. `pools`: by name, there for its whole life; jobs are taken while it is open."""
 
-    def __init__(self, plans: Mapping[str, PoolPlan], *, make: PoolOpener = make_pool) -> None:
+    def __init__(self, plans: Mapping[str, PoolPlan], *, make: PoolMaker = make_pool) -> None:
         self.pools: dict[str, ComputePool] = {name: make(plan) for name, plan in plans.items()}
         self._exits = AsyncExitStack()
 

@@ -1,0 +1,167 @@
+"""Hooks for tests: well-behaved ones, and every way to misbehave."""
+
+import asyncio
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
+
+MARK: ContextVar[str] = ContextVar("MARK", default="unset")
+HOARD: list[bytes] = []
+
+
+class Flight(BaseModel):
+    id: int
+    delay: float = 0.0
+
+
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+def echo(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - a hook without annotations
+    return value
+
+
+def size(value: str) -> int:
+    return len(value)
+
+
+def make(size: int) -> str:
+    return "x" * size
+
+
+def mean(flights: list[Flight]) -> float:
+    return sum(flight.delay for flight in flights) / len(flights)
+
+
+def worst(flights: list[Flight]) -> Flight | None:
+    return max(flights, key=lambda flight: flight.delay, default=None)
+
+
+def lies(a: int = 0) -> int:
+    return "no number"  # type: ignore[return-value]
+
+
+def unserializable() -> Any:
+    return object()
+
+
+def text_of_json(text: str) -> bytes:
+    return text.encode()
+
+
+def anything(**named: Any) -> Any:
+    return named
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def spin() -> NoReturn:
+    while True:
+        pass
+
+
+def leave(code: int) -> NoReturn:
+    os._exit(code)
+
+
+def polite_exit() -> NoReturn:
+    sys.exit(3)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def raises(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def close_everything() -> None:
+    os.closerange(3, 100)
+
+
+def hoard(megabytes: int) -> int:
+    HOARD.append(os.urandom(1) * (megabytes << 20))
+    return os.getpid()
+
+
+def leave_a_child() -> int:
+    """A process that outlives the call."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+
+
+def mark(text: str) -> str:
+    before = MARK.get()
+    MARK.set(text)
+    return before
+
+
+def shout(text: str) -> None:
+    print(text)  # noqa: T201 - that is what it is for
+
+
+async def later(value: int) -> int:
+    await asyncio.sleep(0.001)
+    return value
+
+
+async def block(seconds: float) -> None:
+    await asyncio.sleep(0)
+    time.sleep(seconds)
+
+
+async def never() -> NoReturn:
+    while True:
+        await asyncio.sleep(60)
+
+
+async def stubborn(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            continue
+
+
+async def async_raises() -> NoReturn:
+    raise KeyError("secret")
+
+
+def positional(a: int, /) -> int:
+    return a
+
+
+def generator() -> Any:
+    yield 1
+
+
+def unresolvable(a: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821
+    return None
+
+
+def unchecked(a: Any, b: object = None) -> Any:
+    return [a, b]
+
+
+class Statistics:
+    @staticmethod
+    def total(values: list[int]) -> int:
+        return sum(values)
+
+
+NUMBER = 5
