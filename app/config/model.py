@@ -55,6 +55,8 @@ class Defaults(Model):
     """Deadline of an endpoint that sets none, counted from the arrival of the request."""
     max_body: Size = 1024 * 1024
     """Largest request body of an endpoint that sets none. A larger one is answered with 413."""
+    max_requests: int | None = Field(None, ge=1)
+    """Requests to one endpoint that may be under way at once, where the endpoint sets none. Without it there is no limit."""
 
 
 class Parameter(Model):
@@ -194,6 +196,9 @@ class Endpoint(Model):
     """Groups of the API description."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Deadline of the whole request. Without it `defaults.timeout`."""
+    max_requests: int | None = Field(None, ge=1)
+    """Requests to this endpoint that may be under way at once, in one worker. As many again may wait, at most for a quarter of the deadline;
+    one more is answered with 503. Without it `defaults.max_requests`."""
     parameters: dict[str, Parameter] = {}
     """What the client may send in path, query and headers. Anything else in the query is ignored."""
     body: Body | None = None
