@@ -17,8 +17,8 @@ class ClientGone(Exception):
     """The client went away before its request was whole. Nobody is left to answer."""
 
 
-async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receive: Receive, deadline: float) -> None:
-    """Read the body and fill the frame from it. Without a body that is not required the slots stay empty.
+async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receive: Receive, deadline: float) -> bytes:
+    """Read the body, fill the frame from it, and return it. Without a body that is not required the slots stay empty.
 
     `headers`: lower-case names. `deadline`: loop time; a body that is not whole by then is given up.
     Raises InvalidBody, BodyTooLarge, UnsupportedMediaType, BodyTimeout, ClientGone.
@@ -37,7 +37,7 @@ async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receiv
     if not raw:
         if plan.is_required:
             raise InvalidBody("a JSON body is required")
-        return
+        return raw
     check_json(raw)
     if plan.validate is not None:
         try:
@@ -47,6 +47,7 @@ async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receiv
             detail = f"the body does not fit its schema: {faults[0]}" if len(faults) == 1 else f"the body has {len(faults)} faults"
             raise InvalidBody(detail, errors=[{"in": "body", "detail": fault} for fault in faults]) from None
     plan.read(raw, frame)
+    return raw
 
 
 async def _receive_all(plan: BodyPlan, receive: Receive) -> bytes:

@@ -3,7 +3,7 @@
 from time import time
 
 from app.core.backoff import retry_after_s
-from app.core.exchange import Answer
+from app.core.exchange import Answer, Request
 from app.errors import StepError, UpstreamStatus
 
 
@@ -20,10 +20,12 @@ class Outcome:
     `started_s`: since the request began. `elapsed_s`: from then to the end. `queue_s`: how much of that it waited in a queue.
     `run_s`: of a compute, how long its worker was busy with it; None for a call, and where it never started.
     `attempts`: exchanges begun; 0 when it was skipped or rejected. `status`: of the upstream's answer; None when there was none.
-    `notes`: what the policies did, for explain.
+    `notes`: what the policies did, for explain. `request`, `answer`: what was sent and what came back, only when the endpoint keeps records.
     """
 
-    __slots__ = ("attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "run_s", "started_s", "status", "step", "upstream")
+    __slots__ = (
+        "answer", "attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "request", "run_s", "started_s", "status", "step", "upstream",
+    )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
         self.step = step
@@ -37,6 +39,8 @@ class Outcome:
         self.attempts = 0
         self.status: int | None = None
         self.notes: list[str] | None = None
+        self.request: Request | None = None
+        self.answer: Answer | None = None
 
 
 class Result:

@@ -168,6 +168,8 @@ class _Run:
         call: Call | None = None
         try:
             request = step.build(self._frame, self._client_headers, self._extra)
+            if self._plan.is_recorded:
+                outcome.request = request
             deadline = self._deadline
             if step.timeout_s is not None:
                 deadline = min(deadline, monotonic() + step.timeout_s)
@@ -181,6 +183,8 @@ class _Run:
             )
             answer = await self._policies[step.upstream](call)
             outcome.status = answer.status
+            if self._plan.is_recorded:
+                outcome.answer = answer
             if not 200 <= answer.status < 300:
                 raise refused(answer)
             outcome.raw = step.read(answer.body, self._frame)

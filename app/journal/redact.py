@@ -43,6 +43,9 @@ class Redaction:
         """`name`: in lower case."""
         return MASK if name in self._headers else value
 
+    def is_secret_parameter(self, name: str) -> bool:
+        return name.lower() in self._query
+
     def query(self, query: str) -> str:
         """A query string (without `?`), the values of secret parameters replaced."""
         if not query or not self._query or not self._may_hold_secret(query):
@@ -50,7 +53,7 @@ class Redaction:
         pairs = []
         for pair in query.split("&"):
             name, separator, _ = pair.partition("=")
-            is_secret = separator and unquote_plus(name).lower() in self._query
+            is_secret = separator and self.is_secret_parameter(unquote_plus(name))
             pairs.append(f"{name}={MASK}" if is_secret else pair)
         return "&".join(pairs)
 

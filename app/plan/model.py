@@ -174,11 +174,14 @@ class EndpointPlan:
     defaults: tuple[bytes, ...] = field(init=False)
     """What stands in for each step's value until it has one."""
     has_required: bool = field(init=False)
+    is_recorded: bool = field(init=False)
+    """Whether the journal wants to know what was sent and what came back."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "waiting", tuple(len(step.needs) for step in self.steps))
         object.__setattr__(self, "defaults", tuple(step.default for step in self.steps))
         object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
+        object.__setattr__(self, "is_recorded", self.source.journal is not False)
 
     def new_frame(self) -> Frame:
         return [MISSING] * self.slot_count
