@@ -10,23 +10,39 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
+from app.compute.hooks import check_hook
+from app.compute.pools import PoolMaker, make_pool
 from app.config.load import Draft, read
 from app.config.model import Upstream
-from app.config.problems import Problems
+from app.config.problems import Problems, did_you_mean
 from app.config.watch import changes
+from app.edge.admin import ExplainRoute, build_admin, json_route, metrics_route
+from app.edge.admin_server import AdminServer
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
-from app.edge.health import Health
+from app.edge.gate import Gate, GateKeeper
+from app.edge.health import Health, Probe
+from app.edge.recorder import RecorderOf, recorder_of
+from app.edge.reload import routes as reload_routes
+from app.engine.event import RequestTracer
 from app.engine.reload import Reloader, ReloadState
 from app.engine.service import Service
 from app.errors import ConfigError, MissingExtraError, Problem
+from app.journal.journal import Journal
+from app.observe import sources
+from app.observe.logs import Logs
+from app.observe.observation import Observation, open_tracing
 from app.plan.compile import compile_document
-from app.plan.model import DocumentPlan
+from app.plan.compute import HookCheck
+from app.plan.model import DocumentPlan, Kind, PoolPlan
 from app.settings import Settings
 from app.upstream.open import open_transport
 from app.upstream.tls import TLSContexts
@@ -49,40 +65,51 @@ class Compiled:
 def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_from: Path | None = None) -> Compiled:
     """Read, check and compile the document in a file or folder. Raises ConfigError with every problem in it.
 
-    `import_from`: folder that Python routes are looked for in, before what is installed; the working directory when None.
+    `import_from`: folder that Python routes and hooks are looked for in, before what is installed; the working directory when None.
     """
     draft = read(path, environ)
-    plan = compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken)
-    routers = _import_routers(draft.document.routers, draft.problems, import_from or Path.cwd())
+    folder = import_from or Path.cwd()
+    plan = compile_document(
+        draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken, check_hook=partial(_check_hook, folder)
+    )
+    routers = _import_routers(draft.document.routers, draft.problems, folder)
+    _prove_pools(plan.pools, draft.problems)
     contexts = _prove_upstreams(plan.upstreams, draft.problems)
     draft.problems.raise_if_any()
     return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts)
 
 
-def create_app(settings: Settings) -> Gateway:
-    """The gateway as an ASGI application. Raises ConfigError when the document is not usable. Nothing is opened before its lifespan begins."""
+def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
+    """The gateway as an ASGI application. Raises ConfigError when the document or the settings are not usable. Nothing is opened before its
+    lifespan begins. `logs`: the stream that requests are logged to; one of its own on stderr when None."""
     if settings.document is None:
         raise ConfigError([_no_document()])
     document = settings.document
     compiled = compile_file(document)
     for warning in compiled.warnings:
         logger.warning("%s", warning)
-    first = _service(compiled)
+    observation = _observation(settings, logs or Logs(settings.log_format))
+    observation.logs.redact = compiled.draft.secrets.redact
+    pool_maker = partial(make_pool, stall_s=settings.hook_stall_s)
     health = Health()
     health.block("start", "the gateway is starting")
-    plane = DataPlane(first.engine.run, allow_explain=settings.allow_explain)
-    plane.load(first.plan)
+    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings, health))
+    plane = DataPlane(
+        first.engine.run, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
+    )
+    plane.load(first.plan, recorder_of=_recorder_of(first))
 
     def prepare() -> Service:
         """The document as it is now, for a reload. What only a restart can change is a warning."""
         again = compile_file(document)
         _keep_routers(compiled.draft.document.routers, again.draft)
-        return _service(again)
+        observation.logs.redact = again.draft.secrets.redact
+        return _service(again, observation, pool_maker, _journal(again.plan, settings, health))
 
     def swap(service: Service) -> Generation:
         """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
-        before = plane.load(service.plan, service.engine.run)
-        app.state.fan_source = _fan_source(service, plane.generation)
+        before = plane.load(service.plan, service.engine.run, _recorder_of(service))
+        app.state.fan_source = _fan_source(service, plane.generation, observation.tracer)
         return before
 
     reloader = Reloader(first, prepare=prepare, swap=swap, linger_s=settings.shutdown_timeout_s)
@@ -94,29 +121,121 @@ def create_app(settings: Settings) -> Gateway:
             health.clear("reload")
 
     reloader.observe(show)
+    for name in settings.ready_upstreams:
+        health.watch(_readiness_of(name, reloader, compiled.plan))
+    if observation.metrics is not None:
+        observation.metrics.watch(upstreams=lambda: reloader.service.upstreams, gateway=lambda: plane)
+        observation.metrics.register("reloads", sources.of_reloads(reloader))
+    public_routes: list[BaseRoute] = []
+    if observation.metrics is not None and settings.admin_port is None:
+        public_routes.append(metrics_route(observation.metrics.render))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as exits:
+            await exits.enter_async_context(observation)
             await exits.enter_async_context(reloader)
-            app.state.fan_source = _fan_source(first, plane.generation)
+            if settings.admin_port is not None:
+                admin = AdminServer(
+                    _admin(settings, health, reloader, plane, observation), host=settings.admin_host, port=settings.admin_port
+                )
+                await exits.enter_async_context(admin)
+                logger.info("the admin server is at %s port %d", settings.admin_host, admin.port)
+                app.state.admin_port = admin.port
+            app.state.fan_source = _fan_source(first, plane.generation, observation.tracer)
             if settings.reload == "watch":
                 await exits.enter_async_context(_watching(document, reloader))
             health.clear("start")
             yield
             health.block("stop", "the gateway is stopping")
 
-    app = build_app(plane=plane, health_status=health, routers=compiled.routers, lifespan=lifespan, is_docs_enabled=settings.docs)
+    observe_others = None if observation.observer_of is None else observation.observer_of(None)
+    app = build_app(
+        plane=plane,
+        health_status=health,
+        routers=compiled.routers,
+        extra_routes=public_routes,
+        lifespan=lifespan,
+        is_docs_enabled=settings.docs,
+        observe_others=observe_others,
+    )
     app.state.reloader = reloader
     app.state.health = health
     if compiled.routers:
-        app.add_middleware(FanHeaders)
+        app.add_middleware(FanHeaders, observe=observe_others)
         app.add_exception_handler(FanOutFailed, answer_failed)
         app.add_exception_handler(ClientGone, answer_gone)
+    if settings.max_requests:
+        app.state.gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s)
+        app.add_middleware(GateKeeper, gate=app.state.gate)  # added last, so it comes first
     return app
 
 
-def _service(compiled: Compiled) -> Service:
+def _observation(settings: Settings, logs: Logs) -> Observation:
+    """What watches the gateway, as the settings ask. Raises ConfigError."""
+    try:
+        tracing = open_tracing(os.environ, ratio=settings.trace_ratio) if settings.tracing else None
+    except (ValueError, MissingExtraError) as error:
+        raise ConfigError([_wrong_setting("ANABRANCH_TRACING", str(error))]) from error
+    return Observation(
+        logs,
+        access=settings.access_log,
+        has_metrics=settings.metrics,
+        has_timings=settings.admin_port is not None,
+        tracing=tracing,
+    )
+
+
+def _admin(settings: Settings, health: Health, reloader: Reloader, plane: DataPlane, observation: Observation) -> ASGIApp:
+    """The admin server's application."""
+    routes: list[BaseRoute] = [*reload_routes(reloader), ExplainRoute(plane)]
+    if observation.metrics is not None:
+        routes.append(metrics_route(observation.metrics.render))
+    if observation.timings is not None:
+        routes.append(json_route("/admin/timings", observation.timings.report))
+    token = None if settings.admin_token is None else settings.admin_token.get_secret_value()
+    return build_admin(readiness=health, routes=routes, token=token)
+
+
+def _journal(plan: DocumentPlan, settings: Settings, health: Health) -> Journal | None:
+    """The journal of a document, not open yet; None when no endpoint keeps records. Trouble with it is told by readiness, which stays: other
+    endpoints go on."""
+    if not any(endpoint.is_recorded for endpoint in plan.endpoints):
+        return None
+
+    def report(reason: str | None) -> None:
+        if reason is None:
+            health.clear("journal")
+        else:
+            health.degrade("journal", f"the journal cannot be written: {reason}")
+
+    return Journal(plan.source.journal, folder=settings.journal_path, report=report)
+
+
+def _recorder_of(service: Service) -> RecorderOf | None:
+    return None if service.journal is None else recorder_of(service.journal)
+
+
+def _readiness_of(name: str, reloader: Reloader, plan: DocumentPlan) -> Probe:
+    """What /readyz asks about one upstream. Raises ConfigError when there is none of this name, or none that could ever say no."""
+    known = plan.upstreams.get(name)
+    if known is None:
+        hint = did_you_mean(name, list(plan.upstreams))
+        raise ConfigError([_wrong_setting("ANABRANCH_READY_UPSTREAMS", f"the document has no upstream {name}", hint)])
+    if known.breaker is None:
+        raise ConfigError(
+            [_wrong_setting("ANABRANCH_READY_UPSTREAMS", f"the upstream {name} has no breaker, which readiness goes by", "give it one")]
+        )
+
+    def ask() -> str | None:
+        stack = reloader.service.upstreams.stacks.get(name)
+        # Allowed again when the time it stays open is over: without new requests nothing else would ever close it.
+        return None if stack is None or stack.would_allow(monotonic()) else f"the upstream {name} does not answer: its breaker is open"
+
+    return ask
+
+
+def _service(compiled: Compiled, observation: Observation, pool_maker: PoolMaker, journal: Journal | None) -> Service:
     """What runs for this document, not open yet."""
     tls = [upstream.tls for upstream in compiled.plan.upstreams.values() if upstream.tls is not None]
     return Service(
@@ -124,7 +243,11 @@ def _service(compiled: Compiled) -> Service:
         digest=compiled.draft.digest,
         warnings=tuple(compiled.draft.problems.warnings),
         files=(*map(str, compiled.draft.files), *(file for one in tls for file in (one.ca, one.cert, one.key) if file is not None)),
-        opener=partial(open_transport, contexts=compiled.contexts),
+        observer=observation.policy,
+        around=observation.around,
+        opener=lambda upstream: observation.transport(open_transport(upstream, compiled.contexts)),
+        pool_maker=pool_maker,
+        journal=journal,
     )
 
 
@@ -151,8 +274,8 @@ def _report_end(task: asyncio.Task[None]) -> None:
         logger.error("changes of the document are no longer noticed; SIGHUP still reloads it", exc_info=error)
 
 
-def _fan_source(service: Service, generation: Generation) -> FanSource:
-    return FanSource(service.surfaces, service.plan.source.defaults.timeout_s, generation)
+def _fan_source(service: Service, generation: Generation, tracer: RequestTracer | None) -> FanSource:
+    return FanSource(service.surfaces, service.plan.source.defaults.timeout_s, generation, tracer)
 
 
 def _keep_routers(served: list[str], draft: Draft) -> None:
@@ -175,6 +298,22 @@ def _prove_upstreams(upstreams: Mapping[str, Upstream], problems: Problems) -> T
         except ValueError as error:
             problems.add(("upstreams", name, "tls"), str(error))
     return contexts
+
+
+def _prove_pools(pools: Mapping[str, PoolPlan], problems: Problems) -> None:
+    """Make each pool once, which starts nothing: a missing extra is found with the rest."""
+    for name, plan in pools.items():
+        try:
+            make_pool(plan)
+        except MissingExtraError as error:
+            problems.add(("compute_backends", name, "kind"), str(error))
+
+
+def _check_hook(folder: Path, hook: str, arguments: tuple[str, ...], kind: Kind) -> HookCheck:
+    """Look at a hook; it may be in a module of `folder`."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return check_hook(hook, arguments, kind)
 
 
 def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple[APIRouter, ...]:
@@ -208,6 +347,10 @@ def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple
             else:
                 problems.add(at, f"{name} must be a fastapi.APIRouter, not of type {type(found).__name__}")
     return tuple(routers)
+
+
+def _wrong_setting(name: str, message: str, hint: str = "") -> Problem:
+    return Problem(file="settings", line=1, column=1, path=name, message=message, hint=hint)
 
 
 def _no_document() -> Problem:
