@@ -1,7 +1,6 @@
 """The command `anabranch`. Exit codes: 0, 2 for a command that is used wrongly, 3 for a document or settings that are not usable."""
 
 import errno
-import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from app import __version__
+from app.cli_replay import replay
 from app.config.problems import did_you_mean
 from app.config.schema import document_schema
 from app.edge.build import Gateway, build_app
@@ -24,6 +24,8 @@ from app.engine.reload import Reloader
 from app.engine.run import Engine
 from app.errors import ConfigError, Problem
 from app.main import Compiled, compile_file, create_app
+from app.observe.logs import Logs
+from app.observe.top import TopError, show_top
 from app.plan.explain import explain as explain_plan
 from app.policy import stack
 from app.settings import Settings
@@ -71,10 +73,10 @@ def run(
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
     settings = _settings(document=document, host=host, port=port)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file that changes near the document
+    logs = Logs(settings.log_format, level=settings.log_level)
+    logs.install()
     try:
-        app = create_app(settings)
+        app = create_app(settings, logs)
     except ConfigError as error:
         _refuse(error.problems)
     listener = _listen(settings.host, settings.port)
@@ -83,7 +85,15 @@ def run(
     announcement = f"anabranch {__version__} serves {settings.document} at {address}" + (
         f"  (docs: {address}/docs)" if settings.docs else ""
     )
-    _server(app, settings, on_up=lambda: typer.echo(announcement, err=True)).run(sockets=[listener])
+
+    def announce() -> None:
+        """For whoever has started it; where every line has to be JSON, as one of the log."""
+        if settings.log_format == "json":
+            logs.events.info(announcement)
+        else:
+            typer.echo(announcement, err=True)
+
+    _server(app, settings, on_up=announce).run(sockets=[listener])
 
 
 @cli.command()
@@ -113,6 +123,33 @@ def explain(
         raise typer.Exit(BAD_USE)
     text = "\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen)
     typer.echo(compiled.draft.secrets.redact(text or "the document has no endpoints"))
+
+
+@cli.command()
+def top(
+    url: Annotated[
+        str | None, typer.Option(help="Address of the admin server; by ANABRANCH_ADMIN_HOST and ANABRANCH_ADMIN_PORT when left out.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show the table once and leave.")] = False,
+    since_start: Annotated[bool, typer.Option("--since-start", help="All since the start instead of the last minutes.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """Show how long endpoints and their steps take in a running gateway. Ctrl-C ends it."""
+    settings = _settings()
+    if url is None:
+        if not settings.admin_port:
+            typer.echo("there is no address to ask: give --url, or set ANABRANCH_ADMIN_PORT as the gateway has it", err=True)
+            raise typer.Exit(BAD_USE)
+        url = f"http://{f'[{settings.admin_host}]' if ':' in settings.admin_host else settings.admin_host}:{settings.admin_port}"
+    token = None if settings.admin_token is None else settings.admin_token.get_secret_value()
+    try:
+        show_top(url, token, is_once=once, is_recent=not since_start, every_s=every)
+    except TopError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+cli.command()(replay)
 
 
 @cli.command()

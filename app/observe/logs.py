@@ -66,6 +66,7 @@ class Logs:
         root = logging.getLogger()
         root.handlers[:] = [handler]
         root.setLevel(self._level)
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file that changes near the document
         logging.captureWarnings(capture=True)
 
     def _render_text(self, logger: Any, method: str, event: Event) -> str:

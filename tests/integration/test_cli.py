@@ -150,12 +150,12 @@ async def test_run_cancels_what_does_not_end_in_time(document: Path) -> None:
 
 
 async def test_run_is_silent_about_files_that_are_not_its_own(document: Path) -> None:
-    async with running(document) as (process, address, _), httpx.AsyncClient(base_url=address) as client:
+    async with running(document, ANABRANCH_ACCESS_LOG="off") as (process, address, _), httpx.AsyncClient(base_url=address) as client:
         (document.parent / "notes.txt").write_text("nothing of the gateway's", "utf-8")
         document.write_text(document.read_text("utf-8").replace("/airlines\n", "/carriers\n"), "utf-8")
         assert process.stderr is not None
         async with asyncio.timeout(TIMEOUT_S):
-            assert b" reloaded the document " in await process.stderr.readline()
+            assert b"reloaded the document " in await process.stderr.readline()
         assert (await client.get("/carriers")).status_code == 502
         process.terminate()
         assert await ended(process) == (0, "")
