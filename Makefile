@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lint types imports bench openapi docs clean
+.PHONY: help run test check fmt lint types imports bench openapi docs verify-image clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; about half a minute)"
@@ -48,6 +48,9 @@ openapi: $(STAMP) ## write openapi/ from the demo's document
 
 docs: $(STAMP) ## write the generated parts of docs/
 	@$(BIN)/python -m app.config.reference docs/reference.md
+
+verify-image: ## build the container image and prove that it runs (needs root, buildah, runc, debootstrap)
+	@deploy/verify-image
 
 clean: ## remove everything that was made
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build *.egg-info

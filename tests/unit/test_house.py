@@ -1,4 +1,4 @@
-"""The house is in order: folders, links, commands, pins, the container, and that every error is documented."""
+"""The house is in order: folders, links, commands, pins, and that every error is documented."""
 
 import os
 import re
@@ -7,7 +7,6 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -79,7 +78,7 @@ def test_every_make_target_that_is_written_about_exists() -> None:
 
 def test_make_help_lists_every_target_of_the_house() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    expected = ["run", "test", "check", "fmt", "lint", "types", "imports", "bench", "openapi", "docs", "clean"]
+    expected = ["run", "test", "check", "fmt", "lint", "types", "imports", "bench", "openapi", "docs", "verify-image", "clean"]
     assert [target for target in expected if not re.search(rf"^  make {target} +\w", listed, re.MULTILINE)] == []
 
 
@@ -161,50 +160,3 @@ def test_ci_runs_what_the_readme_tells() -> None:
     assert re.findall(r"^make (\w+)$", script.read_text("utf-8"), re.MULTILINE) == ["test", "check"]
     assert "make test" in readme
     assert "make run" in readme
-
-
-@pytest.fixture
-def last_stage() -> list[str]:
-    """The instructions that make the container's last stage, with those of the stages it goes on from; continued lines are joined."""
-    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
-    stages: dict[str, list[str]] = {}
-    name = ""
-    for line in text.splitlines():
-        if line.startswith("FROM "):
-            _, base, *named = line.split()
-            name = named[-1] if named else "the last"
-            stages[name] = list(stages.get(base, []))
-        elif name and line.strip() and not line.startswith("#"):
-            stages[name].append(line.strip())
-    assert len(stages) > 1, "the container is built in more than one stage"
-    return stages[name]
-
-
-def instruction(stage: list[str], name: str) -> str:
-    return next(line.removeprefix(name).strip() for line in stage if line.startswith(f"{name} "))
-
-
-def test_container_runs_as_a_numeric_user_that_is_not_root(last_stage: list[str]) -> None:
-    assert re.fullmatch(r"[1-9]\d*(?::[1-9]\d*)?", instruction(last_stage, "USER"))
-
-
-def test_container_starts_its_process_directly(last_stage: list[str]) -> None:
-    assert instruction(last_stage, "CMD") == '["anabranch", "run"]'
-    assert re.search(r'CMD \["python", ', instruction(last_stage, "HEALTHCHECK"))
-
-
-def test_containers_last_stage_installs_and_builds_nothing(last_stage: list[str]) -> None:
-    assert [line for line in last_stage if re.search(r"\b(?:apt|apt-get|apk|pip|gcc|make)\b", line)] == []
-    assert [line for line in last_stage if line.startswith("ADD")] == []
-    assert [line for line in last_stage if line.startswith("COPY") and "--from=" not in line] == []
-
-
-def test_container_gets_only_what_it_needs() -> None:
-    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
-    assert ignored[0] == "*"
-    copied = {
-        path
-        for line in re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
-        for path in line.split()[:-1]
-    }
-    assert {f"!{path}" for path in copied} <= set(ignored)
