@@ -1,0 +1,151 @@
+"""Compares two JSON texts by what they mean: numbers by value, objects without order, arrays by position.
+
+A difference is named by its path, as `pick` has it: names with dots between them, arrays are gone through without an index. Knows nothing of
+records and endpoints.
+"""
+
+import json
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, Final, Literal
+
+import msgspec
+
+Kind = Literal["changed", "added", "removed", "length"]
+Path = tuple[str, ...]
+
+_MASK: Final = "***"
+_SHOWN_CHARS: Final = 80
+_ANY: Final = "*"
+_ANY_DEPTH: Final = "**"
+
+
+class Change(msgspec.Struct):
+    """What became of the value at one path. `count`: at how many places of it, in arrays. `before`, `after`: of the first place, cut short;
+    None where there was nothing. `length`: an array has another number of elements."""
+
+    path: Path
+    kind: Kind
+    before: str | None
+    after: str | None
+    count: int = 1
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """`changes`: by path, in the order they were come across. `is_respelled`: the texts mean the same and are not spelled the same."""
+
+    changes: list[Change]
+    is_respelled: bool = False
+
+
+class Ignored:
+    """Paths whose differences do not count, and all that is below them. `*` is any one name; `**.time` is `time` at any depth."""
+
+    __slots__ = ("_anywhere", "_paths")
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        """Raises ValueError for a path that is none."""
+        self._paths: list[Path] = []
+        self._anywhere: list[Path] = []
+        for path in paths:
+            names = tuple(path.split("."))
+            if "" in names or _ANY_DEPTH in names[1:] or names == (_ANY_DEPTH,):
+                raise ValueError(f"{path!r} is not a path: it is names with dots between them, such as meta.time or **.time")
+            if names[0] == _ANY_DEPTH:
+                self._anywhere.append(names[1:])
+            else:
+                self._paths.append(names)
+
+    def takes(self, path: Path) -> bool:
+        return any(_begins(path, names) for names in self._paths) or any(
+            _begins(path[start:], names) for names in self._anywhere for start in range(len(path))
+        )
+
+
+NOTHING_IGNORED: Final = Ignored()
+
+
+def compare(before: bytes, after: bytes, ignored: Ignored = NOTHING_IGNORED) -> Comparison:
+    """What differs between two bodies. A text `***` before stands for a value that was redacted: it equals any.
+
+    Texts that are not JSON are compared as bytes.
+    """
+    if before == after:
+        return Comparison([])
+    try:
+        old, new = _read(before), _read(after)
+        found = _Found(ignored)
+        found.look(old, new, ())
+    except (ValueError, RecursionError):
+        if ignored.takes(()):
+            return Comparison([])
+        return Comparison([Change((), "changed", _cut(before.decode(errors="replace")), _cut(after.decode(errors="replace")))])
+    return Comparison(list(found.changes.values()), is_respelled=not found.changes and not found.is_excused)
+
+
+class _Found:
+    """Gathers changes by path and kind. `is_excused`: there were some that do not count."""
+
+    def __init__(self, ignored: Ignored) -> None:
+        self._ignored = ignored
+        self.changes: dict[tuple[Path, Kind], Change] = {}
+        self.is_excused = False
+
+    def look(self, old: Any, new: Any, path: Path) -> None:
+        if old == _MASK:
+            self.is_excused = self.is_excused or new != _MASK
+        elif isinstance(old, dict) and isinstance(new, dict):
+            for name, value in old.items():
+                if name in new:
+                    self.look(value, new[name], (*path, name))
+                else:
+                    self._note((*path, name), "removed", value, None)
+            for name in new.keys() - old.keys() if new.keys() != old.keys() else ():
+                self._note((*path, name), "added", None, new[name])
+        elif isinstance(old, list) and isinstance(new, list):
+            if len(old) != len(new):
+                self._note(path, "length", len(old), len(new))
+            for one, other in zip(old, new, strict=False):
+                self.look(one, other, path)
+        elif (type(old) is not type(new) and (not _is_number(old) or not _is_number(new))) or old != new:
+            self._note(path, "changed", old, new)
+
+    def _note(self, path: Path, kind: Kind, old: Any, new: Any) -> None:
+        if self._ignored.takes(path):
+            self.is_excused = True
+            return
+        known = self.changes.get((path, kind))
+        if known is not None:
+            known.count += 1
+            return
+        before = None if kind == "added" else _shown(old)
+        after = None if kind == "removed" else _shown(new)
+        self.changes[path, kind] = Change(path, kind, before, after)
+
+
+def _read(text: bytes) -> Any:
+    """Numbers keep their whole value, however many digits they have."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Decimal | int) and not isinstance(value, bool)
+
+
+def _begins(path: Path, names: Path) -> bool:
+    return len(path) >= len(names) and all(name in (_ANY, part) for name, part in zip(names, path, strict=False))
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _cut(json.dumps(value, ensure_ascii=False, default=_number, separators=(",", ":")))
+    except RecursionError:
+        return "..."
+
+
+def _number(value: Decimal) -> int | float:
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."
