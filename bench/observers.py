@@ -1,0 +1,96 @@
+"""What watching costs: CPU time for one request of three steps, by what is switched on. `python -m bench.observers`.
+
+No sockets: stacks before a transport that answers at once, and the observers called as the data plane calls them. The budget for metrics is
+6 us a request, and the share of requests that are logged pays its own lines.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, process_time
+
+import uvloop
+
+from app.config.model import Document, Upstream
+from app.config.problems import Problems
+from app.engine.event import ResponseEvent, ResponseObserver
+from app.engine.outcome import Outcome, Result
+from app.observe.logs import Logs
+from app.observe.observation import Observation
+from app.observe.sink import LineSink
+from app.plan.compile import compile_document
+from app.plan.model import EndpointPlan
+from app.policy.call import Call
+from app.policy.event import Observer
+from app.policy.stack import build_stack
+from bench.layers import ONE, REQUEST, Instant
+
+ROUNDS = 7
+REQUESTS = 5_000
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+STEPS = {name: {"upstream": "a", "path": f"/{name}"} for name in ("one", "two", "three")}
+DOCUMENT = {"version": 1, "upstreams": {"a": {"url": ONE}}, "endpoints": [{"path": "/x", "steps": STEPS}]}
+
+
+def result() -> Result:
+    outcomes = []
+    for name in STEPS:
+        outcome = Outcome(name, "a")
+        outcome.raw, outcome.elapsed_s, outcome.attempts, outcome.status = b"{}", 0.0021, 1, 200
+        outcomes.append(outcome)
+    return Result(outcomes=outcomes, status=200, body=b"{}", is_complete=True)
+
+
+async def of_calls(observer: Observer | None) -> float:
+    """Seconds of CPU for the three calls of a request; the best of some rounds."""
+    stack = build_stack("a", Upstream.model_validate({"url": ONE}), Instant(), clock=monotonic, random=random.random, observer=observer)
+    best = float("inf")
+    for _ in range(ROUNDS):
+        calls = [Call(REQUEST, deadline=monotonic() + 60, is_idempotent=True, is_required=True) for _ in range(3 * REQUESTS)]
+        began = process_time()
+        for call in calls:
+            await stack.call(call)
+        best = min(best, process_time() - began)
+    await stack.aclose()
+    return best / REQUESTS
+
+
+def of_requests(observe: ResponseObserver | None, plan: EndpointPlan, traceparent: bytes | None) -> float:
+    """Seconds of CPU to tell of one request, the making of the event in it."""
+    made = result()
+    best = float("inf")
+    for _ in range(ROUNDS):
+        began = process_time()
+        for _ in range(REQUESTS):
+            if observe is not None:
+                observe(ResponseEvent(plan.name, "GET", "/x", 200, None, True, 0.004, made, b"r-1", traceparent, 3000))
+        best = min(best, process_time() - began)
+    return best / REQUESTS
+
+
+async def main() -> None:
+    plan = compile_document(Document.model_validate(DOCUMENT), Problems()).endpoints[0]
+    with Path(os.devnull).open("wb") as nothing:
+        logs = Logs("json", sink=LineSink(nothing.fileno()))
+        cases: dict[str, tuple[Callable[[], Observation] | None, bytes | None]] = {
+            "nothing": (None, None),
+            "metrics": (lambda: Observation(logs, access="off"), None),
+            "metrics, request with a trace": (lambda: Observation(logs, access="off"), TRACEPARENT),
+            "metrics, execution times": (lambda: Observation(logs, access="off", has_timings=True), None),
+            "metrics, execution times, errors logged": (lambda: Observation(logs, has_timings=True), None),
+            "every request logged": (lambda: Observation(logs, access="all", has_metrics=False), None),
+        }
+        base = await of_calls(None) + of_requests(None, plan, None)
+        for label, (make, traceparent) in cases.items():
+            observation = None if make is None else make()
+            if observation is None:
+                seconds = base
+            else:
+                observe = None if observation.observer_of is None else observation.observer_of(plan)
+                seconds = await of_calls(observation.policy) + of_requests(observe, plan, traceparent)
+            print(f"{label:42} {(seconds - base) * 1e6:6.2f} us")
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
