@@ -8,8 +8,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Lifespan
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Lifespan, Receive, Scope, Send
 
 from app.edge import docs, faults, health, pages
 from app.edge.dataplane import DataPlane
@@ -27,6 +27,20 @@ class Gateway(FastAPI):
         super().__init__(**options)
         self.plane = plane
         self._described: tuple[DocumentPlan | None, dict[str, Any], bytes] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the document's endpoints to the data plane at once, and everything else to FastAPI.
+
+        The data plane answers its own errors and needs nothing of what FastAPI's middleware does for a route; going around it saves a tenth
+        of the CPU of a small aggregate. As a route of the router it is found there as well, for whoever mounts the router alone.
+        """
+        if scope["type"] == "http":
+            match, found = self.plane.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                await self.plane.handle(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The whole API in OpenAPI 3.1. Made at the first request for it and again after each reload."""
