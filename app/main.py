@@ -126,6 +126,10 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
     if observation.metrics is not None:
         observation.metrics.watch(upstreams=lambda: reloader.service.upstreams, gateway=lambda: plane)
         observation.metrics.register("reloads", sources.of_reloads(reloader))
+        observation.metrics.register("journal", sources.of_journal(lambda: reloader.service.journal))
+        observation.metrics.register("compute", sources.of_compute(lambda: reloader.service.compute.pools))
+        observation.metrics.register("gates", sources.of_gates(lambda: plane.gates if gate is None else {"": gate, **plane.gates}))
+    gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
     public_routes: list[BaseRoute] = []
     if observation.metrics is not None and settings.admin_port is None:
         public_routes.append(metrics_route(observation.metrics.render))
@@ -165,9 +169,9 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
         app.add_middleware(FanHeaders, observe=observe_others)
         app.add_exception_handler(FanOutFailed, answer_failed)
         app.add_exception_handler(ClientGone, answer_gone)
-    if settings.max_requests:
-        app.state.gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s)
-        app.add_middleware(GateKeeper, gate=app.state.gate)  # added last, so it comes first
+    if gate is not None:
+        app.state.gate = gate
+        app.add_middleware(GateKeeper, gate=gate)  # added last, so it comes first
     return app
 
 

@@ -55,15 +55,18 @@ class _Served(msgspec.Struct, frozen=True):
 
 
 class Generation:
-    """Everything that changes together at a reload. `active`: requests that run on it."""
+    """Everything that changes together at a reload. `active`: requests that run on it. `gates`: by the endpoint's name."""
 
-    __slots__ = ("_idle", "active", "app", "document", "run", "table")
+    __slots__ = ("_idle", "active", "app", "document", "gates", "run", "table")
 
-    def __init__(self, table: RouteTable[_Served], document: DocumentPlan | None, app: ASGIApp, run: Run) -> None:
+    def __init__(
+        self, table: RouteTable[_Served], document: DocumentPlan | None, app: ASGIApp, run: Run, gates: dict[str, Gate] | None = None
+    ) -> None:
         self.table = table
         self.document = document
         self.app = app
         self.run = run
+        self.gates = gates or {}
         self.active = 0
         self._idle: asyncio.Future[None] | None = None
 
@@ -110,7 +113,8 @@ class DataPlane(BaseRoute):
         before = self._generation
         routes = [(plan.method, plan.path, self._served(plan, recorder_of, document.source.defaults)) for plan in document.endpoints]
         table = RouteTable(routes, reserved=RESERVED)
-        self._generation = Generation(table, document, _with_cors(self._serve, document.source.cors), run or before.run)
+        gates = {served.plan.name: served.gate for _, _, served in routes if served.gate is not None}
+        self._generation = Generation(table, document, _with_cors(self._serve, document.source.cors), run or before.run, gates)
         return before
 
     def _served(self, plan: EndpointPlan, recorder_of: RecorderOf | None, defaults: config.Defaults) -> _Served:
@@ -127,6 +131,11 @@ class DataPlane(BaseRoute):
     def document(self) -> DocumentPlan | None:
         """What is served now. A new object after each `load`."""
         return self._generation.document
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """The gates of the endpoints that have one, by the endpoint's name. Changes with each `load`."""
+        return self._generation.gates
 
     @property
     def endpoint_count(self) -> int:

@@ -13,6 +13,7 @@ from app.config.journal import Journal as Config
 from app.journal.archive import Archive
 from app.journal.counters import Counters
 from app.journal.disk import Disk
+from app.journal.queue import Queue
 from app.journal.segment import Segment
 from app.journal.writer import Writer
 
@@ -30,6 +31,8 @@ class Journal:
     `folder`: wins over the one in `config`. `report`: told why nothing can be written, and None when it can again. `is_needed`: see Archive.
     `disk`: a test may put another one in.
 
+    `queue`: to look at; None before it is open.
+
     Leaving it puts everything that is queued on the disk, and compresses the last segment.
     """
 
@@ -45,6 +48,7 @@ class Journal:
         self.config = config
         self.folder = Path(config.path) if folder is None else folder
         self.counters = Counters()
+        self.queue: Queue | None = None
         self._report = report
         self._is_needed = is_needed
         self._disk = disk
@@ -55,6 +59,7 @@ class Journal:
         self.worker = disk.worker
         archive = Archive(self.folder, self.config, self.counters, is_needed=self._is_needed)
         writer = Writer(disk, self.config, self.counters, on_closed=archive.submit, on_trouble=self._report)
+        self.queue = writer.queue
         self.offer = writer.offer
         self.put = writer.put if self.config.on_full == "wait" else self._offer
         self.commit = writer.commit

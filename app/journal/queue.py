@@ -39,6 +39,11 @@ class Queue:
         """Entries that are not being written yet."""
         return len(self._entries)
 
+    @property
+    def oldest(self) -> datetime | None:
+        """Time of the record that waits longest; None when none waits."""
+        return self._entries[0].time if self._entries else None
+
     def has_room(self, size_bytes: int) -> bool:
         return not self.records or (self.records < self._max_records and self.size_bytes + size_bytes <= self._max_bytes)
 

@@ -80,7 +80,7 @@ class Writer:
         self._on_closed = on_closed
         self._on_trouble = on_trouble
         self._clock = clock
-        self._queue = Queue(max_records=config.queue_records, max_bytes=config.queue_size)
+        self._queue = self.queue = Queue(max_records=config.queue_records, max_bytes=config.queue_size)
         self._arrived = asyncio.Event()
         self._hurry = asyncio.Event()
         self._open: _Open | None = None

@@ -117,28 +117,60 @@ OWN: Final = (
 )  # fmt: skip
 """What `Metrics` itself exposes."""
 
-JOURNAL: Final = (
-    _metric("gauge", "journal_queue_records", "", "Records that wait to be written."),
-    _metric("gauge", "journal_lag_seconds", "", "Age of the oldest record that is not durable yet."),
-    _metric("counter", "journal_records", "", "Records made durable."),
-    _metric("counter", "journal_dropped", "reason", "Records given up."),
-    _metric("counter", "journal_bytes", "", "Bytes written, before compression."),
-    _metric("counter", "journal_write_errors", "", "Writes and fsyncs that failed."),
-    _metric("gauge", "journal_writable", "", "1 while the journal can be written."),
-    _metric("gauge", "journal_size_bytes", "", "Bytes that the segments take on disk."),
+GATE_IN_USE: Final = _metric(
+    "gauge", "gate_in_use", "endpoint", "Requests let in by a limit of requests. `endpoint`: empty for the whole gateway."
 )
-"""What the journal registers, where there is one (see `app.observe.sources`)."""
+GATE_QUEUED: Final = _metric("gauge", "gate_queued", "endpoint", "Requests that wait for one of its places.")
+GATE_LIMIT: Final = _metric("gauge", "gate_limit", "endpoint", "Its places.")
+GATE_SHED: Final = _metric(
+    "counter", "gate_shed", "endpoint", "Requests that it turned away with 503. Those of the whole gateway are in no other metric."
+)
+
+GATES: Final = (GATE_IN_USE, GATE_QUEUED, GATE_LIMIT, GATE_SHED)
+"""What limits of requests register, where there are some."""
+
+JOURNAL_QUEUE: Final = _metric("gauge", "journal_queue_records", "", "Records that wait or are being written.")
+JOURNAL_QUEUE_BYTES: Final = _metric("gauge", "journal_queue_bytes", "", "Bytes of these.")
+JOURNAL_LAG: Final = _metric("gauge", "journal_lag_seconds", "", "Age of the oldest record that waits to be written.")
+JOURNAL_RECORDS: Final = _metric("counter", "journal_records", "", "Records put on the disk.")
+JOURNAL_BYTES: Final = _metric("counter", "journal_bytes", "", "Bytes of these, before compression.")
+JOURNAL_COMMITS: Final = _metric("counter", "journal_commits", "", "Groups of records put on the disk, each by one fsync.")
+JOURNAL_DROPPED: Final = _metric(
+    "counter",
+    "journal_dropped",
+    "reason",
+    "Records given up. `reason`: `full` (relaxed: no room) or `refused` (required: their response was 503).",
+)
+JOURNAL_FAILURES: Final = _metric("counter", "journal_write_failures", "", "Attempts to write that failed.")
+JOURNAL_DAMAGED: Final = _metric("counter", "journal_damaged_lines", "", "Lines that recovery found damaged.")
+JOURNAL_TORN: Final = _metric("counter", "journal_torn_bytes", "", "Bytes of torn lines that recovery cut off.")
+JOURNAL_WRITABLE: Final = _metric("gauge", "journal_writable", "", "0 while the journal cannot be written.")
+
+COMPUTE_WORKERS: Final = _metric("gauge", "compute_workers", "pool", "Jobs that may run at once.")
+COMPUTE_RUNNING: Final = _metric("gauge", "compute_running", "pool", "Jobs that run.")
+COMPUTE_QUEUED: Final = _metric("gauge", "compute_queued", "pool", "Jobs that wait for a worker.")
+COMPUTE_STUCK: Final = _metric("gauge", "compute_stuck", "pool", "Workers that still run for a job whose time is over.")
+COMPUTE_JOBS: Final = _metric(
+    "counter", "compute_jobs", "pool result",
+    "Jobs that are over. `result`: `ok`, `failed` (the hook raised), `timed_out`, `lost` (its worker died), `rejected` (never begun), `cancelled`.",
+)  # fmt: skip
+COMPUTE_RESTARTS: Final = _metric("counter", "compute_restarts", "pool", "Workers replaced, for whatever reason.")
+COMPUTE_QUEUE_SECONDS: Final = _metric("counter", "compute_queue_seconds", "pool", "Time that jobs waited, added up.")
+COMPUTE_RUN_SECONDS: Final = _metric("counter", "compute_run_seconds", "pool", "Time that jobs ran, added up.")
+
+JOURNAL: Final = (
+    JOURNAL_QUEUE, JOURNAL_QUEUE_BYTES, JOURNAL_LAG, JOURNAL_RECORDS, JOURNAL_BYTES, JOURNAL_COMMITS, JOURNAL_DROPPED, JOURNAL_FAILURES,
+    JOURNAL_DAMAGED, JOURNAL_TORN, JOURNAL_WRITABLE,
+)  # fmt: skip
+"""What is told of the journal, where there is one. Its counters begin anew when the document is loaded again."""
 
 COMPUTE: Final = (
-    _metric("gauge", "compute_queued", "backend", "Jobs that wait for a place."),
-    _metric("gauge", "compute_running", "backend", "Jobs that run."),
-    _metric("gauge", "compute_limit", "backend", "Jobs that may run at once."),
-    _metric("counter", "compute_jobs", "backend result", "Jobs that are over. `result`: `ok` or the code of the failure."),
-    _metric("counter", "compute_worker_restarts", "backend", "Worker processes that were killed or died, and were replaced."),
-)
-"""What compute registers, where hooks are used."""
+    COMPUTE_WORKERS, COMPUTE_RUNNING, COMPUTE_QUEUED, COMPUTE_STUCK, COMPUTE_JOBS, COMPUTE_RESTARTS, COMPUTE_QUEUE_SECONDS,
+    COMPUTE_RUN_SECONDS,
+)  # fmt: skip
+"""What is told of compute, where there are hooks. Its counters begin anew when the document is loaded again."""
 
-ALL: Final = {metric.name: metric for metric in (*OWN, *JOURNAL, *COMPUTE)}
+ALL: Final = {metric.name: metric for metric in (*OWN, *GATES, *JOURNAL, *COMPUTE)}
 
 # From prometheus-client's own collector, which reads /proc.
 PROCESS: Final = (

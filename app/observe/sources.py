@@ -3,10 +3,13 @@
 The parts themselves know nothing of metrics: what is asked of them stands here as protocols.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Protocol
 
+from app.compute.job import ComputePool
 from app.engine.reload import ReloadState
+from app.journal.journal import Journal
 from app.observe import catalogue as names
 from app.observe.metrics import Sample, Source
 from app.observe.sink import LineSink
@@ -28,6 +31,84 @@ def of_reloads(reloader: _Reloader) -> Source:
         yield Sample(names.GENERATION.name, (), state.generation)
         yield Sample(names.LOADED.name, (), state.loaded_at)
         yield Sample(names.RETIRING.name, (), state.retiring)
+
+    return read
+
+
+class _Places(Protocol):
+    @property
+    def in_use(self) -> int: ...
+
+    @property
+    def queued(self) -> int: ...
+
+    @property
+    def limit(self) -> int: ...
+
+
+class _Gate(Protocol):
+    @property
+    def bulkhead(self) -> _Places: ...
+
+    @property
+    def shed(self) -> int: ...
+
+
+def of_gates(gates: Callable[[], Mapping[str, _Gate]]) -> Source:
+    """Limits of requests under way; by the endpoint's name, "" for the whole gateway."""
+
+    def read() -> Iterator[Sample]:
+        for endpoint, gate in gates().items():
+            yield Sample(names.GATE_IN_USE.name, (endpoint,), gate.bulkhead.in_use)
+            yield Sample(names.GATE_QUEUED.name, (endpoint,), gate.bulkhead.queued)
+            yield Sample(names.GATE_LIMIT.name, (endpoint,), gate.bulkhead.limit)
+            yield Sample(names.GATE_SHED.name, (endpoint,), gate.shed)
+
+    return read
+
+
+def of_journal(journal: Callable[[], Journal | None], now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Source:
+    """The journal of the document in force; None when it has none."""
+
+    def read() -> Iterator[Sample]:
+        found = journal()
+        if found is None:
+            return
+        counters, queue = found.counters, found.queue
+        if queue is not None:
+            oldest = queue.oldest
+            yield Sample(names.JOURNAL_QUEUE.name, (), queue.records)
+            yield Sample(names.JOURNAL_QUEUE_BYTES.name, (), queue.size_bytes)
+            yield Sample(names.JOURNAL_LAG.name, (), 0.0 if oldest is None else max((now() - oldest).total_seconds(), 0.0))
+        yield Sample(names.JOURNAL_RECORDS.name, (), counters.written)
+        yield Sample(names.JOURNAL_BYTES.name, (), counters.written_bytes)
+        yield Sample(names.JOURNAL_COMMITS.name, (), counters.commits)
+        yield Sample(names.JOURNAL_DROPPED.name, ("full",), counters.dropped)
+        yield Sample(names.JOURNAL_DROPPED.name, ("refused",), counters.refused)
+        yield Sample(names.JOURNAL_FAILURES.name, (), counters.failures)
+        yield Sample(names.JOURNAL_DAMAGED.name, (), counters.damaged)
+        yield Sample(names.JOURNAL_TORN.name, (), counters.torn_bytes)
+        yield Sample(names.JOURNAL_WRITABLE.name, (), float(counters.trouble is None))
+
+    return read
+
+
+def of_compute(pools: Callable[[], Mapping[str, ComputePool]]) -> Source:
+    """The compute pools of the document in force, by name."""
+
+    def read() -> Iterator[Sample]:
+        for pool, one in pools().items():
+            counters = one.counters
+            yield Sample(names.COMPUTE_WORKERS.name, (pool,), counters.workers)
+            yield Sample(names.COMPUTE_RUNNING.name, (pool,), counters.running)
+            yield Sample(names.COMPUTE_QUEUED.name, (pool,), counters.queued)
+            yield Sample(names.COMPUTE_STUCK.name, (pool,), counters.stuck)
+            yield Sample(names.COMPUTE_JOBS.name, (pool, "ok"), counters.done)
+            for result in ("failed", "timed_out", "lost", "rejected", "cancelled"):
+                yield Sample(names.COMPUTE_JOBS.name, (pool, result), getattr(counters, result))
+            yield Sample(names.COMPUTE_RESTARTS.name, (pool,), counters.restarts)
+            yield Sample(names.COMPUTE_QUEUE_SECONDS.name, (pool,), counters.queue_s)
+            yield Sample(names.COMPUTE_RUN_SECONDS.name, (pool,), counters.run_s)
 
     return read
 
