@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -35,8 +35,11 @@ from app.edge.reload import routes as reload_routes
 from app.engine.event import RequestTracer
 from app.engine.reload import Reloader, ReloadState
 from app.engine.service import Service
+from app.engine.upstreams import Opener
 from app.errors import ConfigError, MissingExtraError, Problem
+from app.journal.answers import RecordedAnswers, opener_of
 from app.journal.journal import Journal
+from app.journal.redact import Redaction
 from app.observe import sources
 from app.observe.logs import Logs
 from app.observe.observation import Observation, open_tracing
@@ -93,7 +96,8 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
     pool_maker = partial(make_pool, stall_s=settings.hook_stall_s)
     health = Health()
     health.block("start", "the gateway is starting")
-    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings, health))
+    answers = _recorded_answers(settings, compiled)
+    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings, health), answers)
     plane = DataPlane(
         first.engine.run, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
     )
@@ -104,7 +108,7 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
         again = compile_file(document)
         _keep_routers(compiled.draft.document.routers, again.draft)
         observation.logs.redact = again.draft.secrets.redact
-        return _service(again, observation, pool_maker, _journal(again.plan, settings, health))
+        return _service(again, observation, pool_maker, _journal(again.plan, settings, health), answers)
 
     def swap(service: Service) -> Generation:
         """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
@@ -138,6 +142,8 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as exits:
             await exits.enter_async_context(observation)
+            if answers is not None:
+                exits.callback(answers.close)
             await exits.enter_async_context(reloader)
             if settings.admin_port is not None:
                 admin = AdminServer(
@@ -203,8 +209,8 @@ def _admin(settings: Settings, health: Health, reloader: Reloader, plane: DataPl
 
 def _journal(plan: DocumentPlan, settings: Settings, health: Health) -> Journal | None:
     """The journal of a document, not open yet; None when no endpoint keeps records. Trouble with it is told by readiness, which stays: other
-    endpoints go on."""
-    if not any(endpoint.is_recorded for endpoint in plan.endpoints):
+    endpoints go on. What a journal answers is not recorded again."""
+    if settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
         return None
 
     def report(reason: str | None) -> None:
@@ -214,6 +220,25 @@ def _journal(plan: DocumentPlan, settings: Settings, health: Health) -> Journal 
             health.degrade("journal", f"the journal cannot be written: {reason}")
 
     return Journal(plan.source.journal, folder=settings.journal_path, report=report)
+
+
+def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers | None:
+    """What stands for the upstreams when the settings say so. Raises ConfigError."""
+    folder = settings.from_journal
+    if folder is None:
+        return None
+    try:
+        answers = RecordedAnswers.of_folder(folder, Redaction(compiled.draft.document.journal.redact))
+    except OSError as error:
+        raise ConfigError(
+            [_wrong_setting("ANABRANCH_FROM_JOURNAL", f"the journal {folder} cannot be read: {error.strerror or error}")]
+        ) from error
+    if not answers.calls:
+        answers.close()
+        message = f"the journal {folder} holds no service's answer"
+        raise ConfigError([_wrong_setting("ANABRANCH_FROM_JOURNAL", message, "endpoints with `journal: {bodies: steps}` keep them")])
+    logger.warning("services are not called: %d answers come from the journal %s", answers.calls, folder)
+    return answers
 
 
 def _recorder_of(service: Service) -> RecorderOf | None:
@@ -239,17 +264,26 @@ def _readiness_of(name: str, reloader: Reloader, plan: DocumentPlan) -> Probe:
     return ask
 
 
-def _service(compiled: Compiled, observation: Observation, pool_maker: PoolMaker, journal: Journal | None) -> Service:
-    """What runs for this document, not open yet."""
+def _service(
+    compiled: Compiled, observation: Observation, pool_maker: PoolMaker, journal: Journal | None, answers: RecordedAnswers | None = None
+) -> Service:
+    """What runs for this document, not open yet. `answers`: stand for its upstreams."""
+    plan = compiled.plan
+    opener: Opener = partial(open_transport, contexts=compiled.contexts)
+    if answers is not None:
+        # Nothing is looked up for an upstream that is not called.
+        upstreams = {name: upstream.model_copy(update={"dns_ttl_s": None}) for name, upstream in plan.upstreams.items()}
+        plan = replace(plan, upstreams=upstreams)
+        opener = opener_of(answers, upstreams)
     tls = [upstream.tls for upstream in compiled.plan.upstreams.values() if upstream.tls is not None]
     return Service(
-        compiled.plan,
+        plan,
         digest=compiled.draft.digest,
         warnings=tuple(compiled.draft.problems.warnings),
         files=(*map(str, compiled.draft.files), *(file for one in tls for file in (one.ca, one.cert, one.key) if file is not None)),
         observer=observation.policy,
         around=observation.around,
-        opener=lambda upstream: observation.transport(open_transport(upstream, compiled.contexts)),
+        opener=lambda upstream: observation.transport(opener(upstream)),
         pool_maker=pool_maker,
         journal=journal,
     )

@@ -18,12 +18,16 @@ class Settings(BaseSettings):
     """Address to listen on. In a container 0.0.0.0."""
     port: int = Field(8080, ge=0, le=65535)
     """Port to listen on. 0: a free one."""
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that serve. Limits, breakers, journals and metrics are each worker's own; worker n has its admin server at `admin_port` + n."""
     docs: bool = True
     """Serve /docs, /redoc and /openapi.json."""
     allow_explain: bool = False
     """Answer `?_explain=true` with the plan, outcomes and timings instead of the response. It shows how the gateway is built inside."""
     journal_path: Path | None = None
     """Folder of the journal. Wins over the document's `journal.path`; without either it is `journal` in the working directory."""
+    from_journal: Path | None = None
+    """Folder of a journal that stands for all upstreams. Nothing is called and nothing is recorded; `anabranch run --from-journal DIR` sets it."""
     reload: Literal["off", "signal", "watch"] = "watch"
     """When the document is read again: `watch` (when its files change, and at SIGHUP), `signal` (at SIGHUP), `off` (never by itself)."""
     keep_alive_s: float = Field(75.0, ge=0, le=3600)
