@@ -14,7 +14,8 @@ class JournalRule(Model):
     sample: Ratio = 1.0
     """Share of the responses that are recorded."""
     bodies: Literal["response", "steps", "none"] = "response"
-    """`response`: the response's body. `steps`: that and every upstream's answer, as replay needs. `none`: digests only."""
+    """`response`: the response's body. `steps`: that, the request's body and every upstream's answer, as replay needs. `none`: none. What is not
+    kept has its digest in the record."""
     durability: Literal["relaxed", "required"] | None = None
     """`relaxed`: answer first. `required`: answer only when the record is on the disk. Without it as the document's `journal` says."""
     headers: list[HeaderName] = []
@@ -47,7 +48,8 @@ class Redact(Model):
     query: list[str] = ["token", "access_token", "api_key", "apikey", "password", "secret"]
     """Query parameters whose value is replaced by `***`."""
     paths: list[str] = []
-    """Paths in request and response bodies whose value is replaced by `***`; they go into arrays."""
+    """Paths in all bodies whose value is replaced by `***`; they go into arrays. `**.name` is every member of that name. In a step's bodies a
+    path that begins with the step's name also counts without it."""
 
 
 class Journal(Model):
@@ -61,7 +63,7 @@ class Journal(Model):
     flush_interval_s: Duration = Field(0.05, alias="flush_interval")
     """How often relaxed records are put on the disk: a crash loses at most what came since."""
     on_full: Literal["wait", "drop"] = "drop"
-    """What a relaxed record does when the queue is full: `wait` (up to the deadline) or `drop` (counted)."""
+    """What a relaxed record does when the queue is full: `wait` (up to the deadline, behind the response) or `drop` (counted)."""
     queue_records: int = Field(10_000, ge=1)
     """Records that may wait to be written."""
     queue_size: Size = 64 * 1024 * 1024
