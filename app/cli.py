@@ -1,9 +1,12 @@
 """The command `anabranch`. Exit codes: 0, 2 for a command that is used wrongly, 3 for a document or settings that are not usable."""
 
 import errno
+import logging
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,7 +15,8 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 
-from app import __version__
+from app import __version__, memory
+from app.cli_journal import journal
 from app.cli_replay import replay
 from app.config.problems import did_you_mean
 from app.config.schema import document_schema
@@ -20,6 +24,7 @@ from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
 from app.edge.health import Health
 from app.edge.server import Server
+from app.edge.workers import Pulse, Supervisor
 from app.engine.reload import Reloader
 from app.engine.run import Engine
 from app.errors import ConfigError, Problem
@@ -32,6 +37,10 @@ from app.settings import Settings
 
 BAD_USE = 2
 BAD_CONFIG = 3
+_STOP_GRACE_S = 30.0
+"""What a worker may need beyond its drain, to flush and to close, before it is killed."""
+
+logger = logging.getLogger("anabranch")
 
 cli = typer.Typer(
     name="anabranch",
@@ -70,13 +79,22 @@ def run(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; ANABRANCH_PORT when left out.")
     ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that serve; ANABRANCH_WORKERS when left out.")] = None,
+    from_journal: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Answer from this journal, and call no service; ANABRANCH_FROM_JOURNAL when left out."),
+    ] = None,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
-    settings = _settings(document=document, host=host, port=port)
+    settings = _settings(document=document, host=host, port=port, workers=workers, from_journal=from_journal)
     logs = Logs(settings.log_format, level=settings.log_level)
     logs.install()
+    app: Gateway | None = None
     try:
-        app = create_app(settings, logs)
+        if settings.workers > 1 and settings.document is not None:
+            _prove(settings, compile_file(settings.document))
+        else:
+            app = create_app(settings, logs)
     except ConfigError as error:
         _refuse(error.problems)
     listener = _listen(settings.host, settings.port)
@@ -93,7 +111,17 @@ def run(
         else:
             typer.echo(announcement, err=True)
 
-    _server(app, settings, on_up=announce).run(sockets=[listener])
+    if app is not None:
+        _server(app, settings, on_up=announce).run(sockets=[listener])
+        return
+    supervisor = Supervisor(
+        partial(_work, settings),
+        count=settings.workers,
+        listener=listener,
+        on_up=announce,
+        stop_timeout_s=settings.drain_delay_s + settings.shutdown_timeout_s + _STOP_GRACE_S,
+    )
+    raise typer.Exit(supervisor.run())
 
 
 @cli.command()
@@ -150,6 +178,7 @@ def top(
 
 
 cli.command()(replay)
+cli.add_typer(journal, name="journal")
 
 
 @cli.command()
@@ -172,7 +201,39 @@ def describe(compiled: Compiled) -> bytes:
     return orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _server(app: Gateway, settings: Settings, *, on_up: Callable[[], None]) -> Server:
+def _prove(settings: Settings, compiled: Compiled) -> None:
+    """The supervisor's look at the document, so that a bad one is reported once and not by every worker."""
+    for warning in compiled.warnings:
+        logger.warning("%s", warning)
+    if settings.admin_port is None:
+        logger.warning("with several workers /metrics shows one of them: set ANABRANCH_ADMIN_PORT, and each has a port of its own")
+
+
+def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connection) -> None:
+    """The life of one of several workers, in a process of its own."""
+    if settings.admin_port:
+        settings = settings.model_copy(update={"admin_port": settings.admin_port + number})
+    logs = Logs(settings.log_format, level=settings.log_level)
+    logs.install()
+    try:
+        app = create_app(settings, logs)
+    except ConfigError:
+        # The document was good when the supervisor read it, so it has just changed: it is reported where reloads are.
+        logger.exception("worker %d cannot start", number)
+        sys.exit(BAD_CONFIG)
+    pulse = Pulse(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
+    server = _server(app, settings, on_up=pulse.up, on_pulse=pulse.alive, on_drain=pulse.draining)
+    server.run(sockets=[listener])
+
+
+def _server(
+    app: Gateway,
+    settings: Settings,
+    *,
+    on_up: Callable[[], None],
+    on_pulse: Callable[[], None] | None = None,
+    on_drain: Callable[[], None] | None = None,
+) -> Server:
     """The server of this process: reloads at SIGHUP, drains at SIGTERM and SIGINT."""
     health: Health = app.state.health
     reloader: Reloader = app.state.reloader
@@ -185,15 +246,28 @@ def _server(app: Gateway, settings: Settings, *, on_up: Callable[[], None]) -> S
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         date_header=True,
         timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are given to asyncio as they are
         timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]
     )
+
+    def up() -> None:
+        memory.settle()
+        reloader.observe(lambda _: memory.resettle())
+        on_up()
+
+    def drain() -> None:
+        health.block("stop", "the gateway is stopping")
+        if on_drain is not None:
+            on_drain()
+
     return Server(
         config,
         delay_s=settings.drain_delay_s,
-        on_up=on_up,
-        on_drain=lambda: health.block("stop", "the gateway is stopping"),
+        on_up=up,
+        on_drain=drain,
+        on_pulse=on_pulse,
         on_hangup=None if settings.reload == "off" else lambda: reloader.request("signal"),
     )
 

@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
         on_up: Callable[[], None] = _nothing,
         on_drain: Callable[[], None] = _nothing,
         on_hangup: Callable[[], None] | None = None,
-        on_pulse: Callable[[], None] = _nothing,
+        on_pulse: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
         self._delay_s = delay_s
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         self._on_up = on_up
         self._on_drain = on_drain
         self._on_hangup = on_hangup
-        self._on_pulse = on_pulse
+        self._on_pulse = on_pulse or _nothing
         self._is_draining = False
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()

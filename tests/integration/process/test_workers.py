@@ -1,0 +1,126 @@
+"""Several workers on one port: they share the load, are replaced when they die, reload together, and end together."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.support.command import ROOT, Command, Tally, ask_until_refused, running_command
+from tests.support.serving import serve
+from tests.support.stamped import DOCUMENT, service
+
+
+@asynccontextmanager
+async def two_workers(folder: Path, **variables: str) -> AsyncIterator[tuple[Command, Path, int]]:
+    async with serve(service) as upstream:
+        path = folder / "gateway.yaml"
+        path.write_text(document(upstream, 0), "utf-8")
+        async with running_command(path, "--workers", "2", ANABRANCH_RELOAD="signal", **variables) as command:
+            yield command, path, upstream
+
+
+def document(upstream: int, stamp: int) -> str:
+    return DOCUMENT.format(port=upstream, stamp=stamp).replace('routers: ["tests.support.stamped:router"]\n', "")
+
+
+def workers_of(pid: int) -> set[int]:
+    """The processes that the supervisor started to serve; multiprocessing's own tracker is none."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in children if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+
+async def stamps(command: Command, requests: int = 24) -> set[str]:
+    """What connections of their own were answered; each may reach another worker."""
+    found = set()
+    for _ in range(requests):
+        async with httpx.AsyncClient(base_url=command.url) as client:
+            found.add((await client.get("/document")).headers["x-stamp"])
+    return found
+
+
+async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as (command, path, upstream):
+        first = workers_of(command.pid)
+        assert len(first) == 2
+        assert await stamps(command) == {"0"}
+
+        path.write_text(document(upstream, 1), "utf-8")
+        command.process.send_signal(signal.SIGHUP)
+        await command.says("reloaded the document (signal)", count=2)
+        assert await stamps(command) == {"1"}
+        assert workers_of(command.pid) == first
+
+        victim = min(first)
+        os.kill(victim, signal.SIGKILL)
+        await command.says("ended with -9")
+        async with asyncio.timeout(20):
+            while len(workers_of(command.pid) - {victim}) < 2:
+                await asyncio.sleep(0.02)
+        assert await stamps(command) == {"1"}
+
+        tally = Tally()
+        async with asyncio.TaskGroup() as group:
+            for number in range(16):
+                group.create_task(ask_until_refused(command.port, "/document", tally, is_kept_alive=number % 4 != 0))
+            async with asyncio.timeout(20):
+                while tally.answered < 200:
+                    await asyncio.sleep(0.01)
+            command.process.send_signal(signal.SIGTERM)
+            assert await command.ended() == 0
+        assert tally.failures == []
+        assert tally.refused == 16
+
+
+async def test_interrupt_ends_all_in_peace(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as (command, _, _):
+        os.kill(command.pid, signal.SIGINT)
+        assert await command.ended() == 0
+
+
+async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as (command, _, _):
+        workers = workers_of(command.pid)
+        command.process.kill()
+        await command.ended()
+        async with asyncio.timeout(15):
+            while any(is_alive(worker) for worker in workers):
+                await asyncio.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    lives = tmp_path / "lives"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.support.hanging", str(lives), cwd=ROOT, stderr=PIPE)
+    async with asyncio.timeout(30):
+        while not lives.exists() or len(lives.read_text("utf-8").splitlines()) < 2:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1.5)  # longer than the supervisor's patience: the second life is well
+        process.terminate()
+        _, said = await process.communicate()
+    assert process.returncode == 0
+    assert lives.read_text("utf-8").splitlines() == ["life of 0"] * 2
+    assert b"has not moved" in said
+
+
+async def test_document_that_is_not_usable_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("version: 2\n", "utf-8")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app", "run", str(path), "--port", "0", "--workers", "2", cwd=ROOT, stderr=PIPE
+    )
+    async with asyncio.timeout(30):
+        _, said = await process.communicate()
+    assert process.returncode == 3
+    assert said.decode().count("version") == 1

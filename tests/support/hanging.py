@@ -1,0 +1,32 @@
+"""A supervisor with one worker that hangs in its first life and is well in its second: `python -m tests.support.hanging FILE`."""
+
+import signal
+import socket
+import sys
+import time
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from app.edge.workers import Pulse, Supervisor
+
+
+def live(lives: Path, number: int, listener: socket.socket, pipe: Connection) -> None:
+    """Writes down each life. The first one says that it is up and is never heard of again."""
+    with lives.open("a") as file:
+        file.write(f"life of {number}\n")
+    is_first = len(lives.read_text().splitlines()) == 1
+    pulse = Pulse(pipe, on_orphaned=sys.exit)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    pulse.up()
+    while True:
+        time.sleep(0.05)
+        if not is_first:
+            pulse.alive()
+
+
+if __name__ == "__main__":
+    supervisor = Supervisor(
+        partial(live, Path(sys.argv[1])), count=1, listener=socket.socket(), on_up=lambda: None, stop_timeout_s=10, patience_s=1
+    )
+    sys.exit(supervisor.run())
