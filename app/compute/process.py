@@ -45,6 +45,7 @@ class ProcessPool:
         self._links: dict[int, Link] = {}
         self._numbers = 0
         self._starts: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._is_open = False
 
@@ -52,6 +53,10 @@ class ProcessPool:
     def pids(self) -> tuple[int, ...]:
         """The workers' processes that there are now."""
         return tuple(self._nursery.pids.values()) if self._nursery is not None else ()
+
+    @property
+    def fork_server_pid(self) -> int | None:
+        return self._nursery.pid if self._nursery is not None else None
 
     async def aopen(self) -> None:
         """Start the fork server and all workers; they are warm when this returns. What cannot be started is tried again behind it."""
@@ -67,8 +72,8 @@ class ProcessPool:
         self._admission.refuse_waiting(lambda: ComputePoolDown("the gateway is stopping"))
         for task in self._starts:
             task.cancel()
-        if self._starts:
-            await asyncio.wait(self._starts)
+        if self._starts or self._ends:
+            await asyncio.wait(self._starts | self._ends)
         if self._nursery is not None:
             await self._nursery.aclose()
             self._nursery = None
@@ -180,16 +185,16 @@ class ProcessPool:
             self._start_nursery()
 
         self._failures += 1
-        self._keep(start())
+        self._keep(start(), self._starts)
 
     def _backoff_s(self) -> float:
         return min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2.0 ** min(self._failures, 10))
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the jobs; closing cancels it."""
+    def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        """Run something beside the jobs. Closing cancels what starts and waits for what ends."""
         task = asyncio.get_running_loop().create_task(work)
-        self._starts.add(task)
-        task.add_done_callback(self._starts.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def _replace(self) -> None:
         self.counters.restarts += 1
@@ -197,7 +202,7 @@ class ProcessPool:
 
     def _start_worker(self, delay_s: float) -> None:
         if self._is_open:
-            self._keep(self._start(delay_s))
+            self._keep(self._start(delay_s), self._starts)
 
     async def _start(self, delay_s: float) -> None:
         """Fork one worker and offer it once it is ready. When that fails, it is tried again, later each time."""
@@ -254,7 +259,7 @@ class ProcessPool:
         logger.error("the fork server of pool %s has ended and is started again", self.name)
         nursery, self._nursery = self._nursery, None
         if nursery is not None:
-            self._keep(nursery.aclose())
+            self._keep(nursery.aclose(), self._ends)
         if nursery is not None and nursery.warm.is_set():
             self._start_nursery()
         else:

@@ -1,0 +1,36 @@
+"""Jobs for tests of the compute pools, and what became of them in one word."""
+
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from app.compute.job import ComputePool, Job, JobClock, JobResult
+from app.errors import StepError
+
+MODULE = "tests.support.hooks"
+
+
+def job(hook: str, *, timeout_s: float = 5.0, lane: str = "", limit: int | None = None, **arguments: Any) -> Job:
+    """A job for a hook of `tests.support.hooks`."""
+    return Job(
+        hook=f"{MODULE}:{hook}",
+        input=orjson.dumps(arguments),
+        deadline=monotonic() + timeout_s,
+        step=hook,
+        lane=lane or hook,
+        limit=limit,
+    )
+
+
+async def value_of(pool: ComputePool, job: Job) -> Any:
+    return orjson.loads((await pool.run(job, JobClock())).value)
+
+
+async def outcome_of(pool: ComputePool, job: Job) -> Any:
+    """The value, or the code of the failure."""
+    try:
+        result: JobResult = await pool.run(job, JobClock())
+    except StepError as error:
+        return error.code
+    return orjson.loads(result.value)
