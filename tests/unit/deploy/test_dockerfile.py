@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from app.settings import Settings
+
 ROOT = Path(__file__).parents[3]
 TOOLS = Path(sys.executable).parent
 TEXT = (ROOT / "Dockerfile").read_text("utf-8")
@@ -122,3 +124,9 @@ def test_verify_image_says_that_it_skipped_when_a_tool_is_missing() -> None:
     done = subprocess.run([sys.executable, script], env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("verify-image: SKIPPED, nothing was verified; missing: buildah, runc, debootstrap")
+
+
+def test_every_setting_that_the_image_sets_exists() -> None:
+    names = set(re.findall(r"ANABRANCH_(\w+)=", TEXT))
+    assert names
+    assert {name.lower() for name in names} <= Settings.model_fields.keys()

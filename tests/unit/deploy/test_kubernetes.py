@@ -1,0 +1,318 @@
+"""deploy/kubernetes, rendered by kustomize: right by the schemas, consistent in itself, with what the gateway knows, and hardened."""
+
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+
+from app.main import compile_file
+from app.settings import Settings
+from tests.support.manifests import KUBERNETES, Cluster, Manifest, overlay, port_names, render, write_kustomization
+
+ROOT = Path(__file__).parents[3]
+COMPONENTS = sorted(folder.name for folder in (KUBERNETES / "components").iterdir())
+OVERLAYS = sorted(folder.name for folder in (KUBERNETES / "overlays").iterdir())
+WITHOUT_SCHEMA = {("monitoring.coreos.com/v1", "ServiceMonitor"), ("gateway.networking.k8s.io/v1", "HTTPRoute")}
+"""Kinds that a cluster gets from elsewhere. Any other unknown kind fails."""
+SECRETS = {"anabranch-secrets": {"orders-token", "admin-token"}, "anabranch-tls": {"tls.crt", "tls.key"}}
+"""What the operator makes, and no file here holds."""
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The base with all components."""
+    return Cluster(tuple(render(write_kustomization(tmp_path_factory.mktemp("all"), components=COMPONENTS))))
+
+
+@pytest.fixture(params=[*OVERLAYS, "everything"])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param != "everything":
+        return overlay(request.param)
+    found = request.getfixturevalue("everything")
+    assert isinstance(found, Cluster)
+    return found
+
+
+def name(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['name']}"
+
+
+# ------------------------------------------------------------------------------------------------------------------ schemas
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_manifest_is_right_by_the_schema_of_its_kind(cluster: Cluster) -> None:
+    for manifest in cluster.manifests:
+        if (manifest["apiVersion"], manifest["kind"]) not in WITHOUT_SCHEMA:
+            kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_schemas_refuse_a_misspelt_key() -> None:
+    wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"selektor": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
+    with pytest.raises(kubernetes_validate.SchemaNotFoundError):
+        kubernetes_validate.validate(wrong | {"kind": "Servise"}, kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_each_component_goes_with_the_base_alone(component: str, tmp_path: Path) -> None:
+    assert Cluster(tuple(render(write_kustomization(tmp_path, components=[component])))).get("Deployment", "anabranch")
+
+
+def test_no_two_manifests_are_the_same_object_and_all_are_in_one_namespace(cluster: Cluster) -> None:
+    names = [name(manifest) for manifest in cluster.manifests]
+    assert len(set(names)) == len(names)
+    assert len({manifest["metadata"].get("namespace") for manifest in cluster.manifests if manifest["kind"] != "Namespace"}) == 1
+
+
+# --------------------------------------------------------------------------------------------------------- cross-references
+
+
+def test_every_deployment_selects_its_own_pods_only(cluster: Cluster) -> None:
+    for deployment in cluster.of_kind("Deployment"):
+        assert cluster.pods_with(deployment["spec"]["selector"]["matchLabels"]) == [deployment]
+
+
+def test_every_service_leads_to_a_port_of_some_pods(cluster: Cluster) -> None:
+    for service in cluster.of_kind("Service"):
+        (deployment,) = cluster.pods_with(service["spec"]["selector"])
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= port_names(deployment), name(service)
+
+
+def test_only_the_admin_service_leads_to_the_admin_port(cluster: Cluster) -> None:
+    leading = [service["metadata"]["name"] for service in cluster.of_kind("Service") if "admin" in port_names(service)]
+    assert leading in ([], ["anabranch-admin"])
+
+
+def test_probes_ask_ports_and_paths_that_exist(cluster: Cluster) -> None:
+    for deployment, container in cluster.containers():
+        paths = {"/livez", "/readyz"} if deployment["metadata"]["name"] == "anabranch" else {"/health"}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asked = container[probe]["httpGet"]
+            assert asked["port"] in {port["name"] for port in container["ports"]}
+            assert asked["path"] in paths
+
+
+def test_liveness_never_depends_on_other_services(cluster: Cluster) -> None:
+    (gateway,) = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]["containers"]
+    assert gateway["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert gateway["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_config_maps_that_pods_use_are_made_here(cluster: Cluster) -> None:
+    for deployment, container in cluster.containers():
+        pod = deployment["spec"]["template"]["spec"]
+        wanted = [source["configMapRef"]["name"] for source in container.get("envFrom", [])]
+        wanted += [volume["configMap"]["name"] for volume in pod.get("volumes", []) if "configMap" in volume]
+        for one in wanted:
+            assert re.search(r"-[a-z0-9]{10}$", cluster.get("ConfigMap", one)["metadata"]["name"]), "a change must be a rolling update"
+
+
+def test_secrets_that_are_used_are_those_that_the_operator_is_told_to_make(cluster: Cluster) -> None:
+    used = set()
+    for deployment, container in cluster.containers():
+        keys = [one["valueFrom"]["secretKeyRef"] for one in container.get("env", []) if "secretKeyRef" in one.get("valueFrom", {})]
+        used |= {(key["name"], key["key"]) for key in keys}
+        for volume in deployment["spec"]["template"]["spec"].get("volumes", []):
+            used |= {(volume["secret"]["secretName"], item["key"]) for item in volume.get("secret", {}).get("items", [])}
+    for monitor in cluster.of_kind("ServiceMonitor"):
+        credentials = [one["authorization"]["credentials"] for one in monitor["spec"]["endpoints"] if "authorization" in one]
+        used |= {(one["name"], one["key"]) for one in credentials}
+    assert {(secret, key) for secret, key in used if key not in SECRETS.get(secret, set())} == set()
+    assert cluster.of_kind("Secret") == []
+
+
+def test_what_is_mounted_exists_and_what_exists_is_mounted(cluster: Cluster) -> None:
+    for deployment, container in cluster.containers():
+        volumes = {volume["name"] for volume in deployment["spec"]["template"]["spec"].get("volumes", [])}
+        assert {mount["name"] for mount in container.get("volumeMounts", [])} == volumes
+
+
+def test_autoscaler_budget_account_and_policies_are_about_pods_that_exist(cluster: Cluster) -> None:
+    for scaler in cluster.of_kind("HorizontalPodAutoscaler"):
+        target = cluster.get(scaler["spec"]["scaleTargetRef"]["kind"], scaler["spec"]["scaleTargetRef"]["name"])
+        assert "replicas" not in target["spec"], "an apply would undo what the autoscaler did"
+        assert scaler["spec"]["minReplicas"] >= 2
+        requests = target["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
+        assert "cpu" in requests, "utilization is a share of what is requested"
+    for budget in cluster.of_kind("PodDisruptionBudget"):
+        assert cluster.pods_with(budget["spec"]["selector"]["matchLabels"])
+    for policy in cluster.of_kind("NetworkPolicy"):
+        chosen = cluster.pods_with(policy["spec"]["podSelector"]["matchLabels"])
+        ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+        assert chosen
+        assert all(ports <= port_names(deployment) for deployment in chosen)
+    for deployment in cluster.of_kind("Deployment"):
+        account = deployment["spec"]["template"]["spec"].get("serviceAccountName")
+        assert account is None or cluster.get("ServiceAccount", account)
+        for spread in deployment["spec"]["template"]["spec"].get("topologySpreadConstraints", []):
+            assert cluster.pods_with(spread["labelSelector"]["matchLabels"]) == [deployment]
+
+
+def test_routes_and_monitors_lead_to_services_that_exist(everything: Cluster) -> None:
+    ports = {service["metadata"]["name"]: service for service in everything.of_kind("Service")}
+    (route,) = everything.of_kind("HTTPRoute")
+    for backend in (one for rule in route["spec"]["rules"] for one in rule["backendRefs"]):
+        assert backend["port"] in {port["port"] for port in ports[backend["name"]]["spec"]["ports"]}
+    (ingress,) = everything.of_kind("Ingress")
+    for path in (one for rule in ingress["spec"]["rules"] for one in rule["http"]["paths"]):
+        backend = path["backend"]["service"]
+        assert backend["port"]["name"] in port_names(ports[backend["name"]])
+    assert ingress["spec"]["tls"][0]["secretName"] in SECRETS
+    (monitor,) = everything.of_kind("ServiceMonitor")
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    (watched,) = [service for service in ports.values() if wanted <= service["metadata"]["labels"].items()]
+    assert {one["port"] for one in monitor["spec"]["endpoints"]} <= port_names(watched)
+
+
+# --------------------------------------------------------------------------------------------------------- what we know of us
+
+
+def settings_of(cluster: Cluster) -> dict[str, str]:
+    (container,) = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]["containers"]
+    data: dict[str, str] = cluster.get("ConfigMap", container["envFrom"][0]["configMapRef"]["name"])["data"]
+    named = {one["name"]: one.get("value", "a-secret-of-the-operator") for one in container.get("env", [])}
+    return data | named
+
+
+def test_every_setting_exists_and_has_a_value_that_it_takes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {key: value for key, value in settings_of(cluster).items() if key.startswith("ANABRANCH_")}
+    assert {key.removeprefix("ANABRANCH_").lower() for key in ours} <= Settings.model_fields.keys()
+    for key, value in ours.items():
+        monkeypatch.setenv(key, value)
+    Settings(_env_file=None)
+
+
+def test_ports_are_those_that_the_gateway_listens_on(cluster: Cluster) -> None:
+    (container,) = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    image = (ROOT / "Dockerfile").read_text("utf-8")
+    assert f"ANABRANCH_PORT={ports['http']}" in image
+    assert settings_of(cluster)["ANABRANCH_ADMIN_PORT"] == str(ports["admin"])
+
+
+def test_a_pod_is_given_the_time_that_it_may_need_to_end(cluster: Cluster) -> None:
+    settings = settings_of(cluster)
+    pod = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]
+    needed = float(settings["ANABRANCH_DRAIN_DELAY_S"]) + float(settings["ANABRANCH_SHUTDOWN_TIMEOUT_S"]) + 10
+    assert pod["terminationGracePeriodSeconds"] >= needed
+    probe = pod["containers"][0]["readinessProbe"]
+    assert float(settings["ANABRANCH_DRAIN_DELAY_S"]) > 0 < probe["periodSeconds"]
+
+
+def test_service_links_are_off_because_they_would_set_our_port(cluster: Cluster) -> None:
+    for deployment in cluster.of_kind("Deployment"):
+        assert deployment["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("which", OVERLAYS)
+def test_documents_compile_as_they_are_mounted(which: str, tmp_path: Path) -> None:
+    """A ConfigMap's folder: the files are links through a link that is swapped."""
+    cluster = overlay(which)
+    pod = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]
+    (volume,) = [volume["configMap"]["name"] for volume in pod["volumes"] if volume["name"] == "document"]
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    mount = tmp_path / "mount"
+    (mount / "..2026").mkdir(parents=True)
+    (mount / "..data").symlink_to("..2026")
+    for key, text in cluster.get("ConfigMap", volume)["data"].items():
+        (mount / "..2026" / key).write_text(text.replace("/etc/anabranch-secrets", str(secrets)), "utf-8")
+        (mount / key).symlink_to(f"..data/{key}")
+        for secret in re.findall(r"\$\{file:/etc/anabranch-secrets/([^}]+)\}", text):
+            (secrets / secret).write_text("s3cret-of-the-operator", "utf-8")
+    compiled = compile_file(mount, settings_of(cluster), import_from=ROOT)
+    assert compiled.plan.endpoints
+    assert compiled.warnings == []
+
+
+def test_secret_files_that_the_document_reads_are_mounted() -> None:
+    text = (KUBERNETES / "overlays" / "production" / "gateway.yaml").read_text("utf-8")
+    pod = overlay("production").get("Deployment", "anabranch")["spec"]["template"]["spec"]
+    (volume,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    (mount,) = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
+    assert set(re.findall(r"\$\{file:([^}]+)\}", text)) == {f"{mount}/{item['path']}" for item in volume["items"]}
+
+
+def test_demo_shows_the_document_of_the_demo() -> None:
+    assert (KUBERNETES / "overlays" / "demo" / "gateway.yaml").read_text("utf-8") == (ROOT / "demo" / "gateway.yaml").read_text("utf-8"), (
+        "cp demo/gateway.yaml deploy/kubernetes/overlays/demo/"
+    )
+
+
+def test_demo_tells_the_gateway_where_each_service_is() -> None:
+    cluster = overlay("demo")
+    told = {key: value for key, value in settings_of(cluster).items() if key.endswith("_URL")}
+    assert told.keys() == set(re.findall(r"\$\{(\w+_URL):-", (ROOT / "demo" / "gateway.yaml").read_text("utf-8")))
+    for url in told.values():
+        host, port = url.removeprefix("http://").split(":")
+        service = cluster.get("Service", host)
+        assert int(port) in {one["port"] for one in service["spec"]["ports"]}
+        (deployment,) = cluster.pods_with(service["spec"]["selector"])
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert container["command"] == ["python", "-m", f"demo.{host}", "--host", "0.0.0.0", "--port", port]
+        assert container["ports"][0]["containerPort"] == int(port)
+
+
+# ---------------------------------------------------------------------------------------------------------------- hardening
+
+
+def test_pods_are_not_root_and_have_no_token(cluster: Cluster) -> None:
+    for deployment in cluster.of_kind("Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        context = pod["securityContext"]
+        assert (context["runAsNonRoot"], context["seccompProfile"]) == (True, {"type": "RuntimeDefault"})
+        assert min(context["runAsUser"], context["runAsGroup"]) >= 10000
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert [volume for volume in pod.get("volumes", []) if "hostPath" in volume] == []
+    for account in cluster.of_kind("ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    assert cluster.of_kind("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
+
+
+def test_containers_can_neither_gain_rights_nor_write(cluster: Cluster) -> None:
+    for _, container in cluster.containers():
+        context = container["securityContext"]
+        assert (context["allowPrivilegeEscalation"], context["privileged"], context["readOnlyRootFilesystem"]) == (False, False, True)
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        writable = {mount["mountPath"] for mount in container.get("volumeMounts", []) if not mount.get("readOnly")}
+        assert writable <= {"/tmp", "/var/lib/anabranch"}
+        assert [port for port in container["ports"] if "hostPort" in port] == []
+
+
+def test_containers_have_requests_limits_and_a_tag_that_says_what_it_is(cluster: Cluster) -> None:
+    for deployment, container in cluster.containers():
+        for bound in ("requests", "limits"):
+            assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][bound].keys(), name(deployment)
+        assert re.search(r":(?!latest$)[\w.-]+$", container["image"]), container["image"]
+        assert all({"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys() for container in [container])
+
+
+def test_writable_folders_are_bounded(cluster: Cluster) -> None:
+    for deployment in cluster.of_kind("Deployment"):
+        for volume in deployment["spec"]["template"]["spec"].get("volumes", []):
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], f"{name(deployment)}: {volume['name']}"
+
+
+def test_every_pod_is_under_a_policy_for_both_directions(cluster: Cluster) -> None:
+    policies = cluster.of_kind("NetworkPolicy")
+    for deployment in cluster.of_kind("Deployment"):
+        about = [policy for policy in policies if deployment in cluster.pods_with(policy["spec"]["podSelector"]["matchLabels"])]
+        assert about, name(deployment)
+        assert all(set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"} for policy in about)
+
+
+def test_admin_port_is_open_to_monitoring_only(cluster: Cluster) -> None:
+    rules = cluster.get("NetworkPolicy", "anabranch")["spec"]["ingress"]
+    (to_admin,) = [rule for rule in rules if {port["port"] for port in rule["ports"]} == {"admin"}]
+    assert to_admin["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    assert all(rule["ports"] for rule in rules), "a rule without ports opens all of them"
+
+
+@pytest.mark.parametrize("which", OVERLAYS)
+def test_namespaces_enforce_the_restricted_standard(which: str) -> None:
+    (namespace,) = overlay(which).of_kind("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
