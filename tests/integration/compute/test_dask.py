@@ -1,0 +1,149 @@
+"""The dask backend against a real scheduler and two workers: answers, deadlines, cancellation, and a cluster that goes away and comes back.
+
+One cluster and few tests: starting three Python processes costs more than everything that is done with them.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+
+import pytest
+
+from app.compute.dask import DaskPool
+from app.compute.job import Job, JobClock, JobResult
+from app.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeTimeout, StepError
+from tests.support.dask_cluster import DaskCluster, free_port, until
+
+
+def job(hook: str, *, within_s: float = 5.0, lane: str = "endpoint.step", **arguments: object) -> Job:
+    return Job(
+        hook=f"tests.support.hooks:{hook}", input=json.dumps(arguments).encode(), deadline=monotonic() + within_s, step="s", lane=lane
+    )
+
+
+@asynccontextmanager
+async def pool_at(address: str, *, workers: int = 8, queue: int = 64) -> AsyncIterator[DaskPool]:
+    pool = DaskPool("cluster", address, workers=workers, queue=queue, queue_timeout_s=None)
+    await pool.aopen()
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+
+
+async def run(pool: DaskPool, work: Job) -> JobResult:
+    return await pool.run(work, JobClock())
+
+
+async def is_up(pool: DaskPool) -> None:
+    """Return when the pool takes a job again."""
+
+    async def ask() -> None:
+        while True:
+            try:
+                await run(pool, job("add", a=1))
+            except StepError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    async with asyncio.timeout(20):
+        await ask()
+
+
+async def test_cluster_runs_hooks_by_name_and_keeps_deadlines() -> None:
+    async with DaskCluster() as cluster, pool_at(cluster.address, workers=2, queue=1) as pool:
+        await is_up(pool)
+        assert (await run(pool, job("add", a=40))).value == b"42"
+        assert (await run(pool, job("size", value="x" * 3_000_000))).value == b"3000000"
+        assert len((await run(pool, job("make", size=3_000_000))).value) == 3_000_002
+        with pytest.raises(ComputeFailed):
+            await run(pool, job("raises", message="no"))
+        began = monotonic()
+        with pytest.raises(ComputeTimeout):
+            await run(pool, job("sleep", within_s=0.3, seconds=1.0))
+        assert monotonic() - began < 0.8
+
+        # Cancelled and timed-out jobs give their places back at once.
+        tasks = [asyncio.create_task(run(pool, job("sleep", seconds=1.0))) for _ in range(2)]
+        await until(lambda: pool.counters.running == 2, what="both places are taken")
+        waiting = asyncio.create_task(run(pool, job("add", a=1)))
+        await until(lambda: pool.counters.queued == 1, what="one waits")
+        with pytest.raises(ComputePoolFull):
+            await run(pool, job("add", a=1))
+        for task in tasks:
+            task.cancel()
+        assert (await waiting).value == b"3"
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+        counters = pool.counters
+        assert (counters.running, counters.queued, counters.cancelled, counters.timed_out, counters.failed) == (0, 0, 2, 1, 1)
+
+
+async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_restart() -> None:
+    ends: Counter[str] = Counter()
+    longest_s = 0.0
+    is_over = False
+
+    async def load(pool: DaskPool, number: int) -> None:
+        nonlocal longest_s
+        while not is_over:
+            began = monotonic()
+            try:
+                value = (await run(pool, job("add", a=number, within_s=3.0))).value
+                assert value == str(number + 2).encode()
+                ends["good"] += 1
+            except StepError as error:
+                ends[error.code] += 1
+                await asyncio.sleep(0.01)
+            longest_s = max(longest_s, monotonic() - began)
+
+    async with DaskCluster() as cluster, pool_at(cluster.address) as pool:
+        await is_up(pool)
+        tasks = [asyncio.create_task(load(pool, number)) for number in range(4)]
+        await until(lambda: ends["good"] > 50, what="jobs run")
+
+        await cluster.kill_worker()
+        good = ends["good"]
+        await until(lambda: ends["good"] > good + 50, what="the other worker goes on")
+
+        await cluster.kill_scheduler()
+        await until(lambda: ends["compute_pool_down"] > 20, within_s=6.0, what="jobs fail at once")
+        began = monotonic()
+        with pytest.raises(ComputePoolDown) as caught:
+            await run(pool, job("add", a=1))
+        assert monotonic() - began < 0.1
+        assert caught.value.status == 503
+        assert caught.value.retry_after_s
+
+        await cluster.stop()
+        good = ends["good"]
+        await cluster.start()
+        await until(lambda: ends["good"] > good + 50, what="the pool has found the new cluster")
+        is_over = True
+        await asyncio.gather(*tasks)
+    assert set(ends) <= {"good", "compute_pool_down"}
+    assert longest_s < 4.0
+    assert (pool.counters.running, pool.counters.queued) == (0, 0)
+
+
+async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None:
+    async with pool_at(f"tcp://127.0.0.1:{free_port()}") as pool:
+        with pytest.raises(ComputePoolDown, match="cannot be reached"):
+            await run(pool, job("add", a=1))
+    cluster = DaskCluster(workers=1)
+    began = monotonic()
+    async with pool_at(cluster.address) as pool:
+        assert monotonic() - began < 2.0
+        try:
+            await cluster.start_scheduler()
+            await until(lambda: pool._why == "the cluster has no workers", what="it is connected")
+            with pytest.raises(ComputePoolDown, match="no workers"):
+                await run(pool, job("add", a=1))
+            await cluster.start_worker()
+            await is_up(pool)
+        finally:
+            await cluster.stop()
