@@ -48,6 +48,7 @@ openapi: $(STAMP) ## write openapi/ from the demo's document
 
 docs: $(STAMP) ## write the generated parts of docs/
 	@$(BIN)/python -m app.config.reference docs/reference.md
+	@$(BIN)/python -m app.observe.catalogue docs/metrics.md
 
 verify-image: ## build the container image and prove that it runs (needs root, buildah, runc, debootstrap)
 	@deploy/verify-image

@@ -35,7 +35,9 @@ class AdminServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        listener = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET, socket.SOCK_STREAM)
+        # With its protocol: asyncio turns Nagle's algorithm off only where it is named.
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._host, self.port))
@@ -50,12 +52,24 @@ class AdminServer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._serving is not None
-        self._server.should_exit = True
+        self._server.stop()
         await self._serving
 
 
 class _QuietServer(uvicorn.Server):
-    """Leaves the signals to the gateway's own server."""
+    """Leaves the signals to the gateway's own server, and stops when it is told to instead of asking ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._told.set()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._told.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

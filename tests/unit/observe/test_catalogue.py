@@ -1,0 +1,38 @@
+"""The list of metrics, the documentation and what is exposed say the same."""
+
+from pathlib import Path
+
+from app.observe import catalogue
+from app.observe.metrics import Metrics
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_documentation_lists_every_metric() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    assert catalogue.rendered(page) == page, "docs/metrics.md is stale: run `make docs`"
+
+
+def test_what_is_exposed_is_in_the_catalogue_with_its_kind() -> None:
+    exposed = {family.name: family.type for family in Metrics().collect()}
+    for name, kind in exposed.items():
+        assert name in catalogue.ALL
+        assert kind == catalogue.ALL[name].kind
+
+
+def test_everything_of_our_own_is_exposed_from_the_start_but_what_parts_register() -> None:
+    registered = {
+        catalogue.RELOADS, catalogue.RELOAD_FAILED, catalogue.GENERATION, catalogue.LOADED, catalogue.RETIRING, catalogue.LOG_LINES_LOST,
+        catalogue.SPANS,
+    }  # fmt: skip
+    exposed = {family.name for family in Metrics().collect()}
+    assert {metric.name for metric in catalogue.OWN if metric not in registered} <= exposed
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    for metric in catalogue.ALL.values():
+        assert metric.name.startswith("anabranch_")
+        assert not metric.name.endswith(("_total", "_info", "_bucket", "_count", "_sum"))
+        assert metric.kind != "histogram" or metric.name.endswith("_seconds")
+        assert metric.meaning.endswith((".", "/."))
+        assert not set(metric.labels) & {"le", "quantile", "job", "instance", "path", "method"}

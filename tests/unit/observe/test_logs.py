@@ -1,0 +1,194 @@
+"""The log's lines: one event each, whatever is in it."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.engine.event import ResponseEvent
+from app.errors import UpstreamStatus
+from app.observe.access import AccessLog, Choice
+from app.observe.logs import Format, Logs
+from app.observe.sink import LineSink
+from tests.support.edge_plans import outcome, result
+
+TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Stream:
+    """A log that goes into a file. `lines()`: what is in it."""
+
+    def __init__(self, path: Path, form: Format) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+        self.logs = Logs(form, sink=LineSink(self._descriptor), is_terminal=False)
+
+    def lines(self) -> list[str]:
+        return self._path.read_text("utf-8").splitlines()
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._path.read_bytes().split(b"\n") if line]
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Iterator[Stream]:
+    made = Stream(tmp_path / "log", "json")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[Stream]:
+    made = Stream(tmp_path / "log", "console")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def _unchanged_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+def event(status: int = 200, *, path: str = "/a", failed: bool = False, traceparent: bytes | None = None) -> ResponseEvent:
+    failure = UpstreamStatus(503) if failed else None
+    made = result(outcome("flight", failure=failure, elapsed_ms=12.3, attempts=3 if failed else 1), outcome("weather"))
+    made.outcomes[0].queue_s = 0.004
+    made.outcomes[0].status = 503 if failed else 200
+    return ResponseEvent("get_a", "GET", path, status, None, not failed, 0.02, made, b"r-1", traceparent, 99)
+
+
+def told(stream: Stream, choice: Choice, *events: ResponseEvent) -> list[dict[str, Any]]:
+    observe = AccessLog(stream.logs.events, choice).observer_of(None)
+    for one in events:
+        observe(one)
+    return stream.events()
+
+
+def test_request_is_one_event_with_its_steps(stream: Stream) -> None:
+    (shown,) = told(stream, "all", event(failed=True, traceparent=TRACEPARENT))
+    assert list(shown)[:3] == ["time", "level", "event"]
+    shown.pop("time")
+    assert shown == {
+        "level": "warning", "event": "request", "endpoint": "get_a", "method": "GET", "path": "/a", "status": 200, "complete": False,
+        "elapsed_ms": 20.0, "queue_ms": 4.0, "sent_bytes": 99, "request_id": "r-1", "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        "steps": [
+            {"step": "flight", "reason": "upstream_status", "elapsed_ms": 12.3, "queue_ms": 4.0, "attempts": 3, "status": 503},
+            {"step": "weather", "reason": "ok", "elapsed_ms": 1.0},
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("choice", "levels"),
+    [("errors", ["warning", "error"]), ("all", ["info", "info", "warning", "error"]), (0.0, ["warning", "error"]), (1.0, ["info"] * 2 + ["warning", "error"])],
+)  # fmt: skip
+def test_what_went_wrong_is_always_told(stream: Stream, choice: Choice, levels: list[str]) -> None:
+    shown = told(stream, choice, event(), event(404), event(failed=True), event(502))
+    assert [one["level"] for one in shown] == levels
+
+
+def test_healthy_requests_are_sampled_evenly(stream: Stream) -> None:
+    shown = told(stream, 0.25, *(event(path=f"/{number}") for number in range(12)))
+    assert [one["path"] for one in shown] == ["/3", "/7", "/11"]
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/a\r\n{}", "/\x1b[31m", "/\u2028x", "/\x85x"])
+def test_no_path_makes_a_second_line(stream: Stream, console: Stream, path: str) -> None:
+    (shown,) = told(stream, "all", event(path=path))
+    assert shown["path"] == path
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/a\r\nb", "/\x1b[31m", "/\u2028x", "/\x85x", "/\x00"])
+def test_console_shows_control_characters_as_text(console: Stream, path: str) -> None:
+    AccessLog(console.logs.events, "all")(event(path=path))
+    (line,) = console.lines()
+    assert line.isprintable()
+    assert "request" in line
+    assert "endpoint=get_a" in line
+
+
+def test_long_path_is_cut(stream: Stream) -> None:
+    (shown,) = told(stream, "all", event(path="/" + "x" * 5000))
+    assert len(shown["path"]) == 1024
+
+
+@pytest.mark.usefixtures("_unchanged_logging")
+def test_records_of_the_standard_library_are_in_the_same_stream(stream: Stream) -> None:
+    stream.logs.install()
+    logging.getLogger("uvicorn.error").warning("two\nlines %s", "here")
+    stream.logs.events.info("request", status=200)
+    first, second = stream.events()
+    assert (first["event"], first["logger"], first["level"]) == ("two\nlines here", "uvicorn.error", "warning")
+    assert second["event"] == "request"
+
+
+@pytest.mark.usefixtures("_unchanged_logging")
+def test_traceback_is_part_of_its_event(stream: Stream) -> None:
+    stream.logs.install()
+    try:
+        raise RuntimeError("hard luck")
+    except RuntimeError:
+        logging.getLogger("anabranch").exception("it failed")
+    (shown,) = stream.events()
+    assert shown["event"] == "it failed"
+    assert shown["exception"].endswith("RuntimeError: hard luck")
+
+
+@pytest.mark.usefixtures("_unchanged_logging")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_secrets_are_taken_out_wherever_they_stand(tmp_path: Path, form: Format) -> None:
+    stream = Stream(tmp_path / "log", form)
+    stream.logs.redact = lambda text: text.replace("s3cret", "***")
+    stream.logs.install()
+    secret = "s3" + "cret"
+    try:
+        raise RuntimeError(secret)
+    except RuntimeError:
+        logging.getLogger("anabranch").exception("with %s", secret)
+    stream.close()
+    text = "\n".join(stream.lines())
+    assert "s3cret" not in text
+    assert text.count("***") == 2
+
+
+@pytest.mark.usefixtures("_unchanged_logging")
+def test_record_that_cannot_be_formatted_is_told_of(stream: Stream) -> None:
+    stream.logs.install()
+    logging.getLogger("anabranch").info("%d", "no number")
+    assert b"could not be shown" in stream._path.read_bytes()
+
+
+@pytest.mark.usefixtures("_unchanged_logging")
+def test_file_name_that_is_no_text_can_be_logged(stream: Stream) -> None:
+    stream.logs.install()
+    logging.getLogger("anabranch").info("file %s", os.fsdecode(b"\xff"))
+    (shown,) = stream.events()
+    assert shown["event"] == "file \udcff"
+
+
+def test_reader_that_has_gone_away_costs_lines_and_nothing_else() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    sink = LineSink(writing)
+    sink.write(b"x")
+    sink.write(b"y")
+    os.close(writing)
+    assert sink.lost == 2
+
+
+def test_form_follows_the_terminal_when_it_is_not_named() -> None:
+    assert Logs("auto", is_terminal=False).is_json
+    assert not Logs("auto", is_terminal=True).is_json
+    assert Logs("json", is_terminal=True).is_json
