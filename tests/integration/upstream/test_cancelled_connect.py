@@ -1,8 +1,8 @@
 """Cancelling at every turn of the loop while a connection comes up: nothing stays open, on either loop."""
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ _TURNS = 12
 
 
 def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def _cancel_at_every_turn() -> None:

@@ -256,12 +256,12 @@ async def test_an_ejected_address_gets_the_second_attempt_when_all_others_have_f
     layer = make_layer(fleet, A, B, events=events)
     fleet.refusing = {A}
     await run(layer, 12)
-    assert layer.endpoints[0].is_out
+    assert [endpoint.is_out for endpoint in layer.endpoints] == [True, False]
     fleet.refusing = {B}
     fleet.hits.clear()
     assert await retried(layer) is OK
     assert fleet.hits == [B, A]
-    assert not layer.endpoints[0].is_out
+    assert [endpoint.is_out for endpoint in layer.endpoints] == [False, False]
     for _ in range(20):
         assert await retried(layer) is OK
 
