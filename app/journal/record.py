@@ -23,6 +23,7 @@ VERSION: Final = 1
 _MARK: Final = b',"crc":"'
 _TAIL_BYTES: Final = len(_MARK) + 8 + len(b'"}')
 _BRACKETS_THAT_CANNOT_BE_DEEP: Final = 200
+_BYTES_THAT_CANNOT_BE_DEEP: Final = 800
 # How much deeper than in the answer itself a body may have to be read: inside its record, by a program with frames of its own.
 _DEEPER: Final = 100
 # Nothing, and a byte order mark: readers of answers forgive them, a record does not hold them.
@@ -33,7 +34,7 @@ class RecordError(ValueError):
     """A line is no record: torn, damaged, or of a later version. The message is a sentence without the line's content."""
 
 
-class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+class Content(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A body, in exactly one of three forms.
 
     `json`: JSON text, as it was spelled but for line breaks. `base64`: the bytes of a body that is no JSON. `sha256` (hex) and
@@ -58,7 +59,7 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
         raise LookupError("only the digest of this body was kept")
 
 
-class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What the client asked for.
 
     `id`: the X-Request-Id. `path`: as the client encoded it. `query`: without `?`, redacted. `headers`: those that the endpoint lists, by
@@ -73,7 +74,7 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     body: Content | None = None
 
 
-class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one step ended with.
 
     `upstream`: "" for a compute. `method`, `target`, `sent`: what was sent, None when nothing was (`target` as in the request line,
@@ -105,7 +106,7 @@ ANSWER_HEADERS: Final = frozenset(
 """Header fields of upstreams' answers that are kept with `bodies: steps`: what can change how an answer is used."""
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One response and what it was made of.
 
     `time`: when the response was ready, UTC. `id`: UUID version 7, made then. `plan`: digest of the endpoint's part of the document.
@@ -128,7 +129,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     body: Content | None = None
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The part of a record that it is found by. Cheaper to read than all of it."""
 
     v: int
@@ -207,11 +208,15 @@ def kept(body: bytes, *, is_json: bool = False) -> Content:
     """A body that is kept. `is_json`: it has been proven to be JSON in UTF-8 already."""
     if (not is_json or body[:1] in _NOT_THE_START_OF_JSON) and not _is_json(body):
         return Content(base64=b64encode(body).decode())
-    if body.count(b"[") + body.count(b"{") > _BRACKETS_THAT_CANNOT_BE_DEEP and not _is_shallow(body):
+    if (
+        len(body) > _BYTES_THAT_CANNOT_BE_DEEP
+        and body.count(b"[") + body.count(b"{") > _BRACKETS_THAT_CANNOT_BE_DEEP
+        and not _is_shallow(body)
+    ):
         return Content(base64=b64encode(body).decode())
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\n", b" ").replace(b"\r", b" ")
-    return Content(json=Raw(body))
+    return Content(Raw(body))
 
 
 def digested(body: bytes) -> Content:
