@@ -37,7 +37,7 @@ async def gateway(folder: Path) -> AsyncIterator[tuple[Process, str]]:
     )  # fmt: skip
     try:
         assert process.stderr is not None
-        lines = []
+        lines: list[str] = []
         async with asyncio.timeout(30):
             while (found := re.search(r"http://[^/\s]+:\d+", lines[-1] if lines else "")) is None:
                 line = await process.stderr.readline()

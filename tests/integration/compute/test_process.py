@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -89,7 +90,7 @@ async def test_a_function_past_its_time_is_killed_and_replaced() -> None:
     ("hook", "arguments", "reason"),
     [("leave", {"code": 7}, "exit code 7"), ("leave", {"code": 0}, "exit code 0"), ("crash", {}, r"signal 11 \(SIGSEGV\)")],
 )
-async def test_the_end_of_a_worker_is_told_with_its_reason(hook: str, arguments: dict[str, int], reason: str) -> None:
+async def test_the_end_of_a_worker_is_told_with_its_reason(hook: str, arguments: dict[str, Any], reason: str) -> None:
     async with opened() as pool:
         with pytest.raises(WorkerLost, match=reason):
             await pool.run(job(hook, **arguments), JobClock())

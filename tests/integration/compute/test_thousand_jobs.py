@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import Counter
 from time import monotonic
+from typing import Any
 
 from app.compute.process import ProcessPool
 from tests.integration.compute.processes import children_of, descendants_of, open_files
@@ -21,7 +22,7 @@ def kind(number: int) -> str:
 
 
 EXPECTED = {"spin": "compute_timeout", "crash": "compute_worker_lost", "leave": "compute_worker_lost", "raises": "compute_failed"}
-ARGUMENTS: dict[str, dict[str, object]] = {"leave": {"code": 9}, "raises": {"message": "x"}, "spin": {}, "crash": {}}
+ARGUMENTS: dict[str, dict[str, Any]] = {"leave": {"code": 9}, "raises": {"message": "x"}, "spin": {}, "crash": {}}
 
 
 async def test_a_thousand_jobs_each_get_their_own_answer() -> None:

@@ -136,10 +136,11 @@ async def test_every_printed_curl_line_works_and_the_docs_are_there(demo: Demo) 
 
 async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
     briefing = (await demo.get("/flights/1/briefing")).json()
-    assert list(briefing) == ["flight", "airline", "plane", "origin", "destination", "weather", "fleet"]
+    assert list(briefing) == ["flight", "airline", "plane", "origin", "destination", "weather", "fleet", "delays"]
     assert briefing["airline"] == {"name": "United Air Lines Inc."}
     assert briefing["fleet"] == {"planes_of_this_model": 122}
     assert briefing["weather"]["temp"] == 39.02
+    assert briefing["delays"] == {"flights": 200, "cancelled": 1, "on_time_share": 0.92, "median": 0.0, "worst_tenth": 13.2}
 
     no_plane = await demo.get("/flights/10/briefing")
     assert (no_plane.status_code, no_plane.headers["gateway-complete"]) == (200, "?0")
@@ -167,6 +168,14 @@ async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
 
     airline = (await demo.get("/airlines/HA")).json()
     assert (airline["name"], airline["flights"]) == ("Hawaiian Airlines Inc.", 31)
+
+    report = await demo.get("/reports/delays/B6/JFK")
+    assert (report.status_code, report.headers["gateway-complete"]) == (200, "?1"), report.text
+    delay = report.json()["delay"]
+    assert (delay["flights"], delay["mean"]) == (999, 4.08)
+    assert delay["low"] < 4.08 < delay["high"]
+    none = await demo.get("/reports/delays/HA/EWR")
+    assert (none.status_code, none.json()["errors"][0]["code"]) == (500, "compute_failed")
 
     trip = await demo.get("/trips/1/next")
     assert (trip.status_code, trip.headers["gateway-complete"]) == (200, "?1")

@@ -28,7 +28,7 @@ def endpoint(name: str) -> EndpointPlan:
 
 
 def test_every_endpoint_compiles_without_errors_and_warnings() -> None:
-    assert [plan.name for plan in plans().endpoints] == ["flight_briefing", "route_overview", "airport_board", "search", "airline"]
+    assert [plan.name for plan in plans().endpoints] == ["flight_briefing", "route_overview", "airport_board", "search", "airline", "delay_report"]
     assert plans().source.routers == ["demo.routes:router"]
 
 
@@ -53,6 +53,8 @@ def test_briefing_is_a_chain_of_three_levels() -> None:
         "destination": {"flight"},
         "weather": {"flight"},
         "fleet": {"plane"},
+        "past": {"flight"},
+        "delays": {"past"},
     }
     assert [step.name for step in steps if step.is_required] == ["flight"]
 
