@@ -28,7 +28,7 @@ from app.edge.admin_server import AdminServer
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
-from app.edge.gate import Gate, GateKeeper
+from app.edge.gate import Gate
 from app.edge.health import Health, Probe
 from app.edge.recorder import RecorderOf, recorder_of
 from app.edge.reload import routes as reload_routes
@@ -177,7 +177,7 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
         app.add_exception_handler(ClientGone, answer_gone)
     if gate is not None:
         app.state.gate = gate
-        app.add_middleware(GateKeeper, gate=gate)  # added last, so it comes first
+        app.limit(gate)
     return app
 
 

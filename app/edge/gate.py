@@ -53,7 +53,7 @@ class Gate:
 
 
 class GateKeeper:
-    """Middleware that lets requests in through a gate. The gateway's own pages, health among them, are open to all."""
+    """Lets the requests of an application in through a gate. The gateway's own pages, health among them, are open to all."""
 
     def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
         self.app = app
