@@ -43,8 +43,9 @@ imports: $(STAMP) ## check that imports point one way
 bench: $(STAMP) ## measure against the peers (takes minutes)
 	@$(BIN)/python -m bench
 
-openapi: $(STAMP) ## write openapi/ from the demo's document
+openapi: $(STAMP) ## write openapi/ from the demo's document, and its copy for Kubernetes
 	@$(BIN)/anabranch openapi demo/gateway.yaml --output openapi/demo.json
+	@cp demo/gateway.yaml deploy/kubernetes/overlays/demo/gateway.yaml
 
 docs: $(STAMP) ## write the generated parts of docs/
 	@$(BIN)/python -m app.config.reference docs/reference.md

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     """Port of the admin server. /metrics moves there, and /admin/* is served there only; without it there is no /admin."""
     admin_host: str = "127.0.0.1"
     """Address that the admin server listens on."""
-    admin_token: SecretStr | None = Field(None, min_length=8)
+    admin_token_file: Path | None = None
+    """File that holds the admin server's bearer token, such as a mounted secret. It is read at the start and wins over the next setting."""
+    admin_token: SecretStr | None = Field(None, min_length=8, validate_default=True)
     """Bearer token that the admin server asks for, except for /livez and /readyz. Unset: it asks for none."""
     tracing: bool = False
     """Make OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `otel`."""
@@ -69,3 +71,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("admin_token", mode="before")
+    @classmethod
+    def _read_token(cls, value: object, info: ValidationInfo) -> object:
+        file = info.data.get("admin_token_file")
+        if file is None:
+            return value
+        try:
+            return file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"ANABRANCH_ADMIN_TOKEN_FILE names {file}, which cannot be read as text") from None

@@ -46,3 +46,17 @@ def test_a_wrong_setting_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, 
     monkeypatch.setenv(f"ANABRANCH_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings(_env_file=None)
+
+
+def test_the_admin_token_may_be_a_mounted_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ANABRANCH_ADMIN_TOKEN", "of-the-environment")
+    monkeypatch.setenv("ANABRANCH_ADMIN_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(ValidationError, match=r"ANABRANCH_ADMIN_TOKEN_FILE names .*, which cannot be read"):
+        Settings(_env_file=None)
+    (tmp_path / "token").write_text("short", "utf-8")
+    with pytest.raises(ValidationError, match="at least 8"):
+        Settings(_env_file=None)
+    (tmp_path / "token").write_text("long-enough\n", "utf-8")
+    token = Settings(_env_file=None).admin_token
+    assert token is not None
+    assert token.get_secret_value() == "long-enough"

@@ -173,15 +173,27 @@ def test_routes_and_monitors_lead_to_services_that_exist(everything: Cluster) ->
 def settings_of(cluster: Cluster) -> dict[str, str]:
     (container,) = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]["containers"]
     data: dict[str, str] = cluster.get("ConfigMap", container["envFrom"][0]["configMapRef"]["name"])["data"]
-    named = {one["name"]: one.get("value", "a-secret-of-the-operator") for one in container.get("env", [])}
-    return data | named
+    assert "env" not in container, "settings stand in the ConfigMap, secrets in files"
+    return data
 
 
-def test_every_setting_exists_and_has_a_value_that_it_takes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def secret_files(cluster: Cluster) -> set[str]:
+    """Paths of the mounted secrets in the gateway's container."""
+    pod = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    secrets = {volume["name"]: volume["secret"]["items"] for volume in pod["volumes"] if "secret" in volume}
+    return {f"{mounts[volume]}/{item['path']}" for volume, items in secrets.items() for item in items}
+
+
+def test_every_setting_exists_and_has_a_value_that_it_takes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ours = {key: value for key, value in settings_of(cluster).items() if key.startswith("ANABRANCH_")}
     assert {key.removeprefix("ANABRANCH_").lower() for key in ours} <= Settings.model_fields.keys()
     for key, value in ours.items():
         monkeypatch.setenv(key, value)
+    if token := ours.get("ANABRANCH_ADMIN_TOKEN_FILE"):
+        (tmp_path / "token").write_text("a-secret-of-the-operator", "utf-8")
+        assert token in secret_files(cluster)
+        monkeypatch.setenv("ANABRANCH_ADMIN_TOKEN_FILE", str(tmp_path / "token"))
     Settings(_env_file=None)
 
 
@@ -230,15 +242,14 @@ def test_documents_compile_as_they_are_mounted(which: str, tmp_path: Path) -> No
 
 def test_secret_files_that_the_document_reads_are_mounted() -> None:
     text = (KUBERNETES / "overlays" / "production" / "gateway.yaml").read_text("utf-8")
-    pod = overlay("production").get("Deployment", "anabranch")["spec"]["template"]["spec"]
-    (volume,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
-    (mount,) = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
-    assert set(re.findall(r"\$\{file:([^}]+)\}", text)) == {f"{mount}/{item['path']}" for item in volume["items"]}
+    read = set(re.findall(r"\$\{file:([^}]+)\}", text))
+    assert read
+    assert read <= secret_files(overlay("production"))
 
 
 def test_demo_shows_the_document_of_the_demo() -> None:
     assert (KUBERNETES / "overlays" / "demo" / "gateway.yaml").read_text("utf-8") == (ROOT / "demo" / "gateway.yaml").read_text("utf-8"), (
-        "cp demo/gateway.yaml deploy/kubernetes/overlays/demo/"
+        "run `make openapi`"
     )
 
 
