@@ -9,6 +9,8 @@ from app.observe.counting import Counts, Durations
 from app.plan.model import EndpointPlan
 
 NO_ENDPOINT: Final = "none"
+_SAMPLED: Final = b"13579bdf"
+"""Last digits of a traceparent's flags when somebody keeps the trace: an exemplar must lead somewhere."""
 _COMPLETE: Final = {True: "true", False: "false", None: "none"}
 
 
@@ -53,10 +55,10 @@ class EndpointSeries:
             durations = self._open(key)
         self.totals[key] += 1
         trace = event.traceparent
-        if trace is None:
-            durations.add(event.elapsed_s)
-        else:
+        if trace is not None and trace[54] in _SAMPLED:
             durations.add_traced(event.elapsed_s, trace[3:35])
+        else:
+            durations.add(event.elapsed_s)
         self.sent_bytes += event.sent_bytes
         if event.result is not None:
             steps = self.steps

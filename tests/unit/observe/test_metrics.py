@@ -116,6 +116,12 @@ def test_openmetrics_has_the_trace_as_an_exemplar() -> None:
     assert exemplars == {"0.025": {"trace_id": "0af7651916cd43dd8448eb211c80319c"}}
 
 
+def test_trace_that_nobody_keeps_is_no_exemplar() -> None:
+    metrics = Metrics()
+    metrics.requests.observer_of(endpoint())(event(made=result(), traceparent=TRACEPARENT[:-1] + b"0"))
+    assert b'trace_id="' not in metrics.render(OPENMETRICS)[0]
+
+
 def test_plain_text_is_what_everybody_else_gets() -> None:
     body, media_type = Metrics().render("*/*")
     assert media_type == "text/plain; version=0.0.4; charset=utf-8"

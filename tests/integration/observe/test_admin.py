@@ -1,0 +1,161 @@
+"""The admin server beside the public port, and what stands where."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.errors import ConfigError
+from app.main import create_app
+from app.settings import Settings
+from tests.support.gateway import problems_of
+from tests.support.scripted import ScriptedUpstream
+from tests.support.serving import LOOPBACK, serve
+
+DOCUMENT = """\
+version: 1
+upstreams:
+  a: {{url: "{url}"}}
+  b: {{url: "{url}", breaker: {{minimum_calls: 2, open_for: 1m}}}}
+  c: {{urls: ["{url}", "{url}/c"], breaker: {{minimum_calls: 2}}, transport: httpx, follow_redirects: 2}}
+endpoints:
+  - {{path: "/things/{{id}}", name: thing, steps: {{s: {{upstream: a, path: "/{{path.id}}"}}, t: {{upstream: c, path: /c}}}}}}
+  - {{path: /b, steps: {{s: {{upstream: b, path: /bad}}}}}}
+routers: []
+"""
+TOKEN = "correct horse battery staple"
+
+
+class Gateways:
+    """A gateway with its admin server. `public`, `admin`: clients of both."""
+
+    def __init__(self, public: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+        self.public = public
+        self.admin = admin
+
+
+class Running:
+    """Starts it; `settings` as in `Settings`."""
+
+    def __init__(self, tmp_path: Path, upstream: ScriptedUpstream, **settings: Any) -> None:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
+        self._app = create_app(Settings(document=path, admin_port=0, access_log="off", reload="off", **settings))
+
+    async def __aenter__(self) -> Gateways:
+        self._serving = serve(self._app)
+        port = await self._serving.__aenter__()
+        self._clients = Gateways(
+            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}"),
+            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{self._app.state.admin_port}"),
+        )
+        return self._clients
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._clients.public.aclose()
+        await self._clients.admin.aclose()
+        await self._serving.__aexit__(None, None, None)
+
+
+@pytest.fixture
+async def upstream() -> Any:
+    async with ScriptedUpstream({"/bad": {"status": 500}, "*": {"json": {"x": 1}}}) as made:
+        yield made
+
+
+async def test_public_port_has_no_admin_pages(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    async with Running(tmp_path, upstream) as gateway:
+        for path in ("/metrics", "/admin", "/admin/timings", "/admin/explain/things/7", "/admin/reload"):
+            assert (await gateway.public.get(path)).status_code == 404, path
+        for path in ("/livez", "/readyz", "/openapi.json"):
+            assert (await gateway.public.get(path)).status_code == 200, path
+
+
+async def test_admin_port_has_metrics_timings_and_health(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    async with Running(tmp_path, upstream) as gateway:
+        assert (await gateway.public.get("/things/7")).status_code == 200
+        assert (await gateway.public.get("/nothing/here")).status_code == 404
+        metrics = (await gateway.admin.get("/metrics")).text
+        assert 'anabranch_requests_total{complete="true",endpoint="thing",status="200"} 1.0' in metrics
+        assert 'anabranch_requests_total{complete="none",endpoint="none",status="404"} 1.0' in metrics
+        assert 'anabranch_attempts_total{reason="200",upstream="a"} 1.0' in metrics
+        assert 'anabranch_connections_idle{upstream="a"} 1.0' in metrics
+        assert 'anabranch_connections_open{upstream="c"} 1.0' in metrics
+        assert metrics.count('anabranch_breaker_state{address="http') == 2
+        timings = (await gateway.admin.get("/admin/timings")).json()
+        assert [(one["endpoint"], one["recent"]["count"]) for one in timings["endpoints"]] == [("thing", 1), ("get_b", 0)]
+        assert (await gateway.admin.get("/readyz")).json() == {"status": "ready", "reasons": []}
+        assert "/admin/timings" in (await gateway.admin.get("/admin")).json()["paths"]
+        assert (await gateway.admin.get("/things/7")).status_code == 404
+
+
+async def test_admin_port_explains_a_request(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    async with Running(tmp_path, upstream) as gateway:
+        shown = (await gateway.admin.get("/admin/explain/things/a%2Fb")).json()
+        assert (shown["endpoint"], shown["steps"][0]["state"]) == ("thing", "ok")
+        assert upstream.hits[0].path == "/a%2Fb" or upstream.hits[1].path == "/a%2Fb"
+        assert (await gateway.admin.get("/admin/explain/nothing")).status_code == 404
+
+
+async def test_token_is_asked_for_but_not_of_probes(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    async with Running(tmp_path, upstream, admin_token=TOKEN) as gateway:
+        for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"authorization": f"Basic {TOKEN}"}):
+            refused = await gateway.admin.get("/metrics", headers=given)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"] == 'Bearer realm="anabranch admin"'
+            assert TOKEN not in refused.text
+        assert (await gateway.admin.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 200
+        assert (await gateway.admin.get("/livez")).status_code == 200
+        assert (await gateway.admin.post("/admin/reload")).status_code == 401
+
+
+async def test_metrics_stand_on_the_public_port_without_an_admin_port(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
+    async with serve(create_app(Settings(document=path))) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+        assert (await client.get("/metrics")).status_code == 200
+        assert (await client.get("/admin/timings")).status_code == 404
+
+
+async def test_metrics_can_be_switched_off(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    async with Running(tmp_path, upstream, metrics=False) as gateway:
+        assert (await gateway.public.get("/things/7")).status_code == 200
+        assert (await gateway.admin.get("/metrics")).status_code == 404
+        assert (await gateway.admin.get("/admin/timings")).status_code == 200
+
+
+async def test_named_upstream_whose_breaker_is_open_makes_it_not_ready(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    async with Running(tmp_path, upstream, ready_upstreams=("b", "c")) as gateway:
+        assert (await gateway.public.get("/readyz")).status_code == 200
+        for _ in range(2):
+            await gateway.public.get("/b")
+        answer = await gateway.public.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["reasons"] == ["the upstream b does not answer: its breaker is open"]
+        assert 'anabranch_breaker_state{address="",upstream="b"} 2.0' in (await gateway.admin.get("/metrics")).text
+
+
+@pytest.mark.parametrize(("name", "message"), [("d", "the document has no upstream d"), ("a", "the upstream a has no breaker")])
+async def test_readiness_by_an_upstream_that_can_never_say_no_is_refused(
+    tmp_path: Path, upstream: ScriptedUpstream, name: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Running(tmp_path, upstream, ready_upstreams=(name,))
+
+
+async def test_admin_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(DOCUMENT.format(url="http://127.0.0.1:9"), "utf-8")
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
+        app = create_app(Settings(document=path, admin_port=taken.getsockname()[1]))
+        with pytest.raises(OSError, match=r"the admin server cannot listen on 127\.0\.0\.1 port"):
+            async with app.router.lifespan_context(app):
+                raise AssertionError("it has begun")
+
+
+def test_admin_paths_are_reserved_on_no_port(tmp_path: Path) -> None:
+    assert problems_of(DOCUMENT.format(url="http://127.0.0.1:9").replace("/things/", "/admin/"), tmp_path) == []
