@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from app import __version__, memory
 from app.cli_journal import journal
 from app.cli_replay import replay
+from app.cli_ship import ship
 from app.config.problems import did_you_mean
 from app.config.schema import document_schema
 from app.edge.build import Gateway, build_app
@@ -86,6 +87,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
+    memory.hold()
     settings = _settings(document=document, host=host, port=port, workers=workers, from_journal=from_journal)
     logs = Logs(settings.log_format, level=settings.log_level)
     logs.install()
@@ -114,6 +116,7 @@ def run(
     if app is not None:
         _server(app, settings, on_up=announce).run(sockets=[listener])
         return
+    memory.settle()
     supervisor = Supervisor(
         partial(_work, settings),
         count=settings.workers,
@@ -178,6 +181,7 @@ def top(
 
 
 cli.command()(replay)
+journal.command()(ship)
 cli.add_typer(journal, name="journal")
 
 
@@ -211,6 +215,7 @@ def _prove(settings: Settings, compiled: Compiled) -> None:
 
 def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connection) -> None:
     """The life of one of several workers, in a process of its own."""
+    memory.hold()
     if settings.admin_port:
         settings = settings.model_copy(update={"admin_port": settings.admin_port + number})
     logs = Logs(settings.log_format, level=settings.log_level)

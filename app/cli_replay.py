@@ -25,6 +25,7 @@ from app.journal.redact import Redaction
 from app.journal.replay import Replayer
 from app.journal.segment import listed
 from app.main import Compiled, compile_file
+from app.settings import Settings
 from app.upstream.open import open_transport
 
 DIFFERENT: Final = 1
@@ -34,7 +35,7 @@ BAD_CONFIG: Final = 3
 
 def replay(
     config: Annotated[Path, typer.Option(metavar="FILE", help="The document to try: a file, or a folder of files.")],
-    journal: Annotated[Path | None, typer.Option(metavar="DIR", help="The journal's folder; as the document says when left out.")] = None,
+    journal: Annotated[Path | None, typer.Option(metavar="DIR", help="The journal's folder; as the gateway has it when left out.")] = None,
     since: Annotated[str | None, typer.Option(help="Only records since then: 1h (ago), or 2026-11-22T16:00Z.")] = None,
     until: Annotated[str | None, typer.Option(help="Only records before then.")] = None,
     endpoint: Annotated[
@@ -61,16 +62,20 @@ def replay(
         for problem in error.problems:
             typer.echo(str(problem), err=True)
         raise typer.Exit(BAD_CONFIG) from None
-    folder = journal or Path(compiled.draft.document.journal.path)
+    folder = journal or Settings().journal_path or Path(compiled.draft.document.journal.path)
     replayer = Replayer(Redaction(compiled.draft.document.journal.redact), ignored)
     tally = Tally()
     # What is answered is in the report; a log line for every failed request would say it again.
-    logging.getLogger("anabranch").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("anabranch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         found = _with_progress(folder, where, tally)
         asyncio.run(_live(compiled, replayer, found) if live else _offline(compiled, replayer, found))
     except OSError as error:
         _refuse(f"the journal {folder} cannot be read: {error.strerror or error}; --journal names its folder")
+    finally:
+        logger.setLevel(level)
     _warn(tally)
     never_asked = {plan.name for plan in compiled.plan.endpoints} - replayer.endpoints.keys() if not endpoint else set()
     show = report.as_json if format_ == "json" else report.as_text

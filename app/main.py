@@ -40,6 +40,7 @@ from app.errors import ConfigError, MissingExtraError, Problem
 from app.journal.answers import RecordedAnswers, opener_of
 from app.journal.journal import Journal
 from app.journal.redact import Redaction
+from app.journal.sinks.open import Shippers, open_sink
 from app.observe import sources
 from app.observe.logs import Logs
 from app.observe.observation import Observation, open_tracing
@@ -77,6 +78,7 @@ def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_
     )
     routers = _import_routers(draft.document.routers, draft.problems, folder)
     _prove_pools(plan.pools, draft.problems)
+    _prove_sinks(draft)
     contexts = _prove_upstreams(plan.upstreams, draft.problems)
     draft.problems.raise_if_any()
     return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts)
@@ -207,11 +209,11 @@ def _admin(settings: Settings, health: Health, reloader: Reloader, plane: DataPl
     return build_admin(readiness=health, routes=routes, token=token)
 
 
-def _journal(plan: DocumentPlan, settings: Settings, health: Health) -> Journal | None:
-    """The journal of a document, not open yet; None when no endpoint keeps records. Trouble with it is told by readiness, which stays: other
-    endpoints go on. What a journal answers is not recorded again."""
+def _journal(plan: DocumentPlan, settings: Settings, health: Health) -> tuple[Journal | None, Shippers | None]:
+    """The journal of a document and what ships it, not open yet; None when no endpoint keeps records. Trouble with it is told by readiness,
+    which stays: other endpoints go on. What a journal answers is not recorded again."""
     if settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
-        return None
+        return None, None
 
     def report(reason: str | None) -> None:
         if reason is None:
@@ -219,7 +221,10 @@ def _journal(plan: DocumentPlan, settings: Settings, health: Health) -> Journal 
         else:
             health.degrade("journal", f"the journal cannot be written: {reason}")
 
-    return Journal(plan.source.journal, folder=settings.journal_path, report=report)
+    config = plan.source.journal
+    shippers = Shippers(config, settings.journal_path) if config.sinks else None
+    is_needed = None if shippers is None else shippers.is_needed
+    return Journal(config, folder=settings.journal_path, report=report, is_needed=is_needed), shippers
 
 
 def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers | None:
@@ -265,7 +270,11 @@ def _readiness_of(name: str, reloader: Reloader, plan: DocumentPlan) -> Probe:
 
 
 def _service(
-    compiled: Compiled, observation: Observation, pool_maker: PoolMaker, journal: Journal | None, answers: RecordedAnswers | None = None
+    compiled: Compiled,
+    observation: Observation,
+    pool_maker: PoolMaker,
+    journals: tuple[Journal | None, Shippers | None],
+    answers: RecordedAnswers | None,
 ) -> Service:
     """What runs for this document, not open yet. `answers`: stand for its upstreams."""
     plan = compiled.plan
@@ -285,7 +294,8 @@ def _service(
         around=observation.around,
         opener=lambda upstream: observation.transport(opener(upstream)),
         pool_maker=pool_maker,
-        journal=journal,
+        journal=journals[0],
+        shippers=journals[1],
     )
 
 
@@ -345,6 +355,15 @@ def _prove_pools(pools: Mapping[str, PoolPlan], problems: Problems) -> None:
             make_pool(plan)
         except MissingExtraError as error:
             problems.add(("compute_backends", name, "kind"), str(error))
+
+
+def _prove_sinks(draft: Draft) -> None:
+    """Make each sink once, which connects to nothing: a missing extra is found with the rest."""
+    for index, sink in enumerate(draft.document.journal.sinks):
+        try:
+            open_sink(sink)
+        except MissingExtraError as error:
+            draft.problems.add(("journal", "sinks", index, "postgres"), str(error))
 
 
 def _check_hook(folder: Path, hook: str, arguments: tuple[str, ...], kind: Kind) -> HookCheck:

@@ -1,8 +1,9 @@
 """The journal in the document: where it is kept, how sure a record is, what is left out of it, and where it is shipped."""
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.config.base import HeaderName, Model
 from app.config.units import Duration, Ratio, Size
@@ -23,14 +24,26 @@ class JournalRule(Model):
 
 
 class Postgres(Model):
-    """A PostgreSQL database that closed segments are copied to (extra `postgres`)."""
+    """A PostgreSQL database that records are copied to (extra `postgres`)."""
 
     url: str
     """Connection URL; put the password in by `${NAME}` or `${file:PATH}`."""
     table: str = Field("anabranch_journal", pattern=r"^[a-z_][a-z0-9_]{0,50}$")
     """Partitioned table; made when it is not there."""
     interval_s: Duration = Field(10.0, alias="interval")
-    """A segment is closed and shipped at least this often while there are records."""
+    """New records are shipped this often."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        """A password is in it: what urllib says of it must not be repeated."""
+        try:
+            is_url = urlsplit(url).scheme in ("postgresql", "postgres") and (urlsplit(url).port or 1) > 0
+        except ValueError:
+            is_url = False
+        if not is_url:
+            raise ValueError("a connection URL is postgresql://user:password@host:port/database")
+        return url
 
 
 class Sink(Model):
@@ -81,7 +94,7 @@ class Journal(Model):
     redact: Redact = Redact()
     """What never reaches the journal."""
     sinks: list[Sink] = []
-    """Where closed segments are shipped."""
+    """Where records are shipped. What is not shipped yet is never deleted by `keep_age` and `keep_size`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Journal":

@@ -14,6 +14,7 @@ from app.engine.run import Engine
 from app.engine.upstreams import Opener, Upstreams
 from app.errors import Problem
 from app.journal.journal import Journal
+from app.journal.sinks.open import Shippers
 from app.plan.model import DocumentPlan
 from app.policy.event import Observer
 from app.upstream.open import open_transport
@@ -25,6 +26,7 @@ class Service:
     `plan`: the document compiled. `digest`: tells one document from another. `warnings`: what its writer may not have expected.
     `files`: absolute or relative paths of all that was read for it. `engine`: runs its plans, while the service is open.
     `surfaces`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
+    `shippers`: None when it is not shipped anywhere.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Service:
         opener: Opener = open_transport,
         pool_maker: PoolMaker = make_pool,
         journal: Journal | None = None,
+        shippers: Shippers | None = None,
     ) -> None:
         self.plan = plan
         self.digest = digest
         self.warnings = warnings
         self.files = files
         self.journal = journal
+        self.shippers = shippers
         self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener)
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.engine = Engine(self.upstreams.policies, around, self.compute.pools)
@@ -58,6 +62,9 @@ class Service:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
+            # Left last: what the journal writes when it ends is still shipped.
+            for shipper in () if self.shippers is None else self.shippers.each:
+                await exits.enter_async_context(shipper)
             if self.journal is not None:
                 await exits.enter_async_context(self.journal)
             await exits.enter_async_context(self.upstreams)
