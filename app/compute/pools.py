@@ -12,6 +12,8 @@ from app.errors import MissingExtraError
 from app.plan.model import PoolPlan
 
 STALL_S: Final = 0.05
+DASK_JOBS: Final = 64
+"""On the cluster at once, where the document does not say. How many of them run is the cluster's affair."""
 
 PoolMaker = Callable[[PoolPlan], ComputePool]
 
@@ -40,7 +42,18 @@ def make_pool(plan: PoolPlan, *, stall_s: float = STALL_S) -> ComputePool:
             recycle_after=backend.recycle_after,
             max_memory_bytes=backend.max_memory,
         )
-    raise MissingExtraError(f"a compute backend of kind {backend.kind}", backend.kind)
+    assert backend.address is not None
+    try:
+        from app.compute.dask import DaskPool  # noqa: PLC0415 - of an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"a compute backend of kind {backend.kind}", backend.kind) from error
+    return DaskPool(
+        plan.name,
+        backend.address,
+        workers=backend.workers or DASK_JOBS,
+        queue=backend.queue,
+        queue_timeout_s=backend.queue_timeout_s,
+    )
 
 
 class ComputePools:
