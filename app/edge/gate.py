@@ -5,6 +5,7 @@ are turned away must cost little, or those that were let in do not get done. Pla
 when there is no limit, because then no gate is built.
 """
 
+import asyncio
 import math
 from collections.abc import Callable
 from time import monotonic
@@ -20,6 +21,11 @@ from app.plan.routes import RESERVED
 from app.policy.bulkhead import RETRY_AFTER_S, Bulkhead
 
 _OPEN_TO_ALL: Final = frozenset(RESERVED)
+_QUICK_PER_S: Final = 200
+"""Requests that are turned away at once in each second."""
+_HOLD_S: Final = RETRY_AFTER_S
+_MOST_HELD: Final = 4096
+"""Held at once: what they take of the memory has a bound."""
 _RETRY_AFTER: Final = str(math.ceil(RETRY_AFTER_S))
 
 
@@ -27,11 +33,10 @@ class Gate:
     """`limit` requests at once; at most `waiting` others wait, each at most `wait_s` seconds. `admitted`, `shed`: requests so far that got
     a place after waiting for it, and that got none."""
 
-    __slots__ = ("_wait_s", "admitted", "bulkhead", "shed", "try_enter")
+    __slots__ = ("admitted", "bulkhead", "shed", "try_enter")
 
     def __init__(self, *, limit: int, waiting: int, wait_s: float) -> None:
         self.bulkhead = Bulkhead(FixedLimit(limit), queue=waiting, queue_timeout_s=wait_s)
-        self._wait_s = wait_s
         self.admitted = 0
         self.shed = 0
         self.try_enter: Callable[[], bool] = self.bulkhead.try_acquire
@@ -58,6 +63,9 @@ class GateKeeper:
     def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
         self.app = app
         self._gate = gate
+        self._held = 0
+        self._quick = 0
+        self._second = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gate = self._gate
@@ -71,12 +79,32 @@ class GateKeeper:
             try:
                 await gate.enter()
             except Overloaded as error:
+                await self._hold()
                 await _turn_away(scope, send, error)
                 return
         try:
             await self.app(scope, receive, send)
         finally:
             gate.leave()
+
+    async def _hold(self) -> None:
+        """Return at once while few are turned away, and after a second when they are many.
+
+        Turning one away costs a quarter of what an answer costs. Clients that come back at once, and many do, would make the gateway
+        spend its time on that instead of on those that it let in; a client that waits for its answer cannot ask again.
+        """
+        now = monotonic()
+        if now - self._second >= 1.0:
+            self._second = now
+            self._quick = 0
+        self._quick += 1
+        if self._quick <= _QUICK_PER_S or self._held >= _MOST_HELD:
+            return
+        self._held += 1
+        try:
+            await asyncio.sleep(_HOLD_S)
+        finally:
+            self._held -= 1
 
 
 async def _turn_away(scope: Scope, send: Send, error: Overloaded) -> None:
