@@ -21,9 +21,11 @@ def test_summary_of_few_flights(delays: tuple[int | None, ...], median: float | 
 
 def test_interval_holds_the_mean() -> None:
     result = mean_delay(flights(*range(100)), resamples=200)
-    assert result.low < result.mean == 49.5 < result.high
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low < 49.5 < result.high
+    assert result.mean == 49.5
 
 
-def test_interval_of_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="none of these"):
-        mean_delay(flights(None))
+def test_interval_of_nothing_is_null() -> None:
+    assert mean_delay(flights(None)).mean is None
