@@ -1,0 +1,59 @@
+"""Retention deletes the oldest closed segments, never the open ones, and nothing that a sink still needs."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from app.config.journal import Journal as Config
+from app.journal.archive import Archive
+from app.journal.counters import Counters
+from app.journal.segment import Segment, listed
+from tests.support.recorded import NOW, recorded, write_segment
+
+
+def archive(folder: Path, *, is_needed: object = None, **config: object) -> Archive:
+    return Archive(folder, Config(**config), Counters(), is_needed=is_needed, now=lambda: NOW + timedelta(days=10))  # type: ignore[arg-type]
+
+
+def fill(folder: Path, count: int = 5) -> int:
+    """One closed segment a day and an open one. Returns the size of a closed one."""
+    for day in range(count):
+        write_segment(folder, [recorded("/x", b'{"day":%d}' % day, [], at_s=day * 86400.0)], sequence=day + 1, is_closed=True)
+    write_segment(folder, [recorded("/x", b"1", [], at_s=0.0)], sequence=99)
+    return max(segment.size_bytes for segment in listed(folder) if segment.is_closed)
+
+
+def left(folder: Path) -> list[int]:
+    return sorted(segment.name.sequence for segment in listed(folder))
+
+
+def test_without_rules_nothing_is_deleted(tmp_path: Path) -> None:
+    fill(tmp_path)
+    archive(tmp_path).retain()
+    assert left(tmp_path) == [1, 2, 3, 4, 5, 99]
+
+
+def test_segments_whose_last_record_is_too_old_are_deleted(tmp_path: Path) -> None:
+    fill(tmp_path)
+    archive(tmp_path, keep_age="7d").retain()
+    assert left(tmp_path) == [4, 5, 99]
+
+
+def test_the_oldest_are_deleted_until_the_rest_is_small_enough(tmp_path: Path) -> None:
+    size = fill(tmp_path)
+    open_bytes = next(segment.size_bytes for segment in listed(tmp_path) if not segment.is_closed)
+    archive(tmp_path, keep_size=open_bytes + 2 * size).retain()
+    assert left(tmp_path) == [4, 5, 99]
+
+
+def test_what_a_sink_needs_stays(tmp_path: Path) -> None:
+    fill(tmp_path)
+
+    def is_needed(segment: Segment) -> bool:
+        return segment.name.sequence == 2
+
+    archive(tmp_path, keep_age="7d", is_needed=is_needed).retain()
+    assert left(tmp_path) == [2, 4, 5, 99]
+
+
+def test_a_folder_that_has_vanished_is_no_fault(tmp_path: Path) -> None:
+    archive(tmp_path / "none", keep_age="7d").retain()
