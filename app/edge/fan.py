@@ -154,7 +154,7 @@ class FanHeaders:
 
 def _event(scope: Scope, route: str, used: _Used, status: int, elapsed_s: float, sent_bytes: int) -> ResponseEvent:
     context = trace.read(join_headers(scope["headers"]))
-    fan = used.fan
+    fan = used.fan if used.fan is not None and used.fan.outcomes else None
     result = None if fan is None else Result(outcomes=fan.outcomes, status=status, body=None, is_complete=fan.is_complete)
     return ResponseEvent(
         route,
