@@ -30,6 +30,7 @@ from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
 from app.edge.gate import Gate
 from app.edge.health import Health, Probe
+from app.edge.journal_view import routes as journal_routes
 from app.edge.recorder import RecorderOf, recorder_of
 from app.edge.reload import routes as reload_routes
 from app.engine.event import RequestTracer
@@ -206,6 +207,8 @@ def _admin(settings: Settings, health: Health, reloader: Reloader, plane: DataPl
     if observation.timings is not None:
         routes.append(json_route("/admin/timings", observation.timings.report))
     token = None if settings.admin_token is None else settings.admin_token.get_secret_value()
+    if token is not None:
+        routes += journal_routes(lambda: None if reloader.service.journal is None else reloader.service.journal.folder)
     return build_admin(readiness=health, routes=routes, token=token)
 
 
