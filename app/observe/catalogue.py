@@ -72,6 +72,10 @@ HEDGES_DENIED: Final = _metric("counter", "hedges_denied", "upstream reason", "S
 COALESCED: Final = _metric(
     "counter", "coalesced", "upstream reason", "Calls that joined an exchange under way instead of making their own."
 )
+STALE: Final = _metric(
+    "counter", "stale_answers", "upstream reason", "Failed calls that were answered with an earlier answer. `reason`: the failure."
+)
+STALE: Final = _metric("counter", "stale", "upstream reason", "Calls that failed and were answered with an earlier answer.")
 LIMIT_CHANGES: Final = _metric("counter", "limit_changes", "upstream", "Changes of an adaptive limit.")
 BREAKER_CHANGES: Final = _metric("counter", "breaker_changes", "upstream state", "Times a breaker entered a state.")
 BREAKER_STATE: Final = _metric("gauge", "breaker_state", "upstream address", "0 closed, 1 half open, 2 open.")
@@ -110,7 +114,7 @@ RETIRING: Final = _metric("gauge", "services_retiring", "", "Documents that were
 
 OWN: Final = (
     REQUESTS, REQUEST_DURATION, RESPONSE_BYTES, IN_FLIGHT, STEPS, STEP_DURATION, ATTEMPTS, ATTEMPT_DURATION, QUEUE_WAIT, REJECTIONS, RETRIES,
-    RETRIES_DENIED, HEDGES, HEDGES_WON, HEDGES_DENIED, COALESCED, LIMIT_CHANGES, BREAKER_CHANGES, BREAKER_STATE, EJECTIONS, RESTORATIONS,
+    RETRIES_DENIED, HEDGES, HEDGES_WON, HEDGES_DENIED, COALESCED, STALE, LIMIT_CHANGES, BREAKER_CHANGES, BREAKER_STATE, EJECTIONS, RESTORATIONS,
     EJECTED, RESOLUTIONS, TOKENS, BULKHEAD_IN_USE, BULKHEAD_QUEUED, BULKHEAD_LIMIT, CONNECTIONS_OPEN, CONNECTIONS_IDLE, LOOP_LAG,
     LOG_LINES_LOST, SPANS, BUILD, STARTED, DOCUMENT, RELOADS, RELOAD_FAILED, GENERATION,
     LOADED, RETIRING,
