@@ -134,6 +134,7 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
         observation.metrics.watch(upstreams=lambda: reloader.service.upstreams, gateway=lambda: plane)
         observation.metrics.register("reloads", sources.of_reloads(reloader))
         observation.metrics.register("journal", sources.of_journal(lambda: reloader.service.journal))
+        observation.metrics.register("shippers", sources.of_shippers(lambda: reloader.service.shippers))
         observation.metrics.register("compute", sources.of_compute(lambda: reloader.service.compute.pools))
         observation.metrics.register("gates", sources.of_gates(lambda: plane.gates if gate is None else {"": gate, **plane.gates}))
     gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None

@@ -75,7 +75,6 @@ COALESCED: Final = _metric(
 STALE: Final = _metric(
     "counter", "stale_answers", "upstream reason", "Failed calls that were answered with an earlier answer. `reason`: the failure."
 )
-STALE: Final = _metric("counter", "stale", "upstream reason", "Calls that failed and were answered with an earlier answer.")
 LIMIT_CHANGES: Final = _metric("counter", "limit_changes", "upstream", "Changes of an adaptive limit.")
 BREAKER_CHANGES: Final = _metric("counter", "breaker_changes", "upstream state", "Times a breaker entered a state.")
 BREAKER_STATE: Final = _metric("gauge", "breaker_state", "upstream address", "0 closed, 1 half open, 2 open.")
@@ -150,6 +149,10 @@ JOURNAL_DAMAGED: Final = _metric("counter", "journal_damaged_lines", "", "Lines 
 JOURNAL_TORN: Final = _metric("counter", "journal_torn_bytes", "", "Bytes of torn lines that recovery cut off.")
 JOURNAL_WRITABLE: Final = _metric("gauge", "journal_writable", "", "0 while the journal cannot be written.")
 
+SHIPPED: Final = _metric("counter", "journal_shipped", "sink", "Records that the sink took.")
+SHIP_FAILURES: Final = _metric("counter", "journal_ship_failures", "sink", "Rounds of shipping that failed.")
+SHIP_HEALTHY: Final = _metric("gauge", "journal_ship_healthy", "sink", "0 while nothing can be shipped to the sink.")
+
 COMPUTE_WORKERS: Final = _metric("gauge", "compute_workers", "pool", "Jobs that may run at once.")
 COMPUTE_RUNNING: Final = _metric("gauge", "compute_running", "pool", "Jobs that run.")
 COMPUTE_QUEUED: Final = _metric("gauge", "compute_queued", "pool", "Jobs that wait for a worker.")
@@ -164,7 +167,7 @@ COMPUTE_RUN_SECONDS: Final = _metric("counter", "compute_run_seconds", "pool", "
 
 JOURNAL: Final = (
     JOURNAL_QUEUE, JOURNAL_QUEUE_BYTES, JOURNAL_LAG, JOURNAL_RECORDS, JOURNAL_BYTES, JOURNAL_COMMITS, JOURNAL_DROPPED, JOURNAL_FAILURES,
-    JOURNAL_DAMAGED, JOURNAL_TORN, JOURNAL_WRITABLE,
+    JOURNAL_DAMAGED, JOURNAL_TORN, JOURNAL_WRITABLE, SHIPPED, SHIP_FAILURES, SHIP_HEALTHY,
 )  # fmt: skip
 """What is told of the journal, where there is one. Its counters begin anew when the document is loaded again."""
 

@@ -212,7 +212,6 @@ _BY_KIND: Final = {
     "hedge_denied": names.HEDGES_DENIED,
     "coalesce": names.COALESCED,
     "stale": names.STALE,
-    "stale": names.STALE,
     "breaker": names.BREAKER_CHANGES,
     "limit": names.LIMIT_CHANGES,
     "balance": names.RESOLUTIONS,

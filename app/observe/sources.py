@@ -10,6 +10,7 @@ from typing import Protocol
 from app.compute.job import ComputePool
 from app.engine.reload import ReloadState
 from app.journal.journal import Journal
+from app.journal.sinks.open import Shippers
 from app.observe import catalogue as names
 from app.observe.metrics import Sample, Source
 from app.observe.sink import LineSink
@@ -89,6 +90,20 @@ def of_journal(journal: Callable[[], Journal | None], now: Callable[[], datetime
         yield Sample(names.JOURNAL_DAMAGED.name, (), counters.damaged)
         yield Sample(names.JOURNAL_TORN.name, (), counters.torn_bytes)
         yield Sample(names.JOURNAL_WRITABLE.name, (), float(counters.trouble is None))
+
+    return read
+
+
+def of_shippers(shippers: Callable[[], Shippers | None]) -> Source:
+    """Where the journal of the document in force is shipped; None when it is not."""
+
+    def read() -> Iterator[Sample]:
+        found = shippers()
+        for shipper in () if found is None else found.each:
+            counters = shipper.counters
+            yield Sample(names.SHIPPED.name, (shipper.name,), counters.records)
+            yield Sample(names.SHIP_FAILURES.name, (shipper.name,), counters.failures)
+            yield Sample(names.SHIP_HEALTHY.name, (shipper.name,), float(counters.trouble is None))
 
     return read
 

@@ -58,6 +58,11 @@ class Shipper:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def name(self) -> str:
+        """The sink's."""
+        return self._sink.name
+
     def is_needed(self, segment: Segment) -> bool:
         """Whether retention must leave a segment alone. Blocking; for the archive's thread."""
         return self._checkpoint.is_needed(segment)
