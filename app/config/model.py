@@ -18,6 +18,7 @@ from app.config.base import checked_name as checked_name
 from app.config.compute import ComputeBackend as ComputeBackend
 from app.config.journal import Journal as Journal
 from app.config.journal import JournalRule as JournalRule
+from app.config.stale import StaleMemory as StaleMemory
 from app.config.units import Duration, DurationOrZero, Size
 from app.config.upstream import TLS as TLS
 from app.config.upstream import Breaker as Breaker
@@ -106,6 +107,9 @@ class Step(Model):
     """Whether the call may be sent twice. Without it GET, HEAD, PUT and DELETE may."""
     coalesce: bool = False
     """Let identical GET calls that run at the same time share one exchange."""
+    stale_if_error_s: Duration | None = Field(None, alias="stale_if_error")
+    """When a GET call fails, answer with its last good answer if that is not older. The response is marked: `Gateway-Complete: ?0`, `Age`,
+    `Cache-Status`."""
     compute: str | None = None
     """A compute: the function, as `module:function`."""
     input: dict[str, JSON] | None = None
@@ -149,9 +153,9 @@ class Step(Model):
         foreign = (
             ("input", "executor", "pool", "concurrency")
             if self.compute is None
-            else ("method", "path", "body", "idempotent", "query", "headers", "coalesce")
+            else ("method", "path", "body", "idempotent", "query", "headers", "coalesce", "stale_if_error_s")
         )
-        wrong = [name for name in foreign if name in self.model_fields_set]
+        wrong = [name.removesuffix("_s") for name in foreign if name in self.model_fields_set]
         if wrong:
             kind = "call" if self.compute is None else "compute"
             raise ValueError(f"a {kind} has no {' and no '.join(wrong)}")
@@ -243,6 +247,8 @@ class Document(Model):
     """FastAPI routers with routes in Python, as `module:attribute`."""
     compute_backends: dict[Name, ComputeBackend] = {}
     """Where compute steps run, by name. Threads and processes are there without it."""
+    stale: StaleMemory = StaleMemory()
+    """The memory of calls with `stale_if_error`."""
     journal: Journal = Journal()
     """The durable log of responses, for endpoints that say `journal`."""
     cors: CORS | None = None

@@ -47,6 +47,17 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes | None = None
 
 
+class StaleRule(msgspec.Struct, frozen=True):
+    """How a failed call may be answered with what was answered before.
+
+    `max_age_s`: how old that may be. `origin`: digest of all that is fixed about the call (its step and its upstream in the document), "" when
+    something else about it comes from the client's header fields: then answers from a journal cannot be told apart.
+    """
+
+    max_age_s: float
+    origin: str = ""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One whole response: final status, header fields (lower-case names, wire order, repeats kept), content-decoded body."""
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.types import Send
 
-from app.edge.fields import proxy_status, server_timing
+from app.edge.fields import age, cache_status, proxy_status, server_timing
 from app.edge.problems import HeaderList, ProblemResponse, of_result
 from app.engine.outcome import Outcome, Result
 from app.plan.model import ResponsePlan
@@ -41,13 +41,16 @@ class Responder:
 
 
 def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
-    """Gateway-Complete, Server-Timing and, where a step failed, Proxy-Status."""
+    """Gateway-Complete, Server-Timing; where a step failed, Proxy-Status; where one has an old answer, Age and Cache-Status."""
     if is_complete:
         return [_COMPLETE, (b"server-timing", server_timing(outcomes))]
     headers = [_PARTIAL, (b"server-timing", server_timing(outcomes))]
     failed = proxy_status(outcomes)
     if failed:
         headers.append((b"proxy-status", failed))
+    stale = cache_status(outcomes)
+    if stale:
+        headers += [(b"age", age(outcomes)), (b"cache-status", stale)]
     return headers
 
 

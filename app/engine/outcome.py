@@ -20,11 +20,12 @@ class Outcome:
     `started_s`: since the request began. `elapsed_s`: from then to the end. `queue_s`: how much of that it waited in a queue.
     `run_s`: of a compute, how long its worker was busy with it; None for a call, and where it never started.
     `attempts`: exchanges begun; 0 when it was skipped or rejected. `status`: of the upstream's answer; None when there was none.
+    `stale_age_s`: how old the answer is that stood in for a failed call; None for an answer to this very call.
     `notes`: what the policies did, for explain. `request`, `answer`: what was sent and what came back, only when the endpoint keeps records.
     """
 
     __slots__ = (
-        "answer", "attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "request", "run_s", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -36,6 +37,7 @@ class Outcome:
         self.elapsed_s = 0.0
         self.queue_s = 0.0
         self.run_s: float | None = None
+        self.stale_age_s: float | None = None
         self.attempts = 0
         self.status: int | None = None
         self.notes: list[str] | None = None
@@ -47,7 +49,7 @@ class Result:
     """What a request ended with. `outcomes`: in document order; a step that never ran because a required one failed is not in it.
 
     `body`: the merged response; None when `failure` decides the response, and then `status` is its status.
-    `is_complete`: no step failed.
+    `is_complete`: no step failed, and none has an old answer.
     """
 
     __slots__ = ("body", "failure", "is_complete", "outcomes", "status")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from time import monotonic, perf_counter
 
 from app.compute.job import ComputePool, Job, JobClock
+from app.compute.offload import Offload
 from app.engine.event import AroundStep
 from app.engine.outcome import Outcome, Result, refused
 from app.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
@@ -21,12 +22,17 @@ from app.policy.call import Call, Policy
 
 class Engine:
     """Runs plans. `policies`: the policy stack of each upstream, by its name. `around`: what traces the steps. `pools`: where compute steps
-    run, by name. Holds nothing of a request."""
+    run, by name. `offload`: reads and merges what is too large for the loop; None: the loop does. Holds nothing of a request."""
 
     def __init__(
-        self, policies: Mapping[str, Policy], around: AroundStep | None = None, pools: Mapping[str, ComputePool] | None = None
+        self,
+        policies: Mapping[str, Policy],
+        around: AroundStep | None = None,
+        pools: Mapping[str, ComputePool] | None = None,
+        offload: Offload | None = None,
     ) -> None:
         self._policies = policies
+        self._offload = offload
         self._pools = pools or {}
         self._around = around
 
@@ -46,21 +52,22 @@ class Engine:
 
         Failures of services are in the result, never raised. Cancellation: every exchange under way is cancelled and awaited.
         """
-        return await _Run(self._policies, self._pools, self._around, plan, frame, client_headers, extra, deadline, is_traced).go()
+        return await _Run(self._policies, self._pools, self._offload, self._around, plan, frame, client_headers, extra, deadline, is_traced).go()
 
 
 class _Run:
     """The state of one request. `waiting[i]`: how many steps step i still waits for; `is_settled[i]`: it has an outcome."""
 
     __slots__ = (
-        "_around", "_began", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_traced",
-        "_outcomes", "_plan", "_policies", "_pools", "_running", "_tasks", "_values", "_waiting",
+        "_around", "_began", "_body", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_large",
+        "_is_stale", "_is_traced", "_offload", "_outcomes", "_plan", "_policies", "_pools", "_running", "_tasks", "_values", "_waiting",
     )  # fmt: skip
 
     def __init__(
         self,
         policies: Mapping[str, Policy],
         pools: Mapping[str, ComputePool],
+        offload: Offload | None,
         around: AroundStep | None,
         plan: EndpointPlan,
         frame: Frame,
@@ -71,12 +78,16 @@ class _Run:
     ) -> None:
         self._policies = policies
         self._pools = pools
+        self._offload = offload
+        self._is_large = False
+        self._body: bytes | None = None
         self._around = around
         self._plan = plan
         self._frame = frame
         self._client_headers = client_headers
         self._extra = extra
         self._deadline = deadline
+        self._is_stale = False
         self._is_traced = is_traced
         self._outcomes: list[Outcome | None] = [None] * len(plan.steps)
         self._values = list(plan.defaults)
@@ -108,6 +119,11 @@ class _Run:
                 await self._cancel_tasks()
         if self._crash is not None:
             raise self._crash
+        if self._is_large and self._offload is not None and self._failure is None:
+            try:
+                self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._deadline)
+            except StepError as error:
+                self._failure = error
         return self._result()
 
     # ------------------------------------------------------------------------------------------------------- tasks
@@ -180,14 +196,21 @@ class _Run:
                 is_required=step.is_required,
                 is_coalesced=step.is_coalesced,
                 is_traced=self._is_traced,
+                stale=step.stale,
             )
             answer = await self._policies[step.upstream](call)
             outcome.status = answer.status
+            if call.stale_age_s is not None:
+                outcome.stale_age_s = call.stale_age_s
+                self._is_stale = True
             if self._plan.is_recorded:
                 outcome.answer = answer
             if not 200 <= answer.status < 300:
                 raise refused(answer)
-            outcome.raw = step.read(answer.body, self._frame)
+            if len(answer.body) < step.large_from:
+                outcome.raw = step.read(answer.body, self._frame)
+            else:
+                outcome.raw = await self._read_large(step, answer.body, deadline)
         except StepError as error:
             outcome.failure = error
         outcome.elapsed_s = perf_counter() - began
@@ -210,7 +233,10 @@ class _Run:
                 deadline = min(deadline, monotonic() + step.timeout_s)
             job = Job(hook=compute.hook, input=text, deadline=deadline, step=step.name, lane=compute.lane, limit=compute.limit)
             result = await self._pools[compute.pool].run(job, clock)
-            outcome.raw = step.read(result.value, self._frame)
+            if len(result.value) < step.large_from:
+                outcome.raw = step.read(result.value, self._frame)
+            else:
+                outcome.raw = await self._read_large(step, result.value, deadline)
         except StepError as error:
             outcome.failure = error
         outcome.elapsed_s = perf_counter() - began
@@ -218,6 +244,13 @@ class _Run:
         outcome.queue_s = clock.queue_s
         outcome.run_s = clock.run_s
         return outcome
+
+    async def _read_large(self, step: StepPlan, body: bytes, deadline: float) -> bytes:
+        """As `step.read`, for a body that may be too large for the loop."""
+        if self._offload is None:
+            return step.read(body, self._frame)
+        self._is_large = True
+        return await self._offload.read(step, body, self._frame, deadline)
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:
         """Write an outcome down. Returns the steps that can start now."""
@@ -262,8 +295,8 @@ class _Run:
             failure = self._nothing_answered(failures)
         if failure is not None:
             return Result(outcomes=outcomes, status=failure.status, body=None, is_complete=False, failure=failure)
-        body = plan.response.assemble(self._values, self._frame)
-        return Result(outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures)
+        body = self._body if self._body is not None else plan.response.assemble(self._values, self._frame)
+        return Result(outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_stale)
 
     def _nothing_answered(self, failures: list[StepError]) -> NothingAnswered | None:
         visible = self._plan.response.visible

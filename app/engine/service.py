@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Self
 
+from app.compute.offload import Offload
 from app.compute.pools import ComputePools, PoolMaker, make_pool
 from app.engine.event import AroundStep
 from app.engine.fanout import Surface, surfaces
@@ -17,6 +18,7 @@ from app.journal.journal import Journal
 from app.journal.sinks.open import Shippers
 from app.plan.model import DocumentPlan
 from app.policy.event import Observer
+from app.policy.stale import StaleStore
 from app.upstream.open import open_transport
 
 
@@ -26,7 +28,7 @@ class Service:
     `plan`: the document compiled. `digest`: tells one document from another. `warnings`: what its writer may not have expected.
     `files`: absolute or relative paths of all that was read for it. `engine`: runs its plans, while the service is open.
     `surfaces`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
-    `shippers`: None when it is not shipped anywhere.
+    `shippers`: None when it is not shipped anywhere. `stale`: remembers good answers; of its own when None.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Service:
         pool_maker: PoolMaker = make_pool,
         journal: Journal | None = None,
         shippers: Shippers | None = None,
+        stale: StaleStore | None = None,
     ) -> None:
         self.plan = plan
         self.digest = digest
@@ -49,9 +52,12 @@ class Service:
         self.files = files
         self.journal = journal
         self.shippers = shippers
-        self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener)
+        store = StaleStore(max_entries=plan.source.stale.entries, max_bytes=plan.source.stale.size) if stale is None else stale
+        remembered = {step.upstream: store for endpoint in plan.endpoints for step in endpoint.steps if step.stale is not None}
+        self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener, stale=remembered)
         self.compute = ComputePools(plan.pools, make=pool_maker)
-        self.engine = Engine(self.upstreams.policies, around, self.compute.pools)
+        self.offload = Offload()
+        self.engine = Engine(self.upstreams.policies, around, self.compute.pools, self.offload)
         self.surfaces: Mapping[str, Surface] = {}
         self._exits = AsyncExitStack()
 
@@ -69,6 +75,7 @@ class Service:
                 await exits.enter_async_context(self.journal)
             await exits.enter_async_context(self.upstreams)
             await exits.enter_async_context(self.compute)
+            exits.push_async_callback(self.offload.aclose)
             self.surfaces = surfaces(self.plan.upstreams, self.upstreams.policies)
             self._exits = exits.pop_all()
         return self

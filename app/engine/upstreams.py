@@ -14,6 +14,7 @@ from app.config import model as config
 from app.policy.call import Policy
 from app.policy.event import Observer, PolicyEvent
 from app.policy.stack import Stack, build_stack
+from app.policy.stale import StaleStore
 from app.upstream.open import open_transport
 from app.upstream.resolve import Resolver
 from app.upstream.seam import Transport
@@ -27,15 +28,18 @@ _MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
 class Upstreams:
     """An async context manager. `policies`: by the upstream's name, filled while it is open; the same mapping for its whole life.
 
-    `opener`: makes the transport of an upstream; a test may put another one in.
+    `opener`: makes the transport of an upstream; a test may put another one in. `stale`: where the good answers of those upstreams are
+    remembered that have a call with a stale rule.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, config.Upstream], *, observer: Observer | None = None, opener: Opener = open_transport
-    ) -> None:
+        self, upstreams: Mapping[str, config.Upstream], *, observer: Observer | None = None, opener: Opener = open_transport,
+        stale: Mapping[str, StaleStore] | None = None,
+    ) -> None:  # fmt: skip
         self._upstreams = upstreams
         self._observer = observer
         self._opener = opener
+        self._stale = stale or {}
         self._exits = AsyncExitStack()
         self.policies: dict[str, Policy] = {}
         self.stacks: dict[str, Stack] = {}
@@ -52,8 +56,9 @@ class Upstreams:
                     authority = self._opener(config.Upstream(url=upstream.oauth2.token_url, max_response=_MAX_TOKEN_RESPONSE_BYTES))
                     exits.push_async_callback(authority.aclose)
                 stack = build_stack(
-                    name, upstream, transport, clock=monotonic, random=random.random, observer=self._observer, authority=authority
-                )
+                    name, upstream, transport, clock=monotonic, random=random.random, observer=self._observer, authority=authority,
+                    stale=self._stale.get(name),
+                )  # fmt: skip
                 exits.push_async_callback(stack.aclose)
                 if upstream.dns_ttl_s is not None and stack.balance is not None:
                     resolver = Resolver(

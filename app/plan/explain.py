@@ -56,7 +56,14 @@ def _levels(plan: EndpointPlan) -> list[list[int]]:
 
 def _step(step: StepPlan, worst_s: float) -> str:
     marks = [
-        mark for mark, is_set in (("required", step.is_required), ("hidden", step.is_hidden), ("coalesced", step.is_coalesced)) if is_set
+        mark
+        for mark, is_set in (
+            ("required", step.is_required),
+            ("hidden", step.is_hidden),
+            ("coalesced", step.is_coalesced),
+            ("stale if error", step.stale is not None),
+        )
+        if is_set
     ]
     limit = f"at most {_seconds(worst_s)}" if worst_s else "until the deadline"
     if (compute := step.compute) is not None:

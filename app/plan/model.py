@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from app.config import model as config
-from app.core.exchange import Request
+from app.core.exchange import Request, StaleRule
 
 
 class Missing:
@@ -103,6 +103,16 @@ class PoolPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How another process reads a step's body. `order`: for `app.plan.offload`. `from_bytes`: smaller bodies are read where they are.
+    `whole`: slots of the value as a whole."""
+
+    order: str
+    from_bytes: int
+    whole: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """One step. `needs`, `dependents`: indexes of steps.
 
@@ -112,6 +122,8 @@ class StepPlan:
     `read`: takes the body of a successful answer, fills the frame's slots, and returns the shaped value as JSON text; raises
     InvalidJSON or ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text that stands in for a failed step. `timeout_s`: None: what is left of the deadline.
+
+    `stale`: how a failed call may be answered; None: not at all.
 
     `compute`: None for a call. A compute has no upstream (""), no method and no `build`; its result is read as an answer's body is.
     """
@@ -124,6 +136,7 @@ class StepPlan:
     is_hidden: bool
     is_idempotent: bool
     is_coalesced: bool
+    stale: StaleRule | None = None
     needs: tuple[int, ...]
     dependents: tuple[int, ...]
     timeout_s: float | None
@@ -134,6 +147,9 @@ class StepPlan:
     fill_default: Callable[[Frame], None] | None
     source: config.Step
     compute: ComputePlan | None = None
+    reading: Reading | None = None
+    large_from: int = 1 << 62
+    """Bytes from which a body may be too large for the loop: to be read, or to be merged with others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +161,8 @@ class ResponsePlan:
     visible: tuple[int, ...]
     status: int
     headers: HeaderPairs
+    merge_order: str = ""
+    """How another process merges the visible steps (`app.plan.offload`); empty when the values are only placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """One step compiled: its request, its shaping, its place in the graph. First pass: `StepDraft`; second pass, when all slots are known: plans."""
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
@@ -8,10 +9,12 @@ import orjson
 from app import __version__
 from app.config import model as config
 from app.config.problems import Problems, did_you_mean
+from app.core.exchange import HeaderBlock, StaleRule
 from app.plan import raw as json
 from app.plan.call import Build, compile_build, compile_headers, compile_path, compile_query
 from app.plan.fields import name_fault, value_fault
 from app.plan.model import ComputePlan, DecodeMode, Frame, StepPlan
+from app.plan.offload import MERGE_FROM, PLAIN_FROM, reading
 from app.plan.reference import strings
 from app.plan.scope import Path, Scope
 from app.plan.shape import Shape, choose_mode, compile_reader
@@ -25,8 +28,9 @@ class StepDraft:
     """A step after the first pass. `needs`: names of the steps that it refers to. `compute`: None for a call."""
 
     def __init__(
-        self, *, name: str, source: config.Step, at: Path, method: str, needs: set[str], build: Build, compute: ComputePlan | None = None
-    ) -> None:
+        self, *, name: str, source: config.Step, at: Path, method: str, needs: set[str], build: Build, compute: ComputePlan | None = None,
+        stale: StaleRule | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self.source = source
         self.at = at
@@ -34,6 +38,7 @@ class StepDraft:
         self.needs = needs
         self.build = build
         self.compute = compute
+        self.stale = stale
 
 
 def method_of(step: config.Step, endpoint: config.Endpoint) -> str:
@@ -76,6 +81,8 @@ def draft_call(
             problems.add((*at, "body"), "a HEAD request has no body")
     if step.coalesce and method != "GET":
         problems.add((*at, "coalesce"), f"only a GET can share an exchange, and this is a {method}")
+    if step.stale_if_error_s is not None and method != "GET":
+        problems.add((*at, "stale_if_error"), f"only a GET can be answered with what was answered before, and this is a {method}")
     assert step.upstream is not None
     upstream = upstreams.get(step.upstream)
     if upstream is None and step.upstream not in broken_upstreams:
@@ -98,7 +105,19 @@ def draft_call(
         extra=extra,
         body=compile_json(step.body, scope.slot, is_strict=True) if has_body else None,
     )
-    return StepDraft(name=name, source=step, at=at, method=method, needs=needs, build=build)
+    stale: StaleRule | None = None
+    if step.stale_if_error_s is not None:
+        depends_on_client = upstream.forward_headers or any(
+            not isinstance(part, str) for template in header_templates.values() for part in template
+        )
+        stale = StaleRule(step.stale_if_error_s, "" if depends_on_client else _origin(step.upstream, upstream, block))
+    return StepDraft(name=name, source=step, at=at, method=method, needs=needs, build=build, stale=stale)
+
+
+def _origin(name: str, upstream: config.Upstream, headers: HeaderBlock) -> str:
+    """Digest of what is fixed about a call but for its target: who is asked, as whom, and with which header fields."""
+    who = upstream.model_dump_json(include={"url", "urls", "oauth2", "tls"})
+    return blake2b(b"\0".join((name.encode(), who.encode(), headers.wire)), digest_size=12).hexdigest()
 
 
 def draft_compute(name: str, step: config.Step, *, at: Path, needs: set[str], compute: ComputePlan | None) -> StepDraft:
@@ -152,6 +171,7 @@ def plan_step(draft: StepDraft, index: int, *, names: list[str], dependents: lis
     slots = scope.slots_of(draft.name)
     shape = shape_of(step, must_be_object=must_be_object)
     mode = choose_mode(shape, slots)
+    elsewhere = reading(shape, slots, mode)
     default = orjson.dumps(step.default)
     fill_default = None
     if "default" in step.model_fields_set:
@@ -169,6 +189,7 @@ def plan_step(draft: StepDraft, index: int, *, names: list[str], dependents: lis
         is_hidden=step.hidden,
         is_idempotent=step.idempotent if step.idempotent is not None else draft.method in IDEMPOTENT,
         is_coalesced=step.coalesce,
+        stale=draft.stale,
         needs=tuple(sorted(names.index(need) for need in draft.needs if need in names)),
         dependents=tuple(dependents),
         timeout_s=step.timeout_s,
@@ -179,4 +200,6 @@ def plan_step(draft: StepDraft, index: int, *, names: list[str], dependents: lis
         fill_default=fill_default,
         source=step,
         compute=draft.compute,
+        reading=elsewhere,
+        large_from=min(elsewhere.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
     )

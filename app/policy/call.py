@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from app.core.exchange import Address, Answer, Request
+from app.core.exchange import Address, Answer, Request, StaleRule
 
 
 class Call:
@@ -10,11 +10,12 @@ class Call:
 
     Given: `request`; `deadline` (absolute, loop time: the smaller of the step's own timeout and the request's deadline);
     `is_idempotent`; `is_required` (an optional call is shed first when an upstream is under pressure); `is_coalesced` (identical
-    calls may share one exchange); `is_traced` (somebody will read `notes`; otherwise none are taken).
+    calls may share one exchange); `stale` (how it may be answered when it fails; None: not at all); `is_traced` (somebody will read `notes`; otherwise none are taken).
 
     Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead, summed over attempts),
     `address` (of the last attempt), `avoid` (addresses that attempts of this call have used: the balancer takes another one where
-    there is one), `is_hedged` (a hedge was sent), `notes` (what a policy did, in order, for explain; None when not traced).
+    there is one), `is_hedged` (a hedge was sent), `stale_age_s` (seconds since the answer was fresh that stands in for a failure; None for an answer
+    to this very call), `notes` (what a policy did, in order, for explain; None when not traced).
     """
 
     __slots__ = (
@@ -29,6 +30,8 @@ class Call:
         "notes",
         "queue_s",
         "request",
+        "stale",
+        "stale_age_s",
     )
 
     def __init__(
@@ -40,6 +43,7 @@ class Call:
         is_required: bool,
         is_coalesced: bool = False,
         is_traced: bool = False,
+        stale: StaleRule | None = None,
     ) -> None:
         self.request = request
         self.deadline = deadline
@@ -51,6 +55,8 @@ class Call:
         self.address: Address | None = None
         self.avoid: tuple[Address, ...] = ()
         self.is_hedged = False
+        self.stale = stale
+        self.stale_age_s: float | None = None
         self.notes: list[str] | None = [] if is_traced else None
 
     def note(self, text: str) -> None:
@@ -63,7 +69,7 @@ class Call:
 
         It goes on counting from this one's `attempts`, shares its `notes` and starts with no time queued.
         """
-        twin = Call(self.request, deadline=self.deadline, is_idempotent=self.is_idempotent, is_required=self.is_required)
+        twin = Call(self.request, deadline=self.deadline, is_idempotent=self.is_idempotent, is_required=self.is_required, stale=self.stale)
         twin.attempts = self.attempts
         twin.avoid = self.avoid
         twin.notes = self.notes

@@ -180,6 +180,7 @@ class _Flight:
         call.attempts += shared.attempts - self._attempts
         call.address = shared.address
         call.is_hedged = call.is_hedged or shared.is_hedged
+        call.stale_age_s = shared.stale_age_s
         if call is self._leader:
             call.queue_s += shared.queue_s
 

@@ -17,6 +17,7 @@ Kind = Literal[
     "hedge_won",  # the second attempt was the first good one; reason: "", elapsed_s: how long it took
     "hedge_denied",  # the first attempt is slow, but no second one begins; reason: budget or queued
     "coalesce",  # a call joined an exchange that was under way; reason: joined, or restarted after its leader ran out of time
+    "stale",  # a call that failed was answered with an earlier answer; reason: the error's code, or the status
     "breaker",  # a breaker changed; reason: its new state
     "limit",  # an adaptive limit changed; reason: the new limit
     "balance",  # the addresses changed; reason: why

@@ -3,6 +3,7 @@
 Outermost first:
 
     coalesce    identical calls that run at the same time become one; all that follows is done once for them
+    stale       answers from the last good exchange when all that follows has failed
     retry       tries again what failed; each further attempt passes through all that follows anew
     hedge       runs a second attempt beside a slow first one
     balance     chooses the attempt's address; keeps a breaker for each of them and ejects outliers
@@ -32,6 +33,7 @@ from app.policy.coalesce import CoalesceLayer
 from app.policy.event import Observer
 from app.policy.hedge import HedgeLayer
 from app.policy.retry import RetryLayer
+from app.policy.stale import StaleLayer, StaleStore
 from app.policy.token import TokenLayer, TokenSource
 from app.upstream.seam import Transport
 
@@ -80,11 +82,13 @@ def build_stack(
     random: Callable[[], float],
     observer: Observer | None = None,
     authority: Transport | None = None,
+    stale: StaleStore | None = None,
 ) -> Stack:
     """Build the layers of the upstream called `name` around `transport`.
 
     `clock`: the loop's `time`, the one that deadlines are measured by. `random`: draws from [0, 1). `authority`: a transport for the
-    token endpoint of `oauth2`; without it that of the upstream is used.
+    token endpoint of `oauth2`; without it that of the upstream is used. `stale`: where good answers are remembered; None when no call of the
+    upstream has a stale rule.
     """
     layers = ["attempt"]
     is_balanced = _is_balanced(upstream)
@@ -166,6 +170,9 @@ def build_stack(
             observer=observer,
         )
         layers.append("retry")
+    if stale is not None:
+        policy = StaleLayer(policy, store=stale, clock=clock, upstream=name, observer=observer)
+        layers.append("stale")
     # Whether there is anything to share is said by each call, and asking it is all that this layer costs the others.
     policy = coalesce = CoalesceLayer(policy, clock=clock, upstream=name, observer=observer)
     layers.append("coalesce")

@@ -1,0 +1,208 @@
+"""A failed call is answered with its last good answer, never with somebody else's, and never with one that is too old."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.exchange import Answer, HeaderBlock, Request, StaleRule
+from app.errors import BreakerOpen, ConnectError, QueueFull, StepError, UpstreamTimeout
+from app.policy.call import Call
+from app.policy.coalesce import CoalesceLayer
+from app.policy.event import PolicyEvent
+from app.policy.stale import StaleLayer, StaleStore, age_of, recorded_key, stale_key
+from tests.support.policies import Scripted, answer
+
+RULE = StaleRule(60.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def call_of(request: Request, rule: StaleRule | None = RULE, *, is_required: bool = True, is_traced: bool = False) -> Call:
+    return Call(request, deadline=1e9, is_idempotent=True, is_required=is_required, is_traced=is_traced, stale=rule)
+
+
+def layer_of(next_: Scripted, clock: Clock, *, store: StaleStore | None = None, events: list[PolicyEvent] | None = None) -> StaleLayer:
+    store = store if store is not None else StaleStore(max_entries=100, max_bytes=1_000_000)
+    return StaleLayer(next_, store=store, clock=clock, upstream="a", observer=None if events is None else events.append)
+
+
+GET = Request("GET", "/x")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [ConnectError("x"), UpstreamTimeout("x"), BreakerOpen("x"), QueueFull("x"), answer(500), answer(503)],
+    ids=lambda failure: failure.code if isinstance(failure, StepError) else str(failure.status),
+)
+async def test_a_failure_is_answered_with_the_last_good_answer(failure: StepError | Answer) -> None:
+    clock, events = Clock(), list[PolicyEvent]()
+    layer = layer_of(Scripted(answer(200, b"1"), answer(200, b"2"), failure), clock, events=events)
+    await layer(call_of(GET))
+    await layer(call_of(GET))
+    clock.now += 12.5
+    call = call_of(GET, is_traced=True)
+    assert (await layer(call)).body == b"2"
+    assert call.stale_age_s == 12.5
+    assert call.notes is not None
+    assert call.notes[-1].startswith("stale answer of 12.5 s ago instead of ")
+    assert [event.kind for event in events] == ["stale"]
+
+
+async def test_what_is_too_old_is_not_answered() -> None:
+    clock = Clock()
+    layer = layer_of(Scripted(answer(200, b"1"), ConnectError("x")), clock)
+    await layer(call_of(GET))
+    clock.now += 60.1
+    with pytest.raises(ConnectError):
+        await layer(call_of(GET))
+
+
+async def test_an_age_that_the_service_gave_counts() -> None:
+    clock = Clock()
+    layer = layer_of(Scripted(answer(200, b"1", age="50"), ConnectError("x")), clock)
+    await layer(call_of(GET))
+    clock.now += 5
+    call = call_of(GET)
+    await layer(call)
+    assert call.stale_age_s == 55
+    clock.now += 6
+    with pytest.raises(ConnectError):
+        await layer(call_of(GET))
+
+
+async def test_without_a_good_answer_the_failure_stays() -> None:
+    layer = layer_of(Scripted(answer(404), answer(502, b"bad")), Clock())
+    assert (await layer(call_of(GET))).status == 404
+    call = call_of(GET)
+    assert (await layer(call)).body == b"bad"
+    assert call.stale_age_s is None
+
+
+async def test_a_client_error_is_an_answer_and_no_failure() -> None:
+    layer = layer_of(Scripted(answer(200), answer(404)), Clock())
+    await layer(call_of(GET))
+    assert (await layer(call_of(GET))).status == 404
+
+
+async def test_what_the_service_forbids_to_store_is_forgotten() -> None:
+    layer = layer_of(Scripted(answer(200), answer(200, cache_control="private, No-Store"), ConnectError("x")), Clock())
+    await layer(call_of(GET))
+    await layer(call_of(GET))
+    with pytest.raises(ConnectError):
+        await layer(call_of(GET))
+
+
+async def test_calls_without_a_rule_pass_through_and_are_not_remembered() -> None:
+    store = StaleStore(max_entries=10, max_bytes=10_000)
+    layer = layer_of(Scripted(answer(200), ConnectError("x")), Clock(), store=store)
+    await layer(call_of(GET, None))
+    assert len(store) == 0
+    with pytest.raises(ConnectError):
+        await layer(call_of(GET, None))
+
+
+async def test_cancellation_is_not_answered() -> None:
+    layer = layer_of(Scripted(answer(200), [10.0]), Clock())
+    await layer(call_of(GET))
+    task = asyncio.create_task(_await(layer, call_of(GET)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def _await(layer: StaleLayer, call: Call) -> Answer:
+    return await layer(call)
+
+
+async def test_those_who_share_an_exchange_all_know_that_it_is_old() -> None:
+    layer = layer_of(Scripted(answer(200), [0.01, ConnectError("x")]), Clock())
+    await layer(call_of(GET))
+    outer = CoalesceLayer(layer, clock=asyncio.get_running_loop().time, upstream="a")
+    calls = [Call(GET, deadline=1e9, is_idempotent=True, is_required=True, is_coalesced=True, stale=RULE) for _ in range(3)]
+    await asyncio.gather(*(outer(call) for call in calls))
+    assert [call.stale_age_s for call in calls] == [0.0] * 3
+
+
+async def test_an_answer_from_the_journal_is_only_for_calls_of_its_origin() -> None:
+    store = StaleStore(max_entries=10, max_bytes=10_000)
+    store.put(recorded_key("here", "GET", "/x"), answer(200, b"recorded"), 990.0)
+    layer = layer_of(Scripted(ConnectError("x")), Clock(), store=store)
+    call = call_of(GET, StaleRule(60.0, "here"))
+    assert (await layer(call)).body == b"recorded"
+    assert call.stale_age_s == 10
+    for rule in (StaleRule(60.0, "there"), StaleRule(60.0)):
+        with pytest.raises(ConnectError):
+            await layer(call_of(GET, rule))
+
+
+def test_the_store_keeps_its_bounds_and_what_was_asked_for_last() -> None:
+    store = StaleStore(max_entries=3, max_bytes=10_000)
+    for name in "abc":
+        store.put((name,), answer(200, b"x" * 1000), 0)
+    assert store.get(("a",)) is not None
+    store.put(("d",), answer(200), 0)
+    assert [store.get((name,)) is not None for name in "abcd"] == [True, False, True, True]
+    store.put(("big",), answer(200, b"x" * 9_000), 0)
+    assert store.size_bytes <= 10_000
+    assert len(store) == 1
+    store.put(("huge",), answer(200, b"x" * 11_000), 0)
+    assert store.get(("huge",)) is None
+    store.put(("big",), answer(200, b"y"), 0)
+    store.bound(max_entries=1, max_bytes=100)
+    assert (len(store), store.size_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("7", 7), ("x", 0), ("-1", 0), ("9" * 30, 0), ("99999999999", 2**31)])
+def test_an_age_is_believed_within_reason(text: str, seconds: float) -> None:
+    assert age_of(answer(200, age=text)) == seconds
+
+
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([b"authorization", b"cookie", b"x-user", b"accept", b"x-request-id", b"traceparent"]),
+        st.sampled_from([b"a", b"b", b""]),
+    ),
+    max_size=3,
+).map(tuple)
+REQUESTS = st.builds(
+    Request,
+    method=st.just("GET"),
+    target=st.sampled_from(["/x", "/y", "/x?q=1"]),
+    headers=FIELDS.map(lambda pairs: HeaderBlock.of(list(pairs))),
+    extra=FIELDS,
+    body=st.sampled_from([None, b"", b"1"]),
+)
+NAMES_THE_REQUEST = (b"x-request-id", b"traceparent")
+
+
+@given(REQUESTS, REQUESTS, st.booleans())
+def test_two_principals_never_share_an_answer(one: Request, other: Request, is_required: bool) -> None:
+    """Whatever two requests differ in that is sent, but for what names the request, keeps their answers apart."""
+
+    async def ask() -> bool:
+        layer = layer_of(Scripted(answer(200, b"for one"), ConnectError("x")), Clock())
+        await layer(call_of(one))
+        try:
+            await layer(call_of(other, is_required=is_required))
+        except ConnectError:
+            return False
+        return True
+
+    def sent(request: Request) -> object:
+        extra = tuple(pair for pair in request.extra if pair[0] not in NAMES_THE_REQUEST)
+        return request.method, request.target, request.headers.pairs, extra, request.body
+
+    assert asyncio.run(ask()) == (sent(one) == sent(other))
+
+
+def test_upstreams_never_share_an_answer() -> None:
+    assert stale_key("a", call_of(GET)) != stale_key("b", call_of(GET))
