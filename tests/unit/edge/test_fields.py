@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.edge.fields import proxy_status, server_timing, sf_string
-from app.errors import BreakerOpen, ConnectError, DependencyFailed, UpstreamStatus, UpstreamTimeout
+from app.errors import BreakerOpen, ComputeTimeout, ConnectError, DependencyFailed, UpstreamStatus, UpstreamTimeout
 from tests.support.edge_plans import outcome
 
 
@@ -127,3 +127,11 @@ def test_durations_are_plain_decimals(elapsed_ms: float) -> None:
     written = server_timing([outcome("a", elapsed_ms=elapsed_ms)]).decode()
     assert math.isclose(float(written.removeprefix("a;dur=")), elapsed_ms, abs_tol=0.051)
     assert "e" not in written
+
+
+def test_server_timing_of_a_compute_tells_queue_and_run_apart() -> None:
+    computed = outcome("delays", elapsed_ms=12.34)
+    computed.queue_s, computed.run_s = 0.0012, 0.011
+    assert server_timing([computed]) == b"delays;dur=12.3;queue=1.2;run=11.0"
+    computed.failure = ComputeTimeout("x")
+    assert server_timing([computed]) == b'delays;dur=12.3;queue=1.2;run=11.0;desc="compute_timeout"'

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -6,7 +7,7 @@ from fastapi.openapi.models import OpenAPI
 
 from app.config import model as config
 from app.edge.openapi import describe
-from app.plan.model import EndpointPlan
+from app.plan.model import ComputePlan, EndpointPlan
 from tests.support.edge_plans import body, document, endpoint, parameter, read_integer
 
 STEPS: dict[str, dict[str, Any]] = {
@@ -164,3 +165,30 @@ def test_description_fits_fastapis_model_of_openapi() -> None:
     plan = endpoint("/f/{id}", "PUT", parameters=(parameter("id", "path", read=read_integer), parameter("q")), body=body(), steps=STEPS)
     paths, components = describe(document(plan, endpoint(steps=STEPS)))
     OpenAPI.model_validate({"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": paths, "components": components})
+
+
+def computed(result: dict[str, Any], **written: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of a compute step whose function says `result`, and all component schemas."""
+    plan = endpoint(name="x", steps={"sum": {"compute": "m:f", **written}})
+    compute = ComputePlan(hook="m:f", pool="thread", kind="thread", lane="x.sum", limit=None, build=lambda _: b"{}", result_schema=result)
+    plan = replace(plan, steps=(replace(plan.steps[0], compute=compute),))
+    paths, components = describe(document(plan))
+    made = paths[plan.path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["sum"]
+    return made, components["schemas"]
+
+
+def test_what_a_function_returns_is_described() -> None:
+    assert computed({"type": "integer"}, required=True)[0] == {"type": "integer", "description": "Computed."}
+    assert computed({"type": "integer"})[0]["anyOf"] == [{"type": "integer"}, {"type": "null"}]
+    wrapped = computed({"type": "integer"}, required=True, wrap="n")[0]
+    assert wrapped["properties"] == {"n": {"type": "integer"}}
+
+
+def test_nothing_is_claimed_of_a_result_that_the_document_changes() -> None:
+    assert computed({"type": "object"}, required=True, target="a")[0] == {"description": "Computed."}
+
+
+def test_a_result_that_refers_to_itself_is_a_component() -> None:
+    made, schemas = computed({"$ref": "#/$defs/Node", "$defs": {"Node": {"type": "object"}}}, required=True)
+    assert made["$ref"] == "#/components/schemas/x_sum"
+    assert schemas["x_sum"]["$ref"] == "#/components/schemas/x_sum/$defs/Node"
