@@ -98,6 +98,9 @@ def resolve(hook: str) -> Hook:
 def call_hook(hook: str, text: bytes) -> Reply:
     """Call a function that is not async. `text`: JSON text of an object, the arguments by name. Never raises."""
     try:
+        if "=" in hook:  # not of a document, but of the gateway itself (`app.compute.offload`): bytes in, bytes out
+            name, _, order = hook.partition("=")
+            return Reply(ReplyKind.VALUE, resolve(name).function(order, text))
         resolved = resolve(hook)
         arguments = resolved.arguments(text)
     except (ValidationError, orjson.JSONDecodeError, RecursionError) as error:

@@ -52,7 +52,9 @@ class Engine:
 
         Failures of services are in the result, never raised. Cancellation: every exchange under way is cancelled and awaited.
         """
-        return await _Run(self._policies, self._pools, self._offload, self._around, plan, frame, client_headers, extra, deadline, is_traced).go()
+        return await _Run(
+            self._policies, self._pools, self._offload, self._around, plan, frame, client_headers, extra, deadline, is_traced
+        ).go()
 
 
 class _Run:

@@ -12,6 +12,7 @@ from app.plan.compute import CheckHook, compile_compute, trust_hook
 from app.plan.explain import worst_case_s
 from app.plan.graph import find_cycle, longest_path
 from app.plan.model import MISSING, BodyPlan, EndpointPlan, Frame, ParameterPlan, ResponsePlan
+from app.plan.offload import merging
 from app.plan.parameters import SchemaError, compile_default, compile_parameter, validator
 from app.plan.reference import ROOTS, Reference, TemplateError, parse, strings
 from app.plan.routes import PathError, operation_name, parameter_names, parse_path
@@ -94,6 +95,7 @@ class EndpointCompiler:
             ready=tuple(step.index for step in steps if not step.needs),
             response=ResponsePlan(
                 assemble=assemble,
+                merge_order=self._merge_order(),
                 visible=self._counted(names),
                 status=endpoint.response.status,
                 headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
@@ -192,6 +194,12 @@ class EndpointCompiler:
         if response.merge == "deep":
             return merge.deep(visible, concat_arrays=response.arrays == "concat")
         return merge.group(visible)
+
+    def _merge_order(self) -> str:
+        response = self._endpoint.response
+        if "body" in response.model_fields_set or response.merge == "group":
+            return ""
+        return merging("deep_concat" if response.merge == "deep" and response.arrays == "concat" else response.merge)
 
     def _counted(self, names: list[str]) -> tuple[int, ...]:
         """The steps that are asked whether anything could be answered: with a body by hand those that it shows, else the visible ones."""

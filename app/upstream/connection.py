@@ -9,6 +9,7 @@ an exchange, no task, no stream. Whatever cannot be proven safe closes the conne
 
 import asyncio
 import ssl
+from io import BytesIO
 from typing import Final, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -28,6 +29,8 @@ OVERHEAD_RATIO: Final = 8
 OVERHEAD: Final = 2 * MAX_HEAD
 # Bodies up to this size are joined to the head, so that they leave in one packet; larger ones are written in slices of this size.
 SLICE: Final = 64 * 1024
+# Answers above it are put together as they come; smaller ones are joined at their end.
+LARGE: Final = 4 * 1024 * 1024
 
 _END: Final = b"\r\n\r\n"
 _VERSION: Final = b"HTTP/1."
@@ -58,7 +61,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body_size", "_buffer", "_fields", "_has_body", "_interim", "_is_chunked", "_is_complete", "_is_discarded", "_is_head", "_is_http_11",
-        "_is_paused", "_is_reusable", "_is_until_close", "_length", "_limit", "_loop", "_owner", "_parser", "_parts", "_received", "_status", "_tail",
+        "_is_paused", "_is_reusable", "_is_until_close", "_large", "_length", "_limit", "_loop", "_owner", "_parser", "_parts", "_received", "_status", "_tail",
         "_timer", "_transport", "_unsent", "_waiter", "_wire_size", "coding", "exchanges", "expires_at", "failure", "idle_since", "is_open",
     )  # fmt: skip
 
@@ -99,6 +102,7 @@ class Connection(asyncio.Protocol):
         self._buffer: bytearray | None = None
         self._fields: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
+        self._large: BytesIO | None = None
         self._body_size = 0
         self._wire_size = 0
         self._received = 0
@@ -316,8 +320,12 @@ class Connection(asyncio.Protocol):
         self._settle()
         if not reusable:
             self.abort()
-        parts = self._parts
-        waiter.set_result(Answer(self._status, self._fields, parts[0] if len(parts) == 1 else b"".join(parts)))
+        if self._large is not None:
+            body, self._large = self._large.getvalue(), None  # no copy
+        else:
+            parts = self._parts
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+        waiter.set_result(Answer(self._status, self._fields, body))
 
     # ------------------------------------------------------------------------------------------------- parser callbacks
 
@@ -380,6 +388,16 @@ class Connection(asyncio.Protocol):
         if self._body_size > self._limit:
             self._too_large()
         self._parts.append(data)
+        if self._body_size > LARGE:
+            self._put_together()
+
+    def _put_together(self) -> None:
+        """Copy what has come to its place now: to join all of a large body at its end would hold the loop."""
+        if self._large is None:
+            self._large = BytesIO()
+        for part in self._parts:
+            self._large.write(part)
+        self._parts.clear()
 
     def _too_large(self) -> None:
         self.failure = ResponseTooLarge(f"the answer is larger than {self._limit} bytes", may_be_processed=True)

@@ -29,7 +29,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.upstream.backend import Backend
-from app.upstream.encoding import decode
+from app.upstream.encoding import decode_soon
 from app.upstream.tls import tls_error
 from app.upstream.wire import IDEMPOTENT
 
@@ -257,7 +257,7 @@ class HTTPXTransport:
         if body:
             coding = b",".join(value for name, value in headers if name == b"content-encoding")
             if coding:
-                body = decode(body, coding, self._max_response)
+                body = await decode_soon(body, coding, self._max_response)
         return Answer(response.status_code, headers, body)
 
     def _request(self, request: Request, address: Address, trace: _Trace) -> httpx.Request:

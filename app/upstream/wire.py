@@ -19,7 +19,7 @@ from app.core.exchange import Address, Answer, Request
 from app.errors import ConnectionLost, ConnectTimeout, ProtocolError, UpstreamError, UpstreamTimeout
 from app.upstream.connection import Connection
 from app.upstream.dial import dial
-from app.upstream.encoding import decode
+from app.upstream.encoding import decode_soon
 from app.upstream.pool import Pool
 
 # RFC 9110 section 9.2.2. What a policy may know better (`idempotent: true`) is for the retry policy, not for this one free retry.
@@ -132,7 +132,7 @@ class WireTransport:
             if self._sweeper is None:
                 self._sweep_later()
         if coding:
-            return Answer(answer.status, answer.headers, decode(answer.body, coding, self._max_response))
+            return Answer(answer.status, answer.headers, await decode_soon(answer.body, coding, self._max_response))
         return answer
 
     async def aclose(self) -> None:

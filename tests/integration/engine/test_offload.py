@@ -1,0 +1,90 @@
+"""Large answers through a whole service: read and merged in a worker process, with the same bytes as on the loop, and the loop free meanwhile."""
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import orjson
+import pytest
+
+from app.compute.offload import Offload
+from app.config.model import Document
+from app.config.problems import Problems
+from app.engine.outcome import Result
+from app.engine.run import Engine
+from app.engine.service import Service
+from app.plan.compile import compile_document
+from app.plan.model import DocumentPlan
+from app.plan.offload import PLAIN_FROM
+from tests.support.scripted import ScriptedUpstream
+
+ROWS = [{"id": number, "name": f"row {number}", "x": [number, number * 0.5]} for number in range(110_000)]
+LARGE = orjson.dumps({"total": len(ROWS), "rows": ROWS})
+
+
+def plan_for(url: str) -> DocumentPlan:
+    """A document with every way of reading and merging, on one upstream."""
+    large = {"upstream": "big", "path": "/large"}
+
+    def endpoint(path: str, timeout: str = "20s", **more: Any) -> dict[str, Any]:
+        return {"path": path, "timeout": timeout, **more}
+
+    endpoints = [
+        endpoint("/group", steps={"a": large, "b": {"upstream": "big", "path": "/small", "query": {"n": "{a.total}"}}}),
+        endpoint("/pick", steps={"a": {**large, "pick": ["rows.id"]}}),
+        endpoint("/drop", steps={"a": {**large, "drop": ["rows.x"]}}),
+        endpoint("/deep", steps={"a": large, "b": {"upstream": "big", "path": "/small"}}, response={"merge": "deep"}),
+        endpoint("/broken", steps={"a": {"upstream": "big", "path": "/broken", "required": True}}),
+        endpoint("/late", "50ms", steps={"a": {**large, "required": True}}),
+    ]
+    document = {"version": 1, "upstreams": {"big": {"url": url, "max_response": "64MiB"}}, "endpoints": endpoints}
+    problems = Problems()
+    plan = compile_document(Document.model_validate(document), problems)
+    assert not problems.errors, problems.errors
+    return plan
+
+
+def answer(body: bytes) -> dict[str, Any]:
+    return {"body": body.decode(), "headers": {"content-type": "application/json"}}
+
+
+async def ask(service: Service, path: str, engine: Engine | None = None) -> Result:
+    plan = next(plan for plan in service.plan.endpoints if plan.path == path)
+    return await (engine or service.engine).run(plan, plan.new_frame(), {}, (), monotonic() + plan.timeout_s)
+
+
+async def test_large_answers_are_the_same_from_a_worker_and_on_the_loop() -> None:
+    assert len(LARGE) > PLAIN_FROM
+    routes = {"/large": answer(LARGE), "/small": answer(b'{"rows":[7],"n":1}'), "/broken": answer(LARGE[:-1])}
+    async with ScriptedUpstream(routes) as upstream, Service(plan_for(upstream.url)) as service:
+        on_loop = Engine(service.upstreams.policies)
+        await ask(service, "/late")
+        for path in ("/group", "/pick", "/drop", "/deep"):
+            far = await ask(service, path)
+            near = await ask(service, path, on_loop)
+            assert far.is_complete, far.outcomes[0].failure
+            assert far.body == near.body
+        assert service.offload.is_started
+        broken = await ask(service, "/broken")
+        assert broken.failure is not None
+        assert (broken.failure.code, broken.status) == ("invalid_json", 502)
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_small_answers_start_no_process() -> None:
+    async with (
+        ScriptedUpstream({"/large": answer(b'{"total":1}'), "/small": answer(b"{}")}) as upstream,
+        Service(plan_for(upstream.url)) as service,
+    ):
+        assert (await ask(service, "/group")).body == b'{"a":{"total":1},"b":{}}'
+        assert not service.offload.is_started
+
+
+async def test_without_a_worker_the_loop_reads_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: Offload) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(Offload, "_open", refuse)
+    async with ScriptedUpstream({"/large": answer(LARGE)}) as upstream, Service(plan_for(upstream.url)) as service:
+        result = await ask(service, "/pick")
+        assert result.is_complete
