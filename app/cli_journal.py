@@ -196,6 +196,8 @@ def export(
             else:
                 with output.open("wb") as file:
                     file.writelines(line + b"\n" for _, line in found)
+        except BrokenPipeError:
+            raise
         except MissingExtraError as error:
             _refuse(str(error))
         except OSError as error:

@@ -134,7 +134,7 @@ def of_segment(segment: Segment, where: Filter = EVERYTHING, tally: Tally | None
 
 
 def find(folder: Path, record_id: str) -> Record | None:
-    """The record with this id, or None. Only segments of its time are read. Raises OSError when the folder cannot be read."""
+    """The record with this id, or None. Segments of its time are read first. Raises OSError when the folder cannot be read."""
     where = EVERYTHING
     try:
         uuid = UUID(record_id)
@@ -144,11 +144,10 @@ def find(folder: Path, record_id: str) -> Record | None:
         time = datetime.fromtimestamp((uuid.int >> 80) / 1000, UTC)
         where = Filter(since=time - _ID_SLACK, until=time + _ID_SLACK)
     wanted = str(uuid)
-    for segment in listed(folder):
-        if where.may_be_in(segment):
-            for head, line in of_segment(segment):
-                if head.id == wanted:
-                    return read_record(line)
+    for segment in sorted(listed(folder), key=where.may_be_in, reverse=True):
+        for head, line in of_segment(segment):
+            if head.id == wanted:
+                return read_record(line)
     return None
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -88,6 +89,8 @@ class Writer:
         self._is_prepared = False
         self._is_closing = False
         self._room_checked = -_ROOM_CHECK_S
+        self._began = -inf
+        """When the last group's writing began: the next one's begins a flush interval later, whatever came in between."""
         self._backoff_s = _FIRST_BACKOFF_S
 
     # ------------------------------------------------------------------------------------------------------- taking
@@ -193,8 +196,10 @@ class Writer:
             # Whatever else gets ready in this turn of the loop comes along.
             await asyncio.sleep(0)
             return
-        self._hurry.clear()
-        await self._wait(self._hurry, self._clock() + self._config.flush_interval_s)
+        due = self._began + self._config.flush_interval_s
+        if due > self._clock():
+            self._hurry.clear()
+            await self._wait(self._hurry, due)
 
     async def _wait(self, event: asyncio.Event, until: float | None) -> None:
         with suppress(TimeoutError):
@@ -206,6 +211,7 @@ class Writer:
         group = self._queue.take(_GROUP_BYTES)
         if not group:
             return
+        self._began = self._clock()
         try:
             data = b"".join([entry.line for entry in group])
             await self._append(group, data)

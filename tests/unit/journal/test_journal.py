@@ -161,6 +161,7 @@ async def test_waiting_for_room_loses_nothing(tmp_path: Path) -> None:
 
 async def test_waiting_for_room_ends_with_the_deadline(tmp_path: Path) -> None:
     async with opened(tmp_path, queue_records=1, on_full="wait", flush_interval="1h") as journal:
+        await commit(journal, record())
         now = asyncio.get_running_loop().time()
         assert offer(journal, record())
         one = record(1)

@@ -1,0 +1,17 @@
+"""No required answer that a client has seen is ever lost. The long version: `python -m tests.chaos.journal_kill --kills 50`."""
+
+import random
+from pathlib import Path
+
+from tests.chaos.journal_kill import FLUSH_S, chaos
+
+# Between a record's turn and its fsync, on a machine that has other things to do.
+_BUSY_S = 0.5
+
+
+async def test_required_answers_survive_kills(tmp_path: Path) -> None:
+    report = await chaos(tmp_path, kills=8, choose=random.Random())
+    print(report)  # noqa: T201 - it says its counts
+    assert report.is_good, report
+    assert report.required > 100
+    assert report.oldest_loss_s < FLUSH_S + _BUSY_S, report
