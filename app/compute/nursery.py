@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -60,9 +62,15 @@ class Nursery:
 
     def kill(self, number: int) -> None:
         """Kill a worker, and what its hook has started. Its death is told by `on_death`. Nothing when it is dead."""
-        if self._control is not None:
-            with contextlib.suppress(OSError):
-                self._control.send(ORDER.pack(KILL, number, 0))
+        if self._control is None:
+            return
+        try:
+            self._control.send(ORDER.pack(KILL, number, 0))
+        except OSError:
+            # The fork server does not listen just now. It has not said that the worker is dead, so the process id is still the worker's.
+            if (pid := self.pids.get(number)) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     async def aclose(self) -> None:
         """End the fork server and all its workers, and wait until they have ended."""

@@ -83,17 +83,20 @@ class ThreadPool:
         self._admission: Admission[_Worker] = Admission(self.counters, queue=queue, queue_timeout_s=queue_timeout_s)
         self._stuck: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_open = False
         self._given: set[_Task] = set()
         self._tasks: set[asyncio.Task[Reply]] = set()
 
     async def aopen(self) -> None:
         """Nothing is started: a thread begins with its first job."""
         self._loop = asyncio.get_running_loop()
+        self._is_open = True
         for worker in self._workers:
             self._admission.offer(worker)
 
     async def aclose(self) -> None:
         """Threads that are idle end. Those that run are given a moment, and then left to the end of the process."""
+        self._is_open = False
         self._admission.refuse_waiting(lambda: ComputePoolDown("the gateway is stopping"))
         for worker in self._workers:
             worker.inbox.put(None)
@@ -111,7 +114,7 @@ class ThreadPool:
 
     async def run(self, job: Job, clock: JobClock) -> JobResult:
         """Run one job. Cancellation: the thread ends its function unheard, and its place stays taken until then."""
-        if self._loop is None:
+        if not self._is_open:
             raise ComputePoolDown("the pool is not open")
         hook = resolve(job.hook)
         self._refuse_stuck(job)

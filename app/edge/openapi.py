@@ -35,7 +35,7 @@ _PROBLEMS: Final = {
     "413": ("BodyTooLarge", "The request body is larger than the endpoint takes."),
     "415": ("UnsupportedMediaType", "The request body is not JSON."),
     "4XX": ("UpstreamRefusal", "A service that the response cannot do without refused the request; its status is passed on."),
-    "500": ("InternalError", "The gateway itself failed."),
+    "500": ("InternalError", "The gateway itself failed, or a function of its operator did."),
     "502": ("BadGateway", "A service that the response cannot do without failed, or no service could be asked."),
     "503": ("ServiceUnavailable", "A service that the response cannot do without is too busy or left alone; come back later."),
     "504": ("GatewayTimeout", "A service that the response cannot do without did not answer in time."),

@@ -28,7 +28,14 @@ def endpoint(name: str) -> EndpointPlan:
 
 
 def test_every_endpoint_compiles_without_errors_and_warnings() -> None:
-    assert [plan.name for plan in plans().endpoints] == ["flight_briefing", "route_overview", "airport_board", "search", "airline", "delay_report"]
+    assert [plan.name for plan in plans().endpoints] == [
+        "flight_briefing",
+        "route_overview",
+        "airport_board",
+        "search",
+        "airline",
+        "delay_report",
+    ]
     assert plans().source.routers == ["demo.routes:router"]
 
 
