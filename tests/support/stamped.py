@@ -13,9 +13,20 @@ from app.edge.fan import Fan
 
 DOCUMENT: Final = """\
 version: 1
+defaults: {{timeout: 30s}}
 upstreams:
-  one: {{url: "http://127.0.0.1:{port}", headers: {{x-stamp: "{stamp}"}}, pool: {{max_idle: 64}}}}
-  two: {{url: "http://127.0.0.1:{port}", headers: {{x-stamp: "{stamp}"}}, pool: {{max_idle: 64}}}}
+  one:
+    url: "http://127.0.0.1:{port}"
+    timeout: 14s
+    connect_timeout: 14s
+    concurrency: {{limit: 16, queue: 512}}
+    headers: {{x-stamp: "{stamp}"}}
+  two:
+    url: "http://127.0.0.1:{port}"
+    timeout: 14s
+    connect_timeout: 14s
+    concurrency: {{limit: 16, queue: 512}}
+    headers: {{x-stamp: "{stamp}"}}
 routers: ["tests.support.stamped:router"]
 endpoints:
   - path: /document

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from app.edge.build import Gateway
 from app.engine.reload import Reloader, ReloadState
@@ -26,12 +27,19 @@ CLIENTS = 64
 @asynccontextmanager
 async def stamped(folder: Path, **settings: Any) -> AsyncIterator[tuple[Gateway, int, Path, int]]:
     """A gateway on a document with stamp 0: the application, its port, the document, and the port of the service behind it."""
-    async with serve(service) as upstream:
+    async with serve(pausing) as upstream:
         path = folder / "gateway.yaml"
         path.write_text(DOCUMENT.format(port=upstream, stamp=0), "utf-8")
         app = create_app(Settings(document=path, **{"reload": "off", **settings}))
         async with serve(app) as port:
             yield app, port, path, upstream
+
+
+async def pausing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Long enough for most requests to see a reload, and for the compiler to get its share of the processor."""
+    if scope["type"] == "http":
+        await asyncio.sleep(0.02)
+    await service(scope, receive, send)
 
 
 def reloader_of(app: Gateway) -> Reloader:

@@ -40,7 +40,9 @@ async def stamps(command: Command, requests: int = 24) -> set[str]:
     found = set()
     for _ in range(requests):
         async with httpx.AsyncClient(base_url=command.url) as client:
-            found.add((await client.get("/document")).headers["x-stamp"])
+            answer = await client.get("/document")
+            assert answer.status_code == 200, answer.text
+            found.add(answer.headers["x-stamp"])
     return found
 
 
