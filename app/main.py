@@ -35,6 +35,7 @@ from app.edge.recorder import RecorderOf, recorder_of
 from app.edge.reload import routes as reload_routes
 from app.engine.event import RequestTracer
 from app.engine.reload import Reloader, ReloadState
+from app.engine.remembered import origins_of, restoring
 from app.engine.service import Service
 from app.engine.upstreams import Opener
 from app.errors import ConfigError, MissingExtraError, Problem
@@ -48,6 +49,7 @@ from app.observe.observation import Observation, open_tracing
 from app.plan.compile import compile_document
 from app.plan.compute import HookCheck
 from app.plan.model import DocumentPlan, Kind, PoolPlan
+from app.policy.stale import StaleStore
 from app.settings import Settings
 from app.upstream.open import open_transport
 from app.upstream.tls import TLSContexts
@@ -100,7 +102,8 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
     health = Health()
     health.block("start", "the gateway is starting")
     answers = _recorded_answers(settings, compiled)
-    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings, health), answers)
+    stale = _stale_store(compiled)
+    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings, health), answers, stale)
     plane = DataPlane(
         first.engine.run, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
     )
@@ -111,10 +114,12 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
         again = compile_file(document)
         _keep_routers(compiled.draft.document.routers, again.draft)
         observation.logs.redact = again.draft.secrets.redact
-        return _service(again, observation, pool_maker, _journal(again.plan, settings, health), answers)
+        return _service(again, observation, pool_maker, _journal(again.plan, settings, health), answers, stale)
 
     def swap(service: Service) -> Generation:
         """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
+        bounds = service.plan.source.stale
+        stale.bound(max_entries=bounds.entries, max_bytes=bounds.size)
         before = plane.load(service.plan, service.engine.run, _recorder_of(service))
         app.state.fan_source = _fan_source(service, plane.generation, observation.tracer)
         return before
@@ -149,6 +154,9 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
             if answers is not None:
                 exits.callback(answers.close)
             await exits.enter_async_context(reloader)
+            origins = origins_of(first.plan)
+            if first.journal is not None and origins:
+                await exits.enter_async_context(restoring(stale, first.journal.folder, origins, _stale_store(compiled)))
             if settings.admin_port is not None:
                 admin = AdminServer(
                     _admin(settings, health, reloader, plane, observation), host=settings.admin_host, port=settings.admin_port
@@ -250,6 +258,11 @@ def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers
     return answers
 
 
+def _stale_store(compiled: Compiled) -> StaleStore:
+    bounds = compiled.plan.source.stale
+    return StaleStore(max_entries=bounds.entries, max_bytes=bounds.size)
+
+
 def _recorder_of(service: Service) -> RecorderOf | None:
     return None if service.journal is None else recorder_of(service.journal)
 
@@ -279,8 +292,9 @@ def _service(
     pool_maker: PoolMaker,
     journals: tuple[Journal | None, Shippers | None],
     answers: RecordedAnswers | None,
+    stale: StaleStore,
 ) -> Service:
-    """What runs for this document, not open yet. `answers`: stand for its upstreams."""
+    """What runs for this document, not open yet. `answers`: stand for its upstreams. `stale`: what it remembers."""
     plan = compiled.plan
     opener: Opener = partial(open_transport, contexts=compiled.contexts)
     if answers is not None:
@@ -300,6 +314,7 @@ def _service(
         pool_maker=pool_maker,
         journal=journals[0],
         shippers=journals[1],
+        stale=stale,
     )
 
 

@@ -46,7 +46,7 @@ def recorder_of(journal: Journal) -> RecorderOf:
 class Recorder:
     """Records the responses of one endpoint. Made once with its plan: what never changes is looked up here."""
 
-    __slots__ = ("_bodies", "_digest", "_headers", "_is_required", "_journal", "_plan", "_redaction", "_sample", "_steps")
+    __slots__ = ("_bodies", "_digest", "_headers", "_is_required", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps")
 
     def __init__(self, plan: EndpointPlan, rule: JournalRule, journal: Journal, redaction: Redaction) -> None:
         self._plan = plan
@@ -57,6 +57,7 @@ class Recorder:
         self._is_required = (rule.durability or journal.config.durability) == "required"
         self._headers = tuple(name.lower() for name in rule.headers)
         self._digest = endpoint_digest(plan.source)
+        self._origins = {step.name: step.stale.origin for step in plan.steps if step.stale is not None}
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
 
     def begin(
@@ -152,6 +153,8 @@ class Recorder:
             headers,
             body,
             value,
+            outcome.stale_age_s,
+            self._origins.get(outcome.step, "") if is_kept and self._origins else "",
         )
 
     async def commit(self, record: Record, deadline: float) -> None:

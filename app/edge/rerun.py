@@ -135,7 +135,8 @@ class Offline:
         async def ask(call: Call) -> Answer:
             assert self._current is not None
             call.attempts += 1
-            return await self._current.ask(upstream, call.request, self._step.get())
+            answer, call.stale_age_s = await self._current.ask(upstream, call.request, self._step.get())
+            return answer
 
         return ask
 

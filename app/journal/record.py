@@ -81,7 +81,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     redacted; `sent` is its body). `status`: of the upstream's answer. `failure`: code of the error, None when it has a value.
     `started_ms`: since the request began. `queue_ms`: the part of `elapsed_ms` that it waited for a place.
     `headers`, `body`: of the upstream's answer before any shaping; only with `bodies: steps`, and then also for an answer that is not 2xx.
-    `headers` has those of `ANSWER_HEADERS`. `value`: a compute's result, only with `bodies: steps`.
+    `age_s`: how old the answer was, when an earlier one stood in for a failure (`stale_if_error`). `origin`: digest of what is fixed about a
+    call that may be answered so after a restart; "" for others. `headers` has those of `ANSWER_HEADERS`. `value`: a compute's result, only with `bodies: steps`.
     """
 
     name: str
@@ -98,6 +99,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     headers: dict[str, str] = {}
     body: Content | None = None
     value: Content | None = None
+    age_s: float | None = None
+    origin: str = ""
 
 
 ANSWER_HEADERS: Final = frozenset(

@@ -47,9 +47,9 @@ class Recording:
         self.used: set[str] = set()
         self.fault: str | None = None
 
-    async def ask(self, upstream: str, request: Request, name: str) -> Answer:
+    async def ask(self, upstream: str, request: Request, name: str) -> tuple[Answer, float | None]:
         """The recorded answer to a call of the step called `name`, or the recorded failure. Takes no time, however long it took then.
-        The call of another step will do, if it is the same.
+        The call of another step will do, if it is the same. With it, its age in seconds when it stood in for a failure.
 
         Raises ConnectError for a call that is not in the record: nothing was sent.
         """
@@ -65,7 +65,7 @@ class Recording:
         # Where a failure decided the response, it matters which answer came first.
         for _ in range(self._order.get(step.started_ms + step.elapsed_ms, 0)):
             await asyncio.sleep(0)
-        return self._answer(step)
+        return self._answer(step), step.age_s
 
     def dropped(self) -> Iterator[Step]:
         """The calls that were made then and were not made now."""

@@ -67,6 +67,12 @@ class StaleStore:
             self._kept.move_to_end(key)
         return found
 
+    def add_missing(self, other: "StaleStore") -> None:
+        """Take over what is not here: what is here is newer."""
+        for key, remembered in other._kept.items():  # noqa: SLF001 - it is one of us
+            if key not in self._kept:
+                self.put(key, remembered.answer, remembered.since_s)
+
     def forget(self, key: Key) -> None:
         found = self._kept.pop(key, None)
         if found is not None:

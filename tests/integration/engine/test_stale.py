@@ -1,7 +1,9 @@
 """`stale_if_error` through a whole gateway: what the client sees of an old answer."""
 
+import asyncio
 from pathlib import Path
 
+from app.journal.reader import records
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream
 
@@ -37,3 +39,38 @@ async def test_an_old_answer_is_marked_and_belongs_to_who_got_it(tmp_path: Path)
         other = await client.get("/x", headers={"authorization": "somebody else"})
         assert other.status_code == 502
         assert "cache-status" not in other.headers
+
+
+RESTORED = """
+version: 1
+upstreams: {{a: {{url: "{url}", headers: {{x-key: {key}}}}}}}
+endpoints:
+  - path: /x/{{id}}
+    steps: {{one: {{upstream: a, path: "/one/{{path.id}}", stale_if_error: 1h, pick: [n]}}}}
+    journal: {{bodies: steps, durability: required}}
+"""
+
+
+async def test_after_a_restart_old_answers_come_from_the_journal(tmp_path: Path) -> None:
+    """But not those that were given to other credentials of ours, and not old answers as if they were new ones."""
+    upstream = ScriptedUpstream({"/one/{id}": [{"json": {"n": 1, "m": 2}}, {"status": 500}]})
+    async with upstream:
+        document = RESTORED.format(url=upstream.url, key="k1")
+        journal = tmp_path / "journal"
+        async with running_gateway(document, tmp_path, journal_path=journal) as gateway, gateway.client() as client:
+            assert (await client.get("/x/1")).headers["gateway-complete"] == "?1"
+            assert (await client.get("/x/1")).headers["gateway-complete"] == "?0"
+        async with running_gateway(document, tmp_path, journal_path=journal) as gateway, gateway.client() as client:
+            async with asyncio.timeout(5):
+                while (answer := await client.get("/x/1")).status_code != 200:
+                    await asyncio.sleep(0.01)
+            assert answer.json() == {"one": {"n": 1}}
+            assert answer.headers["cache-status"] == 'anabranch;hit;detail=stale-if-error;key="one"'
+            assert (await client.get("/x/2")).status_code == 502
+        other = RESTORED.format(url=upstream.url, key="k2")
+        async with running_gateway(other, tmp_path, journal_path=journal) as gateway, gateway.client() as client:
+            for _ in range(5):
+                assert (await client.get("/x/1")).status_code == 502
+                await asyncio.sleep(0.05)
+        fresh = [step for record in records(journal) for step in record.steps if step.status == 200 and step.age_s is None]
+        assert len(fresh) == 1
