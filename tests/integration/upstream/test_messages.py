@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
+from app.upstream.connection import LARGE
 from tests.support.rig import Rig
 
 OK = {"json": {"ok": True}}
@@ -283,3 +284,12 @@ async def test_a_method_that_expects_a_body_says_that_it_has_none(rig: Rig, meth
     upstream, caller = await rig.both({"/": {"json": {}}})
     await caller.ask("/", method=method)
     assert dict(upstream.hits[0].headers).get("content-length") == length
+
+
+@pytest.mark.parametrize("framing", [{}, {"chunked": 100_000}, {"content_length": False}])
+async def test_large_body_comes_whole_and_the_connection_goes_on(rig: Rig, framing: dict[str, Any]) -> None:
+    body = "0123456789abcdef" * (LARGE // 16 + 1000)
+    _, caller = await rig.both({"/large": {"body": body, **framing}, "/ok": OK}, max_response="16MiB")
+    for _ in range(2):
+        assert (await caller.ask("/large")).body == body.encode()
+        assert (await caller.ask("/ok")).body == b'{"ok": true}'

@@ -1,8 +1,11 @@
 """Content codings: undone, bounded, strict."""
 
+import asyncio
 import gzip
+import random
 import zlib
 from contextlib import suppress
+from typing import Any
 
 import brotli
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ProtocolError, ResponseTooLarge
-from app.upstream.encoding import MAX_CODINGS, decode
+from app.upstream.encoding import MAX_CODINGS, decode, decode_soon
 
 TEXT = b'{"text": "' + b"abc" * 1000 + b'"}'
 RAW_DEFLATE = zlib.compress(TEXT, wbits=-15)
@@ -104,3 +107,28 @@ def test_zstd_window_beyond_what_the_rfc_allows_is_refused() -> None:
 def test_any_bytes_decode_or_are_an_upstream_error(body: bytes, coding: bytes) -> None:
     with suppress(ProtocolError, ResponseTooLarge):
         assert len(decode(body, coding, 1000)) <= 1000
+
+
+async def test_small_body_is_decoded_at_once_and_a_large_one_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    hops = 0
+    to_thread = asyncio.to_thread
+
+    async def counted(*given: Any) -> Any:
+        nonlocal hops
+        hops += 1
+        return await to_thread(*given)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    small, swelling = b"x" * 1000, b"x" * 3_000_000
+    noise = random.Random(1).randbytes(200_000)
+    assert await decode_soon(gzip.compress(small), b"gzip", 1 << 23) == small
+    assert hops == 0
+    assert await decode_soon(gzip.compress(swelling), b"gzip", 1 << 23) == swelling
+    assert await decode_soon(gzip.compress(noise), b"gzip", 1 << 23) == noise
+    assert hops == 2
+    with pytest.raises(ResponseTooLarge):
+        await decode_soon(gzip.compress(swelling), b"gzip", 1 << 20)
+    with pytest.raises(ResponseTooLarge):
+        await decode_soon(gzip.compress(small), b"gzip", 100)
+    with pytest.raises(ProtocolError):
+        await decode_soon(b"no gzip", b"gzip", 1 << 23)
