@@ -18,6 +18,7 @@ def test_services_come_before_the_gateway_which_is_told_where_they_are() -> None
     ]
     assert started[-1].environment == {
         "ANABRANCH_PORT": "8080",
+        "ANABRANCH_ACCESS_LOG": "off",
         "FLIGHTS_URL": "http://127.0.0.1:9101",
         "AIRLINES_URL": "http://127.0.0.1:9102",
         "AIRPORTS_URL": "http://127.0.0.1:9103",
