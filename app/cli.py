@@ -23,6 +23,7 @@ from app.config.problems import did_you_mean
 from app.config.schema import document_schema
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
+from app.edge.head import BoundedProtocol
 from app.edge.health import Health
 from app.edge.server import Server
 from app.edge.workers import Pulse, Supervisor
@@ -244,7 +245,7 @@ def _server(
     reloader: Reloader = app.state.reloader
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

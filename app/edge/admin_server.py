@@ -9,6 +9,8 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.edge.head import BoundedProtocol
+
 
 class AdminServer:
     """An async context manager: listens from its start to its end. `port`: where, once it is open.
@@ -22,7 +24,7 @@ class AdminServer:
         self._server = _QuietServer(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
