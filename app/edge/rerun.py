@@ -44,7 +44,7 @@ class Rerun:
         `is_harmless`: only where every call of the endpoint may be made again. Raises CannotReplay.
         """
         asked = record.request
-        body = request_body(asked.body)
+        body = request_body(record)
         headers = [
             (b"x-request-id", asked.id.encode()),
             *((name.encode(), value.encode("latin-1")) for name, value in asked.headers.items()),

@@ -66,7 +66,8 @@ NOTHING_IGNORED: Final = Ignored()
 
 
 def compare(before: bytes, after: bytes, ignored: Ignored = NOTHING_IGNORED) -> Comparison:
-    """What differs between two bodies. A text `***` before stands for a value that was redacted: it equals any.
+    """What differs between two bodies. A text `***` stands for a value that was redacted, there or in what it comes from: it
+    equals any.
 
     Texts that are not JSON are compared as bytes.
     """
@@ -92,8 +93,8 @@ class _Found:
         self.is_excused = False
 
     def look(self, old: Any, new: Any, path: Path) -> None:
-        if old == _MASK:
-            self.is_excused = self.is_excused or new != _MASK
+        if old == _MASK or new == _MASK:
+            self.is_excused = self.is_excused or new != old
         elif isinstance(old, dict) and isinstance(new, dict):
             for name, value in old.items():
                 if name in new:

@@ -10,14 +10,15 @@ from typing import Final
 import msgspec
 
 from app.core.exchange import Answer, Request
-from app.errors import ConnectError, StepError, UpstreamError
+from app.errors import BodyTimeout, BodyTooLarge, ConnectError, InvalidBody, StepError, UnsupportedMediaType, UpstreamError, UpstreamStatus
 from app.journal.compare import NOTHING_IGNORED, Comparison, Ignored, compare
-from app.journal.record import Content, Record, Step, digested, kept
+from app.journal.record import Record, Step, digested, kept
 from app.journal.redact import Redaction, UnreadableBody
 
 _DETAIL: Final = "as it was recorded"
 # Problem documents tell of times and sentences that are new each time; what decides is their type, status, and the failed steps' codes.
 _OF_PROBLEMS: Final = Ignored(["detail", "instance", "errors.detail", "errors.elapsed_ms", "errors.attempts"])
+_REFUSED_BODIES: Final = (InvalidBody.code, BodyTooLarge.code, BodyTimeout.code, UnsupportedMediaType.code)
 _MAX_KINDS: Final = 500
 # While a failure decides the response, everything else is cancelled. Calls that were never answered wait this many turns of the loop for it.
 _TURNS: Final = 100
@@ -96,7 +97,10 @@ class Recording:
         if step.body is not None:
             if step.body.is_kept:
                 body = step.body.to_bytes()
-            else:
+            elif step.failure not in (None, UpstreamStatus.code):
+                # What is no JSON is not kept where something has to be redacted; why it failed is.
+                raise failure_of(step.failure)
+            elif 200 <= step.status < 300:
                 self.fault = "the services' answers were not kept (`bodies: steps` keeps them)"
         return Answer(step.status, headers, body)
 
@@ -245,8 +249,11 @@ class Replayer:
         return Comparison([change for change in found.changes if not self._ignored.takes(change.path)])
 
 
-def request_body(content: Content | None) -> bytes:
+def request_body(record: Record) -> bytes:
     """The body that the client sent. Raises CannotReplay when it was not kept."""
+    content = record.request.body
+    if content is None and record.failure in _REFUSED_BODIES:
+        raise CannotReplay("the body of the request was refused, and is not in the record")
     if content is None:
         return b""
     if not content.is_kept:
