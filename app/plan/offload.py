@@ -22,7 +22,7 @@ PICK_FROM: Final = 2 * 1024 * 1024
 REBUILD_FROM: Final = 256 * 1024
 MERGE_FROM: Final = 1024 * 1024
 """Bytes from which the work holds the loop for about 5 ms: proving and splicing, picking and targeting, taking away and renaming, and merging
-by keys. Measured by `python -m bench.offload`; docs/decisions/0004-json-off-the-loop.md says why."""
+by keys. Measured by `python -m bench.offload`; docs/decisions/0008-json-off-the-loop.md says why."""
 
 _NEVER: Final = 1 << 62
 _LONGEST_ORDER: Final = 32 * 1024

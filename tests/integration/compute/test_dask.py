@@ -5,6 +5,7 @@ One cluster and few tests: starting three Python processes costs more than every
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,14 @@ import pytest
 
 from app.compute.dask import DaskPool
 from app.compute.job import Job, JobClock, JobResult
-from app.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeTimeout, StepError
+from app.compute.pools import make_pool
+from app.config.compute import ComputeBackend
+from app.config.model import Document
+from app.config.problems import Problems
+from app.engine.service import Service
+from app.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeTimeout, MissingExtraError, StepError
+from app.plan.compile import compile_document
+from app.plan.model import PoolPlan
 from tests.support.dask_cluster import DaskCluster, free_port, until
 
 
@@ -147,3 +155,36 @@ async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None
             await is_up(pool)
         finally:
             await cluster.stop()
+
+
+async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_away() -> None:
+    step = {"compute": "tests.support.hooks:add", "input": {"a": 1}, "executor": "dask"}
+    document = {
+        "version": 1,
+        "compute_backends": {"cluster": {"kind": "dask", "address": f"tcp://127.0.0.1:{free_port()}"}},
+        "endpoints": [
+            {"path": "/optional", "steps": {"it": {**step, "default": 0}, "sure": {**step, "executor": "thread"}}},
+            {"path": "/required", "steps": {"it": {**step, "required": True}}},
+        ],
+    }
+    problems = Problems()
+    plan = compile_document(Document.model_validate(document), problems)
+    assert not problems.errors
+    optional, required = plan.endpoints
+    async with Service(plan) as service:
+        result = await service.engine.run(optional, optional.new_frame(), {}, (), monotonic() + 5)
+        assert (result.status, result.body, result.is_complete) == (200, b'{"it":0,"sure":3}', False)
+        began = monotonic()
+        result = await service.engine.run(required, required.new_frame(), {}, (), monotonic() + 5)
+        assert monotonic() - began < 0.5
+        assert result.status == 503
+        assert isinstance(result.failure, ComputePoolDown)
+        assert result.failure.retry_after_s
+    assert len(asyncio.all_tasks()) == 1
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "app.compute.dask", None)
+    backend = ComputeBackend.model_validate({"kind": "dask", "address": "tcp://127.0.0.1:1"})
+    with pytest.raises(MissingExtraError, match=r"anabranch\[dask\]"):
+        make_pool(PoolPlan(name="cluster", backend=backend, hooks=()))
