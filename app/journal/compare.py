@@ -93,7 +93,7 @@ class _Found:
         self.is_excused = False
 
     def look(self, old: Any, new: Any, path: Path) -> None:
-        if old == _MASK or new == _MASK:
+        if _MASK in (old, new):
             self.is_excused = self.is_excused or new != old
         elif isinstance(old, dict) and isinstance(new, dict):
             for name, value in old.items():

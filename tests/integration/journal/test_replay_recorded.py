@@ -113,7 +113,7 @@ async def test_an_unchanged_document_answers_everything_the_same(tmp_path: Path)
     assert {name: of["replayed"] for name, of in endpoints.items()} == {"whole": 7, "strict": 1, "nothing": 1, "odd": 1, "orders": 1}
     assert hits == sum(1 for _ in upstream.hits)
 
-    changed = document.replace("drop: [x], rename: {y: z}", "pick: [x]")
+    changed = document.replace("drop: [x], rename: {y: z}", "pick: [x, missing]")
     code, report = await asyncio.to_thread(replay, tmp_path, changed)
     assert code == 1
     different = {name: sorted(of["fields"]) for name, of in report["endpoints"].items() if of["different"]}
