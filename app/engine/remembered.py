@@ -18,7 +18,7 @@ from app.journal.reader import Filter, records
 from app.journal.record import Step
 from app.journal.redact import MASK
 from app.plan.model import DocumentPlan
-from app.policy.stale import StaleStore, age_of, may_be_stored, recorded_key
+from app.policy.stale import StaleStore, age_of, is_json, may_be_stored, recorded_key
 
 logger = logging.getLogger("anabranch.journal")
 
@@ -79,7 +79,7 @@ def _remember(store: StaleStore, step: Step, since_s: float) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in step.headers.items()]
     answer = Answer(step.status, headers, body)
     key = recorded_key(step.origin, step.method, step.target)
-    if may_be_stored(answer) and MASK.encode() not in body:
+    if may_be_stored(answer) and is_json(body) and MASK.encode() not in body:
         store.put(key, answer, since_s - age_of(answer))
     else:
         store.forget(key)

@@ -39,7 +39,7 @@ GET = Request("GET", "/x")
 
 @pytest.mark.parametrize(
     "failure",
-    [ConnectError("x"), UpstreamTimeout("x"), BreakerOpen("x"), QueueFull("x"), answer(500), answer(503)],
+    [ConnectError("x"), UpstreamTimeout("x"), BreakerOpen("x"), QueueFull("x"), answer(500), answer(503), answer(200, b"<html>")],
     ids=lambda failure: failure.code if isinstance(failure, StepError) else str(failure.status),
 )
 async def test_a_failure_is_answered_with_the_last_good_answer(failure: StepError | Answer) -> None:
