@@ -189,7 +189,7 @@ def test_two_principals_never_share_an_answer(one: Request, other: Request, is_r
     """Whatever two requests differ in that is sent, but for what names the request, keeps their answers apart."""
 
     async def ask() -> bool:
-        layer = layer_of(Scripted(answer(200, b"for one"), ConnectError("x")), Clock())
+        layer = layer_of(Scripted(answer(200, b'"for one"'), ConnectError("x")), Clock())
         await layer(call_of(one))
         try:
             await layer(call_of(other, is_required=is_required))
