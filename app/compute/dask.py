@@ -228,18 +228,21 @@ class DaskPool:
 
     async def _connect(self) -> Client | None:
         """A connected client; None when there is no cluster at the address."""
-        client = Client(  # type: ignore[no-untyped-call]
-            self._address, asynchronous=True, set_as_default=False, timeout=_CONNECT_WITHIN_S, name=f"anabranch-{self.name}"
-        )
+        client: Client | None = None
         try:
+            client = Client(  # type: ignore[no-untyped-call]
+                self._address, asynchronous=True, set_as_default=False, timeout=_CONNECT_WITHIN_S, name=f"anabranch-{self.name}"
+            )
             async with asyncio.timeout(_CONNECT_WITHIN_S + _CLOSE_WITHIN_S):
                 await client
         except asyncio.CancelledError:
-            await _close(client)
+            if client is not None:
+                await _close(client)
             raise
-        except Exception as error:  # noqa: BLE001 - refused, no name, no answer, another protocol, versions that do not fit
+        except Exception as error:  # noqa: BLE001 - refused, no name, no answer, another protocol, no address at all, versions that do not fit
             logger.debug("compute backend %s: %s: %s", self.name, type(error).__name__, error)
-            await _close(client)
+            if client is not None:
+                await _close(client)
             self._why = _AWAY
             self._has_tried.set()
             return None

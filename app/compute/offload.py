@@ -81,7 +81,11 @@ class Offload:
                 raise OSError("closed")
             self._opening = asyncio.get_running_loop().create_task(self._open())
         # Shielded: whoever waits with us must not lose the pool to our cancellation.
-        return await asyncio.shield(self._opening)
+        try:
+            return await asyncio.shield(self._opening)
+        except OSError:
+            self._opening = None  # the next one may have more luck
+            raise
 
     async def _open(self) -> ProcessPool:
         pool = ProcessPool(

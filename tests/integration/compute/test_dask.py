@@ -183,6 +183,13 @@ async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_away()
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_address_that_is_none_is_a_cluster_that_is_away() -> None:
+    async with pool_at("nonsense://nowhere") as pool:
+        with pytest.raises(ComputePoolDown, match="cannot be reached"):
+            await run(pool, job("add", a=1))
+    assert len(asyncio.all_tasks()) == 1
+
+
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "app.compute.dask", None)
     backend = ComputeBackend.model_validate({"kind": "dask", "address": "tcp://127.0.0.1:1"})
