@@ -42,14 +42,36 @@ class Nursery:
         control, theirs = socket.socketpair()
         with theirs:
             try:
-                # What hooks print goes where the gateway's log goes: standard output may be somebody's data.
-                self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-                    (sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(self._hooks), json.dumps(sys.path)),
-                    stdin=subprocess.DEVNULL, stdout=2, pass_fds=(theirs.fileno(),), start_new_session=True,
-                )  # fmt: skip
+                process = self._spawn(theirs)
             except OSError:
                 control.close()
                 raise
+        self._attend(process, control)
+
+    async def start_aside(self) -> None:
+        """The same without taking the loop's time: another thread waits for the system. Raises OSError. A process whose start was cancelled
+        finds that nobody holds its socket, and ends."""
+        control, theirs = socket.socketpair()
+        spawning = asyncio.get_running_loop().run_in_executor(None, self._spawn, theirs)
+        try:
+            process = await asyncio.shield(spawning)
+        except BaseException:
+            await asyncio.wait((spawning,))
+            control.close()
+            raise
+        finally:
+            theirs.close()
+        self._attend(process, control)
+
+    def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        # What hooks print goes where the gateway's log goes: standard output may be somebody's data.
+        return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
+            (sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(self._hooks), json.dumps(sys.path)),
+            stdin=subprocess.DEVNULL, stdout=2, pass_fds=(theirs.fileno(),), start_new_session=True,
+        )  # fmt: skip
+
+    def _attend(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self._process = process
         control.setblocking(False)
         self._control = control
         asyncio.get_running_loop().add_reader(control, self._read)

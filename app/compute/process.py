@@ -61,7 +61,13 @@ class ProcessPool:
     async def aopen(self) -> None:
         """Start the fork server and all workers; they are warm when this returns. What cannot be started is tried again behind it."""
         self._is_open = True
-        self._start_nursery()
+        nursery = self._new_nursery()
+        try:
+            await nursery.start_aside()
+        except OSError as error:
+            self._not_started(error)
+        else:
+            self._nursery = nursery
         for _ in range(self.counters.workers):
             self._start_worker(0.0)
         await asyncio.wait(self._starts, timeout=_START_WITHIN_S)
@@ -169,13 +175,19 @@ class ProcessPool:
 
     # ------------------------------------------------------------------------------------------------------- workers
 
+    def _new_nursery(self) -> Nursery:
+        return Nursery(self._hooks, on_death=self._on_death, on_end=self._on_end)
+
+    def _not_started(self, error: OSError) -> None:
+        logger.error("the fork server of pool %s cannot be started: %s", self.name, error)
+        self._start_nursery_later()
+
     def _start_nursery(self) -> None:
-        nursery = Nursery(self._hooks, on_death=self._on_death, on_end=self._on_end)
+        nursery = self._new_nursery()
         try:
             nursery.start()
         except OSError as error:
-            logger.error("the fork server of pool %s cannot be started: %s", self.name, error)
-            self._start_nursery_later()
+            self._not_started(error)
         else:
             self._nursery = nursery
 

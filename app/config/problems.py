@@ -122,7 +122,7 @@ def path_text(path: Path) -> str:
         elif part and all(character.isalnum() or character in "_-/" for character in part):
             text += f".{part}" if text else part
         else:
-            text += f"[{json.dumps(part, ensure_ascii=False)}]"
+            text += f"[{json.dumps(part, ensure_ascii=not part.isprintable())}]"
     return text or "document"
 
 

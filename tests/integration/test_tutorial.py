@@ -100,7 +100,7 @@ class Reader:
         self.done.append(words[0])
 
     async def _demo(self) -> None:
-        recipe = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
+        recipe = subprocess.run(["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
         assert recipe.stdout.splitlines()[-1].endswith("python -m demo")
         demo = await self._start([sys.executable, "-m", "demo"], cwd=ROOT)
         screen = await self._read_until(demo, "Ctrl-C stops everything.")
