@@ -19,7 +19,7 @@ from app.edge.problems import of_journal
 from app.engine.outcome import Outcome, Result
 from app.errors import JournalError
 from app.journal.journal import Journal
-from app.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, kept
+from app.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, kept, measured
 from app.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
 from app.plan.digest import endpoint_digest
 from app.plan.model import EndpointPlan
@@ -46,7 +46,9 @@ def recorder_of(journal: Journal) -> RecorderOf:
 class Recorder:
     """Records the responses of one endpoint. Made once with its plan: what never changes is looked up here."""
 
-    __slots__ = ("_bodies", "_digest", "_headers", "_is_required", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps")
+    __slots__ = (
+        "_bodies", "_digest", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "is_patient", "is_required",
+    )  # fmt: skip
 
     def __init__(self, plan: EndpointPlan, rule: JournalRule, journal: Journal, redaction: Redaction) -> None:
         self._plan = plan
@@ -54,7 +56,8 @@ class Recorder:
         self._redaction = redaction
         self._bodies = rule.bodies
         self._sample = rule.sample
-        self._is_required = (rule.durability or journal.config.durability) == "required"
+        self.is_required = (rule.durability or journal.config.durability) == "required"
+        self.is_patient = journal.config.on_full == "wait"
         self._headers = tuple(name.lower() for name in rule.headers)
         self._digest = endpoint_digest(plan.source)
         self._origins = {step.name: step.stale.origin for step in plan.steps if step.stale is not None}
@@ -132,7 +135,10 @@ class Recorder:
                     for name, text in answer.headers
                     if name in ANSWER_HEADERS
                 }
-            body = _content(answer.body, redaction, is_kept=is_kept, is_json=outcome.raw is not None)
+            if self._bodies == "response":
+                body = measured(answer.body)
+            else:
+                body = _content(answer.body, redaction, is_kept=is_kept, is_json=outcome.raw is not None)
         elif is_kept and request is None and outcome.raw is not None:
             value = _content(outcome.raw, redaction, is_kept=True, is_json=True)
         if request is not None and request.body is not None:
@@ -163,9 +169,8 @@ class Recorder:
     async def put(self, record: Record, deadline: float) -> None:
         await self._journal.put(encode(record), record.time, deadline)
 
-    @property
-    def is_required(self) -> bool:
-        return self._is_required
+    def offer(self, record: Record) -> None:
+        self._journal.offer(encode(record), record.time)
 
 
 class Recording:
@@ -225,7 +230,11 @@ class Recording:
         try:
             await self._pass(start, response)
         finally:
-            await recorder.put(recorder.record(self, start["status"], response["body"], elapsed_s), self._deadline)
+            record = recorder.record(self, start["status"], response["body"], elapsed_s)
+            if recorder.is_patient:
+                await recorder.put(record, self._deadline)
+            else:
+                recorder.offer(record)
 
     async def _pass(self, start: Message, response: Message) -> None:
         self.status = start["status"]
@@ -249,6 +258,8 @@ def _content(body: bytes, redaction: BodyRedaction, *, is_kept: bool, is_json: b
     """A body as it stands in a record. None for an empty one. `is_json`: proven, but for what readers of answers forgive."""
     if not body:
         return None
+    if not is_kept and redaction.is_empty:
+        return digested(body)
     is_json = is_json and body[:1] not in _NOT_THE_START_OF_JSON
     if not redaction.is_empty:
         try:

@@ -73,17 +73,14 @@ class Redaction:
 class BodyRedaction:
     """Paths in bodies. A path goes into arrays; `**.name` means every member of that name, however deep."""
 
-    __slots__ = ("_anywhere", "_leaves", "_tree")
+    __slots__ = ("_anywhere", "_leaves", "_tree", "is_empty")
 
     def __init__(self, paths: list[str]) -> None:
         self._anywhere = frozenset(path.removeprefix(_ANYWHERE) for path in paths if path.startswith(_ANYWHERE))
         self._tree = tree([path for path in paths if not path.startswith(_ANYWHERE)])
         names = {path.rpartition(".")[2] for path in paths}
         self._leaves = tuple(encode(name) for name in names)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._leaves
+        self.is_empty = not paths
 
     def apply(self, body: bytes, *, is_json: bool) -> bytes:
         """The body without what must not be kept; itself when there is nothing of it in it.
