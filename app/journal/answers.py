@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from app.config.model import Upstream
 from app.core.exchange import Address, Answer, Request
@@ -121,7 +122,7 @@ def _rows(step: Step) -> Iterator[tuple[bytes, int, bytes, bytes]]:
         return
     headers = msgspec.msgpack.encode([(name.encode("latin-1"), value.encode("latin-1")) for name, value in step.headers.items()])
     body = b"" if step.body is None else step.body.to_bytes()
-    if step.sent is not None:
+    if step.sent is not None and (step.sent.is_kept or step.sent.sha256 is not UNSET):
         yield _key(step.upstream, step.method, step.target, _digest(step.sent)), step.status, headers, body
     yield _key(step.upstream, step.method, step.target, None), step.status, headers, body
 

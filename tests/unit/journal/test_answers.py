@@ -10,7 +10,7 @@ from app.config.model import Upstream
 from app.core.exchange import Address, Answer, Request
 from app.errors import ConnectError
 from app.journal.answers import RecordedAnswers, RecordedTransport, opener_of
-from app.journal.record import Record, digested, kept
+from app.journal.record import Content, Record, digested, kept
 from app.journal.redact import Redaction
 from tests.support.recorded import answered, failed, recorded
 
@@ -69,6 +69,13 @@ async def test_a_token_is_there_for_every_authority(answers: RecordedAnswers) ->
     authority = opener(Upstream.model_validate({"url": "http://127.0.0.1:1"}))
     assert b"access_token" in (await authority.exchange(Request("POST", "/token"), ADDRESS, 1e9)).body
     assert (await opener(a).exchange(Request("GET", "/gone"), ADDRESS, 1e9)).status == 404
+
+
+def test_a_sent_body_of_which_only_the_size_is_known_is_no_fault() -> None:
+    step = answered("one", "a", "/p", b"", status=404, method="POST", sent=Content(size=3))
+    found = RecordedAnswers([recorded("/x", b"", [step])], Redaction(Redact()))
+    assert found.calls == 1
+    found.close()
 
 
 def test_calls_are_counted(answers: RecordedAnswers) -> None:

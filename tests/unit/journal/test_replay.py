@@ -9,7 +9,7 @@ from app.config.model import Document
 from app.config.problems import Problems
 from app.edge.rerun import offline
 from app.journal.compare import Ignored
-from app.journal.record import Record, digested, kept
+from app.journal.record import Content, Record, Step, digested, kept
 from app.journal.redact import Redaction
 from app.journal.replay import EndpointReport, Replayer, failure_of
 from app.plan.compile import compile_document
@@ -166,6 +166,13 @@ async def test_records_without_the_services_answers_are_left_out() -> None:
     report = await replayed(plan_of(), recorded("/x/7", b"{}", [bare]))
     assert report.replayed == 0
     assert report.skipped == {"the services' answers were not kept (`bodies: steps` keeps them)": 1}
+
+
+async def test_a_sent_body_of_which_only_the_size_is_known_leaves_the_record_out() -> None:
+    endpoint = {"method": "POST", "path": "/x", "steps": {"one": {"upstream": "a", "path": "/p", "method": "POST", "body": {"v": 1}}}}
+    step = Step(name="one", upstream="a", method="POST", target="/p", sent=Content(size=7), status=200, body=Content(size=2))
+    report = await replayed(plan_of(endpoint), recorded("/x", b"{}", [step], method="POST"))
+    assert (report.replayed, report.new_calls) == (0, {})
 
 
 async def test_a_header_that_was_not_kept_and_is_needed_is_not_guessed() -> None:
