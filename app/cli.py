@@ -21,6 +21,7 @@ from app.cli_replay import replay
 from app.cli_ship import ship
 from app.config.problems import did_you_mean
 from app.config.schema import document_schema
+from app.document import Compiled, compile_file
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
 from app.edge.head import BoundedProtocol
@@ -30,7 +31,7 @@ from app.edge.workers import Pulse, Supervisor
 from app.engine.reload import Reloader
 from app.engine.run import Engine
 from app.errors import ConfigError, Problem
-from app.main import Compiled, compile_file, create_app
+from app.main import create_app
 from app.observe.logs import Logs
 from app.observe.top import TopError, show_top
 from app.plan.explain import explain as explain_plan

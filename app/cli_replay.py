@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from app.config.units import parse_duration
+from app.document import Compiled, compile_file
 from app.edge.rerun import Live, offline
 from app.engine.service import Service
 from app.errors import ConfigError
@@ -24,7 +25,6 @@ from app.journal.record import Record
 from app.journal.redact import Redaction
 from app.journal.replay import Replayer
 from app.journal.segment import listed
-from app.main import Compiled, compile_file
 from app.settings import Settings
 from app.upstream.open import open_transport
 

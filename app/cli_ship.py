@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.config.journal import Sink as SinkConfig
+from app.document import compile_file
 from app.errors import ConfigError
 from app.journal.segment import listed
 from app.journal.sinks.open import open_sink
 from app.journal.sinks.shipper import Shipper
 from app.journal.sinks.sink import SinkError
-from app.main import compile_file
 from app.settings import Settings
 
 NOT_SHIPPED: Final = 1

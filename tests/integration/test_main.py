@@ -9,8 +9,9 @@ import httpx
 import pytest
 from starlette.types import Message, Scope
 
+from app.document import compile_file
 from app.errors import ConfigError, Problem
-from app.main import compile_file, create_app
+from app.main import create_app
 from app.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream

@@ -28,7 +28,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app.cli import describe
-from app.main import compile_file, create_app
+from app.document import compile_file
+from app.main import create_app
 from app.settings import Settings
 from demo import airlines, airports, flights, planes, weather
 from tests.support.serving import LOOPBACK, serve

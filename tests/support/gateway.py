@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 
+from app.document import compile_file
 from app.errors import ConfigError, Problem
-from app.main import compile_file, create_app
+from app.main import create_app
 from app.settings import Settings
 from tests.support.serving import LOOPBACK, serve
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from app.main import compile_file
+from app.document import compile_file
 from app.settings import Settings
 from tests.support.manifests import KUBERNETES, Cluster, Manifest, overlay, port_names, render, write_kustomization
 
