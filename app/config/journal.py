@@ -15,8 +15,8 @@ class JournalRule(Model):
     sample: Ratio = 1.0
     """Share of the responses that are recorded."""
     bodies: Literal["response", "steps", "none"] = "response"
-    """`response`: the response's body. `steps`: that, the request's body and every upstream's answer, as replay needs. `none`: none. Of what
-    is not kept the record has the digest, or with `response` of the upstreams' answers the size."""
+    """`response`: the response's body. `steps`: that, the request's body and every upstream's answer, as replay needs. `none`: digests of
+    all of them. Methods, targets, statuses and timings are kept in any case."""
     durability: Literal["relaxed", "required"] | None = None
     """`relaxed`: answer first. `required`: answer only when the record is on the disk. Without it as the document's `journal` says."""
     headers: list[HeaderName] = []

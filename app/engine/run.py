@@ -205,7 +205,7 @@ class _Run:
             if call.stale_age_s is not None:
                 outcome.stale_age_s = call.stale_age_s
                 self._is_stale = True
-            if self._plan.is_recorded:
+            if self._plan.keeps_answers:
                 outcome.answer = answer
             if not 200 <= answer.status < 300:
                 raise refused(answer)

@@ -3,21 +3,21 @@
 import asyncio
 from collections import deque
 from datetime import datetime
+from typing import Any
+
+import msgspec
 
 from app.errors import JournalFull
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False, gc=False):
     """One line on its way to the disk. `time`: the record's. `committed`: resolved when it is on the disk, None when nobody waits for it.
     `is_void`: nobody wants it any more; it is passed over if it is not being written yet."""
 
-    __slots__ = ("committed", "is_void", "line", "time")
-
-    def __init__(self, line: bytes, time: datetime, committed: "asyncio.Future[None] | None" = None) -> None:
-        self.line = line
-        self.time = time
-        self.committed = committed
-        self.is_void = False
+    line: bytes
+    time: datetime
+    committed: Any = None  # a Future[None]
+    is_void: bool = False
 
 
 class Queue:
@@ -49,9 +49,11 @@ class Queue:
 
     def add(self, entry: Entry) -> bool:
         """Put `entry` in, if there is room and nobody has been waiting for it before. Says whether it is in."""
-        if self._room or not self.has_room(len(entry.line)):
+        size_bytes, records = len(entry.line), self.records
+        if self._room or (records and (records >= self._max_records or self.size_bytes + size_bytes > self._max_bytes)):
             return False
-        self._reserve(len(entry.line))
+        self.records = records + 1
+        self.size_bytes += size_bytes
         self._append(entry)
         return True
 

@@ -37,8 +37,8 @@ class RecordError(ValueError):
 class Content(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A body, in exactly one of three forms.
 
-    `json`: JSON text, as it was spelled but for line breaks. `base64`: the bytes of a body that is no JSON. `size` (bytes), mostly with
-    `sha256` (hex): of a body that is not kept.
+    `json`: JSON text, as it was spelled but for line breaks. `base64`: the bytes of a body that is no JSON. `sha256` (hex) and
+    `size` (bytes): of a body that is not kept.
     """
 
     json: Raw | UnsetType = UNSET
@@ -56,7 +56,7 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             return bytes(self.json)
         if not isinstance(self.base64, UnsetType):
             return b64decode(self.base64)
-        raise LookupError("only the size or digest of this body was kept")
+        raise LookupError("only the digest of this body was kept")
 
 
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -225,11 +225,6 @@ def kept(body: bytes, *, is_json: bool = False) -> Content:
 def digested(body: bytes) -> Content:
     """The digest of a body that is not kept."""
     return Content(sha256=sha256(body).hexdigest(), size=len(body))
-
-
-def measured(body: bytes) -> Content:
-    """Only the size of a body that is not kept."""
-    return Content(size=len(body))
 
 
 def _is_json(body: bytes) -> bool:

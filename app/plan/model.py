@@ -193,13 +193,17 @@ class EndpointPlan:
     """What stands in for each step's value until it has one."""
     has_required: bool = field(init=False)
     is_recorded: bool = field(init=False)
-    """Whether the journal wants to know what was sent and what came back."""
+    """Whether the journal wants to know what was sent."""
+    keeps_answers: bool = field(init=False)
+    """Whether it wants what came back as well."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "waiting", tuple(len(step.needs) for step in self.steps))
         object.__setattr__(self, "defaults", tuple(step.default for step in self.steps))
         object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
-        object.__setattr__(self, "is_recorded", self.source.journal is not False)
+        journal = self.source.journal
+        object.__setattr__(self, "is_recorded", journal is not False)
+        object.__setattr__(self, "keeps_answers", not isinstance(journal, bool) and journal.bodies != "response")
 
     def new_frame(self) -> Frame:
         return [MISSING] * self.slot_count
