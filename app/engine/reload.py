@@ -170,12 +170,15 @@ class Reloader:
 
     def _failed(self, trigger: str, began: float, problems: tuple[Problem, ...]) -> None:
         before = self.state
-        for problem in problems:
-            logger.error("%s", problem)
-        logger.error(
-            "the new document is not usable (%s, %d problems): the old one stays in force, digest %s",
-            trigger, len(problems), before.digest[:12],
-        )  # fmt: skip
+        # Whoever watches looks again at every sign from the folders while a document is broken. Were the same problems told again, a log
+        # that is written into one of those folders would be such a sign itself, for ever.
+        if trigger != "watch" or problems != before.problems:
+            for problem in problems:
+                logger.error("%s", problem)
+            logger.error(
+                "the new document is not usable (%s, %d problems): the old one stays in force, digest %s",
+                trigger, len(problems), before.digest[:12],
+            )  # fmt: skip
         self._tell(
             ReloadState(
                 digest=before.digest,
