@@ -62,7 +62,7 @@ class _Run:
 
     __slots__ = (
         "_around", "_began", "_body", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_large",
-        "_is_stale", "_is_traced", "_offload", "_outcomes", "_plan", "_policies", "_pools", "_running", "_tasks", "_values", "_waiting",
+        "_is_stale", "_is_traced", "_loop", "_offload", "_outcomes", "_plan", "_policies", "_pools", "_running", "_tasks", "_values", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,8 @@ class _Run:
         self._finished: asyncio.Future[None] | None = None
         self._failure: StepError | None = None
         self._crash: Exception | None = None
+        # Once a request: before Python 3.12 asking for the loop costs a system call.
+        self._loop = asyncio.get_running_loop()
         self._began = perf_counter()
 
     async def go(self) -> Result:
@@ -114,7 +116,7 @@ class _Run:
                 for index in ready:
                     self._spawn(steps[index])
             if self._running and self._failure is None:
-                self._finished = asyncio.get_running_loop().create_future()
+                self._finished = self._loop.create_future()
                 await self._finished
         finally:
             if self._running:
@@ -132,7 +134,7 @@ class _Run:
 
     def _spawn(self, step: StepPlan) -> None:
         self._running += 1
-        self._tasks.append(asyncio.get_running_loop().create_task(self._task(step)))
+        self._tasks.append(self._loop.create_task(self._task(step)))
 
     async def _task(self, step: StepPlan) -> None:
         try:
