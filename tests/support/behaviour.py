@@ -74,6 +74,10 @@ class Behaviour:
     (an int: a lie; false: none, so that the end of the connection ends the body); `raw` (text as latin-1, or bytes: written
     instead of everything above); `interim` (1xx status codes, or raw text, sent first).
     Time: `delay_s` before the first byte; `drip` ({bytes, every_s}: everything is written in pieces); `hang` (never answers).
+    Order, by what has happened and not by time: the answer is held until other upstreams have been hit (`once_hit`), until the gateway
+    has closed the connection during so many of their answers (`once_aborted`), until the client has so many answers (`once_answered`, a
+    number). The first two are a name (once), a list of names, or a mapping from names to numbers; the upstream's own name counts too.
+    `delay_s` comes after them.
     Faults: `truncate_after` (closes after that many bytes of the body as framed); `reset` (RST: `request` once the head is read,
     `answer` instead of the answer, `body` after the head, or a number of bytes of the body as framed); `close` (closes after the
     answer without saying so); `early` (answers without reading the request's body, which is then read and thrown away);
@@ -99,6 +103,9 @@ class Behaviour:
     delay_s: float = 0.0
     drip: Mapping[str, float] | None = None
     hang: bool = False
+    once_hit: Mapping[str, int] = field(default_factory=dict)
+    once_aborted: Mapping[str, int] = field(default_factory=dict)
+    once_answered: int = 0
     truncate_after: int | None = None
     reset: ResetPoint | int | None = None
     close: bool = False
@@ -110,7 +117,13 @@ class Behaviour:
     def of(cls, spec: "Mapping[str, Any] | Behaviour") -> "Behaviour":
         if isinstance(spec, Behaviour):
             return spec
-        return cls(**{**spec, "has_json": "json" in spec})
+        held = {key: _numbers(spec[key]) for key in ("once_hit", "once_aborted") if key in spec}
+        return cls(**{**spec, **held, "has_json": "json" in spec})
+
+    @property
+    def waits_for(self) -> frozenset[str]:
+        """The upstreams whose record decides when the answer goes out."""
+        return frozenset({*self.once_hit, *self.once_aborted})
 
     @property
     def ends_connection(self) -> bool:
@@ -181,6 +194,12 @@ def encode(content: bytes, coding: str | None) -> bytes:
     if coding == "zstd":
         return bytes(zstd.compress(content))
     return content
+
+
+def _numbers(names: str | list[str] | Mapping[str, int]) -> Mapping[str, int]:
+    if isinstance(names, Mapping):
+        return names
+    return dict.fromkeys([names] if isinstance(names, str) else names, 1)
 
 
 def _bytes(text: str | bytes) -> bytes:

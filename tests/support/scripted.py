@@ -10,17 +10,18 @@ import socket
 import ssl as ssl_module
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
 from tests.support.behaviour import Behaviour, Hit
+from tests.support.record import Answers, Record
 
 _NOT_FOUND: Final = Behaviour(status=404, json={"error": "the script has no such route"}, has_json=True)
 _RST: Final = struct.pack("ii", 1, 0)
 
 
-class ScriptedUpstream:
+class ScriptedUpstream(Record):
     """An async context manager that serves `spec` on `host`, port 0.
 
     `spec`, a plain dict, all keys optional:
@@ -36,9 +37,12 @@ class ScriptedUpstream:
 
     Record: `hits` (in order of arrival), `hits_of(path)`, `counts` (by path), `accepted` and `open` connections, `concurrent` and
     `max_concurrent` requests, `aborted` (requests during whose answer the client closed). `until(condition)` waits for the record.
+
+    Behaviours that wait for other upstreams or for the client (`once_...`) need `join`.
     """
 
     def __init__(self, spec: Mapping[str, Any] | None = None, *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        super().__init__()
         spec = spec or {}
         if "routes" not in spec and any(key == "*" or key.startswith("/") or " " in key for key in spec):
             spec = {"routes": spec}
@@ -61,7 +65,8 @@ class ScriptedUpstream:
         self._used: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
-        self._waiters: list[asyncio.Future[None]] = []
+        self._peers: Mapping[str, ScriptedUpstream] = {}
+        self._answers = Answers()
         for route, behaviour in (spec.get("routes") or {}).items():
             self.on(route, behaviour)
 
@@ -85,13 +90,16 @@ class ScriptedUpstream:
     def hits_of(self, path: str, method: str | None = None) -> list[Hit]:
         return [hit for hit in self.hits if hit.path == path and method in {None, hit.method}]
 
-    async def until(self, condition: "Callable[[ScriptedUpstream], bool]", within_s: float = 5.0) -> None:
-        """Wait until `condition(self)` holds; looked at whenever the record changes. Raises TimeoutError after `within_s`."""
-        async with asyncio.timeout(within_s):
-            while not condition(self):
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiters.append(waiter)
-                await waiter
+    def join(self, peers: "Mapping[str, ScriptedUpstream]", answers: Answers) -> None:
+        """Say whom behaviours mean by `once_hit` and `once_aborted` (this one included), and whose answers count for `once_answered`.
+
+        Raises ValueError for a name that is not among `peers`.
+        """
+        waited_for = {name for behaviours in self._routes.values() for behaviour in behaviours for name in behaviour.waits_for}
+        if unknown := waited_for - set(peers):
+            raise ValueError(f"its answers wait for upstreams that do not exist: {', '.join(sorted(unknown))}")
+        self._peers = peers
+        self._answers = answers
 
     async def start(self, port: int = 0) -> Self:
         """Listen. `port`: 0 for any free one; a number to come back at the same place after `stop`."""
@@ -123,12 +131,14 @@ class ScriptedUpstream:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
 
-    def changed(self) -> None:
-        """For the connections: the record changed."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    async def released(self, behaviour: Behaviour) -> None:
+        """For the connections: wait until everything has happened that `behaviour` waits for."""
+        for name, number in behaviour.once_hit.items():
+            await self._peers[name].until(lambda peer, number=number: len(peer.hits) >= number, None)  # type: ignore[misc]
+        for name, number in behaviour.once_aborted.items():
+            await self._peers[name].until(lambda peer, number=number: peer.aborted >= number, None)  # type: ignore[misc]
+        if behaviour.once_answered:
+            await self._answers.until(lambda answers: answers.count >= behaviour.once_answered, None)
 
     def match(self, method: str, path: str) -> tuple[Behaviour, dict[str, str]]:
         """For the connections: what happens to this request, and the path's parameters."""
@@ -263,6 +273,7 @@ class _Connection(asyncio.Protocol):
         """Returns whether the connection stays open."""
         if behaviour.hang:
             await asyncio.get_running_loop().create_future()
+        await self._upstream.released(behaviour)
         if behaviour.delay_s:
             await asyncio.sleep(behaviour.delay_s)
         if behaviour.reset == "answer":

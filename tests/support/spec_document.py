@@ -15,12 +15,15 @@ from tests.support.spec_model import Case, SpecError
 NOBODY = "nobody"
 """Placeholder `http://{nobody}`: an address where every connection is refused."""
 
+DEADLINE = "10s"
+"""What an endpoint has that sets no timeout: so long that a busy machine meets it nowhere."""
+
 
 def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
     """The document that the gateway is given.
 
-    A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, and for each scripted upstream its
-    `url`. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
+    A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, for each scripted upstream its `url`,
+    and, where the document is run, a default timeout that is out of the way. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
     the case's files.
     """
     if isinstance(case.document, str):
@@ -31,6 +34,8 @@ def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
         for name, upstream in upstreams.items():
             if name in case.upstreams and isinstance(upstream, dict) and not upstream.keys() & {"url", "urls"}:
                 upstreams[name] = {"url": f"http://{{{name}}}", **upstream}
+        if case.expect_problems is None:
+            document = {**document, "defaults": {"timeout": DEADLINE, **document.get("defaults", {})}}
         text = json.dumps({"version": 1, **document, "upstreams": upstreams}, indent=1, ensure_ascii=False)
     for name, port in ports.items():
         text = text.replace(f"//{{{name}}}", f"//{LOOPBACK}:{port}")
@@ -68,5 +73,5 @@ def _behaviour(spec: dict[str, Any]) -> Behaviour:
         given["body"] *= given.pop("repeat")
     try:
         return Behaviour.of(given)
-    except TypeError as fault:
+    except (TypeError, ValueError) as fault:
         raise SpecError(f"not a behaviour: {fault}") from fault

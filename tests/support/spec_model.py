@@ -110,6 +110,8 @@ class Sent(Model):
     times: int = Field(1, ge=1)
     wait: Duration | None = None
     after_hits: dict[str, int] = {}
+    after_aborted: dict[str, int] = {}
+    after_answers: int = Field(0, ge=0)
     leave_after_hits: dict[str, int] | None = None
     expect: Expect | None = None
 
@@ -176,6 +178,7 @@ class Case(Model):
             raise ValueError("a case with upstreams says how often they are hit: hits")
         checked: list[dict[str, Any]] = [self.hits or {}, self.seen, self.aborted, self.peak, self.connections]
         checked += [request.after_hits for request in self.requests]
+        checked += [request.after_aborted for request in self.requests]
         checked += [request.leave_after_hits or {} for request in self.requests]
         for unknown in {name for names in checked for name in names} - set(self.upstreams):
             raise ValueError(f"there is no upstream {unknown} in this case")

@@ -17,13 +17,15 @@ from typing import Any
 from app.errors import Problem
 from tests.support import compare, raw_client
 from tests.support.raw_client import FramingError, RawAnswer
+from tests.support.record import Answers
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import free_socket
 from tests.support.spec_document import NOBODY, document_text, script
-from tests.support.spec_model import Case, Count, ExpectedProblem, Sent, Text
+from tests.support.spec_model import Case, Count, ExpectedProblem, Sent, SpecError, Text
 
-CASE_TIMEOUT_S = 30.0
-SETTLE_S = 2.0
+CASE_TIMEOUT_S = 60.0
+SETTLE_S = 10.0
+PATIENCE_S = 20.0
 
 Start = Callable[[str, Path, dict[str, Any]], AbstractAsyncContextManager[int]]
 """From document text, folder and settings to a running gateway's port."""
@@ -39,6 +41,12 @@ class _Run:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.upstreams = {name: ScriptedUpstream(script(name, spec)) for name, spec in case.upstreams.items()}
+        self.answers = Answers()
+        for name, upstream in self.upstreams.items():
+            try:
+                upstream.join(self.upstreams, self.answers)
+            except ValueError as fault:
+                raise SpecError(f"upstream {name}: {fault}") from fault
         self.port = 0
         self.faults: list[str] = []
         self.came: list[str] = []
@@ -47,17 +55,18 @@ class _Run:
 
     async def request(self, sent: Sent, number: int) -> None:
         title = f"request {number} ({sent.send})"
+        if not await self._happened(hits=sent.after_hits, aborted=sent.after_aborted, answers=sent.after_answers):
+            waited_for = sent.model_dump(include={"after_hits", "after_aborted", "after_answers"}, exclude_unset=True)
+            self.faults.append(f"{title}: waited in vain for {waited_for}")
+            return
         if sent.wait is not None:
             await asyncio.sleep(sent.wait)
-        if not await self._hit(sent.after_hits):
-            self.faults.append(f"{title}: waited in vain for the hits {sent.after_hits}")
-            return
         method, target = sent.send.split(" ")
         data = raw_client.render(method, target, *_content(sent), port=self.port)
         if sent.leave_after_hits is not None:
             async with raw_client.connection(self.port) as (_, writer):
                 writer.write(data)
-                if not await self._hit(sent.leave_after_hits):
+                if not await self._happened(hits=sent.leave_after_hits):
                     self.faults.append(f"{title}: waited in vain for the hits {sent.leave_after_hits} to leave")
             return
         began = asyncio.get_running_loop().time()
@@ -66,6 +75,8 @@ class _Run:
         except FramingError as fault:
             self.faults.append(f"{title}: {fault}")
             return
+        finally:
+            self.answers.add()
         elapsed = asyncio.get_running_loop().time() - began
         self.came.append(_shown(title, answer, elapsed))
         self.faults += [f"{title}: {fault}" for fault in self._check(sent, answer, elapsed)]
@@ -88,13 +99,15 @@ class _Run:
             if f":{upstream.port}".encode() in everything and not is_echo:
                 yield f"the answer gives the address of the upstream {name} away"
 
-    async def _hit(self, hits: dict[str, int]) -> bool:
-        """Wait until each upstream has that many hits; False when they do not come."""
-        for name, number in hits.items():
-            try:
-                await self.upstreams[name].until(_reached(number))
-            except TimeoutError:
-                return False
+    async def _happened(self, *, hits: dict[str, int], aborted: dict[str, int] | None = None, answers: int = 0) -> bool:
+        """Wait until each upstream has had that many hits, and lost that many, and the client has so many answers; False when it does not come."""
+        aborted = aborted or {}
+        try:
+            for name in hits.keys() | aborted.keys():
+                await self.upstreams[name].until(_reached(hits.get(name, 0), aborted.get(name, 0)), PATIENCE_S)
+            await self.answers.until(lambda came: came.count >= answers, PATIENCE_S)
+        except TimeoutError:
+            return False
         return True
 
     # ---------------------------------------------------------------------------------------------------- the upstreams

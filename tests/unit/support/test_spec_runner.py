@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from app.errors import Problem
+from tests.support.behaviour import Behaviour
 from tests.support.raw_client import FramingError, parse
 from tests.support.serving import serve
 from tests.support.spec_document import document_text, script
@@ -118,9 +120,26 @@ def test_a_document_is_filled_in() -> None:
     document = json.loads(document_text(case, {"a": 1, "b": 2}, Path("there")))
     assert document == {
         "version": 1,
+        "defaults": {"timeout": "10s"},
         "upstreams": {"a": {"url": "http://127.0.0.1:1", "timeout": "1s"}, "b": {"url": "http://127.0.0.1:2"}},
         "endpoints": [{"path": "/"}],
     }
+
+
+def test_a_timeout_that_the_document_sets_stays() -> None:
+    case = Case.model_validate(
+        {
+            "name": "it",
+            "document": {"defaults": {"timeout": "1s", "max_body": "1KiB"}},
+            "requests": [{"send": "GET /", "expect": {"status": 200}}],
+        }
+    )
+    assert json.loads(document_text(case, {}, Path("there")))["defaults"] == {"timeout": "1s", "max_body": "1KiB"}
+
+
+def test_a_document_that_must_be_refused_gets_no_timeout() -> None:
+    case = Case.model_validate({"name": "it", "document": {}, "expect_problems": []})
+    assert "defaults" not in json.loads(document_text(case, {}, Path("there")))
 
 
 def test_a_document_as_text_is_left_as_it_stands() -> None:
@@ -151,6 +170,26 @@ def test_a_behaviour_that_does_not_exist_is_refused() -> None:
         script("a", {"/x": {"explode": True}})
 
 
+@pytest.mark.parametrize("key", ["once_hit", "once_aborted"])
+@pytest.mark.parametrize("names", ["b", ["a", "b"], {"b": 2}])
+async def test_a_behaviour_that_waits_for_an_upstream_that_does_not_exist_is_refused(tmp_path: Path, key: str, names: object) -> None:
+    with pytest.raises(SpecError, match="upstream a: its answers wait for upstreams that do not exist: b"):
+        await _run(tmp_path, _case(upstreams={"a": {"/x": [{}, {key: names}]}}))
+
+
+async def test_a_request_may_wait_for_answers_and_what_waits_in_vain_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (
+        {"send": "GET /x", "after_answers": 1, "expect": {"status": 200}},
+        {"send": "GET /x", "expect": {"status": 200}},
+    )
+    await _run(tmp_path, _case(requests=[first, second], together=True, hits={"a": 2}))
+    monkeypatch.setattr("tests.support.specs.PATIENCE_S", 0.0)
+    for waits_for in ({"after_answers": 3}, {"after_hits": {"a": 3}}, {"after_aborted": {"a": 1}}):
+        with pytest.raises(CaseFailed, match="waited in vain for") as failed:
+            await _run(tmp_path, _case(requests=[{**second, **waits_for}], hits={}))
+        assert str(waits_for) in str(failed.value)
+
+
 def test_problems_are_compared_one_to_one() -> None:
     case = Case.model_validate({"name": "it", "endpoint": {}, "expect_problems": [{"path": "a.b", "message": "no", "hint": "yes"}]})
     problem = Problem(file="f", line=1, column=1, path="a.b", message="no good", hint="say yes")
@@ -175,8 +214,15 @@ def test_a_body_after_head_is_noticed() -> None:
         parse(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", is_head=True)
 
 
+SPECS_MD = (Path(__file__).parents[3] / "docs" / "specs.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("model", [Case, Sent, Expect, Seen, ExpectedProblem])
 def test_every_key_of_a_spec_is_documented(model: type[BaseModel]) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "specs.md").read_text("utf-8")
     keys = [field.alias or name for name, field in model.model_fields.items()]
-    assert [key for key in keys if f"`{key}`" not in text] == []
+    assert [key for key in keys if f"`{key}`" not in SPECS_MD] == []
+
+
+def test_every_key_of_a_behaviour_is_documented() -> None:
+    keys = [field.name for field in fields(Behaviour) if field.name != "has_json"]
+    assert [key for key in keys if f"`{key}`" not in SPECS_MD] == []

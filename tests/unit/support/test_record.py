@@ -1,0 +1,53 @@
+"""Whoever waits for a record goes on when it holds what was waited for, and not before."""
+
+import asyncio
+from collections.abc import Coroutine
+
+import pytest
+
+from tests.support.clock import FakeTimeLoop
+from tests.support.record import PATIENCE_S, Answers
+
+
+def run(test: Coroutine[object, object, None]) -> None:
+    with asyncio.Runner(loop_factory=FakeTimeLoop) as runner:
+        runner.run(test)
+
+
+def test_what_is_there_is_not_waited_for() -> None:
+    async def test() -> None:
+        answers = Answers()
+        answers.add()
+        await answers.until(lambda record: record.count == 1, 0)
+
+    run(test())
+
+
+def test_each_waits_for_its_own_condition() -> None:
+    async def test() -> None:
+        answers = Answers()
+        one = asyncio.create_task(answers.until(lambda record: record.count >= 1))
+        two = asyncio.create_task(answers.until(lambda record: record.count >= 2))
+        await asyncio.sleep(1)
+        assert not one.done()
+        answers.add()
+        await asyncio.sleep(1)
+        assert (one.done(), two.done()) == (True, False)
+        answers.add()
+        await two
+
+    run(test())
+
+
+def test_patience_ends_unless_there_is_no_limit() -> None:
+    async def test() -> None:
+        answers = Answers()
+        endless = asyncio.create_task(answers.until(lambda record: record.count == 1, None))
+        with pytest.raises(TimeoutError):
+            await answers.until(lambda record: record.count == 1)
+        await asyncio.sleep(PATIENCE_S)
+        assert not endless.done()
+        answers.add()
+        await endless
+
+    run(test())
