@@ -2,25 +2,24 @@
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from app.config.units import parse_duration
+from app.cli_records import BAD_USE, chosen, refuse, warn, with_progress
 from app.document import Compiled, compile_file
 from app.edge.rerun import Live, offline
 from app.engine.service import Service
 from app.errors import ConfigError
 from app.journal import report
 from app.journal.compare import Ignored
-from app.journal.reader import Filter, Tally, records
+from app.journal.reader import Tally, records
 from app.journal.record import Record
 from app.journal.redact import Redaction
 from app.journal.replay import Replayer
@@ -29,7 +28,6 @@ from app.settings import Settings
 from app.upstream.open import open_transport
 
 DIFFERENT: Final = 1
-BAD_USE: Final = 2
 BAD_CONFIG: Final = 3
 
 
@@ -51,11 +49,11 @@ def replay(
 
     The services' answers are taken from the journal (records with `bodies: steps`); nothing is called without --live.
     """
-    where = Filter(endpoints=frozenset(endpoint or ()), since=_moment("--since", since), until=_moment("--until", until))
+    where = chosen(endpoint, since, until)
     try:
         ignored = Ignored(ignore or ())
     except ValueError as error:
-        _refuse(f"--ignore: {error}")
+        refuse(f"--ignore: {error}")
     try:
         compiled = compile_file(config)
     except ConfigError as error:
@@ -70,19 +68,24 @@ def replay(
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        found = _with_progress(folder, where, tally)
-        asyncio.run(_live(compiled, replayer, found) if live else _offline(compiled, replayer, found))
+        segments = [segment for segment in listed(folder) if where.may_be_in(segment)]
+        found = with_progress(records(folder, where, tally), segments, tally, "replaying")
+        with _printing_aside():
+            asyncio.run(_live(compiled, replayer, found) if live else _offline(compiled, replayer, found))
     except OSError as error:
-        _refuse(f"the journal {folder} cannot be read: {error.strerror or error}; --journal names its folder")
+        refuse(f"the journal {folder} cannot be read: {error.strerror or error}; --journal names its folder")
     finally:
         logger.setLevel(level)
-    _warn(tally)
+    warn(tally)
     never_asked = {plan.name for plan in compiled.plan.endpoints} - replayer.endpoints.keys() if not endpoint else set()
     show = report.as_json if format_ == "json" else report.as_text
     shown = show(replayer.endpoints, never_asked, has_difference=replayer.has_difference)
     typer.echo(shown)
     if replayer.has_difference:
         raise typer.Exit(DIFFERENT)
+    if replayer.has_only_skipped:
+        # Nothing was proven: whoever lets a change through by the exit code must not take it for that.
+        raise typer.Exit(BAD_USE)
 
 
 async def _offline(compiled: Compiled, replayer: Replayer, found: Iterator[Record]) -> None:
@@ -98,49 +101,15 @@ async def _live(compiled: Compiled, replayer: Replayer, found: Iterator[Record])
             await live.replay(record)
 
 
-def _with_progress(folder: Path, where: Filter, tally: Tally) -> Iterator[Record]:
-    """The records, with a bar on a terminal: by bytes of the segments that are done with."""
-    if not sys.stderr.isatty():
-        yield from records(folder, where, tally)
-        return
-    total = sum(segment.size_bytes for segment in listed(folder) if where.may_be_in(segment))
-    columns = (
-        TextColumn("replaying"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[records]:,} records"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("replay", total=total, records=0)
-        for number, record in enumerate(records(folder, where, tally), 1):
-            yield record
-            if not number % 100:
-                progress.update(task, completed=tally.bytes_read, records=number)
-
-
-def _moment(option: str, text: str | None) -> datetime | None:
-    """A duration before now, or a time; without a zone it is UTC."""
-    if text is None:
-        return None
+@contextmanager
+def _printing_aside() -> Iterator[None]:
+    """What the users' functions print goes to stderr, here and in worker processes: stdout has the report."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
     try:
-        return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        _refuse(f"{option}: {text!r} is neither a duration such as 1h nor a time such as 2026-11-22T16:00Z")
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def _warn(tally: Tally) -> None:
-    if tally.damaged:
-        typer.echo(f"{tally.damaged} damaged lines were passed over; `anabranch journal verify` says where", err=True)
-    for name, reason in (tally.unreadable or {}).items():
-        typer.echo(f"{name}: {reason}", err=True)
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(BAD_USE)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

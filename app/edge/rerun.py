@@ -1,7 +1,7 @@
 """Runs recorded requests again: through the data plane as if a client had sent them, with no server between.
 
 Offline the answers come from the records, and neither time, retries, breakers nor places play a part: what was recorded is what the policies
-brought then. Knows nothing of files or of what the comparison is for.
+brought then. Functions of compute steps are called again. Knows nothing of files or of what the comparison is for.
 """
 
 import asyncio
@@ -13,16 +13,18 @@ from typing import Any, Final
 from starlette.routing import Match
 from starlette.types import Message
 
-from app.compute.pools import ComputePools
+from app.compute.job import ComputePool
 from app.core.exchange import Answer
 from app.edge.dataplane import DataPlane, Run
 from app.edge.percent import parse_query
+from app.edge.recompute import RecordedPool, local_pools
 from app.engine.outcome import Outcome
 from app.engine.run import Engine
 from app.engine.service import Service
 from app.journal.record import Record
+from app.journal.recording import Recording
 from app.journal.redact import MASK
-from app.journal.replay import CannotReplay, Recording, Replayer, Reply, request_body
+from app.journal.replay import CannotReplay, Replayer, Reply, is_body_redacted, request_body
 from app.plan.model import DocumentPlan, EndpointPlan, StepPlan
 from app.policy.call import Call, Policy
 
@@ -106,20 +108,21 @@ class _Exchange:
 
 @asynccontextmanager
 async def offline(plan: DocumentPlan, replayer: Replayer) -> AsyncIterator["Offline"]:
-    """Replays against the records themselves, without any upstream. Functions of compute steps are run as they are now."""
-    async with ComputePools(plan.pools) as compute:
-        yield Offline(plan, replayer, compute)
+    """Replays against the records themselves, without any upstream or cluster. Functions of compute steps are run as they are now."""
+    async with local_pools(plan.pools) as pools:
+        yield Offline(plan, replayer, pools)
 
 
 class Offline:
     """One record at a time: its answers stand for the upstreams."""
 
-    def __init__(self, plan: DocumentPlan, replayer: Replayer, compute: ComputePools) -> None:
+    def __init__(self, plan: DocumentPlan, replayer: Replayer, pools: Mapping[str, ComputePool]) -> None:
         self._replayer = replayer
         self._current: Recording | None = None
         self._step: ContextVar[str] = ContextVar("step")
         policies = {name: self._policy(name) for name in plan.upstreams}
-        self._rerun = Rerun(plan, Engine(policies, self._around, compute.pools).run)
+        computes = {name: RecordedPool(pool, self._recording) for name, pool in pools.items()}
+        self._rerun = Rerun(plan, Engine(policies, self._around, computes).run)
 
     async def replay(self, record: Record) -> None:
         """Run it again, and let the replayer compare."""
@@ -131,11 +134,14 @@ class Offline:
         else:
             self._replayer.look(record, reply, recording)
 
+    def _recording(self) -> Recording:
+        assert self._current is not None
+        return self._current
+
     def _policy(self, upstream: str) -> Policy:
         async def ask(call: Call) -> Answer:
-            assert self._current is not None
             call.attempts += 1
-            answer, call.stale_age_s = await self._current.ask(upstream, call.request, self._step.get())
+            answer, call.stale_age_s = await self._recording().ask(upstream, call.request, self._step.get(), call.stale)
             return answer
 
         return ask
@@ -166,7 +172,9 @@ class Live:
 def _check(plan: EndpointPlan, record: Record, *, is_harmless: bool) -> None:
     """Raise CannotReplay for a request of which something is not in the journal that the endpoint wants to know."""
     if is_harmless and not all(step.is_idempotent for step in plan.steps if step.upstream):
-        raise CannotReplay("a call of it is not idempotent")
+        raise CannotReplay("a call of it is not idempotent (`idempotent: true` on the call says that it may be made again)")
+    if is_harmless and is_body_redacted(record):
+        raise CannotReplay("a value in the body of the request was redacted, and no service should be sent what stands there instead")
     asked = record.request
     rule = plan.source.journal
     listed = () if isinstance(rule, bool) else {name.lower() for name in rule.headers}

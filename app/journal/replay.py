@@ -1,133 +1,27 @@
-"""Replay: what the services answered a recorded request, given again; and what comes of comparing the new response with the recorded one.
+"""Replay: compares what a recorded request is answered with now with what it was answered with then, and counts what differs.
 
 How a request is run is not known here: `Replayer.look` is given the new response. One record at a time, in constant memory.
 """
 
-import asyncio
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
-from app.core.exchange import Answer, Request
-from app.errors import BodyTimeout, BodyTooLarge, ConnectError, InvalidBody, StepError, UnsupportedMediaType, UpstreamError, UpstreamStatus
+from app.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
 from app.journal.compare import NOTHING_IGNORED, Comparison, Ignored, compare
-from app.journal.record import Record, Step, digested, kept
-from app.journal.redact import Redaction, UnreadableBody
+from app.journal.record import Record, digested, kept
+from app.journal.recording import Recording
+from app.journal.redact import MASK, Redaction, UnreadableBody
 
-_DETAIL: Final = "as it was recorded"
 # Problem documents tell of times and sentences that are new each time; what decides is their type, status, and the failed steps' codes.
 _OF_PROBLEMS: Final = Ignored(["detail", "instance", "errors.detail", "errors.elapsed_ms", "errors.attempts"])
 _REFUSED_BODIES: Final = (InvalidBody.code, BodyTooLarge.code, BodyTimeout.code, UnsupportedMediaType.code)
 _MAX_KINDS: Final = 500
-# While a failure decides the response, everything else is cancelled. Calls that were never answered wait this many turns of the loop for it.
-_TURNS: Final = 100
+_MASK: Final = MASK.encode()
 
 
 class CannotReplay(Exception):
     """A record does not hold what its request needs to be run again. The message is a phrase without anything of one record in it."""
-
-
-class Recording:
-    """The answers of one record. `missing`, `used`: the calls (upstream, method, target) that it did not have, and the steps that were
-    asked for; both are filled while the request is run. `fault`: why what came out must not be compared."""
-
-    __slots__ = ("_is_cut_short", "_order", "_record", "_redaction", "_steps", "fault", "missing", "used")
-
-    def __init__(self, record: Record, redaction: Redaction) -> None:
-        self._record = record
-        self._redaction = redaction
-        self._steps: dict[tuple[str, str, str], list[Step]] = {}
-        for step in record.steps:
-            if step.method is not None and step.target is not None:
-                self._steps.setdefault((step.upstream, step.method, step.target), []).append(step)
-        self._is_cut_short = record.failure is not None
-        ends = sorted(step.started_ms + step.elapsed_ms for step in record.steps) if self._is_cut_short else []
-        self._order = {end: turn for turn, end in enumerate(ends)}
-        self.missing: list[tuple[str, str, str]] = []
-        self.used: set[str] = set()
-        self.fault: str | None = None
-
-    async def ask(self, upstream: str, request: Request, name: str) -> tuple[Answer, float | None]:
-        """The recorded answer to a call of the step called `name`, or the recorded failure. Takes no time, however long it took then.
-        The call of another step will do, if it is the same. With it, its age in seconds when it stood in for a failure.
-
-        Raises ConnectError for a call that is not in the record: nothing was sent.
-        """
-        key = (upstream, request.method, self._redaction.target(request.target))
-        step = self._step(self._steps.get(key, []), request.body, name)
-        if step is None:
-            if self._is_cut_short:
-                for _ in range(_TURNS):
-                    await asyncio.sleep(0)
-            self.missing.append(key)
-            raise ConnectError("this call is not in the journal")
-        self.used.add(step.name)
-        # Where a failure decided the response, it matters which answer came first.
-        for _ in range(self._order.get(step.started_ms + step.elapsed_ms, 0)):
-            await asyncio.sleep(0)
-        return self._answer(step), step.age_s
-
-    def dropped(self) -> Iterator[Step]:
-        """The calls that were made then and were not made now."""
-        for steps in self._steps.values():
-            yield from (step for step in steps if step.name not in self.used)
-
-    def _step(self, candidates: list[Step], body: bytes | None, name: str) -> Step | None:
-        fitting = [step for step in candidates if self._is_sent(step, body)]
-        return min(fitting, key=lambda step: (step.name != name, step.name in self.used), default=None)
-
-    def _is_sent(self, step: Step, body: bytes | None) -> bool:
-        if step.sent is None or not body:
-            return step.sent is None and not body
-        try:
-            redacted = self._redaction.for_step(step.name).apply(body, is_json=False)
-        except UnreadableBody:
-            redacted = body
-        if not step.sent.is_kept:
-            if step.sent.sha256 is UNSET:
-                # Only its size is known: then the answer was not kept either, and that is what will be said.
-                return True
-            return step.sent.sha256 in (digested(redacted).sha256, digested(body).sha256)
-        found = compare(step.sent.to_bytes(), kept(redacted).to_bytes())
-        return not found.changes
-
-    def _answer(self, step: Step) -> Answer:
-        if step.status is None:
-            raise failure_of(step.failure)
-        headers = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in step.headers.items()]
-        body = b""
-        if step.body is not None:
-            if step.body.is_kept:
-                body = step.body.to_bytes()
-            elif step.failure not in (None, UpstreamStatus.code):
-                # What is no JSON is not kept where something has to be redacted; why it failed is.
-                raise failure_of(step.failure)
-            elif 200 <= step.status < 300:
-                self.fault = "the services' answers were not kept (`bodies: steps` keeps them)"
-        return Answer(step.status, headers, body)
-
-
-def failure_of(code: str | None) -> StepError:
-    """The failure that has this code, to be raised again; a general one for a code that is not known (any more)."""
-    kind = _kinds().get(code or "", UpstreamError)
-    return kind(_DETAIL, may_be_processed=True)
-
-
-def _kinds() -> dict[str, type[StepError]]:
-    found: dict[str, type[StepError]] = {}
-    waiting = [StepError]
-    while waiting:
-        kind = waiting.pop()
-        waiting += kind.__subclasses__()
-        # Those that are made in another way are never what a call itself ended with, or have an answer.
-        if kind.__init__ is StepError.__init__:
-            found.setdefault(kind.code, kind)
-    return found
-
-
-# --------------------------------------------------------------------------------------------------------------- the report
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -158,6 +52,7 @@ class EndpointReport(msgspec.Struct):
     `replayed` = `same` + `different`. `respelled`: of the same ones, those that are spelled otherwise. `skipped`: records that could not be
     replayed, by reason. `is_removed`: no endpoint has their path and method any more. `status`, `complete`, `fields` (by path, then by kind),
     `new_calls` (calls that were not recorded, by upstream and method), `dropped_calls` (not made any more): what differs, with an example.
+    `guessed`: compute steps that were given a redacted value in records that differ, so that it may be for that alone.
     """
 
     replayed: int = 0
@@ -171,6 +66,7 @@ class EndpointReport(msgspec.Struct):
     fields: dict[str, dict[str, Example]] = {}
     new_calls: dict[str, Example] = {}
     dropped_calls: dict[str, Example] = {}
+    guessed: dict[str, Example] = {}
     more_fields: bool = False
 
 
@@ -186,6 +82,11 @@ class Replayer:
     def has_difference(self) -> bool:
         return any(report.different or report.is_removed for report in self.endpoints.values())
 
+    @property
+    def has_only_skipped(self) -> bool:
+        """There were records, and none of them could be replayed."""
+        return bool(self.endpoints) and not any(report.replayed for report in self.endpoints.values())
+
     def recording(self, record: Record) -> Recording:
         return Recording(record, self._redaction)
 
@@ -198,6 +99,9 @@ class Replayer:
         """Compare `reply` with what was answered then. `recording`: where its answers came from; None when they came from the services."""
         if recording is not None and recording.fault is not None:
             self.skip(record, recording.fault)
+            return
+        if reply.status != record.status and InvalidBody.code.encode() in reply.body and is_body_redacted(record):
+            self.skip(record, "a value in the body of the request was redacted, and is not taken so (leave its path out of `redact`)")
             return
         report = self._report(record)
         report.replayed += 1
@@ -230,6 +134,8 @@ class Replayer:
                 _note(report.new_calls, f"{upstream} {method}", record, None, target)
             for step in recording.dropped():
                 _note(report.dropped_calls, f"{step.upstream} {step.method}", record, step.target, None)
+            for name in recording.guessed if is_different else ():
+                _note(report.guessed, name, record)
         report.different += is_different
         report.same += not is_different
         report.respelled += found.is_respelled and not is_different
@@ -261,8 +167,14 @@ def request_body(record: Record) -> bytes:
     if content is None:
         return b""
     if not content.is_kept:
-        raise CannotReplay("the body of the request was not kept")
+        raise CannotReplay("the body of the request was not kept (`bodies: steps` keeps it)")
     return content.to_bytes()
+
+
+def is_body_redacted(record: Record) -> bool:
+    """Whether the body that the client sent is not all there."""
+    content = record.request.body
+    return content is not None and content.is_kept and _MASK in content.to_bytes()
 
 
 def _note(

@@ -60,6 +60,8 @@ def _endpoint(name: str, report: EndpointReport) -> Iterator[str]:
         yield _line("not recorded", f"the call {call}", example)
     for call, example in report.dropped_calls.items():
         yield _line("note", f"the call {call} is not made any more", example)
+    for step, example in report.guessed.items():
+        yield _line("note", f"the step {step} was given a redacted value, and its result may differ for that", example)
     if report.respelled:
         yield f"  note         {_records(report.respelled)} mean the same in another spelling or order"
     for reason, count in report.skipped.items():

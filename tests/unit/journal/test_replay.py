@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.config.journal import Redact
@@ -10,8 +11,9 @@ from app.config.problems import Problems
 from app.edge.rerun import offline
 from app.journal.compare import Ignored
 from app.journal.record import Content, Record, Step, digested, kept
+from app.journal.recording import failure_of
 from app.journal.redact import Redaction
-from app.journal.replay import EndpointReport, Replayer, failure_of
+from app.journal.replay import EndpointReport, Replayer
 from app.plan.compile import compile_document
 from app.plan.model import DocumentPlan
 from tests.support.recorded import answered, failed, recorded
@@ -147,10 +149,11 @@ async def test_bodies_that_are_sent_tell_calls_apart() -> None:
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        (recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"", headers={})]), None),
+        # A service may answer with nothing: its header fields show that the answer was kept.
+        (recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"", headers={"date": "now"})]), None),
         (
             recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"")], asked={"body": digested(b"{}")}),
-            "the body of the request was not kept",
+            "the body of the request was not kept (`bodies: steps` keeps it)",
         ),
     ],
 )
@@ -160,8 +163,6 @@ async def test_what_is_not_in_the_record_is_not_guessed(record: Record, reason: 
 
 
 async def test_records_without_the_services_answers_are_left_out() -> None:
-    import msgspec
-
     bare = msgspec.structs.replace(ONE, body=digested(b'{"n":1}'))
     report = await replayed(plan_of(), recorded("/x/7", b"{}", [bare]))
     assert report.replayed == 0
@@ -196,6 +197,78 @@ async def test_two_steps_with_the_same_call_get_their_own_answers() -> None:
     steps = {"one": {"upstream": "a", "path": "/s"}, "two": {"upstream": "a", "path": "/s"}}
     record = recorded("/x/7", b'{"one":1,"two":2}', [answered("one", "a", "/s", b"1"), answered("two", "a", "/s", b"2")])
     assert (await replayed(plan_of({"steps": steps}), record)).same == 1
+
+
+@pytest.mark.parametrize("failure", [None, "invalid_json"])
+async def test_answers_of_which_nothing_was_kept_are_not_taken_for_empty_ones(failure: str | None) -> None:
+    """`bodies: response`: of an answer there is its status, as of one that had no body."""
+    steps = [Step(name="one", upstream="a", method="GET", target="/one/7", status=200, failure=failure)]
+    report = await replayed(plan_of({"steps": {"one": STEPS["one"]}}), recorded("/x/7", b'{"one":null}', steps, complete=failure is None))
+    if failure is None:
+        assert report.skipped == {"the services' answers were not kept (`bodies: steps` keeps them)": 1}
+    else:
+        assert (report.skipped, list(report.status)) == ({}, ["200 -> 502"])
+
+
+async def test_an_old_answer_is_only_taken_where_the_new_document_allows_it() -> None:
+    old = msgspec.structs.replace(ONE, age_s=60.0)
+    record = recorded("/x/7", b'{"one":{"n":1,"t":"x"}}', [old], complete=False)
+    for rule, is_same in (({"stale_if_error": "1h"}, True), ({"stale_if_error": "30s"}, False), ({}, False)):
+        report = await replayed(plan_of({"steps": {"one": {**STEPS["one"], **rule}}}), record)
+        assert (report.same == 1) is is_same
+    assert list(report.status) == ["200 -> 502"]
+
+
+def computing(hook: str, given: str = "{one.n}", **step: Any) -> dict[str, Any]:
+    compute = {"compute": f"tests.support.replay_hooks:{hook}", "input": {"value": given}, **step}
+    return {"steps": {"one": STEPS["one"], "it": compute}}
+
+
+async def test_what_a_cluster_computes_is_computed_here() -> None:
+    plan = plan_of(computing("wrapped", executor="dask"), compute_backends={"far": {"kind": "dask", "address": "tcp://127.0.0.1:1"}})
+    record = recorded("/x/7", b'{"one":{"n":1,"t":"x"},"it":{"is":1}}', [ONE, Step(name="it", value=kept(b'{"is":1}'))])
+    assert (await replayed(plan, record)).same == 1
+
+
+async def test_a_function_that_cannot_do_with_a_redacted_value_leaves_the_record_out() -> None:
+    plan = plan_of({"steps": {"one": STEPS["one"], "it": {"compute": "tests.support.replay_hooks:initials", "input": {"name": "{one.t}"}}}})
+    masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
+    fine = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"it":"x"}', [masked, Step(name="it", value=kept(b'"x"'))])
+    report = await replayed(plan, fine, redact=Redact(paths=["one.t"]))
+    assert report.skipped == {"a compute step fails on a value that was redacted (leave its path out of `redact`)": 1}
+    failed_then = recorded(
+        "/x/7", b'{"one":{"n":1,"t":"***"},"it":null}', [masked, Step(name="it", failure="compute_failed")], complete=False
+    )
+    assert (await replayed(plan, failed_then, redact=Redact(paths=["one.t"]))).same == 1
+
+
+async def test_a_difference_that_may_be_for_a_redacted_value_alone_says_so() -> None:
+    plan = plan_of(computing("wrapped", "of {one.t}"))
+    masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
+    record = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"it":{"is":"of x"}}', [masked, Step(name="it", value=kept(b'{"is":"of x"}'))])
+    report = await replayed(plan, record, redact=Redact(paths=["one.t"]))
+    assert (report.different, list(report.fields), report.guessed["it"].records) == (1, ["it.is"], 1)
+
+
+async def test_a_call_made_of_a_redacted_value_leaves_the_record_out() -> None:
+    steps = {"one": STEPS["one"], "two": {"upstream": "b", "path": "/two/{one.t}"}}
+    masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
+    record = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"two":2}', [masked, answered("two", "b", "/two/secret", b"2")])
+    report = await replayed(plan_of({"steps": steps}), record, redact=Redact(paths=["one.t"]))
+    (reason,) = report.skipped
+    assert reason.startswith("a call is made of a value that was redacted")
+
+
+async def test_a_redacted_body_that_is_not_taken_any_more_leaves_the_record_out() -> None:
+    endpoint = {
+        "path": "/x", "method": "POST", "steps": {"one": {"upstream": "a", "path": "/p", "method": "GET"}},
+        "body": {"schema": {"type": "object", "properties": {"card": {"type": "integer"}}}},
+    }  # fmt: skip
+    asked = {"body": kept(b'{"card":"***"}')}
+    record = recorded("/x", b'{"one":1}', [answered("one", "a", "/p", b"1")], method="POST", asked=asked)
+    report = await replayed(plan_of(endpoint), record, redact=Redact(paths=["card"]))
+    (reason,) = report.skipped
+    assert reason.startswith("a value in the body of the request was redacted")
 
 
 def test_every_failure_of_a_call_can_be_raised_again() -> None:

@@ -1,0 +1,133 @@
+"""What the policies brought, and what was not kept of it: records of a real gateway with retries, hedges, old answers, defaults, samples and
+endpoints that keep no answers, replayed through their own document and through others."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from app.journal.reader import records
+from tests.support.gateway import running_gateway
+from tests.support.scripted import ScriptedUpstream
+
+DOCUMENT = """
+version: 1
+upstreams:
+  a: {url: "URL", retry: {attempts: 3, backoff: 1ms, budget: 100%, on: [503]}}
+  hedged: {url: "URL", hedge: {after: 20ms, budget: 100%}}
+defaults: {timeout: 20s}
+journal: {durability: required}
+endpoints:
+  - path: /tried
+    name: tried
+    steps:
+      again: {upstream: a, path: /second-time}
+      hedge: {upstream: hedged, path: /first-hangs}
+      gone: {upstream: a, path: /gone, default: {n: 1}, drop: [m]}
+    journal: {bodies: steps}
+  - path: /old/{id}
+    name: old
+    steps:
+      one: {upstream: a, path: "/old/{path.id}", stale_if_error: 1h}
+      two: {upstream: a, path: /fine}
+    journal: {bodies: steps}
+  - path: /orders
+    name: orders
+    method: POST
+    steps: {order: {upstream: a, method: POST, path: /orders, body: "{body}", idempotent: true}}
+    journal: {bodies: steps}
+  - path: /brief
+    name: brief
+    body: {required: false}
+    method: POST
+    steps: {one: {upstream: a, method: GET, path: /fine}}
+    journal: true
+  - path: /briefer
+    name: briefer
+    steps: {one: {upstream: a, path: /fine}}
+    journal: {bodies: none}
+  - path: /sampled/{id}
+    name: sampled
+    steps: {one: {upstream: a, path: /fine}}
+    journal: {bodies: steps, sample: 50%}
+"""
+SCRIPT: dict[str, Any] = {
+    "/second-time": [{"status": 503}, {"json": 2}],
+    "/first-hangs": [{"hang": True}, {"json": "second"}],
+    "/gone": {"status": 404},
+    "/old/{id}": [{"json": {"n": 1}}, {"status": 500}],
+    "/fine": {"json": [1.0]},
+    "/orders": {"status": 201, "json": {"id": 7}},
+}
+SAMPLED = 40
+
+
+@pytest.fixture
+async def recorded(tmp_path: Path) -> str:
+    """The document of a gateway that was asked for everything in it."""
+    async with ScriptedUpstream(SCRIPT) as upstream:
+        document = DOCUMENT.replace("URL", upstream.url)
+        async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:
+            for path in ("/tried", "/old/1", "/old/1", "/briefer", *(f"/sampled/{number}" for number in range(SAMPLED))):
+                assert (await client.get(path)).status_code == 200
+            await client.post("/orders", json={"n": [1, 2.50]})
+            await client.post("/brief")
+            await client.post("/brief", json={"n": 1})
+    return document
+
+
+def replay(folder: Path, document: str, *options: str) -> tuple[int, str]:
+    path = folder / "new.yaml"
+    path.write_text(document, "utf-8")
+    result = CliRunner().invoke(cli, ["replay", "--config", str(path), "--journal", str(folder / "journal"), *options])
+    return result.exit_code, result.stdout
+
+
+async def test_what_policies_brought_is_brought_again_and_the_rest_is_counted_with_what_to_do(recorded: str, tmp_path: Path) -> None:
+    found = list(records(tmp_path / "journal"))
+    (tried,) = (record for record in found if record.endpoint == "tried")
+    assert [(step.failure, step.attempts > 1) for step in tried.steps] == [(None, True), (None, True), ("upstream_status", False)]
+    assert [record.steps[0].age_s is None for record in found if record.endpoint == "old"] == [True, False]
+    kept = sum(record.endpoint == "sampled" for record in found)
+    code, shown = await asyncio.to_thread(replay, tmp_path, recorded, "--format", "json")
+    report = json.loads(shown)
+    endpoints = report["endpoints"]
+    assert (code, report["same"]) == (0, True), shown
+    assert {name: of["replayed"] for name, of in endpoints.items() if name != "sampled"} == {
+        "tried": 1, "old": 2, "orders": 1, "brief": 0, "briefer": 0,
+    }  # fmt: skip
+    assert endpoints.get("sampled", {"replayed": 0})["replayed"] == kept
+    without_answers = "the services' answers were not kept (`bodies: steps` keeps them)"
+    assert endpoints["brief"]["skipped"] == {without_answers: 1, "the body of the request was not kept (`bodies: steps` keeps it)": 1}
+    assert endpoints["briefer"]["skipped"] == {without_answers: 1}
+    code, shown = await asyncio.to_thread(replay, tmp_path, recorded)
+    assert f"no difference in {kept + 4} records, 3 could not be replayed" in shown
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "differs"),
+    [
+        ("default: {n: 1}", "default: {n: 2}", {"tried": ["gone.n"]}),
+        (", stale_if_error: 1h", "", {"old": ["one"]}),
+        ("retry: {attempts: 3, backoff: 1ms, budget: 100%, on: [503]}", "retry: {attempts: 1}", {}),
+        (", hedge: {after: 20ms, budget: 100%}", "", {}),
+        ('body: "{body}"', 'body: {order: "{body}"}', {"orders": []}),
+    ],
+)
+async def test_a_change_is_seen_where_a_record_can_tell(
+    recorded: str, tmp_path: Path, was: str, becomes: str, differs: dict[str, list[str]]
+) -> None:
+    assert was in recorded
+    _, shown = await asyncio.to_thread(replay, tmp_path, recorded.replace(was, becomes), "--format", "json")
+    found = json.loads(shown)["endpoints"]
+    assert {name: sorted(of["fields"]) for name, of in found.items() if of["different"]} == differs
+
+
+async def test_where_nothing_can_be_replayed_the_exit_code_does_not_say_that_all_is_well(recorded: str, tmp_path: Path) -> None:
+    code, shown = await asyncio.to_thread(replay, tmp_path, recorded, "--endpoint", "brief")
+    assert code == 2
+    assert "nothing was replayed, 2 could not be replayed" in shown
