@@ -229,7 +229,7 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
         logger.exception("worker %d cannot start", number)
         sys.exit(BAD_CONFIG)
     pulse = Pulse(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
-    server = _server(app, settings, on_up=pulse.up, on_pulse=pulse.alive, on_drain=pulse.draining)
+    server = _server(app, settings, on_up=pulse.up, on_pulse=pulse.alive, on_drain=pulse.draining, is_end=pulse.is_end)
     server.run(sockets=[listener])
 
 
@@ -240,6 +240,7 @@ def _server(
     on_up: Callable[[], None],
     on_pulse: Callable[[], None] | None = None,
     on_drain: Callable[[], None] | None = None,
+    is_end: Callable[[], bool] | None = None,
 ) -> Server:
     """The server of this process: reloads at SIGHUP, drains at SIGTERM and SIGINT."""
     health: Health = app.state.health
@@ -275,6 +276,7 @@ def _server(
         on_up=up,
         on_drain=drain,
         on_pulse=on_pulse,
+        is_end=is_end,
         on_hangup=None if settings.reload == "off" else lambda: reloader.request("signal"),
     )
 

@@ -22,6 +22,8 @@ from typing import Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.edge.listener import deafen, take_waiting
+
 logger = logging.getLogger("anabranch.server")
 
 LINGER_S: Final = 0.5
@@ -29,6 +31,8 @@ LINGER_S: Final = 0.5
 _CLOSE: Final = (b"connection", b"close")
 _TICK_S: Final = 1.0
 _LOOK_S: Final = 0.01
+_HANDSHAKE_S: Final = 0.05
+"""How long connections that had begun when we became deaf may take to be complete."""
 _CANCEL_S: Final = 5.0
 """How long requests that were cancelled may take to clean up."""
 
@@ -39,7 +43,8 @@ def _nothing() -> None:
 
 class Server(uvicorn.Server):
     """`on_up`: called when it answers. `on_drain`: called when it begins to end. `on_hangup`: called at SIGHUP; None leaves that signal alone.
-    `on_pulse`: called every second while it serves.
+    `on_pulse`: called every second while it serves. `is_end`: asked before it stops listening, whether every process that has the sockets ends
+    as well; None says that there is no other.
 
     `delay_s`: how long new connections are served after the first signal. The time for running requests afterwards is the
     configuration's `timeout_graceful_shutdown`, in seconds. All callbacks run in the loop.
@@ -54,6 +59,7 @@ class Server(uvicorn.Server):
         on_drain: Callable[[], None] = _nothing,
         on_hangup: Callable[[], None] | None = None,
         on_pulse: Callable[[], None] | None = None,
+        is_end: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(config)
         self._delay_s = delay_s
@@ -62,6 +68,7 @@ class Server(uvicorn.Server):
         self._on_drain = on_drain
         self._on_hangup = on_hangup
         self._on_pulse = on_pulse or _nothing
+        self._is_end = is_end
         self._is_draining = False
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -151,19 +158,23 @@ class Server(uvicorn.Server):
         """Close the listeners, and serve the connections that the system has accepted meanwhile: closing alone would reset them.
 
         Our copy of a listener keeps the system accepting while the loop lets go of it; then one turn without a pause takes all that
-        wait and closes the copy.
+        wait and closes the copy. Where this is the end of the sockets, nobody new gets in from here on; see `app.edge.listener`.
         """
         copies = [listener.dup() for listener in sockets]
+        is_end = self._is_end is None or self._is_end()
+        is_deaf = is_end and all(deafen(copy) for copy in copies)
         for server in self.servers:
             server.close()
         for listener in sockets:
             listener.close()
         for _ in range(3):  # uvloop closes its handle in one of the next turns
             await asyncio.sleep(0)
+        if is_deaf:
+            await asyncio.sleep(_HANDSHAKE_S)
         waiting: list[socket.socket] = []
         for copy in copies:
             copy.setblocking(False)
-            waiting += _accepted(copy)
+            waiting += take_waiting(copy)
             copy.close()
         loop = asyncio.get_running_loop()
         for accepted in waiting:
@@ -201,17 +212,3 @@ class Server(uvicorn.Server):
             logger.error("the application had not stopped when a third signal came")
             stopping.cancel()
         await asyncio.wait((stopping,))
-
-
-def _accepted(listener: socket.socket) -> list[socket.socket]:
-    """The connections that wait at a listener, without waiting for more."""
-    found: list[socket.socket] = []
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            return found
-        except OSError:  # its client has gone, or there are no more descriptors: whoever is left in line is reset
-            return found
-        connection.setblocking(False)
-        found.append(connection)

@@ -2,7 +2,8 @@
 
 One socket for all, so that a connection never belongs to a worker before that has accepted it: when one dies, the others take what waits.
 The supervisor itself has no event loop and no threads. A worker tells it by a pipe that it is up, that it still turns, and that it drains;
-a broken pipe tells a worker that its supervisor is gone. Knows processes, and nothing of what they serve.
+the other way it tells that all workers end; a broken pipe tells a worker that its supervisor is gone. Knows processes, and nothing of what
+they serve.
 
 uvicorn's own supervisor is not used: it restarts workers at SIGHUP, where each of ours reloads its document, and it keeps the socket open
 while its workers drain, so that clients would wait at a door behind which nobody is.
@@ -30,6 +31,7 @@ PATIENCE_S: Final = 30.0
 _UP: Final = b"u"
 _ALIVE: Final = b"a"
 _DRAINING: Final = b"d"
+_END: Final = b"e"
 _SHORT_LIFE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -52,6 +54,10 @@ class Pulse:
     def draining(self) -> None:
         """It ends, in its own time; nobody has to look after it any more."""
         self._send(_DRAINING)
+
+    def is_end(self) -> bool:
+        """Whether all workers end, and not this one alone. The end of the supervisor is the end of all."""
+        return self._connection.poll()
 
     def _send(self, sign: bytes) -> None:
         try:
@@ -151,8 +157,7 @@ class Supervisor:
         return self._exit_code
 
     def _start(self, number: int) -> None:
-        theirs: Connection
-        ours, theirs = self._context.Pipe(duplex=False)
+        ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_live, args=(self._target, number, self._listener, theirs), name=f"anabranch-worker-{number}"
         )
@@ -192,6 +197,9 @@ class Supervisor:
                 worker.process.join()
                 worker.pipe.close()
                 self._workers.remove(worker)
+            for worker in self._workers:
+                with suppress(OSError):
+                    worker.pipe.send_bytes(_END)
         self._tell(number)
 
     def _tell(self, number: int) -> None:

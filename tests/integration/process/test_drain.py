@@ -2,17 +2,22 @@
 
 import asyncio
 import contextlib
+import errno
 import re
+import select
 import signal
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
 
+from app.edge.listener import take_waiting
 from app.edge.server import Server
-from tests.support.command import Tally, ask_until_refused, running_command
+from tests.support.command import PATIENCE_S, Tally, ask_until_refused, running_command
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, free_socket, serve
 from tests.support.stamped import DOCUMENT, service
@@ -39,7 +44,7 @@ async def test_no_request_fails_when_the_gateway_ends_under_load(tmp_path: Path,
         async with running_command(document, ANABRANCH_DRAIN_DELAY_S=delay_s) as command, asyncio.TaskGroup() as group:
             for number in range(32):
                 group.create_task(ask_until_refused(command.port, "/document", tally, is_kept_alive=number % 4 != 0))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 while tally.answered < 300:
                     await asyncio.sleep(0.01)
             command.process.send_signal(signal.SIGTERM)
@@ -54,7 +59,7 @@ async def test_not_ready_at_once_and_still_serving_for_the_delay(tmp_path: Path)
         async with running_command(document, ANABRANCH_DRAIN_DELAY_S="30") as command, httpx.AsyncClient(base_url=command.url) as client:
             assert (await client.get("/readyz")).status_code == 200
             command.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while (ready := await client.get("/readyz")).status_code == 200:
                     await asyncio.sleep(0.01)
             assert ready.json()["reasons"] == ["the gateway is stopping"]
@@ -62,7 +67,7 @@ async def test_not_ready_at_once_and_still_serving_for_the_delay(tmp_path: Path)
             answer = await client.get("/document")
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")
             command.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await command.ended() == 0
 
 
@@ -75,12 +80,12 @@ async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal
             asked = asyncio.ensure_future(client.get("/a", timeout=60))
             await upstream.until(lambda it: it.concurrent == 1)
             command.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not await refused(command.port):
                     await asyncio.sleep(0.01)
             assert command.process.returncode is None
             command.process.send_signal(second)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await command.ended() == 0
             await asyncio.gather(asked, return_exceptions=True)
 
@@ -110,8 +115,17 @@ async def test_hangup_reloads_the_document(tmp_path: Path) -> None:
             assert await command.ended() == 0
 
 
+def late_client(address: tuple[str, int]) -> socket.socket:
+    """A client that the system accepts by itself, with its request."""
+    client = socket.create_connection(address)
+    client.sendall(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
+    client.setblocking(False)
+    return client
+
+
 class LateClients(Server):
-    """A server whose loop has already let go of its listener when clients come, which the system accepts all the same."""
+    """A server that takes nobody any more when clients come, which the system accepts all the same: before it is deaf, or where it must not
+    be deaf because others go on, when its loop has let go of the listener."""
 
     late: tuple[socket.socket, ...] = ()
 
@@ -121,19 +135,20 @@ class LateClients(Server):
 
         def close_late() -> None:
             close()
-            self.late = tuple(socket.create_connection(address) for _ in range(5))
-            for client in self.late:
-                client.sendall(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
-                client.setblocking(False)
+            self.late = tuple(late_client(address) for _ in range(5))
 
-        self.servers[0].close = close_late  # type: ignore[method-assign]
+        if self._is_end is None:
+            self.late = tuple(late_client(address) for _ in range(5))
+        else:
+            self.servers[0].close = close_late  # type: ignore[method-assign]
         await super()._stop_listening(sockets)
 
 
-async def test_connection_that_the_system_accepted_is_served_not_reset() -> None:
+@pytest.mark.parametrize("is_end", [None, lambda: False], ids=["the end", "others go on"])
+async def test_connection_that_the_system_accepted_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
-    server = LateClients(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
-    async with asyncio.timeout(10):
+    server = LateClients(config, on_up=lambda: server.stop(), is_end=is_end)  # noqa: PLW0108 - there is no server yet
+    async with asyncio.timeout(30):
         serving = asyncio.create_task(server.serve([free_socket()]))
         loop = asyncio.get_running_loop()
         while not server.late:
@@ -145,6 +160,29 @@ async def test_connection_that_the_system_accepted_is_served_not_reset() -> None
     assert all(answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer for answer in answers)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a listener be deaf")
+async def test_who_comes_between_the_last_look_and_the_close_is_refused_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = free_socket()
+    address = listener.getsockname()
+    newcomer = socket.socket()
+    newcomer.setblocking(False)
+
+    def take_and_meet(copy: socket.socket) -> list[socket.socket]:
+        taken = take_waiting(copy)
+        newcomer.connect_ex(address)
+        return taken
+
+    monkeypatch.setattr("app.edge.server.take_waiting", take_and_meet)
+    config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    server = Server(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
+    with newcomer:
+        async with asyncio.timeout(30):
+            await server.serve([listener])
+            # Its system asks again after a second, and then every two, four, ...
+            await asyncio.to_thread(select.select, [], [newcomer], [], 30)
+        assert newcomer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+
+
 async def test_idle_connection_is_closed_after_a_moment_and_stops_nothing() -> None:
     up = asyncio.Event()
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
@@ -152,7 +190,7 @@ async def test_idle_connection_is_closed_after_a_moment_and_stops_nothing() -> N
     listener = free_socket()
     port = listener.getsockname()[1]
     serving = asyncio.create_task(server.serve([listener]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await up.wait()
         reader, writer = await asyncio.open_connection(LOOPBACK, port)
         writer.write(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")

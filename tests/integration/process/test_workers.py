@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.command import ROOT, Command, Tally, ask_until_refused, running_command
+from tests.support.command import PATIENCE_S, ROOT, Command, Tally, ask_until_refused, running_command
 from tests.support.serving import serve
 from tests.support.stamped import DOCUMENT, service
 
@@ -61,7 +61,7 @@ async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path
         victim = min(first)
         os.kill(victim, signal.SIGKILL)
         await command.says("ended with -9")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(workers_of(command.pid) - {victim}) < 2:
                 await asyncio.sleep(0.02)
         assert await stamps(command) == {"1"}
@@ -70,7 +70,7 @@ async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path
         async with asyncio.TaskGroup() as group:
             for number in range(16):
                 group.create_task(ask_until_refused(command.port, "/document", tally, is_kept_alive=number % 4 != 0))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while tally.answered < 200:
                     await asyncio.sleep(0.01)
             command.process.send_signal(signal.SIGTERM)
@@ -79,8 +79,11 @@ async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path
         assert tally.refused == 16
 
 
-async def test_interrupt_ends_all_in_peace(tmp_path: Path) -> None:
+async def test_worker_that_ends_alone_leaves_the_door_open_and_interrupt_ends_all_in_peace(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as (command, _, _):
+        os.kill(min(workers_of(command.pid)), signal.SIGTERM)
+        await command.says("ended with 0")
+        assert await stamps(command) == {"0"}
         os.kill(command.pid, signal.SIGINT)
         assert await command.ended() == 0
 
@@ -90,7 +93,7 @@ async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> No
         workers = workers_of(command.pid)
         command.process.kill()
         await command.ended()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             while any(is_alive(worker) for worker in workers):
                 await asyncio.sleep(0.05)
 
@@ -122,7 +125,7 @@ async def test_document_that_is_not_usable_is_told_once(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "app", "run", str(path), "--port", "0", "--workers", "2", cwd=ROOT, stderr=PIPE
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         _, said = await process.communicate()
     assert process.returncode == 3
     assert said.decode().count("version") == 1
