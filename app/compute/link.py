@@ -47,6 +47,16 @@ class Link:
     def arena(self) -> int:
         return self._arena
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the worker has closed its end, of a worker that is free: seen at once, before the fork server tells of its death."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     async def ready(self) -> None:
         """Return when the worker can take jobs. Raises WorkerGone."""
         if await self._receive(len(READY)) != READY:

@@ -128,7 +128,7 @@ class ProcessPool:
                 self.counters.rejected += 1
                 raise ComputePoolDown("no worker can be started", retry_after_s=_LONGEST_BACKOFF_S)
             link = await self._admission.enter(job, clock)
-            if not link.end.done():
+            if not link.end.done() and not link.is_gone:
                 return link
             # It died between being free and being given.
             self._give_up(link)
