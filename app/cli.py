@@ -24,7 +24,6 @@ from app.config.schema import document_schema
 from app.document import Compiled, compile_file
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
-from app.edge.head import BoundedProtocol
 from app.edge.health import Health
 from app.edge.server import Server
 from app.edge.workers import Pulse, Supervisor
@@ -247,7 +246,7 @@ def _server(
     reloader: Reloader = app.state.reloader
     config = uvicorn.Config(
         app,
-        http=BoundedProtocol,
+        http=app.state.protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -116,6 +116,29 @@ class RequestError(AnabranchError):
         self.headers = headers or {}
 
 
+class MalformedRequest(RequestError):
+    """What came is no HTTP/1.1: decided by the server before there is a request."""
+
+    code = "malformed_request"
+    title = "The request is not valid HTTP"
+
+
+class HeadTooLarge(RequestError):
+    """As above, by its size."""
+
+    code = "head_too_large"
+    status = 431
+    title = "The head of the request is too large"
+
+
+class HeadTimeout(RequestError):
+    """As above, by its time."""
+
+    code = "head_timeout"
+    status = 408
+    title = "The head of the request did not arrive in time"
+
+
 class InvalidParameters(RequestError):
     code = "invalid_parameters"
     title = "Parameters are missing or wrong"

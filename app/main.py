@@ -24,6 +24,7 @@ from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
 from app.edge.gate import Gate
+from app.edge.head import observed
 from app.edge.health import Health, Probe
 from app.edge.journal_view import routes as journal_routes
 from app.edge.recorder import RecorderOf, recorder_of
@@ -121,7 +122,10 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
                 await exits.enter_async_context(restoring(stale, first.journal.folder, origins, _stale_store(compiled)))
             if settings.admin_port is not None:
                 admin = AdminServer(
-                    _admin(settings, health, reloader, plane, observation), host=settings.admin_host, port=settings.admin_port
+                    _admin(settings, health, reloader, plane, observation),
+                    host=settings.admin_host,
+                    port=settings.admin_port,
+                    protocol=app.state.protocol,
                 )
                 await exits.enter_async_context(admin)
                 logger.info("the admin server is at %s port %d", settings.admin_host, admin.port)
@@ -145,6 +149,7 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
     )
     app.state.reloader = reloader
     app.state.health = health
+    app.state.protocol = observed(observation.refusals)
     if compiled.routers:
         app.add_middleware(FanHeaders, observe=observe_others)
         app.add_exception_handler(FanOutFailed, answer_failed)

@@ -15,16 +15,17 @@ from app.edge.head import BoundedProtocol
 class AdminServer:
     """An async context manager: listens from its start to its end. `port`: where, once it is open.
 
-    Raises OSError with a sentence for the operator when it cannot listen. Its end gives requests under way one second.
+    `protocol`: how requests are read. Raises OSError with a sentence for the operator when it cannot listen. Its end gives requests under
+    way one second.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, port: int, protocol: type[BoundedProtocol] = BoundedProtocol) -> None:
         self.port = port
         self._host = host
         self._server = _QuietServer(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

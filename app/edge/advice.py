@@ -29,6 +29,22 @@ ADVICE: Final[dict[str, Advice]] = {
         "Install the extra that the message names.",
     ),
     "bad_request": Advice("The request cannot be understood.", "Read `detail` and `errors`.", "Nothing."),
+    "malformed_request": Advice(
+        "What came over the connection is no HTTP/1.1, so it never became a request. The connection was closed.",
+        "`detail` says what is wrong. Look at what writes the request: a length that does not fit its body spoils the request behind it.",
+        "`anabranch_refused_connections_total` counts them, and the log has the address of some. TLS sent to a plain port and "
+        "port scanners look like this.",
+    ),
+    "head_too_large": Advice(
+        "Request line and header fields together have more bytes than the gateway takes. The connection was closed.",
+        "Send fewer or smaller header fields; cookies are the usual cause. Large values belong into the body.",
+        "Nothing; the limit is fixed. Look for what lets cookies or tokens grow.",
+    ),
+    "head_timeout": Advice(
+        "Request line and header fields were not whole in time. The connection was closed, and nothing was done.",
+        "Send the head of a request at once.",
+        "Many of these at once are clients that hold connections open on purpose, or a network that loses packets.",
+    ),
     "invalid_parameters": Advice(
         "Parameters in the path, the query or the headers are missing or do not fit what the endpoint declares.",
         "`errors` lists every one with its place, its name and what is wrong. /docs shows what is allowed.",

@@ -1,35 +1,50 @@
-"""uvicorn's HTTP protocol with bounds for what comes before a request is one: the size of its head, and the time that it takes.
+"""uvicorn's HTTP protocol with what it lacks before a request is one: bounds for the size and the time of its head, and problem documents.
 
-uvicorn has neither bound: a client that sends a head without an end, or byte by byte, would hold memory and a connection for ever. Bodies and
-everything later have bounds of their own. A request whose head comes in one piece, as nearly all do, starts no timer here.
+Without bounds a client that sends a head without an end, or byte by byte, would hold memory and a connection for ever. Bodies and everything
+later have bounds of their own. A request whose head comes in one piece, as nearly all do, starts no timer here.
 
-**Source:** RFC 9110 section 15.5.9 (408), RFC 6585 section 5 (431).
+What cannot be served is refused once: with a problem document where nothing else is being answered, behind the answers under way where
+something is, and without a word where an answer has begun that the refusal would come amid. Then nothing more is read, and the connection closes.
+
+**Source:** RFC 9110 section 15.5.9 (408), RFC 6585 section 5 (431), RFC 9112 sections 2.2 (400), 9.3.2 (order of answers) and 9.6 (closing).
 """
 
 import asyncio
 from typing import Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-_TOO_LARGE: Final = b"431 Request Header Fields Too Large"
-_TOO_SLOW: Final = b"408 Request Timeout"
+from app.edge import problems, trace
+from app.engine.event import Refusal, RefusalObserver
+from app.errors import HeadTimeout, HeadTooLarge, MalformedRequest, RequestError
+
+_LINGER_S: Final = 1.0
+"""How long what a refused client still sends is taken in and dropped. Were the connection closed with bytes unread, the system would reset
+it, and the client would lose the answer."""
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0"
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=...)`. Refuses with 431 and 408, and closes.
+    """For `uvicorn.Config(http=...)`. Refuses with 400, 408 and 431, and closes.
 
     `max_head_bytes`: largest head; what came with the last piece of it may be more. `head_timeout_s`: from the first bytes of a head
     to its end. A connection without any bytes is closed after the keep-alive timeout, like one between two requests.
+    `observe`: told of what is refused; may be None.
     """
 
     max_head_bytes: ClassVar[int] = 64 * 1024
     head_timeout_s: ClassVar[float] = 10.0
+    observe: ClassVar[RefusalObserver | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._is_in_head = False
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -42,45 +57,164 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        """As uvicorn's, but with other words for what is no HTTP, and without its lines in the log: whoever sends garbage could fill it."""
+        if self._is_refused:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._refuse(MalformedRequest(_explained(error, data)))
+            return
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._feed_rest(memoryview(data)[upgrade.args[0] :]):
+                return
         if self._is_in_head or self._is_between():
             self._head_bytes += len(data)
             if self.transport.is_closing():
                 return
             if self._head_bytes > self.max_head_bytes:
-                self._refuse(_TOO_LARGE)
-            elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(self.head_timeout_s, self._expire)
+                self._refuse(
+                    HeadTooLarge(f"request line and header fields have more than {self.max_head_bytes} bytes; send fewer or smaller ones")
+                )
+            elif self._timer is None:
+                self._timer = self.loop.call_later(self.head_timeout_s, self._expire)
+
+    def _feed_rest(self, rest: memoryview) -> bool:
+        """Take in what follows a request for another protocol, which is not for us: the request is served as it is, and the next one comes
+        behind it (RFC 9110 section 7.8). Returns False when something is refused."""
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserError as error:
+                self._refuse(MalformedRequest(_explained(error, bytes(rest[: len(_HTTP2_PREFACE)]))))
+                return False
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            else:
+                break
+        return True
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        super().on_headers_complete()  # raises when the target is none; then we are still in the head
         self._is_in_head = False
         self._head_bytes = 0
-        if self._head_timer is not None:
+        if self._timer is not None:
             self._stop_timer()
-        super().on_headers_complete()
 
     def _is_between(self) -> bool:
         """Whether no request is being received or answered. Line ends may come here, which are no request yet (RFC 9112 section 2.2)."""
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
 
     def _expire(self) -> None:
-        self._head_timer = None
+        self._timer = None
         if self.cycle is not None and not self.cycle.response_complete:  # the head of a next request, while this one is answered
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self._expire)
+            self._timer = self.loop.call_later(self.head_timeout_s, self._expire)
         elif not self.transport.is_closing():
-            self._refuse(_TOO_SLOW)
+            self._refuse(HeadTimeout(f"request line and header fields were not whole within {self.head_timeout_s:g} s; send them at once"))
 
-    def _refuse(self, status: bytes) -> None:
+    # ----------------------------------------------------------------------------------------------------------- refusing
+
+    def _refuse(self, error: RequestError) -> None:
+        """Read nothing more, tell of it once, and close as soon as what is being answered allows it."""
+        self._is_refused = True
         self._stop_timer()
-        if self.cycle is None or self.cycle.response_complete:  # else it would come amid another answer
-            self.transport.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
-        self.transport.close()
+        request_id = trace.read({}).request_id.decode()
+        observe = type(self).observe
+        if observe is not None:
+            observe(Refusal(error.code, error.status, error.detail, request_id, self.client))
+        problem = problems.of_request(error, request_id)
+        cycle: RequestResponseCycle | None = self.cycle
+        if not self._is_in_head and cycle is not None and cycle.more_body:
+            self._refuse_body(cycle, problem, request_id)
+        elif cycle is None or cycle.response_complete:
+            self._end(problem, request_id)
+        else:
+            self._end_after(cycle, problem, request_id)
+
+    def _refuse_body(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse, request_id: str) -> None:
+        """It is the body of this request that is none: the refusal is its answer, if it has no other one yet."""
+        if cycle.response_complete:
+            self._end(None, request_id)
+        elif self.pipeline and self.pipeline[0][0] is cycle:  # nobody has seen it yet
+            self.pipeline[0] = (cycle, _answering(problem, request_id))
+        elif not cycle.response_started:
+            cycle.disconnected = True  # whatever is made for it from here on goes nowhere, as when its client had gone
+            cycle.message_event.set()
+            self._end(problem, request_id)
+        else:
+            self.transport.close()
+
+    def _end_after(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse, request_id: str) -> None:
+        """Let the last of the answers under way be given, and refuse behind it, where it leaves the connection open."""
+        on_response = cycle.on_response
+
+        def answered() -> None:
+            on_response()
+            if not self.transport.is_closing():
+                self._end(problem, request_id)
+
+        cycle.on_response = answered
+
+    def _end(self, problem: problems.ProblemResponse | None, request_id: str) -> None:
+        """Say why, say that nothing follows, and close when the other side has, or has had time to read it."""
+        self._unset_keepalive_if_required()
+        if problem is not None:
+            self.transport.write(_as_bytes(problem, request_id, self.server_state.default_headers))
+        if not self.transport.can_write_eof():  # TLS
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def observed(observe: RefusalObserver | None) -> type[BoundedProtocol]:
+    """The protocol, telling `observe` of what it refuses."""
+    return type("ObservedProtocol", (BoundedProtocol,), {"observe": None if observe is None else staticmethod(observe)})
+
+
+def _explained(error: httptools.HttpParserError, data: bytes) -> str:
+    """What is wrong and what to do. The parser's words are fixed sentences of its own: nothing of what came is in them."""
+    if data.startswith(_TLS_HANDSHAKE):
+        return "this is the beginning of a TLS connection, and this port speaks plain HTTP; ask with http:// instead of https://"
+    if data.startswith(_HTTP2_PREFACE):
+        return "this is the beginning of an HTTP/2 connection, and this port speaks HTTP/1.1; let the client ask with that"
+    reason = "the target is no path" if isinstance(error, httptools.HttpParserCallbackError) else str(error)
+    return f"what came is not HTTP/1.1: {reason}. Look at what writes request line, header fields and body"
+
+
+def _as_bytes(problem: problems.ProblemResponse, request_id: str, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The whole response. `default_headers`: of the server: Date, and in a drain that the connection closes."""
+    fields = [pair for pair in default_headers if pair[0].lower() != b"connection"]
+    fields += _fields(problem, request_id)
+    head = b"".join(b"%b: %b\r\n" % pair for pair in fields)
+    return b"%b%b\r\n%b" % (STATUS_LINE[problem.status], head, problem.body)
+
+
+def _fields(problem: problems.ProblemResponse, request_id: str) -> list[tuple[bytes, bytes]]:
+    return [
+        *problem.headers,
+        (b"content-length", b"%d" % len(problem.body)),
+        (b"x-request-id", request_id.encode()),
+        (b"connection", b"close"),
+    ]
+
+
+def _answering(problem: problems.ProblemResponse, request_id: str) -> Any:
+    """An application that gives this answer to whatever it is asked."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": problem.status, "headers": _fields(problem, request_id)})
+        await send({"type": "http.response.body", "body": problem.body})
+
+    return answer

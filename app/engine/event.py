@@ -36,6 +36,23 @@ class ResponseEvent(msgspec.Struct, frozen=True):
     sent_bytes: int
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """What was refused before it was a request, so that there is no event of it; its connection is closed.
+
+    `code`, `status`, `detail`: of the problem, whether or not it could still be told. Nothing that the client sent is in it.
+    `request_id`: in the problem. `client`: address and port of the other side; None when it has none.
+    """
+
+    code: str
+    status: int
+    detail: str
+    request_id: str
+    client: tuple[str, int] | None
+
+
+# Called in the loop. It must be quick and must not raise.
+RefusalObserver = Callable[[Refusal], None]
+
 # Called in the loop, right after the answer was handed to the server. It must be quick and must not raise.
 ResponseObserver = Callable[[ResponseEvent], None]
 

@@ -93,6 +93,11 @@ CONNECTIONS_IDLE: Final = _metric("gauge", "connections_idle", "upstream", "Kept
 LOOP_LAG: Final = _metric(
     "histogram", "event_loop_lag_seconds", "", "How late a timer of 250 ms came: how long something kept the event loop."
 )
+REFUSED: Final = _metric(
+    "counter", "refused_connections", "reason",
+    "Connections closed because of what came before it was a request, or of a body that is none. `reason`: `malformed_request` (400), "
+    "`head_timeout` (408), `head_too_large` (431). These requests are in no other metric, unless their body was at fault.",
+)  # fmt: skip
 LOG_LINES_LOST: Final = _metric(
     "counter", "log_lines_lost", "", "Lines of the log that could not be written: the reader has gone or the disk is full."
 )
@@ -115,7 +120,7 @@ OWN: Final = (
     REQUESTS, REQUEST_DURATION, RESPONSE_BYTES, IN_FLIGHT, STEPS, STEP_DURATION, ATTEMPTS, ATTEMPT_DURATION, QUEUE_WAIT, REJECTIONS, RETRIES,
     RETRIES_DENIED, HEDGES, HEDGES_WON, HEDGES_DENIED, COALESCED, STALE, LIMIT_CHANGES, BREAKER_CHANGES, BREAKER_STATE, EJECTIONS, RESTORATIONS,
     EJECTED, RESOLUTIONS, TOKENS, BULKHEAD_IN_USE, BULKHEAD_QUEUED, BULKHEAD_LIMIT, CONNECTIONS_OPEN, CONNECTIONS_IDLE, LOOP_LAG,
-    LOG_LINES_LOST, SPANS, BUILD, STARTED, DOCUMENT, RELOADS, RELOAD_FAILED, GENERATION,
+    REFUSED, LOG_LINES_LOST, SPANS, BUILD, STARTED, DOCUMENT, RELOADS, RELOAD_FAILED, GENERATION,
     LOADED, RETIRING,
 )  # fmt: skip
 """What `Metrics` itself exposes."""

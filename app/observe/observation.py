@@ -14,6 +14,7 @@ from app.observe import sources
 from app.observe.access import AccessLog, Choice
 from app.observe.logs import Logs
 from app.observe.metrics import Metrics
+from app.observe.refusals import Refusals
 from app.observe.timing import Timings
 from app.plan.model import EndpointPlan
 from app.policy.event import Observer
@@ -26,7 +27,7 @@ _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP
 
 
 class Observation:
-    """An async context manager. `metrics`, `timings`, `tracing`: None where they are off.
+    """An async context manager. `metrics`, `timings`, `tracing`: None where they are off. `refusals`: to be told of what never was a request.
 
     `policy`: the observer of the policy layers. `observer_of`: gives each endpoint its observer. `tracer`, `around`: of requests, of steps.
     """
@@ -43,6 +44,7 @@ class Observation:
         self.logs = logs
         self.metrics = Metrics() if has_metrics else None
         self.timings = Timings() if has_timings else None
+        self.refusals = Refusals(None if access == "off" else logs.events)
         self.tracing = tracing
         self.policy: Observer | None = None if self.metrics is None else self.metrics.calls
         self.tracer: RequestTracer | None = tracing
@@ -50,6 +52,7 @@ class Observation:
         parts: list[ObserverOf] = []
         if self.metrics is not None:
             self.metrics.register("log", sources.of_log(logs.sink))
+            self.metrics.register("refusals", sources.of_refusals(self.refusals))
             parts.append(self.metrics.requests.observer_of)
             if tracing is not None:
                 self.metrics.register("spans", sources.of_spans(tracing))

@@ -133,6 +133,16 @@ def of_log(sink: LineSink) -> Source:
     return lambda: (Sample(names.LOG_LINES_LOST.name, (), sink.lost),)
 
 
+class _Refusals(Protocol):
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+
+def of_refusals(refusals: _Refusals) -> Source:
+    """What was refused before it was a request."""
+    return lambda: (Sample(names.REFUSED.name, (reason,), count) for reason, count in refusals.counts.items())
+
+
 class _Spans(Protocol):
     @property
     def exported(self) -> int: ...

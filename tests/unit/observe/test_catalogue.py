@@ -23,7 +23,7 @@ def test_what_is_exposed_is_in_the_catalogue_with_its_kind() -> None:
 def test_everything_of_our_own_is_exposed_from_the_start_but_what_parts_register() -> None:
     registered = {
         catalogue.RELOADS, catalogue.RELOAD_FAILED, catalogue.GENERATION, catalogue.LOADED, catalogue.RETIRING, catalogue.LOG_LINES_LOST,
-        catalogue.SPANS,
+        catalogue.SPANS, catalogue.REFUSED,
     }  # fmt: skip
     exposed = {family.name for family in Metrics().collect()}
     assert {metric.name for metric in catalogue.OWN if metric not in registered} <= exposed

@@ -14,6 +14,7 @@ from app.journal.journal import Journal
 from app.journal.queue import Entry, Queue
 from app.observe import catalogue, sources
 from app.observe.metrics import Metrics, Source
+from app.observe.refusals import Refusals
 from app.observe.sink import LineSink
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -55,6 +56,10 @@ EXPECTED: dict[str, tuple[Callable[[], Source], list[str]]] = {
         ['reloads_total{result="ok"} 2.0', 'reloads_total{result="failed"} 1.0', "reload_failed 1.0", "document_generation 3.0"],
     ),
     "log": (lambda: sources.of_log(LineSink()), ["log_lines_lost_total 0.0"]),
+    "refusals": (
+        lambda: sources.of_refusals(Refusals(None)),
+        [f'refused_connections_total{{reason="{reason}"}} 0.0' for reason in ("malformed_request", "head_too_large", "head_timeout")],
+    ),
     "spans": (lambda: sources.of_spans(Traces()), ['spans_total{result="ok"} 7.0', 'spans_total{result="failed"} 1.0']),
     "journal": (
         journal_source,

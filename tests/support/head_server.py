@@ -1,0 +1,152 @@
+"""A server with the gateway's own protocol and an application that does what the target says, and raw bytes for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import orjson
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from app.edge.head import BoundedProtocol
+from app.engine.event import Refusal
+from tests.support.serving import LOOPBACK
+
+PATIENCE_S: Final = 30.0
+
+
+class Bounded(BoundedProtocol):
+    """Small heads, and all the time in the world for them."""
+
+    max_head_bytes = 1000
+    head_timeout_s = 600.0
+
+
+class Hasty(Bounded):
+    """Hardly any time. Only for heads that come whole, or never."""
+
+    head_timeout_s = 0.2
+
+
+class Application:
+    """Answers with the length of the body.
+
+    `/gated` waits for `gate` first. `/early` answers before it reads, `/amid` begins to, and both then read until nothing more comes.
+    `seen`: what was asked. `gone`: targets whose client was gone while they read.
+    """
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.seen: list[str] = []
+        self.gone: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        self.seen.append(path)
+        if path == "/early":
+            await self._answer(send, 0)
+        if path == "/amid":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.gone.append(path)
+                return
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        if path == "/gated":
+            await self.gate.wait()
+        await self._answer(send, size)
+
+    @staticmethod
+    async def _answer(send: Send, size: int) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(str(size)))]})
+        await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+class HeadServer:
+    """One that runs. `refusals`: what its protocol told."""
+
+    def __init__(self, app: Application, refusals: list[Refusal], state: ServerState) -> None:
+        self.app = app
+        self.refusals = refusals
+        self.port = 0
+        self._state = state
+
+    def drain(self) -> None:
+        """As the server does when it ends: answers that are still to come say that their connection closes."""
+        for connection in list(self._state.connections):
+            connection.shutdown()
+
+    async def until_refused(self, count: int = 1) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.refusals) < count:
+                await asyncio.sleep(0.005)
+
+    async def exchange(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+        """Send the pieces, and return everything until the other side closes."""
+        async with self.connected() as (reader, writer):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+            return await rest(reader)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """Everything until the other side closes; it has to."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await reader.read()
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """One answer with a Content-Length, and not a byte more."""
+    async with asyncio.timeout(PATIENCE_S):
+        head = await reader.readuntil(b"\r\n\r\n")
+        return head + await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+
+
+def problem_of(raw: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Status, header fields and document of the last answer in `raw`, which has to be whole."""
+    head, _, body = raw[raw.rindex(b"HTTP/1.1 4") :].partition(b"\r\n\r\n")
+    line, *fields = head.decode().split("\r\n")
+    names = [field.split(": ", 1)[0] for field in fields]
+    assert len(names) == len(set(names)), names
+    headers = dict(field.split(": ", 1) for field in fields)
+    assert len(body) == int(headers["content-length"])
+    return int(line.split(" ")[1]), headers, orjson.loads(body)
+
+
+@asynccontextmanager
+async def serving(protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: int = 600) -> AsyncIterator[HeadServer]:
+    """Serve an `Application` of its own by `protocol`."""
+    app = Application()
+    refusals: list[Refusal] = []
+    observed: type[BoundedProtocol] = type("Observed", (protocol,), {"observe": staticmethod(refusals.append)})
+    config = uvicorn.Config(
+        app, port=0, http=observed, ws="none", lifespan="off", log_config=None, access_log=False, timeout_keep_alive=keep_alive_s
+    )
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    await server.on_tick(0)  # which makes the Date
+    one = HeadServer(app, refusals, server.server_state)
+    one.port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield one
+    finally:
+        app.gate.set()
+        server.should_exit = True
+        await server.shutdown()

@@ -1,0 +1,187 @@
+"""What is no request is refused with a problem document, in its turn, once, and so that the client can read it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.errors import HeadTimeout, HeadTooLarge, MalformedRequest
+from tests.support.head_server import PATIENCE_S, Hasty, HeadServer, answer, problem_of, rest, serving
+
+GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
+GATED = b"GET /gated HTTP/1.1\r\nHost: here\r\n\r\n"
+GARBAGE = b"secret-garbage\r\n\r\n"
+CHUNKED = b"HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+BAD_CHUNK = b"secret-garbage\r\n"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HeadServer]:
+    async with serving() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (GARBAGE, "Invalid method encountered"),
+        (GET + b"secret garbage\r\n\r\n", "Invalid header token"),
+        (GET + b"X: secret\x00garbage\r\n\r\n", "Invalid header value char"),
+        (b"GET /secret\x80garbage HTTP/1.1\r\n\r\n", "Invalid char in url path"),
+        (b"GET /secret garbage HTTP/1.1\r\n\r\n", "Expected HTTP/"),
+        (b"GET / HTTP/7.1\r\nX: secret\r\n\r\n", "Invalid HTTP version"),
+        (b"CONNECT secret:443 HTTP/1.1\r\nHost: secret\r\n\r\n", "the target is no path"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "Duplicate Content-Length"),
+        (
+            b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "Transfer-Encoding can't be present with Content-Length",
+        ),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
+    ],
+)
+async def test_what_is_no_http_is_told_what_is_wrong_with_it(
+    server: HeadServer, sent: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(sent)
+        raw = await rest(reader)
+        client = writer.get_extra_info("sockname")
+    status, headers, problem = problem_of(raw)
+    assert (status, headers["content-type"], headers["connection"]) == (400, "application/problem+json", "close")
+    assert "date" in headers
+    assert (problem["type"], problem["title"], problem["status"]) == ("/problems/malformed_request", MalformedRequest.title, 400)
+    assert reason in problem["detail"]
+    assert problem["instance"] == headers["x-request-id"]
+    assert b"secret" not in raw
+    (refusal,) = server.refusals
+    assert (refusal.code, refusal.status, refusal.client) == ("malformed_request", 400, client)
+    assert (refusal.detail, refusal.request_id) == (problem["detail"], problem["instance"])
+    assert (server.app.seen, caplog.records) == ([], [])
+
+
+async def test_head_too_large_is_a_problem(server: HeadServer) -> None:
+    status, headers, problem = problem_of(await server.exchange(GET + b"X: " + b"secret" * 300))
+    assert (status, headers["content-type"], headers["connection"]) == (431, "application/problem+json", "close")
+    assert (problem["type"], problem["title"]) == ("/problems/head_too_large", HeadTooLarge.title)
+    assert "more than 1000 bytes" in problem["detail"]
+    assert [refusal.code for refusal in server.refusals] == ["head_too_large"]
+
+
+async def test_head_too_slow_is_a_problem() -> None:
+    async with serving(Hasty) as server:
+        status, headers, problem = problem_of(await server.exchange(GET))
+        assert (status, headers["content-type"], headers["connection"]) == (408, "application/problem+json", "close")
+        assert (problem["type"], problem["title"]) == ("/problems/head_timeout", HeadTimeout.title)
+        assert "within 0.2 s" in problem["detail"]
+        assert [refusal.code for refusal in server.refusals] == ["head_timeout"]
+
+
+async def test_client_that_goes_on_sending_can_still_read_why_it_is_refused(server: HeadServer) -> None:
+    """Closing with bytes unread would reset the connection, and the answer would be lost with it."""
+    async with server.connected() as (reader, writer):
+        for _ in range(64):
+            writer.write(b"garbage \x00" * 4096)
+        assert problem_of(await rest(reader))[0] == 400
+    assert len(server.refusals) == 1
+
+
+async def test_garbage_behind_a_request_does_not_come_amid_its_answer(server: HeadServer) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(GATED + GARBAGE)
+        await server.until_refused()
+        writer.write(GET + b"\r\n")  # nothing that comes behind the garbage is a request
+        server.app.gate.set()
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        assert problem_of(await rest(reader))[0] == 400
+    assert server.app.seen == ["/gated"]
+
+
+async def test_answers_are_given_in_order_before_the_refusal(server: HeadServer) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(GATED + GATED + GET + b"\r\n" + GARBAGE)
+        await server.until_refused()
+        server.app.gate.set()
+        for _ in range(3):
+            assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        assert problem_of(await rest(reader))[0] == 400
+    assert server.app.seen == ["/gated", "/gated", "/"]
+
+
+async def test_too_large_a_next_head_does_not_end_the_answer_under_way(server: HeadServer) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(GATED + GET + b"X: " + b"a" * 2000)
+        await server.until_refused()
+        server.app.gate.set()
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        assert problem_of(await rest(reader))[0] == 431
+
+
+async def test_nothing_comes_behind_an_answer_that_closes(server: HeadServer) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(GATED + GARBAGE)
+        await server.until_refused()
+        server.drain()
+        server.app.gate.set()
+        raw = await rest(reader)
+    assert raw.startswith(b"HTTP/1.1 200")
+    assert raw.endswith(b"\r\n\r\n0")
+
+
+async def test_broken_body_is_refused_in_place_of_its_answer(server: HeadServer) -> None:
+    raw = await server.exchange(b"POST / " + CHUNKED, BAD_CHUNK)
+    assert raw.count(b"\r\n\r\n") == 1
+    assert problem_of(raw)[0] == 400
+    async with asyncio.timeout(PATIENCE_S):
+        while server.app.gone != ["/"]:
+            await asyncio.sleep(0.005)
+    assert [refusal.code for refusal in server.refusals] == ["malformed_request"]
+
+
+async def test_broken_body_of_a_request_in_line_is_refused_in_its_turn(server: HeadServer) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(GATED + b"POST / " + CHUNKED + BAD_CHUNK)
+        await server.until_refused()
+        server.app.gate.set()
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        raw = await rest(reader)
+    assert problem_of(raw)[:2] == (400, problem_of(raw)[1] | {"connection": "close"})
+    assert server.app.seen == ["/gated"]
+
+
+async def test_broken_body_behind_its_answer_ends_the_connection_without_a_word(server: HeadServer) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(b"POST /early " + CHUNKED)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        writer.write(BAD_CHUNK)
+        assert await rest(reader) == b""
+    assert len(server.refusals) == 1
+
+
+async def test_broken_body_amid_its_answer_cuts_it(server: HeadServer) -> None:
+    async with server.connected() as (reader, writer):
+        writer.write(b"POST /amid " + CHUNKED)
+        async with asyncio.timeout(PATIENCE_S):
+            await reader.readuntil(b"half")
+        writer.write(BAD_CHUNK)
+        assert await rest(reader) == b""
+    assert len(server.refusals) == 1
+
+
+async def test_offer_of_another_protocol_is_ignored_and_spoils_nothing_behind_it(
+    server: HeadServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer = GET + b"Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+    raw = await server.exchange(offer + offer + GET + b"\r\n" + GET + b"Connection: close\r\n\r\n")
+    assert raw.count(b"HTTP/1.1 200") == 4
+    assert (server.refusals, caplog.records) == ([], [])
+    raw = await server.exchange(offer + GARBAGE)
+    assert (raw.count(b"HTTP/1.1 200"), problem_of(raw)[0]) == (1, 400)
+
+
+async def test_refused_connection_is_gone_when_its_client_is(server: HeadServer) -> None:
+    async with server.connected() as (_, writer):
+        writer.write(GATED + GARBAGE)
+        await server.until_refused()
+    server.app.gate.set()
+    assert (await server.exchange(GET + b"Connection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")

@@ -1,0 +1,75 @@
+from typing import Any
+
+import pytest
+
+from app.engine.event import Refusal
+from app.observe.refusals import PAUSE_S, Refusals
+
+
+class Events:
+    """Where events go."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.told.append({"event": event, **fields})
+
+
+def refusal(code: str = "malformed_request", client: tuple[str, int] | None = ("10.0.0.7", 51234)) -> Refusal:
+    return Refusal(code, 400, "what came is not HTTP", "r-1", client)
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [100.0]
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+def refusals(events: Events, clock: list[float]) -> Refusals:
+    return Refusals(events, lambda: clock[0])  # type: ignore[arg-type]
+
+
+def test_first_one_is_told_with_the_client(refusals: Refusals, events: Events) -> None:
+    refusals(refusal())
+    assert events.told == [
+        {
+            "event": "refused", "code": "malformed_request", "status": 400, "detail": "what came is not HTTP", "client": "10.0.0.7:51234",
+            "left_out": 0, "request_id": "r-1",
+        }
+    ]  # fmt: skip
+
+
+def test_flood_is_counted_and_told_once_in_a_while(refusals: Refusals, events: Events, clock: list[float]) -> None:
+    for _ in range(1000):
+        refusals(refusal())
+        clock[0] += PAUSE_S / 1001
+    assert len(events.told) == 1
+    clock[0] += PAUSE_S
+    refusals(refusal())
+    assert [event["left_out"] for event in events.told] == [0, 999]
+    assert refusals.counts["malformed_request"] == 1001
+
+
+def test_each_reason_is_told_by_itself(refusals: Refusals, events: Events) -> None:
+    for code in ("malformed_request", "head_timeout", "head_too_large", "head_timeout"):
+        refusals(refusal(code))
+    assert [event["code"] for event in events.told] == ["malformed_request", "head_timeout", "head_too_large"]
+
+
+def test_every_kind_of_client_can_be_shown(refusals: Refusals, events: Events, clock: list[float]) -> None:
+    for client in (("::1", 80), None):
+        refusals(refusal(client=client))
+        clock[0] += PAUSE_S
+    assert [event["client"] for event in events.told] == ["[::1]:80", None]
+
+
+def test_without_a_log_they_are_counted() -> None:
+    refusals = Refusals(None)
+    refusals(refusal())
+    assert refusals.counts == {"malformed_request": 1, "head_too_large": 0, "head_timeout": 0}
