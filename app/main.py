@@ -66,7 +66,7 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
     health.block("start", "the gateway is starting")
     answers = _recorded_answers(settings, compiled)
     stale = _stale_store(compiled)
-    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings, health), answers, stale)
+    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings), answers, stale)
     plane = DataPlane(
         first.engine.run, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
     )
@@ -77,7 +77,7 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
         again = compile_file(document)
         keep_routers(compiled.draft.document.routers, again.draft)
         observation.logs.redact = again.draft.secrets.redact
-        return _service(again, observation, pool_maker, _journal(again.plan, settings, health), answers, stale)
+        return _service(again, observation, pool_maker, _journal(again.plan, settings), answers, stale)
 
     def swap(service: Service) -> Generation:
         """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
@@ -96,6 +96,8 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
             health.clear("reload")
 
     reloader.observe(show)
+    health.mention(partial(_unwritten, reloader))
+    health.mention(partial(_unshipped, reloader))
     for name in settings.ready_upstreams:
         health.watch(_readiness_of(name, reloader, compiled.plan))
     if observation.metrics is not None:
@@ -184,26 +186,36 @@ def _admin(settings: Settings, health: Health, reloader: Reloader, plane: DataPl
         routes.append(json_route("/admin/timings", observation.timings.report))
     token = None if settings.admin_token is None else settings.admin_token.get_secret_value()
     if token is not None:
-        routes += journal_routes(lambda: None if reloader.service.journal is None else reloader.service.journal.folder)
+        routes += journal_routes(
+            lambda: None if reloader.service.journal is None else reloader.service.journal.folder, lambda: reloader.service.shippers
+        )
     return build_admin(readiness=health, routes=routes, token=token)
 
 
-def _journal(plan: DocumentPlan, settings: Settings, health: Health) -> tuple[Journal | None, Shippers | None]:
-    """The journal of a document and what ships it, not open yet; None when no endpoint keeps records. Trouble with it is told by readiness,
-    which stays: other endpoints go on. What a journal answers is not recorded again."""
+def _journal(plan: DocumentPlan, settings: Settings) -> tuple[Journal | None, Shippers | None]:
+    """The journal of a document and what ships it, not open yet; None when no endpoint keeps records. What a journal answers is not recorded
+    again."""
     if settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
         return None, None
-
-    def report(reason: str | None) -> None:
-        if reason is None:
-            health.clear("journal")
-        else:
-            health.degrade("journal", f"the journal cannot be written: {reason}")
-
     config = plan.source.journal
     shippers = Shippers(config, settings.journal_path) if config.sinks else None
     is_needed = None if shippers is None else shippers.is_needed
-    return Journal(config, folder=settings.journal_path, report=report, is_needed=is_needed), shippers
+    return Journal(config, folder=settings.journal_path, is_needed=is_needed), shippers
+
+
+def _unwritten(reloader: Reloader) -> str | None:
+    """What readiness says of a journal that cannot be written. It stays ready: other endpoints go on."""
+    journal = reloader.service.journal
+    trouble = None if journal is None else journal.counters.trouble
+    return None if trouble is None else f"the journal cannot be written: {trouble}"
+
+
+def _unshipped(reloader: Reloader) -> str | None:
+    """What readiness says of sinks that are away. It stays ready: nothing is lost, and no request waits for it. What a database says of itself
+    is for the log."""
+    shippers = reloader.service.shippers
+    away = [] if shippers is None else [shipper.name for shipper in shippers.each if shipper.counters.trouble is not None]
+    return f"the journal is not shipped to {', '.join(away)} for now, and waits on the disk" if away else None
 
 
 def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers | None:

@@ -22,22 +22,27 @@ class Readiness(Protocol):
 
 
 Probe = Callable[[], str | None]
-"""Says why not to send requests here; None when there is nothing to say. It must not wait for anything."""
+"""Says why not to send requests here, or what is degraded; None when there is nothing to say. It must not wait for anything."""
 
 
 class Health:
     """A register of reasons not to send requests here, and of what is degraded all the same. Ready when there is no such reason."""
 
-    __slots__ = ("_notes", "_probes", "_reasons")
+    __slots__ = ("_mentions", "_notes", "_probes", "_reasons")
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
         self._notes: dict[str, str] = {}
         self._probes: list[Probe] = []
+        self._mentions: list[Probe] = []
 
     def watch(self, probe: Probe) -> None:
         """Ask `probe` whenever somebody asks whether this process is ready."""
         self._probes.append(probe)
+
+    def mention(self, probe: Probe) -> None:
+        """Ask `probe` as well, for what is degraded: it is shown, and changes nothing about readiness."""
+        self._mentions.append(probe)
 
     def block(self, name: str, reason: str) -> None:
         """Not ready because of `reason`, until `clear(name)`."""
@@ -58,11 +63,14 @@ class Health:
 
     @property
     def reasons(self) -> Sequence[str]:
-        return (*self._blocking(), *self._notes.values())
+        return (*self._blocking(), *self._notes.values(), *_said(self._mentions))
 
     def _blocking(self) -> list[str]:
-        asked = (probe() for probe in self._probes)
-        return [*self._reasons.values(), *(reason for reason in asked if reason is not None)]
+        return [*self._reasons.values(), *_said(self._probes)]
+
+
+def _said(probes: list[Probe]) -> list[str]:
+    return [reason for probe in probes if (reason := probe()) is not None]
 
 
 def routes(health: Readiness) -> list[Route]:

@@ -1,4 +1,5 @@
-"""A look at the journal over HTTP, for the admin server: recent records, and one of them. Reads files in a thread; changes nothing.
+"""A look at the journal over HTTP, for the admin server: recent records, one of them, and how far each sink is. Reads files in a thread;
+changes nothing.
 
 Records hold what clients asked and were answered, so whoever puts these routes anywhere has to ask for a token.
 """
@@ -20,15 +21,32 @@ from app.edge.faults import respond
 from app.errors import InvalidParameters, NotFound, RequestError
 from app.journal.reader import Filter, find, last
 from app.journal.record import Head
+from app.journal.segment import Segment, listed
+from app.journal.sinks.open import Shippers
+from app.journal.sinks.shipper import Shipper
 
 _MOST: Final = 1000
 _JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}
 
 
-def routes(folder_of: Callable[[], Path | None]) -> list[BaseRoute]:
-    """`/admin/journal` (query: `limit`, `endpoint`, `since`, `status`, `incomplete`, `slow`; the latest first) and `/admin/journal/ID`.
+class SinkView(msgspec.Struct, frozen=True):
+    """`name`: as in metrics. `trouble`: why nothing can be shipped now. `records`, `fresh`, `failures`: since this document is in force.
+    `waiting_segments`, `waiting_bytes`: of which some is not shipped, as they lie on the disk; a compressed one counts whole."""
 
-    `folder_of`: the folder of the journal in force; None when there is none.
+    name: str
+    trouble: str | None
+    records: int
+    fresh: int
+    failures: int
+    waiting_segments: int
+    waiting_bytes: int
+
+
+def routes(folder_of: Callable[[], Path | None], shippers_of: Callable[[], Shippers | None]) -> list[BaseRoute]:
+    """`/admin/journal` (query: `limit`, `endpoint`, `since`, `status`, `incomplete`, `slow`; the latest first), `/admin/journal/sinks` and
+    `/admin/journal/ID`.
+
+    `folder_of`: the folder of the journal in force; None when there is none. `shippers_of`: what ships it; None when nothing does.
     """
 
     async def recent(request: Request) -> Response:
@@ -46,7 +64,18 @@ def routes(folder_of: Callable[[], Path | None]) -> list[BaseRoute]:
             return respond(problems.of_request(error, ""), "")
         return Response(content, headers=_JSON)
 
-    return [Route("/admin/journal", recent, methods=["GET"]), Route("/admin/journal/{record_id}", one, methods=["GET"])]
+    async def sinks(request: Request) -> Response:
+        try:
+            found = await asyncio.to_thread(_sinks, _folder(folder_of), shippers_of())
+        except RequestError as error:
+            return respond(problems.of_request(error, ""), "")
+        return Response(msgspec.json.encode({"sinks": found}), headers=_JSON)
+
+    return [
+        Route("/admin/journal", recent, methods=["GET"]),
+        Route("/admin/journal/sinks", sinks, methods=["GET"]),
+        Route("/admin/journal/{record_id}", one, methods=["GET"]),
+    ]
 
 
 def _folder(folder_of: Callable[[], Path | None]) -> Path:
@@ -61,6 +90,20 @@ def _recent(folder: Path, count: int, where: Filter) -> list[Head]:
         return [head for head, _ in reversed(last(folder, count, where))]
     except FileNotFoundError:
         return []  # nothing has been recorded yet
+
+
+def _sinks(folder: Path, shippers: Shippers | None) -> list[SinkView]:
+    try:
+        segments = listed(folder)
+    except FileNotFoundError:
+        segments = []
+    return [] if shippers is None else [_sink(shipper, segments) for shipper in shippers.each]
+
+
+def _sink(shipper: Shipper, segments: list[Segment]) -> SinkView:
+    waiting = shipper.waiting(segments)
+    counters = shipper.counters
+    return SinkView(shipper.name, counters.trouble, counters.records, counters.fresh, counters.failures, len(waiting), sum(waiting))
 
 
 def _one(folder: Path, record_id: str) -> bytes:

@@ -90,6 +90,20 @@ class Checkpoint:
             return True
         return not positions.get(str(segment.name), START).is_done
 
+    def waiting(self, segments: Collection[Segment]) -> list[int]:
+        """Of these segments, the bytes on the disk that have still to be shipped, as the file says; segments of which all was are left out.
+
+        A closed one counts as a whole until all of it was. Raises OSError.
+        """
+        positions = read(self._path)
+        found = []
+        for segment in segments:
+            position = positions.get(str(segment.name), START)
+            size_bytes = segment.size_bytes if segment.is_closed else segment.size_bytes - position.offset
+            if not position.is_done and size_bytes > 0:
+                found.append(size_bytes)
+        return found
+
 
 def read(path: Path) -> dict[str, Position]:
     """The positions in a file; none when it is not there, or not one of ours: everything is shipped again then. Raises OSError."""

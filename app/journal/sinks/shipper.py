@@ -8,7 +8,7 @@ keeps what was not shipped.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import random
@@ -66,6 +66,10 @@ class Shipper:
     def is_needed(self, segment: Segment) -> bool:
         """Whether retention must leave a segment alone. Blocking; for the archive's thread."""
         return self._checkpoint.is_needed(segment)
+
+    def waiting(self, segments: Collection[Segment]) -> list[int]:
+        """The bytes that some of these segments have still to be shipped, one number for each of them. Blocking. Raises OSError."""
+        return self._checkpoint.waiting(segments)
 
     async def __aenter__(self) -> Self:
         self._stopping = asyncio.Event()

@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -12,9 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.config.journal import Journal as Config
 from app.config.journal import Postgres
-from app.journal.journal import Journal
 from app.journal.record import Record, encode
 from app.journal.sinks.postgres import PostgresSink
 from app.journal.sinks.shipper import Shipper
@@ -146,47 +142,6 @@ async def test_errors_tell_no_password(tmp_path: Path) -> None:
         assert "hunter2" not in str(caught.value)
 
 
-async def test_the_database_may_go_away_under_load(config: Postgres, server: PostgresServer, tmp_path: Path) -> None:
-    """Records are written all the time. The database is stopped in the middle of it, and comes back: nothing lost, nothing twice, and no
-    write waited for it."""
-    journal_config = Config(segment_size=64 * 1024, segment_age="1s", flush_interval="5ms")  # type: ignore[call-arg]
-    shipper = Shipper(tmp_path, PostgresSink(config), interval_s=0.05)
-    written: list[str] = []
-    slowest_s = 0.0
-    is_over = asyncio.Event()
-
-    async def write(journal: Journal) -> None:
-        nonlocal slowest_s
-        number = 0
-        while not is_over.is_set():
-            for _ in range(20):
-                (record,) = records(1, first=number, step_s=0.001)
-                number += 1
-                began = monotonic()
-                assert journal.offer(encode(record), datetime.now(UTC))
-                slowest_s = max(slowest_s, monotonic() - began)
-                written.append(record.id)
-            await asyncio.sleep(0.005)
-
-    async with shipper, Journal(journal_config, folder=tmp_path, is_needed=shipper.is_needed) as journal:
-        writing = asyncio.create_task(write(journal))
-        await _until(lambda: shipper.counters.records > 500)
-        await asyncio.to_thread(server.stop)
-        try:
-            at_stop = len(written)
-            await _until(lambda: shipper.counters.trouble is not None and len(written) > at_stop + 500)
-        finally:
-            await asyncio.to_thread(server.start)
-        await _until(lambda: shipper.counters.trouble is None)
-        is_over.set()
-        await writing
-    assert shipper.counters.failures
-    found = await ids(config)
-    assert len(found) == len(set(found))
-    assert set(found) == set(written)
-    assert slowest_s < 0.5
-
-
 async def test_a_gateway_ships_what_it_answers_and_the_command_ships_the_rest(config: Postgres, tmp_path: Path) -> None:
     async with ScriptedUpstream({"*": {"json": 1}}) as upstream:
         document = DOCUMENT.format(url=upstream.url, database=config.url, table=config.table)
@@ -210,9 +165,3 @@ async def test_one_process_ships_a_folder_and_another_takes_over(config: Postgre
     assert await second.ship()
     await second.aclose()
     assert second.counters.records == 0
-
-
-async def _until(is_true: Any) -> None:
-    async with asyncio.timeout(20):
-        while not is_true():
-            await asyncio.sleep(0.02)

@@ -295,6 +295,7 @@ async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_pa
                 whole = (await admin.get(f"/admin/journal/{found[0]['id']}")).json()
                 assert whole["request"]["path"] == "/required/2"
                 assert (await admin.get("/admin/journal/none")).status_code == 404
+                assert (await admin.get("/admin/journal/sinks")).json() == {"sinks": []}
                 assert (await admin.get("/admin/journal", params={"since": "x"})).status_code == 400
                 assert (await client.get("/admin/journal")).status_code == 404
 
@@ -305,3 +306,22 @@ async def test_without_a_token_the_admin_server_shows_no_records(tmp_path: Path)
     app = create_app(Settings(document=path, admin_port=0, access_log="off", reload="off", journal_path=tmp_path / "j"))
     async with serve(app), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{app.state.admin_port}") as admin:
         assert (await admin.get("/admin/journal")).status_code == 404
+
+
+async def test_readiness_names_a_journal_that_cannot_be_written_until_another_document_has_another_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "gateway.yaml"
+    async with ScriptedUpstream(ROUTES) as upstream:
+        document = DOCUMENT.replace("URL", f"http://{LOOPBACK}:{upstream.port}")
+        blocked = document.replace("journal: {flush_interval", f"journal: {{path: {tmp_path / 'file' / 'no'}, flush_interval")
+        path.write_text(blocked)
+        app = create_app(Settings(document=path, access_log="off", reload="off"))
+        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+            assert (await client.post("/required/1", json={})).status_code == 503
+            ready = await client.get("/readyz")
+            assert ready.status_code == 200
+            assert ready.json()["reasons"][0].startswith("the journal cannot be written")
+            path.write_text(blocked.replace(str(tmp_path / "file" / "no"), str(tmp_path / "fine")))
+            assert not (await app.state.reloader.reload("test")).is_failed
+            assert (await client.post("/required/1", json={})).status_code == 200
+            assert (await client.get("/readyz")).json()["reasons"] == []

@@ -42,7 +42,7 @@ endpoints:
     name: endless
     steps:
       list: {upstream: a, path: /list/1}
-      never: {compute: "tests.support.hooks:spin", executor: process, timeout: 300ms}
+      never: {compute: "tests.support.hooks:spin", executor: process, timeout: 1s}
     journal: {bodies: steps}
   - path: /decided
     name: decided

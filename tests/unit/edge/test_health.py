@@ -35,3 +35,12 @@ def test_what_is_degraded_is_shown_and_takes_no_requests_away() -> None:
     health.clear("stop")
     health.clear("reload")
     assert (health.is_ready, list(health.reasons)) == (True, [])
+
+
+def test_what_is_mentioned_is_asked_for_each_time_and_takes_no_requests_away() -> None:
+    health = Health()
+    said: list[str | None] = [None]
+    health.mention(lambda: said[0])
+    assert (health.is_ready, list(health.reasons)) == (True, [])
+    said[0] = "the journal is not shipped"
+    assert (health.is_ready, list(health.reasons)) == (True, ["the journal is not shipped"])
