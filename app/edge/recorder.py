@@ -7,7 +7,7 @@ disk. Knows records and the journal; nothing of files, and nothing of how the re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import random
-from time import monotonic
+from time import monotonic, time
 from typing import Final
 
 import orjson
@@ -77,9 +77,13 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------------------- records
 
-    def record(self, of: "Recording", status: int, response: bytes, elapsed_s: float) -> Record:
-        """The record of a response that is ready."""
-        result = of.result
+    def line(self, of: "Recording") -> tuple[bytes, datetime]:
+        """The record of a response that is ready, as its line, and its time."""
+        record = self._record(of)
+        return encode(record), record.time
+
+    def _record(self, of: "Recording") -> Record:
+        result, response = of.result, of.response
         problem = None if result is None else result.failure
         bodies = self._bodies
         if result is None and b'"value":' in response:
@@ -87,12 +91,12 @@ class Recorder:
         return Record(
             v=VERSION,
             id=str(uuid7()),
-            time=datetime.now(UTC),
+            time=datetime.fromtimestamp(of.ready_s, UTC),
             endpoint=self._plan.name,
             plan=self._digest,
-            status=status,
+            status=of.answered,
             complete=result is not None and result.is_complete,
-            elapsed_ms=_ms(elapsed_s),
+            elapsed_ms=_ms(of.elapsed_s),
             request=self._asked(of),
             steps=[] if result is None else list(map(self._brief if bodies == "response" else self._step, result.outcomes)),
             failure=of.code if problem is None else problem.code,
@@ -188,14 +192,17 @@ class Recorder:
             self._origins.get(outcome.step, "") if is_kept and self._origins else "",
         )
 
-    async def commit(self, record: Record, deadline: float) -> None:
-        await self._journal.commit(encode(record), record.time, deadline)
+    async def commit(self, of: "Recording", deadline: float) -> None:
+        await self._journal.commit(*self.line(of), deadline)
 
-    async def put(self, record: Record, deadline: float) -> None:
-        await self._journal.put(encode(record), record.time, deadline)
+    async def put(self, of: "Recording", deadline: float) -> None:
+        await self._journal.put(*self.line(of), deadline)
 
-    def offer(self, record: Record) -> None:
-        self._journal.offer(encode(record), record.time)
+    def defer(self, of: "Recording") -> None:
+        size_bytes = len(of.response) + len(of.body)
+        if self._bodies == "steps" and of.result is not None:
+            size_bytes += sum(len(outcome.answer.body) for outcome in of.result.outcomes if outcome.answer is not None)
+        self._journal.defer(of, size_bytes)
 
 
 class Recording:
@@ -203,11 +210,12 @@ class Recording:
 
     Written by the edge as it learns them: `body` (of the request), `result`, `code` (of the problem that was answered without a result).
     `status`, `sent_bytes`: of what was sent in the end; None while nothing was.
+    `answered`, `response`: status and body of the response that is recorded. `ready_s`: when it was ready, Unix time. `elapsed_s`: until then.
     """
 
     __slots__ = (
-        "_began", "_deadline", "_recorder", "_send", "_start", "body", "code", "headers", "method", "path", "query", "request_id",
-        "result", "sent_bytes", "status",
+        "_began", "_deadline", "_recorder", "_send", "_start", "answered", "body", "code", "elapsed_s", "headers", "method", "path", "query",
+        "ready_s", "request_id", "response", "result", "sent_bytes", "status",
     )  # fmt: skip
 
     def __init__(
@@ -236,6 +244,10 @@ class Recording:
         self.code: str | None = None
         self.status: int | None = None
         self.sent_bytes = 0
+        self.answered = 0
+        self.response = b""
+        self.ready_s = 0.0
+        self.elapsed_s = 0.0
 
     async def send(self, message: Message) -> None:
         """Pass a response on: two messages, its start and its whole body. Cancellation: a record that is owed is written all the same."""
@@ -243,11 +255,13 @@ class Recording:
             self._start = message
             return
         start, response = self._start, message
-        elapsed_s = monotonic() - self._began
+        self.elapsed_s = monotonic() - self._began
+        self.ready_s = time()
+        self.answered, self.response = start["status"], response["body"]
         recorder = self._recorder
         if recorder.is_required:
             try:
-                await recorder.commit(recorder.record(self, start["status"], response["body"], elapsed_s), self._deadline)
+                await recorder.commit(self, self._deadline)
             except JournalError as error:
                 start, response = self._refused(error)
         self.status = start["status"]
@@ -257,11 +271,14 @@ class Recording:
             await self._send(response)
         finally:
             if not recorder.is_required:
-                record = recorder.record(self, start["status"], response["body"], elapsed_s)
                 if recorder.is_patient:
-                    await recorder.put(record, self._deadline)
+                    await recorder.put(self, self._deadline)
                 else:
-                    recorder.offer(record)
+                    recorder.defer(self)
+
+    def line(self) -> tuple[bytes, datetime]:
+        """Its record's line and time, once its response is ready."""
+        return self._recorder.line(self)
 
     def _refused(self, error: JournalError) -> tuple[Message, Message]:
         self.code = error.code

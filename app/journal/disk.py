@@ -16,7 +16,7 @@ from typing import TypeVar
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
-from app.journal.segment import FILE_MODE, sync_folder
+from app.journal.segment import FILE_MODE, forget, sync_folder
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ class Appender:
     def _sync(self) -> None:
         descriptor = self._file.fileno()
         os.fdatasync(descriptor)
+        forget(descriptor, self.size_bytes)
         if not os.fstat(descriptor).st_nlink:
             raise FileNotFoundError(errno.ENOENT, "the segment was deleted while it was written")
 

@@ -61,6 +61,7 @@ class Journal:
         writer = Writer(disk, self.config, self.counters, on_closed=archive.submit, on_trouble=self._report)
         self.queue = writer.queue
         self.offer = writer.offer
+        self.defer = writer.defer
         self.put = writer.put if self.config.on_full == "wait" else self._offer
         self.commit = writer.commit
         async with AsyncExitStack() as exits:

@@ -38,6 +38,8 @@ _FRAME: Final = struct.Struct("<II")
 _MAX_SUMMARY_BYTES: Final = 64 * 1024
 _LEVEL: Final = 1
 _CHUNK_BYTES: Final = 256 * 1024
+_CAN_FORGET: Final = hasattr(os, "posix_fadvise")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -182,6 +184,7 @@ def compress(plain: Path, summary: Summary) -> Path:
             target.write(_FRAME.pack(_SKIPPABLE, len(content)) + content)
             while chunk := source.read(_CHUNK_BYTES):
                 target.write(compressor.compress(chunk))
+                forget(source.fileno(), source.tell())
             target.write(compressor.flush())
             target.flush()
             os.fsync(target.fileno())
@@ -200,6 +203,18 @@ def compress(plain: Path, summary: Summary) -> Path:
 
 def _opener(path: str, flags: int) -> int:
     return os.open(path, flags, FILE_MODE)
+
+
+def forget(descriptor: int, size_bytes: int) -> None:
+    """Let the system use the memory of a file's first bytes, which are on the disk, for what comes next.
+
+    Otherwise it takes new memory for each page of a day's journal. That costs more than writing it, and counts against a container's
+    limit. A page that they fill in part stays.
+    """
+    if not _CAN_FORGET:
+        return
+    with contextlib.suppress(OSError):  # it was advice only
+        os.posix_fadvise(descriptor, 0, size_bytes - size_bytes % _PAGE_BYTES, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 from app.config.journal import Journal as Config
 from app.config.units import format_size
 from app.errors import JournalError, JournalFull
+from app.journal.batch import Batch, Unmade
 from app.journal.counters import Counters
 from app.journal.disk import Appender, Disk
 from app.journal.queue import Entry, Queue
@@ -59,7 +60,7 @@ class _Open:
 
 
 class Writer:
-    """`offer`, `put` and `commit` take a record's line; `run` is the task's body and ends after `close`.
+    """`offer`, `put` and `commit` take a record's line, `defer` what one is made of; `run` is the task's body and ends after `close`.
 
     `on_closed`: told of each segment that will not be written any more, with its summary (None: what is in it is not known for sure).
     `on_trouble`: told why nothing can be written, and None when it can again. `clock`: the loop's time.
@@ -82,6 +83,7 @@ class Writer:
         self._on_trouble = on_trouble
         self._clock = clock
         self._queue = self.queue = Queue(max_records=config.queue_records, max_bytes=config.queue_size)
+        self._batch = Batch(self.offer, self._lose)
         self._arrived = asyncio.Event()
         self._hurry = asyncio.Event()
         self._open: _Open | None = None
@@ -94,6 +96,17 @@ class Writer:
         self._backoff_s = _FIRST_BACKOFF_S
 
     # ------------------------------------------------------------------------------------------------------- taking
+
+    def defer(self, unmade: Unmade, size_bytes: int) -> None:
+        """Take a relaxed record that is yet to be made, at the latest when the next group is written. `size_bytes`: about what it holds."""
+        self._batch.add(unmade, size_bytes)
+        if self._is_closing:
+            self._batch.make()
+        elif not self._arrived.is_set():
+            self._arrived.set()
+
+    def _lose(self, records: int) -> None:
+        self._counters.dropped += records
 
     def offer(self, line: bytes, time: datetime) -> bool:
         """Queue a relaxed record if there is room. Otherwise it is dropped and counted. Says whether it is queued."""
@@ -151,6 +164,7 @@ class Writer:
 
     def close(self) -> None:
         """Take no more; `run` ends when everything queued is on the disk, or cannot be put there."""
+        self._batch.make()
         self._is_closing = True
         self._arrived.set()
         self._hurry.set()
@@ -161,6 +175,7 @@ class Writer:
         """Write until `close`. Whatever fails on the way is trouble that it tries to get over; it raises nothing."""
         while True:
             await self._due()
+            self._batch.make()
             if self._is_closing and not len(self._queue):
                 break
             try:
@@ -185,12 +200,12 @@ class Writer:
 
     async def _due(self) -> None:
         """Return when there is something to do: records whose time has come, an old segment to close, or the end."""
-        if not len(self._queue):
+        if not self._has_records():
             self._arrived.clear()
             if self._is_closing or self._counters.trouble is not None:
                 return
             await self._wait(self._arrived, None if self._open is None else self._open.began + self._config.segment_age_s)
-            if not len(self._queue):
+            if not self._has_records():
                 return
         if self._queue.required or self._is_closing or self._queue.size_bytes >= _EAGER_BYTES:
             # Whatever else gets ready in this turn of the loop comes along.
@@ -200,6 +215,9 @@ class Writer:
         if due > self._clock():
             self._hurry.clear()
             await self._wait(self._hurry, due)
+
+    def _has_records(self) -> bool:
+        return len(self._queue) > 0 or len(self._batch) > 0
 
     async def _wait(self, event: asyncio.Event, until: float | None) -> None:
         with suppress(TimeoutError):

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ def offer(journal: Journal, one: Record) -> bool:
     return journal.offer(encode(one), one.time)
 
 
+class Unmade:
+    """A record that is made when the writer wants it."""
+
+    def __init__(self, one: Record) -> None:
+        self._one = one
+
+    def line(self) -> tuple[bytes, datetime]:
+        return encode(self._one), self._one.time
+
+
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():
@@ -63,6 +73,25 @@ async def test_a_committed_record_is_on_the_disk_when_the_commit_returns(tmp_pat
             one = record(number)
             await commit(journal, one)
             assert ids(tmp_path)[-1] == one.id
+
+
+async def test_a_deferred_record_is_made_and_written_when_the_next_group_is(tmp_path: Path) -> None:
+    async with opened(tmp_path, flush_interval="10ms") as journal:
+        wanted = [record(number) for number in range(40)]
+        for one in wanted:
+            journal.defer(Unmade(one), 100)
+        await until(lambda: journal.counters.written == len(wanted))
+        assert ids(tmp_path) == [one.id for one in wanted]
+
+
+async def test_a_deferred_record_is_written_at_the_end_though_its_time_has_not_come(tmp_path: Path) -> None:
+    async with opened(tmp_path, flush_interval="1h") as journal:
+        await commit(journal, record(0))
+        journal.defer(Unmade(late := record(1)), 100)
+    assert ids(tmp_path)[-1] == late.id
+    assert journal.counters.dropped == 0
+    journal.defer(Unmade(record(2)), 100)
+    assert journal.counters.dropped == 1
 
 
 async def test_commits_at_the_same_time_share_an_fsync(tmp_path: Path) -> None:
