@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
-from app.config.model import Document, Endpoint, Parameter, Step, Upstream, checked_name
+from app.config.model import TLS, Document, Endpoint, Parameter, Step, Upstream, checked_name
 from app.config.node import Path
 from app.config.problems import Positions, Problems
 from app.config.secrets import Secrets
@@ -140,8 +140,20 @@ def _upstreams(data: dict[str, Any], validator: Validator, problems: Problems) -
         _check_name(path, problems)
         upstream = validator.check(Upstream, path, value)
         if upstream is not None and path not in validator.broken:
-            upstreams[name] = upstream
+            upstreams[name] = (
+                upstream if upstream.tls is None else upstream.model_copy(update={"tls": _placed(upstream.tls, path, problems)})
+            )
     return upstreams
+
+
+def _placed(tls: TLS, path: Path, problems: Problems) -> TLS:
+    """The files that it names, looked for beside the file of the document that names them, as `${file:PATH}` does."""
+    found = {
+        key: str(File(problems.positions.locate((*path, "tls", key)).file).parent / name)
+        for key in ("ca", "cert", "key")
+        if (name := getattr(tls, key))
+    }
+    return tls.model_copy(update=found) if found else tls
 
 
 def _endpoint(path: Path, data: Any, validator: Validator, problems: Problems) -> Endpoint | None:

@@ -111,7 +111,7 @@ class Breaker(Model):
 
 
 class TLS(Model):
-    """How an https upstream proves who it is, and how we do."""
+    """How an https upstream proves who it is, and how we do. Relative paths of files start at the document's folder."""
 
     ca: str | None = None
     """PEM file of the authorities to trust instead of the system's."""

@@ -21,7 +21,7 @@ from tests.support.scripted import ScriptedUpstream
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "app")
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 DOCUMENT = """\
 version: 1
 upstreams:
@@ -260,7 +260,7 @@ upstreams:
   b: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/other.pem"}}}}
   c: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/ca.pem", key: "{tmp_path}/key.pem"}}}}
   d: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/ca.pem", cert: "{tmp_path}/missing.pem"}}}}
-  good: {{url: "https://127.0.0.1", tls: {{ca: "{tmp_path}/ca.pem"}}}}
+  good: {{url: "https://127.0.0.1", tls: {{ca: ca.pem}}}}
 endpoints:
   - {{path: /a, steps: {{s: {{upstream: good, path: /}}}}}}
 """,

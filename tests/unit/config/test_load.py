@@ -289,3 +289,19 @@ def _read_anything(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
         assert problem.line >= 1
         assert problem.column >= 1
         assert str(problem).isprintable()
+
+
+def test_files_of_tls_are_looked_for_beside_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("version: 1\nupstreams: {a: {url: https://a, tls: {ca: certs/ca.pem, cert: ../c.pem, key: '${KEY}'}}}\n")
+    (folder / "b.yaml").write_text("upstreams: {b: {url: https://b, tls: {ca: /etc/ca.pem}}, c: {url: https://c, tls: {verify: false}}}\n")
+    upstreams = load(folder, {"KEY": "k.pem"}).document.upstreams
+    tls = upstreams["a"].tls
+    assert tls is not None
+    assert (tls.ca, tls.cert, tls.key) == (f"{folder}/certs/ca.pem", f"{folder}/../c.pem", f"{folder}/k.pem")
+    assert [one.tls and one.tls.ca for one in (upstreams["b"], upstreams["c"])] == ["/etc/ca.pem", None]
+    monkeypatch.chdir(tmp_path)
+    tls = load(Path("conf"), {"KEY": "k.pem"}).document.upstreams["a"].tls
+    assert tls is not None
+    assert tls.ca == "conf/certs/ca.pem"
