@@ -1,10 +1,10 @@
 """One HTTP/1.1 connection, client side: writes one request at a time, reads its response, and knows whether it may be used again.
 
-An `asyncio.Protocol` around llhttp (by httptools), which is strict about the grammar. What llhttp leaves open is decided here: where a
-message ends to the byte, what its framing headers may say, how large it may be. Everything happens in callbacks: one future and one timer
-an exchange, no task, no stream. Whatever cannot be proven safe closes the connection. Knows nothing of addresses, pools or content codings.
+An `asyncio.Protocol` around llhttp (by httptools), which is strict about the grammar. What llhttp leaves open is decided in `app.upstream.head`
+and here: where a message ends to the byte, and how large it may be. Everything happens in callbacks: one future and one timer an exchange, no
+task, no stream. Whatever cannot be proven safe closes the connection. Knows nothing of addresses, pools or content codings.
 
-**Source:** RFC 9112 sections 2 to 9 and 11, RFC 9110 sections 6.4 and 15.2.
+**Source:** RFC 9112 sections 2 to 9 and 11, RFC 9110 section 6.4.
 """
 
 import asyncio
@@ -15,15 +15,10 @@ from typing import Final, Protocol
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from app.core.exchange import Answer
-from app.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
+from app.errors import ConnectionLost, ProtocolError, UpstreamError, UpstreamTimeout
+from app.upstream.head import END, MAX_HEAD, HeadReader, Stop
 from app.upstream.tls import tls_error
 
-# Status line and fields. Servers allow 8 to 16 KiB, a few proxies 64 KiB; more is a mistake or an attack.
-MAX_HEAD: Final = 64 * 1024
-# Fields of a head. Common limits are 100 (Apache, Node) to 1,000; each costs a Python object or two.
-MAX_FIELDS: Final = 256
-# 1xx answers before the final one (RFC 9110 section 15.2 sets no limit): 100, 102 and 103 with some repetition.
-MAX_INTERIM: Final = 16
 # Chunk sizes, extensions and trailers: bytes allowed for each byte of the body, and beside. Chunks of one byte take six.
 OVERHEAD_RATIO: Final = 8
 OVERHEAD: Final = 2 * MAX_HEAD
@@ -31,10 +26,6 @@ OVERHEAD: Final = 2 * MAX_HEAD
 SLICE: Final = 64 * 1024
 # Answers above it are put together as they come; smaller ones are joined at their end.
 LARGE: Final = 4 * 1024 * 1024
-
-_END: Final = b"\r\n\r\n"
-_VERSION: Final = b"HTTP/1."
-_SPECIAL: Final = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 
 
 class Owner(Protocol):
@@ -50,33 +41,28 @@ class Owner(Protocol):
         """Its socket is closed."""
 
 
-class _Stop(Exception):
-    """Raised inside a parser callback to make the parser stop where it is; never leaves this module."""
-
-
-class Connection(asyncio.Protocol):
+class Connection(HeadReader, asyncio.Protocol):
     """`is_open`: may be given a request. `is_silent`: no byte of an answer has come since the last request.
     `exchanges`: answers read. `failure`: why it was closed, None when by us or not yet. `idle_since`, `expires_at`: for the owner (loop time). `coding`: Content-Encoding of the last answer, b"" for none.
     """  # fmt: skip
 
     __slots__ = (
-        "_body_size", "_buffer", "_fields", "_has_body", "_interim", "_is_chunked", "_is_complete", "_is_discarded", "_is_head", "_is_http_11",
-        "_is_paused", "_is_reusable", "_is_until_close", "_large", "_length", "_limit", "_loop", "_owner", "_parser", "_parts", "_received", "_status", "_tail",
-        "_timer", "_transport", "_unsent", "_waiter", "_wire_size", "coding", "exchanges", "expires_at", "failure", "idle_since", "is_open",
+        "_body_size", "_has_body", "_is_discarded", "_is_paused", "_large", "_loop", "_owner", "_parts", "_tail", "_timer", "_transport", "_unsent",
+        "_waiter", "exchanges", "expires_at", "idle_since", "is_open",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, *, max_response: int, expires_at: float) -> None:
         self._owner = owner
         self._limit = max_response
         self._loop = asyncio.get_running_loop()
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unsent: memoryview | None = None
         self._is_paused = False
         self._is_discarded = False
-        self.failure: UpstreamError | None = None
+        self.failure = None
         self.is_open = False
         self.exchanges = 0
         self.expires_at = expires_at
@@ -99,8 +85,8 @@ class Connection(asyncio.Protocol):
         """
         transport = self._transport
         assert transport is not None
-        self._buffer: bytearray | None = None
-        self._fields: list[tuple[bytes, bytes]] = []
+        self._buffer = None
+        self._fields = []
         self._parts: list[bytes] = []
         self._large: BytesIO | None = None
         self._body_size = 0
@@ -237,7 +223,7 @@ class Connection(asyncio.Protocol):
                 if not data:
                     return
             parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade, _Stop) as error:
+        except (HttpParserError, HttpParserUpgrade, Stop) as error:
             if not self._is_complete:
                 self.fail(
                     self.failure
@@ -254,51 +240,6 @@ class Connection(asyncio.Protocol):
         if self._is_complete:
             self._finish()
 
-    def _read_head(self, data: bytes, parser: HttpResponseParser) -> bytes:
-        """Watch the limits of the head, and step over interim ones. Returns what is still to be parsed: b"" when the head is not whole.
-
-        Leaves the length of the final head in `_wire_size`. Incomplete heads are parsed as they come, so that nonsense is noticed at once.
-        """
-        while True:
-            head: bytes | bytearray
-            start = 0
-            if self._buffer is None:
-                head = data
-            else:
-                start = len(self._buffer)
-                self._buffer += data
-                head = self._buffer
-            if not head.startswith(_VERSION) and not (len(head) < len(_VERSION) and _VERSION.startswith(head)):
-                raise self._broken("it does not begin with an HTTP/1 status line")
-            size = head.find(_END, max(start - 3, 0)) + 4
-            if size > MAX_HEAD or (size < 4 and len(head) > MAX_HEAD):
-                raise self._broken(f"the head is larger than {MAX_HEAD} bytes")
-            if size < 4:
-                if self._buffer is None:
-                    self._buffer = bytearray(data)
-                parser.feed_data(data)
-                return b""
-            if head[9] != 0x31:
-                self._wire_size = size
-                self._received = len(head)
-                self._is_http_11 = head[7] == 0x31
-                return data
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
-                raise self._broken(f"more than {MAX_INTERIM} interim answers")
-            if head[9:12] == b"101":
-                raise self._broken("it switched to another protocol without being asked")
-            parser.feed_data(data[: size - start])
-            self._fields.clear()
-            self._buffer = None
-            data = data[size - start :]
-            if not data:
-                return b""
-
-    def _broken(self, why: str) -> _Stop:
-        self.failure = ProtocolError(f"the service sent something that cannot be trusted as HTTP: {why}", may_be_processed=True)
-        return _Stop()
-
     def _finish(self) -> None:
         """The answer is whole: hand it over, and close the connection unless it is clean."""
         waiter = self._waiter
@@ -308,7 +249,7 @@ class Connection(asyncio.Protocol):
         if reusable:
             if self._is_chunked:
                 # The last chunk ends `0...CRLF CRLF` and nothing follows. llhttp skips empty lines, so they are looked for here.
-                reusable = self._tail.endswith(_END) and len(self._tail) == 5 and self._tail[0] != 0x0A
+                reusable = self._tail.endswith(END) and len(self._tail) == 5 and self._tail[0] != 0x0A
             else:
                 reusable = self._received == self._wire_size + self._length
             if self._has_body and reusable:
@@ -331,57 +272,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._is_complete:
-            raise _Stop
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._status:
-            return  # a trailer: RFC 9110 section 6.5.1 lets us drop it, and nothing in it may change the framing
-        name = name.lower()
-        if name in _SPECIAL:
-            self._special(name, value.strip())
-        self._fields.append((name, value.rstrip()))
-
-    def _special(self, name: bytes, value: bytes) -> None:
-        # llhttp has refused two lengths, a length that is no number, and a length beside a transfer coding.
-        if name == b"content-length":
-            self._length = int(value)
-        elif name == b"content-encoding":
-            self.coding = self.coding + b"," + value if self.coding else value
-        elif self._is_chunked or value.lower() != b"chunked":
-            raise self._broken("a transfer coding that is not chunked")
-        else:
-            self._is_chunked = True
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        assert parser is not None
-        status = parser.get_status_code()
-        if len(self._fields) > MAX_FIELDS:
-            raise self._broken(f"more than {MAX_FIELDS} header fields")
-        if status < 200:
-            if status < 100:
-                raise self._broken("a status below 100")
-            # Nothing that an interim answer says is about the final one.
-            self._length = -1
-            self._is_chunked = False
-            self.coding = b""
-            return
-        self._status = status
-        self._is_reusable = self._is_http_11 and parser.should_keep_alive()
-        if self._is_head or status in {204, 304}:
-            # RFC 9112 section 6.3, rule 1: no body, whatever the fields say. llhttp knows this of the two statuses but not of HEAD.
-            self._length = 0
-            self._is_chunked = False
-            if self._is_head:
-                self._is_complete = True
-                raise _Stop
-        elif self._is_chunked:
-            if not self._is_http_11:
-                raise self._broken("a transfer coding in HTTP/1.0")
-        elif self._length > self._limit:
-            self._too_large()
-        else:
-            self._is_until_close = self._length < 0
+            raise Stop
 
     def on_body(self, data: bytes) -> None:
         self._body_size += len(data)
@@ -398,10 +289,6 @@ class Connection(asyncio.Protocol):
         for part in self._parts:
             self._large.write(part)
         self._parts.clear()
-
-    def _too_large(self) -> None:
-        self.failure = ResponseTooLarge(f"the answer is larger than {self._limit} bytes", may_be_processed=True)
-        raise _Stop
 
     def on_message_complete(self) -> None:
         self._is_complete = self._status != 0
