@@ -25,8 +25,11 @@ from app.document import Compiled, compile_file
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
 from app.edge.health import Health
+from app.edge.pulse import Pulse
+from app.edge.reload import outcome_of
 from app.edge.server import Server
-from app.edge.workers import Pulse, Supervisor
+from app.edge.siblings import Outcome, Siblings
+from app.edge.workers import Supervisor
 from app.engine.reload import Reloader
 from app.engine.run import Engine
 from app.errors import ConfigError, Problem
@@ -124,6 +127,7 @@ def run(
         listener=listener,
         on_up=announce,
         stop_timeout_s=settings.drain_delay_s + settings.shutdown_timeout_s + _STOP_GRACE_S,
+        passes_hangup=settings.reload != "off",
     )
     raise typer.Exit(supervisor.run())
 
@@ -221,14 +225,28 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
         settings = settings.model_copy(update={"admin_port": settings.admin_port + number})
     logs = Logs(settings.log_format, level=settings.log_level)
     logs.install()
+    pulse = Pulse(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
+    siblings = Siblings(pulse, number)
     try:
-        app = create_app(settings, logs)
+        app = create_app(settings, logs, siblings)
     except ConfigError:
         # The document was good when the supervisor read it, so it has just changed: it is reported where reloads are.
         logger.exception("worker %d cannot start", number)
         sys.exit(BAD_CONFIG)
-    pulse = Pulse(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
-    server = _server(app, settings, on_up=pulse.up, on_pulse=pulse.alive, on_drain=pulse.draining, is_end=pulse.is_end)
+    reloader: Reloader = app.state.reloader
+
+    async def reload() -> Outcome:
+        return outcome_of(await reloader.reload("admin"))
+
+    def up() -> None:
+        siblings.listen(reload)
+        pulse.up()
+
+    def drain() -> None:
+        siblings.close()
+        pulse.draining()
+
+    server = _server(app, settings, on_up=up, on_pulse=pulse.alive, on_drain=drain, is_end=pulse.is_end)
     server.run(sockets=[listener])
 
 

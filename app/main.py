@@ -28,6 +28,7 @@ from app.edge.head import observed
 from app.edge.health import Health, Probe
 from app.edge.journal_view import routes as journal_routes
 from app.edge.recorder import RecorderOf, recorder_of
+from app.edge.reload import Others
 from app.edge.reload import routes as reload_routes
 from app.engine.event import RequestTracer
 from app.engine.reload import Reloader, ReloadState
@@ -50,9 +51,10 @@ from app.upstream.open import open_transport
 logger = logging.getLogger("anabranch")
 
 
-def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
+def create_app(settings: Settings, logs: Logs | None = None, others: Others | None = None) -> Gateway:
     """The gateway as an ASGI application. Raises ConfigError when the document or the settings are not usable. Nothing is opened before its
-    lifespan begins. `logs`: the stream that requests are logged to; one of its own on stderr when None."""
+    lifespan begins. `logs`: the stream that requests are logged to; one of its own on stderr when None.
+    `others`: the other workers, which an admin reload reaches too."""
     if settings.document is None:
         raise ConfigError([_no_document()])
     document = settings.document
@@ -124,7 +126,7 @@ def create_app(settings: Settings, logs: Logs | None = None) -> Gateway:
                 await exits.enter_async_context(restoring(stale, first.journal.folder, origins, _stale_store(compiled)))
             if settings.admin_port is not None:
                 admin = AdminServer(
-                    _admin(settings, health, reloader, plane, observation),
+                    _admin(settings, health, reloader, plane, observation, others),
                     host=settings.admin_host,
                     port=settings.admin_port,
                     protocol=app.state.protocol,
@@ -177,9 +179,11 @@ def _observation(settings: Settings, logs: Logs) -> Observation:
     )
 
 
-def _admin(settings: Settings, health: Health, reloader: Reloader, plane: DataPlane, observation: Observation) -> ASGIApp:
+def _admin(
+    settings: Settings, health: Health, reloader: Reloader, plane: DataPlane, observation: Observation, others: Others | None
+) -> ASGIApp:
     """The admin server's application."""
-    routes: list[BaseRoute] = [*reload_routes(reloader), ExplainRoute(plane)]
+    routes: list[BaseRoute] = [*reload_routes(reloader, others), ExplainRoute(plane)]
     if observation.metrics is not None:
         routes.append(metrics_route(observation.metrics.render))
     if observation.timings is not None:

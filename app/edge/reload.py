@@ -1,24 +1,51 @@
 """`/admin/reload`: ask for a reload, and see how the last one went. Routes for the admin application; they never stand on the public port."""
 
+from typing import Final, Protocol
+
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.edge.siblings import NO_ANSWER, Outcome
 from app.engine.reload import Reloader, ReloadState
 from app.errors import Problem
 
+_LONGEST_PROBLEM: Final = 1000
 
-def routes(reloader: Reloader) -> list[Route]:
+
+class Others(Protocol):
+    """The other workers of this one. `number`: its own."""
+
+    @property
+    def number(self) -> int: ...
+
+    async def reload(self) -> dict[int, Outcome] | None:
+        """Let all of them reload; returns how that went, by number, or None when nobody could be reached."""
+        ...
+
+
+def routes(reloader: Reloader, others: Others | None = None) -> list[Route]:
     """`POST /admin/reload` answers 200 when the document as it is now is in force, 422 with every problem when it is not usable.
-    `GET /admin/reload` shows the state."""
+    `GET /admin/reload` shows the state.
+
+    `others`: reload too, once the document has proved usable here; then `workers` has an entry for each. 422 when one of them could not use
+    it, 504 when one of them does not say.
+    """
 
     async def show(request: Request) -> Response:
-        return _answer(200, reloader.state)
+        return _answer(200, shown(reloader.state))
 
     async def reload(request: Request) -> Response:
         state = await reloader.reload("admin")
-        return _answer(422 if state.is_failed else 200, state)
+        if others is None:
+            return _answer(422 if state.is_failed else 200, shown(state))
+        outcomes = {others.number: outcome_of(state)}
+        theirs = {} if state.is_failed else await others.reload()
+        outcomes |= theirs or {}
+        results = {outcome["result"] for outcome in outcomes.values()}
+        status = 422 if "failed" in results else 504 if theirs is None or NO_ANSWER in results else 200
+        return _answer(status, {**shown(state), "workers": [{"worker": number, **outcomes[number]} for number in sorted(outcomes)]})
 
     return [
         Route("/admin/reload", show, methods=["GET"], name="reload_state"),
@@ -26,8 +53,14 @@ def routes(reloader: Reloader) -> list[Route]:
     ]
 
 
-def _answer(status: int, state: ReloadState) -> Response:
-    return Response(orjson.dumps(shown(state)), status, {"cache-control": "no-store"}, media_type="application/json")
+def outcome_of(state: ReloadState) -> Outcome:
+    """How the last reload went in this worker, in short. `problem`: the first one, when it failed; its own `/admin/reload` has all."""
+    outcome: Outcome = {"result": state.result, "digest": state.digest, "generation": state.generation}
+    return {**outcome, "problem": str(state.problems[0])[:_LONGEST_PROBLEM]} if state.problems else outcome
+
+
+def _answer(status: int, body: dict[str, object]) -> Response:
+    return Response(orjson.dumps(body), status, {"cache-control": "no-store"}, media_type="application/json")
 
 
 def shown(state: ReloadState) -> dict[str, object]:

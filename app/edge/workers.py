@@ -2,8 +2,8 @@
 
 One socket for all, so that a connection never belongs to a worker before that has accepted it: when one dies, the others take what waits.
 The supervisor itself has no event loop and no threads. A worker tells it by a pipe that it is up, that it still turns, and that it drains;
-the other way it tells that all workers end; a broken pipe tells a worker that its supervisor is gone. Knows processes, and nothing of what
-they serve.
+the other way it tells that all workers end; a broken pipe tells a worker that its supervisor is gone. What workers have to say to each
+other (`app.edge.siblings`) it passes on. Knows processes, and nothing of what they serve.
 
 uvicorn's own supervisor is not used: it restarts workers at SIGHUP, where each of ours reloads its document, and it keeps the socket open
 while its workers drain, so that clients would wait at a door behind which nobody is.
@@ -11,6 +11,7 @@ while its workers drain, so that clients would wait at a door behind which nobod
 
 import logging
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -21,6 +22,10 @@ from multiprocessing.context import SpawnProcess
 from time import monotonic
 from typing import Any, Final
 
+import orjson
+
+from app.edge.pulse import DRAINING, END, UP
+
 logger = logging.getLogger("anabranch.workers")
 
 STARTUP_FAILED: Final = 3
@@ -28,48 +33,12 @@ STARTUP_FAILED: Final = 3
 PULSE_S: Final = 1.0
 PATIENCE_S: Final = 30.0
 """A worker that has been silent for so long hangs."""
-_UP: Final = b"u"
-_ALIVE: Final = b"a"
-_DRAINING: Final = b"d"
-_END: Final = b"e"
 _SHORT_LIFE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 30.0
 
 
-class Pulse:
-    """The worker's end of its pipe. `on_orphaned` is called when nobody listens any more."""
-
-    def __init__(self, connection: Connection, on_orphaned: Callable[[], None]) -> None:
-        self._connection = connection
-        self._on_orphaned: Callable[[], None] | None = on_orphaned
-
-    def up(self) -> None:
-        """It serves."""
-        self._send(_UP)
-
-    def alive(self) -> None:
-        """Its loop turns. To be called about every second."""
-        self._send(_ALIVE)
-
-    def draining(self) -> None:
-        """It ends, in its own time; nobody has to look after it any more."""
-        self._send(_DRAINING)
-
-    def is_end(self) -> bool:
-        """Whether all workers end, and not this one alone. The end of the supervisor is the end of all."""
-        return self._connection.poll()
-
-    def _send(self, sign: bytes) -> None:
-        try:
-            self._connection.send_bytes(sign)
-        except OSError:
-            on_orphaned, self._on_orphaned = self._on_orphaned, None
-            if on_orphaned is not None:
-                on_orphaned()
-
-
 Target = Callable[[int, socket.socket, Connection], None]
-"""A worker's life: its number from 0, the socket, the pipe for its `Pulse`. A function of a module: it is called in a new process."""
+"""A worker's life: its number from 0, the socket, the pipe for its `app.edge.pulse.Pulse`. A function of a module: it is called in a new process."""
 
 
 class _Worker:
@@ -83,14 +52,26 @@ class _Worker:
         self.is_up = False
         self.is_draining = False
 
-    def listen(self) -> None:
-        """Take in what it said. A worker that is silent because it has ended is found by its process."""
+    def listen(self) -> list[bytes]:
+        """Take in what it said, and return what of it is for other workers. One that is silent because it has ended is found by its process."""
+        messages: list[bytes] = []
         with suppress(EOFError, OSError):
             while self.pipe.poll():
-                sign = self.pipe.recv_bytes(1)
+                said = self.pipe.recv_bytes()
                 self.heard_at = monotonic()
-                self.is_up = self.is_up or sign == _UP
-                self.is_draining = self.is_draining or sign == _DRAINING
+                self.is_up = self.is_up or said == UP
+                self.is_draining = self.is_draining or said == DRAINING
+                if len(said) > 1:
+                    messages.append(said)
+        return messages
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Pass a message on, unless it takes in nothing any more: nobody waits for a worker that hangs."""
+        poll = select.poll()
+        poll.register(self.pipe.fileno(), select.POLLOUT)
+        if poll.poll(0):
+            with suppress(OSError):
+                self.pipe.send_bytes(orjson.dumps(message))
 
     def signal(self, number: int) -> None:
         if self.process.pid is not None and self.process.exitcode is None:
@@ -100,7 +81,8 @@ class _Worker:
 
 class Supervisor:
     """`count` workers, each running `target`. `on_up`: called when all of them serve for the first time. `stop_timeout_s`: a worker that
-    takes longer to end is killed. `patience_s`: so is one that has been silent for so long.
+    takes longer to end is killed. `patience_s`: so is one that has been silent for so long. `passes_hangup`: whether SIGHUP goes to the
+    workers; without it that signal is left alone.
     """
 
     def __init__(
@@ -112,6 +94,7 @@ class Supervisor:
         on_up: Callable[[], None],
         stop_timeout_s: float,
         patience_s: float = PATIENCE_S,
+        passes_hangup: bool = True,
     ) -> None:
         self._target = target
         self._count = count
@@ -119,6 +102,7 @@ class Supervisor:
         self._on_up = on_up
         self._stop_timeout_s = stop_timeout_s
         self._patience_s = patience_s
+        self._signals = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if passes_hangup else ()))
         self._context = get_context("spawn")
         self._workers: list[_Worker] = []
         self._due: dict[int, float] = {}
@@ -134,8 +118,7 @@ class Supervisor:
         waker.setblocking(False)
         woken.setblocking(False)
         before: dict[int, Any] = {
-            number: signal.signal(number, lambda number, _: self._received.append(number))
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            number: signal.signal(number, lambda number, _: self._received.append(number)) for number in self._signals
         }
         wakeup_before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         try:
@@ -199,19 +182,33 @@ class Supervisor:
                 self._workers.remove(worker)
             for worker in self._workers:
                 with suppress(OSError):
-                    worker.pipe.send_bytes(_END)
+                    worker.pipe.send_bytes(END)
         self._tell(number)
 
     def _tell(self, number: int) -> None:
         for worker in self._workers:
             worker.signal(number)
 
+    def _pass_on(self, worker: _Worker, message: dict[str, Any]) -> None:
+        """What this worker has to say to the others: a reload that it asks of them, or how one went that another asked for."""
+        if "ask" in message:
+            asked = [other for other in self._workers if other is not worker and not other.is_draining]
+            for other in asked:
+                other.tell({"reload": [worker.number, message["ask"]]})
+            worker.tell({"asked": [other.number for other in asked], "round": message["ask"]})
+        elif "done" in message:
+            number, asked_in = message["done"]
+            for other in self._workers:
+                if other.number == number:
+                    other.tell({"done": asked_in, "worker": worker.number, "outcome": message["outcome"]})
+
     def _look(self) -> None:
         now = monotonic()
         for worker in list(self._workers):
             if worker not in self._workers:
                 continue  # the end of another one has taken it along
-            worker.listen()
+            for message in worker.listen():
+                self._pass_on(worker, orjson.loads(message))
             if worker.process.exitcode is not None:
                 self._buried(worker, now)
             elif self._stop_at is not None:
@@ -235,6 +232,8 @@ class Supervisor:
         process.join()
         worker.pipe.close()
         self._workers.remove(worker)
+        for other in self._workers:
+            other.tell({"ended": worker.number})
         if self._stop_at is not None:
             if process.exitcode:
                 self._exit_code = self._exit_code or 1

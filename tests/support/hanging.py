@@ -8,7 +8,8 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from app.edge.workers import Pulse, Supervisor
+from app.edge.pulse import Pulse
+from app.edge.workers import Supervisor
 
 
 def live(lives: Path, number: int, listener: socket.socket, pipe: Connection) -> None:

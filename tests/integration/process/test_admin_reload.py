@@ -1,0 +1,73 @@
+"""`POST /admin/reload` at one of several workers reaches all of them, and says so."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.command import running_command
+from tests.support.serving import LOOPBACK
+
+DOCUMENT = "version: 1\ntitle: {title}\nupstreams: {{u: {{url: 'http://127.0.0.1:9'}}}}\nendpoints: [{{path: /a, steps: {{s: {{upstream: u, path: /}}}}}}]\n"
+
+
+class Workers:
+    """Two workers. `admins`: a client of each one's admin server."""
+
+    def __init__(self, document: Path, admins: list[httpx.AsyncClient]) -> None:
+        self.document = document
+        self.admins = admins
+
+    def write(self, title: str) -> None:
+        self.document.write_text(DOCUMENT.format(title=title), "utf-8")
+
+    async def states(self) -> list[dict[str, Any]]:
+        return [(await admin.get("/admin/reload")).json() for admin in self.admins]
+
+
+@asynccontextmanager
+async def two_workers(folder: Path) -> AsyncIterator[Workers]:
+    path = folder / "gateway.yaml"
+    path.write_text(DOCUMENT.format(title="first"), "utf-8")
+    async with running_command(path, "--workers", "2", ANABRANCH_RELOAD="off", ANABRANCH_ADMIN_PORT="0") as command:
+        ports = [found[1] for line in command.said if (found := re.search(r"the admin server is at \S+ port (\d+)", line))]
+        assert len(ports) == 2
+        admins = [httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) for port in ports]
+        yield Workers(path, admins)
+        for admin in admins:
+            await admin.aclose()
+        command.process.terminate()
+        assert await command.ended() == 0
+
+
+async def test_reload_asked_of_one_worker_reaches_all(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as workers:
+        for generation, admin in ((2, workers.admins[0]), (3, workers.admins[1])):
+            workers.write(f"the {generation}.")
+            answer = await admin.post("/admin/reload")
+            assert answer.status_code == 200
+            told = answer.json()["workers"]
+            assert [(one["worker"], one["result"], one["generation"]) for one in told] == [(0, "ok", generation), (1, "ok", generation)]
+            states = await workers.states()
+            assert {one["digest"] for one in told} == {state["digest"] for state in states} == {answer.json()["digest"]}
+            assert [state["last"]["trigger"] for state in states] == ["admin", "admin"]
+
+
+async def test_document_that_is_not_usable_changes_nothing_anywhere(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as workers:
+        before = await workers.states()
+        workers.document.write_text("version: 1\nendpoints: [", "utf-8")
+        answer = await workers.admins[0].post("/admin/reload")
+        assert answer.status_code == 422
+        assert answer.json()["last"]["problems"]
+        assert [one["result"] for one in answer.json()["workers"]] == ["failed"]
+        asked, other = await workers.states()
+        assert (asked["digest"], asked["generation"], asked["failed"]) == (before[0]["digest"], 1, 1)
+        assert other == before[1]
+        # Readiness is each worker's own: who has read the bad document says so, and stays ready.
+        shown = [(await admin.get("/readyz")) for admin in workers.admins]
+        assert [one.status_code for one in shown] == [200, 200]
+        assert [len(one.json()["reasons"]) for one in shown] == [1, 0]
