@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from demo.service import PORTS
-from tests.integration.demo.programs import free_ports
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 CURL = """#!{python}
 import argparse, sys, urllib.error, urllib.request
@@ -33,7 +33,7 @@ options.add_argument("-X", default="GET")
 options.add_argument("url")
 asked = options.parse_args()
 try:
-    answer = urllib.request.urlopen(urllib.request.Request(asked.url, method=asked.X), timeout=10)
+    answer = urllib.request.urlopen(urllib.request.Request(asked.url, method=asked.X), timeout=60)
 except urllib.error.HTTPError as error:
     answer = error
 except OSError:

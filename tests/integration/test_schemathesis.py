@@ -42,7 +42,7 @@ OPERATIONS = [f"{method.upper()} {path}" for path, methods in DESCRIPTION["paths
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance,
 ]  # fmt: skip
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 REFUSALS = {400, 422}  # of the document's endpoints, of FastAPI's
 

@@ -20,12 +20,13 @@ import httpx
 import orjson
 
 from demo.service import PORTS
-from tests.integration.demo.programs import free_ports, is_listening
+from tests.integration.demo.programs import is_listening
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 OWN_PORT = 8081
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,22 +2,16 @@
 
 import asyncio
 import os
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 from time import monotonic
 from typing import Self
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).parents[2]
-_READY_WITHIN_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+_READY_WITHIN_S = 60.0
 
 
 class DaskCluster:

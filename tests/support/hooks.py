@@ -5,6 +5,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 MARK: ContextVar[str] = ContextVar("MARK", default="unset")
 HOARD: list[bytes] = []
+GATE = threading.Event()
 
 
 class Flight(BaseModel):
@@ -67,6 +69,12 @@ def pid() -> int:
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+def held() -> str:
+    """Returns when the test opens the gate. On threads only: the gate is this process's own."""
+    GATE.wait(60)
+    return "held"
 
 
 def spin() -> NoReturn:

@@ -11,7 +11,7 @@ from app.errors import StepError
 MODULE = "tests.support.hooks"
 
 
-def job(hook: str, *, timeout_s: float = 5.0, lane: str = "", limit: int | None = None, **arguments: Any) -> Job:
+def job(hook: str, *, timeout_s: float = 20.0, lane: str = "", limit: int | None = None, **arguments: Any) -> Job:
     """A job for a hook of `tests.support.hooks`."""
     return Job(
         hook=f"{MODULE}:{hook}",

@@ -43,7 +43,7 @@ def open_files() -> int:
     return len(list((PROC / "self" / "fd").iterdir()))
 
 
-async def until_gone(pids: list[int], within_s: float = 5.0) -> None:
+async def until_gone(pids: list[int], within_s: float = 30.0) -> None:
     async with asyncio.timeout(within_s):
         while any(is_alive(pid) for pid in pids):
             await asyncio.sleep(0.01)

@@ -23,10 +23,12 @@ from app.engine.service import Service
 from app.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeTimeout, MissingExtraError, StepError
 from app.plan.compile import compile_document
 from app.plan.model import PoolPlan
-from tests.support.dask_cluster import DaskCluster, free_port, until
+from tests.support.dask_cluster import DaskCluster, until
+from tests.support.leaks import no_leaks
+from tests.support.ports import free_port
 
 
-def job(hook: str, *, within_s: float = 5.0, lane: str = "endpoint.step", **arguments: object) -> Job:
+def job(hook: str, *, within_s: float = 30.0, lane: str = "endpoint.step", **arguments: object) -> Job:
     return Job(
         hook=f"tests.support.hooks:{hook}", input=json.dumps(arguments).encode(), deadline=monotonic() + within_s, step="s", lane=lane
     )
@@ -58,7 +60,7 @@ async def is_up(pool: DaskPool) -> None:
             else:
                 return
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ask()
 
 
@@ -72,11 +74,11 @@ async def test_cluster_runs_hooks_by_name_and_keeps_deadlines() -> None:
             await run(pool, job("raises", message="no"))
         began = monotonic()
         with pytest.raises(ComputeTimeout):
-            await run(pool, job("sleep", within_s=0.3, seconds=1.0))
-        assert monotonic() - began < 0.8
+            await run(pool, job("sleep", within_s=0.3, seconds=2.0))
+        assert monotonic() - began < 2.0, "it waited for the function"
 
         # Cancelled and timed-out jobs give their places back at once.
-        tasks = [asyncio.create_task(run(pool, job("sleep", seconds=1.0))) for _ in range(2)]
+        tasks = [asyncio.create_task(run(pool, job("sleep", seconds=2.0))) for _ in range(2)]
         await until(lambda: pool.counters.running == 2, what="both places are taken")
         waiting = asyncio.create_task(run(pool, job("add", a=1)))
         await until(lambda: pool.counters.queued == 1, what="one waits")
@@ -101,7 +103,7 @@ async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_res
         while not is_over:
             began = monotonic()
             try:
-                value = (await run(pool, job("add", a=number, within_s=3.0))).value
+                value = (await run(pool, job("add", a=number))).value
                 assert value == str(number + 2).encode()
                 ends["good"] += 1
             except StepError as error:
@@ -119,11 +121,11 @@ async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_res
         await until(lambda: ends["good"] > good + 50, what="the other worker goes on")
 
         await cluster.kill_scheduler()
-        await until(lambda: ends["compute_pool_down"] > 20, within_s=6.0, what="jobs fail at once")
+        await until(lambda: ends["compute_pool_down"] > 20, what="jobs fail at once")
         began = monotonic()
         with pytest.raises(ComputePoolDown) as caught:
             await run(pool, job("add", a=1))
-        assert monotonic() - began < 0.1
+        assert monotonic() - began < 5.0, "it waited for its deadline"
         assert caught.value.status == 503
         assert caught.value.retry_after_s
 
@@ -134,7 +136,7 @@ async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_res
         is_over = True
         await asyncio.gather(*tasks)
     assert set(ends) <= {"good", "compute_pool_down"}
-    assert longest_s < 4.0
+    assert longest_s < 20.0, "one waited for its deadline"
     assert (pool.counters.running, pool.counters.queued) == (0, 0)
 
 
@@ -145,7 +147,7 @@ async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None
     cluster = DaskCluster(workers=1)
     began = monotonic()
     async with pool_at(cluster.address) as pool:
-        assert monotonic() - began < 2.0
+        assert monotonic() - began < 20.0, "it waits for the cluster"
         try:
             await cluster.start_scheduler()
             await until(lambda: pool._why == "the cluster has no workers", what="it is connected")
@@ -171,23 +173,21 @@ async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_away()
     plan = compile_document(Document.model_validate(document), problems)
     assert not problems.errors
     optional, required = plan.endpoints
-    async with Service(plan) as service:
-        result = await service.engine.run(optional, optional.new_frame(), {}, (), monotonic() + 5)
+    async with no_leaks(), Service(plan) as service:
+        result = await service.engine.run(optional, optional.new_frame(), {}, (), monotonic() + 30)
         assert (result.status, result.body, result.is_complete) == (200, b'{"it":0,"sure":3}', False)
         began = monotonic()
-        result = await service.engine.run(required, required.new_frame(), {}, (), monotonic() + 5)
-        assert monotonic() - began < 0.5
+        result = await service.engine.run(required, required.new_frame(), {}, (), monotonic() + 30)
+        assert monotonic() - began < 15.0, "it waited for its deadline"
         assert result.status == 503
         assert isinstance(result.failure, ComputePoolDown)
         assert result.failure.retry_after_s
-    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_address_that_is_none_is_a_cluster_that_is_away() -> None:
-    async with pool_at("nonsense://nowhere") as pool:
+    async with no_leaks(), pool_at("nonsense://nowhere") as pool:
         with pytest.raises(ComputePoolDown, match="cannot be reached"):
             await run(pool, job("add", a=1))
-    assert len(asyncio.all_tasks()) == 1
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

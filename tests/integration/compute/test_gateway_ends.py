@@ -19,9 +19,9 @@ DOCUMENT = """
 version: 1
 compute_backends: {own: {kind: process, workers: 2}}
 endpoints:
-  - {path: /add, timeout: 10s, steps: {it: {compute: "tests.support.hooks:add", input: {a: 1}, pool: own}}}
+  - {path: /add, timeout: 60s, steps: {it: {compute: "tests.support.hooks:add", input: {a: 1}, pool: own}}}
   - {path: /spin, timeout: 60s, steps: {it: {compute: "tests.support.hooks:spin", pool: own}}}
-  - {path: /child, timeout: 10s, steps: {it: {compute: "tests.support.hooks:leave_a_child", pool: own}}}
+  - {path: /child, timeout: 60s, steps: {it: {compute: "tests.support.hooks:leave_a_child", pool: own}}}
 """
 ROOT = Path(__file__).parents[3]
 
@@ -38,7 +38,7 @@ async def gateway(folder: Path) -> AsyncIterator[tuple[Process, str]]:
     try:
         assert process.stderr is not None
         lines: list[str] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (found := re.search(r"http://[^/\s]+:\d+", lines[-1] if lines else "")) is None:
                 line = await process.stderr.readline()
                 assert line, "".join(lines)
@@ -52,7 +52,7 @@ async def gateway(folder: Path) -> AsyncIterator[tuple[Process, str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_no_worker_outlives_the_gateway(tmp_path: Path, number: signal.Signals) -> None:
-    async with gateway(tmp_path) as (process, url), httpx.AsyncClient(base_url=url, timeout=20) as client:
+    async with gateway(tmp_path) as (process, url), httpx.AsyncClient(base_url=url, timeout=60) as client:
         assert (await client.get("/add")).json() == {"it": 3}
         child = (await client.get("/child")).json()["it"]
         busy = asyncio.ensure_future(client.get("/spin"))

@@ -3,9 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -34,12 +33,17 @@ async def opened(
         await pool.aclose()
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
 async def test_workers_are_warm_when_the_pool_is_open() -> None:
     async with opened(2) as pool:
         assert len(pool.pids) == 2
-        began = monotonic()
+        assert len(pool._admission._free) == 2, "each has said that it is ready, with its hooks imported"
         assert await value_of(pool, job("add", a=1)) == 3
-        assert monotonic() - began < 0.2
 
 
 async def test_jobs_run_in_other_processes_side_by_side() -> None:
@@ -58,29 +62,37 @@ async def test_payloads_of_every_size_go_both_ways(size: int) -> None:
             assert await value_of(pool, job("echo", value="y" * size)) == "y" * size
 
 
-async def test_the_loop_goes_on_while_a_large_payload_is_handed_over() -> None:
-    longest = 0.0
+async def test_the_loop_goes_on_while_a_large_payload_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+    pieces: list[tuple[int, int]] = []
+    write = os.pwrite
 
     async def watch() -> None:
-        nonlocal longest
+        nonlocal turns
         while True:
-            began = monotonic()
+            turns += 1
             await asyncio.sleep(0)
-            longest = max(longest, monotonic() - began)
 
-    big = job("size", value="x" * (40 << 20))
+    def pwrite(file: int, data: memoryview, offset: int) -> int:
+        pieces.append((turns, len(data)))
+        return write(file, data, offset)
+
+    big = job("size", value="x" * (40 << 20), timeout_s=60)
     async with opened() as pool:
+        monkeypatch.setattr("os.pwrite", pwrite)
         watching = asyncio.ensure_future(watch())
         assert await value_of(pool, big) == 40 << 20
         watching.cancel()
-    assert longest < 0.1
+    assert sum(size for _, size in pieces) == len(big.input)
+    assert max(size for _, size in pieces) <= 1 << 20
+    assert len({turn for turn, _ in pieces}) == len(pieces), "others have a turn after each piece"
 
 
 async def test_a_function_past_its_time_is_killed_and_replaced() -> None:
     async with opened() as pool:
         (before,) = pool.pids
         with pytest.raises(ComputeTimeout):
-            await pool.run(job("spin", timeout_s=0.1), JobClock())
+            await pool.run(job("spin", timeout_s=1.0), JobClock())
         assert await value_of(pool, job("pid")) != before
         await until_gone([before])
         assert (pool.counters.timed_out, pool.counters.restarts, pool.counters.done) == (1, 1, 1)
@@ -100,8 +112,8 @@ async def test_the_end_of_a_worker_is_told_with_its_reason(hook: str, arguments:
 
 async def test_a_worker_killed_from_outside_fails_its_job_alone() -> None:
     async with opened(2) as pool:
-        victim = asyncio.ensure_future(outcome_of(pool, job("sleep", seconds=5)))
-        await asyncio.sleep(0.05)
+        victim = asyncio.ensure_future(outcome_of(pool, job("sleep", seconds=60, timeout_s=60)))
+        await until(lambda: pool.counters.running == 1)
         other = asyncio.ensure_future(outcome_of(pool, job("pid")))
         survivor = await other
         (pid,) = set(pool.pids) - {survivor}
@@ -134,8 +146,8 @@ async def test_a_hook_that_exits_politely_keeps_its_worker() -> None:
 async def test_a_client_that_leaves_has_its_job_killed() -> None:
     async with opened() as pool:
         (before,) = pool.pids
-        task = asyncio.ensure_future(value_of(pool, job("spin")))
-        await asyncio.sleep(0.05)
+        task = asyncio.ensure_future(value_of(pool, job("spin", timeout_s=60)))
+        await until(lambda: pool.counters.running == 1)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
@@ -170,8 +182,8 @@ async def test_a_dead_fork_server_is_started_again() -> None:
     async with opened(2) as pool:
         workers = pool.pids
         assert pool.fork_server_pid is not None
-        running = asyncio.ensure_future(outcome_of(pool, job("sleep", seconds=5)))
-        await asyncio.sleep(0.05)
+        running = asyncio.ensure_future(outcome_of(pool, job("sleep", seconds=60, timeout_s=60)))
+        await until(lambda: pool.counters.running == 1)
         os.kill(pool.fork_server_pid, signal.SIGKILL)
         assert await running == "compute_worker_lost"
         await until_gone(list(workers))
@@ -184,11 +196,11 @@ async def test_a_pool_whose_workers_cannot_start_says_so(monkeypatch: pytest.Mon
     pool = ProcessPool("test", HOOKS, workers=1, queue=10, queue_timeout_s=None, recycle_after=10, max_memory_bytes=None)
     await pool.aopen()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await outcome_of(pool, job("add", a=1, timeout_s=0.2)) != "compute_pool_down":
                 await asyncio.sleep(0.01)
         monkeypatch.undo()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await outcome_of(pool, job("add", a=1)) != 3:
                 await asyncio.sleep(0.05)
     finally:
@@ -220,12 +232,12 @@ async def test_nothing_is_left_of_a_closed_pool() -> None:
         for _ in range(3):
             await outcome_of(pool, job("crash"))
             await outcome_of(pool, job("spin", timeout_s=0.05))
-        running = asyncio.ensure_future(outcome_of(pool, job("sleep", seconds=5)))
-        await asyncio.sleep(0.05)
+        running = asyncio.ensure_future(outcome_of(pool, job("sleep", seconds=60, timeout_s=60)))
+        await until(lambda: pool.counters.running == 1)
         pids += descendants_of(os.getpid())
     assert await running == "compute_pool_down"
     assert not any(is_alive(pid) for pid in pids if pid is not None and pid not in children)
-    assert children_of(os.getpid()) == children
-    assert open_files() == files
+    assert set(children_of(os.getpid())) <= set(children)
+    assert open_files() <= files
     with pytest.raises(ComputePoolDown):
         await pool.run(job("add", a=1), JobClock())

@@ -12,7 +12,7 @@ from tests.support.footprint import MIB, Footprint
 from tests.support.jobs import job, outcome_of
 
 JOBS = 1000
-HANG_S = 0.25
+HANG_S = 0.5
 WORKERS = 4
 
 
@@ -40,7 +40,7 @@ async def test_a_thousand_jobs_each_get_their_own_answer() -> None:
         hook = kind(number)
         async with places:
             arguments = ARGUMENTS.get(hook, {"a": number})
-            found = await outcome_of(pool, job(hook, timeout_s=HANG_S if hook == "spin" else 15.0, lane="bad", **arguments))
+            found = await outcome_of(pool, job(hook, timeout_s=HANG_S if hook == "spin" else 60.0, lane="bad", **arguments))
         seen[hook] += 1
         if found != EXPECTED.get(hook, number + 2):
             wrong.append((number, found))
@@ -48,7 +48,7 @@ async def test_a_thousand_jobs_each_get_their_own_answer() -> None:
     async def other_endpoint() -> None:
         while True:
             began = monotonic()
-            if (found := await outcome_of(pool, job("add", a=1, timeout_s=15.0, lane="good"))) != 3:
+            if (found := await outcome_of(pool, job("add", a=1, timeout_s=60.0, lane="good"))) != 3:
                 wrong.append((-1, found))
             others.append(monotonic() - began)
             await asyncio.sleep(0.02)
@@ -65,5 +65,5 @@ async def test_a_thousand_jobs_each_get_their_own_answer() -> None:
         assert (pool.counters.timed_out, pool.counters.lost) == (100, 50)
     finally:
         await pool.aclose()
-    assert children_of(os.getpid()) == children
-    assert open_files() == files
+    assert set(children_of(os.getpid())) <= set(children)
+    assert open_files() <= files

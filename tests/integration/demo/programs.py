@@ -1,21 +1,9 @@
-"""Programs for the tests of the demo, on ports that are free."""
+"""Programs for the tests of the demo, on ports that they are told."""
 
 import asyncio
-import socket
-from contextlib import ExitStack
 
 from demo.supervisor import Program
-
-LOOPBACK = "127.0.0.1"
-
-
-def free_ports(count: int) -> list[int]:
-    """Distinct ports that nobody listened on a moment ago."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]
+from tests.support.serving import LOOPBACK
 
 
 def service(name: str, port: int) -> Program:
@@ -51,7 +39,7 @@ async def is_listening(port: int) -> bool:
     return True
 
 
-async def until_silent(port: int, *, timeout_s: float = 10.0) -> None:
+async def until_silent(port: int, *, timeout_s: float = 30.0) -> None:
     """Return when nobody listens on the port. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while await is_listening(port):

@@ -18,10 +18,12 @@ import pytest
 
 from demo.service import PORTS
 from demo.supervisor import ROOT
-from tests.integration.demo.programs import LOOPBACK, free_ports, is_listening, until_silent
+from tests.integration.demo.programs import is_listening, until_silent
+from tests.support.ports import free_ports
+from tests.support.serving import LOOPBACK
 
-START_TIMEOUT_S = 30.0
-RECOVERY_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
+RECOVERY_TIMEOUT_S = 40.0
 
 
 @dataclass(kw_only=True)
@@ -38,7 +40,7 @@ class Demo:
 
     async def line(self) -> str:
         assert self.process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(RECOVERY_TIMEOUT_S):
             return (await self.process.stdout.readline()).decode().rstrip()
 
     async def get(self, path: str) -> httpx.Response:
@@ -213,7 +215,7 @@ async def test_without_flights_there_is_a_problem_until_they_come_back(demo: Dem
 async def test_signal_stops_everything_with_exit_code_zero(number: signal.Signals) -> None:
     async with running_demo() as demo:
         demo.process.send_signal(number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(RECOVERY_TIMEOUT_S):
             assert await demo.process.wait() == 0
         assert not any([await is_listening(port) for port in demo.ports.values()])
 

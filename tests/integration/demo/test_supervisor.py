@@ -12,7 +12,9 @@ import pytest
 
 from demo.service import PORTS
 from demo.supervisor import ROOT, StartError, Supervisor
-from tests.integration.demo.programs import LOOPBACK, free_ports, is_listening, misbehaving, service, until_silent
+from tests.integration.demo.programs import is_listening, misbehaving, service, until_silent
+from tests.support.ports import free_ports
+from tests.support.serving import LOOPBACK
 
 
 async def test_five_services_start_answer_and_stop() -> None:
@@ -80,7 +82,7 @@ async def test_no_child_outlives_a_parent_that_is_killed() -> None:
     keeper = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
         assert keeper.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await keeper.stdout.readline() == b"ready\n"
     finally:
         keeper.kill()

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 COMMAND = (sys.executable, "-m", "app")
 DOCUMENT = """\
 version: 1

@@ -10,20 +10,27 @@ from app.errors import BreakerOpen, UpstreamError
 from app.policy.attempt import AttemptLayer
 from app.policy.breaker import BreakerLayer, Judge
 from app.upstream.wire import WireTransport
+from tests.support.clock import FakeClock
 from tests.support.policies import Events, make_call
 from tests.support.scripted import ScriptedUpstream
 
 
-def make_layer(transport: WireTransport, url: str, events: Events) -> BreakerLayer:
-    clock = asyncio.get_running_loop().time
+def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeClock | None = None) -> BreakerLayer:
+    """Its breaker goes by a clock that stands still, so that it is never open for less than the test wants."""
     attempt = AttemptLayer(
-        transport, address=Address.parse(url), timeout_s=1.0, deadline_header=None, clock=clock, upstream="flights", observer=None
+        transport,
+        address=Address.parse(url),
+        timeout_s=30.0,
+        deadline_header=None,
+        clock=asyncio.get_running_loop().time,
+        upstream="flights",
+        observer=None,
     )
     return BreakerLayer(
         attempt,
         breaker=Breaker(window_s=10, failure_rate=0.5, minimum_calls=4, open_for_s=0.2, probes=2),
         judge=Judge(Settings().on),
-        clock=clock,
+        clock=clock or FakeClock(),
         upstream="flights",
         observer=events,
     )
@@ -35,21 +42,21 @@ def make_layer(transport: WireTransport, url: str, events: Events) -> BreakerLay
     ids=["error status", "reset before the answer", "reset in the body"],
 )
 async def test_failing_upstream_is_left_alone_and_tried_again(fault: dict[str, object]) -> None:
-    events = Events()
+    events, clock = Events(), FakeClock()
     async with ScriptedUpstream({"*": fault}) as upstream, WireTransport() as transport:
-        layer = make_layer(transport, upstream.url, events)
+        layer = make_layer(transport, upstream.url, events, clock)
         for _ in range(4):
             with contextlib.suppress(UpstreamError):
-                await layer(make_call(is_idempotent=False))
+                await layer(make_call(seconds=30, is_idempotent=False))
         hits, accepted = len(upstream.hits), upstream.accepted
         for _ in range(50):
             with pytest.raises(BreakerOpen):
                 await layer(make_call())
         assert (len(upstream.hits), upstream.accepted) == (hits, accepted)
         upstream.on("*", {"json": {"ok": True}})
-        await asyncio.sleep(0.25)
+        clock.advance(0.25)
         for _ in range(10):
-            assert (await layer(make_call())).status == 200
+            assert (await layer(make_call(seconds=30))).status == 200
     assert [event.reason for event in events] == ["open", "half_open", "closed"]
 
 
@@ -60,18 +67,19 @@ async def test_refused_connections_open_it() -> None:
         layer = make_layer(transport, url, Events())
         for _ in range(4):
             with pytest.raises(UpstreamError):
-                await layer(make_call())
+                await layer(make_call(seconds=30))
         with pytest.raises(BreakerOpen):
             await layer(make_call())
 
 
 async def test_half_open_lets_only_the_probes_reach_the_socket() -> None:
     async with ScriptedUpstream({"*": [{"status": 500}] * 4 + [{"delay_s": 0.2, "json": 1}]}) as upstream, WireTransport() as transport:
-        layer = make_layer(transport, upstream.url, Events())
+        clock = FakeClock()
+        layer = make_layer(transport, upstream.url, Events(), clock)
         for _ in range(4):
-            await layer(make_call())
-        await asyncio.sleep(0.25)
-        results = await asyncio.gather(*(layer(make_call()) for _ in range(20)), return_exceptions=True)
+            await layer(make_call(seconds=30))
+        clock.advance(0.25)
+        results = await asyncio.gather(*(layer(make_call(seconds=30)) for _ in range(20)), return_exceptions=True)
         assert sum(isinstance(result, BreakerOpen) for result in results) == 18
         assert len(upstream.hits) == 6
         assert layer.breaker.state == "closed"

@@ -25,20 +25,20 @@ async def _cancel_at_every_turn() -> None:
         address = Address.parse(upstream.url)
         for turns in range(_TURNS):
             before = _descriptors()
-            async with WireTransport() as transport:
+            async with WireTransport(connect_timeout_s=30.0) as transport:
                 for _ in range(50):
-                    task = asyncio.ensure_future(transport.exchange(Request("GET", "/"), address, loop.time() + 5))
+                    task = asyncio.ensure_future(transport.exchange(Request("GET", "/"), address, loop.time() + 30))
                     for _ in range(turns):
                         await asyncio.sleep(0)
                     task.cancel()
                     await asyncio.wait([task])
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     while transport.connections > transport.idle_connections:
                         await asyncio.sleep(0.01)
                 assert transport.connections <= 1
-                answer = await transport.exchange(Request("GET", "/"), address, loop.time() + 5)
+                answer = await transport.exchange(Request("GET", "/"), address, loop.time() + 30)
                 assert answer.status == 200
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while _descriptors() > before:
                     await asyncio.sleep(0.01)
 

@@ -58,10 +58,10 @@ async def play(transport: Transport, sent: list[bytes], step: int, method: str, 
         loop = asyncio.get_running_loop()
         try:
             if keep_open:
-                await transport.exchange(Request(method="GET", target="/warm"), address, loop.time() + 5)
+                await transport.exchange(Request(method="GET", target="/warm"), address, loop.time() + 30)
             for _ in sent:
                 try:
-                    answer = await transport.exchange(Request(method=method, target="/x"), address, loop.time() + 5)
+                    answer = await transport.exchange(Request(method=method, target="/x"), address, loop.time() + 30)
                 except UpstreamError as error:
                     is_right = error.may_be_processed and not error.is_timeout
                 else:
@@ -72,7 +72,7 @@ async def play(transport: Transport, sent: list[bytes], step: int, method: str, 
                 await upstream.until(lambda record: record.concurrent == 0)
                 await asyncio.sleep(0.002)
                 # A GET, because the script closes behind what looks like a kept-alive answer: a POST might rightly be lost.
-                after = await transport.exchange(Request(method="GET", target="/ok"), address, loop.time() + 5)
+                after = await transport.exchange(Request(method="GET", target="/ok"), address, loop.time() + 30)
                 assert (after.status, after.body) == (200, b'"right"')
         finally:
             await transport.aclose()

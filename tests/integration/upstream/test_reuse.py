@@ -19,7 +19,8 @@ async def test_connection_is_kept_alive(rig: Rig) -> None:
 
 
 async def test_concurrent_exchanges_have_a_connection_each(rig: Rig) -> None:
-    upstream, caller = await rig.both({"*": {"delay_s": 0.05, **OK}})
+    # The first twenty are held for longer than it can take until all of them are there.
+    upstream, caller = await rig.both({"*": [*[{"delay_s": 0.5, **OK}] * 20, {"delay_s": 0.05, **OK}]})
     await asyncio.gather(*(caller.ask() for _ in range(20)))
     assert upstream.max_concurrent == upstream.accepted == 20
     await asyncio.gather(*(caller.ask() for _ in range(20)))

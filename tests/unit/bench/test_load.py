@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from bench.cases import SLOW_S
 from bench.histogram import Histogram
 from bench.load import Job, Load
 from bench.upstream import Server, Services, listen
@@ -31,7 +32,7 @@ async def services(*draws: float) -> AsyncIterator[tuple[int, Services]]:
 
 
 def job(port: int, path: str, *, length: int | None = None, rate: float | None = None) -> Job:
-    return Job(port=port, paths=[path], length=length, clients=2, warmup_s=0.0, seconds=0.2, rate=rate)
+    return Job(port=port, paths=[path], length=length, clients=2, warmup_s=0.0, seconds=0.5, rate=rate)
 
 
 async def test_a_closed_loop_counts_right_answers() -> None:
@@ -55,8 +56,9 @@ async def test_an_open_loop_charges_a_stall_to_every_request_that_was_due_meanwh
     """Both connections stall for a second at the start: all the requests that were due in the interval have waited for most of it."""
     async with services(0.0, 0.0) as (port, known):
         result = await Load(job(port, "/flaky/user", rate=100)).run()
-    assert 15 <= Histogram(result.buckets).total <= 25
-    assert Histogram(result.buckets).percentile_us(1) > 700_000
+    # The interval is as long as the machine lets it be; the bounds go by what it was.
+    assert abs(Histogram(result.buckets).total - 100 * result.seconds) <= 2
+    assert Histogram(result.buckets).percentile_us(1) > 0.95e6 * (SLOW_S - result.seconds)
     assert result.errors == {}
     assert known.flaky == result.asked
 
