@@ -42,6 +42,9 @@ def compile_document(
             problems=own,
             at=at,
             broken={str(path[-1]) for path in broken if path[:-1] == (*at, "steps")},
+            broken_parameters=(
+                None if (*at, "parameters") in broken else {str(path[-1]) for path in broken if path[:-1] == (*at, "parameters")}
+            ),
             backends=document.compute_backends,
             broken_backends=broken_backends,
             check_hook=check_hook,

@@ -23,7 +23,8 @@ from app.plan.template import compile_json
 
 
 class EndpointCompiler:
-    """Compiles one endpoint of a document. `at`: its path in the document. `broken`: names of its steps that were refused by the models."""
+    """Compiles one endpoint of a document. `at`: its path in the document. `broken`, `broken_parameters`: names of its steps and parameters that
+    were refused by the models; None: all its parameters were."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class EndpointCompiler:
         problems: Problems,
         at: Path,
         broken: set[str],
+        broken_parameters: Collection[str] | None = (),
         backends: Mapping[str, config.ComputeBackend] | None = None,
         broken_backends: Collection[str] = (),
         check_hook: CheckHook = trust_hook,
@@ -57,6 +59,7 @@ class EndpointCompiler:
             broken=broken,
             parameters=self._parameter_names(),
             has_body=self._has_body,
+            broken_parameters=None if broken_parameters is None else {*broken_parameters, *self._misplaced()},
         )
 
     def compile(self) -> EndpointPlan | None:
@@ -125,6 +128,11 @@ class EndpointCompiler:
             if parameter.in_ != "path":
                 names[parameter.in_, key] = not parameter.required and "default" not in parameter.model_fields_set
         return names
+
+    def _misplaced(self) -> list[str]:
+        """Parameters that are said to be in the path and are not."""
+        known = parameter_names(self._segments)
+        return [name for name, parameter in self._endpoint.parameters.items() if parameter.in_ == "path" and name not in known]
 
     def _check_names(self) -> None:
         for name, step in self._endpoint.steps.items():

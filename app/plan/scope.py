@@ -18,6 +18,7 @@ class Scope:
     """`steps`: all steps by name. `broken`: names of steps whose own text is wrong, which has been reported already.
 
     `parameters`: (place, name) of what the client may send, with whether it may be left out; header names in lower case.
+    `broken_parameters`: names of declared ones of which nobody knows the place, which has been reported; None: of all that there may be.
     """
 
     def __init__(
@@ -28,12 +29,14 @@ class Scope:
         broken: Collection[str],
         parameters: Mapping[tuple[str, str], bool],
         has_body: bool,
+        broken_parameters: Collection[str] | None = (),
     ) -> None:
         self._problems = problems
         self._steps = steps
         self._broken = broken
         self._parameters = parameters
         self._has_body = has_body
+        self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
 
     @property
@@ -99,10 +102,16 @@ class Scope:
             return
         name = path[0].lower() if root == "header" else path[0]
         if name not in known:
+            if self._broken_parameters is None or name.lower() in self._broken_parameters:
+                return
             where = "the endpoint's path" if root == "path" else "the endpoint's parameters"
-            hint = did_you_mean(name, known) or f"declare it: `parameters: {{{path[0]}: {{in: {root}}}}}`"
-            if root == "path" and not did_you_mean(name, known):
-                hint = f"the path has {', '.join(f'`{name}`' for name in known)}" if known else "the path has no parameters"
+            places = [place for place, declared in self._parameters if declared == (name.lower() if place == "header" else path[0])]
+            if places:
+                hint = f"it is declared with `in: {places[0]}`: write {{{places[0]}.{path[0]}}}"
+            elif not (hint := did_you_mean(name, known)):
+                hint = f"declare it: `parameters: {{{path[0]}: {{in: {root}}}}}`"
+                if root == "path":
+                    hint = f"the path has {', '.join(f'`{name}`' for name in known)}" if known else "the path has no parameters"
             self._problems.add(at, f"unknown {root} parameter `{path[0]}`: it is not in {where}", value=str(reference), hint=hint)
         elif len(path) > 1:
             self._problems.add(at, f"a {root} parameter has no fields", value=str(reference))

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from app.config.load import read
+from app.errors import Problem
 from app.plan.compile import compile_document
 
 _TEXT = """\
@@ -53,3 +56,45 @@ def test_every_mistake_of_every_kind_is_found_in_one_run(tmp_path: Path) -> None
     assert [(line, column) for line, column, _ in found] == [(line, column) for line, column, _ in _EXPECTED]
     for (_, _, message), (_, _, expected) in zip(found, _EXPECTED, strict=True):
         assert message.startswith(expected)
+
+
+_REFERRING = """\
+version: 1
+upstreams: {u: {url: http://127.0.0.1:9101}}
+endpoints:
+  - path: /a
+    parameters: PARAMETERS
+    steps: {s: {upstream: u, path: "/{query.units}", headers: {x-units: "{header.Units}"}}, t: {upstream: u, path: "/{path.units}"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("{units: {in: qery}}", "must be one of `path`, `query`, `header`"),
+        ("{units: {}}", "the key `in` is missing"),
+        ("{units: 5}", "must be a mapping"),
+        ("{units: {in: path}}", "the path has no parameter `units`"),
+        ("[units]", "must be a mapping"),
+    ],
+)
+def test_a_parameter_whose_place_is_wrong_is_one_mistake_whoever_refers_to_it(tmp_path: Path, parameters: str, expected: str) -> None:
+    (only,) = _problems(tmp_path, _REFERRING.replace("PARAMETERS", parameters))
+    assert only.message.startswith(expected)
+
+
+def test_a_reference_to_another_place_than_the_declared_one_is_told_where_it_is(tmp_path: Path) -> None:
+    found = _problems(tmp_path, _REFERRING.replace("PARAMETERS", "{units: {in: query}, other: {in: qery}}"))
+    assert [(problem.message.partition(":")[0], problem.hint) for problem in found] == [
+        ("must be one of `path`, `query`, `header`", "did you mean `query`?"),
+        ("unknown header parameter `Units`", "declare it: `parameters: {Units: {in: header}}`"),
+        ("unknown path parameter `units`", "it is declared with `in: query`: write {query.units}"),
+    ]
+
+
+def _problems(tmp_path: Path, text: str) -> list[Problem]:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text, encoding="utf-8")
+    draft = read(file, {})
+    compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken)
+    return draft.problems.errors
