@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from app.journal.reader import records
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream
 
+ROOT = Path(__file__).parents[3]
 HOOKS = "tests.support.replay_hooks"
 DOCUMENT = """
 version: 1
@@ -30,7 +33,7 @@ endpoints:
       sum: {compute: "HOOKS:total", input: {items: "{list.items}"}, executor: process}
       label: {compute: "HOOKS:label", input: {of: "{sum.sum}"}}
       next: {upstream: a, path: "/next/{label}"}
-      boxed: {compute: "HOOKS:wrapped", input: {value: "{list.note}"}, pick: [is]}
+      boxed: {compute: "HOOKS:wrapped", input: {value: "{list.note}"}, pick: [is], executor: process}
     journal: {bodies: steps}
   - path: /narrow
     name: narrow
@@ -87,11 +90,24 @@ async def test_the_same_functions_give_the_same_and_failures_of_the_moment_are_f
         "sum": {"sum": 6.5, "count": 3}, "label": "about 6", "next": {"ok": True}, "boxed": {"is": {"n": 1.5}},
     }  # fmt: skip
     assert {step.failure for step in before["narrow"].steps} == {None, "compute_pool_full"}
-    assert before["endless"].steps[1].failure == "compute_timeout"
+    assert before["endless"].steps[1].failure in ("compute_timeout", "deadline_exceeded")
     assert (before["decided"].status, before["decided"].failure) == (500, "compute_failed")
     code, report = await replay(tmp_path, recorded)
     assert (code, report["same"]) == (0, True), json.dumps(report, indent=1)
     assert {name: of["replayed"] for name, of in report["endpoints"].items()} == {"sums": 2, "narrow": 1, "endless": 1, "decided": 1}
+
+
+async def test_what_functions_print_does_not_get_into_the_report(recorded: str, tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text(recorded, "utf-8")
+    options = ("--config", str(tmp_path / "new.yaml"), "--journal", str(tmp_path / "journal"), "--endpoint", "sums", "--format", "json")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "app", "replay", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    async with asyncio.timeout(120):
+        report, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert json.loads(report)["same"]
+    assert said.count(b"what a function prints") == 2
 
 
 async def test_a_changed_function_runs_on_the_recorded_answers_and_is_seen_in_the_response(recorded: str, tmp_path: Path) -> None:
