@@ -216,7 +216,7 @@ class Endpoint(Model):
 
 
 class CORS(Model):
-    """Cross-origin requests from browsers (the Fetch standard)."""
+    """Cross-origin requests from browsers (the Fetch standard), to endpoints of the document and to routes in Python."""
 
     allow_origins: list[str] = Field(min_length=1)
     """Origins, or `*`."""

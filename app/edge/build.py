@@ -1,20 +1,23 @@
 """Puts the FastAPI application together: data plane first, then health, problems, description, docs, and the users' own routers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter, FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from app.edge import docs, faults, health, pages
-from app.edge.dataplane import DataPlane
+from app.edge.dataplane import DataPlane, with_cors
+from app.edge.fan import fan_out
 from app.edge.gate import Gate, GateKeeper
-from app.edge.openapi import describe
+from app.edge.openapi import add_failures, describe
 from app.engine.event import ResponseObserver
 from app.plan.model import DocumentPlan
 
@@ -23,13 +26,15 @@ _NO_TELEMETRY: Final = {"tracing": False, "metrics": False, "logs": False, "oper
 
 
 class Gateway(FastAPI):
-    """FastAPI whose description includes the endpoints of the document that is served now."""
+    """FastAPI whose description includes the endpoints of the document that is served now. `routers`: the users' own routes."""
 
     def __init__(self, plane: DataPlane, **options: Any) -> None:
         super().__init__(**options)
         self.plane = plane
+        self.routers: list[BaseRoute] = []
         self._keeper: GateKeeper | None = None
         self._described: tuple[DocumentPlan | None, dict[str, Any], bytes] | None = None
+        self._python: tuple[DocumentPlan | None, ASGIApp] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the document's endpoints to the data plane at once, and everything else to FastAPI.
@@ -47,7 +52,26 @@ class Gateway(FastAPI):
                 scope.update(found)
                 await self.plane.handle(scope, receive, send)
                 return
+            if self._is_python(scope):
+                await self._python_app()(scope, receive, send)
+                return
         await super().__call__(scope, receive, send)
+
+    def _is_python(self, scope: Scope) -> bool:
+        """Whether the document has rules for pages of other origins, and the path is one of a route in Python: these rules are for it too."""
+        document = self.plane.document
+        if document is None or document.source.cors is None:
+            return False
+        found = next((route for route in self.router.routes if route.matches(scope)[0] is not Match.NONE), None)
+        return found is not None and found in self.routers
+
+    def _python_app(self) -> ASGIApp:
+        """Everything that is no endpoint of the document, behind its rules for other origins. Made anew after each reload."""
+        document = self.plane.document
+        python = self._python
+        if python is None or python[0] is not document:
+            python = self._python = (document, with_cors(super().__call__, None if document is None else document.source.cors))
+        return python[1]
 
     def limit(self, gate: Gate) -> None:
         """Let every request but those for the gateway's own pages in through `gate`, before anything else is done for it."""
@@ -92,8 +116,10 @@ def build_app(
     app.router.routes.extend([plane, *health.routes(health_status), *pages.routes(), *extra_routes])
     if is_docs_enabled:
         app.router.routes.extend([Route("/openapi.json", _show_openapi, methods=["GET"]), *docs.routes()])
+    own = len(app.router.routes)
     for router in routers:
         app.include_router(router)
+    app.routers = app.router.routes[own:]
     faults.install(app, observe_others)
     return app
 
@@ -114,6 +140,7 @@ def _merged(app: FastAPI, document: DocumentPlan | None) -> dict[str, Any]:
     taken = whole.get("components", {}).get("schemas", {})
     problem_name = "Problem" if "Problem" not in taken else "GatewayProblem"
     if document is not None:
+        _describe_failures(whole, app)
         paths, components = describe(document, problem_name)
         for path, operations in paths.items():
             whole["paths"].setdefault(path, {}).update(operations)
@@ -121,6 +148,20 @@ def _merged(app: FastAPI, document: DocumentPlan | None) -> dict[str, Any]:
             whole.setdefault("components", {}).setdefault(kind, {}).update(named)
         _answer_validation_with_problems(whole, problem_name)
     return whole
+
+
+def _describe_failures(whole: dict[str, Any], app: FastAPI) -> None:
+    """Routes in Python answer with the same problems as endpoints of the document."""
+    for route in iter_route_contexts(app.routes):
+        if isinstance(route.original_route, APIRoute):
+            operations = whole["paths"].get(route.path_format, {})
+            for method in route.methods or ():
+                if method.lower() in operations:
+                    add_failures(operations[method.lower()], has_fan_out=_uses(route.dependant, fan_out))
+
+
+def _uses(dependant: Dependant, call: Callable[..., Any]) -> bool:
+    return any(one.call is call or _uses(one, call) for one in dependant.dependencies)
 
 
 def _answer_validation_with_problems(whole: dict[str, Any], problem_name: str) -> None:

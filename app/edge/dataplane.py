@@ -114,7 +114,7 @@ class DataPlane(BaseRoute):
         routes = [(plan.method, plan.path, self._served(plan, recorder_of, document.source.defaults)) for plan in document.endpoints]
         table = RouteTable(routes, reserved=RESERVED)
         gates = {served.plan.name: served.gate for _, _, served in routes if served.gate is not None}
-        self._generation = Generation(table, document, _with_cors(self._serve, document.source.cors), run or before.run, gates)
+        self._generation = Generation(table, document, with_cors(self._serve, document.source.cors), run or before.run, gates)
         return before
 
     def _served(self, plan: EndpointPlan, recorder_of: RecorderOf | None, defaults: config.Defaults) -> _Served:
@@ -331,7 +331,8 @@ def _raw_path(scope: Scope) -> bytes:
     return raw.removeprefix(root.encode()) if root else raw
 
 
-def _with_cors(app: ASGIApp, cors: config.CORS | None) -> ASGIApp:
+def with_cors(app: ASGIApp, cors: config.CORS | None) -> ASGIApp:
+    """`app` behind what the document says about pages of other origins; `app` itself when it says nothing."""
     if cors is None:
         return app
     return CORSMiddleware(

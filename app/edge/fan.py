@@ -182,10 +182,14 @@ def _shown(outcomes: list[Outcome]) -> list[Outcome]:
     return sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_SHOWN]
 
 
-def request_id_of(request: Request) -> bytes | None:
-    """The id that the upstreams of this request were told; None when it has no fan-out."""
+def request_id_of(request: Request) -> bytes:
+    """The id of this request: what its upstreams were told, its answer says, and the log has."""
     used: _Used | None = request.scope.get(_SCOPE_KEY)
-    return used.request_id if used is not None and used.request_id else None
+    if used is None:
+        return trace.read(join_headers(request.scope["headers"])).request_id
+    if not used.request_id:
+        used.request_id = trace.read(join_headers(request.scope["headers"])).request_id
+    return used.request_id
 
 
 async def answer_failed(request: Request, error: Exception) -> Response:

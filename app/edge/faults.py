@@ -1,5 +1,6 @@
 """Turns what goes wrong outside the data plane (control plane, routes in Python, unknown paths) into the same problem documents."""
 
+import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -9,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.edge import problems, trace
 from app.edge.dataplane import join_headers
@@ -16,6 +18,8 @@ from app.edge.fan import request_id_of
 from app.edge.problems import ProblemResponse
 from app.engine.event import ResponseEvent, ResponseObserver
 from app.errors import MethodNotAllowed, NotFound, RequestError, StepError
+
+logger = logging.getLogger("anabranch.edge")
 
 
 def install(app: Starlette, observe: ResponseObserver | None = None) -> None:
@@ -25,6 +29,42 @@ def install(app: Starlette, observe: ResponseObserver | None = None) -> None:
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(StepError, _step_error)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(_Unexpected)
+
+
+class _Unexpected:
+    """Middleware that answers what nobody foresaw with the problem that an endpoint of the document would give, and writes it to the log under
+    the request's id. When the answer has begun, the server sees that it ends too early, and closes the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            request = Request(scope)
+            request_id = _request_id(request)
+            route = scope.get("route")
+            logger.exception("%s failed unexpectedly, request %s", _shown(scope["method"], route), request_id)
+            if not has_begun:
+                await respond(problems.internal(request_id), request_id)(scope, receive, send)
+
+
+def _shown(method: str, route: object) -> str:
+    """The route by its template: what the client wrote may be anything."""
+    path = getattr(route, "path", None)
+    return "a page of the gateway" if path is None else f"the route {method} {path}"
 
 
 class _Observed:
@@ -88,15 +128,13 @@ async def _step_error(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again behind this answer, and the server logs it."""
+    """The last resort, for what fails outside of all that. Starlette raises the error again behind this answer, and the server logs it."""
     request_id = _request_id(request)
     return respond(problems.internal(request_id), request_id)
 
 
 def _request_id(request: Request) -> str:
-    if (known := request_id_of(request)) is not None:
-        return known.decode()
-    return trace.read(join_headers(request.scope["headers"])).request_id.decode()
+    return request_id_of(request).decode()
 
 
 def respond(problem: ProblemResponse, request_id: str, given: dict[str, str] | None = None) -> Response:

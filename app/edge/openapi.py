@@ -40,6 +40,7 @@ _PROBLEMS: Final = {
     "503": ("ServiceUnavailable", "A service that the response cannot do without is too busy or left alone; come back later."),
     "504": ("GatewayTimeout", "A service that the response cannot do without did not answer in time."),
 }
+_OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _PROBLEM: Final[JSON] = {
     "type": "object",
     "description": "What went wrong (RFC 9457). `type` is the address of a page that explains it.",
@@ -80,6 +81,13 @@ def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSO
         paths.setdefault(plan.path, {})[plan.method.lower()] = _operation(plan, schemas)
     responses = {name: _problem_response(status, description, problem_name) for status, (name, description) in _PROBLEMS.items()}
     return paths, {"schemas": schemas, "responses": responses, "headers": _HEADERS}
+
+
+def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
+    """Describe what a route in Python may answer beside what it describes itself: 500, and what its fan-out may end with."""
+    responses: JSON = operation.setdefault("responses", {})
+    for status in _OF_FAN_OUT if has_fan_out else ("500",):
+        responses.setdefault(status, _reference(status))
 
 
 def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
@@ -142,7 +150,11 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
         statuses += ["408", "413", "415"]
     if any(step.is_required for step in plan.steps):
         statuses.append("4XX")
-    return {status: {"$ref": f"#/components/responses/{_PROBLEMS[status][0]}"} for status in sorted(statuses)}
+    return {status: _reference(status) for status in sorted(statuses)}
+
+
+def _reference(status: str) -> JSON:
+    return {"$ref": f"#/components/responses/{_PROBLEMS[status][0]}"}
 
 
 def _problem_response(status: str, description: str, problem_name: str) -> JSON:

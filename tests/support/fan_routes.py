@@ -1,8 +1,10 @@
 """Routes in Python over the upstreams `users` and `orders`: what the tests of the fan-out call."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from app.edge.fan import Fan, segment
 
@@ -55,6 +57,18 @@ async def refusing(fan: Fan) -> Any:
 async def broken(fan: Fan) -> Any:
     await fan.get("users", "/users/ann")
     raise ZeroDivisionError("a secret of the route")
+
+
+@router.get("/half")
+async def half(fan: Fan) -> StreamingResponse:
+    """Fails when half of its answer is out."""
+    await fan.get("users", "/users/ann")
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ZeroDivisionError("a secret of the route")
+
+    return StreamingResponse(content())
 
 
 @router.get("/mistaken")

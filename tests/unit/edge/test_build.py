@@ -1,19 +1,22 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Annotated
 
 import orjson
 import pytest
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Depends, HTTPException
 from fastapi.openapi.models import OpenAPI
 from pydantic import BaseModel
+from starlette.responses import StreamingResponse
 from starlette.types import Message
 
 from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane
+from app.edge.fan import Fan
 from app.edge.health import Health
 from app.engine.outcome import Result
 from app.errors import InvalidBody, QueueFull
-from tests.support.asgi import Client, ask, http_scope
+from tests.support.asgi import ask
 from tests.support.edge_plans import document, endpoint, outcome, parameter, result
 
 
@@ -61,6 +64,14 @@ def user_router() -> APIRouter:
     @router.get("/ours")
     async def ours() -> None:
         raise InvalidBody("no good")
+
+    @router.get("/half")
+    async def half() -> StreamingResponse:
+        async def content() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise RuntimeError("secret of 10.0.0.7")
+
+        return StreamingResponse(content())
 
     @router.get("/broken")
     async def broken() -> None:
@@ -150,12 +161,27 @@ async def test_our_own_errors_are_problems_from_python_routes_too() -> None:
     assert orjson.loads((await ask(gateway(), "GET", "/python/ours")).body)["type"] == "/problems/invalid_body"
 
 
-async def test_unexpected_failure_of_a_python_route_tells_nothing() -> None:
-    client = Client()
-    with pytest.raises(RuntimeError):  # for the server's log
-        await gateway()(http_scope("GET", "/python/broken"), client.receive, client.send)
+@pytest.mark.parametrize("headers", [{}, {"x-request-id": "r-1"}])
+async def test_unexpected_failure_of_a_python_route_is_told_to_the_log_only(
+    headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await ask(gateway(), "GET", "/python/broken", headers=headers)
     assert (client.status, client.headers["content-type"]) == (500, "application/problem+json")
     assert b"secret" not in client.body
+    problem = orjson.loads(client.body)
+    assert (problem["type"], problem["instance"]) == ("/problems/internal_error", client.headers["x-request-id"])
+    (record,) = caplog.records
+    assert record.getMessage() == f"the route GET /python/broken failed unexpectedly, request {problem['instance']}"
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "secret of 10.0.0.7"
+    assert headers.get("x-request-id", problem["instance"]) == problem["instance"]
+
+
+async def test_answer_that_fails_amid_is_not_ended_as_if_it_were_whole(caplog: pytest.LogCaptureFixture) -> None:
+    client = await ask(gateway(), "GET", "/python/half", headers={"x-request-id": "r-1"})
+    assert (client.status, client.body) == (200, b"half")
+    assert client.sent[-1]["more_body"] is True
+    assert [record.getMessage() for record in caplog.records] == ["the route GET /python/half failed unexpectedly, request r-1"]
 
 
 async def test_description_has_the_document_and_the_python_routes() -> None:
@@ -176,6 +202,81 @@ async def test_description_of_a_python_routes_validation_is_the_problem_that_it_
     content = described["paths"]["/python/bookings"]["post"]["responses"]["422"]["content"]
     assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert "HTTPValidationError" not in described["components"]["schemas"]
+
+
+async def test_python_routes_are_described_with_the_problems_that_they_can_answer() -> None:
+    router = APIRouter()
+
+    def nested(fan: Fan) -> object:
+        return fan
+
+    @router.get("/fan", responses={503: {"description": "my own words"}})
+    async def with_fan(fan: Fan) -> None: ...
+
+    @router.get("/nested")
+    async def with_nested(inner: Annotated[object, Depends(nested)]) -> None: ...
+
+    @router.get("/plain")
+    async def plain() -> None: ...
+
+    outer = APIRouter(prefix="/outer")
+    outer.include_router(router)
+    app = gateway(router, outer)
+    described = app.openapi()
+    OpenAPI.model_validate(described)
+
+    def failures(path: str) -> dict[str, str]:
+        responses = described["paths"][path]["get"]["responses"]
+        return {
+            status: one.get("$ref", "").rpartition("/")[2] or one["description"] for status, one in responses.items() if status != "200"
+        }
+
+    of_fan_out = {
+        "4XX": "UpstreamRefusal", "500": "InternalError", "502": "BadGateway", "503": "ServiceUnavailable", "504": "GatewayTimeout",
+    }  # fmt: skip
+    for prefix in ("", "/outer"):
+        assert failures(f"{prefix}/fan") == {**of_fan_out, "503": "my own words"}
+        assert failures(f"{prefix}/nested") == of_fan_out
+        assert failures(f"{prefix}/plain") == {"500": "InternalError"}
+    assert set(described["components"]["responses"]) >= set(of_fan_out.values())
+
+
+CORS = {"allow_origins": ["https://app.example"]}
+ORIGIN = {"origin": "https://app.example"}
+PREFLIGHT = {**ORIGIN, "access-control-request-method": "POST"}
+
+
+async def test_rules_for_other_origins_are_for_python_routes_too() -> None:
+    app = gateway()
+    answer = await ask(app, "GET", "/python/hello", headers=ORIGIN)
+    assert "access-control-allow-origin" not in answer.headers
+    assert (await ask(app, "OPTIONS", "/python/bookings", headers=PREFLIGHT)).status == 405
+    app.plane.load(document(endpoint("/flights"), cors=CORS))
+    for path, status in (("/python/hello", 200), ("/python/forbidden", 403), ("/python/broken", 500), ("/python/bookings", 405)):
+        answer = await ask(app, "GET", path, headers=ORIGIN)
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, "https://app.example"), path
+        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        answer = await ask(app, "GET", path, headers={"origin": "https://evil.example"})
+        assert (answer.status, "access-control-allow-origin" in answer.headers) == (status, False), path
+    answer = await ask(app, "OPTIONS", "/python/bookings", headers=PREFLIGHT)
+    assert (answer.status, answer.headers["access-control-max-age"]) == (200, "600")
+    assert (await ask(app, "OPTIONS", "/python/bookings", headers={**PREFLIGHT, "origin": "https://evil.example"})).status == 400
+    app.plane.load(document(endpoint("/flights")))
+    assert "access-control-allow-origin" not in (await ask(app, "GET", "/python/hello", headers=ORIGIN)).headers
+
+
+async def test_rules_for_other_origins_are_not_for_the_gateways_own_pages() -> None:
+    router = APIRouter()
+
+    @router.get("/{path:path}")
+    async def everything(path: str) -> str:
+        return path
+
+    app = gateway(router)
+    app.plane.load(document(endpoint("/flights"), cors=CORS))
+    for path in ("/livez", "/docs", "/problems"):
+        assert "access-control-allow-origin" not in (await ask(app, "GET", path, headers=ORIGIN)).headers, path
+    assert "access-control-allow-origin" in (await ask(app, "GET", "/anything/else", headers=ORIGIN)).headers
 
 
 async def test_users_model_keeps_its_name() -> None:

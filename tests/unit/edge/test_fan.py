@@ -222,7 +222,18 @@ async def test_fault_of_a_route_is_an_internal_problem_without_its_words(path: s
     assert (response.status_code, response.json()["type"]) == (500, "/problems/internal_error")
     assert "secret" not in response.text
     assert "nobody" not in response.text
-    assert len(caplog.records) == 1
+    (record,) = caplog.records
+    request_id = response.headers["x-request-id"]
+    assert record.getMessage() == f"the route GET {path} failed unexpectedly, request {request_id}"
+    assert response.json()["instance"] == request_id
+    assert response.headers["gateway-complete"] == "?1"  # of the calls until then
+
+
+async def test_answer_that_fails_amid_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with gateway() as (client, _, _):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/half", headers={"x-request-id": "id-1"})
+    assert "the route GET /half failed unexpectedly, request id-1" in [record.getMessage() for record in caplog.records]
 
 
 async def test_values_that_do_not_fit_are_a_problem_that_lists_them() -> None:
@@ -254,3 +265,5 @@ async def test_python_routes_are_described_with_problems() -> None:
         description = (await client.get("/openapi.json")).json()
     operation = description["paths"]["/patient"]["get"]
     assert list(operation["responses"]["422"]["content"]) == ["application/problem+json"]
+    assert set(operation["responses"]) == {"200", "422", "4XX", "500", "502", "503", "504"}
+    assert set(description["paths"]["/plain"]["get"]["responses"]) == {"200", "500"}
