@@ -28,6 +28,8 @@ async def opened(
     )
     await pool.aopen()
     try:
+        # The fork server tells the number of a process that it made, which may be ready before that is heard.
+        await until(lambda: len(pool.pids) == workers)
         yield pool
     finally:
         await pool.aclose()
@@ -40,10 +42,13 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 async def test_workers_are_warm_when_the_pool_is_open() -> None:
-    async with opened(2) as pool:
-        assert len(pool.pids) == 2
+    pool = ProcessPool("test", HOOKS, workers=2, queue=100, queue_timeout_s=None, recycle_after=1000, max_memory_bytes=None)
+    await pool.aopen()
+    try:
         assert len(pool._admission._free) == 2, "each has said that it is ready, with its hooks imported"
         assert await value_of(pool, job("add", a=1)) == 3
+    finally:
+        await pool.aclose()
 
 
 async def test_jobs_run_in_other_processes_side_by_side() -> None:
