@@ -24,6 +24,7 @@ from app.edge.build import Gateway, build_app
 from app.edge.dataplane import DataPlane, Generation
 from app.edge.fan import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
 from app.edge.gate import Gate
+from app.edge.gated import gated
 from app.edge.head import observed
 from app.edge.health import Health, Probe
 from app.edge.journal_view import routes as journal_routes
@@ -110,6 +111,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
         observation.metrics.register("compute", sources.of_compute(lambda: reloader.service.compute.pools))
         observation.metrics.register("gates", sources.of_gates(lambda: plane.gates if gate is None else {"": gate, **plane.gates}))
     gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
+    protocol = observed(observation.refusals)
     public_routes: list[BaseRoute] = []
     if observation.metrics is not None and settings.admin_port is None:
         public_routes.append(metrics_route(observation.metrics.render))
@@ -129,7 +131,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
                     _admin(settings, health, reloader, plane, observation, others),
                     host=settings.admin_host,
                     port=settings.admin_port,
-                    protocol=app.state.protocol,
+                    protocol=protocol,
                 )
                 await exits.enter_async_context(admin)
                 logger.info("the admin server is at %s port %d", settings.admin_host, admin.port)
@@ -153,13 +155,14 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
     )
     app.state.reloader = reloader
     app.state.health = health
-    app.state.protocol = observed(observation.refusals)
+    app.state.protocol = protocol
     if compiled.routers:
         app.add_middleware(FanHeaders, observe=observe_others)
         app.add_exception_handler(FanOutFailed, answer_failed)
         app.add_exception_handler(ClientGone, answer_gone)
     if gate is not None:
         app.state.gate = gate
+        app.state.protocol = gated(protocol, gate)
         app.limit(gate)
     return app
 

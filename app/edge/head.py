@@ -101,6 +101,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()  # raises when the target is none; then we are still in the head
+        self._end_head()
+
+    def _end_head(self) -> None:
         self._is_in_head = False
         self._head_bytes = 0
         if self._timer is not None:
@@ -161,10 +164,14 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.on_response = answered
 
     def _end(self, problem: problems.ProblemResponse | None, request_id: str) -> None:
-        """Say why, say that nothing follows, and close when the other side has, or has had time to read it."""
+        """Say why, and that nothing follows."""
         self._unset_keepalive_if_required()
         if problem is not None:
             self.transport.write(_as_bytes(problem, request_id, self.server_state.default_headers))
+        self._close()
+
+    def _close(self) -> None:
+        """Close when the other side has, or has had time to read what was sent."""
         if not self.transport.can_write_eof():  # TLS
             self.transport.close()
             return

@@ -41,15 +41,15 @@ class _Places(Protocol):
     def in_use(self) -> int: ...
 
     @property
-    def queued(self) -> int: ...
-
-    @property
     def limit(self) -> int: ...
 
 
 class _Gate(Protocol):
     @property
     def bulkhead(self) -> _Places: ...
+
+    @property
+    def queued(self) -> int: ...
 
     @property
     def shed(self) -> int: ...
@@ -61,7 +61,7 @@ def of_gates(gates: Callable[[], Mapping[str, _Gate]]) -> Source:
     def read() -> Iterator[Sample]:
         for endpoint, gate in gates().items():
             yield Sample(names.GATE_IN_USE.name, (endpoint,), gate.bulkhead.in_use)
-            yield Sample(names.GATE_QUEUED.name, (endpoint,), gate.bulkhead.queued)
+            yield Sample(names.GATE_QUEUED.name, (endpoint,), gate.queued)
             yield Sample(names.GATE_LIMIT.name, (endpoint,), gate.bulkhead.limit)
             yield Sample(names.GATE_SHED.name, (endpoint,), gate.shed)
 

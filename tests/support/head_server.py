@@ -10,6 +10,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from app.edge.gate import Gate, GateKeeper
+from app.edge.gated import gated
 from app.edge.head import BoundedProtocol
 from app.engine.event import Refusal
 from tests.support.serving import LOOPBACK
@@ -117,9 +119,9 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
         return head + await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
 
 
-def problem_of(raw: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """Status, header fields and document of the last answer in `raw`, which has to be whole."""
-    head, _, body = raw[raw.rindex(b"HTTP/1.1 4") :].partition(b"\r\n\r\n")
+def problem_of(raw: bytes, status: int = 4) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Status, header fields and document of the last answer in `raw` whose status begins with `status`; it has to be whole."""
+    head, _, body = raw[raw.rindex(b"HTTP/1.1 %d" % status) :].partition(b"\r\n\r\n")
     line, *fields = head.decode().split("\r\n")
     names = [field.split(": ", 1)[0] for field in fields]
     assert len(names) == len(set(names)), names
@@ -129,13 +131,22 @@ def problem_of(raw: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
 
 
 @asynccontextmanager
-async def serving(protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: int = 600) -> AsyncIterator[HeadServer]:
-    """Serve an `Application` of its own by `protocol`."""
+async def serving(
+    protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: int = 600, gate: Gate | None = None
+) -> AsyncIterator[HeadServer]:
+    """Serve an `Application` of its own by `protocol`, behind `gate`."""
     app = Application()
     refusals: list[Refusal] = []
     observed: type[BoundedProtocol] = type("Observed", (protocol,), {"observe": staticmethod(refusals.append)})
     config = uvicorn.Config(
-        app, port=0, http=observed, ws="none", lifespan="off", log_config=None, access_log=False, timeout_keep_alive=keep_alive_s
+        app if gate is None else GateKeeper(app, gate=gate),
+        port=0,
+        http=observed if gate is None else gated(observed, gate),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=keep_alive_s,
     )
     server = uvicorn.Server(config)
     config.load()

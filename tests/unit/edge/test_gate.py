@@ -1,7 +1,6 @@
 """Requests beyond the limit wait, then are turned away; the gateway's own pages never are."""
 
 import asyncio
-import time
 from typing import Any
 
 import orjson
@@ -111,39 +110,3 @@ async def test_rejection_says_when_to_come_back() -> None:
         await gate.enter()
     assert refused.value.headers == {"retry-after": "1"}
     gate.leave()
-
-
-def test_passing_an_open_gate_costs_next_to_nothing() -> None:
-    """Less than a microsecond on an idle machine; the bound leaves room for a busy one."""
-    gate = Gate(limit=10, waiting=0, wait_s=1)
-    best = float("inf")
-    for _ in range(20):
-        began = time.perf_counter()
-        for _ in range(1000):
-            if gate.try_enter():
-                gate.leave()
-        best = min(best, (time.perf_counter() - began) / 1000)
-    assert best < 3e-6
-
-
-async def test_storm_of_rejections_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first ones of a second are told at once, the others a second later: they cannot ask again before."""
-    pauses: list[float] = []
-    sleep = asyncio.sleep
-
-    async def paused(seconds: float) -> None:
-        if seconds:
-            pauses.append(seconds)
-        await sleep(0)
-
-    app, gate, keeper = kept()
-    first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
-    await turns()
-    monkeypatch.setattr(asyncio, "sleep", paused)
-    monkeypatch.setattr("app.edge.gate._QUICK_PER_S", 3)
-    answers = [(await ask(keeper, "GET", "/a")).status for _ in range(5)]
-    assert answers == [503] * 5
-    assert pauses == [1.0, 1.0]
-    assert gate.shed == 5
-    app.let_go.set()
-    await first
