@@ -24,12 +24,15 @@ from app.journal.recovery import recover
 from app.journal.segment import listed
 from app.journal.verify import verify
 from tests.support.command import Command, running_command
+from tests.support.eventually import eventually
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK
 
 FLUSH_S: Final = 0.05
 CLIENTS: Final = 8
-LIFE_S: Final = (0.05, 0.9)
+LIFE_S: Final = (0.05, 2.0)
+# Required answers for each life so far, before there may be another kill: however slow the machine is, there is something to lose.
+ANSWERS: Final = 20
 DOCUMENT: Final = """
 version: 1
 upstreams:
@@ -103,9 +106,10 @@ async def chaos(folder: Path, *, kills: int, choose: random.Random, say: Callabl
 
 
 async def live_and_die(command: Command, number: int, seen: Seen, life_s: float) -> None:
-    """Put a gateway under load, and kill it after `life_s`."""
+    """Put a gateway under load, and kill it after `life_s`, and not before the gateways so far have given enough answers."""
     clients = [asyncio.create_task(ask(command.port, index, number, seen)) for index in range(CLIENTS)]
     await asyncio.sleep(life_s)
+    await eventually(lambda: len(seen.required) >= ANSWERS * number, 60)
     seen.killed_at[number] = time.monotonic()
     os.kill(command.pid, 9)
     await command.process.wait()

@@ -8,16 +8,18 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.load import Reply, Visitor, closed_loop
 from tests.support.scripted import ScriptedUpstream
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
-# Only where it is the timeout that is waited for; elsewhere a slow machine shall not meet one.
-TIMEOUT_S: Final = 0.4
-PATIENCE_S: Final = 10.0
-# How late a timer may be on a busy machine.
-LATE_S: Final = 1.0
+# Only where it is a timeout that is waited for; elsewhere a slow machine shall not meet one.
+TIMEOUT_S: Final = 0.6
+CONNECT_TIMEOUT_S: Final = 1.5
+PATIENCE_S: Final = 20.0
+# Sooner than by the patience, however late a timer is on a busy machine.
+SOON_S: Final = 10.0
 BODY: Final = {"text": "x" * 40_000, "end": True}
 WHOLE: Final = {"bad": BODY, "good": {"is": "well"}}
 
@@ -26,9 +28,8 @@ WHOLE: Final = {"bad": BODY, "good": {"is": "well"}}
 async def bad_line(
     folder: Path, behaviour: dict[str, Any], *, reason: str = "", transport: str = "wire"
 ) -> AsyncIterator[tuple[Gateway, TCPProxy]]:
-    """`reason`: what the step is going to fail by."""
-    timeout_s = TIMEOUT_S if reason == "timeout" else PATIENCE_S
-    connect_timeout_s = TIMEOUT_S if reason == "connect_timeout" else PATIENCE_S
+    """`/both` asks both, with patience; `/hasty` does it too, but waits only `TIMEOUT_S` for the bad one. `reason`: what the step will fail by."""
+    connect_timeout_s = CONNECT_TIMEOUT_S if reason == "connect_timeout" else PATIENCE_S
     async with AsyncExitStack() as exits:
         bad = await exits.enter_async_context(ScriptedUpstream({"*": behaviour}))
         good = await exits.enter_async_context(ScriptedUpstream({"*": {"json": {"is": "well"}}}))
@@ -36,13 +37,18 @@ async def bad_line(
         document = f"""
 version: 1
 upstreams:
-  bad: {{url: '{proxy.url}', timeout: {timeout_s:g}s, connect_timeout: {connect_timeout_s:g}s, transport: {transport}}}
+  bad: {{url: '{proxy.url}', connect_timeout: {connect_timeout_s:g}s, transport: {transport}}}
   good: {{url: '{good.url}'}}
 endpoints:
   - path: /both
-    timeout: 20s
+    timeout: {PATIENCE_S:g}s
     steps:
       bad: {{upstream: bad, path: /}}
+      good: {{upstream: good, path: /}}
+  - path: /hasty
+    timeout: {PATIENCE_S:g}s
+    steps:
+      bad: {{upstream: bad, path: /, timeout: {TIMEOUT_S:g}s}}
       good: {{upstream: good, path: /}}
 """
         yield await exits.enter_async_context(running_gateway(document, folder)), proxy
@@ -90,7 +96,7 @@ async def test_line_that_goes_bad_fails_its_own_step_and_is_good_again(
         # The first fault meets a kept-alive connection, the second one a fresh one.
         check_whole([await visitor.get("/both")])
         await proxy.become(conditions)
-        check_partial([await visitor.get("/both"), await visitor.get("/both")], reason)
+        check_partial([await visitor.get(path_for(reason)), await visitor.get(path_for(reason))], reason)
         await proxy.become(CLEAR)
         check_whole(await closed_loop(gateway.port, "/both", clients=4, requests=8))
 
@@ -112,9 +118,13 @@ async def test_upstream_that_cannot_be_connected_to_fails_its_own_step_and_is_us
         check_whole([await visitor.get("/both")])
         await proxy.become(conditions)
         proxy.drop()
-        check_partial([await visitor.get("/both"), await visitor.get("/both")], reason)
+        check_partial([await visitor.get(path_for(reason)), await visitor.get(path_for(reason))], reason)
         await proxy.become(CLEAR)
         check_whole(await closed_loop(gateway.port, "/both", clients=4, requests=8))
+
+
+def path_for(reason: str) -> str:
+    return "/hasty" if reason == "timeout" else "/both"
 
 
 def check_partial(replies: list[Reply], reason: str) -> None:
@@ -124,7 +134,7 @@ def check_partial(replies: list[Reply], reason: str) -> None:
         assert {name: timing.failure for name, timing in reply.steps.items()} == {"bad": reason, "good": None}
         assert reply.headers["proxy-status"].startswith("anabranch;error=")
         assert f'details="bad: {reason}"' in reply.headers["proxy-status"]
-        assert reply.elapsed_s < TIMEOUT_S + LATE_S
+        assert reply.elapsed_s < SOON_S
 
 
 @pytest.mark.parametrize("behaviour", [LENGTH, CHUNKED], ids=["length", "chunks"])
@@ -135,7 +145,7 @@ async def test_slow_line_that_is_fast_enough_brings_the_whole_answer(behaviour: 
         check_whole(replies)
         # 40 kB at 1 MB/s.
         assert min(reply.steps["bad"].ms for reply in replies) > 40
-        assert min(reply.steps["good"].ms for reply in replies) < 40
+        assert any(reply.steps["good"].ms < reply.steps["bad"].ms / 2 for reply in replies)
 
 
 @pytest.mark.both_loops
@@ -157,7 +167,7 @@ async def test_line_that_changes_all_the_time_never_gives_a_wrong_answer(tmp_pat
             await proxy.become(lines[step % len(lines)])
             if step % 5 == 0:
                 proxy.drop("close" if step % 2 else "reset")
-            assert proxy.open <= 2 * clients
+            await eventually(lambda: proxy.open <= 2 * clients)
             await asyncio.sleep(0.005)
         await proxy.become(CLEAR)
         replies = await loading
@@ -169,4 +179,4 @@ async def test_line_that_changes_all_the_time_never_gives_a_wrong_answer(tmp_pat
             assert failure in {None, "connection_lost", "connect_failed", "connect_timeout", "timeout"}
         assert len({reply.steps["bad"].failure for reply in replies}) > 1
         check_whole(await closed_loop(gateway.port, "/both", clients=clients, requests=2 * clients))
-        assert proxy.open <= clients
+        await eventually(lambda: proxy.open <= clients)

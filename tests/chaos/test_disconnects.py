@@ -13,6 +13,7 @@ import pytest
 from tests.support.footprint import MIB, Footprint
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.load import closed_loop
+from tests.support.record import Answers
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK
 
@@ -77,8 +78,8 @@ async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedU
                     await asyncio.sleep(0)
             case _:
                 with clients(gateway.port, BATCH, request):
-                    await slow.until(lambda upstream: len(upstream.hits) >= PLACES, within_s=20)
-        await slow.until(lambda upstream: upstream.open == 0, within_s=20)
+                    await slow.until(lambda upstream: len(upstream.hits) >= PLACES, within_s=60)
+        await slow.until(lambda upstream: upstream.open == 0, within_s=60)
         slow.hits.clear()
         quick.hits.clear()
 
@@ -117,7 +118,8 @@ async def test_clients_that_go_away_leave_nothing_behind(count: int, tmp_path: P
             assert slow.aborted == slow.counts.total() - 2 * len(warm)
 
             # No place is lost: as many as ever run at once, and all of them are answered.
-            slow.on("*", {**well, "delay_s": 0.1})
+            slow.on("*", {**well, "once_hit": {"slow": PLACES}, "delay_s": 0.1})
+            slow.join({"slow": slow}, Answers())
             slow.max_concurrent = 0
             again = await closed_loop(gateway.port, "/slow", clients=PLACES * 2, requests=PLACES * 2)
             assert all(reply.is_complete for reply in again)

@@ -14,7 +14,10 @@ from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 MINIMUM_CALLS: Final = 10
 PROBES: Final = 3
-OPEN_FOR_S: Final = 0.5
+# Long enough for a crowd to be turned away meanwhile. It is told how many seconds are left, rounded up: 1.
+OPEN_FOR_S: Final = 1.0
+# Timers are rounded to milliseconds.
+OPENED_S: Final = OPEN_FOR_S + 0.01
 CYCLES: Final = 2
 CROWD: Final = 20
 
@@ -23,11 +26,11 @@ version: 1
 upstreams:
   flapping:
     url: %s
-    timeout: 5s
+    timeout: 20s
     breaker: {window: 60s, failure_rate: 50%%, minimum_calls: %d, open_for: %gs, probes: %d}
 endpoints:
   - path: /flap
-    timeout: 10s
+    timeout: 20s
     steps:
       flap: {upstream: flapping, path: /, required: true}
 """
@@ -87,7 +90,7 @@ async def test_breaker_opens_and_closes_and_every_probe_is_counted(tmp_path: Pat
                 expect(0)
 
                 # Still failing when it is tried again: the probes, not one more, and it is left alone again.
-                await asyncio.sleep(OPEN_FOR_S)
+                await asyncio.sleep(OPENED_S)
                 assert failures(await crowd_while_probed(port, proxy)) == {"upstream_status": PROBES, "breaker_open": CROWD - PROBES}
                 expect(PROBES)
                 assert failures(await crowd(port)) == {"breaker_open": CROWD}
@@ -95,7 +98,7 @@ async def test_breaker_opens_and_closes_and_every_probe_is_counted(tmp_path: Pat
 
                 # Well again: the probes find out, and from then on everything reaches it.
                 upstream.on("*", {"json": 1})
-                await asyncio.sleep(OPEN_FOR_S)
+                await asyncio.sleep(OPENED_S)
                 assert failures(await crowd_while_probed(port, proxy)) == {None: PROBES, "breaker_open": CROWD - PROBES}
                 expect(PROBES)
 
@@ -124,12 +127,12 @@ async def test_unreachable_upstream_is_not_even_connected_to_while_the_breaker_i
             assert proxy.accepted == accepted
 
             # One after another: the first probe fails, and there is no second.
-            await asyncio.sleep(OPEN_FOR_S)
+            await asyncio.sleep(OPENED_S)
             assert failures(await one_by_one(port, 5)) == {reason: 1, "breaker_open": 4}
             assert proxy.accepted == accepted + (down is RESETS)
 
             await proxy.become(CLEAR)
             accepted = proxy.accepted
-            await asyncio.sleep(OPEN_FOR_S)
+            await asyncio.sleep(OPENED_S)
             assert failures(await one_by_one(port, 10)) == {None: 10}
             assert (len(upstream.hits), proxy.accepted) == (15, accepted + 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.chaos.journal_kill import FLUSH_S, chaos
 
 # Between a record's turn and its fsync, on a machine that has other things to do.
-_BUSY_S = 0.5
+_BUSY_S = 1.0
 
 
 async def test_required_answers_survive_kills(tmp_path: Path) -> None:

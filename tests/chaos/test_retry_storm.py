@@ -14,6 +14,8 @@ from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 CALLS: Final = 240
 CLIENTS: Final = 24
+# Where each call takes its whole timeout: two rounds.
+WAITING_CLIENTS: Final = 120
 ATTEMPTS: Final = 3
 BUDGET: Final = 0.1
 # Of app.core.budget: retries that are free in each window, and the window, which is counted in slices.
@@ -63,10 +65,11 @@ async def test_retries_of_a_dead_upstream_stay_within_the_budget(
 ) -> None:
     loop = asyncio.get_running_loop()
     async with ScriptedUpstream({"*": behaviour}) as upstream, TCPProxy(upstream.port, conditions) as proxy:
-        document = DOCUMENT % (proxy.url, "250ms" if behaviour.get("hang") else "10s", ATTEMPTS)
+        document = DOCUMENT % (proxy.url, "1500ms" if behaviour.get("hang") else "10s", ATTEMPTS)
         async with running_gateway(document, tmp_path) as gateway:
             began = loop.time()
-            replies = await closed_loop(gateway.port, "/storm", clients=CLIENTS, requests=CALLS)
+            clients = WAITING_CLIENTS if behaviour.get("hang") else CLIENTS
+            replies = await closed_loop(gateway.port, "/storm", clients=clients, requests=CALLS)
             most = most_attempts(CALLS, loop.time() - began)
 
             assert all(reply.status in {502, 504} for reply in replies)

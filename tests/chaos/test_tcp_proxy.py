@@ -1,14 +1,16 @@
 """The proxy of the chaos tests must do what its conditions say: on both loops, on real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.serving import LOOPBACK, free_socket
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
+# A window in which nothing may come; nothing is on its way that could come later.
 SOON_S = 0.15
 
 
@@ -72,7 +74,7 @@ async def test_bytes_pass_both_ways_and_connections_are_counted(proxy: TCPProxy)
         for caller in (one, two):
             assert await caller.echo(b"x" * 300_000) == b"x" * 300_000
         assert (proxy.accepted, proxy.open) == (2, 2)
-    await _until(lambda: proxy.open == 0)
+    await eventually(lambda: proxy.open == 0)
 
 
 async def test_latency_delays_what_comes_back_and_keeps_its_order(proxy: TCPProxy) -> None:
@@ -84,7 +86,7 @@ async def test_latency_delays_what_comes_back_and_keeps_its_order(proxy: TCPProx
             caller.writer.write(b"%d" % number)
             await asyncio.sleep(0.001)
         assert await caller.reader.readexactly(10) == b"0123456789"
-        assert 0.05 <= loop.time() - began < 1
+        assert loop.time() - began >= 0.05
 
 
 async def test_bandwidth_is_limited(proxy: TCPProxy) -> None:
@@ -93,7 +95,7 @@ async def test_bandwidth_is_limited(proxy: TCPProxy) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         assert await caller.echo(b"x" * 20_000) == b"x" * 20_000
-        assert 0.18 <= loop.time() - began < 2
+        assert loop.time() - began >= 0.18
 
 
 @pytest.mark.parametrize("after", [0, 1, 1000])
@@ -116,8 +118,8 @@ async def test_cut_connection_may_be_reset(proxy: TCPProxy) -> None:
 async def test_reset_meets_a_new_connection_at_once(proxy: TCPProxy) -> None:
     await proxy.become(Conditions(accept="reset"))
     for _ in range(3):
-        async with caller_of(proxy) as caller:
-            with pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError):  # while it reads, or as soon as it is connected
+            async with caller_of(proxy) as caller:
                 await caller.rest()
     assert proxy.accepted == 3
 
@@ -138,8 +140,8 @@ async def test_caller_that_leaves_a_black_hole_is_forgotten(proxy: TCPProxy) -> 
     await proxy.become(Conditions(is_black_hole=True))
     async with caller_of(proxy) as caller:
         caller.writer.write(b"held")
-        await _until(lambda: proxy.open == 1)
-    await _until(lambda: proxy.open == 0)
+        await eventually(lambda: proxy.open == 1)
+    await eventually(lambda: proxy.open == 0)
 
 
 async def test_swallowed_connection_is_accepted_and_never_answered(proxy: TCPProxy) -> None:
@@ -199,12 +201,7 @@ async def test_new_connections_go_to_the_new_target(proxy: TCPProxy) -> None:
 
 async def test_target_that_is_down_resets_the_caller(proxy: TCPProxy) -> None:
     with closing(free_socket()) as nobody:  # bound, so that it stays ours; never listens
-        async with TCPProxy(nobody.getsockname()[1]) as nowhere, caller_of(nowhere) as caller:
+        async with TCPProxy(nobody.getsockname()[1]) as nowhere:
             with pytest.raises(ConnectionResetError):
-                await caller.rest()
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
+                async with caller_of(nowhere) as caller:
+                    await caller.rest()

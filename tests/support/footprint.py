@@ -32,7 +32,7 @@ class Footprint:
         return cls(rss_bytes=pages * _PAGE, descriptors=descriptors, sockets=len(open_sockets()), tasks=len(asyncio.all_tasks()))
 
     @classmethod
-    async def settled(cls, is_settled: Callable[["Footprint"], bool], within_s: float = 5.0) -> "Footprint":
+    async def settled(cls, is_settled: Callable[["Footprint"], bool], within_s: float = 20.0) -> "Footprint":
         """The first footprint that `is_settled`, or the last one looked at: loops close sockets a few turns late."""
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s

@@ -24,7 +24,7 @@ def open_sockets() -> set[str]:
 
 
 @asynccontextmanager
-async def no_leaks(within_s: float = 5.0) -> AsyncIterator[None]:
+async def no_leaks(within_s: float = 20.0) -> AsyncIterator[None]:
     """Fails when the body leaves tasks or sockets that were not there before. Loops close sockets a few turns late: waits for that."""
     sockets, tasks = open_sockets(), asyncio.all_tasks()
     yield

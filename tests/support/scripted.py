@@ -64,6 +64,7 @@ class ScriptedUpstream(Record):
         self._routes: dict[str, list[Behaviour]] = {}
         self._used: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
+        self._holder: socket.socket | None = None
         self._connections: set[_Connection] = set()
         self._peers: Mapping[str, ScriptedUpstream] = {}
         self._answers = Answers()
@@ -104,13 +105,19 @@ class ScriptedUpstream(Record):
     async def start(self, port: int = 0) -> Self:
         """Listen. `port`: 0 for any free one; a number to come back at the same place after `stop`."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), self.host, port, ssl=self._ssl, backlog=4096)
+        self._server = await loop.create_server(lambda: _Connection(self), self.host, port, ssl=self._ssl, backlog=4096, reuse_port=True)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def stop(self) -> None:
-        """Stop listening, drop every connection and wait until all are gone. May be called twice."""
+    async def stop(self, *, keeps_port: bool = False) -> None:
+        """Stop listening, drop every connection and wait until all are gone. May be called twice. `keeps_port`: nobody else gets the port
+        before `start(port)`."""
         server, self._server = self._server, None
+        if keeps_port:
+            self._holder = self._holder or _bound(self.host, self.port)
+        elif self._holder is not None:
+            self._holder.close()
+            self._holder = None
         if server is not None:
             server.close()
         tasks = [connection.task for connection in self._connections if connection.task is not None]
@@ -354,6 +361,15 @@ class _Connection(asyncio.Protocol):
         while await self._line():
             pass
         return body
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that is bound beside the one that listens there, and never listens: it keeps the port."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((host, port))
+    return sock
 
 
 def _parameters(pattern: str, path: str) -> dict[str, str] | None:
