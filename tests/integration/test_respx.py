@@ -42,7 +42,7 @@ DOCUMENT: dict[str, Any] = {
             "parameters": {"id": {"in": "path", "schema": {"type": "integer"}}},
             "steps": {
                 "user": {"upstream": "users", "path": "/users/{path.id}", "required": True},
-                "orders": {"upstream": "orders", "path": "/orders", "query": {"user": "{user.name}"}, "timeout": "200ms"},
+                "orders": {"upstream": "orders", "path": "/orders", "query": {"user": "{user.name}"}, "timeout": "1s"},
             },
         },
         {

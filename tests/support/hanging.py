@@ -28,6 +28,6 @@ def live(lives: Path, number: int, listener: socket.socket, pipe: Connection) ->
 
 if __name__ == "__main__":
     supervisor = Supervisor(
-        partial(live, Path(sys.argv[1])), count=1, listener=socket.socket(), on_up=lambda: None, stop_timeout_s=10, patience_s=1
+        partial(live, Path(sys.argv[1])), count=1, listener=socket.socket(), on_up=lambda: None, stop_timeout_s=10, patience_s=2
     )
     sys.exit(supervisor.run())

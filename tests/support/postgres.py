@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 _OPTIONS = "-c listen_addresses='' -c fsync=off -c synchronous_commit=off -c shared_buffers=16MB -c max_connections=20"
-_START_TIMEOUT_S = 30
+_START_TIMEOUT_S = 60
 
 
 class PostgresServer:

@@ -26,7 +26,7 @@ def plan_for(url: str) -> DocumentPlan:
     """A document with every way of reading and merging, on one upstream."""
     large = {"upstream": "big", "path": "/large"}
 
-    def endpoint(path: str, timeout: str = "20s", **more: Any) -> dict[str, Any]:
+    def endpoint(path: str, timeout: str = "60s", **more: Any) -> dict[str, Any]:
         return {"path": path, "timeout": timeout, **more}
 
     endpoints = [

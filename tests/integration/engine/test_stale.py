@@ -61,7 +61,7 @@ async def test_after_a_restart_old_answers_come_from_the_journal(tmp_path: Path)
             assert (await client.get("/x/1")).headers["gateway-complete"] == "?1"
             assert (await client.get("/x/1")).headers["gateway-complete"] == "?0"
         async with running_gateway(document, tmp_path, journal_path=journal) as gateway, gateway.client() as client:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while (answer := await client.get("/x/1")).status_code != 200:
                     await asyncio.sleep(0.01)
             assert answer.json() == {"one": {"n": 1}}

@@ -15,10 +15,10 @@ from tests.support.scripted import ScriptedUpstream
 DOCUMENT = """
 version: 1
 upstreams:
-  a: {{url: "{url}", timeout: 150ms, retry: {{attempts: 2, backoff: 1ms}}}}
+  a: {{url: "{url}", timeout: 700ms, retry: {{attempts: 2, backoff: 1ms}}}}
   away: {{url: "http://127.0.0.1:1"}}
   narrow: {{url: "{url}", concurrency: {{limit: 1, queue: 0}}}}
-defaults: {{timeout: 1s}}
+defaults: {{timeout: 5s}}
 journal: {{durability: required, redact: {{paths: [secret, "**.deep"], query: [token]}}}}
 endpoints:
   - path: /whole/{{id}}

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from statistics import median
 
 from app.edge.gate import Gate
 from app.main import create_app
@@ -20,7 +21,7 @@ version: 1
 upstreams: {{a: {{url: "{url}", concurrency: {{limit: 1000}}}}}}
 endpoints:
   - {{path: /a, steps: {{s: {{upstream: a, path: /}}}}}}
-  - {{path: /few, max_requests: 2, steps: {{s: {{upstream: a, path: /, required: true}}}}}}
+  - {{path: /few, timeout: 60s, max_requests: 2, steps: {{s: {{upstream: a, path: /, required: true}}}}}}
 """
 
 
@@ -32,6 +33,7 @@ class Crowd:
         self.shed = 0
         self.others: set[int] = set()
         self.most_tasks = 0
+        self.in_use: list[int] = []
 
     async def ask(self, port: int, until: float) -> None:
         loop = asyncio.get_running_loop()
@@ -47,11 +49,19 @@ class Crowd:
                     self.others.add(reply.status)
                 self.most_tasks = max(self.most_tasks, len(asyncio.all_tasks()))
 
+    async def look(self, gate: Gate, until: float) -> None:
+        """How many places are in use, from turn to turn of the loop."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < until:
+            self.in_use.append(gate.bulkhead.in_use)
+            await asyncio.sleep(0.005)
 
-async def crowded(port: int, clients: int) -> Crowd:
+
+async def crowded(port: int, gate: Gate, clients: int) -> Crowd:
     crowd = Crowd()
     until = asyncio.get_running_loop().time() + STRETCH_S
     async with asyncio.TaskGroup() as group:
+        group.create_task(crowd.look(gate, until))
         for _ in range(clients):
             group.create_task(crowd.ask(port, until))
     return crowd
@@ -64,14 +74,17 @@ async def test_goodput_holds_and_nothing_piles_up_at_five_times_saturation(tmp_p
         app = create_app(Settings(document=path, reload="off", max_requests=PLACES, max_waiting=PLACES, max_wait_s=0.1))
         async with serve(app) as port:
             gate: Gate = app.state.gate
-            saturated = await crowded(port, PLACES)
+            saturated = await crowded(port, gate, PLACES)
             upstream.most_inside = 0
-            flooded = await crowded(port, 5 * PLACES)
+            begun = upstream.begun.total()
+            flooded = await crowded(port, gate, 5 * PLACES)
             assert (gate.bulkhead.in_use, gate.bulkhead.queued) == (0, 0)
         assert saturated.others | flooded.others == set()
         assert flooded.shed == gate.shed > 0
-        # The product's figure, 90%, is measured by bench.overload on a quiet machine; here others may have the processor.
-        assert flooded.good > 0.6 * saturated.good
+        # How many that makes is measured by bench.overload on a quiet machine. Here others may have the processor, but whatever there is
+        # of it goes into answers: places are in use as they were before, and no work is done for anybody who was turned away.
+        assert median(flooded.in_use) >= median(saturated.in_use) > 0
+        assert flooded.good == upstream.begun.total() - begun > 0
         assert upstream.most_inside <= PLACES
         # One task for each client, its connection's request and what the gateway and the service do for it.
         assert flooded.most_tasks < 5 * PLACES * 3 + 40
@@ -79,7 +92,7 @@ async def test_goodput_holds_and_nothing_piles_up_at_five_times_saturation(tmp_p
 
 async def test_endpoint_has_a_limit_of_its_own(tmp_path: Path) -> None:
     async with (
-        ScriptedUpstream({"*": {"json": 1, "delay_s": 0.3}}) as upstream,
+        ScriptedUpstream({"*": {"json": 1, "delay_s": 1.0}}) as upstream,
         running_gateway(DOCUMENT.format(url=upstream.url), tmp_path) as it,
     ):
         few, many = await asyncio.gather(
