@@ -13,7 +13,6 @@ import asyncio
 from typing import Any, ClassVar, Final
 
 import httptools
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.edge import problems, trace
@@ -144,13 +143,21 @@ class BoundedProtocol(HttpToolsProtocol):
         if cycle.response_complete:
             self._end(None, request_id)
         elif self.pipeline and self.pipeline[0][0] is cycle:  # nobody has seen it yet
-            self.pipeline[0] = (cycle, _answering(problem, request_id))
+
+            async def refuse(*_: object) -> None:
+                self._end_instead(cycle, problem, request_id)
+
+            self.pipeline[0] = (cycle, refuse)
         elif not cycle.response_started:
-            cycle.disconnected = True  # whatever is made for it from here on goes nowhere, as when its client had gone
-            cycle.message_event.set()
-            self._end(problem, request_id)
+            self._end_instead(cycle, problem, request_id)
         else:
             self.transport.close()
+
+    def _end_instead(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse, request_id: str) -> None:
+        """Give this answer in place of the one that is to come. What is made for it from here on goes nowhere, as when its client had gone."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self._end(problem, request_id)
 
     def _end_after(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse, request_id: str) -> None:
         """Let the last of the answers under way be given, and refuse behind it, where it leaves the connection open."""
@@ -202,26 +209,12 @@ def _explained(error: httptools.HttpParserError, data: bytes) -> str:
 
 def _as_bytes(problem: problems.ProblemResponse, request_id: str, default_headers: list[tuple[bytes, bytes]]) -> bytes:
     """The whole response. `default_headers`: of the server: Date, and in a drain that the connection closes."""
-    fields = [pair for pair in default_headers if pair[0].lower() != b"connection"]
-    fields += _fields(problem, request_id)
-    head = b"".join(b"%b: %b\r\n" % pair for pair in fields)
-    return b"%b%b\r\n%b" % (STATUS_LINE[problem.status], head, problem.body)
-
-
-def _fields(problem: problems.ProblemResponse, request_id: str) -> list[tuple[bytes, bytes]]:
-    return [
+    fields = [
+        *(pair for pair in default_headers if pair[0].lower() != b"connection"),
         *problem.headers,
         (b"content-length", b"%d" % len(problem.body)),
         (b"x-request-id", request_id.encode()),
         (b"connection", b"close"),
     ]
-
-
-def _answering(problem: problems.ProblemResponse, request_id: str) -> Any:
-    """An application that gives this answer to whatever it is asked."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": problem.status, "headers": _fields(problem, request_id)})
-        await send({"type": "http.response.body", "body": problem.body})
-
-    return answer
+    head = b"".join(b"%b: %b\r\n" % pair for pair in fields)
+    return b"%b%b\r\n%b" % (STATUS_LINE[problem.status], head, problem.body)
