@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from app.cli_records import BAD_USE, chosen, refuse, warn, with_progress
+from app.cli_records import BAD_USE, Endpoint, Since, Until, chosen, refuse, warn, with_progress
 from app.document import Compiled, compile_file
 from app.edge.rerun import Live, offline
 from app.engine.service import Service
@@ -34,11 +34,9 @@ BAD_CONFIG: Final = 3
 def replay(
     config: Annotated[Path, typer.Option(metavar="FILE", help="The document to try: a file, or a folder of files.")],
     journal: Annotated[Path | None, typer.Option(metavar="DIR", help="The journal's folder; as the gateway has it when left out.")] = None,
-    since: Annotated[str | None, typer.Option(help="Only records since then: 1h (ago), or 2026-11-22T16:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Only records before then.")] = None,
-    endpoint: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only records of this endpoint; may be given more often.")
-    ] = None,
+    since: Since = None,
+    until: Until = None,
+    endpoint: Endpoint = None,
     ignore: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="Differences there do not count: meta.time, also in arrays; **.time anywhere.")
     ] = None,
@@ -47,7 +45,8 @@ def replay(
 ) -> None:
     """Run recorded requests through another document, and show which answers would differ. Exit code 1 when some would.
 
-    The services' answers are taken from the journal (records with `bodies: steps`); nothing is called without --live.
+    The services' answers are taken from the journal (records with `bodies: steps`); no service is called without --live. Functions of compute
+    steps are.
     """
     where = chosen(endpoint, since, until)
     try:
