@@ -33,7 +33,8 @@ LONGEST: Final = 2.0  # times the interval that was asked for
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What to do. `paths`: asked for in turn. `length`: of every right body, None for any. `rate`: requests/s of an open loop, None for a
-    closed one. `pid`: the process whose use is measured in the same interval."""
+    closed one. `at_once`: how many of a closed loop's connections ask at a time, by turns; None: all of them. `pid`: the process whose use is
+    measured in the same interval."""
 
     port: int
     paths: list[str]
@@ -42,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     warmup_s: float
     seconds: float
     rate: float | None = None
+    at_once: int | None = None
     pid: int | None = None
 
 
@@ -135,7 +137,7 @@ class Load:
         began = time.perf_counter()
         loop = asyncio.create_task(self._keep_rate(began, self.job.rate)) if self.job.rate else None
         if loop is None:
-            while self._idle:
+            for _ in range(self.job.at_once or len(self._idle)):
                 self._idle.popleft().ask(time.perf_counter())
         await asyncio.sleep(self.job.warmup_s)
         if gauge is not None:
@@ -189,8 +191,9 @@ class Load:
             if self._counts(client.due, now):
                 self.latencies.record(now - client.due)
         if self.job.rate is None:
+            self._idle.append(client)
             if now < self.measured_to:
-                client.ask(now)
+                self._idle.popleft().ask(now)
         elif self._waiting:
             self._send(client, self._waiting.popleft(), now)
         else:

@@ -1,7 +1,8 @@
 """What a gateway still gets done when it is asked for more than it can do, with a limit of requests under way and without one.
 
-`python -m bench.overload`. The group of three small bodies (workload A): first as many clients as saturate it, then five times as many that
-never pause, even when they are turned away; then requests that are due at one, two and five times the rate that it can do, whatever it does.
+`python -m bench.overload`. The group of three small bodies (workload A). First five times as many clients as saturate it, which never pause, even
+when they are turned away; then requests that are due at one, two and five times the rate that it can do, whatever it does. Each is compared
+with what it gets done for just enough requests at once on as many connections: connections alone cost something, asked or not.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from bench.trial import Trial, run
 _ROOT: Final = Path(__file__).parent
 _CLIENTS: Final = 64
 _TIMES: Final = 5
+_MANY: Final = 1024
 _PATH: Final = "/a"
 _LIMITS: Final = {"ANABRANCH_MAX_REQUESTS": "64", "ANABRANCH_MAX_WAITING": "256", "ANABRANCH_MAX_WAIT_S": "0.25"}
 _PATIENCE_S: Final = 30.0
@@ -47,9 +49,13 @@ def gateway(cores: Cores, ports: list[int], settings: dict[str, str], log: Path)
         yield port, child.pid
 
 
-def measured(cores: Cores, port: int, pid: int, *, clients: int, rate: float | None, seconds: float) -> Trial:
+def measured(
+    cores: Cores, port: int, pid: int, *, clients: int, seconds: float, rate: float | None = None, at_once: int | None = None
+) -> Trial:
     _, body = get(port, _PATH)
-    job = Job(port=port, paths=[_PATH], length=len(body), clients=clients, warmup_s=1.0, seconds=seconds, rate=rate, pid=pid)
+    job = Job(
+        port=port, paths=[_PATH], length=len(body), clients=clients, warmup_s=1.0, seconds=seconds, rate=rate, at_once=at_once, pid=pid
+    )
     return Trial.of(run("bench.load", [], job, cores=cores.load, seconds=1.0 + seconds * LONGEST))
 
 
@@ -73,14 +79,17 @@ def main() -> None:
         for title, settings in (("With the limit", _LIMITS), ("Without it", {})):
             print(f"\n{title}:\n\n| {' | '.join(heads)} |\n| {' | '.join('---' for _ in heads)} |", flush=True)
             with gateway(cores, ports, settings, Path(folder, "gateway.log")) as (port, pid):
-                most = 0.0
-                for times in (1, _TIMES):
-                    trial = measured(cores, port, pid, clients=_CLIENTS * times, rate=None, seconds=seconds)
-                    most = most or trial.requests_per_s
-                    print(shown(f"{_CLIENTS * times} clients", trial, seconds, most), flush=True)
-                for times in (1, 2, _TIMES):
-                    trial = measured(cores, port, pid, clients=1024, rate=most * times, seconds=seconds)
-                    print(shown(f"{times} times that rate", trial, seconds, most), flush=True)
+                for clients in (_CLIENTS * _TIMES, _MANY):
+                    trial = measured(cores, port, pid, clients=clients, at_once=_CLIENTS, seconds=seconds)
+                    most = trial.requests_per_s
+                    print(shown(f"{clients:,} connections, {_CLIENTS} ask at once", trial, seconds, most), flush=True)
+                    if clients != _MANY:
+                        trial = measured(cores, port, pid, clients=clients, seconds=seconds)
+                        print(shown(f"{clients:,} connections, all ask at once", trial, seconds, most), flush=True)
+                        continue
+                    for times in (1, 2, _TIMES):
+                        trial = measured(cores, port, pid, clients=clients, rate=most * times, seconds=seconds)
+                        print(shown(f"{clients:,} connections, {times} times that rate", trial, seconds, most), flush=True)
 
 
 if __name__ == "__main__":
