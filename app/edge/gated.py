@@ -98,6 +98,9 @@ class GatedProtocol(BoundedProtocol):
             self._has_place = False
             self.scope[PLACE] = True  # type: ignore[typeddict-unknown-key]  # its task begins in a later turn of the loop
 
+    def _is_between(self) -> bool:
+        return (self.cycle is _ANSWERED and not self._is_in_message) or super()._is_between()
+
     def on_message_complete(self) -> None:
         self._is_in_message = False
         super().on_message_complete()

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.edge.gate import Gate
-from tests.support.head_server import PATIENCE_S, HeadServer, answer, problem_of, rest, serving
+from app.edge.head import BoundedProtocol
+from tests.support.head_server import PATIENCE_S, Bounded, Hasty, HeadServer, answer, problem_of, rest, serving
 
 SLOW = b"GET /gated HTTP/1.1\r\nHost: here\r\n\r\n"
 GET = b"GET /a HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -21,10 +22,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def full(*, waiting: int = 0, wait_s: float = 600.0, limit: int = 1) -> AsyncIterator[tuple[HeadServer, Gate]]:
+async def full(
+    *, waiting: int = 0, wait_s: float = 600.0, limit: int = 1, protocol: type[BoundedProtocol] = Bounded
+) -> AsyncIterator[tuple[HeadServer, Gate]]:
     """A server all of whose places are taken by requests that end when `server.app.gate` is set."""
     gate = Gate(limit=limit, waiting=waiting, wait_s=wait_s)
-    async with serving(gate=gate) as server, server.connected() as (_, writer):
+    async with serving(protocol, gate=gate) as server, server.connected() as (_, writer):
         writer.write(SLOW)
         await until(lambda: gate.is_full)
         await until(lambda: server.app.seen)
@@ -131,6 +134,14 @@ async def test_garbage_that_waited_is_refused_and_takes_no_place() -> None:
         server.app.gate.set()
         assert problem_of(await rest(reader), 400)[0] == 400
         await until(lambda: gate.bulkhead.in_use == 0)
+
+
+async def test_client_that_sends_line_ends_after_it_was_turned_away_does_not_keep_its_connection() -> None:
+    async with full(protocol=Hasty) as (server, _), server.connected() as (reader, writer):
+        writer.write(GET)
+        assert b"/problems/overloaded" in await answer(reader)
+        writer.write(b"\r\n")
+        assert problem_of(await rest(reader), 408)[0] == 408
 
 
 async def test_client_that_goes_leaves_the_line() -> None:
