@@ -1,11 +1,13 @@
 """The first part of docs/operations.md as its reader goes through it: every block is run as it stands, by a shell.
 
-Only the ports differ, and the folder is another; `curl`, which not every machine has, is played by a small program of the same options.
+Only the ports and the time limits differ, and the folder is another: the answers that are shown are whole, however busy the machine is.
+`curl`, which not every machine has, is played by a small program of the same options.
 """
 
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,7 +70,9 @@ class Reader:
         (folder / "bin" / "curl").chmod(0o755)
         (folder / ".venv" / "bin").mkdir(parents=True)
         (folder / ".venv" / "bin" / "activate").touch()
-        (folder / "demo").symlink_to(ROOT / "demo")
+        shutil.copytree(ROOT / "demo", folder / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+        document = folder / "demo" / "gateway.yaml"
+        document.write_text(re.sub(r"timeout: [\d.]+m?s\b", "timeout: 60s", document.read_text("utf-8")), "utf-8")
         path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
         self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
         for name, port in PORTS.items():
@@ -78,7 +82,8 @@ class Reader:
             }
 
     def here(self, text: str) -> str:
-        """The text with the ports that are used here."""
+        """The text with the ports that are used here, and with time for more than one look at a gateway that drains."""
+        text = text.replace("ANABRANCH_DRAIN_DELAY_S=3", "ANABRANCH_DRAIN_DELAY_S=6")
         return re.sub(r"\b\d{4}\b", lambda found: str(self._ports.get(int(found[0]), found[0])), text)
 
     async def start(self, commands: str, **environment: str) -> Process:

@@ -44,14 +44,22 @@ class Demo:
             return (await self.process.stdout.readline()).decode().rstrip()
 
     async def get(self, path: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{self.ports['gateway']}", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{self.ports['gateway']}", timeout=RECOVERY_TIMEOUT_S) as client:
             return await client.get(path)
+
+    async def whole(self, path: str) -> httpx.Response:
+        """The answer when every service was in time, which a busy machine may not grant the first one."""
+        return await self.until(path, is_whole)
 
     async def until(self, path: str, is_right: Callable[[httpx.Response], bool]) -> httpx.Response:
         async with asyncio.timeout(RECOVERY_TIMEOUT_S):
             while not is_right(response := await self.get(path)):
                 await asyncio.sleep(0.1)
             return response
+
+
+def is_whole(response: httpx.Response) -> bool:
+    return bool(response.headers.get("gateway-complete") == "?1")
 
 
 async def started(ports: dict[str, int]) -> Process:
@@ -120,7 +128,7 @@ async def curl(command: str) -> httpx.Response:
             data = words.pop(0)
         elif word != "-i":
             url = word
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=RECOVERY_TIMEOUT_S) as client:
         return await client.request("GET" if data is None else "POST", url, headers=headers, content=data)
 
 
@@ -128,16 +136,17 @@ async def test_every_printed_curl_line_works_and_the_docs_are_there(demo: Demo) 
     commands = [line.strip() for line in demo.screen.splitlines() if line.strip().startswith("curl ")]
     assert len(commands) == 4
     for command in commands:
-        response = await curl(command)
+        async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+            while not is_whole(response := await curl(command)):
+                await asyncio.sleep(0.1)
         assert response.status_code == 200, f"{command}\n{response.text}"
-        assert response.headers["gateway-complete"] == "?1", response.text
         assert response.json()
     (docs,) = re.findall(r"http://\S+/docs", demo.screen)
     assert (await curl(f"curl {docs}")).status_code == 200
 
 
 async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
-    briefing = (await demo.get("/flights/1/briefing")).json()
+    briefing = (await demo.whole("/flights/1/briefing")).json()
     assert list(briefing) == ["flight", "airline", "plane", "origin", "destination", "weather", "fleet", "delays"]
     assert briefing["airline"] == {"name": "United Air Lines Inc."}
     assert briefing["fleet"] == {"planes_of_this_model": 122}
@@ -152,35 +161,39 @@ async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
     assert (await demo.get("/flights/293/briefing")).json()["weather"] is None
     assert (await demo.get("/flights/99999/briefing")).status_code == 404
 
-    route = (await demo.get("/routes/B6/JFK/LAX?limit=1")).json()
+    route = (await demo.whole("/routes/B6/JFK/LAX?limit=1")).json()
     assert route["route"] == "JetBlue Airways: JFK to LAX"
     assert route["distance_miles"] == 2475
     assert len(route["first_flights"]) == 1
     assert (await demo.get("/routes/B6/JFK/ABC")).json()["distance_miles"] is None
 
-    board = (await demo.get("/airports/EWR/board?limit=3&carrier=UA")).json()
+    board = (await demo.whole("/airports/EWR/board?limit=3&carrier=UA")).json()
     assert {flight["carrier"] for flight in board["departures"]["flights"]} == {"UA"}
     assert [set(hour) for hour in board["weather"]] == [{"hour", "temp", "wind_dir", "wind_speed", "precip", "visib"}] * 22
 
-    async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{demo.ports['gateway']}", timeout=10) as client:
-        found = (await client.post("/search", json={"origin": "LGA", "date": "2013-01-31", "carrier": "UA"})).json()
+    async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{demo.ports['gateway']}", timeout=RECOVERY_TIMEOUT_S) as client:
+        search = {"origin": "LGA", "date": "2013-01-31", "carrier": "UA"}
+        async with asyncio.timeout(RECOVERY_TIMEOUT_S):
+            while not is_whole(answer := await client.post("/search", json=search)):
+                await asyncio.sleep(0.1)
+        found = answer.json()
         refused = await client.post("/search", json={"origin": "LAX", "day": 31})
     assert (found["found"]["total"], len(found["weather"]["hours"]), found["airport"]["name"]) == (22, 24, "La Guardia")
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
 
-    airline = (await demo.get("/airlines/HA")).json()
+    airline = (await demo.whole("/airlines/HA")).json()
     assert (airline["name"], airline["flights"]) == ("Hawaiian Airlines Inc.", 31)
 
-    report = await demo.get("/reports/delays/B6/JFK")
-    assert (report.status_code, report.headers["gateway-complete"]) == (200, "?1"), report.text
+    report = await demo.whole("/reports/delays/B6/JFK")
+    assert report.status_code == 200, report.text
     delay = report.json()["delay"]
     assert (delay["flights"], delay["mean"]) == (999, 4.08)
     assert delay["low"] < 4.08 < delay["high"]
-    none = await demo.get("/reports/delays/HA/EWR")
+    none = await demo.whole("/reports/delays/HA/EWR")
     assert (none.status_code, none.json()["delay"]["mean"]) == (200, None)
 
-    trip = await demo.get("/trips/1/next")
-    assert (trip.status_code, trip.headers["gateway-complete"]) == (200, "?1")
+    trip = await demo.whole("/trips/1/next")
+    assert trip.status_code == 200
     assert trip.json()["flight"]["id"] == 1
 
 

@@ -22,7 +22,13 @@ async def test_client_works_on_our_connections(rig: Rig) -> None:
 
 
 async def test_failures_are_httpx_s_own(rig: Rig) -> None:
-    spec = {"/hang": {"hang": True}, "/cut": {"reset": "answer"}, "/raw": {"raw": "nonsense\r\n\r\n"}, "/big": {"size": 101}, "/ok": {"body": ""}}
+    spec = {
+        "/hang": {"hang": True},
+        "/cut": {"reset": "answer"},
+        "/raw": {"raw": "nonsense\r\n\r\n"},
+        "/big": {"size": 101},
+        "/ok": {"body": ""},
+    }
     upstream = await rig.serve(spec)
     caller = rig.caller(upstream.url, max_response=100)
     async with httpx.AsyncClient(transport=Bridge(caller.transport), base_url=upstream.url, timeout=30.0) as client:
