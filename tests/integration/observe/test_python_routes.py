@@ -26,7 +26,8 @@ async def test_each_request_is_counted_and_logged_once(tmp_path: Path, capfd: py
             assert (await client.get("/profiles/ann", headers={"x-request-id": "r-1"})).status_code == 200
             assert (await client.get("/both")).status_code == 502
             assert (await client.get("/document")).status_code == 200
-            assert (await client.get("/patient")).status_code == 422
+            refused = await client.get("/patient")
+            assert refused.status_code == 422
             assert (await client.get("/nothing")).status_code == 404
             for path in ("/livez", "/docs", "/openapi.json"):
                 assert (await client.get(path)).status_code == 200
@@ -48,6 +49,7 @@ async def test_each_request_is_counted_and_logged_once(tmp_path: Path, capfd: py
         (None, 404),
     ]
     assert (events[0]["request_id"], events[0]["complete"]) == ("r-1", False)
+    assert events[3]["request_id"] == refused.headers["x-request-id"]
     assert {step["reason"] for step in events[0]["steps"]} == {"ok", "upstream_status"}
 
 

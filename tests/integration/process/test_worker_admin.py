@@ -1,5 +1,6 @@
-"""`POST /admin/reload` at one of several workers reaches all of them, and says so."""
+"""The admin servers of several workers: a reload asked of one reaches all and says so, and readiness is each one's own."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.command import running_command
+from tests.support.command import PATIENCE_S, Command, running_command
 from tests.support.serving import LOOPBACK
 
 DOCUMENT = "version: 1\ntitle: {title}\nupstreams: {{u: {{url: 'http://127.0.0.1:9'}}}}\nendpoints: [{{path: /a, steps: {{s: {{upstream: u, path: /}}}}}}]\n"
@@ -17,7 +18,8 @@ DOCUMENT = "version: 1\ntitle: {title}\nupstreams: {{u: {{url: 'http://127.0.0.1
 class Workers:
     """Two workers. `admins`: a client of each one's admin server."""
 
-    def __init__(self, document: Path, admins: list[httpx.AsyncClient]) -> None:
+    def __init__(self, command: Command, document: Path, admins: list[httpx.AsyncClient]) -> None:
+        self.command = command
         self.document = document
         self.admins = admins
 
@@ -29,14 +31,14 @@ class Workers:
 
 
 @asynccontextmanager
-async def two_workers(folder: Path) -> AsyncIterator[Workers]:
+async def two_workers(folder: Path, **variables: str) -> AsyncIterator[Workers]:
     path = folder / "gateway.yaml"
     path.write_text(DOCUMENT.format(title="first"), "utf-8")
-    async with running_command(path, "--workers", "2", ANABRANCH_RELOAD="off", ANABRANCH_ADMIN_PORT="0") as command:
+    async with running_command(path, "--workers", "2", ANABRANCH_RELOAD="off", ANABRANCH_ADMIN_PORT="0", **variables) as command:
         ports = [found[1] for line in command.said if (found := re.search(r"the admin server is at \S+ port (\d+)", line))]
         assert len(ports) == 2
         admins = [httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) for port in ports]
-        yield Workers(path, admins)
+        yield Workers(command, path, admins)
         for admin in admins:
             await admin.aclose()
         command.process.terminate()
@@ -71,3 +73,17 @@ async def test_document_that_is_not_usable_changes_nothing_anywhere(tmp_path: Pa
         shown = [(await admin.get("/readyz")) for admin in workers.admins]
         assert [one.status_code for one in shown] == [200, 200]
         assert [len(one.json()["reasons"]) for one in shown] == [1, 0]
+
+
+async def test_end_makes_every_worker_not_ready_at_once(tmp_path: Path) -> None:
+    async with two_workers(tmp_path, ANABRANCH_DRAIN_DELAY_S="600") as workers:
+        assert [(await admin.get("/readyz")).status_code for admin in workers.admins] == [200, 200]
+        workers.command.process.terminate()
+        for admin in workers.admins:
+            async with asyncio.timeout(PATIENCE_S):
+                while (answer := await admin.get("/readyz")).status_code == 200:
+                    await asyncio.sleep(0.01)
+            assert (answer.status_code, answer.json()["reasons"]) == (503, ["the gateway is stopping"])
+        # Nobody waits for a reload in a worker that ends.
+        answer = await workers.admins[0].post("/admin/reload")
+        assert (answer.status_code, len(answer.json()["workers"])) == (504, 1)
