@@ -36,7 +36,8 @@ ANSWERS: Final = 20
 DOCUMENT: Final = """
 version: 1
 upstreams:
-  up: {{url: "http://{host}:{port}"}}
+  up: {{url: "http://{host}:{port}", connect_timeout: 20s}}
+defaults: {{timeout: 20s}}
 endpoints:
   - path: /required
     steps: {{one: {{upstream: up, path: /one}}}}

@@ -38,7 +38,7 @@ async def bad_line(
 version: 1
 upstreams:
   bad: {{url: '{proxy.url}', connect_timeout: {connect_timeout_s:g}s, transport: {transport}}}
-  good: {{url: '{good.url}'}}
+  good: {{url: '{good.url}', connect_timeout: {PATIENCE_S:g}s}}
 endpoints:
   - path: /both
     timeout: {PATIENCE_S:g}s

@@ -40,7 +40,7 @@ async def five_upstreams(folder: Path) -> AsyncIterator[tuple[Gateway, dict[str,
             upstream = await exits.enter_async_context(ScriptedUpstream({"*": {"json": {"name": name}, "delay_s": SERVICE_S}}))
             proxies[name] = await exits.enter_async_context(TCPProxy(upstream.port))
         lines = ["version: 1", "upstreams:"]
-        lines += [f"  {name}: {{url: '{proxy.url}'}}" for name, proxy in proxies.items()]
+        lines += [f"  {name}: {{url: '{proxy.url}', connect_timeout: {PATIENCE_S:g}s}}" for name, proxy in proxies.items()]
         lines += ["endpoints:"]
         # `/hasty` is for while it is silent: only there a timeout has to be met.
         for path, timeout_ms in (("/all", PATIENCE_S * 1000), ("/hasty", TIMEOUT_MS)):

@@ -30,9 +30,10 @@ version: 1
 upstreams:
   slow:
     url: %s
+    connect_timeout: 20s
     concurrency: {limit: %d, queue: %d}
     pool: {max_idle: %d}
-  quick: {url: %s, pool: {max_idle: %d}}
+  quick: {url: %s, connect_timeout: 20s, pool: {max_idle: %d}}
 endpoints:
   - path: /slow
     timeout: 60s

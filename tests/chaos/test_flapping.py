@@ -27,6 +27,7 @@ upstreams:
   flapping:
     url: %s
     timeout: 20s
+    connect_timeout: 20s
     breaker: {window: 60s, failure_rate: 50%%, minimum_calls: %d, open_for: %gs, probes: %d}
 endpoints:
   - path: /flap

@@ -18,7 +18,7 @@ ROUNDS: Final = 40
 DOCUMENT: Final = """
 version: 1
 upstreams:
-  stock: {url: '%s', timeout: 10s, concurrency: %s}
+  stock: {url: '%s', timeout: 20s, connect_timeout: 20s, concurrency: %s}
 endpoints:
   - path: /page
     timeout: 20s

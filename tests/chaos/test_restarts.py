@@ -36,7 +36,7 @@ async def test_graceful_handover_to_a_new_process_fails_nothing_and_leaves_nothi
     async with AsyncExitStack() as exits:
         old = await exits.enter_async_context(ScriptedUpstream({"*": service(names[0])}))
         proxy = await exits.enter_async_context(TCPProxy(old.port))
-        document = f"version: 1\nupstreams:\n  items: {{url: '{proxy.url}', retry: {{attempts: 2}}}}\n{ENDPOINT}"
+        document = f"version: 1\nupstreams:\n  items: {{url: '{proxy.url}', connect_timeout: 20s, retry: {{attempts: 2}}}}\n{ENDPOINT}"
         gateway = await exits.enter_async_context(running_gateway(document, tmp_path))
         async with under_load(gateway.port, "/item", clients=CLIENTS) as load:
             await load.more(BETWEEN)
@@ -61,7 +61,7 @@ async def test_graceful_handover_to_a_new_process_fails_nothing_and_leaves_nothi
 async def test_upstream_that_closes_idle_connections_all_the_time_fails_nothing_without_any_retry(tmp_path: Path) -> None:
     """The race of RFC 9112 section 9.3.1, as often as it can be had: a request goes out while the peer closes."""
     async with ScriptedUpstream({"routes": {"*": service("it")}, "close_idle_s": 0.002}) as upstream:
-        document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}'}}\n{ENDPOINT}"
+        document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}', connect_timeout: 20s}}\n{ENDPOINT}"
         async with running_gateway(document, tmp_path) as gateway, under_load(gateway.port, "/item", clients=CLIENTS) as load:
             await load.more(1000)
         assert {reply.status for reply in load.replies} == {200}
@@ -79,7 +79,7 @@ async def test_rolling_restart_of_instances_fails_nothing(tmp_path: Path) -> Non
         urls = ", ".join(f"'{instance.url}'" for instance in instances)
         # Half of the instances at most are left out at a time, and each of those for five seconds: so only half of them restart here.
         retry = "retry: {attempts: 3, backoff: 5ms, budget: 20%}"
-        document = f"version: 1\nupstreams:\n  items: {{urls: [{urls}], {retry}}}\n{ENDPOINT}"
+        document = f"version: 1\nupstreams:\n  items: {{urls: [{urls}], connect_timeout: 20s, {retry}}}\n{ENDPOINT}"
         async with running_gateway(document, tmp_path) as gateway:
             async with under_load(gateway.port, "/item", clients=CLIENTS) as load:
                 await load.more(BETWEEN)
@@ -97,7 +97,7 @@ async def test_rolling_restart_of_instances_fails_nothing(tmp_path: Path) -> Non
 async def test_restart_is_noticed_on_idle_connections_before_anything_is_asked(tmp_path: Path) -> None:
     """Without any retry: what the gateway had kept alive is closed by then, and it knows."""
     async with ScriptedUpstream({"*": service("it")}) as upstream:
-        document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}'}}\n{ENDPOINT}"
+        document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}', connect_timeout: 20s}}\n{ENDPOINT}"
         async with running_gateway(document, tmp_path) as gateway:
             for _ in range(3):
                 replies = await closed_loop(gateway.port, "/item", clients=CLIENTS, requests=CLIENTS * 2)

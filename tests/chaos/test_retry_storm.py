@@ -29,6 +29,7 @@ upstreams:
   down:
     url: %s
     timeout: %s
+    connect_timeout: 20s
     retry: {attempts: %d, backoff: 1ms, max_backoff: 4ms, budget: 10%%, on: [connect, timeout, connection_lost, 502, 503, 504]}
 endpoints:
   - path: /storm

@@ -16,14 +16,14 @@ NOBODY = "nobody"
 """Placeholder `http://{nobody}`: an address where every connection is refused."""
 
 DEADLINE = "10s"
-"""What an endpoint has that sets no timeout: so long that a busy machine meets it nowhere."""
+"""What endpoints have that set no timeout, and upstreams that set no connect_timeout: so long that a busy machine meets it nowhere."""
 
 
 def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
     """The document that the gateway is given.
 
     A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, for each scripted upstream its `url`,
-    and, where the document is run, a default timeout that is out of the way. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
+    and, where the document is run, timeouts that are out of the way. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
     the case's files.
     """
     if isinstance(case.document, str):
@@ -36,6 +36,7 @@ def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
                 upstreams[name] = {"url": f"http://{{{name}}}", **upstream}
         if case.expect_problems is None:
             document = {**document, "defaults": {"timeout": DEADLINE, **document.get("defaults", {})}}
+            upstreams = {name: {"connect_timeout": DEADLINE, **upstream} for name, upstream in upstreams.items()}
         text = json.dumps({"version": 1, **document, "upstreams": upstreams}, indent=1, ensure_ascii=False)
     for name, port in ports.items():
         text = text.replace(f"//{{{name}}}", f"//{LOOPBACK}:{port}")

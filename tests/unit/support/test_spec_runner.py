@@ -121,7 +121,10 @@ def test_a_document_is_filled_in() -> None:
     assert document == {
         "version": 1,
         "defaults": {"timeout": "10s"},
-        "upstreams": {"a": {"url": "http://127.0.0.1:1", "timeout": "1s"}, "b": {"url": "http://127.0.0.1:2"}},
+        "upstreams": {
+            "a": {"connect_timeout": "10s", "url": "http://127.0.0.1:1", "timeout": "1s"},
+            "b": {"connect_timeout": "10s", "url": "http://127.0.0.1:2"},
+        },
         "endpoints": [{"path": "/"}],
     }
 
