@@ -20,6 +20,7 @@ import pytest
 
 from demo.service import PORTS
 from tests.support.ports import free_ports
+from tests.support.unhurried import unhurried
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
@@ -72,7 +73,7 @@ class Reader:
         (folder / ".venv" / "bin" / "activate").touch()
         shutil.copytree(ROOT / "demo", folder / "demo", ignore=shutil.ignore_patterns("__pycache__"))
         document = folder / "demo" / "gateway.yaml"
-        document.write_text(re.sub(r"timeout: [\d.]+m?s\b", "timeout: 60s", document.read_text("utf-8")), "utf-8")
+        document.write_text(unhurried(document.read_text("utf-8")), "utf-8")
         path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
         self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
         for name, port in PORTS.items():

@@ -33,6 +33,7 @@ from app.main import create_app
 from app.settings import Settings
 from demo import airlines, airports, flights, planes, weather
 from tests.support.serving import LOOPBACK, serve
+from tests.support.unhurried import unhurried
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "demo" / "gateway.yaml"
@@ -73,24 +74,26 @@ class Loop:
         self._loop.close()
 
 
-async def started(exits: AsyncExitStack) -> str:
-    """Serve the demo's services and its gateway, until `exits` is left. The gateway's address."""
+async def started(exits: AsyncExitStack, document: Path) -> str:
+    """Serve the demo's services and the gateway of `document`, until `exits` is left. The gateway's address."""
     environ = {}
     for name, module in SERVICES.items():
         environ[f"{name.upper()}_URL"] = f"http://{LOOPBACK}:{await exits.enter_async_context(serve(module.build()))}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environ.items():
             patch.setenv(name, value)
-        app = create_app(Settings(document=DOCUMENT, _env_file=None))
+        app = create_app(Settings(document=document, _env_file=None))
     return f"http://{LOOPBACK}:{await exits.enter_async_context(serve(app))}"
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    document = tmp_path_factory.mktemp("demo") / "gateway.yaml"
+    document.write_text(unhurried(DOCUMENT.read_text("utf-8")), "utf-8")
     loop = Loop()
     exits = AsyncExitStack()
     try:
-        yield loop.run(started(exits))
+        yield loop.run(started(exits, document))
     finally:
         loop.run(exits.aclose())
         loop.close()
