@@ -28,7 +28,7 @@ def new_worker() -> str:
 class Journal:
     """An async context manager. Opening it never fails: when the folder cannot be used, that is trouble to get over, as it is later.
 
-    `folder`: wins over the one in `config`. `report`: told why nothing can be written, and None when it can again. `is_needed`: see Archive.
+    `folder`: wins over the one in `config`. `is_needed`: see Archive.
     `disk`: a test may put another one in.
 
     `queue`: to look at; None before it is open.
@@ -41,7 +41,6 @@ class Journal:
         config: Config,
         *,
         folder: Path | None = None,
-        report: Callable[[str | None], None] = lambda _: None,
         is_needed: Callable[[Segment], bool] | None = None,
         disk: Disk | None = None,
     ) -> None:
@@ -49,7 +48,6 @@ class Journal:
         self.folder = Path(config.path) if folder is None else folder
         self.counters = Counters()
         self.queue: Queue | None = None
-        self._report = report
         self._is_needed = is_needed
         self._disk = disk
         self._exits = AsyncExitStack()
@@ -58,7 +56,7 @@ class Journal:
         disk = Disk(self.folder, new_worker()) if self._disk is None else self._disk
         self.worker = disk.worker
         archive = Archive(self.folder, self.config, self.counters, is_needed=self._is_needed)
-        writer = Writer(disk, self.config, self.counters, on_closed=archive.submit, on_trouble=self._report)
+        writer = Writer(disk, self.config, self.counters, on_closed=archive.submit)
         self.queue = writer.queue
         self.offer = writer.offer
         self.defer = writer.defer

@@ -63,7 +63,7 @@ class Writer:
     """`offer`, `put` and `commit` take a record's line, `defer` what one is made of; `run` is the task's body and ends after `close`.
 
     `on_closed`: told of each segment that will not be written any more, with its summary (None: what is in it is not known for sure).
-    `on_trouble`: told why nothing can be written, and None when it can again. `clock`: the loop's time.
+    `clock`: the loop's time.
     """
 
     def __init__(
@@ -73,14 +73,12 @@ class Writer:
         counters: Counters,
         *,
         on_closed: Closed,
-        on_trouble: Callable[[str | None], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._disk = disk
         self._config = config
         self._counters = counters
         self._on_closed = on_closed
-        self._on_trouble = on_trouble
         self._clock = clock
         self._queue = self.queue = Queue(max_records=config.queue_records, max_bytes=config.queue_size)
         self._batch = Batch(self.offer, self._lose)
@@ -335,7 +333,6 @@ class Writer:
             logger.error("the journal in %s cannot be written: %s; required endpoints answer 503 until it can", self._disk.folder, reason)
         if self._counters.trouble != reason:
             self._counters.trouble = reason
-            self._on_trouble(reason)
         _refuse(self._queue.void_required())
         self._queue.refuse_waiting(_UNAVAILABLE)
 
@@ -343,7 +340,6 @@ class Writer:
         self._backoff_s = _FIRST_BACKOFF_S
         if self._counters.trouble is not None:
             self._counters.trouble = None
-            self._on_trouble(None)
             logger.warning("the journal in %s can be written again; dropped so far: %d", self._disk.folder, self._counters.dropped)
 
     async def _pause(self) -> None:
