@@ -117,7 +117,7 @@ async def ended(process: Process) -> tuple[int | None, str]:
 async def test_run_says_where_it_is_and_ends_in_peace_when_idle(document: Path, number: signal.Signals) -> None:
     async with running(document) as (process, address, line):
         assert line.endswith(f"serves {document} at {address}  (docs: {address}/docs)")
-        async with httpx.AsyncClient(base_url=address) as client:
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
             assert (await client.get("/readyz")).status_code == 200
             process.send_signal(number)
             assert await ended(process) == (0, "")
@@ -127,7 +127,7 @@ async def test_run_says_where_it_is_and_ends_in_peace_when_idle(document: Path, 
 async def test_run_finishes_what_it_is_doing(document: Path, number: signal.Signals) -> None:
     async with ScriptedUpstream({"*": {"json": {"id": 1}, "delay_s": 0.5}}) as flights:
         document.write_text(DOCUMENT.format(url=flights.url), "utf-8")
-        async with running(document) as (process, address, _), httpx.AsyncClient(base_url=address) as client:
+        async with running(document) as (process, address, _), httpx.AsyncClient(base_url=address, timeout=60) as client:
             asked = asyncio.ensure_future(client.get("/flights/1"))
             await flights.until(lambda upstream: upstream.concurrent == 1)
             process.send_signal(number)
@@ -139,7 +139,7 @@ async def test_run_finishes_what_it_is_doing(document: Path, number: signal.Sign
 async def test_run_cancels_what_does_not_end_in_time(document: Path) -> None:
     async with ScriptedUpstream({"*": {"hang": True}}) as flights:
         document.write_text(DOCUMENT.format(url=flights.url).replace("version: 1", "version: 1\ndefaults: {timeout: 1m}"), "utf-8")
-        async with running(document, ANABRANCH_SHUTDOWN_TIMEOUT_S="0.2") as (process, address, _), httpx.AsyncClient() as client:
+        async with running(document, ANABRANCH_SHUTDOWN_TIMEOUT_S="0.2") as (process, address, _), httpx.AsyncClient(timeout=60) as client:
             asked = asyncio.ensure_future(client.get(f"{address}/flights/1"))
             await flights.until(lambda upstream: upstream.concurrent == 1)
             process.terminate()
@@ -150,7 +150,10 @@ async def test_run_cancels_what_does_not_end_in_time(document: Path) -> None:
 
 
 async def test_run_is_silent_about_files_that_are_not_its_own(document: Path) -> None:
-    async with running(document, ANABRANCH_ACCESS_LOG="off") as (process, address, _), httpx.AsyncClient(base_url=address) as client:
+    async with (
+        running(document, ANABRANCH_ACCESS_LOG="off") as (process, address, _),
+        httpx.AsyncClient(base_url=address, timeout=60) as client,
+    ):
         (document.parent / "notes.txt").write_text("nothing of the gateway's", "utf-8")
         document.write_text(document.read_text("utf-8").replace("/airlines\n", "/carriers\n"), "utf-8")
         assert process.stderr is not None
@@ -163,7 +166,7 @@ async def test_run_is_silent_about_files_that_are_not_its_own(document: Path) ->
 
 async def test_run_takes_its_settings_from_the_environment(document: Path) -> None:
     variables = {"ANABRANCH_DOCUMENT": str(document), "ANABRANCH_DOCS": "false"}
-    async with running(**variables) as (process, address, line), httpx.AsyncClient(base_url=address) as client:
+    async with running(**variables) as (process, address, line), httpx.AsyncClient(base_url=address, timeout=60) as client:
         assert "docs" not in line
         assert (await client.get("/docs")).status_code == 404
         process.terminate()

@@ -29,7 +29,7 @@ class Gateway:
 
     def client(self) -> httpx.AsyncClient:
         """A client of this gateway, to be used as an async context manager in one test."""
-        return httpx.AsyncClient(base_url=self.url, timeout=10)
+        return httpx.AsyncClient(base_url=self.url, timeout=60)
 
 
 @contextlib.asynccontextmanager

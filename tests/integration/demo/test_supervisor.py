@@ -23,7 +23,7 @@ async def test_five_services_start_answer_and_stop() -> None:
     async with Supervisor([service(name, port) for name, port in ports.items()], say=said.append) as supervisor:
         await supervisor.start()
         assert all(child.is_running for child in supervisor.children.values())
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             for name, port in ports.items():
                 health = await client.get(f"http://{LOOPBACK}:{port}/health")
                 assert health.json()["service"] == name

@@ -285,7 +285,10 @@ async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_pa
         app = create_app(Settings(document=path, admin_token="a-long-token", **options))
         async with serve(app) as port:
             address = f"http://{LOOPBACK}:{app.state.admin_port}"
-            async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client, httpx.AsyncClient(base_url=address) as admin:
+            async with (
+                httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
+                httpx.AsyncClient(base_url=address, timeout=60) as admin,
+            ):
                 assert (await admin.get("/admin/journal")).status_code == 401
                 admin.headers["authorization"] = "Bearer a-long-token"
                 assert (await admin.get("/admin/journal")).json() == {"records": []}
@@ -305,7 +308,7 @@ async def test_without_a_token_the_admin_server_shows_no_records(tmp_path: Path)
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.replace("URL", "http://127.0.0.1:1"))
     app = create_app(Settings(document=path, admin_port=0, access_log="off", reload="off", journal_path=tmp_path / "j"))
-    async with serve(app), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{app.state.admin_port}") as admin:
+    async with serve(app), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{app.state.admin_port}", timeout=60) as admin:
         assert (await admin.get("/admin/journal")).status_code == 404
 
 
@@ -317,7 +320,7 @@ async def test_readiness_names_a_journal_that_cannot_be_written_until_another_do
         blocked = document.replace("journal: {flush_interval", f"journal: {{path: {tmp_path / 'file' / 'no'}, flush_interval")
         path.write_text(blocked)
         app = create_app(Settings(document=path, access_log="off", reload="off"))
-        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
             assert (await client.post("/required/1", json={})).status_code == 503
             ready = await client.get("/readyz")
             assert ready.status_code == 200

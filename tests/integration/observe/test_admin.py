@@ -48,8 +48,8 @@ class Running:
         self._serving = serve(self._app)
         port = await self._serving.__aenter__()
         self._clients = Gateways(
-            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}"),
-            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{self._app.state.admin_port}"),
+            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60),
+            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{self._app.state.admin_port}", timeout=60),
         )
         return self._clients
 
@@ -114,7 +114,10 @@ async def test_token_is_asked_for_but_not_of_probes(tmp_path: Path, upstream: Sc
 async def test_metrics_stand_on_the_public_port_without_an_admin_port(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
-    async with serve(create_app(Settings(document=path))) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+    async with (
+        serve(create_app(Settings(document=path))) as port,
+        httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
+    ):
         assert (await client.get("/metrics")).status_code == 200
         assert (await client.get("/admin/timings")).status_code == 404
 

@@ -74,7 +74,7 @@ def admin_port(events: list[dict[str, Any]]) -> int:
 
 async def test_every_line_is_an_event_and_holds_no_secret(tmp_path: Path) -> None:
     async with running(tmp_path, ANABRANCH_ACCESS_LOG="all", ANABRANCH_LOG_LEVEL="debug") as (process, before):
-        async with httpx.AsyncClient(base_url=address(before)) as client:
+        async with httpx.AsyncClient(base_url=address(before), timeout=60) as client:
             await client.get("/things/%0a%7b%7d?key=very-secret")
         event = await event_of(process)
         while event["event"] != "request":
@@ -96,7 +96,7 @@ async def test_every_line_is_an_event_and_holds_no_secret(tmp_path: Path) -> Non
 async def test_requests_go_on_when_nobody_reads_the_log(tmp_path: Path) -> None:
     async with running(tmp_path, ANABRANCH_ACCESS_LOG="all", ANABRANCH_ADMIN_PORT="0") as (process, events):
         process._transport.get_pipe_transport(2).close()  # type: ignore[attr-defined]
-        async with httpx.AsyncClient(base_url=address(events)) as client:
+        async with httpx.AsyncClient(base_url=address(events), timeout=60) as client:
             for _ in range(3):
                 assert (await client.get("/things/1")).status_code == 502
             metrics = (await client.get(f"http://127.0.0.1:{admin_port(events)}/metrics")).text
@@ -108,7 +108,7 @@ async def test_requests_go_on_when_nobody_reads_the_log(tmp_path: Path) -> None:
 async def test_top_shows_the_figures_of_a_running_gateway(tmp_path: Path) -> None:
     token = "correct horse"
     async with running(tmp_path, ANABRANCH_ADMIN_PORT="0", ANABRANCH_ADMIN_TOKEN=token) as (process, events):
-        async with httpx.AsyncClient(base_url=address(events)) as client:
+        async with httpx.AsyncClient(base_url=address(events), timeout=60) as client:
             await client.get("/things/1")
         url = f"http://127.0.0.1:{admin_port(events)}"
         port = str(admin_port(events))

@@ -56,7 +56,10 @@ async def test_no_request_fails_when_the_gateway_ends_under_load(tmp_path: Path,
 async def test_not_ready_at_once_and_still_serving_for_the_delay(tmp_path: Path) -> None:
     async with serve(service) as upstream:
         document = written(tmp_path, upstream)
-        async with running_command(document, ANABRANCH_DRAIN_DELAY_S="30") as command, httpx.AsyncClient(base_url=command.url) as client:
+        async with (
+            running_command(document, ANABRANCH_DRAIN_DELAY_S="30") as command,
+            httpx.AsyncClient(base_url=command.url, timeout=60) as client,
+        ):
             assert (await client.get("/readyz")).status_code == 200
             command.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(PATIENCE_S):
@@ -76,7 +79,10 @@ async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal
     async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(SLOW.format(url=upstream.url), "utf-8")
-        async with running_command(path, ANABRANCH_SHUTDOWN_TIMEOUT_S="60") as command, httpx.AsyncClient(base_url=command.url) as client:
+        async with (
+            running_command(path, ANABRANCH_SHUTDOWN_TIMEOUT_S="60") as command,
+            httpx.AsyncClient(base_url=command.url, timeout=60) as client,
+        ):
             asked = asyncio.ensure_future(client.get("/a", timeout=60))
             await upstream.until(lambda it: it.concurrent == 1)
             command.process.send_signal(signal.SIGTERM)
@@ -102,7 +108,10 @@ async def refused(port: int) -> bool:
 async def test_hangup_reloads_the_document(tmp_path: Path) -> None:
     async with serve(service) as upstream:
         document = written(tmp_path, upstream)
-        async with running_command(document, ANABRANCH_RELOAD="signal") as command, httpx.AsyncClient(base_url=command.url) as client:
+        async with (
+            running_command(document, ANABRANCH_RELOAD="signal") as command,
+            httpx.AsyncClient(base_url=command.url, timeout=60) as client,
+        ):
             document.write_text(re.sub('"0"', '"1"', document.read_text("utf-8")), "utf-8")
             command.process.send_signal(signal.SIGHUP)
             await command.says("reloaded the document (signal)")

@@ -91,7 +91,7 @@ async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_p
 
 
 async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with stamped(tmp_path) as (app, port, path, _), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+    async with stamped(tmp_path) as (app, port, path, _), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
         reloader = reloader_of(app)
         told: list[ReloadState] = []
         reloader.observe(told.append)
@@ -112,7 +112,10 @@ async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: 
 
 
 async def test_good_document_after_a_bad_one_clears_what_was_said(tmp_path: Path) -> None:
-    async with stamped(tmp_path) as (app, port, path, upstream), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+    async with (
+        stamped(tmp_path) as (app, port, path, upstream),
+        httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
+    ):
         path.write_text(BROKEN[0], "utf-8")
         assert (await reloader_of(app).reload("test")).is_failed
         path.write_text(DOCUMENT.format(port=upstream, stamp=1), "utf-8")
@@ -136,7 +139,7 @@ async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_pat
     async with no_leaks(), serve(holding) as upstream:
         path.write_text(DOCUMENT.format(port=upstream, stamp=0), "utf-8")
         app = create_app(Settings(document=path, reload="off"))
-        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
             for target in ("/document", "/python"):
                 asked = asyncio.create_task(client.get(target))
                 await arrived.wait()
@@ -165,7 +168,10 @@ async def test_other_python_routes_are_a_warning(tmp_path: Path) -> None:
 
 
 async def test_description_follows_the_document(tmp_path: Path) -> None:
-    async with stamped(tmp_path) as (app, port, path, upstream), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+    async with (
+        stamped(tmp_path) as (app, port, path, upstream),
+        httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
+    ):
         path.write_text(DOCUMENT.format(port=upstream, stamp=1) + "title: Renamed\n", "utf-8")
         await reloader_of(app).reload("test")
         assert (await client.get("/openapi.json")).json()["info"]["title"] == "Renamed"
@@ -190,7 +196,7 @@ async def test_change_on_the_disk_is_loaded(tmp_path: Path, is_swapped: bool) ->
         app = create_app(Settings(document=mounted, reload="watch"))
         reloaded = asyncio.Event()
         reloader_of(app).observe(lambda _: reloaded.set())
-        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}") as client:
+        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
             assert (await client.get("/document")).headers["x-stamp"] == "0"
             if is_swapped:
                 second = mounted / "..2026_02"

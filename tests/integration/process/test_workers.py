@@ -39,7 +39,7 @@ async def stamps(command: Command, requests: int = 24) -> set[str]:
     """What connections of their own were answered; each may reach another worker."""
     found = set()
     for _ in range(requests):
-        async with httpx.AsyncClient(base_url=command.url) as client:
+        async with httpx.AsyncClient(base_url=command.url, timeout=60) as client:
             answer = await client.get("/document")
             assert answer.status_code == 200, answer.text
             found.add(answer.headers["x-stamp"])
