@@ -49,8 +49,9 @@ class DisconnectWatch:
         self._target.cancel()
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass  # the rest of a body that nobody wants
+        while (await self._receive())["type"] != "http.disconnect":  # noqa: ASYNC110 - `receive` is what waits
+            # The rest of a body that nobody wants. A `receive` that repeats itself instead of waiting must not keep the loop to itself.
+            await asyncio.sleep(0)
         self._leave()
 
     async def stop(self) -> None:

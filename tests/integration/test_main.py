@@ -7,12 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.types import Message, Scope
 
 from app.document import compile_file
 from app.errors import ConfigError, Problem
 from app.main import create_app
 from app.settings import Settings
+from tests.support.asgi import ask
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream
 
@@ -117,17 +117,7 @@ async def test_application_opens_nothing_before_its_lifespan(tmp_path: Path) -> 
         (tmp_path / "gateway.yaml").write_text(DOCUMENT.format(url=upstream.url), "utf-8")
         app = create_app(Settings(document=tmp_path / "gateway.yaml"))
         async with app.router.lifespan_context(app):
-            sent: list[Message] = []
-
-            async def receive() -> Message:
-                return {"type": "http.request", "body": b"", "more_body": False}
-
-            async def send(message: Message) -> None:
-                sent.append(message)
-
-            scope: Scope = {"type": "http", "method": "GET", "path": "/a", "raw_path": b"/a", "query_string": b"", "headers": []}
-            await app(scope, receive, send)
-            assert sent[0]["status"] == 200
+            assert (await ask(app, "GET", "/a")).status == 200
             assert upstream.accepted == 1
         await upstream.until(lambda one: one.open == 0)
 

@@ -39,6 +39,14 @@ class Broken(Client):
         raise OSError("the socket is gone")
 
 
+class Repeating(Client):
+    """A server that says again and again, without waiting, that the body has ended."""
+
+    async def receive(self) -> Message:
+        self.received += 1
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+
 async def handled(engine: Callable[..., Awaitable[Result]], client: Client, *, watch_after_s: float = 0.0) -> int:
     """Serve one request. Returns how many cancellations were left on its task, and fails when a task is left over."""
     plane = DataPlane(engine, watch_after_s=watch_after_s)
@@ -164,3 +172,14 @@ async def test_timeout_around_the_request_is_still_a_timeout() -> None:
         async with asyncio.timeout_at(asyncio.get_running_loop().time()):
             await handled(engine, client)
     assert engine.ended == "cancelled"
+
+
+async def test_server_that_repeats_itself_does_not_keep_the_loop_to_itself() -> None:
+    engine, client = Engine(), Repeating()
+    task = await begun(engine, client)
+    async with asyncio.timeout(30):
+        while client.received < 10:
+            await asyncio.sleep(0)
+        engine.let_go.set()
+        assert await task == 0
+    assert (engine.ended, client.status) == ("done", 200)
