@@ -28,7 +28,6 @@ class GatedProtocol(BoundedProtocol):
         """What has come of the request that waits."""
         self._has_place = False
         self._is_turned_away = False
-        self._is_in_message = False
         self._is_ending = False
 
     # ------------------------------------------------------------------------------------------------------------ waiting
@@ -40,15 +39,17 @@ class GatedProtocol(BoundedProtocol):
                 self.flow.pause_reading()
         elif self.backlog.concerns(data) and self._is_at_rest():
             self._unset_keepalive_if_required()
+            self._stop_timer()  # which line ends may have started
             self._unread = data
+            if len(data) > self.max_head_bytes:
+                self.flow.pause_reading()
             self.backlog.add(self)
         else:
             super().data_received(data)
 
     def _is_at_rest(self) -> bool:
         """Whether what comes next is the beginning of a request that would be served at once."""
-        is_free = self.cycle is None or self.cycle.response_complete
-        return is_free and not self._is_in_message and not self._is_refused and not self._is_turned_away
+        return self._is_between() and not self._is_refused and not self._is_turned_away
 
     def let_in(self) -> bool:
         self._has_place = True
@@ -73,19 +74,21 @@ class GatedProtocol(BoundedProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """In a drain, a request that waits is one that is under way: it gets its answer, and then the connection closes."""
+        """In a drain, a request that waits is one that is under way: it gets its answer, and then the connection closes. Asked again, when
+        there is no time left, it is turned away."""
         if self._unread is None:
             super().shutdown()
-        else:
+        elif not self._is_ending:
             self._is_ending = True
+        else:
+            self.backlog.discard(self)
+            self.turn_away()
 
     # ------------------------------------------------------------------------------------------------------------ parsing
 
-    def on_message_begin(self) -> None:
-        self._is_in_message = True
-        super().on_message_begin()
-
     def on_headers_complete(self) -> None:
+        if self._is_refused:  # it came in one piece with the one that was, and nothing is answered behind that
+            return
         if self._is_turned_away:
             self._is_turned_away = False
             self._end_head()
@@ -98,18 +101,12 @@ class GatedProtocol(BoundedProtocol):
             self._has_place = False
             self.scope[PLACE] = True  # type: ignore[typeddict-unknown-key]  # its task begins in a later turn of the loop
 
-    def _is_between(self) -> bool:
-        return (self.cycle is _ANSWERED and not self._is_in_message) or super()._is_between()
-
-    def on_message_complete(self) -> None:
-        self._is_in_message = False
-        super().on_message_complete()
-
     def _answer_no_place(self) -> None:
         parser, fields = self.parser, self.server_state.default_headers
         # A client that waits for leave to send its body will not send it now: where the next request would begin is not known.
         keeps = parser.get_http_version() != "1.0" and parser.should_keep_alive() and not self.expect_100_continue and not self._is_ending
-        keeps = keeps and not any(name == b"connection" for name, _ in fields)
+        # Nor do we go on with one that asks and asks and does not read our answers.
+        keeps = keeps and not any(name == b"connection" for name, _ in fields) and not self.flow.write_paused
         body = no_place(next((value for name, value in self.headers if name == b"x-request-id"), None))
         head = b"%bcontent-type: %b\r\nretry-after: %b\r\ncontent-length: %d\r\n" % (_STATUS, MEDIA_TYPE, RETRY_AFTER.encode(), len(body))
         rest = b"".join([b"%b: %b\r\n" % field for field in fields if field[0] != b"connection"])

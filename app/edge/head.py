@@ -41,7 +41,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
+        self._body_bytes = 0
+        """Of bodies, in the piece that came last."""
         self._is_in_head = False
+        self._is_in_message = False
+        self._has_ended_message = False
         self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -59,7 +63,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """As uvicorn's, but with other words for what is no HTTP, and without its lines in the log: whoever sends garbage could fill it."""
         if self._is_refused:
             return
-        self._unset_keepalive_if_required()
+        if not self._is_in_late_body():
+            self._unset_keepalive_if_required()
+        self._has_ended_message = False
+        self._body_bytes = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -68,8 +75,8 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             if not self._feed_rest(memoryview(data)[upgrade.args[0] :]):
                 return
-        if self._is_in_head or self._is_between():
-            self._head_bytes += len(data)
+        if self._is_in_head or (self._is_between() and not self._has_ended_message):
+            self._head_bytes += len(data) - self._body_bytes
             if self.transport.is_closing():
                 return
             if self._head_bytes > self.max_head_bytes:
@@ -95,7 +102,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def on_message_begin(self) -> None:
-        self._is_in_head = True
+        self._is_in_head = self._is_in_message = True
+        self._unset_keepalive_if_required()  # behind a request that was answered early, in one piece with the end of it
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -108,9 +116,22 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._stop_timer()
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_in_message = False
+        self._has_ended_message = True
+        super().on_message_complete()
+
     def _is_between(self) -> bool:
         """Whether no request is being received or answered. Line ends may come here, which are no request yet (RFC 9112 section 2.2)."""
-        return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+        return not self._is_in_message and (self.cycle is None or self.cycle.response_complete)
+
+    def _is_in_late_body(self) -> bool:
+        """Whether a body is being received whose request has its answer. It does not keep the connection: the keep-alive timeout runs on."""
+        return self._is_in_message and not self._is_in_head and self.cycle is not None and self.cycle.response_complete
 
     def _expire(self) -> None:
         self._timer = None

@@ -78,6 +78,11 @@ class HeadServer:
         self.port = 0
         self._state = state
 
+    @property
+    def connections(self) -> list[BoundedProtocol]:
+        """Those that are open now."""
+        return [one for one in self._state.connections if isinstance(one, BoundedProtocol)]
+
     def drain(self) -> None:
         """As the server does when it ends: answers that are still to come say that their connection closes."""
         for connection in list(self._state.connections):
@@ -132,7 +137,7 @@ def problem_of(raw: bytes, status: int = 4) -> tuple[int, dict[str, str], dict[s
 
 @asynccontextmanager
 async def serving(
-    protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: int = 600, gate: Gate | None = None
+    protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: float = 600, gate: Gate | None = None
 ) -> AsyncIterator[HeadServer]:
     """Serve an `Application` of its own by `protocol`, behind `gate`."""
     app = Application()
@@ -146,7 +151,7 @@ async def serving(
         lifespan="off",
         log_config=None,
         access_log=False,
-        timeout_keep_alive=keep_alive_s,
+        timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]  # given to asyncio as it is
     )
     server = uvicorn.Server(config)
     config.load()

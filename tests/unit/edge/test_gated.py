@@ -23,11 +23,16 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def full(
-    *, waiting: int = 0, wait_s: float = 600.0, limit: int = 1, protocol: type[BoundedProtocol] = Bounded
+    *,
+    waiting: int = 0,
+    wait_s: float = 600.0,
+    limit: int = 1,
+    protocol: type[BoundedProtocol] = Bounded,
+    keep_alive_s: float = 600.0,
 ) -> AsyncIterator[tuple[HeadServer, Gate]]:
     """A server all of whose places are taken by requests that end when `server.app.gate` is set."""
     gate = Gate(limit=limit, waiting=waiting, wait_s=wait_s)
-    async with serving(protocol, gate=gate) as server, server.connected() as (_, writer):
+    async with serving(protocol, gate=gate, keep_alive_s=keep_alive_s) as server, server.connected() as (_, writer):
         writer.write(SLOW)
         await until(lambda: gate.is_full)
         await until(lambda: server.app.seen)
@@ -136,6 +141,67 @@ async def test_garbage_that_waited_is_refused_and_takes_no_place() -> None:
         await until(lambda: gate.bulkhead.in_use == 0)
 
 
+async def test_time_for_a_head_is_not_counted_from_an_answer_nor_while_the_next_request_waits() -> None:
+    async with full(protocol=Hasty) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        assert b"/problems/overloaded" in await answer(reader)
+        gate.waiting = 1
+        writer.write(GET)
+        await until(lambda: gate.queued == 1)
+        await asyncio.sleep(2 * Hasty.head_timeout_s)
+        server.app.gate.set()
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_body_of_who_was_turned_away_is_not_counted_as_a_head() -> None:
+    async with full() as (server, gate), server.connected() as (reader, writer):
+        writer.write(POST.replace(b": 5", b": 5000") + b"x" * 5000)
+        assert b"/problems/overloaded" in await answer(reader)
+        server.app.gate.set()
+        await until(lambda: not gate.is_full)
+        writer.write(GET)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_body_of_who_was_turned_away_keeps_no_connection() -> None:
+    async with full(keep_alive_s=0.5) as (server, _), server.connected() as (reader, writer):
+        writer.write(POST)
+        assert b"/problems/overloaded" in await answer(reader)
+        writer.write(b"h")
+        assert await rest(reader) == b""
+
+
+async def test_request_behind_one_that_was_turned_away_keeps_its_connection() -> None:
+    """With hardly any time between two requests, which is not what one under way has."""
+    async with full(waiting=1, keep_alive_s=0) as (server, gate), server.connected() as (reader, writer):
+        gate.waiting = 0  # of those that have not been parsed
+        writer.write(GET + GET)
+        assert b"/problems/overloaded" in await answer(reader)
+        await until(lambda: gate.queued == 1)
+        await asyncio.sleep(0.1)
+        server.app.gate.set()
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_nothing_is_served_behind_a_request_whose_answer_closes_the_connection() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        gate.waiting = 0  # of those that have not been parsed
+        writer.write(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
+        assert (await rest(reader)).count(b"HTTP/1.1 ") == 1
+        server.app.gate.set()
+        await until(lambda: gate.bulkhead.in_use == 0)
+        assert server.app.seen == []
+
+
+async def test_client_that_does_not_read_is_not_answered_again_and_again() -> None:
+    async with full() as (server, _), server.connected() as (reader, writer):
+        await until(lambda: len(server.connections) == 2)
+        next(one for one in server.connections if one.cycle is None).pause_writing()
+        writer.write(GET)
+        status, headers, _ = problem_of(await rest(reader), 503)
+        assert (status, headers["connection"]) == (503, "close")
+
+
 async def test_client_that_sends_line_ends_after_it_was_turned_away_does_not_keep_its_connection() -> None:
     async with full(protocol=Hasty) as (server, _), server.connected() as (reader, writer):
         writer.write(GET)
@@ -195,3 +261,13 @@ async def test_drain_tells_who_is_turned_away_and_then_closes() -> None:
         server.drain()
         status, headers, _ = problem_of(await rest(reader), 503)
         assert (status, headers["connection"]) == (503, "close")
+
+
+async def test_drain_without_time_turns_away_who_waits() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        await until(lambda: gate.queued == 1)
+        server.drain()
+        server.drain()
+        status, headers, _ = problem_of(await rest(reader), 503)
+        assert (status, headers["connection"], gate.queued) == (503, "close", 0)

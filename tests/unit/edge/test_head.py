@@ -77,6 +77,22 @@ async def test_size_begins_anew_with_each_request(bounded: HeadServer) -> None:
     assert raw.count(b"HTTP/1.1 200") == 4
 
 
+async def test_a_body_is_not_counted_with_the_head_that_begins_in_its_last_piece(bounded: HeadServer) -> None:
+    async with bounded.connected() as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 2000\r\n\r\n" + b"a" * 2000 + GET)
+        assert (await answer(reader)).endswith(b"\r\n\r\n2000")
+        writer.write(END)
+        assert (await rest(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_that_comes_after_its_answer_keeps_no_connection() -> None:
+    async with serving(keep_alive_s=0.5) as server, server.connected() as (reader, writer):
+        writer.write(b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\n")
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        writer.write(b"hello")
+        assert await rest(reader) == b""
+
+
 async def test_time_begins_anew_with_each_request(hasty: HeadServer) -> None:
     """Together the four take longer than one head may; each comes in one piece."""
     async with hasty.connected() as (reader, writer):
