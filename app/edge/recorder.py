@@ -200,8 +200,10 @@ class Recorder:
 
     def defer(self, of: "Recording") -> None:
         size_bytes = len(of.response) + len(of.body)
-        if self._bodies == "steps" and of.result is not None:
-            size_bytes += sum(len(outcome.answer.body) for outcome in of.result.outcomes if outcome.answer is not None)
+        if of.result is not None:  # it holds the steps' answers, whether the record is to have them or not
+            for outcome in of.result.outcomes:
+                if outcome.answer is not None:
+                    size_bytes += len(outcome.answer.body)
         self._journal.defer(of, size_bytes)
 
 

@@ -195,6 +195,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(_LOOK_S)
 
     async def _cancel_running(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # or requests that wait for a place would begin when those that have one are cancelled
         tasks = set(self.server_state.tasks)
         if not tasks:
             return

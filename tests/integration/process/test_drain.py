@@ -29,6 +29,8 @@ upstreams: {{a: {{url: "{url}", timeout: 1m}}}}
 endpoints: [{{path: /a, steps: {{s: {{upstream: a, path: /}}}}}}]
 """
 
+WAITS = re.compile(r"^anabranch_gate_queued\S* 1(\.0)?$", re.MULTILINE)
+
 
 def written(folder: Path, port: int) -> Path:
     path = folder / "gateway.yaml"
@@ -94,6 +96,34 @@ async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal
             async with asyncio.timeout(PATIENCE_S):
                 assert await command.ended() == 0
             await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_second_signal_turns_away_who_waits_for_a_place(tmp_path: Path) -> None:
+    """It would begin otherwise when the request that has the place is cancelled, after everybody else was told to end."""
+    async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(SLOW.format(url=upstream.url), "utf-8")
+        limits = {"ANABRANCH_MAX_REQUESTS": "1", "ANABRANCH_MAX_WAIT_S": "60"}
+        async with (
+            running_command(path, ANABRANCH_SHUTDOWN_TIMEOUT_S="60", **limits) as command,
+            httpx.AsyncClient(base_url=command.url, timeout=60) as client,
+        ):
+            running = asyncio.ensure_future(client.get("/a"))
+            await upstream.until(lambda it: it.concurrent == 1)
+            waiting = asyncio.ensure_future(client.get("/a"))
+            async with asyncio.timeout(PATIENCE_S):
+                while not WAITS.search((await client.get("/metrics")).text):
+                    await asyncio.sleep(0.01)
+            command.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(PATIENCE_S):
+                while not await refused(command.port):
+                    await asyncio.sleep(0.01)
+            command.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await waiting
+                assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+                assert await command.ended() == 0
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def refused(port: int) -> bool:

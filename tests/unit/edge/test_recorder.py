@@ -1,0 +1,51 @@
+"""What waits to be made into a record says how much of the memory it holds."""
+
+from datetime import datetime
+from typing import Any, cast
+
+import pytest
+from starlette.types import Message
+
+from app.config.journal import Journal as Config
+from app.config.journal import JournalRule
+from app.core.exchange import Answer
+from app.edge.recorder import Recorder
+from app.journal.batch import Unmade
+from app.journal.journal import Journal
+from app.journal.redact import Redaction
+from tests.support import edge_plans
+
+
+class _Journal:
+    """Takes what is to be made, with its size."""
+
+    def __init__(self) -> None:
+        self.config = Config()
+        self.deferred: list[tuple[Unmade, int]] = []
+
+    def defer(self, unmade: Unmade, size_bytes: int) -> None:
+        self.deferred.append((unmade, size_bytes))
+
+
+async def _ignore(message: Message) -> None:
+    pass
+
+
+@pytest.mark.parametrize("bodies", ["none", "response", "steps"])
+async def test_answers_of_services_are_held_until_the_record_is_made_whatever_is_kept_of_them(bodies: Any) -> None:
+    journal = _Journal()
+    recorder = Recorder(
+        edge_plans.endpoint(name="briefing"), JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact)
+    )
+    recording = recorder.begin(_ignore, request_id=b"r", method="GET", path=b"/", query=b"", headers={}, deadline=0.0)
+    assert recording is not None
+    outcome = edge_plans.outcome("flight")
+    outcome.answer = Answer(200, [], b"x" * 100_000)
+    recording.result = edge_plans.result(outcome)
+    await recording.send({"type": "http.response.start", "status": 200, "headers": []})
+    await recording.send({"type": "http.response.body", "body": b"{}"})
+    ((unmade, size_bytes),) = journal.deferred
+    assert size_bytes == 100_002
+    line, time = unmade.line()
+    assert line.endswith(b"\n")
+    assert isinstance(time, datetime)
