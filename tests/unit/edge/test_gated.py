@@ -186,7 +186,7 @@ async def test_request_behind_one_that_was_turned_away_keeps_its_connection() ->
 async def test_nothing_is_served_behind_a_request_whose_answer_closes_the_connection() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
         gate.waiting = 0  # of those that have not been parsed
-        writer.write(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
+        writer.write(POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"hello" + GET)
         assert (await rest(reader)).count(b"HTTP/1.1 ") == 1
         server.app.gate.set()
         await until(lambda: gate.bulkhead.in_use == 0)
