@@ -124,6 +124,15 @@ class Backlog:
             else:
                 gate.bulkhead.release()
 
+    def pass_on(self) -> bool:
+        """Give the caller's place to who waits longest. Says whether anybody has taken it."""
+        waiting = self._waiting
+        while len(waiting):
+            if waiting.pop().let_in():
+                self._gate.admitted += 1
+                return True
+        return False
+
     def _refuse(self, connection: Connection) -> None:
         self._gate.shed += 1
         second = int(asyncio.get_running_loop().time())

@@ -34,12 +34,14 @@ class _Backlog(Protocol):
 
     def serve(self) -> None: ...
 
+    def pass_on(self) -> bool: ...
+
 
 class Gate:
     """`limit` requests at once; at most `waiting` others wait, each at most `wait_s` seconds. `admitted`, `shed`: requests so far that got
     a place after waiting for it, and that got none."""
 
-    __slots__ = ("_backlog", "_limit", "admitted", "bulkhead", "shed", "try_enter", "wait_s", "waiting")
+    __slots__ = ("_backlog", "_is_turn_of_backlog", "_limit", "admitted", "bulkhead", "shed", "try_enter", "wait_s", "waiting")
 
     def __init__(self, *, limit: int, waiting: int, wait_s: float) -> None:
         self.bulkhead = Bulkhead(FixedLimit(limit), queue=waiting, queue_timeout_s=wait_s)
@@ -51,6 +53,7 @@ class Gate:
         """Take a place if one is free. To be followed by `leave` when it did."""
         self._limit = limit
         self._backlog: _Backlog | None = None
+        self._is_turn_of_backlog = False
 
     @property
     def is_full(self) -> bool:
@@ -62,7 +65,7 @@ class Gate:
         return self.bulkhead.queued + (0 if self._backlog is None else len(self._backlog))
 
     def attach(self, backlog: _Backlog) -> None:
-        """Let those in `backlog` have places, after the requests that wait."""
+        """Let those in `backlog` have places too: in turns with the requests that wait, or clients that send many in line would have them all."""
         self._backlog = backlog
 
     async def enter(self) -> None:
@@ -80,6 +83,11 @@ class Gate:
         self.admitted += 1
 
     def leave(self) -> None:
+        backlog = self._backlog
+        if backlog is not None and len(backlog) and self.bulkhead.queued:
+            self._is_turn_of_backlog = not self._is_turn_of_backlog
+            if not self._is_turn_of_backlog and backlog.pass_on():
+                return
         self.bulkhead.release()
         self._serve_backlog()
 

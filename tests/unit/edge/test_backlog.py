@@ -73,6 +73,29 @@ async def test_place_of_a_cancelled_waiter_goes_to_the_backlog() -> None:
     assert (told, gate.bulkhead.in_use) == (["a in"], 1)
 
 
+async def test_places_go_in_turns_to_requests_that_are_parsed_and_to_those_that_are_not() -> None:
+    told: list[str] = []
+    gate, backlog = full(waiting=4)
+
+    async def enter(name: str) -> None:
+        await gate.enter()
+        told.append(f"{name} in")
+
+    parsed = [asyncio.ensure_future(enter(name)) for name in ("1", "2", "3")]
+    await asyncio.sleep(0)
+    backlog.add(Connection(told, "no request", has_request=False))
+    for name in "ab":
+        backlog.add(Connection(told, name))
+    for count in (1, 3, 4, 5, 6):
+        gate.leave()
+        await until(told, count)
+    assert told == ["1 in", "no request in", "a in", "2 in", "b in", "3 in"]
+    await asyncio.wait(parsed)
+    assert (gate.queued, gate.bulkhead.in_use, gate.admitted) == (0, 1, 5)
+    gate.leave()
+    assert gate.bulkhead.in_use == 0
+
+
 async def test_who_is_one_too_many_is_turned_away_at_once() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=1)
