@@ -7,7 +7,7 @@ keep the plans that they began with.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Final
 
 import msgspec
@@ -20,12 +20,12 @@ from app.edge import body, explain, problems, trace
 from app.edge.disconnect import WATCH_AFTER_S, DisconnectWatch
 from app.edge.gate import Gate
 from app.edge.parameters import fill
-from app.edge.recorder import Recorder, RecorderOf, Recording
-from app.edge.respond import Responder, send_bytes, send_problem
+from app.edge.recorder import Answered, Recorder, RecorderOf
+from app.edge.respond import Responder, Response, of_problem, send_response, whole
 from app.edge.table import Leaf, RouteTable, Values
 from app.engine.event import ObserverOf, RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
 from app.engine.outcome import Result
-from app.errors import AnabranchError, MethodNotAllowed, RequestError
+from app.errors import AnabranchError, JournalError, MethodNotAllowed, RequestError
 from app.plan.model import DocumentPlan, EndpointPlan, Frame
 from app.plan.routes import RESERVED
 
@@ -192,63 +192,57 @@ class DataPlane(BaseRoute):
         span: RequestSpan | None = (
             None if self._tracer is None else self._tracer.begin(plan.name, plan.path, method, scope["path"], headers)
         )
-        recording: Recording | None = None
-        if served.recorder is not None and not is_explained:
-            recording = served.recorder.begin(
-                send,
-                request_id=request.request_id,
-                method=method,
-                path=_raw_path(scope),
-                query=query,
-                headers=headers,
-                deadline=deadline_s,
-            )
-            if recording is not None:
-                send = recording.send
+        recorder = None if is_explained else served.recorder
         status, code, sent_bytes = _NOBODY_WAITED, None, 0
+        asked = b""
         result: Result | None = None
         gate: Gate | None = None
         try:
-            if served.gate is not None:
-                await served.gate.enter()
-                gate = served.gate
-            fill(plan, frame, values, query, scope["headers"])
-            if plan.body is not None:
-                sent = await body.read(plan.body, frame, headers, receive, deadline_s)
-                if recording is not None:
-                    recording.body = sent
-            result = await self._watched(receive, loop, generation.run(plan, frame, headers, request.extra, deadline_s, is_explained))
-            if recording is not None:
-                recording.result = result
-        except body.ClientGone:
-            return
-        except RequestError as error:
-            status, code = error.status, error.code
-            if recording is not None:
-                recording.code = code
-            sent_bytes = await send_problem(problems.of_request(error, request_id), request.request_id, send, is_head=is_head)
-        except Exception:
-            logger.exception("endpoint %s failed unexpectedly, request %s", plan.name, request_id)
-            status, code = 500, AnabranchError.code
-            if recording is not None:
-                recording.code = code
-            sent_bytes = await send_problem(problems.internal(request_id), request.request_id, send, is_head=is_head)
-        else:
-            if is_explained:
-                status = 200
-                shown = explain.explain(plan, result, monotonic() - arrived_s)
-                sent_bytes = await send_bytes(
-                    status, [*_EXPLAIN_FIELDS, (b"x-request-id", request.request_id)], shown, send, is_head=is_head
-                )
-            else:
-                status = result.status
-                sent_bytes = await served.responder.send(result, request.request_id, send, is_head=is_head)
+            try:
+                if served.gate is not None:
+                    await served.gate.enter()
+                    gate = served.gate
+                fill(plan, frame, values, query, scope["headers"])
+                if plan.body is not None:
+                    asked = await body.read(plan.body, frame, headers, receive, deadline_s)
+                result = await self._watched(receive, loop, generation.run(plan, frame, headers, request.extra, deadline_s, is_explained))
+                if is_explained:
+                    response = _explained(plan, result, monotonic() - arrived_s, request.request_id, is_head=is_head)
+                else:
+                    response = served.responder.respond(result, request.request_id, is_head=is_head)
+            except body.ClientGone:
+                return
+            except RequestError as error:
+                code = error.code
+                response = of_problem(problems.of_request(error, request_id), request.request_id, is_head=is_head)
+            except Exception:
+                logger.exception("endpoint %s failed unexpectedly, request %s", plan.name, request_id)
+                code = AnabranchError.code
+                response = of_problem(problems.internal(request_id), request.request_id, is_head=is_head)
+            ready: Answered | None = None
+            if recorder is not None and recorder.is_wanted():
+                ready = Answered(
+                    recorder, request.request_id, method, _raw_path(scope), query, headers, asked, result, code, response.status,
+                    response.body, monotonic() - arrived_s, time(),
+                )  # fmt: skip
+                if recorder.when == "before":
+                    try:
+                        await recorder.commit(ready, deadline_s)
+                    except JournalError as error:
+                        code = error.code
+                        response = of_problem(problems.of_journal(error, request_id), request.request_id, is_head=is_head)
+                elif recorder.when == "later":
+                    recorder.defer(ready)
+            status = response.status
+            try:
+                sent_bytes = await send_response(response, send)
+            finally:
+                if ready is not None and ready.recorder.when == "after":
+                    await ready.recorder.put(ready, deadline_s)
         finally:
             if gate is not None:
                 gate.leave()
             observe = served.observe
-            if recording is not None and recording.status is not None:
-                status, code, sent_bytes = recording.status, recording.code or code, recording.sent_bytes
             if observe is not None or span is not None:
                 if code is None and result is not None and result.failure is not None:
                     code = result.failure.code
@@ -309,10 +303,16 @@ def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 async def _answer_without_endpoint(method: str, allow: bytes, request_id: bytes, send: Send) -> tuple[int, str | None, int]:
     """Returns the status, the problem's code, and the bytes of the body sent."""
     if method == "OPTIONS":
-        return 204, None, await send_bytes(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", send, is_head=False)
+        nothing = whole(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", is_head=False)
+        return 204, None, await send_response(nothing, send)
     error = MethodNotAllowed(f"this path has {allow.decode()}", headers={"allow": allow.decode()})
-    sent_bytes = await send_problem(problems.of_request(error, request_id.decode()), request_id, send, is_head=method == "HEAD")
-    return error.status, error.code, sent_bytes
+    response = of_problem(problems.of_request(error, request_id.decode()), request_id, is_head=method == "HEAD")
+    return error.status, error.code, await send_response(response, send)
+
+
+def _explained(plan: EndpointPlan, result: Result, elapsed_s: float, request_id: bytes, *, is_head: bool) -> Response:
+    headers = [*_EXPLAIN_FIELDS, (b"x-request-id", request_id)]
+    return whole(200, headers, explain.explain(plan, result, elapsed_s), is_head=is_head)
 
 
 def _event_without_endpoint(

@@ -1,23 +1,20 @@
-"""Records what is answered: stands between an endpoint and the server, sees the response pass, and writes it down with what it was made of.
+"""Records what is answered, with what it was made of.
 
-With `durability: relaxed` the response passes at once and the record follows; with `required` it is held back until its record is on the
-disk. Knows records and the journal; nothing of files, and nothing of how the response came about.
+With `durability: relaxed` the response goes out at once and the record follows; with `required` it is held back until its record is on the
+disk. Knows records and the journal; nothing of files, nothing of how the response came about, and nothing of how it is sent.
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import random
-from time import monotonic, time
-from typing import Final
+from typing import Final, Literal
 
+import msgspec
 import orjson
-from starlette.types import Message, Send
 from uuid_utils import uuid7
 
 from app.config.journal import JournalRule
-from app.edge.problems import of_journal
 from app.engine.outcome import Outcome, Result
-from app.errors import JournalError
 from app.journal.journal import Journal
 from app.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, kept
 from app.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
@@ -44,11 +41,42 @@ def recorder_of(journal: Journal) -> RecorderOf:
     return make
 
 
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """A response that is ready, and what is recorded of it and of its request.
+
+    `path`, `query`: as the client sent them. `headers`: of the request, lower-case names. `asked`: the request's body. `result`: None when
+    it did not come to that. `code`: of the problem that was answered without a result. `status`, `response`: as they are to be sent.
+    `elapsed_s`: since the request arrived. `ready_s`: Unix time.
+    """
+
+    recorder: "Recorder"
+    request_id: bytes
+    method: str
+    path: bytes
+    query: bytes
+    headers: dict[bytes, bytes]
+    asked: bytes
+    result: Result | None
+    code: str | None
+    status: int
+    response: bytes
+    elapsed_s: float
+    ready_s: float
+
+    def line(self) -> tuple[bytes, datetime]:
+        """Its record's line and time."""
+        return self.recorder.line(self)
+
+
 class Recorder:
-    """Records the responses of one endpoint. Made once with its plan: what never changes is looked up here."""
+    """Records the responses of one endpoint. Made once with its plan: what never changes is looked up here.
+
+    `when`: `before` a response is sent it is to be committed; `after` it was sent it is to be put into the queue, which may have to wait
+    for room; or the record is deferred and made `later`.
+    """
 
     __slots__ = (
-        "_bodies", "_digest", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "is_patient", "is_required",
+        "_bodies", "_digest", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
     )  # fmt: skip
 
     def __init__(self, plan: EndpointPlan, rule: JournalRule, journal: Journal, redaction: Redaction) -> None:
@@ -57,32 +85,27 @@ class Recorder:
         self._redaction = redaction
         self._bodies = rule.bodies
         self._sample = rule.sample
-        self.is_required = (rule.durability or journal.config.durability) == "required"
-        self.is_patient = journal.config.on_full == "wait"
+        is_required = (rule.durability or journal.config.durability) == "required"
+        self.when: Literal["before", "after", "later"] = (
+            "before" if is_required else "after" if journal.config.on_full == "wait" else "later"
+        )
         self._headers = tuple(name.lower() for name in rule.headers)
         self._digest = endpoint_digest(plan.source)
         self._origins = {step.name: step.stale.origin for step in plan.steps if step.stale is not None}
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
 
-    def begin(
-        self, send: Send, *, request_id: bytes, method: str, path: bytes, query: bytes, headers: dict[bytes, bytes], deadline: float
-    ) -> "Recording | None":
-        """The recording of one request; None when the sample leaves it out.
-
-        `path`, `query`: as the client sent them. `headers`: lower-case names. `deadline`: loop time.
-        """
-        if self._sample < 1.0 and random() >= self._sample:  # noqa: S311 - nobody guards anything with it
-            return None
-        return Recording(self, send, request_id, method, path, query, headers, deadline)
+    def is_wanted(self) -> bool:
+        """Whether the next response is recorded: the sample may leave it out."""
+        return self._sample >= 1.0 or random() < self._sample  # noqa: S311 - nobody guards anything with it
 
     # ------------------------------------------------------------------------------------------------------- records
 
-    def line(self, of: "Recording") -> tuple[bytes, datetime]:
+    def line(self, of: Answered) -> tuple[bytes, datetime]:
         """The record of a response that is ready, as its line, and its time."""
         record = self._record(of)
         return encode(record), record.time
 
-    def _record(self, of: "Recording") -> Record:
+    def _record(self, of: Answered) -> Record:
         result, response = of.result, of.response
         problem = None if result is None else result.failure
         bodies = self._bodies
@@ -94,7 +117,7 @@ class Recorder:
             time=datetime.fromtimestamp(of.ready_s, UTC),
             endpoint=self._plan.name,
             plan=self._digest,
-            status=of.answered,
+            status=of.status,
             complete=result is not None and result.is_complete,
             elapsed_ms=_ms(of.elapsed_s),
             request=self._asked(of),
@@ -111,7 +134,7 @@ class Recorder:
                 error["value"] = MASK
         return orjson.dumps(document)
 
-    def _asked(self, of: "Recording") -> Asked:
+    def _asked(self, of: Answered) -> Asked:
         redaction = self._redaction
         headers = {}
         for name in self._headers:
@@ -124,7 +147,7 @@ class Recorder:
             path=of.path.decode("latin-1"),
             query=redaction.query(of.query.decode("latin-1")) if of.query else "",
             headers=headers,
-            body=_content(of.body, redaction.body, is_kept=self._bodies == "steps", is_json=True),
+            body=_content(of.asked, redaction.body, is_kept=self._bodies == "steps", is_json=True),
         )
 
     def _brief(self, outcome: Outcome) -> Step:
@@ -192,106 +215,19 @@ class Recorder:
             self._origins.get(outcome.step, "") if is_kept and self._origins else "",
         )
 
-    async def commit(self, of: "Recording", deadline: float) -> None:
+    async def commit(self, of: Answered, deadline: float) -> None:
         await self._journal.commit(*self.line(of), deadline)
 
-    async def put(self, of: "Recording", deadline: float) -> None:
+    async def put(self, of: Answered, deadline: float) -> None:
         await self._journal.put(*self.line(of), deadline)
 
-    def defer(self, of: "Recording") -> None:
-        size_bytes = len(of.response) + len(of.body)
+    def defer(self, of: Answered) -> None:
+        size_bytes = len(of.response) + len(of.asked)
         if of.result is not None:  # it holds the steps' answers, whether the record is to have them or not
             for outcome in of.result.outcomes:
                 if outcome.answer is not None:
                     size_bytes += len(outcome.answer.body)
         self._journal.defer(of, size_bytes)
-
-
-class Recording:
-    """One request on its way to its record. `send` stands for the server's.
-
-    Written by the edge as it learns them: `body` (of the request), `result`, `code` (of the problem that was answered without a result).
-    `status`, `sent_bytes`: of what was sent in the end; None while nothing was.
-    `answered`, `response`: status and body of the response that is recorded. `ready_s`: when it was ready, Unix time. `elapsed_s`: until then.
-    """
-
-    __slots__ = (
-        "_began", "_deadline", "_recorder", "_send", "_start", "answered", "body", "code", "elapsed_s", "headers", "method", "path", "query",
-        "ready_s", "request_id", "response", "result", "sent_bytes", "status",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        send: Send,
-        request_id: bytes,
-        method: str,
-        path: bytes,
-        query: bytes,
-        headers: dict[bytes, bytes],
-        deadline: float,
-    ) -> None:
-        self._recorder = recorder
-        self._send = send
-        self._deadline = deadline
-        self._began = monotonic()
-        self._start: Message | None = None
-        self.request_id = request_id
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.body = b""
-        self.result: Result | None = None
-        self.code: str | None = None
-        self.status: int | None = None
-        self.sent_bytes = 0
-        self.answered = 0
-        self.response = b""
-        self.ready_s = 0.0
-        self.elapsed_s = 0.0
-
-    async def send(self, message: Message) -> None:
-        """Pass a response on: two messages, its start and its whole body. Cancellation: a record that is owed is written all the same."""
-        if self._start is None:
-            self._start = message
-            return
-        start, response = self._start, message
-        self.elapsed_s = monotonic() - self._began
-        self.ready_s = time()
-        self.answered, self.response = start["status"], response["body"]
-        recorder = self._recorder
-        if recorder.is_required:
-            try:
-                await recorder.commit(self, self._deadline)
-            except JournalError as error:
-                start, response = self._refused(error)
-        self.status = start["status"]
-        self.sent_bytes = len(response["body"])
-        try:
-            await self._send(start)
-            await self._send(response)
-        finally:
-            if not recorder.is_required:
-                if recorder.is_patient:
-                    await recorder.put(self, self._deadline)
-                else:
-                    recorder.defer(self)
-
-    def line(self) -> tuple[bytes, datetime]:
-        """Its record's line and time, once its response is ready."""
-        return self._recorder.line(self)
-
-    def _refused(self, error: JournalError) -> tuple[Message, Message]:
-        self.code = error.code
-        problem = of_journal(error, self.request_id.decode())
-        length = str(len(problem.body)).encode()
-        headers = [*problem.headers, (b"x-request-id", self.request_id), (b"content-length", length)]
-        body = b"" if self.method == "HEAD" else problem.body
-        return (
-            {"type": "http.response.start", "status": problem.status, "headers": headers},
-            {"type": "http.response.body", "body": body},
-        )
 
 
 def _content(body: bytes, redaction: BodyRedaction, *, is_kept: bool, is_json: bool) -> Content | None:

@@ -1,8 +1,10 @@
-"""Sends what a request ended with. Decides header fields and framing; the bodies come from the plan and from `problems`."""
+"""Makes a response of what a request ended with, and sends it. Decides header fields and framing; the bodies come from the plan and from
+`problems`."""
 
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 from starlette.types import Send
 
 from app.edge.fields import age, cache_status, proxy_status, server_timing
@@ -18,6 +20,14 @@ _OWN: Final = frozenset(
 )
 
 
+class Response(msgspec.Struct, gc=False):
+    """`headers`, `body`: as they are sent."""
+
+    status: int
+    headers: HeaderList
+    body: bytes
+
+
 class Responder:
     """Answers for one endpoint. Made once with its plan: the header fields that never change are rendered here."""
 
@@ -28,8 +38,8 @@ class Responder:
         has_type = any(name == b"content-type" for name, _ in fixed)
         self._head = fixed if has_type else ((b"content-type", b"application/json"), *fixed)
 
-    async def send(self, result: Result, request_id: bytes, send: Send, *, is_head: bool) -> int:
-        """Send the merged response, or the problem when a failure decided it. Returns the bytes of the body sent."""
+    def respond(self, result: Result, request_id: bytes, *, is_head: bool) -> Response:
+        """The merged response, or the problem when a failure decided it."""
         if result.body is None or result.failure is not None:
             problem = of_result(result, request_id.decode())
             headers, body, status = problem.headers, problem.body, problem.status
@@ -37,7 +47,7 @@ class Responder:
             headers, body, status = list(self._head), result.body, result.status
         headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
         headers.append((b"x-request-id", request_id))
-        return await send_bytes(status, headers, body, send, is_head=is_head)
+        return whole(status, headers, body, is_head=is_head)
 
 
 def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
@@ -54,13 +64,12 @@ def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> Header
     return headers
 
 
-async def send_problem(problem: ProblemResponse, request_id: bytes, send: Send, *, is_head: bool) -> int:
-    headers = [*problem.headers, (b"x-request-id", request_id)]
-    return await send_bytes(problem.status, headers, problem.body, send, is_head=is_head)
+def of_problem(problem: ProblemResponse, request_id: bytes, *, is_head: bool) -> Response:
+    return whole(problem.status, [*problem.headers, (b"x-request-id", request_id)], problem.body, is_head=is_head)
 
 
-async def send_bytes(status: int, headers: HeaderList, body: bytes, send: Send, *, is_head: bool) -> int:
-    """Send one whole response. `headers`: without content-length; it is added to. Returns the bytes of the body sent.
+def whole(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Response:
+    """A response as it is sent. `headers`: without content-length; it is added to.
 
     HEAD has the header fields of GET and no body; 204 and 205 have neither body nor type (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6).
     """
@@ -69,8 +78,11 @@ async def send_bytes(status: int, headers: HeaderList, body: bytes, send: Send, 
         body = b""
     if status != 204:
         headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    if is_head:
-        body = b""
-    await send({"type": "http.response.body", "body": body})
-    return len(body)
+    return Response(status, headers, b"" if is_head else body)
+
+
+async def send_response(response: Response, send: Send) -> int:
+    """Returns the bytes of the body sent."""
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    await send({"type": "http.response.body", "body": response.body})
+    return len(response.body)

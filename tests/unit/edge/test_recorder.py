@@ -4,12 +4,11 @@ from datetime import datetime
 from typing import Any, cast
 
 import pytest
-from starlette.types import Message
 
 from app.config.journal import Journal as Config
 from app.config.journal import JournalRule
 from app.core.exchange import Answer
-from app.edge.recorder import Recorder
+from app.edge.recorder import Answered, Recorder
 from app.journal.batch import Unmade
 from app.journal.journal import Journal
 from app.journal.redact import Redaction
@@ -27,23 +26,15 @@ class _Journal:
         self.deferred.append((unmade, size_bytes))
 
 
-async def _ignore(message: Message) -> None:
-    pass
-
-
 @pytest.mark.parametrize("bodies", ["none", "response", "steps"])
-async def test_answers_of_services_are_held_until_the_record_is_made_whatever_is_kept_of_them(bodies: Any) -> None:
+def test_answers_of_services_are_held_until_the_record_is_made_whatever_is_kept_of_them(bodies: Any) -> None:
     journal = _Journal()
     recorder = Recorder(
         edge_plans.endpoint(name="briefing"), JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact)
     )
-    recording = recorder.begin(_ignore, request_id=b"r", method="GET", path=b"/", query=b"", headers={}, deadline=0.0)
-    assert recording is not None
     outcome = edge_plans.outcome("flight")
     outcome.answer = Answer(200, [], b"x" * 100_000)
-    recording.result = edge_plans.result(outcome)
-    await recording.send({"type": "http.response.start", "status": 200, "headers": []})
-    await recording.send({"type": "http.response.body", "body": b"{}"})
+    recorder.defer(Answered(recorder, b"r", "GET", b"/", b"", {}, b"", edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
     ((unmade, size_bytes),) = journal.deferred
     assert size_bytes == 100_002
     line, time = unmade.line()

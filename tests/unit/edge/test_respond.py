@@ -1,7 +1,7 @@
 import orjson
 import pytest
 
-from app.edge.respond import Responder, send_bytes
+from app.edge.respond import Responder, send_response, whole
 from app.engine.outcome import Result
 from app.errors import QueueFull, UpstreamTimeout
 from tests.support.asgi import Client
@@ -10,7 +10,7 @@ from tests.support.edge_plans import endpoint, outcome, result
 
 async def sent(made: Result, *, response: dict[str, object] | None = None, is_head: bool = False) -> Client:
     client = Client()
-    await Responder(endpoint(response=response).response).send(made, b"r-1", client.send, is_head=is_head)
+    await send_response(Responder(endpoint(response=response).response).respond(made, b"r-1", is_head=is_head), client.send)
     return client
 
 
@@ -56,10 +56,9 @@ async def test_fixed_header_fields_are_sent_and_may_replace_the_type_but_not_the
 
 async def test_answers_share_nothing() -> None:
     responder = Responder(endpoint().response)
-    first, second = Client(), Client()
-    await responder.send(result(), b"a", first.send, is_head=False)
-    await responder.send(result(), b"b", second.send, is_head=False)
-    assert second.headers["x-request-id"] == "b"
+    first, second = (responder.respond(result(), name, is_head=False) for name in (b"a", b"b"))
+    assert [dict(each.headers)[b"x-request-id"] for each in (first, second)] == [b"a", b"b"]
+    assert len(first.headers) == len(second.headers)
 
 
 async def test_head_has_the_header_fields_of_get_and_no_body() -> None:
@@ -71,7 +70,7 @@ async def test_head_has_the_header_fields_of_get_and_no_body() -> None:
 @pytest.mark.parametrize(("status", "length"), [(204, None), (205, "0")])
 async def test_status_without_a_body_has_none(status: int, length: str | None) -> None:
     client = Client()
-    await send_bytes(status, [(b"content-type", b"application/json")], b"{}", client.send, is_head=False)
+    await send_response(whole(status, [(b"content-type", b"application/json")], b"{}", is_head=False), client.send)
     assert client.body == b""
     assert "content-type" not in client.headers
     assert client.headers.get("content-length") == length
