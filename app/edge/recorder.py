@@ -16,7 +16,7 @@ from uuid_utils import uuid7
 from app.config.journal import JournalRule
 from app.engine.outcome import Outcome, Result
 from app.journal.journal import Journal
-from app.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, kept
+from app.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, encode_into, kept
 from app.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
 from app.plan.digest import endpoint_digest
 from app.plan.model import EndpointPlan
@@ -63,9 +63,11 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
     elapsed_s: float
     ready_s: float
 
-    def line(self) -> tuple[bytes, datetime]:
-        """Its record's line and time."""
-        return self.recorder.line(self)
+    def write(self, lines: bytearray) -> datetime:
+        """Append its record's line, and return the record's time."""
+        record = self.recorder.record(self)
+        encode_into(record, lines)
+        return record.time
 
 
 class Recorder:
@@ -100,12 +102,8 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------------------- records
 
-    def line(self, of: Answered) -> tuple[bytes, datetime]:
-        """The record of a response that is ready, as its line, and its time."""
-        record = self._record(of)
-        return encode(record), record.time
-
-    def _record(self, of: Answered) -> Record:
+    def record(self, of: Answered) -> Record:
+        """The record of a response that is ready."""
         result, response = of.result, of.response
         problem = None if result is None else result.failure
         bodies = self._bodies
@@ -216,17 +214,17 @@ class Recorder:
         )
 
     async def commit(self, of: Answered, deadline: float) -> None:
-        await self._journal.commit(*self.line(of), deadline)
+        record = self.record(of)
+        await self._journal.commit(encode(record), record.time, deadline)
 
     async def put(self, of: Answered, deadline: float) -> None:
-        await self._journal.put(*self.line(of), deadline)
+        record = self.record(of)
+        await self._journal.put(encode(record), record.time, deadline)
 
     def defer(self, of: Answered) -> None:
         size_bytes = len(of.response) + len(of.asked)
-        if of.result is not None:  # it holds the steps' answers, whether the record is to have them or not
-            for outcome in of.result.outcomes:
-                if outcome.answer is not None:
-                    size_bytes += len(outcome.answer.body)
+        if self._plan.keeps_answers and of.result is not None:
+            size_bytes += sum(len(outcome.answer.body) for outcome in of.result.outcomes if outcome.answer is not None)
         self._journal.defer(of, size_bytes)
 
 

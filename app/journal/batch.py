@@ -19,17 +19,17 @@ _MOST_BYTES: Final = 256 * 1024
 class Unmade(Protocol):
     """What a record is made of."""
 
-    def line(self) -> tuple[bytes, datetime]:
-        """The record's line and its time."""
+    def write(self, lines: bytearray) -> datetime:
+        """Append the record's line, and return its time."""
         ...
 
 
 class Batch:
-    """`take`: told each line and its time once it is made. `lost`: told how many records could not be made."""
+    """`take`: told the lines that were made, one behind the other, and the time of each. `lost`: told how many records could not be made."""
 
     __slots__ = ("_lost", "_size_bytes", "_take", "_unmade")
 
-    def __init__(self, take: Callable[[bytes, datetime], object], lost: Callable[[int], None]) -> None:
+    def __init__(self, take: Callable[[bytes, list[datetime]], object], lost: Callable[[int], None]) -> None:
         self._take = take
         self._lost = lost
         self._unmade: list[Unmade] = []
@@ -48,11 +48,14 @@ class Batch:
     def make(self) -> None:
         """Make all records that are set aside. One that cannot be made is logged, and costs no other."""
         unmade, self._unmade, self._size_bytes = self._unmade, [], 0
+        lines, times = bytearray(), []
         for one in unmade:
+            start = len(lines)
             try:
-                line, time = one.line()
+                times.append(one.write(lines))
             except Exception:
                 logger.exception("a record could not be made")
+                del lines[start:]
                 self._lost(1)
-            else:
-                self._take(line, time)
+        if times:
+            self._take(bytes(lines), times)

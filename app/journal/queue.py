@@ -11,11 +11,14 @@ from app.errors import JournalFull
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
-    """One line on its way to the disk. `time`: the record's. `committed`: resolved when it is on the disk, None when nobody waits for it.
+    """One line on its way to the disk, or a few of `records` that go there together. `time`: the earliest record's. `last`: the latest one's,
+    None where it is the same. `committed`: resolved when it is on the disk, None when nobody waits for it; only for a single line.
     `is_void`: nobody wants it any more; it is passed over if it is not being written yet."""
 
     line: bytes
     time: datetime
+    records: int = 1
+    last: datetime | None = None
     committed: Any = None  # a Future[None]
     is_void: bool = False
 
@@ -49,10 +52,10 @@ class Queue:
 
     def add(self, entry: Entry) -> bool:
         """Put `entry` in, if there is room and nobody has been waiting for it before. Says whether it is in."""
-        size_bytes, records = len(entry.line), self.records
-        if self._room or (records and (records >= self._max_records or self.size_bytes + size_bytes > self._max_bytes)):
+        size_bytes, records = len(entry.line), self.records + entry.records
+        if self._room or (records > 1 and (records > self._max_records or self.size_bytes + size_bytes > self._max_bytes)):
             return False
-        self.records = records + 1
+        self.records = records
         self.size_bytes += size_bytes
         self._append(entry)
         return True

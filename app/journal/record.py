@@ -3,7 +3,8 @@
 A line is one JSON object that ends with its own checksum: `{...,"crc":"1a2b3c4d"}` and a line feed. The checksum is the CRC-32 (zlib) of
 every byte before the comma in front of `"crc"`. So a segment is JSON Lines that any tool reads, and a line is proven before it is parsed.
 
-Bodies that are JSON stand in the line as they are spelled. A line break in one can only be white space between tokens, and becomes a space.
+Bodies that are JSON stand in the line as they are spelled. A line break in one can only be white space between tokens, and becomes a space;
+white space around one is not read back.
 
 Knows nothing of files, of redaction, or of how a request is served.
 """
@@ -146,16 +147,27 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     failure: str | None = None
 
 
-_encode: Final = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
 _decode_record: Final = msgspec.json.Decoder(Record).decode
 _decode_head: Final = msgspec.json.Decoder(Head).decode
 _decode_raw: Final = msgspec.json.Decoder(Raw).decode
 
 
 def encode(record: Record) -> bytes:
-    """The record's line, with its line feed. About 5 us and 1 us for each kB."""
-    content = memoryview(_encode(record))[:-1]
-    return b"".join((content, b',"crc":"%08x"}\n' % crc32(content)))
+    """The record's line, with its line feed."""
+    line = bytearray()
+    encode_into(record, line)
+    return bytes(line)
+
+
+def encode_into(record: Record, lines: bytearray) -> None:
+    """Append the record's line, with its line feed. About 2 us, and half a microsecond for each kB."""
+    start = len(lines)
+    _encoder.encode_into(record, lines, -1)
+    del lines[-1:]  # the closing brace comes behind the checksum
+    with memoryview(lines) as whole, whole[start:] as content:
+        checksum = crc32(content)
+    lines += b',"crc":"%08x"}\n' % checksum
 
 
 def check(line: bytes) -> None:

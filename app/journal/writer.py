@@ -81,7 +81,7 @@ class Writer:
         self._on_closed = on_closed
         self._clock = clock
         self._queue = self.queue = Queue(max_records=config.queue_records, max_bytes=config.queue_size)
-        self._batch = Batch(self.offer, self._lose)
+        self._batch = Batch(self._offer_together, self._lose)
         self._arrived = asyncio.Event()
         self._hurry = asyncio.Event()
         self._open: _Open | None = None
@@ -102,6 +102,14 @@ class Writer:
             self._batch.make()
         elif not self._arrived.is_set():
             self._arrived.set()
+
+    def _offer_together(self, lines: bytes, times: list[datetime]) -> None:
+        """Queue lines as one entry, or each for itself where there is no room for all."""
+        if not self._is_closing and self._queue.add(Entry(lines, min(times), len(times), max(times))):
+            self._notice()
+            return
+        for line, time in zip(lines.splitlines(keepends=True), times, strict=True):
+            self.offer(line, time)
 
     def _lose(self, records: int) -> None:
         self._counters.dropped += records
@@ -144,7 +152,7 @@ class Writer:
         if self._counters.trouble is not None or self._is_closing:
             raise JournalError(_UNAVAILABLE, retry_after_s=max(1.0, self._backoff_s))
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = Entry(line, time, committed)
+        entry = Entry(line, time, committed=committed)
         await self._queue.add_in_turn(entry, deadline)
         self._notice()
         try:
@@ -240,25 +248,25 @@ class Writer:
             self._queue.release(len(refused), sum(len(entry.line) for entry in refused))
             raise
         self._counters.commits += 1
-        self._counters.written += len(group)
+        records = sum(entry.records for entry in group)
+        self._counters.written += records
         self._counters.written_bytes += len(data)
         for entry in group:
             if entry.committed is not None and not entry.committed.done():
                 entry.committed.set_result(None)
-        self._queue.release(len(group), len(data))
+        self._queue.release(records, len(data))
         if self._open is not None and (self._open.durable_bytes >= self._config.segment_size or self._is_too_old()):
             await self._close_segment()
 
     async def _append(self, group: list[Entry], data: bytes) -> None:
-        times = [entry.time for entry in group]
-        first, last = min(times), max(times)
+        first, last = min(entry.time for entry in group), max(entry.last or entry.time for entry in group)
         if self._open is not None and first < self._open.last - _CLOCK_SLACK:
             await self._close_segment()
         segment = await self._ready(first)
         await segment.appender.append(data)
         await segment.appender.sync()
         segment.durable_bytes += len(data)
-        segment.records += len(group)
+        segment.records += sum(entry.records for entry in group)
         segment.first = min(first, segment.first)
         segment.last = max(last, segment.last)
 
@@ -352,10 +360,11 @@ class Writer:
     def _give_up_the_rest(self) -> None:
         lost = self._queue.take(1 << 62)
         if lost:
-            self._counters.dropped += sum(entry.committed is None for entry in lost)
+            records = sum(entry.records for entry in lost)
+            self._counters.dropped += sum(entry.records for entry in lost if entry.committed is None)
             _refuse([entry for entry in lost if entry.committed is not None])
-            self._queue.release(len(lost), sum(len(entry.line) for entry in lost))
-            logger.error("the journal could not be written at the end: %d records are lost", len(lost))
+            self._queue.release(records, sum(len(entry.line) for entry in lost))
+            logger.error("the journal could not be written at the end: %d records are lost", records)
         self._queue.refuse_waiting(_UNAVAILABLE)
 
 

@@ -13,10 +13,12 @@ class _Unmade:
     def __init__(self, line: bytes | None) -> None:
         self._line = line
 
-    def line(self) -> tuple[bytes, datetime]:
+    def write(self, lines: bytearray) -> datetime:
+        lines += b"begun"
         if self._line is None:
             raise ValueError("nothing to make it of")
-        return self._line, _TIME
+        lines[-5:] = self._line + b"\n"
+        return _TIME
 
 
 class _Bench:
@@ -25,9 +27,10 @@ class _Bench:
         self.lost = 0
         self.batch = Batch(self._take, self._lose)
 
-    def _take(self, line: bytes, time: datetime) -> None:
-        assert time == _TIME
-        self.taken.append(line)
+    def _take(self, lines: bytes, times: list[datetime]) -> None:
+        made = lines.splitlines()
+        assert times == [_TIME] * len(made)
+        self.taken += made
 
     def _lose(self, records: int) -> None:
         self.lost += records

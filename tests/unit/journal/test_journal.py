@@ -51,8 +51,9 @@ class Unmade:
     def __init__(self, one: Record) -> None:
         self._one = one
 
-    def line(self) -> tuple[bytes, datetime]:
-        return encode(self._one), self._one.time
+    def write(self, lines: bytearray) -> datetime:
+        lines += encode(self._one)
+        return self._one.time
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -79,6 +80,19 @@ async def test_a_deferred_record_is_made_and_written_when_the_next_group_is(tmp_
             journal.defer(Unmade(one), 100)
         await until(lambda: journal.counters.written == len(wanted))
         assert ids(tmp_path) == [one.id for one in wanted]
+
+
+async def test_of_deferred_records_as_many_are_kept_as_there_is_room_for(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path)
+    async with opened(tmp_path, disk, queue_records=5, on_full="drop") as journal:
+        disk.faults["sync"] = OSError(errno.EIO, os.strerror(errno.EIO))
+        wanted = [record(number) for number in range(8)]
+        for one in wanted:
+            journal.defer(Unmade(one), 100)
+        await until(lambda: journal.counters.dropped == 3)
+        disk.faults.clear()
+        await until(lambda: journal.counters.written == 5)
+    assert ids(tmp_path) == [one.id for one in wanted[:5]]
 
 
 async def test_a_deferred_record_is_written_at_the_end_though_its_time_has_not_come(tmp_path: Path) -> None:
