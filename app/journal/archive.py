@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Final
 
 from app.config.journal import Journal as Config
@@ -24,6 +25,7 @@ logger = logging.getLogger("anabranch.journal")
 
 _ROUND_S: Final = 30.0
 _NICE: Final = 10
+_PAUSE_S: Final = 0.001
 
 
 class Archive:
@@ -106,7 +108,7 @@ class Archive:
                 recover_segment(path, done)
                 self._note(done)
             else:
-                compress(path, summary)
+                compress(path, summary, self._pause)
                 self._counters.compressed += 1
         except FileNotFoundError:
             logger.warning("the journal's segment %s has vanished before it was compressed", path.name)
@@ -114,6 +116,11 @@ class Archive:
             logger.warning("the journal's segment %s stays uncompressed for now: %s", path.name, error.strerror or error)
             return
         self._pending.pop(path, None)
+
+    def _pause(self) -> None:
+        """Let requests go first: low priority alone still takes the core for some milliseconds at a stretch. Not where work piles up."""
+        if len(self._pending) <= 1 and not self._is_closing:
+            sleep(_PAUSE_S)
 
     def _note(self, done: Recovery) -> None:
         counters = self._counters

@@ -1,12 +1,15 @@
 """Retention deletes the oldest closed segments, never the open ones, and nothing that a sink still needs."""
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from app.config.journal import Journal as Config
 from app.journal.archive import Archive
 from app.journal.counters import Counters
-from app.journal.segment import Segment, listed
+from app.journal.segment import Segment, Summary, listed, read_lines
 from tests.support.recorded import NOW, recorded, write_segment
 
 
@@ -57,3 +60,32 @@ def test_what_a_sink_needs_stays(tmp_path: Path) -> None:
 
 def test_a_folder_that_has_vanished_is_no_fault(tmp_path: Path) -> None:
     archive(tmp_path / "none", keep_age="7d").retain()
+
+
+async def test_work_is_done_in_small_pieces_unless_it_piles_up_or_has_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("app.journal.archive.sleep", pauses.append)
+    records = [recorded("/x", b'"' + b"x" * 100_000 + b'"', [], at_s=0.0) for _ in range(10)]
+    plain = [write_segment(tmp_path, records, sequence=number) for number in range(1, 4)]
+    summary = Summary(records=10, size_bytes=plain[0].stat().st_size, first=NOW, last=NOW)
+
+    async def compressed(paths: list[Path], *, closing: bool = False) -> None:
+        one = archive(tmp_path)
+        for path in paths:
+            one.submit(path, summary)
+        if closing:
+            one.close()
+        task = asyncio.create_task(one.run())
+        async with asyncio.timeout(30):
+            while any(path.exists() for path in paths):
+                await asyncio.sleep(0.005)
+        one.close()
+        await task
+
+    await compressed(plain[:1], closing=True)
+    assert pauses == []
+    await compressed(plain[1:])
+    alone = len(pauses)  # the second of the two
+    assert 15 <= alone <= 20
+    assert len(left(tmp_path)) == 3
+    assert all(segment.is_closed and len(list(read_lines(segment))) == 10 for segment in listed(tmp_path))
