@@ -14,11 +14,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Final
+
+import msgspec
 
 from bench.load import LONGEST, Job
 from bench.server import Cores, free_port, get, process, wait_until_up
-from bench.trial import Trial, run
+from bench.trial import Trial, middle, run
 
 _ROOT: Final = Path(__file__).parent
 _CLIENTS: Final = 64
@@ -59,37 +62,75 @@ def measured(
     return Trial.of(run("bench.load", [], job, cores=cores.load, seconds=1.0 + seconds * LONGEST))
 
 
-def shown(name: str, trial: Trial, seconds: float, most: float) -> str:
-    shed = trial.errors.get("status", 0) / seconds
+class Load(msgspec.Struct, frozen=True):
+    """One row. `at_once`: how many of the connections ask at a time, None: all. `times`: requests are due at so many times the rate of the
+    row that all rows with as many connections are compared with; None: each connection asks again when it has its answer."""
+
+    clients: int
+    at_once: int | None = None
+    times: int | None = None
+
+    def __str__(self) -> str:
+        how = f"{self.at_once or 'all'} ask at once" if self.times is None else f"{self.times} times that rate"
+        return f"{self.clients:,} connections, {how}"
+
+
+_LOADS: Final = (
+    Load(_CLIENTS, at_once=_CLIENTS),
+    Load(_CLIENTS * _TIMES, at_once=_CLIENTS),
+    Load(_CLIENTS * _TIMES),
+    Load(_MANY, at_once=_CLIENTS),
+    Load(_MANY, times=1),
+    Load(_MANY, times=2),
+    Load(_MANY, times=_TIMES),
+)
+
+
+def shown(load: Load, trials: list[Trial], shares: list[float], seconds: float) -> str:
+    """`shares`: of the most, one for each trial."""
+    trial = middle(trials)
+    counted = seconds * len(trials)
+    shed = trial.errors.get("status", 0) / counted
     other = sum(count for kind, count in trial.errors.items() if kind != "status")
     cells = (
-        name, f"{trial.requests_per_s:,.0f}", f"{trial.requests_per_s / most:.0%}", f"{shed:,.0f}", f"{other:,}", f"{trial.p50_ms:,.0f}",
-        f"{trial.p99_ms:,.0f}", f"{trial.requests_per_s / trial.busy:,.0f}", f"{trial.busy:.0%}", f"{trial.robbed:.0%}", f"{trial.peak_mib:,.0f}",
+        str(load), f"{trial.requests_per_s:,.0f}", f"{median(shares):.0%}", f"{shed:,.0f}", f"{other:,}", f"{trial.p50_ms:,.0f}",
+        f"{trial.p99_ms:,.0f}", f"{trial.busy:.0%}", f"{trial.robbed:.0%}", f"{trial.peak_mib:,.0f}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m bench.overload", description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
-    seconds: float = options.parse_args().seconds
+    options.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
+    options.add_argument("--rounds", type=int, default=7, help="the loads take turns; shares are medians over the rounds")
+    parsed = options.parse_args()
     cores = Cores.of(os.sched_getaffinity(0))
-    heads = ("load", "good/s", "of the most", "shed/s", "failed", "p50 ms", "p99 ms", "good per CPU s", "busy", "robbed", "peak MiB")
+    heads = ("load", "good/s", "of the most", "shed/s", "failed", "p50 ms", "p99 ms", "busy", "robbed", "peak MiB")
     with tempfile.TemporaryDirectory() as folder, services(cores) as ports:
         for title, settings in (("With the limit", _LIMITS), ("Without it", {})):
-            print(f"\n{title}:\n\n| {' | '.join(heads)} |\n| {' | '.join('---' for _ in heads)} |", flush=True)
             with gateway(cores, ports, settings, Path(folder, "gateway.log")) as (port, pid):
-                for clients in (_CLIENTS * _TIMES, _MANY):
-                    trial = measured(cores, port, pid, clients=clients, at_once=_CLIENTS, seconds=seconds)
-                    most = trial.requests_per_s
-                    print(shown(f"{clients:,} connections, {_CLIENTS} ask at once", trial, seconds, most), flush=True)
-                    if clients != _MANY:
-                        trial = measured(cores, port, pid, clients=clients, seconds=seconds)
-                        print(shown(f"{clients:,} connections, all ask at once", trial, seconds, most), flush=True)
-                        continue
-                    for times in (1, 2, _TIMES):
-                        trial = measured(cores, port, pid, clients=clients, rate=most * times, seconds=seconds)
-                        print(shown(f"{clients:,} connections, {times} times that rate", trial, seconds, most), flush=True)
+                trials, shares = taken_in_turns(cores, port, pid, seconds=parsed.seconds, rounds=parsed.rounds)
+            print(f"\n{title}:\n\n| {' | '.join(heads)} |\n| {' | '.join('---' for _ in heads)} |")
+            for load in _LOADS:
+                print(shown(load, trials[load], shares[load], parsed.seconds), flush=True)
+
+
+def taken_in_turns(
+    cores: Cores, port: int, pid: int, *, seconds: float, rounds: int
+) -> tuple[dict[Load, list[Trial]], dict[Load, list[float]]]:
+    """The trials of each load, and how much of the most was done in each: of the load before it that asks for just enough."""
+    trials: dict[Load, list[Trial]] = {load: [] for load in _LOADS}
+    shares: dict[Load, list[float]] = {load: [] for load in _LOADS}
+    for _ in range(rounds):
+        most = 0.0
+        for load in _LOADS:
+            rate = None if load.times is None else most * load.times
+            trial = measured(cores, port, pid, clients=load.clients, seconds=seconds, rate=rate, at_once=load.at_once)
+            if load.at_once is not None:
+                most = trial.requests_per_s
+            trials[load].append(trial)
+            shares[load].append(trial.requests_per_s / most)
+    return trials, shares
 
 
 if __name__ == "__main__":
