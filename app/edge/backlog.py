@@ -22,7 +22,8 @@ QUICK_PER_S: Final = 200
 """Requests that are turned away at once in each second."""
 _HOLD_S: Final = RETRY_AFTER_S
 _MOST_HELD: Final = 4096
-"""Held at once: what they take of the memory has a bound."""
+_MOST_BYTES: Final = 64 * 1024 * 1024
+"""Of all requests that wait or are held. Beyond it they are turned away at once: what they take of the memory has a bound."""
 
 
 class Connection(Protocol):
@@ -85,7 +86,7 @@ class Backlog:
     would make the gateway spend its time on that; a client that waits for its answer cannot ask again.
     """
 
-    __slots__ = ("_gate", "_held", "_quick", "_second", "_waiting")
+    __slots__ = ("_gate", "_held", "_quick", "_second", "_waiting", "unread_bytes")
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -93,6 +94,8 @@ class Backlog:
         self._held = _Line(_HOLD_S, _turn_away)
         self._quick = 0
         self._second = -1
+        self.unread_bytes = 0
+        """Of all connections here; they keep the account."""
         gate.attach(self)
 
     def __len__(self) -> int:
@@ -105,9 +108,15 @@ class Backlog:
 
     def add(self, connection: Connection) -> None:
         """Let it wait, or turn it away. It hears from us once, unless it calls `discard` before."""
-        if len(self._waiting) < self._gate.waiting:
+        if len(self._waiting) < self._gate.waiting and self.unread_bytes <= _MOST_BYTES:
             self._waiting.add(connection)
         else:
+            self._refuse(connection)
+
+    def grew(self, connection: Connection) -> None:
+        """More has come of a request that waits or is held. It is turned away when that is too much for all together."""
+        if self.unread_bytes > _MOST_BYTES:
+            self.discard(connection)
             self._refuse(connection)
 
     def discard(self, connection: Connection) -> None:
@@ -117,12 +126,9 @@ class Backlog:
 
     def serve(self) -> None:
         """Give the places that are free to those who wait longest."""
-        waiting, gate = self._waiting, self._gate
-        while len(waiting) and gate.try_enter():
-            if waiting.pop().let_in():
-                gate.admitted += 1
-            else:
-                gate.bulkhead.release()
+        while len(self._waiting) and self._gate.try_enter():
+            if not self.pass_on():
+                self._gate.bulkhead.release()
 
     def pass_on(self) -> bool:
         """Give the caller's place to who waits longest. Says whether anybody has taken it."""
@@ -140,7 +146,7 @@ class Backlog:
             self._second = second
             self._quick = 0
         self._quick += 1
-        if self._quick <= QUICK_PER_S or len(self._held) >= _MOST_HELD:
+        if self._quick <= QUICK_PER_S or len(self._held) >= _MOST_HELD or self.unread_bytes > _MOST_BYTES:
             connection.turn_away()
         else:
             self._held.add(connection)

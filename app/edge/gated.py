@@ -34,18 +34,22 @@ class GatedProtocol(BoundedProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._unread is not None:
-            self._unread += data
-            if len(self._unread) > self.max_head_bytes:
-                self.flow.pause_reading()
+            self._keep(self._unread + data)
+            self.backlog.grew(self)
         elif self.backlog.concerns(data) and self._is_at_rest():
             self._unset_keepalive_if_required()
             self._stop_timer()  # which line ends may have started
-            self._unread = data
-            if len(data) > self.max_head_bytes:
-                self.flow.pause_reading()
+            self._keep(data)
             self.backlog.add(self)
         else:
             super().data_received(data)
+
+    def _keep(self, unread: bytes | None) -> None:
+        """`unread` is what waits from now on; None: nothing does."""
+        self.backlog.unread_bytes += len(unread or b"") - len(self._unread or b"")
+        self._unread = unread
+        if unread is not None and len(unread) > self.max_head_bytes:
+            self.flow.pause_reading()
 
     def _is_at_rest(self) -> bool:
         """Whether what comes next is the beginning of a request that would be served at once."""
@@ -62,14 +66,15 @@ class GatedProtocol(BoundedProtocol):
         self._read()
 
     def _read(self) -> None:
-        data, self._unread = self._unread, None
+        data = self._unread
         assert data is not None
+        self._keep(None)
         self.flow.resume_reading()
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._unread is not None:
-            self._unread = None
+            self._keep(None)
             self.backlog.discard(self)
         super().connection_lost(exc)
 

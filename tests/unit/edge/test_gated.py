@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from app.edge.backlog import Backlog
 from app.edge.gate import Gate
 from app.edge.head import BoundedProtocol
 from tests.support.head_server import PATIENCE_S, Bounded, Hasty, HeadServer, answer, problem_of, rest, serving
@@ -19,6 +20,11 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+def backlog_of(gate: Gate) -> Backlog:
+    assert isinstance(gate._backlog, Backlog)
+    return gate._backlog
 
 
 @asynccontextmanager
@@ -40,7 +46,7 @@ async def full(
         yield server, gate
         server.app.gate.set()
         await until(lambda: not gate.bulkhead.in_use)
-        assert gate.queued == 0
+        assert (gate.queued, backlog_of(gate).unread_bytes) == (0, 0)
 
 
 async def test_waiting_requests_are_not_looked_at_and_are_served_in_their_order() -> None:
@@ -108,6 +114,27 @@ async def test_request_that_waits_is_served_with_its_body_whenever_it_comes() ->
         writer.write(body)
         server.app.gate.set()
         assert (await answer(reader)).endswith(b"\r\n\r\n1000000")
+
+
+async def test_all_that_wait_together_hold_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.edge.backlog._MOST_BYTES", 100_000)
+    monkeypatch.setattr("tests.support.head_server.Bounded.max_head_bytes", 64 * 1024)
+    monkeypatch.setattr("app.edge.backlog.QUICK_PER_S", 0)
+    async with full(waiting=9) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
+        # Each is within the bound when its head comes, and the second beyond it when its body does.
+        head, body = POST.replace(b": 5", b": 60000"), b"x" * 60_000
+        to_one.write(head + body)
+        await until(lambda: backlog_of(gate).unread_bytes == len(head + body))
+        to_two.write(head)
+        await until(lambda: gate.queued == 2)
+        to_two.write(body)
+        assert b"/problems/overloaded" in await answer(two)
+        to_two.write(GET)
+        await until(lambda: gate.queued == 2)
+        server.app.gate.set()
+        assert (await answer(one)).endswith(b"\r\n\r\n60000")
+        assert (await answer(two)).startswith(b"HTTP/1.1 200")
+        assert gate.shed == 1
 
 
 async def test_requests_behind_one_that_waits_are_answered_in_order() -> None:
