@@ -48,8 +48,8 @@ openapi: $(STAMP) ## write openapi/ from the demo's document, and its copy for K
 	@cp demo/gateway.yaml deploy/kubernetes/overlays/demo/gateway.yaml
 
 docs: $(STAMP) ## write the generated parts of docs/
-	@$(BIN)/python -m app.config.reference docs/reference.md
-	@$(BIN)/python -m app.observe.catalogue docs/metrics.md
+	@$(BIN)/python -m anabranch.describe.document_reference docs/reference.md
+	@$(BIN)/python -m anabranch.observe.catalogue docs/metrics.md
 
 verify-image: ## build the container image and prove that it runs (needs root, buildah, runc, debootstrap)
 	@deploy/verify-image

@@ -19,9 +19,9 @@ from typing import Any, Final
 import orjson
 import uvloop
 
-from app.compute.dask import DaskPool
-from app.compute.job import Job, JobClock
-from app.errors import StepError
+from anabranch.compute.dask import DaskPool
+from anabranch.compute.job import Job, JobClock
+from anabranch.errors import StepError
 from bench.pressure import Pressure, aggregate, endpoints, gateway, service
 from bench.server import Cores, free_port, process
 

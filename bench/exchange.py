@@ -94,9 +94,9 @@ async def bare(job: Job) -> AsyncIterator[Exchange]:
 async def wire(job: Job) -> AsyncIterator[Exchange]:
     """Exchanges on Anabranch's transport, one for each target as a gateway has one for each upstream."""
     # Not above: the bare exchange is to run in a process that has loaded nothing of the gateway.
-    from app.config.model import Pool
-    from app.core.exchange import Address, Request
-    from app.upstream.wire import WireTransport
+    from anabranch.config.model import Pool
+    from anabranch.core.exchange import Address, Request
+    from anabranch.upstream.wire import WireTransport
 
     loop = asyncio.get_running_loop()
     addresses = [Address.parse(f"http://127.0.0.1:{port}") for port, _, _ in job.targets]
@@ -162,7 +162,7 @@ async def measure(job: Job, exchange: Exchange) -> Result:
 
 def wire_is_missing() -> str | None:
     """Why Anabranch's transport cannot be measured, or None."""
-    return None if importlib.util.find_spec("app.upstream.wire") else "app.upstream.wire is not there"
+    return None if importlib.util.find_spec("anabranch.upstream.wire") else "anabranch.upstream.wire is not there"
 
 
 async def main(kind: str) -> None:

@@ -10,9 +10,9 @@ from time import monotonic, perf_counter, process_time
 import orjson
 import uvloop
 
-from app.compute.job import ComputePool, Job, JobClock
-from app.compute.process import ProcessPool
-from app.compute.thread import ThreadPool
+from anabranch.compute.job import ComputePool, Job, JobClock
+from anabranch.compute.processes.pool import ProcessPool
+from anabranch.compute.threads import ThreadPool
 
 HOOK = "bench.hops:length"
 SIZES = {0: 2000, 1_000: 2000, 16_000: 1000, 64_000: 500, 256_000: 300, 1_000_000: 100, 10_000_000: 15, 50_000_000: 5}

@@ -23,13 +23,13 @@ from typing import Final
 import uvloop
 from uuid_utils import uuid7
 
-from app.config.journal import Journal as Config
-from app.journal.journal import Journal
-from app.journal.reader import Filter, Tally, lines
-from app.journal.record import VERSION, Asked, Record, Step, encode, kept
-from app.journal.segment import listed
-from app.journal.statistics import statistics
-from app.journal.verify import verify
+from anabranch.config.journal import Journal as Config
+from anabranch.journal.journal import Journal
+from anabranch.journal.reader import Filter, Tally, lines
+from anabranch.journal.record import VERSION, Asked, Record, Step, encode, kept
+from anabranch.journal.segment import listed
+from anabranch.journal.statistics import statistics
+from anabranch.journal.verify import verify
 from bench.gauge import wait_until_idle
 from bench.load import Job
 from bench.server import Cores, free_port, get, process, wait_until_up
@@ -72,7 +72,7 @@ def compare(seconds: float, rounds: int) -> None:
         port = free_port()
         environment = {"ANABRANCH_PORT": str(port), "ANABRANCH_JOURNAL_PATH": str(folder / "journal"), "ANABRANCH_ACCESS_LOG": "off"}
         log = folder / "gateway.log"
-        command = [sys.executable, "-m", "app", "run", str(folder / "gateway.yaml")]
+        command = [sys.executable, "-m", "anabranch", "run", str(folder / "gateway.yaml")]
         with log.open("wb") as errors, process(command, cores=cores.server, environment=environment, stderr=errors) as gateway:
             length = len(wait_until_up("the gateway", gateway, port, "/off", log, 30))
             trials: dict[str, list[Trial]] = {mode: [] for mode in MODES}

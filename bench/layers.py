@@ -9,10 +9,10 @@ from typing import Any
 
 import uvloop
 
-from app.config.model import Upstream
-from app.core.exchange import Address, Answer, Request
-from app.policy.call import Call
-from app.policy.stack import build_stack
+from anabranch.config.model import Upstream
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.policy.call import Call
+from anabranch.policy.stack import build_stack
 
 ROUNDS = 7
 CALLS = 20_000

@@ -14,20 +14,20 @@ import uvloop
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from app.config.model import Document, Upstream
-from app.config.problems import Problems
-from app.core.exchange import Address
-from app.engine.event import ResponseEvent, ResponseObserver
-from app.engine.outcome import Outcome, Result
-from app.observe.logs import Logs
-from app.observe.observation import Observation
-from app.observe.sink import LineSink
-from app.observe.tracing import Tracing
-from app.plan.compile import compile_document
-from app.plan.model import EndpointPlan, StepPlan
-from app.policy.call import Call
-from app.policy.event import Observer
-from app.policy.stack import build_stack
+from anabranch.config.model import Document, Upstream
+from anabranch.config.problems import Problems
+from anabranch.core.exchange import Address
+from anabranch.engine.event import ResponseEvent, ResponseObserver
+from anabranch.engine.outcome import Outcome, Result
+from anabranch.observe.logs import Logs
+from anabranch.observe.observation import Observation
+from anabranch.observe.sink import LineSink
+from anabranch.observe.tracing import Tracing
+from anabranch.plan.compile import compile_document
+from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.policy.call import Call
+from anabranch.policy.event import Observer
+from anabranch.policy.stack import build_stack
 from bench.layers import ONE, REQUEST, Instant
 
 ROUNDS = 7

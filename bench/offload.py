@@ -1,6 +1,6 @@
 """What large answers do to small requests: JSON and codings off the loop, in a thread, and on the loop. `python -m bench.offload`.
 
-Prints the costs that the thresholds of `app.plan.offload` come from, and then the latency of the plain aggregate while answers of 50 MB come in.
+Prints the costs that the thresholds of `anabranch.plan.offload` come from, and then the latency of the plain aggregate while answers of 50 MB come in.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from statistics import median
 from time import thread_time
 from typing import Any, Final
 
-from app.plan import merge
-from app.plan import raw as json
-from app.plan.shape import Shape, compile_reader
-from app.upstream.encoding import decode
+from anabranch.plan import merge
+from anabranch.plan import raw as json
+from anabranch.plan.shape import Shape, compile_reader
+from anabranch.upstream.encoding import decode
 from bench.pressure import Pressure, aggregate, endpoints, gateway, large_body, service
 from bench.server import Cores
 
@@ -26,15 +26,15 @@ _PICK: Final = json.tree(["rows.id", "total"])
 _DROP: Final = json.tree(["rows.nested"])
 
 ON_LOOP: Final = """
-import app.compute.offload as offload, app.upstream.connection as connection, app.upstream.wire as wire
-from app.upstream.encoding import decode
+import anabranch.compute.offload as offload, anabranch.upstream.connection as connection, anabranch.upstream.wire as wire
+from anabranch.upstream.encoding import decode
 async def read(self, step, body, frame, deadline): return step.read(body, frame)
 async def assemble(self, plan, values, frame, deadline): return plan.response.assemble(values, frame)
 async def undo(*given): return decode(*given)
 offload.Offload.read, offload.Offload.assemble, wire.decode_soon, connection.LARGE = read, assemble, undo, 1 << 62
 """
 IN_THREAD: Final = """
-import asyncio, app.compute.offload as offload
+import asyncio, anabranch.compute.offload as offload
 async def read(self, step, body, frame, deadline): return await asyncio.to_thread(step.read, body, frame)
 async def assemble(self, plan, values, frame, deadline): return await asyncio.to_thread(plan.response.assemble, values, frame)
 offload.Offload.read, offload.Offload.assemble = read, assemble

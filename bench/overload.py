@@ -46,7 +46,7 @@ def gateway(cores: Cores, ports: list[int], settings: dict[str, str], log: Path)
     port = free_port()
     clean = {name: "" for name in os.environ if name.startswith("ANABRANCH_")}
     environment = {**clean, **{f"BENCH_SERVICE_{number}": f"http://127.0.0.1:{at}" for number, at in enumerate(ports)}, **settings}
-    command = [sys.executable, "-m", "app", "run", str(_ROOT / "gateway.yaml"), "--port", str(port)]
+    command = [sys.executable, "-m", "anabranch", "run", str(_ROOT / "gateway.yaml"), "--port", str(port)]
     with log.open("wb") as out, process(command, cores=cores.server, environment=environment, stderr=out) as child:
         wait_until_up("anabranch", child, port, _PATH, log, _PATIENCE_S)
         yield port, child.pid

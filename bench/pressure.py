@@ -104,7 +104,7 @@ def gateway(cores: frozenset[int], document: Mapping[str, object], folder: Path,
     file.write_text(json.dumps(document))
     port = free_port()
     log = folder / "gateway.log"
-    start = f"import sys\n{prelude}\nfrom app.cli import main\nsys.argv = ['anabranch', 'run', {str(file)!r}, '--port', '{port}']\nmain()"
+    start = f"import sys\n{prelude}\nfrom anabranch.cli.main import main\nsys.argv = ['anabranch', 'run', {str(file)!r}, '--port', '{port}']\nmain()"
     clean = {name: "" for name in os.environ if name.startswith("ANABRANCH_")}
     with log.open("wb") as out, process([sys.executable, "-c", start], cores=cores, environment=clean, stderr=out) as child:
         wait_until_up("anabranch", child, port, AGGREGATE, log, _PATIENCE_S)

@@ -34,7 +34,7 @@ def programs(environment: Mapping[str, str]) -> list[Program]:
     port = _port(environment, "ANABRANCH_PORT", GATEWAY_PORT)
     gateway = Program(
         name="gateway",
-        module="app",
+        module="anabranch",
         arguments=("run", "demo/gateway.yaml"),
         port=port,
         ready_path="/readyz",

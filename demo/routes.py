@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path
 from pydantic import BaseModel
 
-from app.edge.fan import Fan, segment
+from anabranch import Fan, segment
 
 router = APIRouter(tags=["trips"])
 

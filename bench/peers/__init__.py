@@ -51,7 +51,7 @@ class Peer:
 def _anabranch(site: Site) -> Start:
     environment = {f"BENCH_SERVICE_{number}": url for number, url in enumerate(site.services)}
     environment |= {"ANABRANCH_HOST": "127.0.0.1", "ANABRANCH_PORT": str(site.port)}
-    return Start(command=[sys.executable, "-m", "app", "run", str(site.document)], environment=environment)
+    return Start(command=[sys.executable, "-m", "anabranch", "run", str(site.document)], environment=environment)
 
 
 def _asgi(module: str) -> Callable[[Site], Start]:
@@ -101,7 +101,9 @@ def _without_krakend() -> str | None:
 
 
 PEERS: Final = {
-    "anabranch": Peer(title="Anabranch", start=_anabranch, missing=_without_module("app.__main__", "python -m app must work first")),
+    "anabranch": Peer(
+        title="Anabranch", start=_anabranch, missing=_without_module("anabranch.__main__", "python -m anabranch must work first")
+    ),
     "textbook": Peer(title="FastAPI + httpx (textbook)", start=_asgi("textbook")),
     "aiohttp": Peer(
         title="FastAPI + aiohttp",

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from app.journal import reader
-from app.journal.recovery import recover
-from app.journal.segment import listed
-from app.journal.verify import verify
+from anabranch.journal import reader
+from anabranch.journal.recovery import recover
+from anabranch.journal.segment import listed
+from anabranch.journal.verify import verify
 from tests.support.command import Command, running_command
 from tests.support.eventually import eventually
 from tests.support.scripted import ScriptedUpstream

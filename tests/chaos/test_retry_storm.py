@@ -18,7 +18,7 @@ CLIENTS: Final = 24
 WAITING_CLIENTS: Final = 120
 ATTEMPTS: Final = 3
 BUDGET: Final = 0.1
-# Of app.core.budget: retries that are free in each window, and the window, which is counted in slices.
+# Of anabranch.core.budget: retries that are free in each window, and the window, which is counted in slices.
 FLOOR: Final = 10
 WINDOW_S: Final = 10.0
 SLICE_S: Final = 1.0

@@ -80,8 +80,8 @@ async def test_nothing_blocks_while_requests_are_served(tmp_path: Path) -> None:
         async with running_gateway(document, tmp_path, allow_explain=True) as gateway, gateway.client() as client:
             await client.get("/livez")  # the client's own first connection, which reads certificates
             with blockbuster_ctx() as found:
-                # One write of a line, which a reader that keeps up never delays: see app/observe/sink.py.
-                found.functions["os.write"].can_block_in("app/observe/sink.py", "write")
+                # One write of a line, which a reader that keeps up never delays: see app/anabranch/observe/sink.py.
+                found.functions["os.write"].can_block_in("app/anabranch/observe/sink.py", "write")
                 await _everything(client)
 
 

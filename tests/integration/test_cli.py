@@ -20,7 +20,7 @@ import trustme
 from tests.support.scripted import ScriptedUpstream
 
 ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "app")
+COMMAND = (sys.executable, "-m", "anabranch")
 TIMEOUT_S = 60.0
 DOCUMENT = """\
 version: 1

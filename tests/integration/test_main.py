@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.document import compile_file
-from app.errors import ConfigError, Problem
-from app.main import create_app
-from app.settings import Settings
+from anabranch.document.compile import compile_file
+from anabranch.errors import ConfigError, Problem
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from tests.support.asgi import ask
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream

@@ -14,15 +14,15 @@ import httpx
 import pytest
 import respx
 
-from app.config.model import Document, Upstream
-from app.config.problems import Problems
-from app.edge.build import build_app
-from app.edge.dataplane import DataPlane
-from app.edge.health import Health
-from app.engine.run import Engine
-from app.engine.upstreams import Opener, Upstreams
-from app.plan.compile import compile_document
-from app.upstream.stock import HTTPXTransport
+from anabranch.config.model import Document, Upstream
+from anabranch.config.problems import Problems
+from anabranch.document.upstreams import Opener, Upstreams
+from anabranch.edge.app import build_app
+from anabranch.edge.dataplane import DataPlane
+from anabranch.engine.run import Engine
+from anabranch.plan.compile import compile_document
+from anabranch.server.health import Health
+from anabranch.upstream.stock import HTTPXTransport
 
 DOCUMENT: dict[str, Any] = {
     "version": 1,

@@ -27,10 +27,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.cli import describe
-from app.document import compile_file
-from app.main import create_app
-from app.settings import Settings
+from anabranch.cli.main import describe
+from anabranch.document.compile import compile_file
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from demo import airlines, airports, flights, planes, weather
 from tests.support.serving import LOOPBACK, serve
 from tests.support.unhurried import unhurried

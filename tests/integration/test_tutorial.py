@@ -103,7 +103,7 @@ class Reader:
                 self.output = await curl(arguments)
             case ["anabranch", *arguments]:
                 self.asked = []
-                self.output = await self._finish([sys.executable, "-m", "app", *arguments])
+                self.output = await self._finish([sys.executable, "-m", "anabranch", *arguments])
             case ["kill", *_]:
                 await self._finish(words)
                 if len(words) == 2:
@@ -139,7 +139,7 @@ class Reader:
 
     async def _run(self, words: list[str]) -> None:
         assert self.gateway is None
-        self.gateway = await self._start([sys.executable, "-m", "app", *words[1:]])
+        self.gateway = await self._start([sys.executable, "-m", "anabranch", *words[1:]])
         self.output = await self._read_until(self.gateway, " serves ")
 
     async def _finish(self, words: list[str]) -> str:

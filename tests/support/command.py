@@ -59,7 +59,7 @@ async def running_command(document: Path, *arguments: str, **variables: str) -> 
     """`anabranch run` on a free port, up when this begins. Killed on leaving if it has not ended by then."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ANABRANCH_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app", "run", str(document), "--port", "0", *arguments),
+        *(sys.executable, "-m", "anabranch", "run", str(document), "--port", "0", *arguments),
         cwd=ROOT, env={**clean, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     command = Command(process, 0)

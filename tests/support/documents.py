@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from app.config.model import Document
-from app.config.problems import Problems
-from app.errors import Problem
-from app.plan.compile import compile_document
-from app.plan.model import EndpointPlan, Frame
+from anabranch.config.model import Document
+from anabranch.config.problems import Problems
+from anabranch.errors import Problem
+from anabranch.plan.compile import compile_document
+from anabranch.plan.model import EndpointPlan, Frame
 
 UPSTREAMS = {"a": {"url": "http://127.0.0.1:1"}, "b": {"url": "http://127.0.0.1:2"}}
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.config import model as config
-from app.core.exchange import Request
-from app.engine.outcome import Outcome, Result
-from app.errors import StepError
-from app.plan.model import (
+from anabranch.config import model as config
+from anabranch.core.exchange import Request
+from anabranch.engine.outcome import Outcome, Result
+from anabranch.errors import StepError
+from anabranch.plan.model import (
     MISSING,
     BodyPlan,
     DecodeMode,

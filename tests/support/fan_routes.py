@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.edge.fan import Fan, segment
+from anabranch.edge.python import Fan, segment
 
 router = APIRouter()
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.journal.disk import Appender, Disk
+from anabranch.journal.disk import Appender, Disk
 
 
 class FaultyDisk(Disk):

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from app.document import compile_file
-from app.errors import ConfigError, Problem
-from app.main import create_app
-from app.settings import Settings
+from anabranch.document.compile import compile_file
+from anabranch.errors import ConfigError, Problem
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from tests.support.serving import LOOPBACK, serve
 
 
@@ -36,7 +36,7 @@ class Gateway:
 async def running_gateway(document: str, folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
     """Write `document` into `folder`, start a gateway on it, and stop it on leaving.
 
-    `settings`: fields of `app.settings.Settings`; the document is not watched unless they say so. Raises ConfigError when the document is not usable.
+    `settings`: fields of `anabranch.settings.Settings`; the document is not watched unless they say so. Raises ConfigError when the document is not usable.
     """
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")

@@ -8,8 +8,8 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from app.edge.pulse import Pulse
-from app.edge.workers import Supervisor
+from anabranch.server.heartbeat import Pulse
+from anabranch.server.workers import Supervisor
 
 
 def live(lives: Path, number: int, listener: socket.socket, pipe: Connection) -> None:

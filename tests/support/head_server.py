@@ -10,10 +10,10 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.edge.gate import Gate, GateKeeper
-from app.edge.gated import gated
-from app.edge.head import BoundedProtocol
-from app.engine.event import Refusal
+from anabranch.engine.event import Refusal
+from anabranch.guard.concurrency import Gate, GateKeeper
+from anabranch.server.admission_protocol import gated
+from anabranch.server.head import BoundedProtocol
 from tests.support.serving import LOOPBACK
 
 PATIENCE_S: Final = 30.0

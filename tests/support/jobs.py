@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from app.compute.job import ComputePool, Job, JobClock, JobResult
-from app.errors import StepError
+from anabranch.compute.job import ComputePool, Job, JobClock, JobResult
+from anabranch.errors import StepError
 
 MODULE = "tests.support.hooks"
 

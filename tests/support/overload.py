@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from random import Random
 
-from app.core.limit import Limit
+from anabranch.core.limit import Limit
 
 
 @dataclass(slots=True, kw_only=True)

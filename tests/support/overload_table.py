@@ -10,9 +10,9 @@ from random import Random
 from statistics import median
 from typing import Final
 
-from app.core.balance import Load, RoundRobin
-from app.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, Outcome
-from app.core.outlier import Health, OutlierDetector
+from anabranch.core.balance import Load, RoundRobin
+from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, Outcome
+from anabranch.core.outlier import Health, OutlierDetector
 from tests.support.overload import Overload
 
 START: Final = 128

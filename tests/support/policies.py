@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-from app.core.exchange import Address, Answer, HeaderBlock, Request
-from app.policy.call import Call
-from app.policy.event import PolicyEvent
+from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.policy.call import Call
+from anabranch.policy.event import PolicyEvent
 
 OK = Answer(200, [], b"{}")
 ADDRESS = Address.parse("http://127.0.0.1:9101")

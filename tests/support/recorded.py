@@ -7,8 +7,8 @@ from typing import Any
 
 from uuid_utils import uuid7
 
-from app.journal.record import Asked, Record, Step, encode, kept
-from app.journal.segment import PLAIN, SegmentName, Summary, compress
+from anabranch.journal.record import Asked, Record, Step, encode, kept
+from anabranch.journal.segment import PLAIN, SegmentName, Summary, compress
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 WORKER = "0123456789"

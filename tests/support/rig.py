@@ -5,13 +5,13 @@ import ssl
 from contextlib import AsyncExitStack
 from typing import Any
 
-from app.config.model import Upstream
-from app.core.exchange import Address, Answer, HeaderBlock, Request
-from app.upstream.open import open_transport
-from app.upstream.redirect import Redirecting
-from app.upstream.seam import Transport
-from app.upstream.stock import HTTPXTransport, StockPool
-from app.upstream.wire import WireTransport
+from anabranch.config.model import Upstream
+from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.upstream.open import open_transport
+from anabranch.upstream.redirect import Redirecting
+from anabranch.upstream.seam import Transport
+from anabranch.upstream.stock import HTTPXTransport, StockPool
+from anabranch.upstream.wire import WireTransport
 from tests.support.scripted import ScriptedUpstream
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
-from app.config.units import parse_duration, parse_size
+from anabranch.config.units import parse_duration, parse_size
 
 
 class SpecError(Exception):

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from app.errors import Problem
+from anabranch.errors import Problem
 from tests.support import compare, raw_client
 from tests.support.raw_client import FramingError, RawAnswer
 from tests.support.record import Answers

@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.types import Receive, Scope, Send
 
-from app.edge.fan import Fan
+from anabranch.edge.python import Fan
 
 DOCUMENT: Final = """\
 version: 1

@@ -10,15 +10,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from app.cli import cli
-from app.edge.advice import ADVICE
-from app.edge.pages import error_classes
+from anabranch.cli.main import cli
+from anabranch.describe.advice import ADVICE
+from anabranch.describe.pages import error_classes
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"app", "tests", "openapi", "demo", "bench", "deploy", "docs", ".ci"}
 """Any other top-level folder needs a record in docs/decisions, and then a place here."""
 MADE = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
-FROM_ELSEWHERE = "app/edge/static/"
+FROM_ELSEWHERE = "app/anabranch/describe/static/"
 
 
 @cache

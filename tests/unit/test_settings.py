@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings
+from anabranch.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 

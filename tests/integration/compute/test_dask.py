@@ -13,16 +13,16 @@ from time import monotonic
 
 import pytest
 
-from app.compute.dask import DaskPool
-from app.compute.job import Job, JobClock, JobResult
-from app.compute.pools import make_pool
-from app.config.compute import ComputeBackend
-from app.config.model import Document
-from app.config.problems import Problems
-from app.engine.service import Service
-from app.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeTimeout, MissingExtraError, StepError
-from app.plan.compile import compile_document
-from app.plan.model import PoolPlan
+from anabranch.compute.dask import DaskPool
+from anabranch.compute.job import Job, JobClock, JobResult
+from anabranch.compute.pools import make_pool
+from anabranch.config.compute import ComputeBackend
+from anabranch.config.model import Document
+from anabranch.config.problems import Problems
+from anabranch.document.service import Service
+from anabranch.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeTimeout, MissingExtraError, StepError
+from anabranch.plan.compile import compile_document
+from anabranch.plan.model import PoolPlan
 from tests.support.dask_cluster import DaskCluster, until
 from tests.support.leaks import no_leaks
 from tests.support.ports import free_port
@@ -191,7 +191,7 @@ async def test_address_that_is_none_is_a_cluster_that_is_away() -> None:
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "app.compute.dask", None)
+    monkeypatch.setitem(sys.modules, "anabranch.compute.dask", None)
     backend = ComputeBackend.model_validate({"kind": "dask", "address": "tcp://127.0.0.1:1"})
     with pytest.raises(MissingExtraError, match=r"anabranch\[dask\]"):
         make_pool(PoolPlan(name="cluster", backend=backend, hooks=()))

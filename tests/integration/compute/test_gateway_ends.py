@@ -32,7 +32,7 @@ async def gateway(folder: Path) -> AsyncIterator[tuple[Process, str]]:
     document = folder / "gateway.yaml"
     document.write_text(DOCUMENT)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app", "run", str(document), "--port", "0", cwd=ROOT, stderr=PIPE, start_new_session=True,
+        sys.executable, "-m", "anabranch", "run", str(document), "--port", "0", cwd=ROOT, stderr=PIPE, start_new_session=True,
         env={**os.environ, "ANABRANCH_SHUTDOWN_TIMEOUT_S": "1", "ANABRANCH_LOG_FORMAT": "console"},
     )  # fmt: skip
     try:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.compute.frame import ARENA_FROM
-from app.compute.job import JobClock
-from app.compute.process import ProcessPool
-from app.errors import ComputePoolDown, ComputeTimeout, WorkerLost
+from anabranch.compute.job import JobClock
+from anabranch.compute.processes.frame import ARENA_FROM
+from anabranch.compute.processes.pool import ProcessPool
+from anabranch.errors import ComputePoolDown, ComputeTimeout, WorkerLost
 from tests.integration.compute.processes import children_of, descendants_of, is_alive, open_files, until_gone
 from tests.support.jobs import job, outcome_of, value_of
 

@@ -6,7 +6,7 @@ from collections import Counter
 from time import monotonic
 from typing import Any
 
-from app.compute.process import ProcessPool
+from anabranch.compute.processes.pool import ProcessPool
 from tests.integration.compute.processes import children_of, descendants_of, open_files
 from tests.support.footprint import MIB, Footprint
 from tests.support.jobs import job, outcome_of

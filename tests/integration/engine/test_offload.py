@@ -7,15 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from app.compute.offload import Offload
-from app.config.model import Document
-from app.config.problems import Problems
-from app.engine.outcome import Result
-from app.engine.run import Engine
-from app.engine.service import Service
-from app.plan.compile import compile_document
-from app.plan.model import DocumentPlan
-from app.plan.offload import PLAIN_FROM
+from anabranch.compute.offload import Offload
+from anabranch.config.model import Document
+from anabranch.config.problems import Problems
+from anabranch.document.service import Service
+from anabranch.engine.outcome import Result
+from anabranch.engine.run import Engine
+from anabranch.plan.compile import compile_document
+from anabranch.plan.model import DocumentPlan
+from anabranch.plan.offload import PLAIN_FROM
 from tests.support.scripted import ScriptedUpstream
 
 ROWS = [{"id": number, "name": f"row {number}", "x": [number, number * 0.5]} for number in range(110_000)]

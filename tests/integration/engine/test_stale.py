@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from app.journal.reader import records
+from anabranch.journal.reader import records
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream
 

@@ -4,10 +4,10 @@ import asyncio
 from time import monotonic
 from typing import Any
 
-from app.config.model import Upstream
-from app.core.exchange import Request
-from app.engine.upstreams import Upstreams
-from app.policy.call import Call
+from anabranch.config.model import Upstream
+from anabranch.core.exchange import Request
+from anabranch.document.upstreams import Upstreams
+from anabranch.policy.call import Call
 from tests.support.policies import Events
 from tests.support.scripted import ScriptedUpstream
 

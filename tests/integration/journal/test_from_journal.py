@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import ConfigError
+from anabranch.errors import ConfigError
 from tests.support.gateway import running_gateway
 from tests.support.recorded import answered, recorded, write_segment
 from tests.support.scripted import ScriptedUpstream

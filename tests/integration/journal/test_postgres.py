@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
-from app.config.journal import Postgres
-from app.journal.record import Record, encode
-from app.journal.sinks.postgres import PostgresSink
-from app.journal.sinks.shipper import Shipper
-from app.journal.sinks.sink import Shipment, SinkError
+from anabranch.cli.main import cli
+from anabranch.config.journal import Postgres
+from anabranch.journal.record import Record, encode
+from anabranch.sinks.postgres import PostgresSink
+from anabranch.sinks.shipper import Shipper
+from anabranch.sinks.sink import Shipment, SinkError
 from tests.support.gateway import running_gateway
 from tests.support.postgres import PostgresServer
 from tests.support.recorded import answered, recorded, write_segment

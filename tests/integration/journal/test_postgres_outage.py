@@ -12,11 +12,11 @@ import asyncpg
 import httpx
 import pytest
 
-from app.journal.reader import records
-from app.journal.segment import Segment, listed
-from app.journal.sinks import shipper as shipping
-from app.main import create_app
-from app.settings import Settings
+from anabranch.journal.reader import records
+from anabranch.journal.segment import Segment, listed
+from anabranch.main import create_app
+from anabranch.settings import Settings
+from anabranch.sinks import shipper as shipping
 from tests.support.postgres import PostgresServer
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve

@@ -11,12 +11,12 @@ import httpx
 import orjson
 import pytest
 
-from app.journal import reader
-from app.journal.record import Record
-from app.journal.segment import listed
-from app.journal.verify import verify
-from app.main import create_app
-from app.settings import Settings
+from anabranch.journal import reader
+from anabranch.journal.record import Record
+from anabranch.journal.segment import listed
+from anabranch.journal.verify import verify
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve
@@ -196,7 +196,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
 async def test_a_full_disk_refuses_required_leaves_relaxed_alone_and_is_got_over(
     tmp_path: Path, small_disk: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app.journal import disk
+    from anabranch.journal import disk
 
     filler = tmp_path / "j" / "filler"
     write = disk.Appender.append

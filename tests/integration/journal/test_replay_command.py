@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from anabranch.cli.main import cli
 from tests.support.recorded import NOW, answered, recorded, write_segment
 
 DOCUMENT = """

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
-from app.journal.reader import records
+from anabranch.cli.main import cli
+from anabranch.journal.reader import records
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream
 
@@ -101,7 +101,7 @@ async def test_what_functions_print_does_not_get_into_the_report(recorded: str, 
     (tmp_path / "new.yaml").write_text(recorded, "utf-8")
     options = ("--config", str(tmp_path / "new.yaml"), "--journal", str(tmp_path / "journal"), "--endpoint", "sums", "--format", "json")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app", "replay", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        sys.executable, "-m", "anabranch", "replay", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     )
     async with asyncio.timeout(120):
         report, said = await process.communicate()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
-from app.journal.reader import records
+from anabranch.cli.main import cli
+from anabranch.journal.reader import records
 from tests.support.gateway import running_gateway
 from tests.support.scripted import ScriptedUpstream
 

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.errors import ConfigError
-from app.main import create_app
-from app.settings import Settings
+from anabranch.errors import ConfigError
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from tests.support.gateway import problems_of
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve

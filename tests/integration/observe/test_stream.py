@@ -16,7 +16,7 @@ import httpx
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60.0
-COMMAND = (sys.executable, "-m", "app")
+COMMAND = (sys.executable, "-m", "anabranch")
 DOCUMENT = """\
 version: 1
 upstreams: {a: {url: "http://127.0.0.1:9", headers: {authorization: "Bearer ${A_TOKEN}"}}}
@@ -146,8 +146,8 @@ def test_tracing_that_is_off_loads_nothing(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from app.main import create_app
-from app.settings import Settings
+from anabranch.main import create_app
+from anabranch.settings import Settings
 create_app(Settings(document=Path({str(document)!r})))
 sys.exit(bool({{"opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf"}} & set(sys.modules)))
 """

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import ConfigError
-from app.main import create_app
-from app.settings import Settings
+from anabranch.errors import ConfigError
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.otlp import ReceivedSpan, Receiver, receiving
 from tests.support.scripted import ScriptedUpstream
@@ -163,7 +163,7 @@ def test_tracing_without_a_receiver_is_refused(tmp_path: Path, monkeypatch: pyte
 
 def test_missing_sdk_is_told_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.delitem(sys.modules, "app.observe.tracing", raising=False)
+    monkeypatch.delitem(sys.modules, "anabranch.observe.tracing", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.format(url="http://127.0.0.1:9"), "utf-8")

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import trustme
 
-from app.config.model import Breaker as Settings
-from app.config.model import Upstream
-from app.core.balance import picker_of
-from app.core.exchange import Address
-from app.errors import UpstreamError
-from app.policy.attempt import AttemptLayer
-from app.policy.balance import BalanceLayer
-from app.policy.breaker import Judge
-from app.policy.stack import build_stack
-from app.upstream.resolve import Resolver, system_lookup
-from app.upstream.wire import WireTransport
+from anabranch.config.model import Breaker as Settings
+from anabranch.config.model import Upstream
+from anabranch.core.balance import picker_of
+from anabranch.core.exchange import Address
+from anabranch.errors import UpstreamError
+from anabranch.policy.attempt import AttemptLayer
+from anabranch.policy.balance import BalanceLayer
+from anabranch.policy.breaker import Judge
+from anabranch.policy.stack import build_stack
+from anabranch.upstream.resolve import Resolver, system_lookup
+from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.policies import Events, make_call
 from tests.support.scripted import ScriptedUpstream

@@ -3,13 +3,13 @@ import contextlib
 
 import pytest
 
-from app.config.model import Breaker as Settings
-from app.core.breaker import Breaker
-from app.core.exchange import Address
-from app.errors import BreakerOpen, UpstreamError
-from app.policy.attempt import AttemptLayer
-from app.policy.breaker import BreakerLayer, Judge
-from app.upstream.wire import WireTransport
+from anabranch.config.model import Breaker as Settings
+from anabranch.core.breaker import Breaker
+from anabranch.core.exchange import Address
+from anabranch.errors import BreakerOpen, UpstreamError
+from anabranch.policy.attempt import AttemptLayer
+from anabranch.policy.breaker import BreakerLayer, Judge
+from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.policies import Events, make_call
 from tests.support.scripted import ScriptedUpstream

@@ -9,13 +9,13 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from app.config.model import Upstream
-from app.core.exchange import Answer, Request
-from app.errors import StepError
-from app.policy.call import Call
-from app.policy.stack import Stack, build_stack
-from app.upstream.open import open_transport
-from app.upstream.wire import WireTransport
+from anabranch.config.model import Upstream
+from anabranch.core.exchange import Answer, Request
+from anabranch.errors import StepError
+from anabranch.policy.call import Call
+from anabranch.policy.stack import Stack, build_stack
+from anabranch.upstream.open import open_transport
+from anabranch.upstream.wire import WireTransport
 from tests.support.policies import Events
 from tests.support.scripted import ScriptedUpstream
 

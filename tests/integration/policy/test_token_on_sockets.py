@@ -4,11 +4,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.core.exchange import Address
-from app.errors import UpstreamError
-from app.policy.attempt import AttemptLayer
-from app.policy.token import TokenLayer, TokenSource
-from app.upstream.wire import WireTransport
+from anabranch.core.exchange import Address
+from anabranch.errors import UpstreamError
+from anabranch.policy.attempt import AttemptLayer
+from anabranch.policy.token import TokenLayer, TokenSource
+from anabranch.upstream.wire import WireTransport
 from tests.support.policies import make_call
 from tests.support.scripted import ScriptedUpstream
 

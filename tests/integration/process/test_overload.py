@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 from statistics import median
 
-from app.edge.gate import Gate
-from app.main import create_app
-from app.settings import Settings
+from anabranch.guard.concurrency import Gate
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.load import Visitor, closed_loop
 from tests.support.scripted import ScriptedUpstream

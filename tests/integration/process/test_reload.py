@@ -11,10 +11,10 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from app.edge.build import Gateway
-from app.engine.reload import Reloader, ReloadState
-from app.main import create_app
-from app.settings import Settings
+from anabranch.document.reload import Reloader, ReloadState
+from anabranch.edge.app import Gateway
+from anabranch.main import create_app
+from anabranch.settings import Settings
 from tests.support.leaks import no_leaks, open_sockets
 from tests.support.load import Reply, under_load
 from tests.support.serving import LOOPBACK, serve

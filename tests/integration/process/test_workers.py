@@ -123,7 +123,7 @@ async def test_document_that_is_not_usable_is_told_once(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("version: 2\n", "utf-8")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app", "run", str(path), "--port", "0", "--workers", "2", cwd=ROOT, stderr=PIPE
+        sys.executable, "-m", "anabranch", "run", str(path), "--port", "0", "--workers", "2", cwd=ROOT, stderr=PIPE
     )
     async with asyncio.timeout(PATIENCE_S):
         _, said = await process.communicate()

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from app.upstream.bridge import Bridge
+from anabranch.upstream.bridge import Bridge
 from tests.support.rig import Rig
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.core.exchange import Answer
-from app.errors import UpstreamError
+from anabranch.core.exchange import Answer
+from anabranch.errors import UpstreamError
 from tests.support.rig import Rig
 
 OK = {"json": {"ok": True}}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from app.core.exchange import Address, Request
-from app.upstream.wire import WireTransport
+from anabranch.core.exchange import Address, Request
+from anabranch.upstream.wire import WireTransport
 from tests.support.scripted import ScriptedUpstream
 
 _TURNS = 12

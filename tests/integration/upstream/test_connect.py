@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.core.exchange import Address
-from app.errors import ConnectError, ConnectTimeout, ResolveError, UpstreamError, UpstreamTimeout
-from app.upstream.dial import ATTEMPT_DELAY_S
+from anabranch.core.exchange import Address
+from anabranch.errors import ConnectError, ConnectTimeout, ResolveError, UpstreamError, UpstreamTimeout
+from anabranch.upstream.dial import ATTEMPT_DELAY_S
 from tests.support.leaks import no_leaks
 from tests.support.rig import Caller, Rig
 
@@ -132,7 +132,7 @@ class Resolver:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
         self._hosts = hosts
-        monkeypatch.setattr("app.upstream.dial._lookup", self.lookup)
+        monkeypatch.setattr("anabranch.upstream.dial._lookup", self.lookup)
 
     async def lookup(self, host: str, port: int) -> list[Any]:
         return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, (ip, port, 0, 0) if ":" in ip else (ip, port)) for ip in self._hosts]
@@ -140,7 +140,7 @@ class Resolver:
 
 async def test_address_that_refuses_is_followed_by_the_next_at_once(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where this machine has no IPv6 at all: unreachable is as good as refused."""
-    monkeypatch.setattr("app.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # nobody waits for it
+    monkeypatch.setattr("anabranch.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # nobody waits for it
     Resolver(monkeypatch, "::1", "127.0.0.2", "127.0.0.1")
     upstream = await wire.serve({"*": OK})
     caller = wire.caller(f"http://several.invalid:{upstream.port}")
@@ -164,7 +164,7 @@ async def test_silent_address_is_overtaken_after_the_attempt_delay(wire: Rig, mo
         async def lookup(host: str, port: int) -> list[Any]:
             return [(socket.AF_INET, (hole.host, hole.port)), (socket.AF_INET, ("127.0.0.1", upstream.port))]
 
-        monkeypatch.setattr("app.upstream.dial._lookup", lookup)
+        monkeypatch.setattr("anabranch.upstream.dial._lookup", lookup)
         caller = wire.caller("http://several.invalid:1", connect_timeout="30s")
         started = asyncio.get_running_loop().time()
         assert (await caller.ask(within_s=30.0)).status == 200
@@ -178,7 +178,7 @@ async def test_race_that_is_cancelled_leaves_nothing(wire: Rig, monkeypatch: pyt
         async def lookup(host: str, port: int) -> list[Any]:
             return endpoints
 
-        monkeypatch.setattr("app.upstream.dial._lookup", lookup)
+        monkeypatch.setattr("anabranch.upstream.dial._lookup", lookup)
         caller: Caller = wire.caller("http://several.invalid:1", connect_timeout="300ms")
         patient: Caller = wire.caller("http://several.invalid:1", connect_timeout="30s")
         async with no_leaks():

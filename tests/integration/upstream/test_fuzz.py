@@ -9,11 +9,11 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.core.exchange import Address, Answer, Request
-from app.errors import UpstreamError
-from app.upstream.seam import Transport
-from app.upstream.stock import HTTPXTransport, StockPool
-from app.upstream.wire import WireTransport
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.errors import UpstreamError
+from anabranch.upstream.seam import Transport
+from anabranch.upstream.stock import HTTPXTransport, StockPool
+from anabranch.upstream.wire import WireTransport
 from tests.support.leaks import no_leaks
 from tests.support.scripted import ScriptedUpstream
 

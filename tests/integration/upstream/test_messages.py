@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
-from app.upstream.connection import LARGE
+from anabranch.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
+from anabranch.upstream.connection import LARGE
 from tests.support.rig import Rig
 
 OK = {"json": {"ok": True}}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import ConnectionLost, UpstreamError
+from anabranch.errors import ConnectionLost, UpstreamError
 from tests.support.rig import Rig
 
 OK = {"json": {"ok": True}}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import trustme
 
-from app.errors import ConnectTimeout, TLSError, UpstreamError, UpstreamTimeout
+from anabranch.errors import ConnectTimeout, TLSError, UpstreamError, UpstreamTimeout
 from tests.support.rig import Caller, Rig
 from tests.support.scripted import ScriptedUpstream
 

@@ -5,9 +5,9 @@ from time import monotonic
 
 import pytest
 
-from app.compute.admission import Admission
-from app.compute.job import Counters, Job, JobClock
-from app.errors import ComputePoolDown, ComputePoolFull, DeadlineExceeded
+from anabranch.compute.admission import Admission
+from anabranch.compute.job import Counters, Job, JobClock
+from anabranch.errors import ComputePoolDown, ComputePoolFull, DeadlineExceeded
 
 
 class Bench:

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.compute.call import Reply, ReplyKind, call_hook, resolve
+from anabranch.compute.call import Reply, ReplyKind, call_hook, resolve
 
 
 def called(hook: str, **arguments: Any) -> Reply:

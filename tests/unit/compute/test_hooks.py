@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from app.compute.hooks import check_hook
-from app.plan.model import Kind
+from anabranch.compute.hooks import check_hook
+from anabranch.plan.model import Kind
 
 MODULE = "tests.support.hooks"
 

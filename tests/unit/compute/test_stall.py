@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from app.compute.stall import Watched
+from anabranch.compute.stall import Watched
 from tests.support.clock import FakeClock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     fake = FakeClock()
-    monkeypatch.setattr("app.compute.stall.perf_counter", fake)
+    monkeypatch.setattr("anabranch.compute.stall.perf_counter", fake)
     return fake
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.config.load import Draft, load, read
-from app.errors import ConfigError, Problem
+from anabranch.config.load import Draft, load, read
+from anabranch.errors import ConfigError, Problem
 from tests.support.example import EXAMPLE
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config.load import read
-from app.errors import Problem
-from app.plan.compile import compile_document
+from anabranch.config.load import read
+from anabranch.errors import Problem
+from anabranch.plan.compile import compile_document
 
 _TEXT = """\
 version: 1

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.config.node import Located, Mapping, Node, Path, Scalar, Sequence
-from app.config.parse import parse
-from app.config.problems import Positions, Problems
-from app.config.substitute import fill
+from anabranch.config.node import Located, Mapping, Node, Path, Scalar, Sequence
+from anabranch.config.parse import parse
+from anabranch.config.problems import Positions, Problems
+from anabranch.config.substitute import fill
 
 
 def _parsed(text: str) -> tuple[Node | None, list[str]]:

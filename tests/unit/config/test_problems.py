@@ -2,10 +2,10 @@
 
 import pytest
 
-from app.config.node import Entry, Located, Mapping, Scalar, Sequence
-from app.config.problems import Positions, Problems, did_you_mean, path_text
-from app.config.secrets import Secrets
-from app.errors import ConfigError
+from anabranch.config.node import Entry, Located, Mapping, Scalar, Sequence
+from anabranch.config.problems import Positions, Problems, did_you_mean, path_text
+from anabranch.config.secrets import Secrets
+from anabranch.errors import ConfigError
 
 
 def _document() -> Mapping:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config.load import load, read
-from app.config.problems import Positions, Problems
-from app.config.source import read_source
-from app.errors import ConfigError
+from anabranch.config.load import load, read
+from anabranch.config.problems import Positions, Problems
+from anabranch.config.source import read_source
+from anabranch.errors import ConfigError
 
 
 def _write(folder: Path, **files: str) -> Path:

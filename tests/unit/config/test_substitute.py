@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.config.load import Draft, Loaded, load, read
-from app.config.node import Located
-from app.config.parse import parse
-from app.config.problems import Positions, Problems
-from app.config.substitute import Filled, fill
-from app.errors import ConfigError
+from anabranch.config.load import Draft, Loaded, load, read
+from anabranch.config.node import Located
+from anabranch.config.parse import parse
+from anabranch.config.problems import Positions, Problems
+from anabranch.config.substitute import Filled, fill
+from anabranch.errors import ConfigError
 
 
 def _filled(text: str, environ: dict[str, str], folder: Path = Path()) -> tuple[Filled, Problems]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.units import format_duration, format_ratio, format_size, parse_duration, parse_ratio, parse_size
+from anabranch.config.units import format_duration, format_ratio, format_size, parse_duration, parse_ratio, parse_size
 
 
 @pytest.mark.parametrize(

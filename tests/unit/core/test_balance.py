@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from app.core.balance import LeastPending, Load, PeakEWMA, Picker, RandomChoice, RoundRobin, picker_of
+from anabranch.core.balance import LeastPending, Load, PeakEWMA, Picker, RandomChoice, RoundRobin, picker_of
 
 
 def loads(count: int) -> list[Load]:

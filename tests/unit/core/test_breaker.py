@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.core.breaker import Breaker, Outcome, Permit, State
+from anabranch.core.breaker import Breaker, Outcome, Permit, State
 
 OPEN_FOR_S = 5.0
 PROBES = 3

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from app.core.budget import Budget
+from anabranch.core.budget import Budget
 
 
 def test_quiet_upstream_may_spend_the_floor() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from app.core.hedging import FixedDelay, QuantileDelay, hedge_delay
+from anabranch.core.hedging import FixedDelay, QuantileDelay, hedge_delay
 
 
 def test_fixed_delay_is_what_the_document_says() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, Outcome
+from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, Outcome
 from tests.support.overload import Overload
 
 WORKERS = 20

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.outlier import Health, OutlierDetector
+from anabranch.core.outlier import Health, OutlierDetector
 
 DETECTOR = OutlierDetector()
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.quantile import RELATIVE_ERROR, RollingSketch, Sketch
+from anabranch.core.quantile import RELATIVE_ERROR, RollingSketch, Sketch
 
 durations = st.floats(2e-6, 3000.0)
 

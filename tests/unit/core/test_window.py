@@ -3,7 +3,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.window import RollingWindow
+from anabranch.core.window import RollingWindow
 
 
 def test_counts_calls_failures_and_slow_calls() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config.load import read
-from app.plan.compile import compile_document
-from app.plan.model import DecodeMode, DocumentPlan, EndpointPlan
+from anabranch.config.load import read
+from anabranch.plan.compile import compile_document
+from anabranch.plan.model import DecodeMode, DocumentPlan, EndpointPlan
 from demo.service import PORTS
 
 DOCUMENT = Path("demo/gateway.yaml")

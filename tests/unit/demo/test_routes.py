@@ -9,12 +9,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.config.model import Upstream
-from app.core.exchange import Answer
-from app.edge.fan import FanOut, FanOutFailed, fan_out
-from app.engine.fanout import surfaces
-from app.errors import ConnectError
-from app.policy.call import Call, Policy
+from anabranch.config.model import Upstream
+from anabranch.core.exchange import Answer
+from anabranch.edge.python import FanOut, FanOutFailed, fan_out
+from anabranch.engine.python import surfaces
+from anabranch.errors import ConnectError
+from anabranch.policy.call import Call, Policy
 from demo import airports, flights, weather
 from demo.routes import Flight, earliest_after, router
 from demo.service import Service

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
+from anabranch.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 TOOLS = Path(sys.executable).parent

@@ -6,8 +6,8 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 
-from app.document import compile_file
-from app.settings import Settings
+from anabranch.document.compile import compile_file
+from anabranch.settings import Settings
 from tests.support.manifests import KUBERNETES, Cluster, Manifest, overlay, port_names, render, write_kustomization
 
 ROOT = Path(__file__).parents[3]

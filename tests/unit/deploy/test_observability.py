@@ -10,7 +10,7 @@ import promql_parser as promql
 import pytest
 from ruamel.yaml import YAML
 
-from app.observe import catalogue
+from anabranch.observe import catalogue
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 RULES = YAML(typ="safe").load((DEPLOY / "prometheus" / "rules.yaml").read_text("utf-8"))

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from app.edge import body as reader
-from app.edge.body import ClientGone, check_json
-from app.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
-from app.plan.model import MISSING, BodyPlan, Frame
+from anabranch.edge import body as reader
+from anabranch.edge.body import ClientGone, check_json
+from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
+from anabranch.plan.model import MISSING, BodyPlan, Frame
 from tests.support.asgi import Client
 from tests.support.edge_plans import body
 

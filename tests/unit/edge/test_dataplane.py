@@ -7,9 +7,9 @@ import pytest
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from app.edge.dataplane import DataPlane, join_headers
-from app.engine.outcome import Result
-from app.plan.model import DocumentPlan, EndpointPlan, Frame
+from anabranch.edge.dataplane import DataPlane, join_headers
+from anabranch.engine.outcome import Result
+from anabranch.plan.model import DocumentPlan, EndpointPlan, Frame
 from tests.support.asgi import Client, ask, http_scope
 from tests.support.edge_plans import body, document, endpoint, outcome, parameter, read_integer, result
 

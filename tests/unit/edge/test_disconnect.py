@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.types import Message
 
-from app.edge.dataplane import DataPlane
-from app.engine.outcome import Result
+from anabranch.edge.dataplane import DataPlane
+from anabranch.engine.outcome import Result
 from tests.support.asgi import Client, http_scope, ticks
 from tests.support.edge_plans import document, endpoint, result
 

@@ -2,8 +2,8 @@ from typing import Any
 
 import orjson
 
-from app.edge.explain import explain, is_asked
-from app.errors import DependencyFailed, UpstreamTimeout
+from anabranch.edge.explain import explain, is_asked
+from anabranch.errors import DependencyFailed, UpstreamTimeout
 from tests.support.edge_plans import endpoint, outcome, result
 
 STEPS: dict[str, dict[str, Any]] = {

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.edge.fields import proxy_status, server_timing, sf_string
-from app.errors import BreakerOpen, ComputeTimeout, ConnectError, DependencyFailed, UpstreamStatus, UpstreamTimeout
+from anabranch.edge.fields import proxy_status, server_timing, sf_string
+from anabranch.errors import BreakerOpen, ComputeTimeout, ConnectError, DependencyFailed, UpstreamStatus, UpstreamTimeout
 from tests.support.edge_plans import outcome
 
 

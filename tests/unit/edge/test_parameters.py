@@ -1,8 +1,8 @@
 import pytest
 
-from app.edge.parameters import fill
-from app.errors import InvalidParameters
-from app.plan.model import MISSING, Frame, ParameterPlan
+from anabranch.edge.parameters import fill
+from anabranch.errors import InvalidParameters
+from anabranch.plan.model import MISSING, Frame, ParameterPlan
 from tests.support.edge_plans import endpoint, parameter, read_integer, read_list
 
 FLIGHT = parameter("flight_id", "path", slot=0, read=read_integer)

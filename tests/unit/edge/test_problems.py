@@ -1,8 +1,8 @@
 import orjson
 import pytest
 
-from app.edge import problems
-from app.errors import BreakerOpen, DependencyFailed, InvalidParameters, MethodNotAllowed, QueueFull, UpstreamStatus, UpstreamTimeout
+from anabranch.edge import problems
+from anabranch.errors import BreakerOpen, DependencyFailed, InvalidParameters, MethodNotAllowed, QueueFull, UpstreamStatus, UpstreamTimeout
 from tests.support.edge_plans import outcome, result
 
 

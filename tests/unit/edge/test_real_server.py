@@ -6,10 +6,10 @@ import orjson
 import schemathesis
 from schemathesis.core.result import Ok
 
-from app.edge.build import Gateway, build_app
-from app.edge.dataplane import DataPlane
-from app.edge.health import Health
-from app.engine.outcome import Result
+from anabranch.edge.app import Gateway, build_app
+from anabranch.edge.dataplane import DataPlane
+from anabranch.engine.outcome import Result
+from anabranch.server.health import Health
 from tests.support.edge_plans import body, document, endpoint, parameter, read_integer, result
 from tests.support.serving import LOOPBACK, serve
 

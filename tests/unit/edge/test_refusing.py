@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.errors import HeadTimeout, HeadTooLarge, MalformedRequest
+from anabranch.errors import HeadTimeout, HeadTooLarge, MalformedRequest
 from tests.support.head_server import PATIENCE_S, Hasty, HeadServer, answer, problem_of, rest, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n"

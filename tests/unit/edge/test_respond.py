@@ -1,9 +1,9 @@
 import orjson
 import pytest
 
-from app.edge.respond import Responder, send_response, whole
-from app.engine.outcome import Result
-from app.errors import QueueFull, UpstreamTimeout
+from anabranch.edge.respond import Responder, send_response, whole
+from anabranch.engine.outcome import Result
+from anabranch.errors import QueueFull, UpstreamTimeout
 from tests.support.asgi import Client
 from tests.support.edge_plans import endpoint, outcome, result
 

@@ -3,7 +3,7 @@ from urllib.parse import quote, unquote_to_bytes
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.edge.table import RouteTable, Values
+from anabranch.edge.table import RouteTable, Values
 
 
 def found(table: RouteTable[str], path: bytes, method: str = "GET") -> tuple[str, Values] | None:

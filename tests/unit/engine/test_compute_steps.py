@@ -4,10 +4,10 @@ import asyncio
 from time import monotonic
 from typing import Any
 
-from app.compute.job import Counters, Job, JobClock, JobResult
-from app.engine.outcome import Outcome, Result
-from app.engine.run import Engine
-from app.errors import ComputeFailed, ComputeTimeout, StepError
+from anabranch.compute.job import Counters, Job, JobClock, JobResult
+from anabranch.engine.outcome import Outcome, Result
+from anabranch.engine.run import Engine
+from anabranch.errors import ComputeFailed, ComputeTimeout, StepError
 from tests.support.documents import plan_of
 
 

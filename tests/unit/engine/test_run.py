@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from app.core.exchange import Answer
-from app.engine.outcome import Result
-from app.engine.run import Engine
-from app.errors import ConnectError, DependencyFailed, MissingReference, NothingAnswered, StepError, UpstreamTimeout
-from app.policy.call import Call
+from anabranch.core.exchange import Answer
+from anabranch.engine.outcome import Result
+from anabranch.engine.run import Engine
+from anabranch.errors import ConnectError, DependencyFailed, MissingReference, NothingAnswered, StepError, UpstreamTimeout
+from anabranch.policy.call import Call
 from tests.support.documents import plan_of
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config.journal import Journal as Config
-from app.journal.archive import Archive
-from app.journal.counters import Counters
-from app.journal.segment import Segment, Summary, listed, read_lines
+from anabranch.config.journal import Journal as Config
+from anabranch.journal.archive import Archive
+from anabranch.journal.counters import Counters
+from anabranch.journal.segment import Segment, Summary, listed, read_lines
 from tests.support.recorded import NOW, recorded, write_segment
 
 
@@ -64,7 +64,7 @@ def test_a_folder_that_has_vanished_is_no_fault(tmp_path: Path) -> None:
 
 async def test_work_is_done_in_small_pieces_unless_it_piles_up_or_has_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("app.journal.archive.sleep", pauses.append)
+    monkeypatch.setattr("anabranch.journal.archive.sleep", pauses.append)
     records = [recorded("/x", b'"' + b"x" * 100_000 + b'"', [], at_s=0.0) for _ in range(10)]
     plain = [write_segment(tmp_path, records, sequence=number) for number in range(1, 4)]
     summary = Summary(records=10, size_bytes=plain[0].stat().st_size, first=NOW, last=NOW)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.journal.batch import Batch
+from anabranch.journal.batch import Batch
 
 _TIME = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli_journal import journal
-from app.journal.record import encode
+from anabranch.cli.journal import journal
+from anabranch.journal.record import encode
 from tests.support.recorded import NOW, answered, recorded, write_segment
 
 RECORDS = [
@@ -173,7 +173,7 @@ def test_a_missing_library_is_named_by_its_extra(folder: Path, tmp_path: Path, m
 
 
 def test_following_shows_new_records_as_they_come_and_ends_in_peace(folder: Path) -> None:
-    command = [sys.executable, "-m", "app", "journal", "tail", "-f", "-n", "1", "-j", str(folder)]
+    command = [sys.executable, "-m", "anabranch", "journal", "tail", "-f", "-n", "1", "-j", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert RECORDS[2].id.encode() in process.stdout.readline()
@@ -189,7 +189,7 @@ def test_following_shows_new_records_as_they_come_and_ends_in_peace(folder: Path
 def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     write_segment(folder, [recorded("/x", b"1", [], at_s=number) for number in range(5000)])
-    command = [sys.executable, "-m", "app", "journal", "export", "-j", str(folder)]
+    command = [sys.executable, "-m", "anabranch", "journal", "export", "-j", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from app.config.journal import Journal as Config
-from app.errors import JournalError, JournalFull
-from app.journal import reader
-from app.journal.journal import Journal
-from app.journal.record import Record, encode
-from app.journal.segment import CLOSED, PLAIN, listed
-from app.journal.verify import verify
+from anabranch.config.journal import Journal as Config
+from anabranch.errors import JournalError, JournalFull
+from anabranch.journal import reader
+from anabranch.journal.journal import Journal
+from anabranch.journal.record import Record, encode
+from anabranch.journal.segment import CLOSED, PLAIN, listed
+from anabranch.journal.verify import verify
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.recorded import recorded
 

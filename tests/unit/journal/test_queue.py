@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import JournalFull
-from app.journal.queue import Entry, Queue
+from anabranch.errors import JournalFull
+from anabranch.journal.queue import Entry, Queue
 from tests.support.recorded import NOW
 
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.journal import reader
-from app.journal.follow import Follower
-from app.journal.reader import Filter, Tally
-from app.journal.record import Record, encode
-from app.journal.recovery import scan
-from app.journal.segment import PLAIN, Segment, compress, listed, read_lines
-from app.journal.statistics import statistics
-from app.journal.verify import verify
+from anabranch.journal import reader
+from anabranch.journal.follow import Follower
+from anabranch.journal.reader import Filter, Tally
+from anabranch.journal.record import Record, encode
+from anabranch.journal.recovery import scan
+from anabranch.journal.segment import PLAIN, Segment, compress, listed, read_lines
+from anabranch.journal.statistics import statistics
+from anabranch.journal.verify import verify
 from tests.support.recorded import NOW, recorded, write_segment
 
 WORKERS = ("aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc")

@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.journal.record import VERSION, Asked, Content, Record, RecordError, check, decode, digested, encode, is_whole, kept, read_head
+from anabranch.journal.record import (
+    VERSION,
+    Asked,
+    Content,
+    Record,
+    RecordError,
+    check,
+    decode,
+    digested,
+    encode,
+    is_whole,
+    kept,
+    read_head,
+)
 from tests.support.recorded import answered, recorded
 
 JSON = st.recursive(

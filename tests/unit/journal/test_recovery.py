@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.journal import reader
-from app.journal.disk import lock, lock_path, unlock
-from app.journal.record import encode
-from app.journal.recovery import recover, scan
-from app.journal.segment import ASIDE, CLOSED, PART, PLAIN, listed
-from app.journal.verify import verify
+from anabranch.journal import reader
+from anabranch.journal.disk import lock, lock_path, unlock
+from anabranch.journal.record import encode
+from anabranch.journal.recovery import recover, scan
+from anabranch.journal.segment import ASIDE, CLOSED, PART, PLAIN, listed
+from anabranch.journal.verify import verify
 from tests.support.recorded import WORKER, recorded, write_segment
 
 RECORDS = [recorded("/x", b'{"n":%d}' % number, [], at_s=number) for number in range(3)]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.journal import Redact
-from app.journal.redact import BodyRedaction, Redaction, UnreadableBody
+from anabranch.config.journal import Redact
+from anabranch.journal.redact import BodyRedaction, Redaction, UnreadableBody
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.journal.segment import CLOSED, PART, SegmentDamaged, SegmentName, compress, listed, read_lines, read_summary
+from anabranch.journal.segment import CLOSED, PART, SegmentDamaged, SegmentName, compress, listed, read_lines, read_summary
 from tests.support.recorded import NOW, WORKER, recorded, write_segment
 
 

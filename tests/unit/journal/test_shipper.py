@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.journal.segment import PLAIN, listed
-from app.journal.sinks.checkpoint import Checkpoint
-from app.journal.sinks.shipper import Shipper
-from app.journal.sinks.sink import Shipment, SinkError
+from anabranch.journal.segment import PLAIN, listed
+from anabranch.sinks.checkpoint import Checkpoint
+from anabranch.sinks.shipper import Shipper
+from anabranch.sinks.sink import Shipment, SinkError
 from tests.support.recorded import recorded, write_segment
 
 

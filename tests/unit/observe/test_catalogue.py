@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from app.observe import catalogue
-from app.observe.metrics import Metrics
+from anabranch.observe import catalogue
+from anabranch.observe.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from app.engine.event import ResponseEvent
-from app.errors import UpstreamStatus
-from app.observe.access import AccessLog, Choice
-from app.observe.logs import Format, Logs
-from app.observe.sink import LineSink
+from anabranch.engine.event import ResponseEvent
+from anabranch.errors import UpstreamStatus
+from anabranch.observe.access import AccessLog, Choice
+from anabranch.observe.logs import Format, Logs
+from anabranch.observe.sink import LineSink
 from tests.support.edge_plans import outcome, result
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

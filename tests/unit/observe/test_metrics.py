@@ -7,13 +7,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from app.core.exchange import Address
-from app.engine.event import ResponseEvent
-from app.engine.outcome import Result
-from app.errors import BreakerOpen, UpstreamTimeout
-from app.observe import catalogue
-from app.observe.metrics import _BY_KIND, Metrics, Sample
-from app.policy.event import Kind, PolicyEvent
+from anabranch.core.exchange import Address
+from anabranch.engine.event import ResponseEvent
+from anabranch.engine.outcome import Result
+from anabranch.errors import BreakerOpen, UpstreamTimeout
+from anabranch.observe import catalogue
+from anabranch.observe.metrics import _BY_KIND, Metrics, Sample
+from anabranch.policy.event import Kind, PolicyEvent
 from tests.support.edge_plans import endpoint, outcome, result
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

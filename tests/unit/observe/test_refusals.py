@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from app.engine.event import Refusal
-from app.observe.refusals import PAUSE_S, Refusals
+from anabranch.engine.event import Refusal
+from anabranch.observe.refusals import PAUSE_S, Refusals
 
 
 class Events:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from app.compute.thread import ThreadPool
-from app.config.journal import Journal as JournalSettings
-from app.edge.gate import Gate
-from app.engine.reload import ReloadState
-from app.journal.journal import Journal
-from app.journal.queue import Entry, Queue
-from app.observe import catalogue, sources
-from app.observe.metrics import Metrics, Source
-from app.observe.refusals import Refusals
-from app.observe.sink import LineSink
+from anabranch.compute.threads import ThreadPool
+from anabranch.config.journal import Journal as JournalSettings
+from anabranch.document.reload import ReloadState
+from anabranch.guard.concurrency import Gate
+from anabranch.journal.journal import Journal
+from anabranch.journal.queue import Entry, Queue
+from anabranch.observe import catalogue, sources
+from anabranch.observe.metrics import Metrics, Source
+from anabranch.observe.refusals import Refusals
+from anabranch.observe.sink import LineSink
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

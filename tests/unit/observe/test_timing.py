@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from app.engine.event import ResponseEvent
-from app.errors import UpstreamTimeout
-from app.observe.timing import WINDOW_S, Timing, Timings
+from anabranch.engine.event import ResponseEvent
+from anabranch.errors import UpstreamTimeout
+from anabranch.observe.timing import WINDOW_S, Timing, Timings
 from tests.support.clock import FakeClock
 from tests.support.edge_plans import endpoint, outcome, result
 

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from rich.console import Console
 
-from app.engine.event import ResponseEvent
-from app.observe.timing import Timings
-from app.observe.top import TopError, fetch, show_top, table
+from anabranch.engine.event import ResponseEvent
+from anabranch.observe.timing import Timings
+from anabranch.observe.top import TopError, fetch, show_top, table
 from tests.support.clock import FakeClock
 from tests.support.edge_plans import endpoint, outcome, result
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.exchange import Request
-from app.errors import MissingReference
-from app.plan.model import MISSING
+from anabranch.core.exchange import Request
+from anabranch.errors import MissingReference
+from anabranch.plan.model import MISSING
 from tests.support.documents import plan_of, slot
 
 PARAMETERS = {"v": {"in": "query", "default": None, "schema": {}}, "o": {"in": "query"}, "n": {"in": "query", "required": True}}

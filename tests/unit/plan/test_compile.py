@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.plan.graph import find_cycle, longest_path
+from anabranch.plan.graph import find_cycle, longest_path
 from tests.support.documents import plan_of, problems_of
 
 CALL = {"upstream": "a", "path": "/"}
@@ -126,9 +126,9 @@ def test_a_way_longer_than_the_deadline_is_a_warning() -> None:
 
 
 def test_a_broken_step_is_not_an_unknown_one() -> None:
-    from app.config.model import Document
-    from app.config.problems import Problems
-    from app.plan.compile import compile_document
+    from anabranch.config.model import Document
+    from anabranch.config.problems import Problems
+    from anabranch.plan.compile import compile_document
 
     problems = Problems()
     document = Document.model_validate(

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from app.config.model import Document
-from app.config.problems import Problems
-from app.errors import MissingReference, Problem
-from app.plan.compile import compile_document
-from app.plan.compute import HookCheck
-from app.plan.explain import explain
-from app.plan.model import DocumentPlan, Kind
+from anabranch.config.model import Document
+from anabranch.config.problems import Problems
+from anabranch.errors import MissingReference, Problem
+from anabranch.plan.compile import compile_document
+from anabranch.plan.compute import HookCheck
+from anabranch.plan.explain import explain
+from anabranch.plan.model import DocumentPlan, Kind
 from tests.support.documents import UPSTREAMS, plan_of, problems_of
 
 

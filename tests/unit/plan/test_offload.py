@@ -5,12 +5,12 @@ from typing import Any
 import orjson
 import pytest
 
-from app.errors import InvalidJSON, ShapeError, StepError
-from app.plan import merge
-from app.plan import raw as json
-from app.plan.model import MISSING, Frame
-from app.plan.offload import MERGE_FROM, PICK_FROM, PLAIN_FROM, REBUILD_FROM, carry_out, merging, pack_values, reading, settle_reading
-from app.plan.shape import Shape, choose_mode, compile_reader
+from anabranch.errors import InvalidJSON, ShapeError, StepError
+from anabranch.plan import merge
+from anabranch.plan import raw as json
+from anabranch.plan.model import MISSING, Frame
+from anabranch.plan.offload import MERGE_FROM, PICK_FROM, PLAIN_FROM, REBUILD_FROM, carry_out, merging, pack_values, reading, settle_reading
+from anabranch.plan.shape import Shape, choose_mode, compile_reader
 
 BODY = orjson.dumps({"a": {"b": [1, 2.50, "\u00e9"]}, "rows": [{"id": 1, "x": None}, {"id": 2}], "n": 1})
 SHAPES = [

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidJSON, ShapeError
-from app.plan import raw
-from app.plan.model import MISSING, DecodeMode, Frame
-from app.plan.shape import Shape, Slots, choose_mode, compile_reader
+from anabranch.errors import InvalidJSON, ShapeError
+from anabranch.plan import raw
+from anabranch.plan.model import MISSING, DecodeMode, Frame
+from anabranch.plan.shape import Shape, Slots, choose_mode, compile_reader
 
 names = st.sampled_from(["a", "b", "c", "0", "1", "é", 'q"'])
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5))

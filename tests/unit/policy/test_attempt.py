@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from app.errors import ConnectError, DeadlineExceeded
-from app.policy.attempt import AttemptLayer
+from anabranch.errors import ConnectError, DeadlineExceeded
+from anabranch.policy.attempt import AttemptLayer
 from tests.support.clock import START
 from tests.support.policies import ADDRESS, OK, Events, Scripted, make_call
 

@@ -6,14 +6,14 @@ from random import Random
 
 import pytest
 
-from app.config.model import Breaker as Settings
-from app.core.balance import picker_of
-from app.core.breaker import Breaker
-from app.core.exchange import Address, Answer
-from app.errors import BreakerOpen, ConnectError, ResolveError
-from app.policy.balance import BalanceLayer
-from app.policy.breaker import Judge
-from app.policy.call import Call
+from anabranch.config.model import Breaker as Settings
+from anabranch.core.balance import picker_of
+from anabranch.core.breaker import Breaker
+from anabranch.core.exchange import Address, Answer
+from anabranch.errors import BreakerOpen, ConnectError, ResolveError
+from anabranch.policy.balance import BalanceLayer
+from anabranch.policy.breaker import Judge
+from anabranch.policy.call import Call
 from tests.support.policies import OK, Events, answer, make_call
 
 A, B, C = (Address.parse(f"http://127.0.0.{host}:9101") for host in (1, 2, 3))

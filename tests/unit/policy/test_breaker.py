@@ -3,10 +3,10 @@ import contextlib
 
 import pytest
 
-from app.config.model import Breaker as Settings
-from app.core.breaker import Breaker
-from app.core.exchange import Answer
-from app.errors import (
+from anabranch.config.model import Breaker as Settings
+from anabranch.core.breaker import Breaker
+from anabranch.core.exchange import Answer
+from anabranch.errors import (
     BreakerOpen,
     ConnectError,
     ConnectionLost,
@@ -20,8 +20,8 @@ from app.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from app.policy.breaker import BreakerLayer, Judge
-from app.policy.call import Call, Policy
+from anabranch.policy.breaker import BreakerLayer, Judge
+from anabranch.policy.call import Call, Policy
 from tests.support.policies import OK, Act, Events, Scripted, after, answer, make_call
 
 EVERYTHING = Settings().on

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.core.limit import FixedLimit, Outcome
-from app.errors import ConnectError, ConnectTimeout, DeadlineExceeded, QueueFull, QueueTimeout, StepError, UpstreamTimeout
-from app.policy.bulkhead import Bulkhead, BulkheadLayer
+from anabranch.core.limit import FixedLimit, Outcome
+from anabranch.errors import ConnectError, ConnectTimeout, DeadlineExceeded, QueueFull, QueueTimeout, StepError, UpstreamTimeout
+from anabranch.policy.bulkhead import Bulkhead, BulkheadLayer
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
 
 

@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.core.limit import FixedLimit
-from app.errors import DeadlineExceeded, QueueFull, QueueTimeout
-from app.policy.bulkhead import Bulkhead
+from anabranch.core.limit import FixedLimit
+from anabranch.errors import DeadlineExceeded, QueueFull, QueueTimeout
+from anabranch.policy.bulkhead import Bulkhead
 from tests.support.clock import FakeTimeLoop
 
 QUEUE_TIMEOUT_S = 3.0

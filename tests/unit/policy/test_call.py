@@ -1,5 +1,5 @@
-from app.core.exchange import Request
-from app.policy.call import Call
+from anabranch.core.exchange import Request
+from anabranch.policy.call import Call
 from tests.support.policies import ADDRESS
 
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.exchange import Answer, HeaderBlock
-from app.errors import ConnectionLost, DeadlineExceeded, UpstreamTimeout
-from app.policy.attempt import AttemptLayer
-from app.policy.call import Call, Policy
-from app.policy.coalesce import NOISE, CoalesceLayer, coalescing_key
+from anabranch.core.exchange import Answer, HeaderBlock
+from anabranch.errors import ConnectionLost, DeadlineExceeded, UpstreamTimeout
+from anabranch.policy.attempt import AttemptLayer
+from anabranch.policy.call import Call, Policy
+from anabranch.policy.coalesce import NOISE, CoalesceLayer, coalescing_key
 from tests.support.clock import START, FakeTimeLoop
 from tests.support.policies import ADDRESS, OK, Events, Scripted, after, answer, make_call
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from app.policy.ending import end_task
+from anabranch.policy.ending import end_task
 
 
 async def test_task_has_ended_when_it_returns() -> None:

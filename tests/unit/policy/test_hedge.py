@@ -2,14 +2,14 @@ import asyncio
 
 import pytest
 
-from app.core.budget import Budget
-from app.core.exchange import Address, Answer, Request
-from app.core.hedging import FixedDelay, HedgeDelay, QuantileDelay
-from app.core.limit import FixedLimit
-from app.errors import ConnectError, ConnectionLost, UpstreamTimeout
-from app.policy.bulkhead import BulkheadLayer
-from app.policy.call import Call, Policy
-from app.policy.hedge import HedgeLayer
+from anabranch.core.budget import Budget
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.core.hedging import FixedDelay, HedgeDelay, QuantileDelay
+from anabranch.core.limit import FixedLimit
+from anabranch.errors import ConnectError, ConnectionLost, UpstreamTimeout
+from anabranch.policy.bulkhead import BulkheadLayer
+from anabranch.policy.call import Call, Policy
+from anabranch.policy.hedge import HedgeLayer
 from tests.support.clock import START
 from tests.support.policies import ADDRESS, OK, Act, Events, Scripted, after, answer, make_call
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from app.config.model import Upstream
-from app.core.exchange import Address, Answer, Request
-from app.errors import StepError, UpstreamTimeout
-from app.policy.call import Call
-from app.policy.stack import build_stack
+from anabranch.config.model import Upstream
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.errors import StepError, UpstreamTimeout
+from anabranch.policy.call import Call
+from anabranch.policy.stack import build_stack
 from tests.support.policies import OK
 
 SERVICE_S = 0.1

@@ -3,9 +3,9 @@ from collections.abc import Callable
 
 import pytest
 
-from app.core.budget import Budget
-from app.core.exchange import Answer
-from app.errors import (
+from anabranch.core.budget import Budget
+from anabranch.core.exchange import Answer
+from anabranch.errors import (
     BreakerOpen,
     ConnectError,
     ConnectionLost,
@@ -17,7 +17,7 @@ from app.errors import (
     StepError,
     UpstreamTimeout,
 )
-from app.policy.retry import RetryLayer
+from anabranch.policy.retry import RetryLayer
 from tests.support.clock import START
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import model as config
-from app.core.exchange import Address, Answer, Request
-from app.errors import BreakerOpen, ConnectError, QueueFull, UpstreamTimeout
-from app.policy.event import PolicyEvent
-from app.policy.stack import Stack, build_stack, describe
+from anabranch.config import model as config
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.errors import BreakerOpen, ConnectError, QueueFull, UpstreamTimeout
+from anabranch.policy.event import PolicyEvent
+from anabranch.policy.stack import Stack, build_stack, describe
 from tests.support.clock import START, FakeTimeLoop
 from tests.support.policies import OK, Events, Scripted, answer, make_call
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.exchange import Answer, HeaderBlock, Request, StaleRule
-from app.errors import BreakerOpen, ConnectError, QueueFull, StepError, UpstreamTimeout
-from app.policy.call import Call
-from app.policy.coalesce import CoalesceLayer
-from app.policy.event import PolicyEvent
-from app.policy.stale import StaleLayer, StaleStore, age_of, recorded_key, stale_key
+from anabranch.core.exchange import Answer, HeaderBlock, Request, StaleRule
+from anabranch.errors import BreakerOpen, ConnectError, QueueFull, StepError, UpstreamTimeout
+from anabranch.policy.call import Call
+from anabranch.policy.coalesce import CoalesceLayer
+from anabranch.policy.event import PolicyEvent
+from anabranch.policy.stale import StaleLayer, StaleStore, age_of, recorded_key, stale_key
 from tests.support.policies import Scripted, answer
 
 RULE = StaleRule(60.0)

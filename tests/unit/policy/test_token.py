@@ -6,10 +6,10 @@ from urllib.parse import parse_qs
 import msgspec
 import pytest
 
-from app.core.exchange import Address, Answer, HeaderBlock, Request
-from app.errors import ConnectError, DeadlineExceeded, UpstreamError
-from app.policy.call import Call
-from app.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, TokenLayer, TokenSource
+from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.errors import ConnectError, DeadlineExceeded, UpstreamError
+from anabranch.policy.call import Call
+from anabranch.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, TokenLayer, TokenSource
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
 
 SECRET = "s3cret:/+ &"  # what form-encoding changes

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from app.errors import Problem
+from anabranch.errors import Problem
 from tests.support.behaviour import Behaviour
 from tests.support.raw_client import FramingError, parse
 from tests.support.serving import serve

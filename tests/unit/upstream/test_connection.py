@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from app.core.exchange import Answer
-from app.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
-from app.upstream.connection import Connection
+from anabranch.core.exchange import Answer
+from anabranch.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
+from anabranch.upstream.connection import Connection
 
 
 class Wire:

@@ -13,8 +13,8 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ProtocolError, ResponseTooLarge
-from app.upstream.encoding import MAX_CODINGS, decode, decode_soon
+from anabranch.errors import ProtocolError, ResponseTooLarge
+from anabranch.upstream.encoding import MAX_CODINGS, decode, decode_soon
 
 TEXT = b'{"text": "' + b"abc" * 1000 + b'"}'
 RAW_DEFLATE = zlib.compress(TEXT, wbits=-15)

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import trustme
 
-from app.config.model import TLS, Upstream
-from app.errors import MissingExtraError
-from app.upstream.open import open_transport
-from app.upstream.redirect import Redirecting
-from app.upstream.stock import HTTPXTransport
-from app.upstream.tls import TLSContexts
-from app.upstream.wire import WireTransport
+from anabranch.config.model import TLS, Upstream
+from anabranch.errors import MissingExtraError
+from anabranch.upstream.open import open_transport
+from anabranch.upstream.redirect import Redirecting
+from anabranch.upstream.stock import HTTPXTransport
+from anabranch.upstream.tls import TLSContexts
+from anabranch.upstream.wire import WireTransport
 
 
 def upstream(**settings: Any) -> Upstream:
@@ -33,7 +33,7 @@ def test_redirects_are_built_where_asked_for() -> None:
 
 
 def test_http2_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.upstream.open.find_spec", lambda _name: None)
+    monkeypatch.setattr("anabranch.upstream.open.find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"anabranch\[http2\]"):
         open_transport(upstream(transport="httpx", http2=True))
 

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from app.config.model import Pool as Settings
-from app.upstream.connection import Connection
-from app.upstream.pool import Pool
+from anabranch.config.model import Pool as Settings
+from anabranch.upstream.connection import Connection
+from anabranch.upstream.pool import Pool
 
 
 class Fake:

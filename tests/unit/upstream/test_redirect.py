@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.core.exchange import Address, Answer, Request
-from app.upstream.redirect import Redirecting
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.upstream.redirect import Redirecting
 
 ADDRESS = Address.parse("http://service.example/base")
 

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.core.exchange import Address
-from app.upstream.resolve import LOOKUP_TIMEOUT_S, Resolver
+from anabranch.core.exchange import Address
+from anabranch.upstream.resolve import LOOKUP_TIMEOUT_S, Resolver
 from tests.support.clock import FakeTimeLoop
 
 NAME = Address.parse("https://flights.svc:8443/api")

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import respx
 
-from app.core.exchange import Address, Answer, HeaderBlock, Request
-from app.errors import (
+from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.errors import (  # fmt: skip
     ConnectError,
     ConnectionLost,
     ConnectTimeout,
@@ -21,8 +21,8 @@ from app.errors import (
     TLSError,
     UpstreamError,
     UpstreamTimeout,
-)  # fmt: skip
-from app.upstream.stock import HTTPXTransport
+)
+from anabranch.upstream.stock import HTTPXTransport
 
 ADDRESS = Address.parse("https://service.example/base")
 

@@ -1,5 +1,0 @@
-"""`python -m app` is the command `anabranch`."""
-
-from app.cli import main
-
-main()

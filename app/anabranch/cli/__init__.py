@@ -1,0 +1,1 @@
+"""The command `anabranch`, one module for each group of commands."""

@@ -1,0 +1,245 @@
+"""`anabranch journal`: looks into a journal's folder. Reads only, also while gateways write. Exit codes: 0, 2 for a command that is used wrongly
+(a folder that is not there included), 3 for a journal that is damaged."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+import typer
+
+from anabranch.cli.records import Endpoint, Folder, Incomplete, Since, Slow, Status, Until, chosen, refuse, warn, with_progress
+from anabranch.errors import MissingExtraError
+from anabranch.journal.follow import Follower, follow
+from anabranch.journal.format import counted, record_line, segment_line, size, statistics_object, statistics_table, verdict_line
+from anabranch.journal.reader import EVERYTHING, Filter, Tally, find, last, lines, merged
+from anabranch.journal.record import Head, Record, RecordError, read_record
+from anabranch.journal.segment import listed
+from anabranch.journal.statistics import statistics
+from anabranch.journal.verify import verify as verify_segment
+from anabranch.settings import Settings
+from anabranch.sinks.parquet import write_parquet
+
+DAMAGED: Final = 3
+
+journal = typer.Typer(help="Look into a journal: its records, its statistics, its checksums.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@journal.command()
+def ls(
+    folder: Folder = None,
+    endpoint: Endpoint = None,
+    since: Since = None,
+    until: Until = None,
+    status: Status = None,
+    incomplete: Incomplete = False,
+    slow: Slow = None,
+    segments: Annotated[bool, typer.Option("--segments", help="List the files instead of the records.")] = False,
+) -> None:
+    """List records by time, one line each."""
+    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    with _reading(path):
+        if segments:
+            for segment in listed(path):
+                if where.may_be_in(segment):
+                    typer.echo(segment_line(segment))
+            return
+        tally = Tally()
+        _print_lines(lines(path, where, tally), tally)
+        warn(tally)
+        if not tally.records:
+            typer.echo(_nothing(path, where), err=True)
+
+
+@journal.command()
+def tail(
+    folder: Folder = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="So many of the last records.")] = 10,
+    is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new records as they come. Ctrl-C ends it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Whole records, as JSON lines.")] = False,
+    endpoint: Endpoint = None,
+    since: Since = None,
+    until: Until = None,
+    status: Status = None,
+    incomplete: Incomplete = False,
+    slow: Slow = None,
+) -> None:
+    """Show the last records, and with -f those that come."""
+    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    with _reading(path):
+        follower = Follower(path, where) if is_followed else None
+        tally = Tally()
+        found = last(path, count, where, tally)
+        _print_lines(found, tally, is_json=as_json)
+        warn(tally)
+        if follower is None:
+            if not found:
+                typer.echo(_nothing(path, where), err=True)
+            return
+        shown = {head.id for head, _ in found}
+        fresh = ((head, line) for head, line in follow(follower, sleep=time.sleep) if head.id not in shown)
+        try:
+            _print_lines(fresh, tally, is_json=as_json)
+        except KeyboardInterrupt:
+            return
+
+
+@journal.command()
+def show(record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id.")], folder: Folder = None) -> None:
+    """Show one record, whole."""
+    path = _folder(folder)
+    with _reading(path):
+        record = find(path, record_id)
+    if record is None:
+        refuse(f"there is no record {record_id} in {path}")
+    # msgspec only moves the white space: numbers stay as they are spelled.
+    _write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+@journal.command()
+def stats(
+    folder: Folder = None,
+    endpoint: Endpoint = None,
+    since: Since = None,
+    until: Until = None,
+    status: Status = None,
+    incomplete: Incomplete = False,
+    slow: Slow = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Count records, failures and durations, endpoint by endpoint."""
+    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    with _reading(path):
+        segments = [segment for segment in listed(path) if where.may_be_in(segment)]
+        tally = Tally()
+        found = statistics(with_progress(merged(segments, where, tally), segments, tally, "reading"))
+    if as_json:
+        _write(msgspec.json.format(msgspec.json.encode({name: statistics_object(of) for name, of in found.items()}), indent=2) + b"\n")
+    elif found:
+        typer.echo("\n".join(statistics_table(found)))
+        typer.echo(f"{tally.records} records in {counted(len(segments), 'segment')}, {size(sum(s.size_bytes for s in segments))}")
+    else:
+        typer.echo(_nothing(path, where), err=True)
+    warn(tally)
+
+
+@journal.command()
+def verify(folder: Folder = None) -> None:
+    """Check every checksum. Exit code 3 when something is damaged."""
+    path = _folder(folder)
+    with _reading(path):
+        segments = listed(path)
+    records = damaged = 0
+    tally = Tally()
+    for segment in with_progress(segments, segments, tally, "checking"):
+        verdict = verify_segment(segment)
+        tally.bytes_read += segment.size_bytes
+        records += verdict.records
+        damaged += not verdict.is_sound
+        if (shown := verdict_line(segment, verdict)) is not None:
+            typer.echo(shown)
+    typer.echo(f"{records} records in {counted(len(segments), 'segment')}: {f'{damaged} damaged' if damaged else 'all sound'}")
+    if damaged:
+        raise typer.Exit(DAMAGED)
+
+
+@journal.command()
+def export(
+    folder: Folder = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")] = None,
+    format_: Annotated[Literal["ndjson", "parquet"], typer.Option("--format", help="`parquet` needs the extra of that name.")] = "ndjson",
+    endpoint: Endpoint = None,
+    since: Since = None,
+    until: Until = None,
+    status: Status = None,
+    incomplete: Incomplete = False,
+    slow: Slow = None,
+) -> None:
+    """Write records by time as JSON lines (as they are, checksum included) or as a Parquet file."""
+    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    if format_ == "parquet" and output is None:
+        refuse("--format parquet writes a file: give --output")
+    tally = Tally()
+    with _reading(path):
+        segments = [segment for segment in listed(path) if where.may_be_in(segment)]
+        found = with_progress(merged(segments, where, tally), segments, tally, "reading")
+        try:
+            if output is None:
+                _write_all(found)
+            elif format_ == "parquet":
+                write_parquet(_records(found, tally), output)
+            else:
+                with output.open("wb") as file:
+                    file.writelines(line + b"\n" for _, line in found)
+        except BrokenPipeError:
+            raise
+        except MissingExtraError as error:
+            refuse(str(error))
+        except OSError as error:
+            refuse(f"cannot write {output}: {error.strerror or error}")
+    warn(tally)
+    typer.echo(f"{counted(tally.records, 'record')} exported", err=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def _folder(given: Path | None) -> Path:
+    path = given or Settings().journal_path or Path("journal")
+    if not path.is_dir():
+        hint = "" if given else "; name it with --journal DIR"
+        refuse(f"there is no journal: {path} is {'not a folder' if path.exists() else 'not there'}{hint}")
+    return path
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not try to flush what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+    except OSError as error:
+        refuse(f"the journal {path} cannot be read: {error.strerror or error}")
+
+
+def _records(found: Iterable[tuple[Head, bytes]], tally: Tally) -> Iterator[Record]:
+    for _, line in found:
+        try:
+            yield read_record(line)
+        except RecordError:
+            tally.damaged += 1
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _print_lines(found: Iterable[tuple[Head, bytes]], tally: Tally, *, is_json: bool = False) -> None:
+    for head, line in found:
+        if is_json:
+            _write(line + b"\n")
+            continue
+        for record in _records([(head, line)], tally):
+            _write(f"{record_line(record)}\n".encode())
+
+
+def _nothing(path: Path, where: Filter) -> str:
+    return f"there are no records in {path}" + ("" if where == EVERYTHING else " that these options ask for")
+
+
+def _write(content: bytes) -> None:
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def _write_all(found: Iterable[tuple[Head, bytes]]) -> None:
+    out = sys.stdout.buffer
+    for _, line in found:
+        out.write(line)
+        out.write(b"\n")
+    out.flush()

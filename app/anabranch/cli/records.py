@@ -1,0 +1,115 @@
+"""What the commands that read a journal have in common: how records are chosen on the command line, how far the reading is, and what is said
+of lines that could not be read. Exit code 2 for an option that cannot be used."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from anabranch.config.units import parse_duration
+from anabranch.journal.reader import Filter, Tally
+from anabranch.journal.segment import Segment
+
+T = TypeVar("T")
+
+BAD_USE: Final = 2
+_TOLD_EVERY: Final = 100
+
+Folder = Annotated[
+    Path | None,
+    typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder; ANABRANCH_JOURNAL_PATH or `journal` without it."),
+]
+Endpoint = Annotated[list[str] | None, typer.Option("--endpoint", "-e", metavar="NAME", help="Only of this endpoint; may be repeated.")]
+Since = Annotated[str | None, typer.Option(help="Not before: a duration ago such as 1h, or a time such as 2026-11-22T16:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Only before: as --since.")]
+Status = Annotated[list[str] | None, typer.Option(metavar="STATUS", help="Only with this status, such as 404 or 5xx; may be repeated.")]
+Incomplete = Annotated[bool, typer.Option("--incomplete", help="Only where a step failed.")]
+Slow = Annotated[str | None, typer.Option(metavar="DURATION", help="Only what took at least so long, such as 500ms.")]
+
+
+def chosen(
+    endpoints: list[str] | None,
+    since: str | None,
+    until: str | None,
+    statuses: list[str] | None = None,
+    *,
+    is_incomplete: bool = False,
+    slow: str | None = None,
+) -> Filter:
+    """The filter that the options ask for."""
+    slower_than_ms = None
+    if slow is not None:
+        try:
+            slower_than_ms = parse_duration(slow) * 1000
+        except ValueError as error:
+            refuse(f"--slow: {error}")
+    return Filter(
+        endpoints=frozenset(endpoints or ()),
+        since=_moment("--since", since),
+        until=_moment("--until", until),
+        statuses=frozenset(_status(text) for text in statuses or ()),
+        is_incomplete=is_incomplete,
+        slower_than_ms=slower_than_ms,
+    )
+
+
+def with_progress(items: Iterable[T], segments: list[Segment], tally: Tally, what: str) -> Iterator[T]:
+    """`items` as they are; on a terminal with a bar of how much of the segments is read, and how many records."""
+    if not sys.stderr.isatty() or not segments:
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[items]:,} done"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=sum(segment.size_bytes for segment in segments), items=0)
+        told_bytes = 0
+        for number, item in enumerate(items):
+            if tally.bytes_read != told_bytes or not number % _TOLD_EVERY:
+                told_bytes = tally.bytes_read
+                progress.update(task, completed=told_bytes, items=number)
+            yield item
+
+
+def warn(tally: Tally) -> None:
+    """Say what could not be read, if there was any."""
+    if tally.damaged:
+        typer.echo(f"{tally.damaged} damaged lines were passed over; `anabranch journal verify` says where", err=True)
+    for name, reason in (tally.unreadable or {}).items():
+        typer.echo(f"{name}: {reason}", err=True)
+
+
+def refuse(message: str) -> NoReturn:
+    """End the command: it is used wrongly."""
+    typer.echo(message, err=True)
+    raise typer.Exit(BAD_USE)
+
+
+def _moment(option: str, text: str | None) -> datetime | None:
+    """A duration before now, or a time; without a zone it is UTC."""
+    if text is None:
+        return None
+    try:
+        return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        refuse(f"{option}: {text!r} is neither a duration such as 1h nor a time such as 2026-11-22T16:00Z")
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _status(text: str) -> int:
+    digits = text.lower().removesuffix("xx")
+    is_status = digits.isascii() and digits.isdecimal() and (len(text), len(digits)) in ((3, 3), (3, 1))
+    return int(digits) if is_status else refuse(f"--status: {text!r} is neither a status such as 404 nor a class such as 5xx")

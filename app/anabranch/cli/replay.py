@@ -1,0 +1,114 @@
+"""The command `anabranch replay`: what a changed document would have answered. Exit codes: 0 the same, 1 a difference, 2 bad use, 3 a bad document."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from anabranch.cli.records import BAD_USE, Endpoint, Since, Until, chosen, refuse, warn, with_progress
+from anabranch.document.compile import Compiled, compile_file
+from anabranch.document.service import Service
+from anabranch.errors import ConfigError
+from anabranch.journal.reader import Tally, records
+from anabranch.journal.record import Record
+from anabranch.journal.redact import Redaction
+from anabranch.journal.segment import listed
+from anabranch.replay import report
+from anabranch.replay.compare import Ignored
+from anabranch.replay.replay import Replayer
+from anabranch.replay.rerun import Live, offline
+from anabranch.settings import Settings
+from anabranch.upstream.open import open_transport
+
+DIFFERENT: Final = 1
+BAD_CONFIG: Final = 3
+
+
+def replay(
+    config: Annotated[Path, typer.Option(metavar="FILE", help="The document to try: a file, or a folder of files.")],
+    journal: Annotated[Path | None, typer.Option(metavar="DIR", help="The journal's folder; as the gateway has it when left out.")] = None,
+    since: Since = None,
+    until: Until = None,
+    endpoint: Endpoint = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Differences there do not count: meta.time, also in arrays; **.time anywhere.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Call the real services, where every call is idempotent.")] = False,
+    format_: Annotated[Literal["text", "json"], typer.Option("--format", help="How the report is written.")] = "text",
+) -> None:
+    """Run recorded requests through another document, and show which answers would differ. Exit code 1 when some would.
+
+    The services' answers are taken from the journal (records with `bodies: steps`); no service is called without --live. Functions of compute
+    steps are.
+    """
+    where = chosen(endpoint, since, until)
+    try:
+        ignored = Ignored(ignore or ())
+    except ValueError as error:
+        refuse(f"--ignore: {error}")
+    try:
+        compiled = compile_file(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+    folder = journal or Settings().journal_path or Path(compiled.draft.document.journal.path)
+    replayer = Replayer(Redaction(compiled.draft.document.journal.redact), ignored)
+    tally = Tally()
+    # What is answered is in the report; a log line for every failed request would say it again.
+    logger = logging.getLogger("anabranch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        segments = [segment for segment in listed(folder) if where.may_be_in(segment)]
+        found = with_progress(records(folder, where, tally), segments, tally, "replaying")
+        with _printing_aside():
+            asyncio.run(_live(compiled, replayer, found) if live else _offline(compiled, replayer, found))
+    except OSError as error:
+        refuse(f"the journal {folder} cannot be read: {error.strerror or error}; --journal names its folder")
+    finally:
+        logger.setLevel(level)
+    warn(tally)
+    never_asked = {plan.name for plan in compiled.plan.endpoints} - replayer.endpoints.keys() if not endpoint else set()
+    show = report.as_json if format_ == "json" else report.as_text
+    shown = show(replayer.endpoints, never_asked, has_difference=replayer.has_difference)
+    typer.echo(shown)
+    if replayer.has_difference:
+        raise typer.Exit(DIFFERENT)
+    if replayer.has_only_skipped:
+        # Nothing was proven: whoever lets a change through by the exit code must not take it for that.
+        raise typer.Exit(BAD_USE)
+
+
+async def _offline(compiled: Compiled, replayer: Replayer, found: Iterator[Record]) -> None:
+    async with offline(compiled.plan, replayer) as replaying:
+        for record in found:
+            await replaying.replay(record)
+
+
+async def _live(compiled: Compiled, replayer: Replayer, found: Iterator[Record]) -> None:
+    async with Service(compiled.plan, opener=partial(open_transport, contexts=compiled.contexts)) as service:
+        live = Live(service, replayer)
+        for record in found:
+            await live.replay(record)
+
+
+@contextmanager
+def _printing_aside() -> Iterator[None]:
+    """What the users' functions print goes to stderr, here and in worker processes: stdout has the report."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

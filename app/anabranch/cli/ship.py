@@ -1,0 +1,79 @@
+"""The command `anabranch journal ship`: ships a journal once, by hand. Exit codes: 0, 1 when not all of it could be shipped, 2 bad use, 3 a bad
+document."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from anabranch.config.journal import Sink as SinkConfig
+from anabranch.document.compile import compile_file
+from anabranch.errors import ConfigError
+from anabranch.journal.segment import listed
+from anabranch.settings import Settings
+from anabranch.sinks.open import open_sink
+from anabranch.sinks.shipper import Shipper
+from anabranch.sinks.sink import SinkError
+
+NOT_SHIPPED: Final = 1
+BAD_USE: Final = 2
+BAD_CONFIG: Final = 3
+
+
+def ship(
+    document: Annotated[Path, typer.Argument(metavar="FILE", help="The gateway document whose `journal.sinks` are shipped to.")],
+    folder: Annotated[
+        Path | None, typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder; as the gateway has it when left out.")
+    ] = None,
+) -> None:
+    """Ship all that is in a journal and was not shipped yet, once. Also while gateways write; not while one of them ships."""
+    try:
+        journal = compile_file(document).draft.document.journal
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+    if not journal.sinks:
+        typer.echo(f"{document} has no journal.sinks to ship to", err=True)
+        raise typer.Exit(BAD_USE)
+    path = folder or Settings().journal_path or Path(journal.path)
+    if not path.is_dir():
+        typer.echo(f"there is no journal at {path}; --journal names its folder", err=True)
+        raise typer.Exit(BAD_USE)
+    results = [asyncio.run(_ship(sink, path)) for sink in journal.sinks]
+    if not all(results):
+        raise typer.Exit(NOT_SHIPPED)
+
+
+async def _ship(config: SinkConfig, path: Path) -> bool:
+    """Whether all was shipped."""
+    sink = open_sink(config)
+    shipper = Shipper(path, sink, interval_s=config.postgres.interval_s)
+    columns = (
+        TextColumn("shipping to {task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[records]:,} records"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        total = sum(one.size_bytes if one.summary is None else one.summary.size_bytes for one in listed(path) if shipper.is_needed(one))
+        task = progress.add_task(sink.name, total=total, records=0)
+        try:
+            is_ours = await shipper.ship(
+                on_progress=lambda _, size_bytes: progress.update(task, advance=size_bytes, records=shipper.counters.records)
+            )
+        except (SinkError, OSError) as error:
+            typer.echo(f"{sink.name}: {shipper.counters.records:,} records were shipped, then: {error}", err=True)
+            return False
+        finally:
+            await shipper.aclose()
+    if not is_ours:
+        typer.echo(f"{sink.name}: another process ships this journal just now", err=True)
+        return False
+    fresh = shipper.counters.fresh
+    typer.echo(f"{sink.name}: {shipper.counters.records:,} records shipped, {fresh:,} of them new to the database")
+    return True

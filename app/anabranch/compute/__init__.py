@@ -1,0 +1,1 @@
+"""Runs Python functions off the event loop: on threads, in processes, on a Dask cluster."""

@@ -1,0 +1,177 @@
+"""A hook, resolved, and one call of it: JSON text in, JSON text out.
+
+This is what runs where the function runs: in a thread of the gateway, in a worker process, on a cluster. So it imports little, keeps
+nothing of a call, and never raises: whatever happens is a reply.
+"""
+
+import importlib
+import inspect
+import traceback
+import types
+from collections.abc import Callable
+from enum import IntEnum
+from functools import cache
+from typing import Any, Final, NamedTuple, Never, NoReturn, NotRequired, Required
+
+import msgspec
+import orjson
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+from typing_extensions import TypedDict
+
+_decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_MOST_FAULTS: Final = 10
+_NOTHING_TO_CHECK: Final = (inspect.Parameter.empty, Any, object, NoReturn, Never)
+_BYTES: Final = (bytes, bytearray, memoryview)
+
+
+class ReplyKind(IntEnum):
+    """What became of a call. With all but VALUE comes a text for the operator's log."""
+
+    VALUE = 0
+    FAILED = 1
+    INVALID_INPUT = 2
+    INVALID_RESULT = 3
+
+
+class Reply(NamedTuple):
+    kind: ReplyKind
+    payload: bytes
+
+
+class HookError(Exception):
+    """A hook cannot be resolved. Its text is a sentence for the operator, without the hook's name."""
+
+
+class Hook:
+    """A function, with what checks its arguments and its result. Made once in each process.
+
+    `is_async`: a coroutine function. `result`: of its return annotation; None when there is nothing to check.
+    """
+
+    __slots__ = ("_arguments", "function", "is_async", "result", "signature")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise HookError("it is not a function")
+        try:
+            self.signature = inspect.signature(function, eval_str=True)
+        except Exception as error:  # noqa: BLE001 - annotations are evaluated, and anything can stand in them
+            raise HookError(f"its signature cannot be read: {type(error).__name__}: {error}") from None
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self._arguments = _arguments_of(self.signature)
+        self.result = _result_of(self.signature)
+
+    def arguments(self, text: bytes) -> dict[str, Any]:
+        """The arguments by name. Raises ValidationError, and JSONDecodeError for what JSON allows but orjson does not (depth)."""
+        if self._arguments is None:
+            return orjson.loads(text)  # type: ignore[no-any-return]  # it is made by us, an object
+        return self._arguments.validate_json(text)
+
+    def dump(self, value: Any) -> bytes:
+        """JSON text of what the function returned; bytes are JSON already. Raises ValueError and TypeError."""
+        if isinstance(value, _BYTES):
+            text = bytes(value)
+            if not text.isascii():
+                text.decode()
+            _decode_raw(text)
+            if self.result is not None:
+                self.result.validate_json(text)
+            return text.strip(b" \t\r\n")
+        if self.result is not None:
+            return self.result.dump_json(self.result.validate_python(value), by_alias=True)
+        return orjson.dumps(value, default=to_jsonable_python, option=_OPTIONS)
+
+
+@cache
+def resolve(hook: str) -> Hook:
+    """The hook named `module:function`. Raises HookError; whatever the module raises when it is imported goes through."""
+    module_name, _, path = hook.partition(":")
+    found: Any = importlib.import_module(module_name)
+    for name in path.split("."):
+        found = getattr(found, name)
+    return Hook(found)
+
+
+def call_hook(hook: str, text: bytes) -> Reply:
+    """Call a function that is not async. `text`: JSON text of an object, the arguments by name. Never raises."""
+    try:
+        if "=" in hook:  # not of a document, but of the gateway itself (`anabranch.compute.offload`): bytes in, bytes out
+            name, _, order = hook.partition("=")
+            return Reply(ReplyKind.VALUE, resolve(name).function(order, text))
+        resolved = resolve(hook)
+        arguments = resolved.arguments(text)
+    except (ValidationError, orjson.JSONDecodeError, RecursionError) as error:
+        return invalid(ReplyKind.INVALID_INPUT, error)
+    except BaseException as error:  # noqa: BLE001 - a module that cannot be imported any more
+        return failed(error)
+    try:
+        value = resolved.function(**arguments)
+    except BaseException as error:  # noqa: BLE001 - a hook may raise anything, SystemExit too
+        return failed(error)
+    return dumped(resolved, value)
+
+
+def dumped(hook: Hook, value: Any) -> Reply:
+    """The reply for what a hook returned."""
+    try:
+        return Reply(ReplyKind.VALUE, hook.dump(value))
+    except Exception as error:  # noqa: BLE001 - serializers of the user's types run here
+        return invalid(ReplyKind.INVALID_RESULT, error)
+
+
+def failed(error: BaseException) -> Reply:
+    """The reply for an exception: its stack, from the hook on."""
+    stack = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, stack))
+    return Reply(ReplyKind.FAILED, text.encode(errors="replace"))
+
+
+def invalid(kind: ReplyKind, error: Exception) -> Reply:
+    """The reply for a value that does not fit. Says where and what, not the value: it may be a client's secret."""
+    if isinstance(error, ValidationError):
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        lines = [f"{'.'.join(map(str, fault['loc'])) or 'the value'}: {fault['msg']}" for fault in faults[:_MOST_FAULTS]]
+        if len(faults) > _MOST_FAULTS:
+            lines.append(f"and {len(faults) - _MOST_FAULTS} more")
+        text = "\n".join(lines)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return Reply(kind, text.encode(errors="replace"))
+
+
+def _arguments_of(signature: inspect.Signature) -> TypeAdapter[dict[str, Any]] | None:
+    """What checks the arguments together, in one pass over the JSON; None when no annotation asks for anything."""
+    fields: dict[str, Any] = {}
+    is_open = is_checked = False
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            is_open = True
+        elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            is_needed = parameter.default is parameter.empty
+            annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
+            is_checked = is_checked or annotation not in _NOTHING_TO_CHECK
+            fields[name] = Required[annotation] if is_needed else NotRequired[annotation]
+    if not is_checked:
+        return None
+    # Made as a class is: a TypedDict written out would need the names now.
+    arguments: Any = types.new_class("arguments", (TypedDict,), exec_body=lambda body: body.update(__annotations__=fields))
+    arguments.__pydantic_config__ = {"extra": "allow" if is_open else "forbid"}
+    return _adapter("its arguments", arguments)
+
+
+def _result_of(signature: inspect.Signature) -> TypeAdapter[Any] | None:
+    annotation = signature.return_annotation
+    if annotation in _NOTHING_TO_CHECK or annotation in _BYTES:
+        return None
+    return _adapter("its result", annotation)
+
+
+def _adapter(what: str, annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except Exception as error:  # noqa: BLE001 - pydantic, and hooks of the user's types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HookError(f"the annotation of {what} cannot be checked: {reason}") from None

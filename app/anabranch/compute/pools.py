@@ -1,0 +1,75 @@
+"""The compute pools of one document. Owns them: they are made with it, opened and closed with it. Without compute steps there are none."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Final, Self
+
+from anabranch.compute.job import ComputePool
+from anabranch.compute.processes.pool import ProcessPool
+from anabranch.compute.threads import ThreadPool
+from anabranch.errors import MissingExtraError
+from anabranch.plan.model import PoolPlan
+
+STALL_S: Final = 0.05
+DASK_JOBS: Final = 64
+"""On the cluster at once, where the document does not say. How many of them run is the cluster's affair."""
+
+PoolMaker = Callable[[PoolPlan], ComputePool]
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_pool(plan: PoolPlan, *, stall_s: float = STALL_S) -> ComputePool:
+    """The pool that a plan asks for, not open yet. `stall_s`: an async hook that holds the event loop for longer is logged.
+
+    Raises MissingExtraError.
+    """
+    backend = plan.backend
+    workers = backend.workers or processors()
+    if backend.kind == "thread":
+        return ThreadPool(plan.name, workers=workers, queue=backend.queue, queue_timeout_s=backend.queue_timeout_s, stall_s=stall_s)
+    if backend.kind == "process":
+        return ProcessPool(
+            plan.name,
+            plan.hooks,
+            workers=workers,
+            queue=backend.queue,
+            queue_timeout_s=backend.queue_timeout_s,
+            recycle_after=backend.recycle_after,
+            max_memory_bytes=backend.max_memory,
+        )
+    assert backend.address is not None
+    try:
+        from anabranch.compute.dask import DaskPool  # noqa: PLC0415 - of an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"a compute backend of kind {backend.kind}", backend.kind) from error
+    return DaskPool(
+        plan.name,
+        backend.address,
+        workers=backend.workers or DASK_JOBS,
+        queue=backend.queue,
+        queue_timeout_s=backend.queue_timeout_s,
+    )
+
+
+class ComputePools:
+    """An async context manager. `pools`: by name, there for its whole life; jobs are taken while it is open."""
+
+    def __init__(self, plans: Mapping[str, PoolPlan], *, make: PoolMaker = make_pool) -> None:
+        self.pools: dict[str, ComputePool] = {name: make(plan) for name, plan in plans.items()}
+        self._exits = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as exits:
+            for pool in self.pools.values():
+                exits.push_async_callback(pool.aclose)
+                await pool.aopen()
+            self._exits = exits.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()

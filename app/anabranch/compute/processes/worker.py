@@ -1,0 +1,73 @@
+"""A worker process: takes one job after the other from its socket, calls the hook, and answers. It knows nothing of pools and deadlines:
+when its time is over it is killed, and when its socket ends it ends."""
+
+import os
+import resource
+import socket
+import sys
+
+from anabranch.compute.call import Reply, ReplyKind, call_hook
+from anabranch.compute.processes.frame import ARENA_FROM, JOB, READY, REPLY, read_all, write_all
+
+
+def serve(connection: socket.socket, arena: int) -> None:
+    """Answer jobs until the gateway closes the connection. Blocks."""
+    connection.setblocking(True)
+    connection.sendall(READY)
+    while (head := _receive(connection, JOB.size)) is not None:
+        is_in_arena, name_size, size = JOB.unpack(head)
+        name = _receive(connection, name_size)
+        payload = read_all(arena, size) if is_in_arena else _receive(connection, size)
+        if name is None or payload is None:
+            return
+        reply = call_hook(name.decode(), payload)
+        del payload
+        _flush()
+        _answer(connection, arena, reply)
+        del reply
+
+
+def _answer(connection: socket.socket, arena: int, reply: Reply) -> None:
+    value = reply.payload
+    is_in_arena = len(value) > ARENA_FROM
+    if is_in_arena:
+        try:
+            write_all(arena, value)
+        except OSError as error:  # no memory left for it
+            reply = Reply(ReplyKind.FAILED, f"the result of {len(value)} bytes cannot be handed over: {error}".encode())
+            value, is_in_arena = reply.payload, False
+    head = REPLY.pack(reply.kind, is_in_arena, _resident_bytes(), len(value))
+    connection.sendall(head if is_in_arena else head + value)
+
+
+def _receive(connection: socket.socket, size: int) -> bytes | None:
+    """Exactly `size` bytes; None when the gateway is gone."""
+    content = bytearray()
+    while len(content) < size:
+        try:
+            part = connection.recv(min(size - len(content), 1 << 18))
+        except ConnectionError:
+            return None
+        if not part:
+            return None
+        content += part
+    return bytes(content)
+
+
+def _resident_bytes() -> int:
+    """What this process holds now; where the system does not tell, the most it ever held."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - nothing more to import in a worker
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _flush() -> None:
+    """What a hook has printed is shown even when its worker is killed later."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue

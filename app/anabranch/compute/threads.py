@@ -1,0 +1,257 @@
+"""The thread backend: a bounded pool of threads for functions that are short or release the GIL, and the loop itself for async ones.
+
+A thread cannot be stopped. One whose job is over for everybody else is *stuck* until its function returns: it counts, its place stays
+taken, and before such threads fill the pool, calls of the functions that hold them are refused.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from contextvars import Context
+from queue import SimpleQueue
+from time import monotonic
+from typing import Any, Final, Literal
+
+from anabranch.compute.admission import Admission
+from anabranch.compute.call import Hook, Reply, call_hook, dumped, failed, invalid, resolve
+from anabranch.compute.call import ReplyKind as Kind
+from anabranch.compute.job import Counters, Job, JobClock, JobResult
+from anabranch.compute.reply import logger, settle
+from anabranch.compute.stall import Watched
+from anabranch.errors import ComputePoolDown, ComputePoolFull, ComputeTimeout
+
+# How long closing waits for threads that run, and a timed-out coroutine for its own end.
+_PATIENCE_S: Final = 0.5
+
+
+class _Task:
+    """One job on a thread. `reply`: set on the loop; cancelled when nobody waits for it any more."""
+
+    __slots__ = ("hook", "input", "is_stuck", "lane", "reply")
+
+    def __init__(self, job: Job, reply: "asyncio.Future[Reply]") -> None:
+        self.hook = job.hook
+        self.input = job.input
+        self.lane = job.lane
+        self.reply = reply
+        self.is_stuck = False
+
+
+class _Worker:
+    """A thread and its inbox. Started at its first task."""
+
+    __slots__ = ("_name", "_pool", "inbox", "thread")
+
+    def __init__(self, pool: "ThreadPool", name: str) -> None:
+        self._pool = pool
+        self._name = name
+        self.inbox: SimpleQueue[_Task | None] = SimpleQueue()
+        self.thread: threading.Thread | None = None
+
+    def give(self, task: _Task) -> None:
+        if self.thread is None:
+            # A daemon: a function that never returns must not keep the process from ending.
+            self.thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self.thread.start()
+        self.inbox.put(task)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    def _work(self) -> None:
+        while (task := self.inbox.get()) is not None:
+            # An empty context for each call: what one sets, the next must not see.
+            reply = Context().run(call_hook, task.hook, task.input)
+            self._pool.returned_soon(self, task, reply)
+            del task, reply
+
+
+class ThreadPool:
+    """A pool of `workers` threads, started as they are needed.
+
+    `stall_s`: an async hook that holds the loop for longer is logged. Async hooks take a worker's place but no thread.
+    """
+
+    kind: Literal["thread"] = "thread"
+
+    def __init__(self, name: str, *, workers: int, queue: int, queue_timeout_s: float | None, stall_s: float) -> None:
+        self.name = name
+        self.counters = Counters(workers)
+        self._stall_s = stall_s
+        self._workers = [_Worker(self, f"compute-{name}-{number}") for number in range(workers)]
+        self._admission: Admission[_Worker] = Admission(self.counters, queue=queue, queue_timeout_s=queue_timeout_s)
+        self._stuck: Counter[str] = Counter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_open = False
+        self._given: set[_Task] = set()
+        self._tasks: set[asyncio.Task[Reply]] = set()
+
+    async def aopen(self) -> None:
+        """Nothing is started: a thread begins with its first job."""
+        self._loop = asyncio.get_running_loop()
+        self._is_open = True
+        for worker in self._workers:
+            self._admission.offer(worker)
+
+    async def aclose(self) -> None:
+        """Threads that are idle end. Those that run are given a moment, and then left to the end of the process."""
+        self._is_open = False
+        self._admission.refuse_waiting(lambda: ComputePoolDown("the gateway is stopping"))
+        for worker in self._workers:
+            worker.inbox.put(None)
+        for coroutine in self._tasks:
+            coroutine.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_PATIENCE_S)
+        until = monotonic() + _PATIENCE_S
+        while any(worker.is_alive for worker in self._workers) and monotonic() < until:  # noqa: ASYNC110 - threads set no event
+            await asyncio.sleep(0.005)
+        self._loop = None
+        for task in self._given:
+            if not task.reply.done():
+                task.reply.set_exception(ComputePoolDown("the gateway is stopping"))
+
+    async def run(self, job: Job, clock: JobClock) -> JobResult:
+        """Run one job. Cancellation: the thread ends its function unheard, and its place stays taken until then."""
+        if not self._is_open:
+            raise ComputePoolDown("the pool is not open")
+        hook = resolve(job.hook)
+        self._refuse_stuck(job)
+        worker = await self._admission.enter(job, clock)
+        clock.attempts = 1
+        began = monotonic()
+        try:
+            if hook.is_async:
+                reply = await self._on_loop(job, hook, worker)
+            else:
+                reply = await self._on_thread(job, worker)
+        except ComputeTimeout:
+            self.counters.timed_out += 1
+            raise
+        except asyncio.CancelledError:
+            self.counters.cancelled += 1
+            raise
+        finally:
+            clock.run_s = monotonic() - began
+            self.counters.run_s += clock.run_s
+        if reply.kind is Kind.VALUE:
+            self.counters.done += 1
+        else:
+            self.counters.failed += 1
+        return JobResult(settle(job, reply), clock.queue_s, clock.run_s)
+
+    # ------------------------------------------------------------------------------------------------------- threads
+
+    async def _on_thread(self, job: Job, worker: _Worker) -> Reply:
+        loop = asyncio.get_running_loop()
+        task = _Task(job, loop.create_future())
+        worker.give(task)
+        self._given.add(task)
+        timer = loop.call_later(job.deadline - monotonic(), self._expire, task)
+        # The timer outlives a cancellation: a function that is still running at its deadline is stuck, whoever has left meanwhile.
+        reply = await task.reply
+        timer.cancel()
+        return reply
+
+    def returned_soon(self, worker: _Worker, task: _Task, reply: Reply) -> None:
+        """Called by a thread."""
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._returned, worker, task, reply)
+            except RuntimeError:  # the loop was closed in between, and with it everybody who could have waited
+                return
+
+    def _returned(self, worker: _Worker, task: _Task, reply: Reply) -> None:
+        self._given.discard(task)
+        if task.is_stuck:
+            self._unstick(task.hook)
+        if not task.reply.done():
+            task.reply.set_result(reply)
+        self._admission.leave(task.lane)
+        self._admission.offer(worker)
+
+    def _expire(self, task: _Task) -> None:
+        if task not in self._given or task.is_stuck:
+            return
+        task.is_stuck = True
+        self._stick(task.hook)
+        if not task.reply.done():
+            task.reply.set_exception(ComputeTimeout("the function did not return in time", may_be_processed=True))
+
+    # --------------------------------------------------------------------------------------------------------- stuck
+
+    def _stick(self, hook: str) -> None:
+        self.counters.stuck += 1
+        self._stuck[hook] += 1
+        logger.warning("hook %s runs on after its time was over; %d of %d threads of pool %s are stuck",
+                       hook, self.counters.stuck, self.counters.workers, self.name)  # fmt: skip
+        if self.counters.stuck >= self.counters.workers:
+            self._admission.refuse_waiting(lambda: ComputePoolFull("every thread is stuck"))
+
+    def _unstick(self, hook: str) -> None:
+        self.counters.stuck -= 1
+        self._stuck[hook] -= 1
+        if not self._stuck[hook]:
+            del self._stuck[hook]
+
+    def _refuse_stuck(self, job: Job) -> None:
+        """Raise ComputePoolFull where waiting has no sense: every thread is stuck, or this hook's calls hold half of them already."""
+        if self.counters.stuck >= self.counters.workers:
+            raise self._admission.refusal("every thread is stuck in a function whose time is over")
+        if self._stuck and self._stuck[job.hook] * 2 >= self.counters.workers:
+            raise self._admission.refusal("too many calls of this function run on after their time was over")
+
+    # ---------------------------------------------------------------------------------------------------------- loop
+
+    async def _on_loop(self, job: Job, hook: Hook, worker: _Worker) -> Reply:
+        """Run an async hook as a task of its own. One that does not end when it is cancelled is stuck."""
+        task = asyncio.get_running_loop().create_task(self._watched(job, hook), context=Context())
+        self._tasks.add(task)
+        has_ended = False
+
+        def ended(task: asyncio.Task[Reply]) -> None:
+            nonlocal has_ended
+            has_ended = True
+            self._tasks.discard(task)
+            self._admission.leave(job.lane)
+            self._admission.offer(worker)
+
+        task.add_done_callback(ended)
+        try:
+            await asyncio.wait({task}, timeout=job.deadline - monotonic())
+            if task.done() and not task.cancelled():
+                return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=_PATIENCE_S)
+                if not has_ended and not task.done():
+                    self._stick(job.hook)
+                    task.add_done_callback(lambda _: self._unstick(job.hook))
+        if task.cancelled() and monotonic() < job.deadline:
+            return failed(asyncio.CancelledError("the hook cancelled itself"))
+        raise ComputeTimeout("the function did not return in time", may_be_processed=True)
+
+    async def _watched(self, job: Job, hook: Hook) -> Reply:
+        def on_stall(held_s: float) -> None:
+            logger.warning("async hook %s held the event loop for %.0f ms", job.hook, held_s * 1000)
+
+        reply: Reply = await Watched(_call(hook, job.input), threshold_s=self._stall_s, on_stall=on_stall)
+        return reply
+
+
+async def _call(hook: Hook, text: bytes) -> Reply:
+    """As `call_hook`, for an async hook. Its own cancellation goes through."""
+    try:
+        arguments: dict[str, Any] = hook.arguments(text)
+    except (ValueError, RecursionError) as error:
+        return invalid(Kind.INVALID_INPUT, error)
+    try:
+        value = await hook.function(**arguments)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: it would end the gateway
+        return failed(error)
+    return dumped(hook, value)

@@ -1,0 +1,70 @@
+"""What all models of the gateway document are made of: the base class, and the types of single values with their checks."""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
+
+from anabranch.core.exchange import Address
+
+# A YAML value that is any JSON: templates, defaults, schemas.
+JSON = Any
+
+_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+_HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
+_HEADER_VALUE: Final = r"^[\t\x20-\x7e\x80-\xff]*$"
+
+# The sentences of these validators never quote the value: it may hold a secret.
+
+
+def checked_name(value: str) -> str:
+    """`value`, if an upstream, an endpoint or a step can be called so. Raises ValueError."""
+    if len(value) > 64 or not re.fullmatch(_NAME, value):
+        raise ValueError("a name has at most 64 letters, digits, `_` and `-`, and begins with a letter or `_`")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if len(value) > 128 or not re.fullmatch(_HEADER_NAME, value):
+        raise ValueError("a header field's name has at most 128 letters, digits and characters such as `-`, and no spaces")
+    return value
+
+
+def _header_value(value: str) -> str:
+    if not re.fullmatch(_HEADER_VALUE, value):
+        raise ValueError("a header field's value has no line breaks, no control characters and none beyond ISO 8859-1")
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("this is not a URL such as http://host:8080/base") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("a URL begins with http:// or https://")
+    if port == 0:
+        raise ValueError("the port must be between 1 and 65535")
+    Address.parse(value)
+    return value
+
+
+Name = Annotated[str, AfterValidator(checked_name), WithJsonSchema({"type": "string", "pattern": _NAME, "maxLength": 64})]
+HeaderName = Annotated[str, AfterValidator(_header_name), WithJsonSchema({"type": "string", "pattern": _HEADER_NAME, "maxLength": 128})]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+URL = Annotated[
+    str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://", "examples": ["http://127.0.0.1:9101"]})
+]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True, strict=True
+    )
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Only which keys were written: values may hold secrets, and a repr ends up in logs and tracebacks."""
+        return [(None, name) for name in type(self).model_fields if name in self.model_fields_set]

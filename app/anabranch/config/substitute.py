@@ -1,0 +1,154 @@
+"""`${NAME}`, `${NAME:-default}` and `${file:PATH}`: nodes to plain data, with the values of the environment and of secret files in it.
+
+Everything that is put in counts as a secret. In a template a value's braces are doubled, so that it is text and never a reference.
+The module knows which parts of a document are templates, and nothing else of what it means.
+"""
+
+import re
+from collections.abc import Mapping as Environ
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Any, Final
+
+from anabranch.config.model import is_template
+from anabranch.config.node import Mapping, Node, Path, Scalar, Sequence
+from anabranch.config.problems import Problems
+
+_OPENING: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
+_VARIABLE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+_LARGEST_FILE: Final = 1024 * 1024
+_FORMS: Final = "write ${NAME}, ${NAME:-default} or ${file:PATH}, and $${ for a plain ${"
+
+
+@dataclass(slots=True, kw_only=True, repr=False)
+class Filled:
+    """`data`: the document as dicts, lists and scalars; its own copy, free to change.
+
+    `texts`: the places whose whole value is one substitution, and what was put there: the text of a YAML scalar, should a string not do.
+    `broken`: the places that have no value because of a problem that has been reported; an empty string stands there.
+    `files`: the secret files that were asked for.
+    """
+
+    data: Any
+    texts: dict[Path, str] = field(default_factory=dict)
+    broken: set[Path] = field(default_factory=set)
+    files: list[File] = field(default_factory=list)
+
+
+def fill(root: Node, environ: Environ[str, str], problems: Problems) -> Filled:
+    """The data of `root`. Problems and secrets go to `problems`; a relative PATH starts at the folder of the file it stands in."""
+    filling = _Filling(environ, problems)
+    filling.filled.data = filling.data(root, ())
+    return filling.filled
+
+
+class _Filling:
+    def __init__(self, environ: Environ[str, str], problems: Problems) -> None:
+        self.filled = Filled(data=None)
+        self._environ = environ
+        self._problems = problems
+        self._contents: dict[File, tuple[str | None, str]] = {}
+
+    def data(self, node: Node, path: Path) -> Any:
+        if isinstance(node, Sequence):
+            return [self.data(item, (*path, index)) for index, item in enumerate(node.items)]
+        if isinstance(node, Mapping):
+            for name in node.entries:
+                if "${" in name.replace("$${", ""):
+                    self._problems.add((*path, name), "a key is taken as it stands; only a value can be substituted", at_key=True)
+            return {name: self.data(entry.value, (*path, name)) for name, entry in node.entries.items()}
+        if node.is_broken:
+            self.filled.broken.add(path)
+            return ""
+        if isinstance(node.value, str) and "${" in node.value:
+            return self._text(node, node.value, path)
+        return node.value
+
+    def _text(self, node: Scalar, text: str, path: Path) -> str:
+        folder = File(node.where.file).parent
+        parts: list[str] = []
+        end = 0
+        is_secret = False
+        value: str | None = None
+        for match in _OPENING.finditer(text):
+            parts.append(text[end : match.start()])
+            end = match.end()
+            if match[0] == "$${":
+                parts.append("${")
+                continue
+            is_secret = True
+            value = self._value(match[1], is_closed=bool(match[2]), path=path, folder=folder)
+            if value is None:
+                self.filled.broken.add(path)
+            else:
+                parts.append(value.replace("{", "{{").replace("}", "}}") if is_template(path) else value)
+        parts.append(text[end:])
+        if path in self.filled.broken:
+            return ""
+        whole = "".join(parts)
+        if is_secret:
+            self._problems.secrets.paths.add(path)
+            if value is not None and _OPENING.fullmatch(text):
+                self.filled.texts[path] = value
+        return whole
+
+    def _value(self, inside: str, *, is_closed: bool, path: Path, folder: File) -> str | None:
+        """The value of one `${inside}`, or None with a problem."""
+        if not is_closed:
+            self._problems.add(path, "a `${` has no closing brace", hint=_FORMS)
+            return None
+        if inside.startswith("file:"):
+            return self._file(inside.removeprefix("file:"), path, folder)
+        match = _VARIABLE.fullmatch(inside)
+        if match is None:
+            self._problems.add(path, f"`${{{inside}}}` is not a substitution", hint=_FORMS)
+            return None
+        name, default = match[1], match[2]
+        if default is not None and "${" in default:
+            self._problems.add(path, f"the default of `{name}` cannot hold another substitution")
+            return None
+        value = self._environ.get(name)
+        if value is None or (value == "" and default is not None):
+            if default is None:
+                hint = f"set it, or give it a default: ${{{name}:-...}}"
+                self._problems.add(path, f"the environment variable `{name}` is not set", hint=hint)
+            return default
+        if not _is_unicode(value):
+            self._problems.add(path, f"the environment variable `{name}` is not UTF-8")
+            return None
+        self._problems.secrets.values.add(value)
+        return value
+
+    def _file(self, name: str, path: Path, folder: File) -> str | None:
+        if not name or "\0" in name:
+            self._problems.add(path, "a secret file needs a path", hint="write ${file:PATH}")
+            return None
+        file = folder / name
+        if file not in self._contents:
+            self._contents[file] = _content(file)
+            self.filled.files.append(file)
+        content, fault = self._contents[file]
+        if content is None:
+            self._problems.add(path, f"the secret file `{name}` {fault}")
+        else:
+            self._problems.secrets.values.add(content)
+        return content
+
+
+def _content(file: File) -> tuple[str | None, str]:
+    """The text of a secret file without the newline at its end, or None and why there is none."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        return None, f"cannot be read: {error.strerror or type(error).__name__}"
+    if len(data) > _LARGEST_FILE:
+        return None, "is larger than 1 MiB"
+    try:
+        return data.decode().rstrip("\r\n"), ""
+    except UnicodeDecodeError:
+        return None, "is not UTF-8 text"
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,250 @@
+"""Data against our models: what pydantic finds, as problems in our own sentences, and the valid parts for whoever checks further.
+
+It knows pydantic's error types and nothing of what the document means.
+"""
+
+import re
+from collections.abc import Mapping
+from types import UnionType
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from anabranch.config.node import Path
+from anabranch.config.problems import Problems, did_you_mean
+from anabranch.config.scalar import plain_value
+from anabranch.config.substitute import Filled
+
+M = TypeVar("M", bound=BaseModel)
+
+_KINDS: Final = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+_LIMITS: Final = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+_LENGTHS: Final = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
+_CHOICE: Final = re.compile(r"'([^']*)'")
+_YAML_11_BOOLEANS: Final = frozenset({"yes", "no", "on", "off", "y", "n"})
+
+
+class _Sentence(NamedTuple):
+    message: str
+    hint: str = ""
+
+
+class Validator:
+    """Checks parts of one document. `broken`: the paths of parts that are wrong, which grows with each `check`."""
+
+    def __init__(self, filled: Filled, problems: Problems) -> None:
+        self._filled = filled
+        self._problems = problems
+        self.broken: set[Path] = set()
+
+    def check(self, model: type[M], path: Path, data: Any) -> M | None:
+        """The model of what stands at `path`, as far as it is valid.
+
+        A part with a mistake is left out if the model can do without it; if not there is no model. Either way the mistakes are
+        reported, and `path` and the path of each part that was left out are added to `broken`. `data` may be changed: where a
+        number or the like is wanted, and the text of a substitution stands there, it is read as a YAML scalar.
+        """
+        if path in self._filled.broken:
+            self.broken.add(path)
+            return None
+        built, errors = self._attempt(model, path, data)
+        for (place, is_key), group in _grouped(errors, data).items():
+            self._add(model, path, place, group, data, is_key=is_key)
+        missing = {
+            place[len(path)]
+            for place in self._filled.broken
+            if len(place) > len(path) and place[: len(path)] == path and _has(data, place[len(path) :])
+        }
+        bad = {error["loc"][0] for error in errors if error["loc"]} | missing
+        if not errors and not bad:
+            return built
+        self.broken |= {path, *((*path, part) for part in bad)}
+        if not isinstance(data, dict) or any(not error["loc"] for error in errors):
+            return None
+        return self._attempt(model, path, {key: value for key, value in data.items() if key not in bad})[0]
+
+    def _attempt(self, model: type[M], path: Path, data: Any) -> tuple[M | None, list[ErrorDetails]]:
+        errors: list[ErrorDetails] = []
+        reread: set[Path] = set()
+        while True:
+            try:
+                return model.model_validate(data, by_alias=True, by_name=False), []
+            except ValidationError as error:
+                errors = error.errors(include_url=False, include_input=False)
+            places = {(*path, *_place(error["loc"], data)) for error in errors} - reread
+            reread |= places
+            reread_now = [place for place in places & self._filled.texts.keys() if self._reread(place, path, data)]
+            if not reread_now:
+                return None, errors
+
+    def _reread(self, place: Path, path: Path, data: Any) -> bool:
+        """Put the YAML scalar that a substituted text spells into `data`; False when the text is just text."""
+        try:
+            value = plain_value(self._filled.texts[place])
+        except ValueError:
+            return False
+        if isinstance(value, str):
+            return False
+        if place == path:
+            return False
+        *way, last = place[len(path) :]
+        for part in way:
+            data = data[part]
+        data[last] = value
+        return True
+
+    def _add(self, model: type[BaseModel], path: Path, place: Path, errors: list[ErrorDetails], data: Any, *, is_key: bool) -> None:
+        where = (*path, *place)
+        if any(where[: len(broken)] == broken for broken in self._filled.broken):
+            return
+        error = errors[0]
+        kind = error["type"]
+        value = _value(data, place)
+        if kind == "missing":
+            self._problems.add(where[:-1], f"the key `{where[-1]}` is missing", at_key=True)
+        elif kind == "extra_forbidden":
+            owner = model_at(model, place[:-1])
+            present = _value(data, place[:-1])
+            keys = [] if owner is None else [key for key in keys_of(owner) if not isinstance(present, Mapping) or key not in present]
+            hint = did_you_mean(str(where[-1]), keys)
+            if not hint and keys:
+                hint = f"other keys that may stand here are {', '.join(f'`{key}`' for key in keys)}" if len(keys) <= 12 else ""
+            self._problems.add(where, f"unknown key `{where[-1]}`", hint=hint, at_key=True)
+        elif is_key:
+            self._problems.add(where, _sentence(error, where[-1]).message, at_key=True)
+        elif all(other["type"] in _KINDS for other in errors):
+            kinds = dict.fromkeys(_KINDS[other["type"]] for other in errors)
+            is_null = ", not null" if value is None else ""
+            self._problems.add(where, f"must be {', or '.join(kinds)}{is_null}", value=value, hint=_type_hint(kinds, value))
+        else:
+            is_whole = kind == "value_error" and isinstance(value, dict)
+            sentence = _sentence(error, "" if self._problems.secrets.touch(where) else value)
+            self._problems.add(where, sentence.message, value=None if is_whole else value, hint=sentence.hint, at_key=is_whole)
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """The keys that may stand in a document where `model` is expected, in order."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def model_at(model: type[BaseModel], place: Path) -> type[BaseModel] | None:
+    """The model of what stands at `place` inside of `model`; None when something else does."""
+    annotation: Any = model
+    for part in place:
+        inner = next((found for candidate in _alternatives(annotation) if (found := _inside(candidate, part)) is not None), None)
+        if inner is None:
+            return None
+        annotation = inner
+    return next((found for found in _alternatives(annotation) if isinstance(found, type) and issubclass(found, BaseModel)), None)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [found for member in get_args(annotation) for found in _alternatives(member)]
+    return [annotation]
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return next((field.annotation for name, field in annotation.model_fields.items() if part == (field.alias or name)), None)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is list and isinstance(part, int):
+        return arguments[0]
+    return arguments[1] if origin is dict else None
+
+
+def _place(loc: Path, data: Any) -> Path:
+    """The part of the data that an error is about: its location without the names of union members and without `[key]`."""
+    place: list[str | int] = []
+    for index, part in enumerate(loc):
+        if _has(data, (part,)):
+            data = data[part]
+        elif part == "[key]" or index != len(loc) - 1 or not isinstance(data, dict):
+            continue
+        else:
+            return (*place, part)  # a key that is missing
+        place.append(part)
+    return tuple(place)
+
+
+def _grouped(errors: list[ErrorDetails], data: Any) -> dict[tuple[Path, bool], list[ErrorDetails]]:
+    """The errors by place, and whether they are about the key there: each member of a union complains on its own."""
+    groups: dict[tuple[Path, bool], list[ErrorDetails]] = {}
+    for error in errors:
+        is_key = len(error["loc"]) > 1 and error["loc"][-1] == "[key]"
+        groups.setdefault((_place(error["loc"], data), is_key), []).append(error)
+    return groups
+
+
+def _has(data: Any, place: Path) -> bool:
+    """Whether `data` has something at `place`: the parts that are checked by themselves have been taken out."""
+    for part in place:
+        is_there = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if not is_there:
+            return False
+        data = data[part]
+    return True
+
+
+def _value(data: Any, place: Path) -> Any:
+    """What is at `place`; None when that is a key that is missing."""
+    if not _has(data, place):
+        return None
+    for part in place:
+        data = data[part]
+    return data
+
+
+def _sentence(error: ErrorDetails, value: Any) -> _Sentence:
+    """The sentence for an error that is about one value. It never quotes the value; the hint may."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return _Sentence(str(context["error"]))
+    if kind == "literal_error":
+        choices = _CHOICE.findall(context["expected"])
+        if not choices:
+            return _Sentence(f"must be {context['expected']}")
+        listed = ", ".join(f"`{choice}`" for choice in choices)
+        return _Sentence(f"must be one of {listed}" if len(choices) > 1 else f"must be {listed}", did_you_mean(str(value), choices))
+    if kind in _LIMITS:
+        words, key = _LIMITS[kind]
+        return _Sentence(f"must be {words} {context[key]}")
+    if kind in _LENGTHS:
+        words, key = _LENGTHS[kind]
+        count = context[key]
+        return _Sentence(f"must have {words} {count} {'entry' if count == 1 else 'entries'}")
+    if kind in _KINDS:
+        return _Sentence(f"must be {_KINDS[kind]}")
+    return _Sentence("is not valid here")
+
+
+def _type_hint(kinds: Mapping[str, str] | dict[str, None], value: Any) -> str:
+    if "true or false" in kinds and isinstance(value, str) and value.lower() in _YAML_11_BOOLEANS:
+        return "yes, no, on and off are plain text in YAML 1.2; write true or false"
+    if "a string" in kinds and isinstance(value, bool | int | float):
+        return "put it in quotes"
+    if "a string" in kinds and isinstance(value, dict):
+        return "put it in quotes: without them YAML reads braces as a mapping"
+    if "a list" in kinds and isinstance(value, str | int):
+        return "write a list of one in brackets: [...]"
+    if "a whole number" in kinds and isinstance(value, str):
+        return "write it without quotes" if value.lstrip("-").isdigit() else ""
+    return ""

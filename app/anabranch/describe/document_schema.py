@@ -1,0 +1,85 @@
+"""The JSON Schema of the gateway document, for editors: completion, descriptions and red lines while it is written.
+
+It says what `anabranch.config.model` says, with two differences: `${...}` may stand wherever a value can be substituted, and the defaults are
+in the units of the document. `anabranch check` finds more than any schema can.
+
+**Source:** JSON Schema 2020-12.
+"""
+
+from typing import Any, Final
+
+from anabranch.config.model import Document
+from anabranch.describe.document_catalogue import keys, sections
+
+ID: Final = "urn:anabranch:document:1"
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_SUBSTITUTION: Final = {
+    "type": "string",
+    "pattern": r"\$\{[^}]+\}",
+    "description": "Taken from the environment, `${NAME}` or `${NAME:-default}`, or from a secret file, `${file:PATH}`.",
+}
+_REFERENCE: Final = {"$ref": "#/$defs/Substitution"}
+# What describes a value instead of restricting it: these stay beside the alternatives, where editors look for them.
+_ANNOTATIONS: Final = frozenset({"description", "default", "examples", "title"})
+
+
+def document_schema() -> dict[str, Any]:
+    """A new JSON Schema of the whole document."""
+    raw = Document.model_json_schema(by_alias=True)
+    definitions = {model.__name__: _section(raw["$defs"][model.__name__]) for model in sections()[1:]}
+    for model in sections():
+        schema = raw if model is Document else definitions[model.__name__]
+        for key in keys(model):
+            described = schema["properties"][key.name]
+            described.pop("default", None)
+            if key.meaning:
+                described["description"] = key.meaning
+            if key.has_default:
+                described["default"] = key.default
+    top = _section({name: value for name, value in raw.items() if name != "$defs"})
+    return {
+        "$schema": _DIALECT,
+        "$id": ID,
+        "title": "Anabranch gateway document",
+        **top,
+        "$defs": {**definitions, "Substitution": dict(_SUBSTITUTION)},
+    }
+
+
+def _section(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one model, substitutions allowed in its values."""
+    properties = {name: _value(value) for name, value in schema["properties"].items()}
+    section = {name: value for name, value in schema.items() if name != "title"}
+    return {**section, "properties": properties}
+
+
+def _value(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one value without the title made of its Python name, and with `${...}` where the type would forbid it."""
+    schema = {name: value for name, value in schema.items() if name != "title"}
+    for name in ("items", "additionalProperties"):
+        if isinstance(schema.get(name), dict):
+            schema[name] = _value(schema[name])
+    if "patternProperties" in schema:
+        # As a rule for all keys it is checked; a pattern alone would let every other key pass.
+        ((pattern, inner),) = schema.pop("patternProperties").items()
+        schema["propertyNames"] = {**schema.get("propertyNames", {}), "pattern": pattern}
+        schema["additionalProperties"] = _value(inner)
+    if "anyOf" in schema:
+        members = [_value(member) for member in schema["anyOf"] if member != {"type": "null"}]
+        flat = [inner for member in members for inner in (member["anyOf"] if set(member) <= {"anyOf", *_ANNOTATIONS} else [member])]
+        unique = [member for index, member in enumerate(flat) if member not in flat[:index]]
+        described = {name: value for member in members for name, value in member.items() if name in _ANNOTATIONS}
+        schema = {**described, **{name: value for name, value in schema.items() if name != "anyOf"}}
+        return {**schema, "anyOf": unique} if len(unique) > 1 else {**schema, **unique[0]}
+    if not _is_strict(schema):
+        return schema
+    outside = {name: value for name, value in schema.items() if name in _ANNOTATIONS}
+    inside = {name: value for name, value in schema.items() if name not in _ANNOTATIONS}
+    return {**outside, "anyOf": [inside, dict(_REFERENCE)]}
+
+
+def _is_strict(schema: dict[str, Any]) -> bool:
+    """Whether the text `${...}` would be refused although a value may be put there."""
+    if schema.get("type") == "string":
+        return "pattern" in schema or "enum" in schema
+    return schema.get("type") in ("integer", "number", "boolean") or "const" in schema or "enum" in schema

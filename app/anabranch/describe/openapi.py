@@ -1,0 +1,190 @@
+"""Describes the endpoints of a document in OpenAPI 3.1. Pure: the same plan gives the same description.
+
+What an upstream answers is not known, so nothing is claimed about it: a step's value is any JSON, of which `pick`, `rename` and `wrap`
+tell the names. What a compute gives is known where its function says so. What the gateway itself makes (the object around the steps, header fields, problems) is described exactly.
+"""
+
+from typing import Any, Final
+
+from anabranch.describe.schemas import response_schema
+from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
+
+JSON = dict[str, Any]
+
+_HEADERS: Final[JSON] = {
+    "Gateway-Complete": {
+        "description": "`?1`: every step was answered. `?0`: some optional step failed and the rest is here (a structured boolean, RFC 9651).",
+        "required": True,
+        "schema": {"type": "string", "enum": ["?1", "?0"]},
+    },
+    "Server-Timing": {
+        "description": "How long each step took, in milliseconds, of a compute also `queue` and `run`; in `desc` the code of its failure (W3C Server Timing).",
+        "schema": {"type": "string"},
+    },
+    "Proxy-Status": {"description": "Why steps failed, one member for each (RFC 9209).", "schema": {"type": "string"}},
+    "X-Request-Id": {
+        "description": "The id of the request: the client's own, or a new one.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+}
+_PROBLEMS: Final = {
+    "400": ("BadRequest", "The parameters or the body are not what the endpoint takes; `errors` lists every fault."),
+    "404": ("NotFound", "There is no such endpoint: a path parameter was empty or a dot segment."),
+    "408": ("BodyTimeout", "The request body did not arrive in time."),
+    "413": ("BodyTooLarge", "The request body is larger than the endpoint takes."),
+    "415": ("UnsupportedMediaType", "The request body is not JSON."),
+    "4XX": ("UpstreamRefusal", "A service that the response cannot do without refused the request; its status is passed on."),
+    "500": ("InternalError", "The gateway itself failed, or a function of its operator did."),
+    "502": ("BadGateway", "A service that the response cannot do without failed, or no service could be asked."),
+    "503": ("ServiceUnavailable", "A service that the response cannot do without is too busy or left alone; come back later."),
+    "504": ("GatewayTimeout", "A service that the response cannot do without did not answer in time."),
+}
+_OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
+_PROBLEM: Final[JSON] = {
+    "type": "object",
+    "description": "What went wrong (RFC 9457). `type` is the address of a page that explains it.",
+    "required": ["type", "title", "status", "detail", "instance"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference", "examples": ["/problems/timeout"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string"},
+        "instance": {"type": "string", "description": "The id of the request."},
+        "errors": {
+            "type": "array",
+            "description": "One entry for each failed step, or for each fault in the request.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "step": {"type": "string"},
+                    "upstream": {"type": ["string", "null"]},
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"},
+                    "attempts": {"type": "integer", "minimum": 0},
+                    "elapsed_ms": {"type": "number", "minimum": 0},
+                    "in": {"type": "string", "enum": ["path", "query", "header", "cookie", "body"]},
+                    "name": {"type": "string"},
+                    "value": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+
+
+def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSON, JSON]:
+    """`paths` and `components` of every endpoint. `problem_name`: what the schema of problem documents is called."""
+    paths: JSON = {}
+    schemas: JSON = {problem_name: _PROBLEM}
+    for plan in document.endpoints:
+        paths.setdefault(plan.path, {})[plan.method.lower()] = _operation(plan, schemas)
+    responses = {name: _problem_response(status, description, problem_name) for status, (name, description) in _PROBLEMS.items()}
+    return paths, {"schemas": schemas, "responses": responses, "headers": _HEADERS}
+
+
+def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
+    """Describe what a route in Python may answer beside what it describes itself: 500, and what its fan-out may end with."""
+    responses: JSON = operation.setdefault("responses", {})
+    for status in _OF_FAN_OUT if has_fan_out else ("500",):
+        responses.setdefault(status, _reference(status))
+
+
+def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
+    source = plan.source
+    parameters = [*plan.path_parameters, *plan.query_parameters, *plan.header_parameters]
+    operation: JSON = {"operationId": plan.name}
+    if source.summary:
+        operation["summary"] = source.summary
+    if source.description:
+        operation["description"] = source.description
+    if source.tags:
+        operation["tags"] = list(source.tags)
+    if parameters:
+        operation["parameters"] = [_parameter(plan, parameter, schemas) for parameter in parameters]
+    if plan.body is not None:
+        body = plan.body.source
+        schema = body.schema_ if body is not None and isinstance(body.schema_, dict) else {}
+        operation["requestBody"] = {
+            **({"description": body.description} if body is not None and body.description else {}),
+            "required": plan.body.is_required,
+            "content": {"application/json": {"schema": _placed(schema, f"{plan.name}_body", schemas)}},
+        }
+    operation["responses"] = {str(plan.response.status): _success(plan, schemas), **_failures(plan, has_parameters=bool(parameters))}
+    return operation
+
+
+def _parameter(plan: EndpointPlan, parameter: ParameterPlan, schemas: JSON) -> JSON:
+    source = parameter.source
+    schema = _placed(source.schema_, f"{plan.name}_{parameter.location}_{parameter.name}", schemas)
+    if "default" in source.model_fields_set and "default" not in schema:
+        schema = {**schema, "default": source.default}
+    return {
+        "name": parameter.name,
+        "in": parameter.location,
+        "required": parameter.is_required,
+        **({"description": source.description} if source.description else {}),
+        "schema": schema,
+    }
+
+
+def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
+    fixed = {name.decode("latin-1"): value.decode("latin-1") for name, value in plan.response.headers}
+    media_type = fixed.pop("content-type", "application/json")
+    headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
+    headers.update({name: {"schema": {"type": "string", "const": value}} for name, value in sorted(fixed.items())})
+    response: JSON = {"description": "The answers of the steps, joined.", "headers": headers}
+    if plan.response.status not in (204, 205):
+        schema = response_schema(plan, lambda step, schema: _placed(schema, f"{plan.name}_{step}", schemas))
+        response["content"] = {media_type: {"schema": schema}}
+    return response
+
+
+def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
+    statuses = ["500", "502", "503", "504"]
+    if has_parameters or plan.body is not None:
+        statuses.append("400")
+    if plan.path_parameters:
+        statuses.append("404")
+    if plan.body is not None:
+        statuses += ["408", "413", "415"]
+    if any(step.is_required for step in plan.steps):
+        statuses.append("4XX")
+    return {status: _reference(status) for status in sorted(statuses)}
+
+
+def _reference(status: str) -> JSON:
+    return {"$ref": f"#/components/responses/{_PROBLEMS[status][0]}"}
+
+
+def _problem_response(status: str, description: str, problem_name: str) -> JSON:
+    headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    if status == "503":
+        headers["Retry-After"] = {"description": "Seconds to wait.", "schema": {"type": "string"}}
+    content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{problem_name}"}}}
+    return {"description": description, "headers": headers, "content": content}
+
+
+def _placed(schema: JSON, name: str, schemas: JSON) -> JSON:
+    """The schema as it can stand inside the description: one that refers to itself becomes a component, so that `#` still means it."""
+    if not _has_local_reference(schema):
+        return schema
+    key = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)
+    schemas[key] = _rebased(schema, f"#/components/schemas/{key}")
+    return {"$ref": f"#/components/schemas/{key}"}
+
+
+def _has_local_reference(value: Any) -> bool:
+    if isinstance(value, dict):
+        reference = value.get("$ref")
+        return (isinstance(reference, str) and reference.startswith("#")) or any(_has_local_reference(item) for item in value.values())
+    return isinstance(value, list) and any(_has_local_reference(item) for item in value)
+
+
+def _rebased(value: Any, base: str) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: base + item[1:] if key == "$ref" and isinstance(item, str) and item.startswith("#") else _rebased(item, base)
+            for key, item in value.items()
+        }
+    return [_rebased(item, base) for item in value] if isinstance(value, list) else value

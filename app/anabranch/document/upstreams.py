@@ -1,0 +1,89 @@
+"""The upstreams of one document, open: transports, the policy stacks around them, and what keeps their addresses fresh. Owns them.
+
+Time is `time.monotonic`, which the event loops count by as well: uvloop's own `time()` is the same clock, but rounded to milliseconds and
+as old as the current turn of the loop.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from time import monotonic
+from typing import Final, Self
+
+from anabranch.config import model as config
+from anabranch.policy.call import Policy
+from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.policy.stack import Stack, build_stack
+from anabranch.policy.stale import StaleStore
+from anabranch.upstream.open import open_transport
+from anabranch.upstream.resolve import Resolver
+from anabranch.upstream.seam import Transport
+
+Opener = Callable[[config.Upstream], Transport]
+
+# A token is a few kilobytes at most.
+_MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
+
+
+class Upstreams:
+    """An async context manager. `policies`: by the upstream's name, filled while it is open; the same mapping for its whole life.
+
+    `opener`: makes the transport of an upstream; a test may put another one in. `stale`: where the good answers of those upstreams are
+    remembered that have a call with a stale rule.
+    """
+
+    def __init__(
+        self, upstreams: Mapping[str, config.Upstream], *, observer: Observer | None = None, opener: Opener = open_transport,
+        stale: Mapping[str, StaleStore] | None = None,
+    ) -> None:  # fmt: skip
+        self._upstreams = upstreams
+        self._observer = observer
+        self._opener = opener
+        self._stale = stale or {}
+        self._exits = AsyncExitStack()
+        self.policies: dict[str, Policy] = {}
+        self.stacks: dict[str, Stack] = {}
+        self.transports: dict[str, Transport] = {}
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as exits:
+            for name, upstream in self._upstreams.items():
+                transport = self._opener(upstream)
+                exits.push_async_callback(transport.aclose)
+                authority: Transport | None = None
+                if upstream.oauth2 is not None:
+                    # A transport of its own: the upstream's client certificate, server name and trust are not meant for the authority.
+                    authority = self._opener(config.Upstream(url=upstream.oauth2.token_url, max_response=_MAX_TOKEN_RESPONSE_BYTES))
+                    exits.push_async_callback(authority.aclose)
+                stack = build_stack(
+                    name, upstream, transport, clock=monotonic, random=random.random, observer=self._observer, authority=authority,
+                    stale=self._stale.get(name),
+                )  # fmt: skip
+                exits.push_async_callback(stack.aclose)
+                if upstream.dns_ttl_s is not None and stack.balance is not None:
+                    resolver = Resolver(
+                        upstream.addresses,
+                        ttl_s=upstream.dns_ttl_s,
+                        on_change=stack.balance.set_addresses,
+                        random=random.random,
+                        on_failure=self._failure_observer(name),
+                    )
+                    await exits.enter_async_context(resolver)
+                self.stacks[name] = stack
+                self.transports[name] = transport
+                self.policies[name] = stack.call
+            self._exits = exits.pop_all()
+        return self
+
+    def _failure_observer(self, name: str) -> Callable[[str, str], None] | None:
+        """What tells the observer that a name of the upstream could not be resolved."""
+        observer = self._observer
+        if observer is None:
+            return None
+        return lambda _host, _reason: observer(PolicyEvent(upstream=name, kind="balance", reason="resolve_failed"))
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
+        self.policies.clear()
+        self.stacks.clear()
+        self.transports.clear()

@@ -1,0 +1,1 @@
+"""A request to an endpoint: route table, parameters, body, response, problems; and routes in Python."""

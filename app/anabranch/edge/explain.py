@@ -1,0 +1,68 @@
+"""The answer to `?_explain=true`: the plan of the endpoint with what became of each step. For the operator's eyes; hides values."""
+
+from typing import Any, Final
+
+import orjson
+
+from anabranch.engine.outcome import Outcome, Result
+from anabranch.errors import SkippedError
+from anabranch.plan.model import EndpointPlan, StepPlan
+
+_MARK: Final = b"_explain=true"
+
+
+def is_asked(query: bytes) -> bool:
+    return _MARK in query and _MARK in query.split(b"&")
+
+
+def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
+    """JSON. Times are in milliseconds, `started_ms` since the request arrived at the engine.
+
+    `state` of a step: `ok`, `failed`, `skipped` (an input was not there), or `not_run` (the response was decided before it could).
+    """
+    outcomes = {outcome.step: outcome for outcome in result.outcomes}
+    document = {
+        "endpoint": plan.name,
+        "method": plan.method,
+        "path": plan.path,
+        "timeout_ms": _ms(plan.timeout_s),
+        "status": result.status,
+        "complete": result.is_complete,
+        "elapsed_ms": _ms(elapsed_s),
+        "steps": [_step(plan, step, outcomes.get(step.name)) for step in plan.steps],
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2)
+
+
+def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "step": step.name,
+        "upstream": step.upstream or None,
+        "mode": step.mode.value,
+        "needs": [plan.steps[index].name for index in step.needs],
+        "required": step.is_required,
+        "hidden": step.is_hidden,
+        "timeout_ms": None if step.timeout_s is None else _ms(step.timeout_s),
+    }
+    if (compute := step.compute) is not None:
+        shown |= {"compute": compute.hook, "executor": compute.kind, "pool": compute.pool}
+    if outcome is None:
+        return {**shown, "state": "not_run"}
+    failure = outcome.failure
+    state = "ok" if failure is None else "skipped" if isinstance(failure, SkippedError) else "failed"
+    return {
+        **shown,
+        "state": state,
+        "started_ms": _ms(outcome.started_s),
+        "elapsed_ms": _ms(outcome.elapsed_s),
+        "queue_ms": _ms(outcome.queue_s),
+        **({} if outcome.run_s is None else {"run_ms": _ms(outcome.run_s)}),
+        "attempts": outcome.attempts,
+        "status": outcome.status,
+        "failure": None if failure is None else {"code": failure.code, "detail": failure.detail},
+        "notes": outcome.notes or [],
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,88 @@
+"""Makes a response of what a request ended with, and sends it. Decides header fields and framing; the bodies come from the plan and from
+`problems`."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from starlette.types import Send
+
+from anabranch.edge.fields import age, cache_status, proxy_status, server_timing
+from anabranch.edge.problems import HeaderList, ProblemResponse, of_result
+from anabranch.engine.outcome import Outcome, Result
+from anabranch.plan.model import ResponsePlan
+
+_COMPLETE: Final = (b"gateway-complete", b"?1")
+_PARTIAL: Final = (b"gateway-complete", b"?0")
+_BODYLESS: Final = frozenset({204, 205})
+_OWN: Final = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"gateway-complete", b"server-timing", b"proxy-status", b"x-request-id"}
+)
+
+
+class Response(msgspec.Struct, gc=False):
+    """`headers`, `body`: as they are sent."""
+
+    status: int
+    headers: HeaderList
+    body: bytes
+
+
+class Responder:
+    """Answers for one endpoint. Made once with its plan: the header fields that never change are rendered here."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, plan: ResponsePlan) -> None:
+        fixed = tuple((name, value) for name, value in plan.headers if name not in _OWN)
+        has_type = any(name == b"content-type" for name, _ in fixed)
+        self._head = fixed if has_type else ((b"content-type", b"application/json"), *fixed)
+
+    def respond(self, result: Result, request_id: bytes, *, is_head: bool) -> Response:
+        """The merged response, or the problem when a failure decided it."""
+        if result.body is None or result.failure is not None:
+            problem = of_result(result, request_id.decode())
+            headers, body, status = problem.headers, problem.body, problem.status
+        else:
+            headers, body, status = list(self._head), result.body, result.status
+        headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
+        headers.append((b"x-request-id", request_id))
+        return whole(status, headers, body, is_head=is_head)
+
+
+def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
+    """Gateway-Complete, Server-Timing; where a step failed, Proxy-Status; where one has an old answer, Age and Cache-Status."""
+    if is_complete:
+        return [_COMPLETE, (b"server-timing", server_timing(outcomes))]
+    headers = [_PARTIAL, (b"server-timing", server_timing(outcomes))]
+    failed = proxy_status(outcomes)
+    if failed:
+        headers.append((b"proxy-status", failed))
+    stale = cache_status(outcomes)
+    if stale:
+        headers += [(b"age", age(outcomes)), (b"cache-status", stale)]
+    return headers
+
+
+def of_problem(problem: ProblemResponse, request_id: bytes, *, is_head: bool) -> Response:
+    return whole(problem.status, [*problem.headers, (b"x-request-id", request_id)], problem.body, is_head=is_head)
+
+
+def whole(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Response:
+    """A response as it is sent. `headers`: without content-length; it is added to.
+
+    HEAD has the header fields of GET and no body; 204 and 205 have neither body nor type (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6).
+    """
+    if status in _BODYLESS:
+        headers = [pair for pair in headers if pair[0] != b"content-type"]
+        body = b""
+    if status != 204:
+        headers.append((b"content-length", str(len(body)).encode()))
+    return Response(status, headers, b"" if is_head else body)
+
+
+async def send_response(response: Response, send: Send) -> int:
+    """Returns the bytes of the body sent."""
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    await send({"type": "http.response.body", "body": response.body})
+    return len(response.body)

@@ -1,0 +1,236 @@
+"""Fan-out from Python: the same upstreams, policies, deadlines and outcomes that the document's endpoints have, called from code.
+
+Knows nothing of FastAPI; `anabranch.edge.python` makes it a dependency.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import orjson
+
+from anabranch.config import model as config
+from anabranch.core.exchange import HeaderBlock, Request
+from anabranch.engine.outcome import Outcome, refused
+from anabranch.errors import StepError
+from anabranch.plan import raw as json
+from anabranch.plan.call import compile_headers
+from anabranch.plan.fields import name_fault, value_fault
+from anabranch.plan.model import HeaderPairs
+from anabranch.plan.step import DEFAULT_HEADERS, IDEMPOTENT
+from anabranch.plan.value import as_text
+from anabranch.policy.call import Call, Policy
+
+_PATH_SAFE: Final = "/-._~!$&'()*+,;=:@%?"
+
+
+class FanOutFailed(Exception):
+    """A required call failed. `failure`: why; `outcomes`: of every call of the request that has ended."""
+
+    def __init__(self, failure: StepError, outcomes: list[Outcome]) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+        self.outcomes = outcomes
+
+
+def segment(value: object) -> str:
+    """A value as one segment of a path, percent-encoded; `true` and `false` for booleans.
+
+    Raises ValueError for None, for an empty one and for dots, which change the path.
+    """
+    text = _text(value)
+    if value is None or text in ("", ".", ".."):
+        raise ValueError(f"{value!r} cannot be a segment of a path")
+    return quote(text, safe="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanCall:
+    """One call that has been described but not sent. Made by `FanOut.call`."""
+
+    name: str
+    upstream: str
+    request: Request
+    is_required: bool
+    is_idempotent: bool
+    default: Any
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """What an upstream adds to every request from Python: fixed header fields, and those that it forwards."""
+
+    policy: Policy
+    headers: HeaderBlock
+    forward: "Any" = field(repr=False)
+
+
+def surfaces(upstreams: Mapping[str, config.Upstream], policies: Mapping[str, Policy]) -> dict[str, Surface]:
+    """One for each upstream of a document, made once."""
+    made = {}
+    for name, upstream in upstreams.items():
+        block, forward = compile_headers(
+            defaults=DEFAULT_HEADERS, upstream=upstream.headers, step={}, forward=upstream.forward_headers,
+            slot_of=lambda _: 0, optional=lambda _: False,
+        )  # fmt: skip
+        made[name] = Surface(policies[name], block, forward)
+    return made
+
+
+class FanOut:
+    """The calls of one request. `deadline`: absolute, monotonic time; no call goes on after it. `outcomes`: of every call so far."""
+
+    def __init__(
+        self, surfaces: Mapping[str, Surface], *, deadline: float, client_headers: Mapping[bytes, bytes], extra: HeaderPairs
+    ) -> None:
+        self._surfaces = surfaces
+        self._client_headers = client_headers
+        self._extra = extra
+        self._began = monotonic()
+        self.deadline = deadline
+        self.outcomes: list[Outcome] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """No call has failed."""
+        return all(outcome.failure is None for outcome in self.outcomes)
+
+    def set_timeout(self, seconds: float) -> None:
+        """A deadline of its own for this request, counted from when it began."""
+        self.deadline = self._began + seconds
+
+    def call(
+        self,
+        upstream: str,
+        path: str,
+        *,
+        method: str = "GET",
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        timeout: float | None = None,
+        optional: bool = False,
+        default: Any = None,
+        idempotent: bool | None = None,
+        name: str | None = None,
+    ) -> FanCall:
+        """Describe a call; `gather` sends it.
+
+        `path`: as it goes on the wire; put foreign values into it with `segment(value)`. `query`: a list gives its name once for each
+        element, None leaves it out. `body`: any JSON value; None sends none. `timeout`: seconds for the whole call, waiting and retries
+        included. `optional`: when it fails, `default` stands in. `name`: in Server-Timing and problems; the upstream's when None; letters,
+        digits, `_` and `-`.
+
+        Raises KeyError for an upstream that the document does not have and ValueError for what cannot be sent.
+        """
+        surface = self._surfaces.get(upstream)
+        if surface is None:
+            raise KeyError(f"the document has no upstream {upstream!r}; it has {', '.join(self._surfaces) or 'none'}")
+        if not path.startswith("/") or "#" in path:
+            raise ValueError(f"a path starts with / and has no fragment: {path!r}")
+        target = quote(path, safe=_PATH_SAFE)
+        if pairs := [(key, _text(item)) for key, value in (query or {}).items() for item in _items(value) if item is not None]:
+            target += ("&" if "?" in target else "?") + urlencode(pairs, quote_via=quote)
+        extra = list(surface.forward([], self._client_headers, self._extra))
+        content = None
+        if body is not None:
+            content = orjson.dumps(body)
+            extra.append((b"content-type", b"application/json"))
+        for field_name, value in (headers or {}).items():
+            if fault := name_fault(field_name) or value_fault(value):
+                raise ValueError(fault)
+            extra = [pair for pair in extra if pair[0] != field_name.lower().encode()]
+            extra.append((field_name.lower().encode(), value.encode()))
+        block = surface.headers
+        named = {pair[0] for pair in extra}
+        if any(key in named for key, _ in block.pairs):
+            block = HeaderBlock.of([pair for pair in block.pairs if pair[0] not in named])
+        method = method.upper()
+        return FanCall(
+            name=upstream if name is None else config.checked_name(name),
+            upstream=upstream,
+            request=Request(method, target, block, tuple(extra), content),
+            is_required=not optional,
+            is_idempotent=idempotent if idempotent is not None else method in IDEMPOTENT,
+            default=default,
+            timeout_s=timeout,
+        )
+
+    async def get(self, upstream: str, path: str, **options: Any) -> Any:
+        """One GET, sent at once: `gather(call(...))[0]`. Options as of `call`."""
+        return (await self.gather(self.call(upstream, path, **options)))[0]
+
+    async def gather(self, *calls: FanCall) -> list[Any]:
+        """Run the calls at the same time. Their JSON values, in the order of the calls; `default` for an optional one that failed.
+
+        Raises FanOutFailed when a required call fails, and then cancels the others at once. Cancellation cancels all of them. Either way
+        every call has ended when this returns.
+        """
+        if len(calls) < 2:
+            return [await self._run(call) for call in calls]
+        tasks = [asyncio.ensure_future(self._run(call)) for call in calls]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            await _end(tasks)
+        errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return [task.result() for task in tasks]
+
+    async def _run(self, call: FanCall) -> Any:
+        outcome = Outcome(call.name, call.upstream)
+        began = monotonic()
+        outcome.started_s = began - self._began
+        deadline = self.deadline if call.timeout_s is None else min(self.deadline, began + call.timeout_s)
+        sent = Call(call.request, deadline=deadline, is_idempotent=call.is_idempotent, is_required=call.is_required)
+        value = call.default
+        try:
+            answer = await self._surfaces[call.upstream].policy(sent)
+            outcome.status = answer.status
+            if not 200 <= answer.status < 300:
+                raise refused(answer)
+            body = json.prepare(answer.body)
+            try:
+                value = orjson.loads(body)
+            except orjson.JSONDecodeError as error:
+                raise json.invalid(error) from None
+            outcome.raw = body
+        except StepError as error:
+            outcome.failure = error
+        outcome.elapsed_s = monotonic() - began
+        outcome.attempts = sent.attempts
+        outcome.queue_s = sent.queue_s
+        self.outcomes.append(outcome)
+        if outcome.failure is not None and call.is_required:
+            raise FanOutFailed(outcome.failure, self.outcomes)
+        return value
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks that still run and wait until they have closed what they had open, even when this is cancelled meanwhile."""
+    interruption: asyncio.CancelledError | None = None
+    unfinished = [task for task in tasks if not task.done()]
+    for task in unfinished:
+        task.cancel()
+    while any(not task.done() for task in unfinished):
+        try:
+            await asyncio.wait(unfinished)
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+def _items(value: Any) -> list[Any] | tuple[Any, ...]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _text(value: Any) -> str:
+    """Booleans and numbers as JSON writes them, everything else as Python does."""
+    text = as_text(value)
+    return str(value) if text is None else text

@@ -1,0 +1,82 @@
+"""The journal of one process: its writer and its archive, opened and closed together. Takes lines; what is in them is others' business."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from anabranch.config.journal import Journal as Config
+from anabranch.journal.archive import Archive
+from anabranch.journal.counters import Counters
+from anabranch.journal.disk import Disk
+from anabranch.journal.queue import Queue
+from anabranch.journal.segment import Segment
+from anabranch.journal.writer import Writer
+
+logger = logging.getLogger("anabranch.journal")
+
+
+def new_worker() -> str:
+    """A name for one writer of segments: process ids repeat between machines and after restarts, random ones do not."""
+    return secrets.token_hex(5)
+
+
+class Journal:
+    """An async context manager. Opening it never fails: when the folder cannot be used, that is trouble to get over, as it is later.
+
+    `folder`: wins over the one in `config`. `is_needed`: see Archive.
+    `disk`: a test may put another one in.
+
+    `queue`: to look at; None before it is open.
+
+    Leaving it puts everything that is queued on the disk, and compresses the last segment.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        folder: Path | None = None,
+        is_needed: Callable[[Segment], bool] | None = None,
+        disk: Disk | None = None,
+    ) -> None:
+        self.config = config
+        self.folder = Path(config.path) if folder is None else folder
+        self.counters = Counters()
+        self.queue: Queue | None = None
+        self._is_needed = is_needed
+        self._disk = disk
+        self._exits = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        disk = Disk(self.folder, new_worker()) if self._disk is None else self._disk
+        self.worker = disk.worker
+        archive = Archive(self.folder, self.config, self.counters, is_needed=self._is_needed)
+        writer = Writer(disk, self.config, self.counters, on_closed=archive.submit)
+        self.queue = writer.queue
+        self.offer = writer.offer
+        self.defer = writer.defer
+        self.put = writer.put if self.config.on_full == "wait" else self._offer
+        self.commit = writer.commit
+        async with AsyncExitStack() as exits:
+            exits.push_async_callback(disk.close)
+            exits.push_async_callback(_finish, archive, asyncio.create_task(archive.run(), name="journal-archive"))
+            exits.push_async_callback(_finish, writer, asyncio.create_task(writer.run(), name="journal-writer"))
+            self._exits = exits.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
+
+    async def _offer(self, line: bytes, time: datetime, deadline: float) -> bool:
+        return self.offer(line, time)
+
+
+async def _finish(worker: Writer | Archive, task: "asyncio.Task[None]") -> None:
+    """Let a worker end its work. It is not cancelled half-way: records that were taken would be lost."""
+    worker.close()
+    await asyncio.shield(task)

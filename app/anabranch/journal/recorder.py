@@ -1,0 +1,247 @@
+"""Records what is answered, with what it was made of.
+
+With `durability: relaxed` the response goes out at once and the record follows; with `required` it is held back until its record is on the
+disk. Knows records and the journal; nothing of files, nothing of how the response came about, and nothing of how it is sent.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from random import random
+from typing import Final, Literal
+
+import msgspec
+import orjson
+from uuid_utils import uuid7
+
+from anabranch.config.journal import JournalRule
+from anabranch.engine.outcome import Outcome, Result
+from anabranch.journal.journal import Journal
+from anabranch.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, encode_into, kept
+from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
+from anabranch.plan.digest import endpoint_digest
+from anabranch.plan.model import EndpointPlan
+
+_NOT_THE_START_OF_JSON: Final = (b"", b"\xef")
+NO_HEADERS: Final[dict[str, str]] = {}
+
+RecorderOf = Callable[[EndpointPlan], "Recorder | None"]
+"""Gives each endpoint its recorder when a document is loaded; None for one that keeps no records."""
+
+
+def recorder_of(journal: Journal) -> RecorderOf:
+    """The recorders of a document's endpoints, which write to `journal`."""
+    redaction = Redaction(journal.config.redact)
+
+    def make(plan: EndpointPlan) -> Recorder | None:
+        rule = plan.source.journal
+        if rule is False:
+            return None
+        return Recorder(plan, JournalRule() if rule is True else rule, journal, redaction)
+
+    return make
+
+
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """A response that is ready, and what is recorded of it and of its request.
+
+    `path`, `query`: as the client sent them. `headers`: of the request, lower-case names. `asked`: the request's body. `result`: None when
+    it did not come to that. `code`: of the problem that was answered without a result. `status`, `response`: as they are to be sent.
+    `elapsed_s`: since the request arrived. `ready_s`: Unix time.
+    """
+
+    recorder: "Recorder"
+    request_id: bytes
+    method: str
+    path: bytes
+    query: bytes
+    headers: dict[bytes, bytes]
+    asked: bytes
+    result: Result | None
+    code: str | None
+    status: int
+    response: bytes
+    elapsed_s: float
+    ready_s: float
+
+    def write(self, lines: bytearray) -> datetime:
+        """Append its record's line, and return the record's time."""
+        record = self.recorder.record(self)
+        encode_into(record, lines)
+        return record.time
+
+
+class Recorder:
+    """Records the responses of one endpoint. Made once with its plan: what never changes is looked up here.
+
+    `when`: `before` a response is sent it is to be committed; `after` it was sent it is to be put into the queue, which may have to wait
+    for room; or the record is deferred and made `later`.
+    """
+
+    __slots__ = (
+        "_bodies", "_digest", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
+    )  # fmt: skip
+
+    def __init__(self, plan: EndpointPlan, rule: JournalRule, journal: Journal, redaction: Redaction) -> None:
+        self._plan = plan
+        self._journal = journal
+        self._redaction = redaction
+        self._bodies = rule.bodies
+        self._sample = rule.sample
+        is_required = (rule.durability or journal.config.durability) == "required"
+        self.when: Literal["before", "after", "later"] = (
+            "before" if is_required else "after" if journal.config.on_full == "wait" else "later"
+        )
+        self._headers = tuple(name.lower() for name in rule.headers)
+        self._digest = endpoint_digest(plan.source)
+        self._origins = {step.name: step.stale.origin for step in plan.steps if step.stale is not None}
+        self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
+
+    def is_wanted(self) -> bool:
+        """Whether the next response is recorded: the sample may leave it out."""
+        return self._sample >= 1.0 or random() < self._sample  # noqa: S311 - nobody guards anything with it
+
+    # ------------------------------------------------------------------------------------------------------- records
+
+    def record(self, of: Answered) -> Record:
+        """The record of a response that is ready."""
+        result, response = of.result, of.response
+        problem = None if result is None else result.failure
+        bodies = self._bodies
+        if result is None and b'"value":' in response:
+            response = self._without_values(response)
+        return Record(
+            v=VERSION,
+            id=str(uuid7()),
+            time=datetime.fromtimestamp(of.ready_s, UTC),
+            endpoint=self._plan.name,
+            plan=self._digest,
+            status=of.status,
+            complete=result is not None and result.is_complete,
+            elapsed_ms=_ms(of.elapsed_s),
+            request=self._asked(of),
+            steps=[] if result is None else list(map(self._brief if bodies == "response" else self._step, result.outcomes)),
+            failure=of.code if problem is None else problem.code,
+            body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=True),
+        )
+
+    def _without_values(self, problem: bytes) -> bytes:
+        """A problem document quotes the parameters that are wrong. What is redacted in the query is redacted here too."""
+        document = orjson.loads(problem)
+        for error in document.get("errors", ()):
+            if error.get("in") == "query" and "value" in error and self._redaction.is_secret_parameter(str(error.get("name"))):
+                error["value"] = MASK
+        return orjson.dumps(document)
+
+    def _asked(self, of: Answered) -> Asked:
+        redaction = self._redaction
+        headers = {}
+        for name in self._headers:
+            value = of.headers.get(name.encode())
+            if value is not None:
+                headers[name] = redaction.header(name, value.decode("latin-1"))
+        return Asked(
+            id=of.request_id.decode(),
+            method=of.method,
+            path=of.path.decode("latin-1"),
+            query=redaction.query(of.query.decode("latin-1")) if of.query else "",
+            headers=headers,
+            body=_content(of.asked, redaction.body, is_kept=self._bodies == "steps", is_json=True),
+        )
+
+    def _brief(self, outcome: Outcome) -> Step:
+        """A step without any bodies but the digest of what was sent. By position: a call by keywords takes twice as long."""
+        request, failure = outcome.request, outcome.failure
+        method = target = sent = None
+        if request is not None:
+            method, target = request.method, request.target
+            if "?" in target:
+                target = self._redaction.target(target)
+            if request.body is not None:
+                sent = _content(request.body, self._steps[outcome.step], is_kept=False, is_json=True)
+        return Step(
+            outcome.step,
+            outcome.upstream,
+            method,
+            target,
+            sent,
+            outcome.status,
+            None if failure is None else failure.code,
+            outcome.attempts,
+            int(outcome.started_s * 1e6) / 1000,
+            int(outcome.elapsed_s * 1e6) / 1000,
+            int(outcome.queue_s * 1e6) / 1000,
+            NO_HEADERS,
+            None,
+            None,
+            outcome.stale_age_s,
+        )
+
+    def _step(self, outcome: Outcome) -> Step:
+        request, answer = outcome.request, outcome.answer
+        is_kept = self._bodies == "steps"
+        redaction = self._steps[outcome.step]
+        headers: dict[str, str] = {}
+        body = value = sent = None
+        if answer is not None:
+            if is_kept:
+                headers = {
+                    name.decode("latin-1"): self._redaction.header(name.decode("latin-1"), text.decode("latin-1"))
+                    for name, text in answer.headers
+                    if name in ANSWER_HEADERS
+                }
+            body = _content(answer.body, redaction, is_kept=is_kept, is_json=outcome.raw is not None)
+        elif is_kept and request is None and outcome.raw is not None:
+            value = _content(outcome.raw, redaction, is_kept=True, is_json=True)
+        if request is not None and request.body is not None:
+            sent = _content(request.body, redaction, is_kept=is_kept, is_json=True)
+        return Step(
+            outcome.step,
+            outcome.upstream,
+            None if request is None else request.method,
+            None if request is None else self._redaction.target(request.target),
+            sent,
+            outcome.status,
+            None if outcome.failure is None else outcome.failure.code,
+            outcome.attempts,
+            _ms(outcome.started_s),
+            _ms(outcome.elapsed_s),
+            _ms(outcome.queue_s),
+            headers,
+            body,
+            value,
+            outcome.stale_age_s,
+            self._origins.get(outcome.step, "") if is_kept and self._origins else "",
+        )
+
+    async def commit(self, of: Answered, deadline: float) -> None:
+        record = self.record(of)
+        await self._journal.commit(encode(record), record.time, deadline)
+
+    async def put(self, of: Answered, deadline: float) -> None:
+        record = self.record(of)
+        await self._journal.put(encode(record), record.time, deadline)
+
+    def defer(self, of: Answered) -> None:
+        size_bytes = len(of.response) + len(of.asked)
+        if self._plan.keeps_answers and of.result is not None:
+            size_bytes += sum(len(outcome.answer.body) for outcome in of.result.outcomes if outcome.answer is not None)
+        self._journal.defer(of, size_bytes)
+
+
+def _content(body: bytes, redaction: BodyRedaction, *, is_kept: bool, is_json: bool) -> Content | None:
+    """A body as it stands in a record. None for an empty one. `is_json`: proven, but for what readers of answers forgive."""
+    if not body:
+        return None
+    if not is_kept and redaction.is_empty:
+        return digested(body)
+    is_json = is_json and body[:1] not in _NOT_THE_START_OF_JSON
+    if not redaction.is_empty:
+        try:
+            body = redaction.apply(body, is_json=is_json)
+        except UnreadableBody:
+            return digested(body)
+    return kept(body, is_json=is_json) if is_kept else digested(body)
+
+
+def _ms(seconds: float) -> float:
+    return int(seconds * 1e6) / 1000

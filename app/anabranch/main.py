@@ -1,0 +1,342 @@
+"""Wires the parts together. The only module that knows them all: document -> plans -> upstreams -> engine -> edge."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+from fastapi import FastAPI
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from anabranch.compute.pools import PoolMaker, make_pool
+from anabranch.config.problems import did_you_mean
+from anabranch.document.compile import Compiled, compile_file, keep_routers
+from anabranch.document.reload import Reloader, ReloadState
+from anabranch.document.service import Service
+from anabranch.document.upstreams import Opener
+from anabranch.document.warm import origins_of, restoring
+from anabranch.document.watch import changes
+from anabranch.edge.app import Gateway, build_app
+from anabranch.edge.dataplane import DataPlane, Generation
+from anabranch.edge.python import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
+from anabranch.engine.event import RequestTracer
+from anabranch.errors import ConfigError, MissingExtraError, Problem
+from anabranch.guard.concurrency import Gate
+from anabranch.journal.journal import Journal
+from anabranch.journal.recorder import RecorderOf, recorder_of
+from anabranch.journal.redact import Redaction
+from anabranch.observe import sources
+from anabranch.observe.logs import Logs
+from anabranch.observe.observation import Observation, open_tracing
+from anabranch.plan.model import DocumentPlan
+from anabranch.policy.stale import StaleStore
+from anabranch.replay.answers import RecordedAnswers, opener_of
+from anabranch.server.admin.app import ExplainRoute, build_admin, json_route, metrics_route
+from anabranch.server.admin.journal import routes as journal_routes
+from anabranch.server.admin.reload import Others
+from anabranch.server.admin.reload import routes as reload_routes
+from anabranch.server.admin.server import AdminServer
+from anabranch.server.admission_protocol import gated
+from anabranch.server.head import observed
+from anabranch.server.health import Health, Probe
+from anabranch.settings import Settings
+from anabranch.sinks.open import Shippers
+from anabranch.upstream.open import open_transport
+
+logger = logging.getLogger("anabranch")
+
+
+def create_app(settings: Settings, logs: Logs | None = None, others: Others | None = None) -> Gateway:
+    """The gateway as an ASGI application. Raises ConfigError when the document or the settings are not usable. Nothing is opened before its
+    lifespan begins. `logs`: the stream that requests are logged to; one of its own on stderr when None.
+    `others`: the other workers, which an admin reload reaches too."""
+    if settings.document is None:
+        raise ConfigError([_no_document()])
+    document = settings.document
+    compiled = compile_file(document)
+    for warning in compiled.warnings:
+        logger.warning("%s", warning)
+    observation = _observation(settings, logs or Logs(settings.log_format))
+    observation.logs.redact = compiled.draft.secrets.redact
+    pool_maker = partial(make_pool, stall_s=settings.hook_stall_s)
+    health = Health()
+    health.block("start", "the gateway is starting")
+    answers = _recorded_answers(settings, compiled)
+    stale = _stale_store(compiled)
+    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings), answers, stale)
+    plane = DataPlane(
+        first.engine.run, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
+    )
+    plane.load(first.plan, recorder_of=_recorder_of(first))
+
+    def prepare() -> Service:
+        """The document as it is now, for a reload. What only a restart can change is a warning."""
+        again = compile_file(document)
+        keep_routers(compiled.draft.document.routers, again.draft)
+        observation.logs.redact = again.draft.secrets.redact
+        return _service(again, observation, pool_maker, _journal(again.plan, settings), answers, stale)
+
+    def swap(service: Service) -> Generation:
+        """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
+        bounds = service.plan.source.stale
+        stale.bound(max_entries=bounds.entries, max_bytes=bounds.size)
+        before = plane.load(service.plan, service.engine.run, _recorder_of(service))
+        app.state.fan_source = _fan_source(service, plane.generation, observation.tracer)
+        return before
+
+    reloader = Reloader(first, prepare=prepare, swap=swap, linger_s=settings.shutdown_timeout_s)
+
+    def show(state: ReloadState) -> None:
+        if state.is_failed:
+            health.degrade("reload", "the document on the disk is not usable; the one before it is served")
+        else:
+            health.clear("reload")
+
+    reloader.observe(show)
+    health.mention(partial(_unwritten, reloader))
+    health.mention(partial(_unshipped, reloader))
+    for name in settings.ready_upstreams:
+        health.watch(_readiness_of(name, reloader, compiled.plan))
+    if observation.metrics is not None:
+        observation.metrics.watch(upstreams=lambda: reloader.service.upstreams, gateway=lambda: plane)
+        observation.metrics.register("reloads", sources.of_reloads(reloader))
+        observation.metrics.register("journal", sources.of_journal(lambda: reloader.service.journal))
+        observation.metrics.register("shippers", sources.of_shippers(lambda: reloader.service.shippers))
+        observation.metrics.register("compute", sources.of_compute(lambda: reloader.service.compute.pools))
+        observation.metrics.register("gates", sources.of_gates(lambda: plane.gates if gate is None else {"": gate, **plane.gates}))
+    gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
+    protocol = observed(observation.refusals)
+    public_routes: list[BaseRoute] = []
+    if observation.metrics is not None and settings.admin_port is None:
+        public_routes.append(metrics_route(observation.metrics.render))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as exits:
+            await exits.enter_async_context(observation)
+            if answers is not None:
+                exits.callback(answers.close)
+            await exits.enter_async_context(reloader)
+            origins = origins_of(first.plan)
+            if first.journal is not None and origins:
+                await exits.enter_async_context(restoring(stale, first.journal.folder, origins, _stale_store(compiled)))
+            if settings.admin_port is not None:
+                admin = AdminServer(
+                    _admin(settings, health, reloader, plane, observation, others),
+                    host=settings.admin_host,
+                    port=settings.admin_port,
+                    protocol=protocol,
+                )
+                await exits.enter_async_context(admin)
+                logger.info("the admin server is at %s port %d", settings.admin_host, admin.port)
+                app.state.admin_port = admin.port
+            app.state.fan_source = _fan_source(first, plane.generation, observation.tracer)
+            if settings.reload == "watch":
+                await exits.enter_async_context(_watching(document, reloader))
+            health.clear("start")
+            yield
+            health.block("stop", "the gateway is stopping")
+
+    observe_others = None if observation.observer_of is None else observation.observer_of(None)
+    app = build_app(
+        plane=plane,
+        health_status=health,
+        routers=compiled.routers,
+        extra_routes=public_routes,
+        lifespan=lifespan,
+        is_docs_enabled=settings.docs,
+        observe_others=observe_others,
+    )
+    app.state.reloader = reloader
+    app.state.health = health
+    app.state.protocol = protocol
+    if compiled.routers:
+        app.add_middleware(FanHeaders, observe=observe_others)
+        app.add_exception_handler(FanOutFailed, answer_failed)
+        app.add_exception_handler(ClientGone, answer_gone)
+    if gate is not None:
+        app.state.gate = gate
+        app.state.protocol = gated(protocol, gate)
+        app.limit(gate)
+    return app
+
+
+def _observation(settings: Settings, logs: Logs) -> Observation:
+    """What watches the gateway, as the settings ask. Raises ConfigError."""
+    try:
+        tracing = open_tracing(os.environ, ratio=settings.trace_ratio) if settings.tracing else None
+    except (ValueError, MissingExtraError) as error:
+        raise ConfigError([_wrong_setting("ANABRANCH_TRACING", str(error))]) from error
+    return Observation(
+        logs,
+        access=settings.access_log,
+        has_metrics=settings.metrics,
+        has_timings=settings.admin_port is not None,
+        tracing=tracing,
+    )
+
+
+def _admin(
+    settings: Settings, health: Health, reloader: Reloader, plane: DataPlane, observation: Observation, others: Others | None
+) -> ASGIApp:
+    """The admin server's application."""
+    routes: list[BaseRoute] = [*reload_routes(reloader, others), ExplainRoute(plane)]
+    if observation.metrics is not None:
+        routes.append(metrics_route(observation.metrics.render))
+    if observation.timings is not None:
+        routes.append(json_route("/admin/timings", observation.timings.report))
+    token = None if settings.admin_token is None else settings.admin_token.get_secret_value()
+    if token is not None:
+        routes += journal_routes(
+            lambda: None if reloader.service.journal is None else reloader.service.journal.folder, lambda: reloader.service.shippers
+        )
+    return build_admin(readiness=health, routes=routes, token=token)
+
+
+def _journal(plan: DocumentPlan, settings: Settings) -> tuple[Journal | None, Shippers | None]:
+    """The journal of a document and what ships it, not open yet; None when no endpoint keeps records. What a journal answers is not recorded
+    again."""
+    if settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
+        return None, None
+    config = plan.source.journal
+    shippers = Shippers(config, settings.journal_path) if config.sinks else None
+    is_needed = None if shippers is None else shippers.is_needed
+    return Journal(config, folder=settings.journal_path, is_needed=is_needed), shippers
+
+
+def _unwritten(reloader: Reloader) -> str | None:
+    """What readiness says of a journal that cannot be written. It stays ready: other endpoints go on."""
+    journal = reloader.service.journal
+    trouble = None if journal is None else journal.counters.trouble
+    return None if trouble is None else f"the journal cannot be written: {trouble}"
+
+
+def _unshipped(reloader: Reloader) -> str | None:
+    """What readiness says of sinks that are away. It stays ready: nothing is lost, and no request waits for it. What a database says of itself
+    is for the log."""
+    shippers = reloader.service.shippers
+    away = [] if shippers is None else [shipper.name for shipper in shippers.each if shipper.counters.trouble is not None]
+    return f"the journal is not shipped to {', '.join(away)} for now, and waits on the disk" if away else None
+
+
+def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers | None:
+    """What stands for the upstreams when the settings say so. Raises ConfigError."""
+    folder = settings.from_journal
+    if folder is None:
+        return None
+    try:
+        answers = RecordedAnswers.of_folder(folder, Redaction(compiled.draft.document.journal.redact))
+    except OSError as error:
+        raise ConfigError(
+            [_wrong_setting("ANABRANCH_FROM_JOURNAL", f"the journal {folder} cannot be read: {error.strerror or error}")]
+        ) from error
+    if not answers.calls:
+        answers.close()
+        message = f"the journal {folder} holds no service's answer"
+        raise ConfigError([_wrong_setting("ANABRANCH_FROM_JOURNAL", message, "endpoints with `journal: {bodies: steps}` keep them")])
+    logger.warning("services are not called: %d answers come from the journal %s", answers.calls, folder)
+    return answers
+
+
+def _stale_store(compiled: Compiled) -> StaleStore:
+    bounds = compiled.plan.source.stale
+    return StaleStore(max_entries=bounds.entries, max_bytes=bounds.size)
+
+
+def _recorder_of(service: Service) -> RecorderOf | None:
+    return None if service.journal is None else recorder_of(service.journal)
+
+
+def _readiness_of(name: str, reloader: Reloader, plan: DocumentPlan) -> Probe:
+    """What /readyz asks about one upstream. Raises ConfigError when there is none of this name, or none that could ever say no."""
+    known = plan.upstreams.get(name)
+    if known is None:
+        hint = did_you_mean(name, list(plan.upstreams))
+        raise ConfigError([_wrong_setting("ANABRANCH_READY_UPSTREAMS", f"the document has no upstream {name}", hint)])
+    if known.breaker is None:
+        raise ConfigError(
+            [_wrong_setting("ANABRANCH_READY_UPSTREAMS", f"the upstream {name} has no breaker, which readiness goes by", "give it one")]
+        )
+
+    def ask() -> str | None:
+        stack = reloader.service.upstreams.stacks.get(name)
+        # Allowed again when the time it stays open is over: without new requests nothing else would ever close it.
+        return None if stack is None or stack.would_allow(monotonic()) else f"the upstream {name} does not answer: its breaker is open"
+
+    return ask
+
+
+def _service(
+    compiled: Compiled,
+    observation: Observation,
+    pool_maker: PoolMaker,
+    journals: tuple[Journal | None, Shippers | None],
+    answers: RecordedAnswers | None,
+    stale: StaleStore,
+) -> Service:
+    """What runs for this document, not open yet. `answers`: stand for its upstreams. `stale`: what it remembers."""
+    plan = compiled.plan
+    opener: Opener = partial(open_transport, contexts=compiled.contexts)
+    if answers is not None:
+        # Nothing is looked up for an upstream that is not called.
+        upstreams = {name: upstream.model_copy(update={"dns_ttl_s": None}) for name, upstream in plan.upstreams.items()}
+        plan = replace(plan, upstreams=upstreams)
+        opener = opener_of(answers, upstreams)
+    tls = [upstream.tls for upstream in compiled.plan.upstreams.values() if upstream.tls is not None]
+    return Service(
+        plan,
+        digest=compiled.draft.digest,
+        warnings=tuple(compiled.draft.problems.warnings),
+        files=(*map(str, compiled.draft.files), *(file for one in tls for file in (one.ca, one.cert, one.key) if file is not None)),
+        observer=observation.policy,
+        around=observation.around,
+        opener=lambda upstream: observation.transport(opener(upstream)),
+        pool_maker=pool_maker,
+        journal=journals[0],
+        shippers=journals[1],
+        stale=stale,
+    )
+
+
+@asynccontextmanager
+async def _watching(document: Path, reloader: Reloader) -> AsyncIterator[None]:
+    """Reload the document when it changes on the disk."""
+
+    async def watch() -> None:
+        async with aclosing(changes(document, lambda: reloader.service.files, is_eager=lambda: reloader.state.is_failed)) as changed:
+            async for _ in changed:
+                await reloader.reload("watch")
+
+    task = asyncio.create_task(watch(), name="watch the document")
+    task.add_done_callback(_report_end)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("changes of the document are no longer noticed; SIGHUP still reloads it", exc_info=error)
+
+
+def _fan_source(service: Service, generation: Generation, tracer: RequestTracer | None) -> FanSource:
+    return FanSource(service.surfaces, service.plan.source.defaults.timeout_s, generation, tracer)
+
+
+def _wrong_setting(name: str, message: str, hint: str = "") -> Problem:
+    return Problem(file="settings", line=1, column=1, path=name, message=message, hint=hint)
+
+
+def _no_document() -> Problem:
+    return Problem(
+        file="settings", line=1, column=1, path="ANABRANCH_DOCUMENT", message="no gateway document is named",
+        hint="run `anabranch run FILE`, or set ANABRANCH_DOCUMENT to a file or folder",
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""One event a request: what was asked, what was answered, how long each step took and why it failed.
+
+Healthy traffic is left out or sampled; what went wrong is always told. Never in it: the query, header fields, bodies.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import structlog
+
+from anabranch.engine.event import ResponseEvent
+from anabranch.engine.outcome import Outcome
+from anabranch.plan.model import EndpointPlan
+
+Choice = Literal["off", "errors", "all"] | float
+
+_LONGEST_PATH: Final = 1024
+
+
+class AccessLog:
+    """Called with each request. `choice`: `errors` tells of answers of 500 and more and of incomplete ones; `all` of every one; a number
+    of 0 to 1 of all errors and of this share of the rest, spread evenly. `events`: where the events go."""
+
+    def __init__(self, events: structlog.typing.FilteringBoundLogger, choice: Choice) -> None:
+        self._events = events
+        self._share = {"off": 0.0, "errors": 0.0, "all": 1.0}[choice] if isinstance(choice, str) else choice
+        self._due = 0.0
+
+    def observer_of(self, plan: EndpointPlan | None) -> Callable[[ResponseEvent], None]:
+        return self
+
+    def __call__(self, event: ResponseEvent) -> None:
+        if event.status < 500 and event.is_complete is not False:
+            if not self._share:
+                return
+            self._due += self._share
+            if self._due < 1:
+                return
+            self._due -= 1
+            self._events.info("request", **described(event))
+        elif event.status < 500:
+            self._events.warning("request", **described(event))
+        else:
+            self._events.error("request", **described(event))
+
+
+def described(event: ResponseEvent) -> dict[str, Any]:
+    """The event's fields. Times in milliseconds. `queue_ms`: of all steps together. `trace_id`: left out when there is none."""
+    outcomes = [] if event.result is None else event.result.outcomes
+    fields: dict[str, Any] = {
+        "endpoint": event.endpoint,
+        "method": event.method,
+        "path": event.path[:_LONGEST_PATH],
+        "status": event.status,
+        "complete": event.is_complete,
+        "elapsed_ms": _ms(event.elapsed_s),
+        "queue_ms": _ms(sum(outcome.queue_s for outcome in outcomes)),
+        "sent_bytes": event.sent_bytes,
+        "request_id": event.request_id.decode(),
+    }
+    if event.traceparent is not None:
+        fields["trace_id"] = event.traceparent[3:35].decode()
+    if event.code is not None:
+        fields["code"] = event.code
+    if outcomes:
+        fields["steps"] = [_step(outcome) for outcome in outcomes]
+    return fields
+
+
+def _step(outcome: Outcome) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "step": outcome.step,
+        "reason": "ok" if outcome.failure is None else outcome.failure.code,
+        "elapsed_ms": _ms(outcome.elapsed_s),
+    }
+    if outcome.queue_s:
+        shown["queue_ms"] = _ms(outcome.queue_s)
+    if outcome.attempts > 1:
+        shown["attempts"] = outcome.attempts
+    if outcome.status is not None and outcome.failure is not None:
+        shown["status"] = outcome.status
+    return shown
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)

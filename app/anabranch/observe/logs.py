@@ -1,0 +1,145 @@
+"""The log: one stream of lines on stderr for everything, as JSON or for the eye. structlog renders; stdlib and uvicorn records come in too.
+
+Newline-proof: in JSON a line end is escaped, and in the console form control characters of the message and of every value are. Secrets of
+the document are taken out before anything is rendered. Bodies are never logged.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, Literal
+
+import orjson
+import structlog
+
+from anabranch.observe.sink import LineSink
+
+Format = Literal["auto", "json", "console"]
+Event = MutableMapping[str, Any]
+
+_TIME: Final = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))} | {
+    0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029",
+}  # fmt: skip
+
+
+_FIRST: Final = ("time", "level", "event")
+
+
+class Logs:
+    """The stream and how it looks. `sink`: where it goes. `redact`: takes the secrets of the document out of a text; set it when there are some.
+
+    Nothing global is touched before `install`.
+    """
+
+    def __init__(
+        self, form: Format = "auto", *, level: str = "info", sink: LineSink | None = None, is_terminal: bool | None = None
+    ) -> None:
+        self.sink = sink or LineSink()
+        self.redact: Callable[[str], str] = _as_it_is
+        self._level = level.upper()
+        if is_terminal is None:
+            is_terminal = os.isatty(2)
+        self.is_json = form == "json" or (form == "auto" and not is_terminal)
+        self._render: _Json | _Console = _Json() if self.is_json else _Console(has_colours=is_terminal)
+        lines = _Lines(self.sink)
+        self.events: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+            lines, processors=[structlog.processors.add_log_level, _TIME, self._render]
+        )
+        """For events that are no stdlib records, such as requests: `events.info("request", status=200)`. Not filtered by level, and not
+        searched for secrets: nothing of the document's values may be put there."""
+
+    def install(self) -> None:
+        """Send what the stdlib's loggers get to this stream; what was there before is taken away."""
+        formatter = structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.add_log_level, _TIME],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                self._without_secrets,
+                self._render_text,
+            ],
+        )
+        handler = _Bridge(self.sink)
+        handler.setFormatter(formatter)
+        root = logging.getLogger()
+        root.handlers[:] = [handler]
+        root.setLevel(self._level)
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file that changes near the document
+        logging.captureWarnings(capture=True)
+
+    def _render_text(self, logger: Any, method: str, event: Event) -> str:
+        """The stdlib's formatters return text."""
+        return self._render(logger, method, event).decode("utf-8", "backslashreplace")
+
+    def _without_secrets(self, logger: Any, method: str, event: Event) -> Event:
+        for key, value in event.items():
+            if isinstance(value, str):
+                event[key] = self.redact(value)
+        return event
+
+
+class _Json:
+    """One JSON object a line."""
+
+    def __call__(self, logger: Any, method: str, event: Event) -> bytes:
+        ordered = {key: event.pop(key) for key in _FIRST if key in event}
+        ordered.update(event)
+        try:
+            return orjson.dumps(ordered, default=str)
+        except TypeError:
+            # Text that is not Unicode, such as a file name with a stray byte; orjson refuses it.
+            return json.dumps(ordered, default=str).encode()
+
+
+class _Console:
+    """Time, level, logger, message, then the rest as key=value. A traceback follows on lines of its own."""
+
+    def __init__(self, *, has_colours: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(
+            colors=has_colours, timestamp_key="time", pad_event_to=0, repr_native_str=False, sort_keys=False
+        )
+
+    def __call__(self, logger: Any, method: str, event: Event) -> bytes:
+        traceback = event.pop("exception", None)
+        shown = {key: _shown(value) for key, value in event.items()}
+        text = str(self._render(logger, method, shown))
+        if traceback:
+            text += f"\n{traceback}"
+        return text.encode("utf-8", "backslashreplace")
+
+
+class _Lines:
+    """What structlog calls at the end: a method for each level, all the same."""
+
+    __slots__ = ("critical", "debug", "error", "info", "warning")
+
+    def __init__(self, sink: LineSink) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = sink.write
+
+
+class _Bridge(logging.Handler):
+    """Takes the stdlib's records."""
+
+    def __init__(self, sink: LineSink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - a record with wrong arguments must not end a request
+            line = f"a record of {record.name} could not be shown: {record.msg!r}".translate(_CONTROL)
+        self._sink.write(line.encode("utf-8", "backslashreplace"))
+
+
+def _shown(value: Any) -> Any:
+    """A value as it may stand in a line."""
+    if isinstance(value, str):
+        return value.translate(_CONTROL)
+    return value if isinstance(value, int | float | bool | None) else str(value).translate(_CONTROL)
+
+
+def _as_it_is(text: str) -> str:
+    return text

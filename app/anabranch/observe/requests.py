@@ -1,0 +1,117 @@
+"""Counts requests and their steps. Everything that a request adds to is looked up when its plan is loaded."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from anabranch.engine.event import ResponseEvent
+from anabranch.engine.outcome import Outcome
+from anabranch.observe.counting import Counts, Durations
+from anabranch.plan.model import EndpointPlan
+
+NO_ENDPOINT: Final = "none"
+_SAMPLED: Final = b"13579bdf"
+"""Last digits of a traceparent's flags when somebody keeps the trace: an exemplar must lead somewhere."""
+_COMPLETE: Final = {True: "true", False: "false", None: "none"}
+
+
+class StepSeries:
+    """One step of one endpoint. `reasons`: how often it ended how."""
+
+    __slots__ = ("durations", "reasons", "upstream")
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = upstream
+        self.reasons = Counts()
+        self.durations = Durations()
+
+    def add(self, outcome: Outcome) -> None:
+        failure = outcome.failure
+        if failure is None:
+            self.reasons["ok"] += 1
+        else:
+            self.reasons[failure.code] += 1
+        # A step that never ran took no time worth knowing.
+        if outcome.elapsed_s:
+            self.durations.add(outcome.elapsed_s)
+
+
+class EndpointSeries:
+    """One endpoint; called with each of its requests. `totals`: by status and completeness; `durations`: by class of status and it."""
+
+    __slots__ = ("_cells", "durations", "endpoint", "sent_bytes", "steps", "totals")
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.totals: dict[tuple[int, bool | None], int] = {}
+        self.durations: dict[tuple[str, str], Durations] = {}
+        self.sent_bytes = 0
+        self.steps: dict[str, StepSeries] = {}
+        self._cells: dict[tuple[int, bool | None], Durations] = {}
+
+    def __call__(self, event: ResponseEvent) -> None:
+        key = (event.status, event.is_complete)
+        durations = self._cells.get(key)
+        if durations is None:
+            durations = self._open(key)
+        self.totals[key] += 1
+        trace = event.traceparent
+        if trace is not None and trace[54] in _SAMPLED:
+            durations.add_traced(event.elapsed_s, trace[3:35])
+        else:
+            durations.add(event.elapsed_s)
+        self.sent_bytes += event.sent_bytes
+        if event.result is not None:
+            steps = self.steps
+            for outcome in event.result.outcomes:
+                series = steps.get(outcome.step)
+                if series is not None:
+                    series.add(outcome)
+
+    def _open(self, key: tuple[int, bool | None]) -> Durations:
+        status, is_complete = key
+        self.totals[key] = 0
+        shared = self.durations.setdefault((f"{status // 100}xx", _COMPLETE[is_complete]), Durations())
+        self._cells[key] = shared
+        return shared
+
+    def rows(self) -> Iterator[tuple[str, str, int]]:
+        """Status, completeness and count."""
+        for (status, is_complete), count in self.totals.items():
+            yield str(status), _COMPLETE[is_complete], count
+
+
+class RequestMetrics:
+    """The series of all endpoints that were ever loaded: a counter must not fall back because the document was loaded again."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, EndpointSeries] = {}
+
+    def observer_of(self, plan: EndpointPlan | None) -> "EndpointSeries | _Others":
+        """What counts the requests of an endpoint; with None, those that reach no endpoint of the document."""
+        if plan is None:
+            return _Others(self)
+        series = self.named(plan.name)
+        for step in plan.steps:
+            known = series.steps.get(step.name)
+            if known is None or known.upstream != step.upstream:
+                series.steps[step.name] = StepSeries(step.upstream)
+        return series
+
+    def named(self, endpoint: str) -> EndpointSeries:
+        series = self.endpoints.get(endpoint)
+        if series is None:
+            series = self.endpoints[endpoint] = EndpointSeries(endpoint)
+        return series
+
+
+class _Others:
+    """Requests to routes in Python, by the route's template; and all that reach nothing, together, whatever path they ask for."""
+
+    __slots__ = ("_metrics", "_none")
+
+    def __init__(self, metrics: RequestMetrics) -> None:
+        self._metrics = metrics
+        self._none = metrics.named(NO_ENDPOINT)
+
+    def __call__(self, event: ResponseEvent) -> None:
+        (self._none if event.endpoint is None else self._metrics.named(event.endpoint))(event)

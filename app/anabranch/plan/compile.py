@@ -1,0 +1,100 @@
+"""The whole document compiled: every endpoint, and what concerns several of them."""
+
+from collections.abc import Collection, Sequence
+
+from anabranch.config import model as config
+from anabranch.config.problems import Problems
+from anabranch.plan.compute import CheckHook, check_backends, pools_of, trust_hook
+from anabranch.plan.endpoint import EndpointCompiler
+from anabranch.plan.model import DocumentPlan, EndpointPlan
+from anabranch.plan.routes import PathError, parse_path, route_key
+from anabranch.plan.scope import Path
+from anabranch.plan.step import check_header
+
+
+def compile_document(
+    document: config.Document,
+    problems: Problems,
+    *,
+    endpoint_paths: Sequence[Path] | None = None,
+    broken: Collection[Path] = (),
+    check_hook: CheckHook = trust_hook,
+) -> DocumentPlan:
+    """Compile a document. Problems are added to `problems`; the caller raises them. The plan holds the endpoints that have none.
+
+    `endpoint_paths`: where each endpoint stands in the document as written (its index there may differ). `broken`: paths of the parts that
+    the models refused: references to them are not reported again. `check_hook`: looks at the functions of compute steps.
+    """
+    paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
+    broken_upstreams = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "upstreams"}
+    broken_backends = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "compute_backends"}
+    _check_upstreams(document, problems)
+    check_backends(document.compute_backends, problems)
+    _check_routes(document, paths, problems)
+    plans: list[tuple[EndpointPlan, Path]] = []
+    for endpoint, at in zip(document.endpoints, paths, strict=True):
+        own = Problems(problems.positions, problems.secrets)
+        compiler = EndpointCompiler(
+            endpoint,
+            defaults=document.defaults,
+            upstreams=document.upstreams,
+            broken_upstreams=broken_upstreams,
+            problems=own,
+            at=at,
+            broken={str(path[-1]) for path in broken if path[:-1] == (*at, "steps")},
+            broken_parameters=(
+                None if (*at, "parameters") in broken else {str(path[-1]) for path in broken if path[:-1] == (*at, "parameters")}
+            ),
+            backends=document.compute_backends,
+            broken_backends=broken_backends,
+            check_hook=check_hook,
+        )
+        plan = compiler.compile()
+        problems.include(own)
+        if plan is not None:
+            plans.append((plan, at))
+    _check_names(plans, problems)
+    computes = [step.compute for plan, _ in plans for step in plan.steps if step.compute is not None]
+    return DocumentPlan(
+        endpoints=tuple(plan for plan, _ in plans),
+        upstreams=dict(document.upstreams),
+        pools=pools_of(computes, document.compute_backends),
+        source=document,
+    )
+
+
+def _check_upstreams(document: config.Document, problems: Problems) -> None:
+    for name, upstream in document.upstreams.items():
+        for field, value in upstream.headers.items():
+            check_header(("upstreams", name, "headers", field), field, value, problems)
+        for index, field in enumerate(upstream.forward_headers):
+            check_header(("upstreams", name, "forward_headers", index), field, "", problems)
+        if upstream.deadline_header is not None:
+            check_header(("upstreams", name, "deadline_header"), upstream.deadline_header, "", problems)
+
+
+def _check_routes(document: config.Document, paths: Sequence[Path], problems: Problems) -> None:
+    seen: dict[object, Path] = {}
+    for endpoint, at in zip(document.endpoints, paths, strict=True):
+        try:
+            key = route_key(endpoint.method, parse_path(endpoint.path))
+        except PathError:
+            continue
+        if key in seen:
+            first = problems.positions.locate((*seen[key], "path"))
+            problems.add(
+                (*at, "path"),
+                f"{endpoint.method} {endpoint.path} can never be told apart from the endpoint at {first}",
+                value=endpoint.path,
+            )
+        else:
+            seen[key] = at
+
+
+def _check_names(plans: Sequence[tuple[EndpointPlan, Path]], problems: Problems) -> None:
+    """Names are made or given; either way one name is one endpoint."""
+    seen: set[str] = set()
+    for plan, at in plans:
+        if plan.name in seen:
+            problems.add((*at, "name"), f"two endpoints are called `{plan.name}`", hint="give one of them another `name`")
+        seen.add(plan.name)

@@ -1,0 +1,306 @@
+"""One endpoint compiled: its parameters, its steps and their graph, its response. Every problem on the way is reported, none stops it."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import orjson
+
+from anabranch.config import model as config
+from anabranch.config.problems import Problems
+from anabranch.plan import merge
+from anabranch.plan.compute import CheckHook, compile_compute, trust_hook
+from anabranch.plan.explain import worst_case_s
+from anabranch.plan.graph import find_cycle, longest_path
+from anabranch.plan.model import MISSING, BodyPlan, EndpointPlan, Frame, ParameterPlan, ResponsePlan
+from anabranch.plan.offload import merging
+from anabranch.plan.parameters import SchemaError, compile_default, compile_parameter, validator
+from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
+from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
+from anabranch.plan.scope import Path, Scope
+from anabranch.plan.shape import Shape, compile_reader
+from anabranch.plan.step import StepDraft, check_header, check_shape, draft_call, draft_compute, plan_step
+from anabranch.plan.template import compile_json
+
+
+class EndpointCompiler:
+    """Compiles one endpoint of a document. `at`: its path in the document. `broken`, `broken_parameters`: names of its steps and parameters that
+    were refused by the models; None: all its parameters were."""
+
+    def __init__(
+        self,
+        endpoint: config.Endpoint,
+        *,
+        defaults: config.Defaults,
+        upstreams: Mapping[str, config.Upstream],
+        broken_upstreams: set[str],
+        problems: Problems,
+        at: Path,
+        broken: set[str],
+        broken_parameters: Collection[str] | None = (),
+        backends: Mapping[str, config.ComputeBackend] | None = None,
+        broken_backends: Collection[str] = (),
+        check_hook: CheckHook = trust_hook,
+    ) -> None:
+        self._endpoint = endpoint
+        self._defaults = defaults
+        self._upstreams = upstreams
+        self._broken_upstreams = broken_upstreams
+        self._problems = problems
+        self._at = at
+        self._broken = broken
+        self._backends = backends or {}
+        self._broken_backends = broken_backends
+        self._check_hook = check_hook
+        self._segments = self._parse_path()
+        self._has_body = endpoint.method != "GET"
+        self._scope = Scope(
+            problems=problems,
+            steps=endpoint.steps,
+            broken=broken,
+            parameters=self._parameter_names(),
+            has_body=self._has_body,
+            broken_parameters=None if broken_parameters is None else {*broken_parameters, *self._misplaced()},
+        )
+
+    def compile(self) -> EndpointPlan | None:
+        """The plan; None when there is a problem."""
+        endpoint, problems = self._endpoint, self._problems
+        self._check_names()
+        drafts = [draft for name, step in endpoint.steps.items() if (draft := self._draft(name, step)) is not None]
+        self._check_graph(drafts)
+        assemble = self._assemble()
+        body = self._body()
+        parameters = self._parameters()
+        if problems.errors or any(draft.compute is None and draft.source.upstream not in self._upstreams for draft in drafts):
+            return None
+        names = [draft.name for draft in drafts]
+        must_be_object = endpoint.response.merge != "group"
+        steps = tuple(
+            plan_step(
+                draft, index, names=names, scope=self._scope, must_be_object=must_be_object,
+                dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs],
+            )
+            for index, draft in enumerate(drafts)
+        )  # fmt: skip
+        assert assemble is not None
+        plan = EndpointPlan(
+            name=self._name,
+            method=endpoint.method,
+            path=endpoint.path,
+            segments=self._segments,
+            timeout_s=endpoint.timeout_s or self._defaults.timeout_s,
+            path_parameters=tuple(item for item in parameters if item.location == "path"),
+            query_parameters=tuple(item for item in parameters if item.location == "query"),
+            header_parameters=tuple(item for item in parameters if item.location == "header"),
+            body=body,
+            slot_count=self._scope.slot_count,
+            steps=steps,
+            ready=tuple(step.index for step in steps if not step.needs),
+            response=ResponsePlan(
+                assemble=assemble,
+                merge_order=self._merge_order(),
+                visible=self._counted(names),
+                status=endpoint.response.status,
+                headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
+            ),
+            source=endpoint,
+        )
+        self._check_deadline(plan)
+        return plan
+
+    # ------------------------------------------------------------------------------------------------------- names
+
+    @property
+    def _name(self) -> str:
+        return self._endpoint.name or operation_name(self._endpoint.method, self._segments)
+
+    def _parse_path(self) -> tuple[str, ...]:
+        try:
+            return parse_path(self._endpoint.path)
+        except PathError as error:
+            self._problems.add((*self._at, "path"), str(error), value=self._endpoint.path)
+            return tuple(self._endpoint.path.strip("/").split("/"))
+
+    def _parameter_names(self) -> dict[tuple[str, str], bool]:
+        names = {("path", name): False for name in parameter_names(self._segments)}
+        for name, parameter in self._endpoint.parameters.items():
+            key = name.lower() if parameter.in_ == "header" else name
+            if parameter.in_ != "path":
+                names[parameter.in_, key] = not parameter.required and "default" not in parameter.model_fields_set
+        return names
+
+    def _misplaced(self) -> list[str]:
+        """Parameters that are said to be in the path and are not."""
+        known = parameter_names(self._segments)
+        return [name for name, parameter in self._endpoint.parameters.items() if parameter.in_ == "path" and name not in known]
+
+    def _check_names(self) -> None:
+        for name, step in self._endpoint.steps.items():
+            at = (*self._at, "steps", name)
+            if name in ROOTS:
+                message = f"a step may not be called `{name}`: it would shadow the reference root of that name"
+                self._problems.add(at, message, hint=f"the roots are {', '.join(ROOTS)}", at_key=True)
+            check_shape(step, at, self._problems)
+        for name, value in self._endpoint.response.headers.items():
+            check_header((*self._at, "response", "headers", name), name, value, self._problems)
+
+    # ------------------------------------------------------------------------------------------------------- steps
+
+    def _draft(self, name: str, step: config.Step) -> StepDraft | None:
+        at = (*self._at, "steps", name)
+        if self._endpoint.response.merge != "group" and step.default is not None and not isinstance(step.default, dict):
+            message = f"with `merge: {self._endpoint.response.merge}` a default is an object or null: it is merged by its keys"
+            self._problems.add((*at, "default"), message, value=step.default)
+        if step.compute is not None:
+            needs: set[str] = set()
+            compute = compile_compute(
+                name, step, endpoint=self._name, backends=self._backends, broken_backends=self._broken_backends, scope=self._scope,
+                problems=self._problems, at=at, check_hook=self._check_hook, needs=needs,
+            )  # fmt: skip
+            return draft_compute(name, step, at=at, needs=needs, compute=compute)
+        return draft_call(
+            name, step, endpoint=self._endpoint, upstreams=self._upstreams, broken_upstreams=self._broken_upstreams, scope=self._scope,
+            problems=self._problems, at=at,
+        )  # fmt: skip
+
+    def _check_graph(self, drafts: list[StepDraft]) -> None:
+        needs = {draft.name: sorted(draft.needs - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
+        cycle = find_cycle(needs)
+        if cycle is not None:
+            self._problems.add(
+                (*self._at, "steps", cycle[0]), f"the steps wait for each other: {' -> '.join(cycle)}",
+                hint="a step runs when all that it refers to is there; take one of these references out", at_key=True,
+            )  # fmt: skip
+
+    def _check_deadline(self, plan: EndpointPlan) -> None:
+        costs = [worst_case_s(step, self._upstreams.get(step.upstream)) for step in plan.steps]
+        longest, chain = longest_path([step.needs for step in plan.steps], costs)
+        if longest > plan.timeout_s + 1e-9:
+            names = " -> ".join(plan.steps[index].name for index in chain)
+            self._problems.add(
+                (*self._at, "timeout") if self._endpoint.timeout_s else (*self._at, "path"),
+                f"the longest way, {names}, may take {longest:.3g}s, but the deadline is {plan.timeout_s:.3g}s",
+                hint="the deadline wins; make the timeouts or the number of attempts smaller, or the deadline longer",
+                is_warning=True,
+            )
+
+    # ---------------------------------------------------------------------------------------------------- response
+
+    def _assemble(self) -> merge.Assemble | None:
+        response = self._endpoint.response
+        visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.hidden]
+        if "body" in response.model_fields_set:
+            for where, text in strings(response.body):
+                self._scope.parse(text, (*self._at, "response", "body", *where))
+            try:
+                render = compile_json(response.body, self._scope.slot, is_strict=False)
+            except TemplateError:
+                return None
+            return lambda _values, frame: render(frame)
+        if response.merge == "flat":
+            return merge.flat(visible)
+        if response.merge == "deep":
+            return merge.deep(visible, concat_arrays=response.arrays == "concat")
+        return merge.group(visible)
+
+    def _merge_order(self) -> str:
+        response = self._endpoint.response
+        if "body" in response.model_fields_set or response.merge == "group":
+            return ""
+        return merging("deep_concat" if response.merge == "deep" and response.arrays == "concat" else response.merge)
+
+    def _counted(self, names: list[str]) -> tuple[int, ...]:
+        """The steps that are asked whether anything could be answered: with a body by hand those that it shows, else the visible ones."""
+        response = self._endpoint.response
+        if "body" in response.model_fields_set:
+            shown = {part.root for _, text in strings(response.body) for part in parse(text) if isinstance(part, Reference)}
+            if counted := tuple(index for index, name in enumerate(names) if name in shown):
+                return counted
+        return tuple(index for index, name in enumerate(names) if not self._endpoint.steps[name].hidden)
+
+    # ----------------------------------------------------------------------------------------- what the client sends
+
+    def _parameters(self) -> list[ParameterPlan]:
+        in_path = parameter_names(self._segments)
+        declared = dict(self._endpoint.parameters)
+        for name, parameter in declared.items():
+            if parameter.in_ == "path" and name not in in_path:
+                message = f"the path has no parameter `{name}`"
+                self._problems.add((*self._at, "parameters", name), message, hint=f"write {{{name}}} into the path", at_key=True)
+        ordered = [(name, declared[name] if name in declared and declared[name].in_ == "path" else _UNDECLARED) for name in in_path]
+        ordered += [(name, parameter) for name, parameter in declared.items() if parameter.in_ != "path"]
+        plans = [self._parameter(name, parameter) for name, parameter in ordered]
+        return [plan for plan in plans if plan is not None]
+
+    def _parameter(self, name: str, parameter: config.Parameter) -> ParameterPlan | None:
+        at = (*self._at, "parameters", name)
+        try:
+            read = compile_parameter(parameter.schema_)
+        except SchemaError as error:
+            self._problems.add((*at, "schema"), str(error))
+            return None
+        default: Any = MISSING
+        if "default" in parameter.model_fields_set:
+            default = parameter.default
+            try:
+                compile_default(parameter.schema_, default)
+            except ValueError as error:
+                self._problems.add((*at, "default"), f"the default does not fit the schema: {error}", value=default)
+        key = name.lower() if parameter.in_ == "header" else name
+        slots = self._scope.slots_of(parameter.in_)
+        return ParameterPlan(
+            name=key,
+            location=parameter.in_,
+            is_required=parameter.required or parameter.in_ == "path",
+            default=default,
+            slot=next((slot for path, slot in slots if path == (key,)), None),
+            read=read,
+            source=parameter,
+        )
+
+    def _body(self) -> BodyPlan | None:
+        source = self._endpoint.body
+        slots = self._scope.slots_of("body")
+        if source is not None and not self._has_body:
+            self._problems.add((*self._at, "body"), "a GET has no request body", hint="choose another method", at_key=True)
+        if source is None and not slots:
+            return None
+        validate = None
+        if source is not None and source.schema_ not in (True, {}):
+            try:
+                validate = _body_check(validator(source.schema_))
+            except SchemaError as error:
+                self._problems.add((*self._at, "body", "schema"), str(error))
+        fill = compile_reader(Shape(), slots) if slots else None
+
+        def read(body: bytes, frame: Frame) -> None:
+            if fill is not None:
+                fill(body, frame)
+
+        return BodyPlan(
+            is_required=source.required if source is not None else self._endpoint.method != "DELETE",
+            max_size_bytes=(source.max_size if source is not None else None) or self._defaults.max_body,
+            validate=validate,
+            read=read,
+            source=source,
+        )
+
+
+_UNDECLARED = config.Parameter.model_validate({"in": "path", "required": True})
+
+
+def _body_check(compiled: Any) -> Callable[[bytes], None]:
+    def validate(body: bytes) -> None:
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"the body cannot be checked: {error.msg}") from None
+        if compiled.is_valid(value):
+            return
+        faults = []
+        for fault in compiled.iter_errors(value):
+            where = ".".join(str(part) for part in fault.instance_path)
+            faults.append(f"{where}: {fault.message}" if where else fault.message)
+        raise ValueError(*faults)
+
+    return validate

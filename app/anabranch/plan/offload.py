@@ -1,0 +1,148 @@
+"""Reading and merging as orders that another process can carry out, and above which sizes that is worth it.
+
+msgspec and orjson hold the GIL for as long as they work, so a thread is no help: JSON that is too large for the event loop is read in a
+process. An order is text: it names the rules, and the other side compiles and keeps them. Whoever carries bytes there and back is
+`anabranch.compute.offload`; this knows neither processes nor the loop.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from struct import Struct
+from typing import Any, Final
+
+import msgspec
+
+from anabranch.errors import InvalidJSON, ShapeError, StepError
+from anabranch.plan import merge
+from anabranch.plan.model import MISSING, DecodeMode, Frame, Reading
+from anabranch.plan.shape import Shape, Slots, compile_reader
+
+PLAIN_FROM: Final = 4 * 1024 * 1024
+PICK_FROM: Final = 2 * 1024 * 1024
+REBUILD_FROM: Final = 256 * 1024
+MERGE_FROM: Final = 1024 * 1024
+"""Bytes from which the work holds the loop for about 5 ms: proving and splicing, picking and targeting, taking away and renaming, and merging
+by keys. Measured by `python -m bench.offload`; docs/decisions/0008-json-off-the-loop.md says why."""
+
+_NEVER: Final = 1 << 62
+_LONGEST_ORDER: Final = 32 * 1024
+
+# What comes back begins with a mark that no JSON text begins with, unless it is the shaped value itself.
+_SAME: Final = b"="  # the value is the body as it was sent; then the slots
+_WITH_SLOTS: Final = b"#"  # then the length of the slots, the slots, the value
+_FAULT: Final = b"!"  # then what was wrong
+_SIZE: Final = Struct("<Q")
+
+_FAULTS: Final[dict[str, type[StepError]]] = {error.code: error for error in (InvalidJSON, ShapeError)}
+
+
+class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`slots`: of fields only; the whole value is what comes back. `merge`: flat, deep or deep_concat, and then `sizes` of the values."""
+
+    shape: Shape | None = None
+    slots: list[tuple[tuple[str, ...], int]] = []
+    mode: str = ""
+    merge: str = ""
+
+
+def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
+    """How a step's body is read elsewhere, and from which size on."""
+    fields = [(path, slot) for path, slot in slots if path]
+    order = msgspec.json.encode(_Order(shape=shape, slots=fields, mode=mode.value)).decode()
+    if len(order) > _LONGEST_ORDER:
+        return Reading(order="", from_bytes=_NEVER, whole=())
+    if shape.drop is not None or shape.rename is not None:
+        from_bytes = REBUILD_FROM
+    elif shape.pick is not None or shape.target:
+        from_bytes = PICK_FROM
+    else:
+        from_bytes = PLAIN_FROM
+    return Reading(order=order, from_bytes=from_bytes, whole=tuple(slot for path, slot in slots if not path))
+
+
+def merging(kind: str) -> str:
+    """The order for a merge by keys: flat, deep or deep_concat."""
+    return msgspec.json.encode(_Order(merge=kind)).decode()
+
+
+def settle_reading(reading: Reading, body: bytes, reply: bytes, frame: Frame) -> bytes:
+    """The shaped value of what came back; the frame's slots are filled. Raises InvalidJSON or ShapeError."""
+    mark = reply[:1]
+    value = reply
+    if mark == _SAME:
+        value = body
+        _fill(frame, memoryview(reply)[1:])
+    elif mark == _WITH_SLOTS:
+        (size,) = _SIZE.unpack_from(reply, 1)
+        end = 1 + _SIZE.size + size
+        _fill(frame, memoryview(reply)[1 + _SIZE.size : end])
+        value = reply[end:]
+    elif mark == _FAULT:
+        code, detail = msgspec.json.decode(reply[1:], type=tuple[str, str])
+        raise _FAULTS[code](detail, may_be_processed=True)
+    for slot in reading.whole:
+        frame[slot] = value
+    return value
+
+
+def pack_values(values: list[bytes]) -> bytes:
+    """The values of a merge in one piece. Copies them, without the GIL where they are large."""
+    sizes = msgspec.msgpack.encode([len(value) for value in values])
+    return b"".join((_SIZE.pack(len(sizes)), sizes, *values))
+
+
+def carry_out(order: str, payload: bytes) -> bytes:
+    """The other side: do what an order says."""
+    return _worker(order)(payload)
+
+
+@lru_cache(maxsize=1024)
+def _worker(text: str) -> Callable[[bytes], bytes]:
+    order = msgspec.json.decode(text, type=_Order)
+    if order.merge:
+        return _merger(order.merge)
+    assert order.shape is not None
+    slots = [(path, number) for number, (path, _) in enumerate(order.slots)]
+    read = compile_reader(order.shape, slots, DecodeMode(order.mode))
+    names = [slot for _, slot in order.slots]
+
+    def work(body: bytes) -> bytes:
+        frame: Frame = [MISSING] * len(names)
+        try:
+            value = read(body, frame)
+        except (InvalidJSON, ShapeError) as error:
+            return _FAULT + msgspec.json.encode((error.code, error.detail))
+        filled = _slots(names, frame)
+        if value == body:
+            return _SAME + filled
+        return b"".join((_WITH_SLOTS, _SIZE.pack(len(filled)), filled, value)) if names else value
+
+    return work
+
+
+def _slots(names: list[int], frame: Frame) -> bytes:
+    return msgspec.msgpack.encode([(slot, value if isinstance(value, bytes) else None) for slot, value in zip(names, frame, strict=True)])
+
+
+def _fill(frame: Frame, filled: memoryview) -> None:
+    for slot, value in msgspec.msgpack.decode(filled, type=list[tuple[int, bytes | None]]):
+        frame[slot] = MISSING if value is None else value
+
+
+def _merger(kind: str) -> Callable[[bytes], bytes]:
+    def work(payload: bytes) -> bytes:
+        (size,) = _SIZE.unpack_from(payload)
+        sizes: list[int] = msgspec.msgpack.decode(payload[_SIZE.size : _SIZE.size + size])
+        values: list[bytes] = []
+        offset = _SIZE.size + size
+        for length in sizes:
+            values.append(payload[offset : offset + length])
+            offset += length
+        visible = [(index, "") for index in range(len(values))]
+        if kind == "flat":
+            assemble: Any = merge.flat(visible)
+        else:
+            assemble = merge.deep(visible, concat_arrays=kind == "deep_concat")
+        return assemble(values, [])  # type: ignore[no-any-return]
+
+    return work

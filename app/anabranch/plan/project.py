@@ -1,0 +1,109 @@
+"""Projection: wanted fields compiled to a tree of msgspec structs with raw leaves.
+
+One pass over the body proves that it is JSON and brings out the fields; nothing else is built. A body whose shape is not the expected one
+(an array where the struct has an object, say) is not an error: the caller falls back to `anabranch.plan.raw`, which takes any shape.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from anabranch.plan.model import MISSING, Frame
+from anabranch.plan.raw import Tree, get
+
+_MAX_FIELDS: Final = 64
+"""Wider structs gain nothing over the generic way and would slow the search for a field's name."""
+
+
+def _struct(wanted: Tree, *, in_arrays: bool) -> type[msgspec.Struct]:
+    """A struct type with one optional field for each name; `in_arrays`: a node may also be an array of such structs."""
+    fields: list[tuple[str, Any, Any]] = []
+    names: dict[str, str] = {}
+    for number, (name, below) in enumerate(wanted.items()):
+        kind: Any = Raw
+        if below:
+            node = _struct(below, in_arrays=in_arrays)
+            kind = node | list[node | None] | None if in_arrays else node | None  # type: ignore[valid-type]
+        fields.append((f"f{number}", kind | UnsetType, UNSET))
+        names[f"f{number}"] = name
+    return msgspec.defstruct("Projection", fields, rename=names, gc=False)
+
+
+def is_projectable(wanted: Tree) -> bool:
+    """Whether a struct is possible and worth it for these fields."""
+    return len(wanted) <= _MAX_FIELDS and all(_is_plain(name) and is_projectable(below) for name, below in wanted.items())
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a struct can have a field of this name: msgspec compares names as they are spelled without escapes."""
+    return '"' not in name and "\\" not in name and all(char >= " " for char in name)
+
+
+def picker(wanted: Tree) -> Callable[[bytes], bytes]:
+    """A function from a body to the same with only the wanted fields. Raises msgspec.ValidationError for an unexpected shape,
+    msgspec.DecodeError for what is not JSON."""
+    top = _struct(wanted, in_arrays=True)
+    decode = msgspec.json.Decoder(top | list[top | None] | None).decode  # type: ignore[valid-type]
+    encode = msgspec.json.encode
+    return lambda body: encode(decode(body))
+
+
+def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[bytes, Frame], None]:
+    """A function that puts what stands at each path of a body into its slot. `references`: (path, slot), no path empty.
+
+    Raises like `picker`. A path that goes through an array index is projected up to the index and read generically from there.
+    """
+    wanted: Tree = {}
+    rest: dict[tuple[str, ...], list[tuple[tuple[str, ...], int]]] = {}
+    for path, slot in sorted(references, key=lambda item: len(item[0])):
+        node, head = wanted, 0
+        for head, name in enumerate(path, 1):
+            is_known_leaf = name in node and not node[name]
+            ends_here = head == len(path) or path[head].isdecimal()
+            node = node.setdefault(name, {})
+            if is_known_leaf or ends_here:
+                break
+        rest.setdefault(path[:head], []).append((path[head:], slot))
+    decode = msgspec.json.Decoder(_struct(wanted, in_arrays=False)).decode
+    reads = [(_attributes(wanted, path), below) for path, below in rest.items()]
+    simple = [(names[0], below[0][1]) for names, below in reads if len(names) == 1 and len(below) == 1 and not below[0][0]]
+    if len(simple) == len(reads):
+
+        def fill_flat(body: bytes, frame: Frame) -> None:
+            value = decode(body)
+            for name, slot in simple:
+                found = getattr(value, name)
+                frame[slot] = bytes(found) if found is not UNSET else MISSING
+
+        return fill_flat
+
+    def fill(body: bytes, frame: Frame) -> None:
+        top = decode(body)
+        for names, below in reads:
+            value: Any = top
+            for name in names:
+                value = getattr(value, name)
+                if value is UNSET or value is None:
+                    break
+            found = isinstance(value, Raw)
+            for path, slot in below:
+                frame[slot] = get(value, path) if found else MISSING
+
+    return fill
+
+
+def _attributes(wanted: Tree, path: tuple[str, ...]) -> tuple[str, ...]:
+    names = []
+    for name in path:
+        names.append(f"f{list(wanted).index(name)}")
+        wanted = wanted[name]
+    return tuple(names)
+
+
+def is_extractable(references: "list[tuple[tuple[str, ...], int]]") -> bool:
+    """Whether `extractor` takes these: no path is empty or begins with an index, and there are not too many."""
+    return 0 < len(references) <= _MAX_FIELDS and all(
+        path and not path[0].isdecimal() and all(map(_is_plain, path)) for path, _ in references
+    )

@@ -1,0 +1,117 @@
+"""The names that references of one endpoint can use, and the slots that they are given.
+
+Resolving the same reference twice gives the same slot. What cannot be resolved is reported and given a slot all the same, so that the
+compiler goes on and finds the next problem.
+"""
+
+from collections.abc import Collection, Mapping
+
+from anabranch.config import model as config
+from anabranch.config.problems import Problems, did_you_mean
+from anabranch.plan.reference import ROOTS, Reference, Template, TemplateError, parse
+from anabranch.plan.visibility import hidden_reason
+
+Path = tuple[str | int, ...]
+
+
+class Scope:
+    """`steps`: all steps by name. `broken`: names of steps whose own text is wrong, which has been reported already.
+
+    `parameters`: (place, name) of what the client may send, with whether it may be left out; header names in lower case.
+    `broken_parameters`: names of declared ones of which nobody knows the place, which has been reported; None: of all that there may be.
+    """
+
+    def __init__(
+        self,
+        *,
+        problems: Problems,
+        steps: Mapping[str, config.Step],
+        broken: Collection[str],
+        parameters: Mapping[tuple[str, str], bool],
+        has_body: bool,
+        broken_parameters: Collection[str] | None = (),
+    ) -> None:
+        self._problems = problems
+        self._steps = steps
+        self._broken = broken
+        self._parameters = parameters
+        self._has_body = has_body
+        self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
+        self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
+
+    @property
+    def slot_count(self) -> int:
+        return len(self._slots)
+
+    def slots_of(self, root: str) -> list[tuple[tuple[str, ...], int]]:
+        """Everything that is asked of one root: (path, slot)."""
+        return [(path, slot) for (of, path), slot in self._slots.items() if of == root]
+
+    def slot(self, reference: Reference) -> int:
+        path = reference.path
+        if reference.root == "header" and path:
+            path = (path[0].lower(), *path[1:])
+        return self._slots.setdefault((reference.root, path), len(self._slots))
+
+    def parse(self, text: str, at: Path, *, user: str | None = None, needs: "set[str] | None" = None) -> Template:
+        """Take a template apart and check its references. `user`: the step it stands in; the steps it refers to are added to `needs`."""
+        try:
+            template = parse(text)
+        except TemplateError as error:
+            self._problems.add(at, str(error), value=text)
+            return ()
+        for part in template:
+            if isinstance(part, Reference):
+                self._check(part, at, user=user)
+                if needs is not None and part.root in self._steps:
+                    needs.add(part.root)
+        return template
+
+    def is_optional(self, reference: Reference) -> bool:
+        """Whether the client may leave out what the reference names."""
+        key = (reference.root, reference.path[0].lower() if reference.root == "header" else reference.path[0]) if reference.path else None
+        return key is not None and self._parameters.get(key, False)
+
+    def _check(self, reference: Reference, at: Path, *, user: str | None) -> None:
+        root, path = reference.root, reference.path
+        if root == "body":
+            if not self._has_body:
+                self._problems.add(at, "there is no request body to refer to: a GET has none", value=str(reference))
+        elif root in ROOTS:
+            self._check_parameter(reference, at)
+        elif root in self._steps:
+            if root == user:
+                self._problems.add(at, f"the step `{root}` refers to itself", value=str(reference))
+            elif (reason := hidden_reason(self._steps[root], path)) is not None:
+                self._problems.add(
+                    at,
+                    f"{reference} can never find anything: {reason}",
+                    hint="references see the value after target, pick, drop, rename and wrap",
+                )
+        elif root not in self._broken:
+            hint = did_you_mean(root, [*self._steps, *ROOTS])
+            self._problems.add(
+                at, f"unknown step `{root}` in {reference}", hint=hint or "a reference begins with path, query, header, body or a step"
+            )
+
+    def _check_parameter(self, reference: Reference, at: Path) -> None:
+        root, path = reference.root, reference.path
+        known = [name for place, name in self._parameters if place == root]
+        if not path:
+            self._problems.add(at, f"{reference} names no parameter", hint=f"write {{{root}.name}}")
+            return
+        name = path[0].lower() if root == "header" else path[0]
+        if name not in known:
+            if self._broken_parameters is None or name.lower() in self._broken_parameters:
+                return
+            where = "the endpoint's path" if root == "path" else "the endpoint's parameters"
+            places = [place for place, declared in self._parameters if declared == (name.lower() if place == "header" else path[0])]
+            if places:
+                hint = f"it is declared with `in: {places[0]}`: write {{{places[0]}.{path[0]}}}"
+            elif not (hint := did_you_mean(name, known)):
+                hint = f"declare it: `parameters: {{{path[0]}: {{in: {root}}}}}`"
+                if root == "path":
+                    hint = f"the path has {', '.join(f'`{name}`' for name in known)}" if known else "the path has no parameters"
+            self._problems.add(at, f"unknown {root} parameter `{path[0]}`: it is not in {where}", value=str(reference), hint=hint)
+        elif len(path) > 1:
+            self._problems.add(at, f"a {root} parameter has no fields", value=str(reference))

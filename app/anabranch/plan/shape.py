@@ -1,0 +1,172 @@
+"""Shaping and reading: from the body of an answer to a step's value and to the slots that others refer to.
+
+`Shape` is what the document asks of one step. `choose_mode` decides how much of a body has to be understood, and `compile_reader` makes the
+function that does it. All modes give the same value; they differ in cost only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from anabranch.errors import ShapeError
+from anabranch.plan import raw as json
+from anabranch.plan.model import DecodeMode, Frame
+from anabranch.plan.project import extractor, is_extractable, is_projectable, picker
+
+Slots = list[tuple[tuple[str, ...], int]]
+"""References into a value: (path, slot); the empty path is the whole value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Shaping rules of a step, applied in the order of the fields. Empty and None mean that a rule is not there.
+
+    `must_be_object`: the shaped value is going to be merged by its keys (`flat`, `deep`), so anything but an object or null fails.
+    """
+
+    target: tuple[str, ...] = ()
+    pick: json.Tree | None = None
+    drop: json.Tree | None = None
+    rename: json.Tree | None = None
+    wrap: str | None = None
+    must_be_object: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the value is the body as it came."""
+        return not self.target and self.pick is None and self.drop is None and self.rename is None and self.wrap is None
+
+
+def choose_mode(shape: Shape, slots: Slots) -> DecodeMode:
+    """The cheapest mode that is right.
+
+    Taking members away or renaming them needs the levels around them, and so does a merge by keys: full. Fields that are picked, targeted
+    or referred to can be projected. What is left is only placed: splice.
+    """
+    fields = [(path, slot) for path, slot in slots if path]
+    if shape.drop is not None or shape.rename is not None or shape.must_be_object:
+        return DecodeMode.FULL
+    if shape.pick is not None:
+        return DecodeMode.PROJECT if is_projectable(shape.pick) else DecodeMode.FULL
+    if shape.target:
+        return DecodeMode.PROJECT if is_extractable([(shape.target, 0)]) else DecodeMode.FULL
+    if fields:
+        return DecodeMode.PROJECT if is_extractable(fields) else DecodeMode.FULL
+    return DecodeMode.SPLICE
+
+
+def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -> Callable[[bytes, Frame], bytes]:
+    """A function that takes a body, fills the slots of a frame and returns the shaped value as JSON text.
+
+    `mode`: the chosen one when None; FULL may be forced on anything (that is how the modes are tested against each other).
+    The function raises InvalidJSON and ShapeError. Cost: one pass over the body, and one over the shaped value when it has slots.
+    """
+    mode = mode or choose_mode(shape, slots)
+    is_full = mode is DecodeMode.FULL
+    whole = [slot for path, slot in slots if not path]
+    fields = [(path, slot) for path, slot in slots if path]
+    reshape = _reshaper(shape, is_full=is_full)
+    fill = _filler(fields, is_full=is_full) if fields else None
+    must_be_object = shape.must_be_object
+    prepare = json.prepare
+
+    def read(body: bytes, frame: Frame) -> bytes:
+        body = prepare(body)
+        try:
+            if reshape is not None:
+                value = reshape(body)
+                if fill is not None:
+                    fill(value, frame)
+            elif fill is not None and fill(body, frame):
+                value = body.strip(json.WHITESPACE)  # the pass that brought the fields out has proven the body
+            else:
+                value = json.validate(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise json.invalid(error) from None
+        for slot in whole:
+            frame[slot] = value
+        if must_be_object and value[:1] != b"{" and value != b"null":
+            raise ShapeError("the answer is not an object; use `wrap` to put it under a key", may_be_processed=True)
+        return value
+
+    return read
+
+
+def _filler(fields: Slots, *, is_full: bool) -> Callable[[bytes, Frame], bool]:
+    """A function that fills slots from a body and returns whether that has proven it to be JSON."""
+
+    def generic(body: bytes, frame: Frame) -> bool:
+        value = json.validate(body)
+        for path, slot in fields:
+            frame[slot] = json.get(value, path)
+        return True
+
+    if is_full or not is_extractable(fields):
+        return generic
+    extract = extractor(fields)
+
+    def projected(body: bytes, frame: Frame) -> bool:
+        try:
+            extract(body, frame)
+        except msgspec.ValidationError:
+            return generic(body, frame)
+        return True
+
+    return projected
+
+
+def _reshaper(shape: Shape, *, is_full: bool) -> Callable[[bytes], bytes] | None:
+    """A function from a body to the shaped value, proving the body on its way; None when the shape is plain."""
+    if shape.is_plain:
+        return None
+    project = _projected_pick(shape) if not is_full else None
+    wrap = b"{%b:" % json.encode(shape.wrap) if shape.wrap is not None else None
+
+    def generic(body: bytes) -> bytes:
+        value = json.validate(body)
+        if shape.target:
+            found = json.get(value, shape.target)
+            value = found if isinstance(found, bytes) else json.NULL
+        if shape.pick is not None:
+            value = json.encode(json.pick(value, shape.pick))
+        if shape.drop is not None:
+            value = json.encode(json.drop(value, shape.drop))
+        if shape.rename is not None:
+            value = json.encode(json.rename(value, shape.rename))
+        return value
+
+    def reshape(body: bytes) -> bytes:
+        value = None
+        if project is not None:
+            try:
+                value = project(body)
+            except msgspec.ValidationError:
+                value = None
+        if value is None:
+            value = generic(body)
+        return wrap + value + b"}" if wrap is not None else value
+
+    return reshape
+
+
+def _projected_pick(shape: Shape) -> Callable[[bytes], bytes] | None:
+    """The quick way for `target` and `pick`; None when another rule needs the levels between."""
+    if shape.drop is not None or shape.rename is not None:
+        return None
+    if shape.target:
+        if not is_extractable([(shape.target, 0)]):
+            return None
+        extract = extractor([(shape.target, 0)])
+        below = picker(shape.pick) if shape.pick is not None and is_projectable(shape.pick) else None
+        if shape.pick is not None and below is None:
+            return None
+
+        def target(body: bytes) -> bytes:
+            frame: Frame = [b""]
+            extract(body, frame)
+            value: bytes = frame[0] or json.NULL
+            return below(value) if below is not None else value
+
+        return target
+    return picker(shape.pick) if shape.pick is not None and is_projectable(shape.pick) else None

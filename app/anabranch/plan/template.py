@@ -1,0 +1,117 @@
+"""JSON templates: any JSON whose strings may hold references, compiled to pieces of JSON text with slots between them.
+
+A string that is one reference becomes the JSON of its value, in its exact spelling; inside a longer string the value is text.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from anabranch.errors import MissingReference
+from anabranch.plan.model import MISSING, Frame
+from anabranch.plan.reference import Reference, Template, is_whole, parse
+from anabranch.plan.value import as_json, as_long_text
+
+SlotOf = Callable[[Reference], int]
+"""Gives the slot of a reference; makes one where there is none yet."""
+
+
+def render_text(template: Template, slot_of: SlotOf) -> Callable[[Frame], str | None]:
+    """A function from a frame to the text of a template; None when one of its references has no text."""
+    parts = [part if isinstance(part, str) else slot_of(part) for part in template]
+
+    def render(frame: Frame) -> str | None:
+        texts = []
+        for part in parts:
+            text = part if type(part) is str else as_long_text(frame[part])  # type: ignore[index]
+            if text is None:
+                return None
+            texts.append(text)
+        return "".join(texts)
+
+    return render
+
+
+def compile_json(node: Any, slot_of: SlotOf, *, is_strict: bool) -> Callable[[Frame], bytes]:
+    """A function from a frame to JSON text.
+
+    `is_strict`: raise MissingReference when a reference finds nothing (a call's body); otherwise null stands there (a response).
+    Raises TemplateError at compile time for a string that is no template.
+    """
+    pieces: list[bytes | tuple[int, str] | Callable[[Frame], bytes]] = []
+    _walk(node, pieces, slot_of, is_strict=is_strict)
+    folded = _fold(pieces)
+    if len(folded) == 1 and isinstance(folded[0], bytes):
+        constant = folded[0]
+        return lambda _frame: constant
+
+    def render(frame: Frame) -> bytes:
+        out = []
+        for piece in folded:
+            if type(piece) is bytes:
+                out.append(piece)
+            elif type(piece) is tuple:
+                value = frame[piece[0]]
+                if value is MISSING:
+                    if is_strict:
+                        raise MissingReference(f"{piece[1]} found nothing")
+                    out.append(b"null")
+                else:
+                    out.append(as_json(value))
+            else:
+                out.append(piece(frame))
+        return b"".join(out)
+
+    return render
+
+
+def _walk(node: Any, pieces: list[Any], slot_of: SlotOf, *, is_strict: bool) -> None:
+    if isinstance(node, dict):
+        pieces.append(b"{")
+        for number, (key, value) in enumerate(node.items()):
+            pieces.append((b"," if number else b"") + orjson.dumps(str(key)) + b":")
+            _walk(value, pieces, slot_of, is_strict=is_strict)
+        pieces.append(b"}")
+    elif isinstance(node, list):
+        pieces.append(b"[")
+        for number, value in enumerate(node):
+            if number:
+                pieces.append(b",")
+            _walk(value, pieces, slot_of, is_strict=is_strict)
+        pieces.append(b"]")
+    elif isinstance(node, str):
+        template = parse(node)
+        if is_whole(template):
+            reference = template[0]
+            assert isinstance(reference, Reference)
+            pieces.append((slot_of(reference), str(reference)))
+        elif any(isinstance(part, Reference) for part in template):
+            pieces.append(_long_string(node, render_text(template, slot_of), is_strict=is_strict))
+        else:
+            pieces.append(orjson.dumps("".join(str(part) for part in template)))
+    else:
+        pieces.append(orjson.dumps(node))
+
+
+def _long_string(source: str, text_of: Callable[[Frame], str | None], *, is_strict: bool) -> Callable[[Frame], bytes]:
+    def render(frame: Frame) -> bytes:
+        text = text_of(frame)
+        if text is None:
+            if is_strict:
+                raise MissingReference(f'a reference in "{source}" found nothing')
+            return b"null"
+        return orjson.dumps(text)
+
+    return render
+
+
+def _fold(pieces: list[Any]) -> list[Any]:
+    """Join neighbouring literals."""
+    folded: list[Any] = []
+    for piece in pieces:
+        if folded and isinstance(piece, bytes) and isinstance(folded[-1], bytes):
+            folded[-1] += piece
+        else:
+            folded.append(piece)
+    return folded

@@ -1,0 +1,61 @@
+"""Values in a frame: how one reads as text and as JSON. JSON text (`bytes`) keeps its exact spelling wherever it is not taken apart."""
+
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from anabranch.plan.model import MISSING
+
+_text_of_json: Final = msgspec.json.Decoder(str).decode
+
+QUOTE: Final = 0x22
+BRACE: Final = 0x7B
+BRACKET: Final = 0x5B
+
+
+def as_json(value: Any) -> bytes:
+    """JSON text of a value that is there."""
+    return value if type(value) is bytes else orjson.dumps(value)
+
+
+def as_text(value: Any) -> str | None:
+    """Text of a scalar: strings without quotes, numbers in their own spelling, `true` and `false`.
+
+    None for what has no text: MISSING, null, arrays and objects.
+    """
+    kind = type(value)
+    if kind is str:
+        return value  # type: ignore[no-any-return]
+    if kind is bytes:
+        first = value[0]
+        if first == QUOTE:
+            return _text_of_json(value)
+        if first in (BRACE, BRACKET) or value == b"null":
+            return None
+        return value.decode()  # type: ignore[no-any-return]
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int or kind is float:
+        return repr(value)
+    return None
+
+
+def as_long_text(value: Any) -> str | None:
+    """Text of any value inside a longer string of JSON: as `as_text`, arrays and objects as their JSON. None for MISSING and null."""
+    text = as_text(value)
+    if text is None and value is not MISSING and value is not None and value != b"null":
+        return as_json(value).decode()
+    return text
+
+
+def elements(value: Any) -> list[Any] | None:
+    """The elements of an array; None when the value is no array."""
+    if type(value) is list:
+        return value
+    if type(value) is bytes and value[0] == BRACKET:
+        return [bytes(item) for item in _raw_list(value)]
+    return None
+
+
+_raw_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode

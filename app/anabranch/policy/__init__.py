@@ -1,0 +1,1 @@
+"""One layer around a call in each file; `stack` knows their order."""

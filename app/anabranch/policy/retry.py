@@ -1,0 +1,149 @@
+"""Tries a failed call again: only what is safe to repeat, only while there is time, and never more than the budget allows."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from anabranch.core.backoff import full_jitter, retry_after_s
+from anabranch.core.budget import Budget
+from anabranch.core.exchange import Answer
+from anabranch.errors import ConnectError, ConnectionLost, RejectedError, UpstreamError, UpstreamTimeout
+from anabranch.policy.call import Call, Policy
+from anabranch.policy.event import Kind, Observer, PolicyEvent
+
+_RETRY_AFTER_STATUSES: Final = frozenset((429, 503))
+_ERRORS: Final[dict[str, type[UpstreamError]]] = {
+    "connect": ConnectError,
+    "timeout": UpstreamTimeout,
+    "connection_lost": ConnectionLost,
+}
+
+
+class RetryLayer:
+    """Makes up to `attempts` attempts of a call in all.
+
+    What is tried again: the errors and statuses named by `on` (`connect`, `timeout`, `connection_lost`, or a status), of an idempotent
+    call; of any other call only an error of which the transport knows that no byte of the request reached the service. A rejection
+    (breaker open, queue full) is not: the layers further in have already looked for another address.
+
+    Waits with full jitter between attempts, or as long as `Retry-After` of a 429 or 503 asks for when that is longer. A wait that would
+    not end before the deadline is not begun, and the failure is final. So it is when the budget is used up, or when the next attempt
+    is rejected before anything was sent: then the failure before it stands.
+
+    Cancellation ends the wait or the attempt; nothing runs in the background.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_backoff_s",
+        "_clock",
+        "_errors",
+        "_max_backoff_s",
+        "_next",
+        "_observer",
+        "_random",
+        "_statuses",
+        "_upstream",
+        "_wall_clock",
+        "budget",
+    )
+
+    def __init__(
+        self,
+        next_: Policy,
+        *,
+        attempts: int,
+        on: Sequence[str],
+        backoff_s: float,
+        max_backoff_s: float,
+        budget: Budget,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        upstream: str,
+        observer: Observer | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._next = next_
+        self._attempts = attempts
+        self._errors = tuple(_ERRORS[reason] for reason in on if reason in _ERRORS)
+        self._statuses = frozenset(int(reason) for reason in on if reason not in _ERRORS)
+        self._backoff_s = backoff_s
+        self._max_backoff_s = max_backoff_s
+        self.budget = budget
+        self._clock = clock
+        self._random = random
+        self._upstream = upstream
+        self._observer = observer
+        self._wall_clock = wall_clock
+
+    async def __call__(self, call: Call) -> Answer:
+        self.budget.record(self._clock())
+        try:
+            answer = await self._next(call)
+        except self._errors as error:
+            if error.may_be_processed and not call.is_idempotent:
+                raise
+            failure: Answer | UpstreamError = error
+        else:
+            if answer.status not in self._statuses or not call.is_idempotent:
+                return answer
+            failure = answer
+        return await self._again(call, failure)
+
+    async def _again(self, call: Call, failure: Answer | UpstreamError) -> Answer:
+        """Make further attempts after `failure` until one is good or the failure is final."""
+        for attempt in range(2, self._attempts + 1):
+            if not await self._may_try(call, attempt, failure):
+                break
+            try:
+                answer = await self._next(call)
+            except self._errors as error:
+                failure = error
+                if error.may_be_processed and not call.is_idempotent:
+                    break
+            except RejectedError as rejection:
+                self._tell(call, "retry_denied", rejection.code, attempt)
+                break
+            else:
+                if answer.status not in self._statuses or not call.is_idempotent:
+                    return answer
+                failure = answer
+        if isinstance(failure, Answer):
+            return failure
+        try:
+            raise failure
+        finally:
+            # Its traceback holds this frame, which holds it: without this every failed call waits for the garbage collector.
+            del failure
+
+    async def _may_try(self, call: Call, attempt: int, failure: Answer | UpstreamError) -> bool:
+        """Wait until it is time for `attempt`. False, and no wait, when there is not to be one."""
+        delay_s = full_jitter(attempt - 1, backoff_s=self._backoff_s, max_backoff_s=self._max_backoff_s, random=self._random)
+        if isinstance(failure, Answer):
+            reason = str(failure.status)
+            if failure.status in _RETRY_AFTER_STATUSES and (asked := failure.header(b"retry-after")) is not None:
+                delay_s = max(delay_s, retry_after_s(asked, unix_now=self._wall_clock()) or 0.0)
+        else:
+            reason = failure.code
+        now = self._clock()
+        if now + delay_s >= call.deadline:
+            self._tell(call, "retry_denied", "deadline", attempt)
+            return False
+        if not self.budget.try_spend(now):
+            self._tell(call, "retry_denied", "budget", attempt)
+            return False
+        await asyncio.sleep(delay_s)
+        self._tell(call, "retry", reason, attempt, delay_s)
+        return True
+
+    def _tell(self, call: Call, kind: Kind, reason: str, attempt: int, elapsed_s: float = 0.0) -> None:
+        if call.notes is not None:
+            waited = f", {elapsed_s * 1000:.1f} ms later" if elapsed_s else ""
+            call.notes.append(f"retry {attempt} after {reason}{waited}" if kind == "retry" else f"no retry: {reason}")
+        if self._observer is not None:
+            self._observer(
+                PolicyEvent(
+                    upstream=self._upstream, kind=kind, reason=reason, elapsed_s=elapsed_s, attempt=call.attempts + 1, address=call.address
+                )
+            )

@@ -1,0 +1,263 @@
+"""A bearer token on every request of an upstream, got by the OAuth2 client credentials grant.
+
+`TokenSource` gets and keeps the token; `TokenLayer` puts it on requests. Neither ever writes the token or the secret into an error, a
+note, an event or a repr. Tokens of users, and other grants, are not known here.
+"""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+import msgspec
+
+from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.errors import DeadlineExceeded, StepError, UpstreamError
+from anabranch.policy.call import Call, Policy
+from anabranch.policy.ending import end_task
+from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.upstream.seam import Transport
+
+FETCH_TIMEOUT_S: Final = 10.0
+DEFAULT_LIFETIME_S: Final = 300.0
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 30.0
+INVALIDATE_PAUSE_S: Final = 10.0
+# RFC 6749 section 5.2. Only these words are passed on from what an authority says.
+_ERRORS: Final = frozenset(
+    ("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope")
+)
+
+
+class _Grant(msgspec.Struct):
+    """RFC 6749 section 5.1. Some authorities write the number as a string."""
+
+    access_token: str
+    token_type: str
+    expires_in: float | str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    """RFC 6749 section 5.2."""
+
+    error: str = ""
+
+
+class TokenSource:
+    """The token of one client at one authority.
+
+    It is fetched when it is first needed and renewed in the background from 80 to 90% of its life on (drawn by `random`, so that many
+    gateways do not come at once), while calls go on with the old one. All callers share one fetch, which belongs to this object: a caller
+    that is cancelled or runs out of time leaves it to the others, and `aclose` cancels it and waits for its end. A life that the authority
+    does not tell is taken as DEFAULT_LIFETIME_S; the last twentieth of it (at most 5 s) is not used, for clocks and for the way.
+
+    After a failed fetch nothing is asked for FIRST_PAUSE_S, then twice as long each time up to LONGEST_PAUSE_S (each spread by a half):
+    an outage of the authority is not hammered. Calls without a valid token fail at once meanwhile.
+
+    **Source:** RFC 6749 sections 2.3.1 (client authentication by Basic, both parts form-encoded first), 4.4 and 5; RFC 6750 section 2.1.
+    """
+
+    __slots__ = (
+        "_address", "_clock", "_expires_at", "_failure", "_flight", "_header", "_invalidate_at", "_is_closed", "_observer", "_pause_s",
+        "_random", "_renew_at", "_request", "_retry_at", "_transport", "_upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        token_url: str,
+        client_id: str,
+        client_secret: str,
+        scope: str | None,
+        audience: str | None,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        upstream: str,
+        observer: Observer | None = None,
+    ) -> None:
+        """`transport`: for the authority; opened and closed by its owner. `clock`: the loop's time. `random`: draws from [0, 1)."""
+        form = {"grant_type": "client_credentials", "scope": scope, "audience": audience}
+        credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(client_secret)}".encode())
+        self._request = Request(
+            method="POST",
+            target=urlsplit(token_url).path or "/",
+            headers=HeaderBlock.of(
+                [
+                    (b"authorization", b"Basic " + credentials),
+                    (b"content-type", b"application/x-www-form-urlencoded"),
+                    (b"accept", b"application/json"),
+                ]
+            ),
+            body=urlencode({name: value for name, value in form.items() if value is not None}).encode(),
+        )
+        self._address = msgspec.structs.replace(Address.parse(token_url), base_path="")
+        self._transport = transport
+        self._clock = clock
+        self._random = random
+        self._upstream = upstream
+        self._observer = observer
+        self._header: bytes | None = None
+        self._renew_at = 0.0
+        self._expires_at = 0.0
+        self._invalidate_at = 0.0
+        self._retry_at = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._failure = ""
+        self._flight: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def current(self) -> bytes | None:
+        """The value of the authorization header when it is valid, else None. Begins a renewal when one is due. Never waits."""
+        now = self._clock()
+        if self._header is None or now >= self._expires_at:
+            return None
+        if now >= self._renew_at and now >= self._retry_at and self._flight is None and not self._is_closed:
+            self._begin()
+        return self._header
+
+    async def get(self, deadline: float) -> bytes:
+        """The value of the authorization header; waits for the token when there is none.
+
+        Raises UpstreamError when the authority does not give one, DeadlineExceeded when `deadline` (loop time) passes first.
+        """
+        while (header := self.current()) is None:
+            if self._is_closed:
+                raise UpstreamError("the gateway is shutting down and gets no access token any more")
+            if self._flight is None:
+                wait_s = self._retry_at - self._clock()
+                if wait_s > 0:
+                    raise UpstreamError(f"no access token for the service: {self._failure}", retry_after_s=wait_s)
+                self._begin()
+            flight = self._flight
+            assert flight is not None
+            try:
+                async with asyncio.timeout_at(deadline):
+                    # Not the task itself: waiting for it must neither cancel it nor be cancelled with it.
+                    await asyncio.wait([flight])
+            except TimeoutError:
+                raise DeadlineExceeded("the deadline passed while the call waited for an access token") from None
+            if not flight.cancelled():
+                flight.result()
+        return header
+
+    def invalidate(self, header: bytes) -> bool:
+        """The upstream refused `header`. Forgets it, and returns whether asking `get` again may bring another one.
+
+        A token that was replaced meanwhile is not forgotten. A service that refuses every token is not let near the authority more than
+        once in INVALIDATE_PAUSE_S.
+        """
+        if header != self._header:
+            return True
+        now = self._clock()
+        if now < self._invalidate_at:
+            return False
+        self._invalidate_at = now + INVALIDATE_PAUSE_S
+        self._header = None
+        return True
+
+    async def aclose(self) -> None:
+        """Cancel a fetch that is under way and wait for its end. May be called twice."""
+        self._is_closed = True
+        if self._flight is not None:
+            await end_task(self._flight)
+
+    def _begin(self) -> None:
+        self._flight = asyncio.create_task(self._fetch(), name="token")
+
+    async def _fetch(self) -> None:
+        began = self._clock()
+        try:
+            answer = await self._transport.exchange(self._request, self._address, began + FETCH_TIMEOUT_S)
+            self._accept(answer, began)
+        except StepError as error:
+            self._fail(error.detail)
+        finally:
+            self._flight = None
+        self._tell(self._failure and "failed", began)
+
+    def _accept(self, answer: Answer, began: float) -> None:
+        """Keep the token that the authority answered with. Raises UpstreamError when there is none to be used."""
+        if answer.status != 200:
+            raise UpstreamError(_refusal(answer))
+        try:
+            grant = msgspec.json.decode(answer.body, type=_Grant)
+            lifetime_s = DEFAULT_LIFETIME_S if grant.expires_in is None else float(grant.expires_in)
+        except ValueError:
+            # Without a cause: it could quote the token.
+            raise UpstreamError("the authority's answer is not a token (RFC 6749 section 5.1)") from None
+        if grant.token_type.lower() != "bearer":
+            raise UpstreamError("the authority gave a token that is not a bearer token")
+        token = grant.access_token
+        if not token or not all("\x21" <= char <= "\x7e" for char in token):
+            raise UpstreamError("the authority gave a token with characters that cannot stand in a header")
+        if not lifetime_s > 0:
+            raise UpstreamError("the authority gave a token that has expired already")
+        self._header = b"Bearer " + token.encode()
+        self._renew_at = began + lifetime_s * (0.8 + 0.1 * self._random())
+        self._expires_at = began + lifetime_s - min(0.05 * lifetime_s, 5.0)
+        self._pause_s = FIRST_PAUSE_S
+        self._retry_at = 0.0
+        self._failure = ""
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        self._retry_at = self._clock() + self._pause_s * (0.5 + self._random())
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _tell(self, reason: str, began: float) -> None:
+        if self._observer is not None:
+            elapsed_s = self._clock() - began
+            self._observer(PolicyEvent(upstream=self._upstream, kind="token", reason=reason or "fetched", elapsed_s=elapsed_s))
+
+
+def _refusal(answer: Answer) -> str:
+    try:
+        error = msgspec.json.decode(answer.body, type=_Refusal).error
+    except ValueError:
+        error = ""
+    return f"the authority answered {answer.status}" + (f" ({error})" if error in _ERRORS else "")
+
+
+class TokenLayer:
+    """Sends each request with the token of `source`, in place of any other authorization: of the document, a step or the client.
+
+    When the upstream answers 401 the token is forgotten, and an idempotent call is sent once more with a new one; any other call gets
+    the 401. `call.request` is put back afterwards, so that nobody further out sees the token.
+    """
+
+    __slots__ = ("_next", "source")
+
+    def __init__(self, next_: Policy, *, source: TokenSource) -> None:
+        self._next = next_
+        self.source = source
+
+    async def __call__(self, call: Call) -> Answer:
+        source = self.source
+        original = call.request
+        bare = _without_authorization(original)
+        header = source.current() or await source.get(call.deadline)
+        try:
+            call.request = msgspec.structs.replace(bare, extra=(*bare.extra, (b"authorization", header)))
+            answer = await self._next(call)
+            if answer.status != 401 or not source.invalidate(header) or not call.is_idempotent:
+                return answer
+            call.note("token refused: sent once more with a new one")
+            header = await source.get(call.deadline)
+            call.request = msgspec.structs.replace(bare, extra=(*bare.extra, (b"authorization", header)))
+            return await self._next(call)
+        finally:
+            call.request = original
+
+
+def _without_authorization(request: Request) -> Request:
+    """The request without an authorization of its own: two of them would be for the service to choose from."""
+    headers, extra = request.headers, request.extra
+    if any(field[0] == b"authorization" for field in headers.pairs):
+        headers = HeaderBlock.of([field for field in headers.pairs if field[0] != b"authorization"])
+    if any(field[0] == b"authorization" for field in extra):
+        extra = tuple(field for field in extra if field[0] != b"authorization")
+    if headers is request.headers and extra is request.extra:
+        return request
+    return msgspec.structs.replace(request, headers=headers, extra=extra)

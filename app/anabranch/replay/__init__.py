@@ -1,0 +1,1 @@
+"""Runs recorded requests again, offline or live, and compares the answers."""

@@ -1,0 +1,137 @@
+"""The services' answers out of a journal, by what was asked: a gateway that runs on them needs no service.
+
+They lie in a temporary database on the disk that nobody else sees and that goes with the process, so that memory does not grow with the
+journal. Of the answers to one call the latest counts; one of 500 and more only where there is no better one.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from anabranch.config.model import Upstream
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.errors import ConnectError
+from anabranch.journal.reader import records
+from anabranch.journal.record import Content, Record, Step, digested, kept
+from anabranch.journal.redact import Redaction, UnreadableBody
+
+_TABLE: Final = "CREATE TABLE answers (key BLOB PRIMARY KEY, status INTEGER, headers BLOB, body BLOB) WITHOUT ROWID"
+_PUT: Final = (
+    "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE"
+    " SET status = excluded.status, headers = excluded.headers, body = excluded.body WHERE excluded.status < 500 OR answers.status >= 500"
+)
+_GET: Final = "SELECT status, headers, body FROM answers WHERE key = ?"
+_KEY_BYTES: Final = 16
+_TOKEN: Final = Answer(
+    200, [(b"content-type", b"application/json")], b'{"access_token":"recorded","token_type":"Bearer","expires_in":86400}'
+)
+
+
+class RecordedAnswers:
+    """`calls`: how many different calls have an answer. Closed by `close`; lookups take the time of a file read, in a thread."""
+
+    def __init__(self, found: Iterable[Record], redaction: Redaction) -> None:
+        """Read all records. Blocking; about 30,000 steps a second."""
+        self._redaction = redaction
+        self._thread = ThreadPoolExecutor(1, "recorded-answers")
+        # An empty name is a temporary file, deleted already. Nothing of it has to survive anything.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8192"):
+            self._database.execute(f"PRAGMA {setting}")
+        self._database.execute(_TABLE)
+        self._database.execute("BEGIN")
+        self._database.executemany(_PUT, (row for record in found for step in record.steps for row in _rows(step)))
+        self._database.execute("COMMIT")
+        ((self.calls,),) = self._database.execute("SELECT count(*) FROM answers")
+
+    @classmethod
+    def of_folder(cls, folder: Path, redaction: Redaction) -> "RecordedAnswers":
+        """Raises OSError when the folder cannot be read."""
+        return cls(records(folder), redaction)
+
+    async def find(self, upstream: str, request: Request) -> Answer | None:
+        """The answer to this call with this body; else to this call with any; else None."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._find, upstream, request)
+
+    def _find(self, upstream: str, request: Request) -> Answer | None:
+        target = self._redaction.target(request.target)
+        for body in (*self._forms(request.body), None):
+            row = self._database.execute(_GET, (_key(upstream, request.method, target, body),)).fetchone()
+            if row is not None:
+                status, headers, content = row
+                return Answer(status, msgspec.msgpack.decode(headers, type=list[tuple[bytes, bytes]]), content)
+        return None
+
+    def _forms(self, body: bytes | None) -> Iterator[str]:
+        """The digests that a sent body may stand under: redacted or as it is, with or without its line breaks."""
+        if not body:
+            return
+        try:
+            redacted = self._redaction.body.apply(body, is_json=False)
+        except UnreadableBody:
+            redacted = body
+        yield from dict.fromkeys(_digest(content) for content in (kept(redacted), digested(redacted), digested(body)))
+
+    def shown(self, target: str) -> str:
+        """A target without what is secret in it, for a message."""
+        return self._redaction.target(target)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._database.close()
+
+
+class RecordedTransport:
+    """Stands where an upstream's transport stands, and answers from the journal. `upstream`: its name; None for a token endpoint."""
+
+    def __init__(self, answers: RecordedAnswers, upstream: str | None) -> None:
+        self._answers = answers
+        self._upstream = upstream
+
+    async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
+        """Raises ConnectError for a call that was never recorded."""
+        if self._upstream is None:
+            return _TOKEN
+        answer = await self._answers.find(self._upstream, request)
+        if answer is None:
+            path = self._answers.shown(request.target)
+            raise ConnectError(f"the journal has no answer of {self._upstream} to {request.method} {path}")
+        return answer
+
+    async def aclose(self) -> None:
+        """There is nothing to close: the answers outlive a reload."""
+
+
+def opener_of(answers: RecordedAnswers, upstreams: Mapping[str, Upstream]) -> Callable[[Upstream], RecordedTransport]:
+    """What opens these upstreams' transports. An upstream that is not among them is the authority that gives out tokens."""
+    names = {id(upstream): name for name, upstream in upstreams.items()}
+    return lambda upstream: RecordedTransport(answers, names.get(id(upstream)))
+
+
+def _rows(step: Step) -> Iterator[tuple[bytes, int, bytes, bytes]]:
+    if step.method is None or step.target is None or step.status is None or (step.body is not None and not step.body.is_kept):
+        return
+    if step.body is None and not step.headers and 200 <= step.status < 204:
+        return
+    headers = msgspec.msgpack.encode([(name.encode("latin-1"), value.encode("latin-1")) for name, value in step.headers.items()])
+    body = b"" if step.body is None else step.body.to_bytes()
+    if step.sent is not None and (step.sent.is_kept or step.sent.sha256 is not UNSET):
+        yield _key(step.upstream, step.method, step.target, _digest(step.sent)), step.status, headers, body
+    yield _key(step.upstream, step.method, step.target, None), step.status, headers, body
+
+
+def _digest(content: Content) -> str:
+    sha256 = content.sha256 if not content.is_kept else digested(content.to_bytes()).sha256
+    assert isinstance(sha256, str)
+    return sha256
+
+
+def _key(upstream: str, method: str, target: str, body: str | None) -> bytes:
+    return blake2b(f"{upstream}\0{method}\0{target}\0{body or ''}".encode(), digest_size=_KEY_BYTES).digest()

@@ -1,0 +1,1 @@
+"""What the admin port serves: reloads, the journal, execution times, explain."""

@@ -1,0 +1,96 @@
+"""The admin surface: metrics, execution times, explain and what the parts add, behind an optional token. Knows the parts by functions only."""
+
+import hmac
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from anabranch.edge import problems
+from anabranch.edge.dataplane import EXPLAIN_KEY, DataPlane
+from anabranch.edge.faults import install, respond
+from anabranch.errors import NotFound
+from anabranch.server import health
+
+_OPEN: Final = frozenset({"/livez", "/readyz"})
+"""For probes, which have no token."""
+_EXPLAIN: Final = "/admin/explain"
+
+Render = Callable[[str], tuple[bytes, str]]
+"""Gives the metrics for an Accept header: body and media type. Runs in the loop."""
+
+
+def metrics_route(render: Render) -> Route:
+    """/metrics."""
+
+    async def metrics(request: Request) -> Response:
+        body, media_type = render(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": media_type, "cache-control": "no-store"})
+
+    return Route("/metrics", metrics, methods=["GET"])
+
+
+def json_route(path: str, report: Callable[[], Any]) -> Route:
+    """A route that shows what `report` returns."""
+
+    async def show(request: Request) -> Response:
+        return Response(orjson.dumps(report(), option=orjson.OPT_INDENT_2, default=str), headers=_JSON)
+
+    return Route(path, show, methods=["GET"])
+
+
+class ExplainRoute(BaseRoute):
+    """`/admin/explain/PATH`: answers a request to PATH with its plan, outcomes and timings. It does run the request."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_ours = scope["type"] == "http" and scope["path"].startswith(f"{_EXPLAIN}/")
+        return (Match.FULL if is_ours else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inner = {**scope, "path": scope["path"].removeprefix(_EXPLAIN), EXPLAIN_KEY: True}
+        if scope.get("raw_path") is not None:
+            inner["raw_path"] = scope["raw_path"].removeprefix(_EXPLAIN.encode())
+        match, child = self._plane.matches(inner)
+        if match is Match.NONE:
+            await respond(problems.of_request(NotFound("no endpoint has this path"), ""), "")(scope, receive, send)
+            return
+        await self._plane.handle({**inner, **child}, receive, send)
+
+
+def build_admin(*, readiness: health.Readiness, routes: Sequence[BaseRoute], token: str | None) -> ASGIApp:
+    """The admin server's application. `token`: what callers must bring; None: nothing."""
+    paths = sorted(route.path for route in routes if isinstance(route, Route))
+    app = Starlette(routes=[*health.routes(readiness), json_route("/admin", lambda: {"paths": paths}), *routes])
+    app.router.redirect_slashes = False
+    install(app)
+    return app if token is None else TokenGuard(app, token=token)
+
+
+class TokenGuard:
+    """Lets only those in that bring `Authorization: Bearer TOKEN`. Takes the same time whatever is wrong with theirs. **Source:** RFC 6750."""
+
+    def __init__(self, app: ASGIApp, *, token: str) -> None:
+        self.app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OPEN:
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        if hmac.compare_digest(given, self._expected):
+            await self.app(scope, receive, send)
+            return
+        problem = problems.of_status(401, "Unauthorized", "the admin server needs its bearer token", "")
+        await respond(problem, "", {"www-authenticate": 'Bearer realm="anabranch admin"'})(scope, receive, send)
+
+
+_JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}

@@ -1,0 +1,216 @@
+"""The server process's life: it says where it is, reloads at SIGHUP, and at SIGTERM or SIGINT drains so that no client sees a failure.
+
+A drain goes like this. At once: not ready, and every answer says `Connection: close`, so that clients leave by themselves. For the delay: new
+connections are still served, because load balancers have not heard yet. Then nobody listens any more; connections that the system had
+accepted for us are served, never reset. Idle connections get a moment for a request that is on its way, running requests get the shutdown
+timeout, and then the application is told to stop, which closes upstreams and flushes what is to be written. A second signal skips all
+waiting and cancels what still runs; a third does not wait for the application either.
+
+**Source:** RFC 9112 section 9.6: a server that wants to close says so in a response, and closes when its client has had time to read that.
+
+It is uvicorn's server with other signal handling and another shutdown. Knows an application, and nothing of what it does.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from anabranch.server.listener import deafen, take_waiting
+
+logger = logging.getLogger("anabranch.server")
+
+LINGER_S: Final = 0.5
+"""How long an idle connection is kept for a request that its client sent before it could know."""
+_CLOSE: Final = (b"connection", b"close")
+_TICK_S: Final = 1.0
+_LOOK_S: Final = 0.01
+_HANDSHAKE_S: Final = 0.05
+"""How long connections that had begun when we became deaf may take to be complete."""
+_CANCEL_S: Final = 5.0
+"""How long requests that were cancelled may take to clean up."""
+
+
+def _nothing() -> None:
+    return None
+
+
+class Server(uvicorn.Server):
+    """`on_up`: called when it answers. `on_drain`: called when it begins to end. `on_hangup`: called at SIGHUP; None leaves that signal alone.
+    `on_pulse`: called every second while it serves. `is_end`: asked before it stops listening, whether every process that has the sockets ends
+    as well; None says that there is no other.
+
+    `delay_s`: how long new connections are served after the first signal. The time for running requests afterwards is the
+    configuration's `timeout_graceful_shutdown`, in seconds. All callbacks run in the loop.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        delay_s: float = 0.0,
+        on_up: Callable[[], None] = _nothing,
+        on_drain: Callable[[], None] = _nothing,
+        on_hangup: Callable[[], None] | None = None,
+        on_pulse: Callable[[], None] | None = None,
+        is_end: Callable[[], bool] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._delay_s = delay_s
+        self._timeout_s = config.timeout_graceful_shutdown
+        self._on_up = on_up
+        self._on_drain = on_drain
+        self._on_hangup = on_hangup
+        self._on_pulse = on_pulse or _nothing
+        self._is_end = is_end
+        self._is_draining = False
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    # ----------------------------------------------------------------------------------------------------------- signals
+
+    def stop(self) -> None:
+        """End in peace; called again: in a hurry; a third time: without waiting for the application."""
+        if not self.should_exit:
+            self.should_exit = True
+            self._stop.set()
+        elif not self._hurry.is_set():
+            self._hurry.set()
+        else:
+            self.force_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals as long as the server runs. They are handled in the loop, and not raised again afterwards: it ended as asked."""
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGINT: self.stop, signal.SIGTERM: self.stop}
+        if self._on_hangup is not None:
+            handlers[signal.SIGHUP] = self._on_hangup
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    # --------------------------------------------------------------------------------------------------------- main loop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_up()
+
+    async def main_loop(self) -> None:
+        await self._tick_until(self._stop, None)
+
+    async def on_tick(self, counter: int) -> bool:
+        should_exit = await super().on_tick(counter)
+        if self._is_draining:
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return should_exit
+
+    async def _tick_until(self, event: asyncio.Event, limit_s: float | None) -> None:
+        """Wait for the event, at most `limit_s` seconds, and keep the Date header right meanwhile."""
+        loop = asyncio.get_running_loop()
+        until = None if limit_s is None else loop.time() + limit_s
+        while not event.is_set() and (until is None or loop.time() < until):
+            await self.on_tick(0)
+            self._on_pulse()
+            next_tick = loop.time() + _TICK_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_tick if until is None else min(next_tick, until)):
+                    await event.wait()
+
+    # ------------------------------------------------------------------------------------------------------------- drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_drain()
+        self._is_draining = True
+        await self.on_tick(0)
+        self._tell_running()
+        await self._tick_until(self._hurry, self._delay_s)
+        await self._stop_listening(sockets or [])
+        loop = asyncio.get_running_loop()
+        until = None if self._timeout_s is None else loop.time() + self._timeout_s
+        await self._wait_for_end(loop.time() + (LINGER_S if self._timeout_s is None else min(LINGER_S, self._timeout_s)))
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._wait_for_end(until)
+        await self._cancel_running()
+        if not self.force_exit:
+            await self._stop_application()
+
+    def _tell_running(self) -> None:
+        """Let the answers that are being made say that their connection closes. Those whose head is out already cannot say it any more."""
+        for connection in self.server_state.connections:
+            if isinstance(connection, HttpToolsProtocol):
+                cycle = connection.cycle
+                if cycle is not None and not cycle.response_started:
+                    cycle.keep_alive = False
+
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Close the listeners, and serve the connections that the system has accepted meanwhile: closing alone would reset them.
+
+        Our copy of a listener keeps the system accepting while the loop lets go of it; then one turn without a pause takes all that
+        wait and closes the copy. Where this is the end of the sockets, nobody new gets in from here on; see `anabranch.server.listener`.
+        """
+        copies = [listener.dup() for listener in sockets]
+        is_end = self._is_end is None or self._is_end()
+        is_deaf = is_end and all(deafen(copy) for copy in copies)
+        for server in self.servers:
+            server.close()
+        for listener in sockets:
+            listener.close()
+        for _ in range(3):  # uvloop closes its handle in one of the next turns
+            await asyncio.sleep(0)
+        if is_deaf:
+            await asyncio.sleep(_HANDSHAKE_S)
+        waiting: list[socket.socket] = []
+        for copy in copies:
+            copy.setblocking(False)
+            waiting += take_waiting(copy)
+            copy.close()
+        loop = asyncio.get_running_loop()
+        for accepted in waiting:
+            with suppress(OSError):  # its client has gone
+                await loop.connect_accepted_socket(self._protocol, accepted)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    async def _wait_for_end(self, until: float | None) -> None:
+        """Return when all connections are closed and all requests have ended, at `until` (loop time), or when there is a hurry."""
+        loop = asyncio.get_running_loop()
+        while self.server_state.connections or self.server_state.tasks:
+            if self._hurry.is_set() or (until is not None and loop.time() >= until):
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    async def _cancel_running(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # or requests that wait for a place would begin when those that have one are cancelled
+        tasks = set(self.server_state.tasks)
+        if not tasks:
+            return
+        logger.error("%d requests had not ended in time and are cancelled", len(tasks))
+        for task in tasks:
+            task.cancel(msg="the gateway stops")
+        await asyncio.wait(tasks, timeout=_CANCEL_S)
+
+    async def _stop_application(self) -> None:
+        """Send the lifespan's end and wait for it, unless a further signal says that nobody wants to."""
+        stopping = asyncio.ensure_future(self.lifespan.shutdown())
+        while not stopping.done() and not self.force_exit:
+            await asyncio.wait((stopping,), timeout=0.1)
+        if not stopping.done():
+            logger.error("the application had not stopped when a third signal came")
+            stopping.cancel()
+        await asyncio.wait((stopping,))

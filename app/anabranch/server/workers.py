@@ -1,0 +1,259 @@
+"""Several worker processes on one listening socket: starts them, replaces those that end or hang, passes signals on, and ends with them.
+
+One socket for all, so that a connection never belongs to a worker before that has accepted it: when one dies, the others take what waits.
+The supervisor itself has no event loop and no threads. A worker tells it by a pipe that it is up, that it still turns, and that it drains;
+the other way it tells that all workers end; a broken pipe tells a worker that its supervisor is gone. What workers have to say to each
+other (`anabranch.server.peers`) it passes on. Knows processes, and nothing of what they serve.
+
+uvicorn's own supervisor is not used: it restarts workers at SIGHUP, where each of ours reloads its document, and it keeps the socket open
+while its workers drain, so that clients would wait at a door behind which nobody is.
+"""
+
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from time import monotonic
+from typing import Any, Final
+
+import orjson
+
+from anabranch.server.heartbeat import DRAINING, END, UP
+
+logger = logging.getLogger("anabranch.workers")
+
+STARTUP_FAILED: Final = 3
+"""The exit code of a worker that would fail again: bad document, bad settings."""
+PULSE_S: Final = 1.0
+PATIENCE_S: Final = 30.0
+"""A worker that has been silent for so long hangs."""
+_SHORT_LIFE_S: Final = 5.0
+_LONGEST_PAUSE_S: Final = 30.0
+
+
+Target = Callable[[int, socket.socket, Connection], None]
+"""A worker's life: its number from 0, the socket, the pipe for its `anabranch.server.heartbeat.Pulse`. A function of a module: it is called in a new process."""
+
+
+class _Worker:
+    """One process. `number`: its place, which its successor inherits."""
+
+    def __init__(self, number: int, process: SpawnProcess, pipe: Connection) -> None:
+        self.number = number
+        self.process = process
+        self.pipe = pipe
+        self.born_at = self.heard_at = monotonic()
+        self.is_up = False
+        self.is_draining = False
+
+    def listen(self) -> list[bytes]:
+        """Take in what it said, and return what of it is for other workers. One that is silent because it has ended is found by its process."""
+        messages: list[bytes] = []
+        with suppress(EOFError, OSError):
+            while self.pipe.poll():
+                said = self.pipe.recv_bytes()
+                self.heard_at = monotonic()
+                self.is_up = self.is_up or said == UP
+                self.is_draining = self.is_draining or said == DRAINING
+                if len(said) > 1:
+                    messages.append(said)
+        return messages
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Pass a message on, unless it takes in nothing any more: nobody waits for a worker that hangs."""
+        poll = select.poll()
+        poll.register(self.pipe.fileno(), select.POLLOUT)
+        if poll.poll(0):
+            with suppress(OSError):
+                self.pipe.send_bytes(orjson.dumps(message))
+
+    def signal(self, number: int) -> None:
+        if self.process.pid is not None and self.process.exitcode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+
+class Supervisor:
+    """`count` workers, each running `target`. `on_up`: called when all of them serve for the first time. `stop_timeout_s`: a worker that
+    takes longer to end is killed. `patience_s`: so is one that has been silent for so long. `passes_hangup`: whether SIGHUP goes to the
+    workers; without it that signal is left alone.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        count: int,
+        listener: socket.socket,
+        on_up: Callable[[], None],
+        stop_timeout_s: float,
+        patience_s: float = PATIENCE_S,
+        passes_hangup: bool = True,
+    ) -> None:
+        self._target = target
+        self._count = count
+        self._listener = listener
+        self._on_up = on_up
+        self._stop_timeout_s = stop_timeout_s
+        self._patience_s = patience_s
+        self._signals = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if passes_hangup else ()))
+        self._context = get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._due: dict[int, float] = {}
+        self._pauses: dict[int, float] = {}
+        self._is_up = False
+        self._stop_at: float | None = None
+        self._exit_code = 0
+        self._received: list[int] = []
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT. Returns the exit code: 0, STARTUP_FAILED, or 1 when a worker did not end in peace."""
+        waker, woken = socket.socketpair()
+        waker.setblocking(False)
+        woken.setblocking(False)
+        before: dict[int, Any] = {
+            number: signal.signal(number, lambda number, _: self._received.append(number)) for number in self._signals
+        }
+        wakeup_before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        try:
+            for number in range(self._count):
+                self._start(number)
+            while self._workers or (self._stop_at is None and self._due):
+                self._wait(woken)
+                self._handle_signals()
+                self._look()
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.join()
+            signal.set_wakeup_fd(wakeup_before)
+            for signal_number, handler in before.items():
+                signal.signal(signal_number, handler)
+            waker.close()
+            woken.close()
+        return self._exit_code
+
+    def _start(self, number: int) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_live, args=(self._target, number, self._listener, theirs), name=f"anabranch-worker-{number}"
+        )
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(number, process, ours))
+        self._due.pop(number, None)
+
+    def _wait(self, woken: socket.socket) -> None:
+        """Until something may have happened: a worker ended or said something, a signal came, or a second is over."""
+        wait([woken, *(worker.process.sentinel for worker in self._workers), *(worker.pipe for worker in self._workers)], PULSE_S)
+        with suppress(BlockingIOError):
+            woken.recv(4096)
+
+    def _handle_signals(self) -> None:
+        received, self._received[:] = list(self._received), []
+        for number in received:
+            if number == signal.SIGHUP:
+                self._tell(signal.SIGHUP)
+            else:
+                self._stop(signal.SIGTERM)
+
+    def _stop(self, number: int) -> None:
+        """Let the workers drain; told again, they hurry. Our copy of the socket is closed: the last worker closes the last one.
+
+        A worker that is only starting holds a copy as well, and serves nobody: it has to be gone before the others stop listening, or
+        the system would accept connections for it, and reset them when it ends.
+        """
+        if self._stop_at is None:
+            self._stop_at = monotonic() + self._stop_timeout_s
+            self._listener.close()
+            self._due.clear()
+            for worker in self._workers:
+                worker.listen()
+            for worker in [worker for worker in self._workers if not worker.is_up]:
+                worker.process.kill()
+                worker.process.join()
+                worker.pipe.close()
+                self._workers.remove(worker)
+            for worker in self._workers:
+                with suppress(OSError):
+                    worker.pipe.send_bytes(END)
+        self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        for worker in self._workers:
+            worker.signal(number)
+
+    def _pass_on(self, worker: _Worker, message: dict[str, Any]) -> None:
+        """What this worker has to say to the others: a reload that it asks of them, or how one went that another asked for."""
+        if "ask" in message:
+            asked = [other for other in self._workers if other is not worker and not other.is_draining]
+            for other in asked:
+                other.tell({"reload": [worker.number, message["ask"]]})
+            worker.tell({"asked": [other.number for other in asked], "round": message["ask"]})
+        elif "done" in message:
+            number, asked_in = message["done"]
+            for other in self._workers:
+                if other.number == number:
+                    other.tell({"done": asked_in, "worker": worker.number, "outcome": message["outcome"]})
+
+    def _look(self) -> None:
+        now = monotonic()
+        for worker in list(self._workers):
+            if worker not in self._workers:
+                continue  # the end of another one has taken it along
+            for message in worker.listen():
+                self._pass_on(worker, orjson.loads(message))
+            if worker.process.exitcode is not None:
+                self._buried(worker, now)
+            elif self._stop_at is not None:
+                if now > self._stop_at:
+                    logger.error("worker %d (process %d) did not end in time and is killed", worker.number, worker.process.pid)
+                    worker.process.kill()
+            elif now - worker.heard_at > self._patience_s and worker.is_up and not worker.is_draining:
+                logger.error(
+                    "worker %d (process %d) has not moved for %.0f s and is killed", worker.number, worker.process.pid, self._patience_s
+                )
+                worker.process.kill()
+        if not self._is_up and len(self._workers) == self._count and all(worker.is_up for worker in self._workers):
+            self._is_up = True
+            self._on_up()
+        for number in [number for number, due in self._due.items() if due <= now]:
+            self._start(number)
+
+    def _buried(self, worker: _Worker, now: float) -> None:
+        """A worker has ended: replace it, unless that was wanted, or useless."""
+        process = worker.process
+        process.join()
+        worker.pipe.close()
+        self._workers.remove(worker)
+        for other in self._workers:
+            other.tell({"ended": worker.number})
+        if self._stop_at is not None:
+            if process.exitcode:
+                self._exit_code = self._exit_code or 1
+            return
+        # Later on a successor that cannot start is no reason to end those that serve: the document may be in repair.
+        if not self._is_up and not worker.is_up and process.exitcode == STARTUP_FAILED:
+            logger.error("worker %d could not start; the others are stopped", worker.number)
+            self._exit_code = STARTUP_FAILED
+            self._stop(signal.SIGTERM)
+            return
+        is_short = now - worker.born_at < _SHORT_LIFE_S
+        pause = min(2 * self._pauses.get(worker.number, 0.25), _LONGEST_PAUSE_S) if is_short else 0.0
+        self._pauses[worker.number] = pause
+        self._due[worker.number] = now + pause
+        logger.error(
+            "worker %d (process %d) ended with %s; the next one starts in %.1f s", worker.number, process.pid, process.exitcode, pause
+        )
+
+
+def _live(target: Target, number: int, listener: socket.socket, pipe: Connection) -> None:
+    """In the worker's process. A session of its own: Ctrl-C at a terminal is for the supervisor, which passes it on once."""
+    os.setsid()
+    target(number, listener, pipe)

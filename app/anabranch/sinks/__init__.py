@@ -1,0 +1,1 @@
+"""Where journal records are shipped, at least once."""

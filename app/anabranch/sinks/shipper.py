@@ -1,0 +1,226 @@
+"""Ships a journal to one place: whatever is in its segments, in batches, at least once, from a checkpoint.
+
+It reads the segments as anybody may, also the one that is being written, so that the writer knows nothing of it and is never held up. Of
+several processes on one folder one ships; another takes over when it ends. When the place is away, nothing is lost but time: the journal
+keeps what was not shipped.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import random
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from anabranch.journal.record import RecordError, check, read_record
+from anabranch.journal.segment import Segment, SegmentDamaged, listed, read_lines
+from anabranch.sinks.checkpoint import START, Checkpoint, Position
+from anabranch.sinks.sink import Shipment, Sink, SinkError
+
+logger = logging.getLogger("anabranch.journal")
+
+T = TypeVar("T")
+
+# Handing a batch to a database holds the loop for about 3 ms, whatever there is to catch up. Four times as much would be a fifth faster.
+_BATCH_RECORDS: Final = 500
+_BATCH_BYTES: Final = 1024 * 1024
+_FIRST_BACKOFF_S: Final = 0.5
+_MAX_BACKOFF_S: Final = 30.0
+_LAST_ROUND_S: Final = 5.0
+
+
+class Shipped(msgspec.Struct):
+    """What has been shipped since the start. `records`: taken by the place. `fresh`: those that it did not have. `failures`: rounds that
+    failed. `trouble`: why nothing can be shipped now; None when all is well."""
+
+    records: int = 0
+    fresh: int = 0
+    failures: int = 0
+    trouble: str | None = None
+
+
+class Shipper:
+    """An async context manager: ships every `interval_s` seconds while it is open, and once more when it is left, for a short while.
+
+    `sink` is closed with it.
+    """
+
+    def __init__(self, folder: Path, sink: Sink, *, interval_s: float) -> None:
+        self.counters = Shipped()
+        self._folder = folder
+        self._sink = sink
+        self._interval_s = interval_s
+        self._checkpoint = Checkpoint(folder, sink.name)
+        self._thread = ThreadPoolExecutor(1, "journal-shipper")
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The sink's."""
+        return self._sink.name
+
+    def is_needed(self, segment: Segment) -> bool:
+        """Whether retention must leave a segment alone. Blocking; for the archive's thread."""
+        return self._checkpoint.is_needed(segment)
+
+    def waiting(self, segments: Collection[Segment]) -> list[int]:
+        """The bytes that some of these segments have still to be shipped, one number for each of them. Blocking. Raises OSError."""
+        return self._checkpoint.waiting(segments)
+
+    async def __aenter__(self) -> Self:
+        self._stopping = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"ship the journal to {self._sink.name}")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._stopping.set()
+        await asyncio.wait((self._task,), timeout=_LAST_ROUND_S)
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the place and of the folder."""
+        await self._sink.aclose()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint.unlock)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            is_last = self._stopping.is_set()
+            wait_s = self._interval_s
+            try:
+                await self.ship()
+            except (SinkError, OSError) as error:
+                self._note_failure(error)
+                wait_s = backoff_s * (0.5 + random() / 2)  # noqa: S311 - nobody guards anything with it
+                backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+            except Exception:
+                logger.exception("shipping the journal to %s failed unexpectedly; it is tried again", self._sink.name)
+                self.counters.failures += 1
+                wait_s = _MAX_BACKOFF_S
+            else:
+                if self.counters.trouble is not None:
+                    logger.info("the journal is shipped to %s again", self._sink.name)
+                    self.counters.trouble = None
+                backoff_s = _FIRST_BACKOFF_S
+            if is_last:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stopping.wait()
+
+    def _note_failure(self, error: SinkError | OSError) -> None:
+        self.counters.failures += 1
+        reason = str(error) if isinstance(error, SinkError) else f"the journal cannot be read: {error.strerror or error}"
+        if self.counters.trouble is None:
+            logger.warning("the journal is not shipped to %s for now: %s", self._sink.name, reason)
+        self.counters.trouble = reason
+
+    async def ship(self, *, on_progress: Callable[[int, int], None] | None = None) -> bool:
+        """Ship all that is there now. False when another process does it. `on_progress`: told records and bytes of each batch.
+
+        Raises SinkError, OSError. Cancellation: what was not in the checkpoint yet comes again.
+        """
+        if not self._folder.exists() or not await self._blocking(self._checkpoint.lock):
+            return False
+        segments = await self._blocking(listed, self._folder)
+        existing = {str(segment.name) for segment in segments}
+        for segment in segments:
+            if not self._position(segment).is_done:
+                await self._ship_segment(segment, existing, on_progress)
+        return True
+
+    async def _ship_segment(self, segment: Segment, existing: set[str], on_progress: Callable[[int, int], None] | None) -> None:
+        with contextlib.closing(self._batches(segment)) as batches:
+            while True:
+                batch = await self._blocking(_next, batches)
+                if batch is None:
+                    return
+                shipments, position, size_bytes = batch
+                if shipments:
+                    fresh = await self._sink.ship(shipments)
+                    self.counters.records += len(shipments)
+                    self.counters.fresh += fresh
+                if position != self._position(segment):
+                    self._checkpoint.positions[str(segment.name)] = position
+                    await self._blocking(self._checkpoint.save, existing)
+                if on_progress is not None:
+                    on_progress(len(shipments), size_bytes)
+
+    def _position(self, segment: Segment) -> Position:
+        return self._checkpoint.positions.get(str(segment.name), START)
+
+    async def _blocking(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    # ------------------------------------------------------------------------------------------------- in the thread
+
+    def _batches(self, segment: Segment) -> Generator[tuple[list[Shipment], Position, int], None, None]:
+        """What has not been shipped of a segment, with the position after each batch. Damaged lines are passed over."""
+        start = position = self._position(segment)
+        shipments: list[Shipment] = []
+        size_bytes = 0
+        try:
+            for line in _lines_after(segment, start):
+                if line is None:
+                    # What was shipped is not what is there: from the beginning, then.
+                    position = START
+                    continue
+                if line[-1:] != b"\n":
+                    break
+                position = position.after(line)
+                size_bytes += len(line)
+                content = line[:-1]
+                try:
+                    check(content)
+                    shipments.append(Shipment(read_record(content), content))
+                except RecordError:
+                    continue
+                if len(shipments) >= _BATCH_RECORDS or size_bytes >= _BATCH_BYTES:
+                    yield shipments, position, size_bytes
+                    shipments, size_bytes = [], 0
+        except SegmentDamaged as error:
+            logger.warning("the journal's segment %s cannot be shipped to its end: %s", segment.path.name, error)
+        if segment.is_closed:
+            position = msgspec.structs.replace(position, is_done=True)
+        yield shipments, position, size_bytes
+
+
+def _lines_after(segment: Segment, start: Position) -> Iterator[bytes | None]:
+    """The lines of a segment after a position. None first, and then all of them, where the position is not one in it (any more)."""
+    if start.offset and not segment.is_closed:
+        try:
+            with segment.path.open("rb") as file:
+                file.seek(max(start.offset - 1 - len(start.mark), 0))
+                if file.read(len(start.mark) + 1) == start.mark.encode("latin-1") + b"\n":
+                    yield from file
+                    return
+        except FileNotFoundError:
+            # It was compressed meanwhile: its new form is in the next list.
+            return
+        yield None
+        yield from read_lines(segment)
+        return
+    offset = 0
+    last = b""
+    lines = read_lines(segment)
+    while offset < start.offset and (line := next(lines, None)) is not None:
+        offset += len(line)
+        last = line
+    if start.offset and (offset != start.offset or not last.endswith(start.mark.encode("latin-1") + b"\n")):
+        yield None
+        yield from read_lines(segment)
+        return
+    yield from lines
+
+
+def _next(batches: Iterator[tuple[list[Shipment], Position, int]]) -> tuple[list[Shipment], Position, int] | None:
+    return next(batches, None)

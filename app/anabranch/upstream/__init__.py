@@ -1,0 +1,1 @@
+"""Connections and exchanges. The only folder that imports httpx."""

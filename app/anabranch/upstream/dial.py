@@ -1,0 +1,152 @@
+"""From an address to an open connection: names, Happy Eyeballs, TCP, the TLS handshake.
+
+The cold path. Knows nothing of HTTP, pools or deadlines: the caller bounds `dial` by a timeout and may cancel it at any point; every socket
+and task that it opened is closed by then.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from typing import Final
+
+from anabranch.core.exchange import Address
+from anabranch.errors import ConnectError, ConnectTimeout, ResolveError
+from anabranch.upstream.connection import Connection
+from anabranch.upstream.tls import tls_error
+
+Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+# RFC 8305 section 5: the recommended Connection Attempt Delay.
+ATTEMPT_DELAY_S: Final = 0.25
+
+_TIMEOUTS: Final = frozenset({errno.ETIMEDOUT})
+
+
+async def dial(address: Address, connection: Connection, *, context: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
+    """Connect `connection` to `address`; done after the TLS handshake if there is a `context`.
+
+    `server_name`: sent by SNI and verified instead of the address's host.
+    Raises ResolveError, ConnectError, ConnectTimeout (the kernel gave up), TLSError. Cancellation closes whatever is open.
+    """
+    loop = asyncio.get_running_loop()
+    sock = await connect(address.ip or address.host, address.port)
+    try:
+        if context is None:
+            await loop.create_connection(lambda: connection, sock=sock)
+        else:
+            await loop.create_connection(lambda: connection, sock=sock, ssl=context, server_hostname=server_name or address.host)
+    except (ssl.CertificateError, OSError, EOFError) as error:
+        connection.discard()
+        sock.close()
+        raise tls_error(error) from error
+    except BaseException:
+        # uvloop has made the transport by now and may never tell the protocol that it was lost.
+        connection.discard()
+        sock.close()
+        raise
+
+
+async def _resolve(host: str, port: int) -> list[Endpoint]:
+    """Endpoints to try, families in turn (RFC 8305 section 4)."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return [(family, (host, port) if family == socket.AF_INET else (host, port, 0, 0))]
+    endpoints = await _lookup(host, port)
+    if not endpoints:
+        raise ResolveError("the service's name has no address")
+    return _interleave(endpoints)
+
+
+async def _lookup(host: str, port: int) -> list[Endpoint]:
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a label of the name is empty or longer than 63 characters.
+        raise ResolveError("the service's name has no address") from error
+    return [(info[0], info[4]) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}]  # type: ignore[misc]
+
+
+def _interleave(endpoints: list[Endpoint]) -> list[Endpoint]:
+    first = [endpoint for endpoint in endpoints if endpoint[0] == endpoints[0][0]]
+    other = [endpoint for endpoint in endpoints if endpoint[0] != endpoints[0][0]]
+    mixed = [endpoint for pair in zip(first, other, strict=False) for endpoint in pair]
+    shorter = min(len(first), len(other))
+    return mixed + first[shorter:] + other[shorter:]
+
+
+async def connect(host: str, port: int) -> socket.socket:
+    """A connected, non-blocking socket. Raises ResolveError, ConnectError, ConnectTimeout. The caller owns the socket."""
+    endpoints = await _resolve(host, port)
+    if len(endpoints) > 1:
+        return await _race(endpoints)
+    try:
+        return await _open(endpoints[0])
+    except OSError as error:
+        raise _connect_error([error]) from error
+
+
+async def _race(endpoints: list[Endpoint]) -> socket.socket:
+    """The first socket that connects. The next attempt begins when the one before failed, or after `ATTEMPT_DELAY_S`."""
+    waiting = list(reversed(endpoints))
+    running: set[asyncio.Task[None]] = set()
+    opened: list[socket.socket] = []
+    errors: list[OSError] = []
+    winner: socket.socket | None = None
+
+    async def attempt(endpoint: Endpoint) -> None:
+        try:
+            opened.append(await _open(endpoint))
+        except OSError as error:
+            errors.append(error)
+
+    try:
+        while not opened and (waiting or running):
+            if waiting:
+                running.add(asyncio.create_task(attempt(waiting.pop())))
+            delay = ATTEMPT_DELAY_S if waiting else None
+            _, running = await asyncio.wait(running, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+        winner = opened[0] if opened else None
+    finally:
+        # What an attempt opened is in `opened` before its task ends, so that nothing can be lost between the two.
+        for task in running:
+            task.cancel()
+        for sock in opened:
+            if sock is not winner:
+                sock.close()
+    if winner is None:
+        raise _connect_error(errors) from errors[-1]
+    # The cancelled attempts close their sockets in the loop's next turn; a caller that is cancelled here must not lose the winner.
+    try:
+        await asyncio.gather(*running, return_exceptions=True)
+    except BaseException:
+        winner.close()
+        raise
+    return winner
+
+
+async def _open(endpoint: Endpoint) -> socket.socket:
+    sock = socket.socket(endpoint[0], socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        # Requests are written whole: waiting for more (Nagle) would only add latency.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, endpoint[1])
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect_error(errors: list[OSError]) -> ConnectError:
+    """The last failure decides; no address is told. Kernel timeouts count as such only if nothing else was met."""
+    if all(error.errno in _TIMEOUTS for error in errors):
+        return ConnectTimeout("the service did not accept a connection in time")
+    number = next(error.errno for error in reversed(errors) if error.errno not in _TIMEOUTS)
+    if number == errno.ECONNREFUSED:
+        return ConnectError("the service refused the connection")
+    return ConnectError(f"the service could not be reached: {os.strerror(number).lower() if number else 'unknown reason'}")

@@ -1,0 +1,226 @@
+"""Our own HTTP/1.1 client: the transport that upstreams have by default.
+
+Puts the parts together: a request's bytes, a pooled or fresh connection, one retry where the RFC allows it, content decoding. Cancel-safe
+by construction: an exchange that does not end with a whole answer closes its connection, always, before anything else can run.
+
+About 20 us of CPU for a small exchange on uvloop: one write, one future, one timer. Knows nothing of policies: it tries once.
+
+Time is `time.monotonic`, the clock that the event loops count by: asking for the running loop costs a system call before Python 3.12.
+
+**Source:** RFC 9112, RFC 8305 (connecting), RFC 9110 section 8.4 (codings).
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Final, Self
+
+from anabranch.config.model import Pool as PoolSettings
+from anabranch.core.exchange import Address, Answer, Request
+from anabranch.errors import ConnectionLost, ConnectTimeout, ProtocolError, UpstreamError, UpstreamTimeout
+from anabranch.upstream.connection import Connection
+from anabranch.upstream.dial import dial
+from anabranch.upstream.encoding import decode_soon
+from anabranch.upstream.pool import Pool
+
+# RFC 9110 section 9.2.2. What a policy may know better (`idempotent: true`) is for the retry policy, not for this one free retry.
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+# RFC 9110 section 8.6: these say that they have no body; some servers insist on it (411).
+_EXPECT_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+
+# Sweeps in one idle timeout: an idle connection is closed at most a quarter late.
+_SWEEPS: Final = 4
+
+
+class _Site:
+    """What is the same for all exchanges with one address, and the owner of its connections."""
+
+    __slots__ = ("_live", "_on_empty", "after_target", "base", "pool")
+
+    def __init__(self, address: Address, pool: PoolSettings, live: set[Connection], on_empty: Callable[[], None]) -> None:
+        self.base = address.base_path.encode("ascii")
+        self.after_target = b" HTTP/1.1\r\nhost: " + address.authority.encode("ascii") + b"\r\n"
+        self.pool = Pool(pool)
+        self._live = live
+        self._on_empty = on_empty
+
+    def opened(self, connection: Connection) -> None:
+        self._live.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self.pool.forget(connection)
+
+    def gone(self, connection: Connection) -> None:
+        self._live.discard(connection)
+        if not self._live:
+            self._on_empty()
+
+
+class WireTransport:
+    """A `seam.Transport` over HTTP/1.1 for one upstream; also an async context manager.
+
+    `max_response`: bytes of a body, before and after content decoding. `context`: for https addresses; None when there are none.
+    `server_name`: sent by SNI and verified instead of the address's host.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: PoolSettings | None = None,
+        connect_timeout_s: float = 1.0,
+        max_response: int = 10 * 1024 * 1024,
+        context: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        self._pool_settings = pool or PoolSettings()
+        self._connect_timeout_s = connect_timeout_s
+        self._max_response = max_response
+        self._context = context
+        self._server_name = server_name
+        self._sites: dict[Address, _Site] = {}
+        # Every connection whose socket is not closed yet; and the timeouts of those not yet connected.
+        self._connections: set[Connection] = set()
+        self._dialling: set[asyncio.Timeout] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    @property
+    def connections(self) -> int:
+        """Connections whose socket is open, idle ones included."""
+        return len(self._connections)
+
+    @property
+    def idle_connections(self) -> int:
+        return sum(len(site.pool) for site in self._sites.values())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
+        """See `seam.Transport`."""
+        now = monotonic()
+        if now >= deadline:
+            raise UpstreamTimeout("no time was left to ask the service")
+        site = self._sites.get(address)
+        if site is None:
+            site = self._sites[address] = _Site(address, self._pool_settings, self._connections, self._on_empty)
+        head = _head(request, site)
+        connection = site.pool.take(now)
+        is_fresh = connection is None
+        if connection is None:
+            connection = await self._dial(site, address, now, deadline)
+        while True:
+            try:
+                answer = await connection.send(head, request.body, is_head=request.method == "HEAD", deadline=deadline)
+                break
+            except ConnectionLost:
+                # RFC 9112 section 9.3.1: the peer closed a kept-alive connection while the request was on its way.
+                if is_fresh or not connection.is_silent or request.method not in IDEMPOTENT or self._is_closed:
+                    raise
+            except BaseException:
+                connection.abort()
+                raise
+            connection = await self._retry(site, address, deadline)
+            is_fresh = True
+        coding = connection.coding
+        if connection.is_open:
+            site.pool.put(connection, monotonic())
+            if self._sweeper is None:
+                self._sweep_later()
+        if coding:
+            return Answer(answer.status, answer.headers, await decode_soon(answer.body, coding, self._max_response))
+        return answer
+
+    async def aclose(self) -> None:
+        """See `seam.Transport`. Returns when every socket is closed."""
+        self._is_closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        now = monotonic()
+        for scope in self._dialling:
+            scope.reschedule(now)
+        for connection in list(self._connections):
+            connection.fail(ConnectionLost("the gateway closed the connection before the answer was whole", may_be_processed=True))
+        if self._connections:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            # Shielded: a caller that is cancelled must not take the future away from another one.
+            await asyncio.shield(self._drained)
+
+    # ------------------------------------------------------------------------------------------------------ connecting
+
+    async def _retry(self, site: _Site, address: Address, deadline: float) -> Connection:
+        try:
+            return await self._dial(site, address, monotonic(), deadline)
+        except UpstreamError as error:
+            # The first try had been written, so the claim that nothing was sent does not hold any more.
+            error.may_be_processed = True
+            raise
+
+    async def _dial(self, site: _Site, address: Address, now: float, deadline: float) -> Connection:
+        self._check_open()
+        context = None
+        if address.scheme == "https":
+            context = self._context
+            if context is None:
+                raise ProtocolError("the upstream was built without TLS settings, and this address needs them")
+        limit = now + self._connect_timeout_s
+
+        opened = Connection(site, max_response=self._max_response, expires_at=now + self._pool_settings.max_age_s)
+        scope = asyncio.timeout_at(min(limit, deadline))
+        self._dialling.add(scope)
+        try:
+            async with scope:
+                await dial(address, opened, context=context, server_name=self._server_name)
+        except TimeoutError:
+            self._check_open()
+            if deadline <= limit:
+                raise UpstreamTimeout("the time ran out before the service accepted a connection") from None
+            raise ConnectTimeout("the service did not accept a connection in time") from None
+        finally:
+            self._dialling.discard(scope)
+        if not opened.is_open:
+            raise opened.failure or ConnectionLost("the connection was closed before the service was asked")
+        return opened
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ConnectionLost("the gateway has closed its connections to the service")
+
+    def _on_empty(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -------------------------------------------------------------------------------------------------------- sweeping
+
+    def _sweep_later(self) -> None:
+        delay = min(self._pool_settings.idle_timeout_s, self._pool_settings.max_age_s) / _SWEEPS
+        self._sweeper = asyncio.get_running_loop().call_later(delay, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = monotonic()
+        for site in self._sites.values():
+            site.pool.sweep(now)
+        if self.idle_connections:
+            self._sweep_later()
+
+
+def _head(request: Request, site: _Site) -> bytes:
+    parts = [request.method.encode("ascii"), b" ", site.base, request.target.encode("ascii"), site.after_target, request.headers.wire]
+    for name, value in request.extra:
+        parts += (name, b": ", value, b"\r\n")
+    if request.body is not None:
+        parts.append(b"content-length: %d\r\n" % len(request.body))
+    elif request.method in _EXPECT_BODY:
+        parts.append(b"content-length: 0\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

@@ -1,0 +1,129 @@
+"""The reference and the JSON Schema say what the models say, and the file in docs/ is the newest."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from anabranch.config.load import load
+from anabranch.config.model import Document
+from anabranch.config.parse import parse
+from anabranch.config.problems import Problems
+from anabranch.config.substitute import fill
+from anabranch.describe.document_catalogue import keys, sections
+from anabranch.describe.document_reference import reference
+from anabranch.describe.document_schema import document_schema
+from tests.support.example import EXAMPLE
+
+_DOCS = Path(__file__).parents[3] / "docs" / "reference.md"
+
+
+def test_the_reference_in_docs_is_up_to_date() -> None:
+    assert _DOCS.read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+def test_the_reference_is_written_by_the_module(tmp_path: Path) -> None:
+    target = tmp_path / "reference.md"
+    subprocess.run([sys.executable, "-m", "anabranch.describe.document_reference", str(target)], check=True, cwd=_DOCS.parents[1])
+    assert target.read_text(encoding="utf-8") == reference()
+
+
+def test_every_key_has_a_meaning() -> None:
+    assert [f"{model.__name__}.{key.name}" for model in sections() for key in keys(model) if not key.meaning] == []
+    assert [model.__name__ for model in sections() if not model.__doc__] == []
+
+
+def test_the_reference_shows_defaults_in_the_units_of_the_document() -> None:
+    text = reference()
+    assert "| `connect_timeout` | duration | `1s` |" in text
+    assert "| `max_response` | size | `10MiB` |" in text
+    assert "| `failure_rate` | ratio | `50%` |" in text
+    assert "| `in` | `path`, `query` or `header` | required |" in text
+    assert "| `attempts` | whole number, 1 to 10 | `3` |" in text
+
+
+def test_the_schema_is_a_valid_schema_and_json() -> None:
+    schema = document_schema()
+    jsonschema_rs.meta.validate(schema)
+    assert json.loads(json.dumps(schema)) == schema
+    assert schema["$schema"].endswith("2020-12/schema")
+
+
+def test_a_schema_is_new_each_time() -> None:
+    document_schema()["$defs"].clear()
+    assert document_schema()["$defs"]
+
+
+def test_every_default_in_the_schema_is_valid_where_it_stands() -> None:
+    schema = document_schema()
+    for name, section in {**schema["$defs"], "": schema}.items():
+        for key, value in section.get("properties", {}).items():
+            if "default" in value and name != "Substitution":
+                validator = jsonschema_rs.validator_for({**value, "$defs": schema["$defs"]})
+                assert validator.is_valid(value["default"]), (name, key)
+
+
+def test_the_schema_has_no_titles_made_of_python_names() -> None:
+    properties: dict[str, Any] = document_schema()["$defs"]["Upstream"]["properties"]
+    assert all("title" not in value for value in properties.values())
+    assert properties["timeout"]["description"].startswith("Longest one attempt may take.")
+    assert properties["connect_timeout"]["default"] == "1s"
+
+
+def _as_written(text: str) -> Any:
+    node = parse(text.replace("${", "$${"), "f", Problems().add_at)
+    assert node is not None
+    return fill(node, {}, Problems()).data
+
+
+def test_the_schema_accepts_the_example_with_its_substitutions() -> None:
+    validator = jsonschema_rs.validator_for(document_schema())
+    assert [str(error) for error in validator.iter_errors(_as_written(EXAMPLE))] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("version",), ("upstreams", "flights", "url"), ("upstreams", "flights", "timeout"), ("upstreams", "flights", "transport"),
+        ("upstreams", "flights", "concurrency", "limit"), ("upstreams", "flights", "retry", "budget"), ("upstreams", "flights", "max_response"),
+        ("upstreams", "flights", "retry", "on", 1), ("endpoints", 0, "steps", "flight", "required"), ("endpoints", 0, "method"),
+    ],
+)  # fmt: skip
+def test_the_schema_accepts_substitutions_but_no_nonsense(path: tuple[str | int, ...]) -> None:
+    validator = jsonschema_rs.validator_for(document_schema())
+    document = _as_written(EXAMPLE)
+    for value, is_valid in (("${SOMETHING:-x}", True), ("nonsense", False), (None, False)):
+        changed = copy.deepcopy(document)
+        place = changed
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = value
+        assert validator.is_valid(changed) is is_valid, value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["version: 1\njournl: 1", "version: 1\nupstreams: {1x: {url: http://a}}", "{}", "version: 1\nendpoints: [{path: /a, steps: {}}]"],
+)
+def test_the_schema_refuses_what_the_models_refuse(text: str) -> None:
+    assert not jsonschema_rs.validator_for(document_schema()).is_valid(_as_written(text))
+
+
+def test_the_schema_names_every_key_of_every_model() -> None:
+    schema = document_schema()
+    for model in sections():
+        section = schema if model is Document else schema["$defs"][model.__name__]
+        assert list(section["properties"]) == [key.name for key in keys(model)]
+
+
+def test_the_editor_comment_is_in_the_reference(tmp_path: Path) -> None:
+    comment = "# yaml-language-server: $schema=gateway.schema.json"
+    assert comment in reference()
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"{comment}\nversion: 1\n")
+    load(file, {})

@@ -1,0 +1,194 @@
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from fastapi.openapi.models import OpenAPI
+
+from anabranch.config import model as config
+from anabranch.describe.openapi import describe
+from anabranch.plan.model import ComputePlan, EndpointPlan
+from tests.support.edge_plans import body, document, endpoint, parameter, read_integer
+
+STEPS: dict[str, dict[str, Any]] = {
+    "flight": {"upstream": "flights", "path": "/f", "required": True},
+    "airline": {
+        "upstream": "airlines",
+        "path": "/a",
+        "pick": ["name", "home.city"],
+        "rename": {"home.city": "town"},
+        "default": {"name": "?"},
+    },
+    "weather": {"upstream": "weather", "path": "/w", "wrap": "now"},
+    "past": {"upstream": "flights", "path": "/p", "hidden": True},
+}
+
+
+def operation(plan: EndpointPlan) -> dict[str, Any]:
+    paths, _ = describe(document(plan))
+    made: dict[str, Any] = paths[plan.path][plan.method.lower()]
+    return made
+
+
+def schema(response: dict[str, Any] | None = None, steps: dict[str, dict[str, Any]] | None = None) -> Any:
+    return operation(endpoint(response=response, steps=steps or STEPS))["responses"]["200"]["content"]["application/json"]["schema"]
+
+
+def test_operation_has_the_words_of_the_document() -> None:
+    made = operation(endpoint(name="briefing", summary="One flight", description="More.", tags=["flights"]))
+    assert (made["operationId"], made["summary"], made["description"], made["tags"]) == ("briefing", "One flight", "More.", ["flights"])
+    assert "parameters" not in made
+    assert "requestBody" not in made
+
+
+def test_parameters_are_described() -> None:
+    plan = endpoint(
+        "/f/{id}",
+        parameters=(
+            parameter("id", "path", schema={"type": "integer"}),
+            parameter("units", default="metric", schema={"type": "string", "enum": ["metric", "imperial"]}),
+            parameter("x-key", "header", is_required=True),
+        ),
+    )
+    assert operation(plan)["parameters"] == [
+        {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}},
+        {
+            "name": "units",
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string", "enum": ["metric", "imperial"], "default": "metric"},
+        },
+        {"name": "x-key", "in": "header", "required": True, "schema": {"type": "string"}},
+    ]
+
+
+def test_body_is_described() -> None:
+    source = config.Body.model_validate({"schema": {"type": "object"}, "description": "What to book"})
+    assert operation(endpoint(method="POST", body=body(source=source)))["requestBody"] == {
+        "description": "What to book",
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    assert operation(endpoint(method="POST", body=body(is_required=False)))["requestBody"] == {
+        "required": False,
+        "content": {"application/json": {"schema": {}}},
+    }
+
+
+def test_schema_that_refers_to_itself_becomes_a_component() -> None:
+    tree = {"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "properties": {"below": {"$ref": "#/$defs/node"}}}}}
+    source = config.Body.model_validate({"schema": tree})
+    paths, components = describe(document(endpoint(method="POST", name="book-it", body=body(source=source))))
+    placed = paths["/briefing"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert placed == {"$ref": "#/components/schemas/book_it_body"}
+    node = components["schemas"]["book_it_body"]
+    assert node["$ref"] == "#/components/schemas/book_it_body/$defs/node"
+    assert node["$defs"]["node"]["properties"]["below"]["$ref"] == "#/components/schemas/book_it_body/$defs/node"
+
+
+def test_group_is_an_object_with_the_visible_steps() -> None:
+    made = schema()
+    assert made["type"] == "object"
+    assert made["required"] == ["flight", "airline", "weather"]
+    assert list(made["properties"]) == ["flight", "airline", "weather"]
+
+
+def test_nothing_is_claimed_about_a_value_that_passes_untouched() -> None:
+    assert schema()["properties"]["flight"] == {"description": "From flights."}
+
+
+def test_pick_and_rename_give_the_names() -> None:
+    assert schema()["properties"]["airline"] == {
+        "properties": {"name": {}, "home": {"properties": {"town": {}}}},
+        "description": "From airlines. Optional: its default when it fails.",
+    }
+
+
+def test_wrapped_optional_step_may_be_null() -> None:
+    assert schema()["properties"]["weather"] == {
+        "anyOf": [{"type": "object", "required": ["now"], "properties": {"now": {}}}, {"type": "null"}],
+        "description": "From weather. Optional: null when it fails.",
+    }
+
+
+def test_wrapped_step_with_a_default_may_be_that() -> None:
+    step = {"upstream": "weather", "path": "/w", "wrap": "now", "default": {"now": None}}
+    assert schema(steps={"weather": step})["properties"]["weather"]["anyOf"][1] == {"const": {"now": None}}
+
+
+@pytest.mark.parametrize("merge", ["flat", "deep"])
+def test_merged_response_is_an_object_with_the_names_that_are_known(merge: str) -> None:
+    assert schema({"merge": merge}) == {"type": "object", "properties": {"name": {}, "home": {}, "now": {}}}
+
+
+def test_template_is_described_as_far_as_it_is_literal() -> None:
+    template = {"kind": "briefing", "n": 1, "flight": "{flight}", "text": "{{x}}", "list": ["{flight}"], "deep": {"a": None}}
+    assert schema({"body": template}) == {
+        "type": "object",
+        "required": ["kind", "n", "flight", "text", "list", "deep"],
+        "properties": {
+            "kind": {"type": "string"},
+            "n": {"const": 1},
+            "flight": {},
+            "text": {"type": "string"},
+            "list": {"type": "array"},
+            "deep": {"type": "object", "required": ["a"], "properties": {"a": {"const": None}}},
+        },
+    }
+
+
+def test_responses_are_those_that_can_happen() -> None:
+    assert set(operation(endpoint())["responses"]) == {"200", "500", "502", "503", "504"}
+    with_path = endpoint("/f/{id}", parameters=(parameter("id", "path"),), steps=STEPS)
+    assert set(operation(with_path)["responses"]) == {"200", "400", "404", "4XX", "500", "502", "503", "504"}
+    with_body = operation(endpoint(method="POST", body=body()))["responses"]
+    assert set(with_body) == {"200", "400", "408", "413", "415", "500", "502", "503", "504"}
+
+
+def test_status_type_and_fixed_header_fields_follow_the_document() -> None:
+    response = {"status": 201, "headers": {"Content-Type": "application/geo+json", "Cache-Control": "no-store"}}
+    made = operation(endpoint(response=response))["responses"]["201"]
+    assert list(made["content"]) == ["application/geo+json"]
+    assert made["headers"]["cache-control"] == {"schema": {"type": "string", "const": "no-store"}}
+    assert {"Gateway-Complete", "Server-Timing", "Proxy-Status", "X-Request-Id"} < set(made["headers"])
+    assert "content" not in operation(endpoint(response={"status": 204}))["responses"]["204"]
+
+
+def test_methods_of_one_path_stand_together_and_the_same_plan_gives_the_same_bytes() -> None:
+    served = document(endpoint(), endpoint(method="POST", body=body()))
+    paths, _ = describe(served)
+    assert list(paths["/briefing"]) == ["get", "post"]
+    assert orjson.dumps(describe(served)) == orjson.dumps(describe(served))
+
+
+def test_description_fits_fastapis_model_of_openapi() -> None:
+    plan = endpoint("/f/{id}", "PUT", parameters=(parameter("id", "path", read=read_integer), parameter("q")), body=body(), steps=STEPS)
+    paths, components = describe(document(plan, endpoint(steps=STEPS)))
+    OpenAPI.model_validate({"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": paths, "components": components})
+
+
+def computed(result: dict[str, Any], **written: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of a compute step whose function says `result`, and all component schemas."""
+    plan = endpoint(name="x", steps={"sum": {"compute": "m:f", **written}})
+    compute = ComputePlan(hook="m:f", pool="thread", kind="thread", lane="x.sum", limit=None, build=lambda _: b"{}", result_schema=result)
+    plan = replace(plan, steps=(replace(plan.steps[0], compute=compute),))
+    paths, components = describe(document(plan))
+    made = paths[plan.path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["sum"]
+    return made, components["schemas"]
+
+
+def test_what_a_function_returns_is_described() -> None:
+    assert computed({"type": "integer"}, required=True)[0] == {"type": "integer", "description": "Computed."}
+    assert computed({"type": "integer"})[0]["anyOf"] == [{"type": "integer"}, {"type": "null"}]
+    wrapped = computed({"type": "integer"}, required=True, wrap="n")[0]
+    assert wrapped["properties"] == {"n": {"type": "integer"}}
+
+
+def test_nothing_is_claimed_of_a_result_that_the_document_changes() -> None:
+    assert computed({"type": "object"}, required=True, target="a")[0] == {"description": "Computed."}
+
+
+def test_a_result_that_refers_to_itself_is_a_component() -> None:
+    made, schemas = computed({"$ref": "#/$defs/Node", "$defs": {"Node": {"type": "object"}}}, required=True)
+    assert made["$ref"] == "#/components/schemas/x_sum"
+    assert schemas["x_sum"]["$ref"] == "#/components/schemas/x_sum/$defs/Node"

@@ -1,0 +1,41 @@
+"""What waits to be made into a record says how much of the memory it holds."""
+
+from datetime import datetime
+from typing import Any, cast
+
+import pytest
+
+from anabranch.config.journal import Journal as Config
+from anabranch.config.journal import JournalRule
+from anabranch.core.exchange import Answer
+from anabranch.journal.batch import Unmade
+from anabranch.journal.journal import Journal
+from anabranch.journal.recorder import Answered, Recorder
+from anabranch.journal.redact import Redaction
+from tests.support import edge_plans
+
+
+class _Journal:
+    """Takes what is to be made, with its size."""
+
+    def __init__(self) -> None:
+        self.config = Config()
+        self.deferred: list[tuple[Unmade, int]] = []
+
+    def defer(self, unmade: Unmade, size_bytes: int) -> None:
+        self.deferred.append((unmade, size_bytes))
+
+
+@pytest.mark.parametrize("bodies", ["none", "steps"])
+def test_answers_of_services_that_are_held_until_the_record_is_made_count(bodies: Any) -> None:
+    journal = _Journal()
+    plan = edge_plans.endpoint(name="briefing", journal={"bodies": bodies})
+    recorder = Recorder(plan, JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact))
+    outcome = edge_plans.outcome("flight")
+    outcome.answer = Answer(200, [], b"x" * 100_000)
+    recorder.defer(Answered(recorder, b"r", "GET", b"/", b"", {}, b"", edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
+    ((unmade, size_bytes),) = journal.deferred
+    assert size_bytes == 100_002
+    lines = bytearray()
+    assert isinstance(unmade.write(lines), datetime)
+    assert lines.endswith(b"\n")

@@ -1,0 +1,300 @@
+"""While the gate is full a request waits as bytes: it is served, or turned away, as if it had come later, and no other is disturbed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from anabranch.guard.concurrency import Gate
+from anabranch.server.backlog import Backlog
+from anabranch.server.head import BoundedProtocol
+from tests.support.head_server import PATIENCE_S, Bounded, Hasty, HeadServer, answer, problem_of, rest, serving
+
+SLOW = b"GET /gated HTTP/1.1\r\nHost: here\r\n\r\n"
+GET = b"GET /a HTTP/1.1\r\nHost: here\r\n\r\n"
+POST = b"POST /post HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\n"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def backlog_of(gate: Gate) -> Backlog:
+    assert isinstance(gate._backlog, Backlog)
+    return gate._backlog
+
+
+@asynccontextmanager
+async def full(
+    *,
+    waiting: int = 0,
+    wait_s: float = 600.0,
+    limit: int = 1,
+    protocol: type[BoundedProtocol] = Bounded,
+    keep_alive_s: float = 600.0,
+) -> AsyncIterator[tuple[HeadServer, Gate]]:
+    """A server all of whose places are taken by requests that end when `server.app.gate` is set."""
+    gate = Gate(limit=limit, waiting=waiting, wait_s=wait_s)
+    async with serving(protocol, gate=gate, keep_alive_s=keep_alive_s) as server, server.connected() as (_, writer):
+        writer.write(SLOW)
+        await until(lambda: gate.is_full)
+        await until(lambda: server.app.seen)
+        server.app.seen.clear()
+        yield server, gate
+        server.app.gate.set()
+        await until(lambda: not gate.bulkhead.in_use)
+        assert (gate.queued, backlog_of(gate).unread_bytes) == (0, 0)
+
+
+async def test_waiting_requests_are_not_looked_at_and_are_served_in_their_order() -> None:
+    async with full(waiting=3) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
+        to_one.write(GET)
+        await until(lambda: gate.queued == 1)
+        to_two.write(GET.replace(b"/a", b"/b"))
+        await until(lambda: gate.queued == 2)
+        assert server.app.seen == []
+        server.app.gate.set()
+        assert (await answer(one)).startswith(b"HTTP/1.1 200")
+        assert (await answer(two)).startswith(b"HTTP/1.1 200")
+        assert (server.app.seen, gate.admitted, gate.shed) == (["/a", "/b"], 2, 0)
+
+
+async def test_who_finds_no_room_to_wait_is_told_when_to_come_back_and_can() -> None:
+    async with full() as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET.replace(b"Host", b"X-Request-Id: mine\r\nHost"))
+        status, headers, problem = problem_of(await answer(reader), 503)
+        assert (status, headers["content-type"], headers["retry-after"]) == (503, "application/problem+json", "1")
+        assert {"date", "content-length"} <= headers.keys()
+        assert (problem["type"], problem["status"], problem["instance"]) == ("/problems/overloaded", 503, "mine")
+        assert (server.app.seen, gate.shed) == ([], 1)
+        server.app.gate.set()
+        await until(lambda: not gate.is_full)
+        writer.write(GET)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        assert server.app.seen == ["/a"]
+
+
+async def test_wait_has_an_end() -> None:
+    async with full(waiting=1, wait_s=0.05) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        assert b"/problems/overloaded" in await answer(reader)
+        assert (server.app.seen, gate.shed) == ([], 1)
+
+
+async def test_own_pages_are_served_when_nothing_else_is() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET.replace(b"/a", b"/livez"))
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        assert (server.app.seen, gate.queued, gate.is_full) == (["/livez"], 0, True)
+
+
+@pytest.mark.parametrize("pieces", [[POST + b"hello"], [POST, b"hello"], [POST[:20], POST[20:], b"he", b"llo"]])
+async def test_body_of_who_was_turned_away_is_not_taken_for_a_request(pieces: list[bytes]) -> None:
+    async with full() as (server, gate), server.connected() as (reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        assert b"/problems/overloaded" in await answer(reader)
+        server.app.gate.set()
+        await until(lambda: not gate.is_full)
+        writer.write(GET)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        assert server.app.seen == ["/a"]
+
+
+async def test_request_that_waits_is_served_with_its_body_whenever_it_comes() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        body = b"x" * 1_000_000
+        writer.write(POST.replace(b": 5", b": %d" % len(body)))
+        await until(lambda: gate.queued == 1)
+        writer.write(body)
+        server.app.gate.set()
+        assert (await answer(reader)).endswith(b"\r\n\r\n1000000")
+
+
+async def test_all_that_wait_together_hold_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.server.backlog._MOST_BYTES", 100_000)
+    monkeypatch.setattr("tests.support.head_server.Bounded.max_head_bytes", 64 * 1024)
+    monkeypatch.setattr("anabranch.server.backlog.QUICK_PER_S", 0)
+    async with full(waiting=9) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
+        # Each is within the bound when its head comes, and the second beyond it when its body does.
+        head, body = POST.replace(b": 5", b": 60000"), b"x" * 60_000
+        to_one.write(head + body)
+        await until(lambda: backlog_of(gate).unread_bytes == len(head + body))
+        to_two.write(head)
+        await until(lambda: gate.queued == 2)
+        to_two.write(body)
+        assert b"/problems/overloaded" in await answer(two)
+        to_two.write(GET)
+        await until(lambda: gate.queued == 2)
+        server.app.gate.set()
+        assert (await answer(one)).endswith(b"\r\n\r\n60000")
+        assert (await answer(two)).startswith(b"HTTP/1.1 200")
+        assert gate.shed == 1
+
+
+async def test_requests_behind_one_that_waits_are_answered_in_order() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET + POST + b"hello")
+        await until(lambda: gate.queued == 1)
+        writer.write(GET)
+        server.app.gate.set()
+        assert [(await answer(reader))[-1:] for _ in range(3)] == [b"0", b"5", b"0"]
+
+
+async def test_head_that_is_not_whole_takes_no_place_from_others() -> None:
+    async with full(waiting=2) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
+        to_one.write(GET[:10])
+        await until(lambda: gate.queued == 1)
+        to_two.write(GET)
+        await until(lambda: gate.queued == 2)
+        server.app.gate.set()
+        assert (await answer(two)).startswith(b"HTTP/1.1 200")
+        await until(lambda: gate.bulkhead.in_use == 0)
+        to_one.write(GET[10:])
+        assert (await answer(one)).startswith(b"HTTP/1.1 200")
+
+
+async def test_garbage_that_waited_is_refused_and_takes_no_place() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        writer.write(b"secret-garbage\r\n\r\n")
+        await until(lambda: gate.queued == 1)
+        server.app.gate.set()
+        assert problem_of(await rest(reader), 400)[0] == 400
+        await until(lambda: gate.bulkhead.in_use == 0)
+
+
+async def test_time_for_a_head_is_not_counted_from_an_answer_nor_while_the_next_request_waits() -> None:
+    async with full(protocol=Hasty) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        assert b"/problems/overloaded" in await answer(reader)
+        gate.waiting = 1
+        writer.write(GET)
+        await until(lambda: gate.queued == 1)
+        await asyncio.sleep(2 * Hasty.head_timeout_s)
+        server.app.gate.set()
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_body_of_who_was_turned_away_is_not_counted_as_a_head() -> None:
+    async with full() as (server, gate), server.connected() as (reader, writer):
+        writer.write(POST.replace(b": 5", b": 5000") + b"x" * 5000)
+        assert b"/problems/overloaded" in await answer(reader)
+        server.app.gate.set()
+        await until(lambda: not gate.is_full)
+        writer.write(GET)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_body_of_who_was_turned_away_keeps_no_connection() -> None:
+    async with full(keep_alive_s=0.5) as (server, _), server.connected() as (reader, writer):
+        writer.write(POST)
+        assert b"/problems/overloaded" in await answer(reader)
+        writer.write(b"h")
+        assert await rest(reader) == b""
+
+
+async def test_request_behind_one_that_was_turned_away_keeps_its_connection() -> None:
+    """With hardly any time between two requests, which is not what one under way has."""
+    async with full(waiting=1, keep_alive_s=0) as (server, gate), server.connected() as (reader, writer):
+        gate.waiting = 0  # of those that have not been parsed
+        writer.write(GET + GET)
+        assert b"/problems/overloaded" in await answer(reader)
+        await until(lambda: gate.queued == 1)
+        await asyncio.sleep(0.1)
+        server.app.gate.set()
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_nothing_is_served_behind_a_request_whose_answer_closes_the_connection() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        gate.waiting = 0  # of those that have not been parsed
+        writer.write(POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"hello" + GET)
+        assert (await rest(reader)).count(b"HTTP/1.1 ") == 1
+        server.app.gate.set()
+        await until(lambda: gate.bulkhead.in_use == 0)
+        assert server.app.seen == []
+
+
+async def test_client_that_does_not_read_is_not_answered_again_and_again() -> None:
+    async with full() as (server, _), server.connected() as (reader, writer):
+        await until(lambda: len(server.connections) == 2)
+        next(one for one in server.connections if one.cycle is None).pause_writing()
+        writer.write(GET)
+        status, headers, _ = problem_of(await rest(reader), 503)
+        assert (status, headers["connection"]) == (503, "close")
+
+
+async def test_client_that_sends_line_ends_after_it_was_turned_away_does_not_keep_its_connection() -> None:
+    async with full(protocol=Hasty) as (server, _), server.connected() as (reader, writer):
+        writer.write(GET)
+        assert b"/problems/overloaded" in await answer(reader)
+        writer.write(b"\r\n")
+        assert await rest(reader) == b""
+
+
+async def test_client_that_goes_leaves_the_line() -> None:
+    async with full(waiting=1) as (server, gate):
+        async with server.connected() as (_, writer):
+            writer.write(GET)
+            await until(lambda: gate.queued == 1)
+        await until(lambda: gate.queued == 0)
+        assert (server.app.seen, gate.shed) == ([], 0)
+
+
+async def test_answer_to_head_has_no_body() -> None:
+    async with full() as (server, _), server.connected() as (reader, writer):
+        writer.write(GET.replace(b"GET", b"HEAD") + GET)
+        async with asyncio.timeout(PATIENCE_S):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GET.replace(b"1.1", b"1.0"),
+        GET.replace(b"Host", b"Connection: close\r\nHost"),
+        POST.replace(b"Host", b"Expect: 100-continue\r\nHost"),
+    ],
+)
+async def test_connection_closes_where_the_next_request_cannot_be_found_or_is_not_wanted(request_: bytes) -> None:
+    async with full() as (server, _), server.connected() as (reader, writer):
+        writer.write(request_)
+        status, headers, _ = problem_of(await rest(reader), 503)
+        assert (status, headers["connection"]) == (503, "close")
+
+
+async def test_drain_answers_who_waits_and_then_closes() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        await until(lambda: gate.queued == 1)
+        server.drain()
+        server.app.gate.set()
+        raw = await rest(reader)
+        assert raw.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in raw.lower()
+
+
+async def test_drain_tells_who_is_turned_away_and_then_closes() -> None:
+    async with full(waiting=1, wait_s=0.05) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        await until(lambda: gate.queued == 1)
+        server.drain()
+        status, headers, _ = problem_of(await rest(reader), 503)
+        assert (status, headers["connection"]) == (503, "close")
+
+
+async def test_drain_without_time_turns_away_who_waits() -> None:
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        await until(lambda: gate.queued == 1)
+        server.drain()
+        server.drain()
+        status, headers, _ = problem_of(await rest(reader), 503)
+        assert (status, headers["connection"], gate.queued) == (503, "close", 0)
