@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from anabranch.cli.main import describe
+from anabranch.cli.openapi import describe
 from anabranch.document.compile import compile_file
 from anabranch.main import create_app
 from anabranch.settings import Settings

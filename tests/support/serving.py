@@ -46,7 +46,7 @@ class LoopServer(uvicorn.Server):
 
 def free_socket() -> socket.socket:
     """A loopback socket bound to a port that the system chose."""
-    # With its protocol, as in anabranch.cli.main: asyncio turns Nagle's algorithm off only where it is named.
+    # With its protocol, as in anabranch.cli.run: asyncio turns Nagle's algorithm off only where it is named.
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((LOOPBACK, 0))

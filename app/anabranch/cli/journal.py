@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 import typer
 
+from anabranch.cli.options import settings_of
 from anabranch.cli.records import Endpoint, Folder, Incomplete, Since, Slow, Status, Until, chosen, refuse, warn, with_progress
 from anabranch.errors import MissingExtraError
 from anabranch.journal.follow import Follower, follow
@@ -21,7 +22,6 @@ from anabranch.journal.record import Head, Record, RecordError, read_record
 from anabranch.journal.segment import listed
 from anabranch.journal.statistics import statistics
 from anabranch.journal.verify import verify as verify_segment
-from anabranch.settings import Settings
 from anabranch.sinks.parquet import write_parquet
 
 DAMAGED: Final = 3
@@ -189,7 +189,7 @@ def export(
 
 
 def _folder(given: Path | None) -> Path:
-    path = given or Settings().journal_path or Path("journal")
+    path = given or settings_of().journal_path or Path("journal")
     if not path.is_dir():
         hint = "" if given else "; name it with --journal DIR"
         refuse(f"there is no journal: {path} is {'not a folder' if path.exists() else 'not there'}{hint}")

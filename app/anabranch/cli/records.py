@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from anabranch.cli.options import BAD_USE
 from anabranch.config.units import parse_duration
 from anabranch.journal.reader import Filter, Tally
 from anabranch.journal.segment import Segment
 
 T = TypeVar("T")
 
-BAD_USE: Final = 2
 _TOLD_EVERY: Final = 100
 
 Folder = Annotated[

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from anabranch.cli.records import BAD_USE, Endpoint, Since, Until, chosen, refuse, warn, with_progress
-from anabranch.document.compile import Compiled, compile_file
+from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_leave, settings_of
+from anabranch.cli.records import Endpoint, Since, Until, chosen, refuse, warn, with_progress
+from anabranch.document.compile import Compiled
 from anabranch.document.service import Service
-from anabranch.errors import ConfigError
 from anabranch.journal.reader import Tally, records
 from anabranch.journal.record import Record
 from anabranch.journal.redact import Redaction
@@ -24,11 +24,7 @@ from anabranch.replay import report
 from anabranch.replay.compare import Ignored
 from anabranch.replay.replay import Replayer
 from anabranch.replay.rerun import Live, offline
-from anabranch.settings import Settings
 from anabranch.upstream.open import open_transport
-
-DIFFERENT: Final = 1
-BAD_CONFIG: Final = 3
 
 
 def replay(
@@ -53,13 +49,8 @@ def replay(
         ignored = Ignored(ignore or ())
     except ValueError as error:
         refuse(f"--ignore: {error}")
-    try:
-        compiled = compile_file(config)
-    except ConfigError as error:
-        for problem in error.problems:
-            typer.echo(str(problem), err=True)
-        raise typer.Exit(BAD_CONFIG) from None
-    folder = journal or Settings().journal_path or Path(compiled.draft.document.journal.path)
+    compiled = compile_or_leave(config)
+    folder = journal or settings_of().journal_path or Path(compiled.draft.document.journal.path)
     replayer = Replayer(Redaction(compiled.draft.document.journal.redact), ignored)
     tally = Tally()
     # What is answered is in the report; a log line for every failed request would say it again.
@@ -81,7 +72,7 @@ def replay(
     shown = show(replayer.endpoints, never_asked, has_difference=replayer.has_difference)
     typer.echo(shown)
     if replayer.has_difference:
-        raise typer.Exit(DIFFERENT)
+        raise typer.Exit(ANSWER_IS_NO)
     if replayer.has_only_skipped:
         # Nothing was proven: whoever lets a change through by the exit code must not take it for that.
         raise typer.Exit(BAD_USE)

@@ -4,24 +4,18 @@ document."""
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_leave, settings_of
 from anabranch.config.journal import Sink as SinkConfig
-from anabranch.document.compile import compile_file
-from anabranch.errors import ConfigError
 from anabranch.journal.segment import listed
-from anabranch.settings import Settings
 from anabranch.sinks.open import open_sink
 from anabranch.sinks.shipper import Shipper
 from anabranch.sinks.sink import SinkError
-
-NOT_SHIPPED: Final = 1
-BAD_USE: Final = 2
-BAD_CONFIG: Final = 3
 
 
 def ship(
@@ -31,22 +25,17 @@ def ship(
     ] = None,
 ) -> None:
     """Ship all that is in a journal and was not shipped yet, once. Also while gateways write; not while one of them ships."""
-    try:
-        journal = compile_file(document).draft.document.journal
-    except ConfigError as error:
-        for problem in error.problems:
-            typer.echo(str(problem), err=True)
-        raise typer.Exit(BAD_CONFIG) from None
+    journal = compile_or_leave(document).draft.document.journal
     if not journal.sinks:
         typer.echo(f"{document} has no journal.sinks to ship to", err=True)
         raise typer.Exit(BAD_USE)
-    path = folder or Settings().journal_path or Path(journal.path)
+    path = folder or settings_of().journal_path or Path(journal.path)
     if not path.is_dir():
         typer.echo(f"there is no journal at {path}; --journal names its folder", err=True)
         raise typer.Exit(BAD_USE)
     results = [asyncio.run(_ship(sink, path)) for sink in journal.sinks]
     if not all(results):
-        raise typer.Exit(NOT_SHIPPED)
+        raise typer.Exit(ANSWER_IS_NO)
 
 
 async def _ship(config: SinkConfig, path: Path) -> bool:

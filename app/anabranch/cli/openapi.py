@@ -1,0 +1,29 @@
+"""`anabranch openapi` and `anabranch schema`: descriptions, for clients and for editors."""
+
+import orjson
+
+from anabranch.cli.options import Document, Output, compile_or_leave, write
+from anabranch.describe.document_schema import document_schema
+from anabranch.document.compile import Compiled
+from anabranch.edge.app import build_app
+from anabranch.edge.dataplane import DataPlane
+from anabranch.engine.run import Engine
+from anabranch.server.health import Health
+
+
+def openapi(document: Document, output: Output = None) -> None:
+    """Write the API description (OpenAPI 3.1) of a document."""
+    write(describe(compile_or_leave(document)), output)
+
+
+def schema(output: Output = None) -> None:
+    """Write the JSON Schema of gateway documents, for editors."""
+    write(orjson.dumps(document_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
+
+
+def describe(compiled: Compiled) -> bytes:
+    """The API description of a compiled document as indented JSON: what the gateway shows at /openapi.json."""
+    plane = DataPlane(Engine({}).run)
+    plane.load(compiled.plan)
+    app = build_app(plane=plane, health_status=Health(), routers=compiled.routers)
+    return orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,67 @@
+"""What the commands share: exit codes, arguments, the settings, a document that compiles or ends the command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from anabranch.document.compile import Compiled, compile_file
+from anabranch.errors import ConfigError, Problem
+from anabranch.settings import Settings
+
+ANSWER_IS_NO: Final = 1
+"""Exit code: the command worked, and its answer is no: a difference, records that could not be shipped."""
+BAD_USE: Final = 2
+"""Exit code: the command was used wrongly."""
+BAD_CONFIG: Final = 3
+"""Exit code: the document or the settings are not usable."""
+
+Document = Annotated[Path, typer.Argument(metavar="FILE", help="The gateway document: a file, or a folder of files.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")]
+
+
+def settings_of(**given: object) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False):
+            name = "_".join(str(part) for part in fault["loc"]).upper()
+            typer.echo(f"settings: ANABRANCH_{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}", err=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        typer.echo(f"settings: the file .env cannot be read: {reason}", err=True)
+    raise typer.Exit(BAD_CONFIG)
+
+
+def compile_or_leave(document: Path) -> Compiled:
+    try:
+        return compile_file(document)
+    except ConfigError as error:
+        leave(error.problems)
+
+
+def leave(problems: list[Problem]) -> NoReturn:
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    typer.echo(counted(len(problems), "problem"), err=True)
+    raise typer.Exit(BAD_CONFIG)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def write(content: bytes, output: Path | None) -> None:
+    """To the file or the screen. Flushed here: a reader that has gone away must not show up as a traceback at the end."""
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(content)
+    except OSError as error:
+        typer.echo(f"cannot write {output}: {error.strerror}", err=True)
+        raise typer.Exit(BAD_USE) from None

@@ -1,0 +1,195 @@
+"""`anabranch run`: the server process, or the supervisor of several."""
+
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from anabranch import __version__
+from anabranch.cli.options import BAD_CONFIG, leave, settings_of
+from anabranch.document.compile import Compiled, compile_file
+from anabranch.document.reload import Reloader
+from anabranch.edge.app import Gateway
+from anabranch.errors import ConfigError
+from anabranch.main import create_app
+from anabranch.observe.logs import Logs
+from anabranch.server import gc_tuning as memory
+from anabranch.server.admin.reload import outcome_of
+from anabranch.server.health import Health
+from anabranch.server.heartbeat import Pulse
+from anabranch.server.peers import Outcome, Siblings
+from anabranch.server.server import Server
+from anabranch.server.workers import Supervisor
+from anabranch.settings import Settings
+
+_STOP_GRACE_S = 30.0
+"""What a worker may need beyond its drain, to flush and to close, before it is killed."""
+
+logger = logging.getLogger("anabranch")
+
+
+def run(
+    document: Annotated[Path | None, typer.Argument(metavar="FILE", help="The gateway document; ANABRANCH_DOCUMENT when left out.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; ANABRANCH_HOST when left out.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; ANABRANCH_PORT when left out.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that serve; ANABRANCH_WORKERS when left out.")] = None,
+    from_journal: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Answer from this journal, and call no service; ANABRANCH_FROM_JOURNAL when left out."),
+    ] = None,
+) -> None:
+    """Run the gateway until SIGINT or SIGTERM."""
+    memory.hold()
+    settings = settings_of(document=document, host=host, port=port, workers=workers, from_journal=from_journal)
+    logs = Logs(settings.log_format, level=settings.log_level)
+    logs.install()
+    app: Gateway | None = None
+    try:
+        if settings.workers > 1 and settings.document is not None:
+            _prove(settings, compile_file(settings.document))
+        else:
+            app = create_app(settings, logs)
+    except ConfigError as error:
+        leave(error.problems)
+    listener = _listen(settings.host, settings.port)
+    shown_host, shown_port = listener.getsockname()[:2]
+    address = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
+    announcement = f"anabranch {__version__} serves {settings.document} at {address}" + (
+        f"  (docs: {address}/docs)" if settings.docs else ""
+    )
+
+    def announce() -> None:
+        """For whoever has started it; where every line has to be JSON, as one of the log."""
+        if settings.log_format == "json":
+            logs.events.info(announcement)
+        else:
+            typer.echo(announcement, err=True)
+
+    if app is not None:
+        _server(app, settings, on_up=announce).run(sockets=[listener])
+        return
+    memory.settle()
+    supervisor = Supervisor(
+        partial(_work, settings),
+        count=settings.workers,
+        listener=listener,
+        on_up=announce,
+        stop_timeout_s=settings.drain_delay_s + settings.shutdown_timeout_s + _STOP_GRACE_S,
+        passes_hangup=settings.reload != "off",
+    )
+    raise typer.Exit(supervisor.run())
+
+
+def _prove(settings: Settings, compiled: Compiled) -> None:
+    """The supervisor's look at the document, so that a bad one is reported once and not by every worker."""
+    for warning in compiled.warnings:
+        logger.warning("%s", warning)
+    if settings.admin_port is None:
+        logger.warning("with several workers /metrics shows one of them: set ANABRANCH_ADMIN_PORT, and each has a port of its own")
+
+
+def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connection) -> None:
+    """The life of one of several workers, in a process of its own."""
+    memory.hold()
+    if settings.admin_port:
+        settings = settings.model_copy(update={"admin_port": settings.admin_port + number})
+    logs = Logs(settings.log_format, level=settings.log_level)
+    logs.install()
+    pulse = Pulse(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
+    siblings = Siblings(pulse, number)
+    try:
+        app = create_app(settings, logs, siblings)
+    except ConfigError:
+        # The document was good when the supervisor read it, so it has just changed: it is reported where reloads are.
+        logger.exception("worker %d cannot start", number)
+        sys.exit(BAD_CONFIG)
+    reloader: Reloader = app.state.reloader
+
+    async def reload() -> Outcome:
+        return outcome_of(await reloader.reload("admin"))
+
+    def up() -> None:
+        siblings.listen(reload)
+        pulse.up()
+
+    def drain() -> None:
+        siblings.close()
+        pulse.draining()
+
+    server = _server(app, settings, on_up=up, on_pulse=pulse.alive, on_drain=drain, is_end=pulse.is_end)
+    server.run(sockets=[listener])
+
+
+def _server(
+    app: Gateway,
+    settings: Settings,
+    *,
+    on_up: Callable[[], None],
+    on_pulse: Callable[[], None] | None = None,
+    on_drain: Callable[[], None] | None = None,
+    is_end: Callable[[], bool] | None = None,
+) -> Server:
+    """The server of this process: reloads at SIGHUP, drains at SIGTERM and SIGINT."""
+    health: Health = app.state.health
+    reloader: Reloader = app.state.reloader
+    config = uvicorn.Config(
+        app,
+        http=app.state.protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        date_header=True,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are given to asyncio as they are
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]
+    )
+
+    def up() -> None:
+        memory.settle()
+        reloader.observe(lambda _: memory.resettle())
+        on_up()
+
+    def drain() -> None:
+        health.block("stop", "the gateway is stopping")
+        if on_drain is not None:
+            on_drain()
+
+    return Server(
+        config,
+        delay_s=settings.drain_delay_s,
+        on_up=up,
+        on_drain=drain,
+        on_pulse=on_pulse,
+        is_end=is_end,
+        on_hangup=None if settings.reload == "off" else lambda: reloader.request("signal"),
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything is opened, so that a busy port is one clear line."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With its protocol: asyncio turns Nagle's algorithm off only where it is named, and 40 ms a response are lost with it.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        is_about_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        hint = "choose another with --port" if is_about_port else "--host takes an address of this machine, or 0.0.0.0 for all of them"
+        typer.echo(f"cannot listen on {host} port {port}: {error.strerror}; {hint}", err=True)
+        raise typer.Exit(BAD_CONFIG) from None
+    return listener
