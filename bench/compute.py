@@ -20,7 +20,7 @@ import orjson
 import uvloop
 
 from anabranch.compute.dask import DaskPool
-from anabranch.compute.job import Job, JobClock
+from anabranch.compute.job import Job, JobTimings
 from anabranch.errors import StepError
 from bench.pressure import Pressure, aggregate, endpoints, gateway, service
 from bench.server import Cores, free_port, process
@@ -98,7 +98,7 @@ async def hops(address: str) -> None:
 
     async def one(size: int) -> None:
         text = orjson.dumps({"value": "x" * size})
-        await pool.run(Job(hook="bench.hops:length", input=text, deadline=monotonic() + 30, step="hop", lane="hop"), JobClock())
+        await pool.run(Job(hook="bench.hops:length", input=text, deadline=monotonic() + 30, step="hop", lane="hop"), JobTimings())
 
     try:
         give_up = monotonic() + _READY_WITHIN_S

@@ -10,7 +10,7 @@ from time import monotonic, perf_counter, process_time
 import orjson
 import uvloop
 
-from anabranch.compute.job import ComputePool, Job, JobClock
+from anabranch.compute.job import ComputePool, Job, JobTimings
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.compute.threads import ThreadPool
 
@@ -35,7 +35,7 @@ async def measure(pool: ComputePool, hook: str, size: int, times: int) -> tuple[
     before = process_time()
     for _ in range(times):
         began = perf_counter()
-        await pool.run(Job(hook=hook, input=text, deadline=monotonic() + 30, step="hop", lane="hop"), JobClock())
+        await pool.run(Job(hook=hook, input=text, deadline=monotonic() + 30, step="hop", lane="hop"), JobTimings())
         taken.append(perf_counter() - began)
     return median(taken), (process_time() - before) / times
 

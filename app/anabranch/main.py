@@ -42,7 +42,7 @@ from anabranch.server.admin.journal import routes as journal_routes
 from anabranch.server.admin.reload import Others
 from anabranch.server.admin.reload import routes as reload_routes
 from anabranch.server.admin.server import AdminServer
-from anabranch.server.admission_protocol import gated
+from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import observed
 from anabranch.server.health import Health, Probe
 from anabranch.settings import Settings
@@ -99,8 +99,8 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
             health.clear("reload")
 
     reloader.observe(show)
-    health.mention(partial(_unwritten, reloader))
-    health.mention(partial(_unshipped, reloader))
+    health.mention(partial(_journal_note, reloader))
+    health.mention(partial(_sink_note, reloader))
     for name in settings.ready_upstreams:
         health.watch(_readiness_of(name, reloader, compiled.plan))
     if observation.metrics is not None:
@@ -162,7 +162,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
         app.add_exception_handler(ClientGone, answer_gone)
     if gate is not None:
         app.state.gate = gate
-        app.state.protocol = gated(protocol, gate)
+        app.state.protocol = with_admission(protocol, gate)
         app.limit(gate)
     return app
 
@@ -210,14 +210,14 @@ def _journal(plan: DocumentPlan, settings: Settings) -> tuple[Journal | None, Sh
     return Journal(config, folder=settings.journal_path, is_needed=is_needed), shippers
 
 
-def _unwritten(reloader: Reloader) -> str | None:
+def _journal_note(reloader: Reloader) -> str | None:
     """What readiness says of a journal that cannot be written. It stays ready: other endpoints go on."""
     journal = reloader.service.journal
     trouble = None if journal is None else journal.counters.trouble
     return None if trouble is None else f"the journal cannot be written: {trouble}"
 
 
-def _unshipped(reloader: Reloader) -> str | None:
+def _sink_note(reloader: Reloader) -> str | None:
     """What readiness says of sinks that are away. It stays ready: nothing is lost, and no request waits for it. What a database says of itself
     is for the log."""
     shippers = reloader.service.shippers

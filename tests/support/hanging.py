@@ -8,7 +8,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from anabranch.server.heartbeat import Pulse
+from anabranch.server.heartbeat import Heartbeat
 from anabranch.server.workers import Supervisor
 
 
@@ -17,7 +17,7 @@ def live(lives: Path, number: int, listener: socket.socket, pipe: Connection) ->
     with lives.open("a") as file:
         file.write(f"life of {number}\n")
     is_first = len(lives.read_text().splitlines()) == 1
-    pulse = Pulse(pipe, on_orphaned=sys.exit)
+    pulse = Heartbeat(pipe, on_orphaned=sys.exit)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     pulse.up()
     while True:

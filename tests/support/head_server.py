@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from anabranch.engine.event import Refusal
 from anabranch.guard.concurrency import Gate, GateKeeper
-from anabranch.server.admission_protocol import gated
+from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import BoundedProtocol
 from tests.support.serving import LOOPBACK
 
@@ -146,7 +146,7 @@ async def serving(
     config = uvicorn.Config(
         app if gate is None else GateKeeper(app, gate=gate),
         port=0,
-        http=observed if gate is None else gated(observed, gate),
+        http=observed if gate is None else with_admission(observed, gate),
         ws="none",
         lifespan="off",
         log_config=None,

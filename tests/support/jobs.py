@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from anabranch.compute.job import ComputePool, Job, JobClock, JobResult
+from anabranch.compute.job import ComputePool, Job, JobResult, JobTimings
 from anabranch.errors import StepError
 
 MODULE = "tests.support.hooks"
@@ -24,13 +24,13 @@ def job(hook: str, *, timeout_s: float = 20.0, lane: str = "", limit: int | None
 
 
 async def value_of(pool: ComputePool, job: Job) -> Any:
-    return orjson.loads((await pool.run(job, JobClock())).value)
+    return orjson.loads((await pool.run(job, JobTimings())).value)
 
 
 async def outcome_of(pool: ComputePool, job: Job) -> Any:
     """The value, or the code of the failure."""
     try:
-        result: JobResult = await pool.run(job, JobClock())
+        result: JobResult = await pool.run(job, JobTimings())
     except StepError as error:
         return error.code
     return orjson.loads(result.value)

@@ -11,8 +11,8 @@ from statistics import median
 from typing import Final
 
 from anabranch.core.balance import Load, RoundRobin
-from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, Outcome
-from anabranch.core.outlier import Health, OutlierDetector
+from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, LimitSignal
+from anabranch.core.outlier import OutlierDetector, TargetHealth
 from tests.support.overload import Overload
 
 START: Final = 128
@@ -30,7 +30,7 @@ class PublishedGradient2:
         self._total_s = 0.0
         self._count = 0
 
-    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
+    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
         self._total_s += elapsed_s
         self._count += 1
         if now < self._ends_at or self._count < 10:
@@ -106,7 +106,7 @@ def ejection_table() -> None:
 def failures(size: int, dead: int, *, is_ejecting: bool) -> int:
     """How many of 10,000 calls fail when `dead` of `size` addresses do."""
     picker, detector = RoundRobin(), OutlierDetector()
-    loads, healths = [Load() for _ in range(size)], [Health() for _ in range(size)]
+    loads, healths = [Load() for _ in range(size)], [TargetHealth() for _ in range(size)]
     failed = 0
     for call in range(10_000):
         now = call / 100

@@ -26,7 +26,7 @@ def make_call(
     is_idempotent: bool = True,
     is_required: bool = True,
     is_coalesced: bool = False,
-    is_traced: bool = False,
+    wants_notes: bool = False,
     headers: HeaderBlock | None = None,
     extra: tuple[tuple[bytes, bytes], ...] = (),
     body: bytes | None = None,
@@ -39,7 +39,7 @@ def make_call(
         is_idempotent=is_idempotent,
         is_required=is_required,
         is_coalesced=is_coalesced,
-        is_traced=is_traced,
+        wants_notes=wants_notes,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from anabranch.cli.options import settings_of
-from anabranch.cli.records import Endpoint, Folder, Incomplete, Since, Slow, Status, Until, chosen, refuse, warn, with_progress
+from anabranch.cli.records import Endpoint, Folder, Incomplete, Since, Slow, Status, Until, filter_from_options, refuse, warn, with_progress
 from anabranch.errors import MissingExtraError
 from anabranch.journal.follow import Follower, follow
 from anabranch.journal.format import counted, record_line, segment_line, size, statistics_object, statistics_table, verdict_line
@@ -41,7 +41,7 @@ def ls(
     segments: Annotated[bool, typer.Option("--segments", help="List the files instead of the records.")] = False,
 ) -> None:
     """List records by time, one line each."""
-    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
     with _reading(path):
         if segments:
             for segment in listed(path):
@@ -69,7 +69,7 @@ def tail(
     slow: Slow = None,
 ) -> None:
     """Show the last records, and with -f those that come."""
-    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
     with _reading(path):
         follower = Follower(path, where) if is_followed else None
         tally = Tally()
@@ -112,7 +112,7 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Count records, failures and durations, endpoint by endpoint."""
-    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
     with _reading(path):
         segments = [segment for segment in listed(path) if where.may_be_in(segment)]
         tally = Tally()
@@ -160,7 +160,7 @@ def export(
     slow: Slow = None,
 ) -> None:
     """Write records by time as JSON lines (as they are, checksum included) or as a Parquet file."""
-    path, where = _folder(folder), chosen(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
     if format_ == "parquet" and output is None:
         refuse("--format parquet writes a file: give --output")
     tally = Tally()

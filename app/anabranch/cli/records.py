@@ -32,7 +32,7 @@ Incomplete = Annotated[bool, typer.Option("--incomplete", help="Only where a ste
 Slow = Annotated[str | None, typer.Option(metavar="DURATION", help="Only what took at least so long, such as 500ms.")]
 
 
-def chosen(
+def filter_from_options(
     endpoints: list[str] | None,
     since: str | None,
     until: str | None,

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_leave, settings_of
-from anabranch.cli.records import Endpoint, Since, Until, chosen, refuse, warn, with_progress
+from anabranch.cli.records import Endpoint, Since, Until, filter_from_options, refuse, warn, with_progress
 from anabranch.document.compile import Compiled
 from anabranch.document.service import Service
 from anabranch.journal.reader import Tally, records
@@ -44,7 +44,7 @@ def replay(
     The services' answers are taken from the journal (records with `bodies: steps`); no service is called without --live. Functions of compute
     steps are.
     """
-    where = chosen(endpoint, since, until)
+    where = filter_from_options(endpoint, since, until)
     try:
         ignored = Ignored(ignore or ())
     except ValueError as error:

@@ -21,11 +21,11 @@ from anabranch.edge.app import Gateway
 from anabranch.errors import ConfigError
 from anabranch.main import create_app
 from anabranch.observe.logs import Logs
-from anabranch.server import gc_tuning as memory
+from anabranch.server import gc_tuning
 from anabranch.server.admin.reload import outcome_of
 from anabranch.server.health import Health
-from anabranch.server.heartbeat import Pulse
-from anabranch.server.peers import Outcome, Siblings
+from anabranch.server.heartbeat import Heartbeat
+from anabranch.server.peers import PeerResult, Peers
 from anabranch.server.server import Server
 from anabranch.server.workers import Supervisor
 from anabranch.settings import Settings
@@ -49,7 +49,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
-    memory.hold()
+    gc_tuning.pause()
     settings = settings_of(document=document, host=host, port=port, workers=workers, from_journal=from_journal)
     logs = Logs(settings.log_format, level=settings.log_level)
     logs.install()
@@ -78,7 +78,7 @@ def run(
     if app is not None:
         _server(app, settings, on_up=announce).run(sockets=[listener])
         return
-    memory.settle()
+    gc_tuning.freeze()
     supervisor = Supervisor(
         partial(_work, settings),
         count=settings.workers,
@@ -100,33 +100,33 @@ def _prove(settings: Settings, compiled: Compiled) -> None:
 
 def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connection) -> None:
     """The life of one of several workers, in a process of its own."""
-    memory.hold()
+    gc_tuning.pause()
     if settings.admin_port:
         settings = settings.model_copy(update={"admin_port": settings.admin_port + number})
     logs = Logs(settings.log_format, level=settings.log_level)
     logs.install()
-    pulse = Pulse(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
-    siblings = Siblings(pulse, number)
+    heartbeat = Heartbeat(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
+    peers = Peers(heartbeat, number)
     try:
-        app = create_app(settings, logs, siblings)
+        app = create_app(settings, logs, peers)
     except ConfigError:
         # The document was good when the supervisor read it, so it has just changed: it is reported where reloads are.
         logger.exception("worker %d cannot start", number)
         sys.exit(BAD_CONFIG)
     reloader: Reloader = app.state.reloader
 
-    async def reload() -> Outcome:
+    async def reload() -> PeerResult:
         return outcome_of(await reloader.reload("admin"))
 
     def up() -> None:
-        siblings.listen(reload)
-        pulse.up()
+        peers.listen(reload)
+        heartbeat.up()
 
     def drain() -> None:
-        siblings.close()
-        pulse.draining()
+        peers.close()
+        heartbeat.draining()
 
-    server = _server(app, settings, on_up=up, on_pulse=pulse.alive, on_drain=drain, is_end=pulse.is_end)
+    server = _server(app, settings, on_up=up, on_pulse=heartbeat.alive, on_drain=drain, is_end=heartbeat.is_end)
     server.run(sockets=[listener])
 
 
@@ -158,8 +158,8 @@ def _server(
     )
 
     def up() -> None:
-        memory.settle()
-        reloader.observe(lambda _: memory.resettle())
+        gc_tuning.freeze()
+        reloader.observe(lambda _: gc_tuning.refreeze())
         on_up()
 
     def drain() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
-from anabranch.compute.job import Counters, Job, JobClock
+from anabranch.compute.job import Job, JobTimings, PoolCounters
 from anabranch.errors import ComputePoolFull, DeadlineExceeded, RejectedError
 
 W = TypeVar("W")
@@ -52,7 +52,9 @@ class Admission(Generic[W]):
     Writes `queued`, `running` and `rejected` of the counters.
     """
 
-    def __init__(self, counters: Counters, *, queue: int, queue_timeout_s: float | None, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, counters: PoolCounters, *, queue: int, queue_timeout_s: float | None, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._counters = counters
         self._queue = queue
         self._queue_timeout_s = queue_timeout_s
@@ -61,7 +63,7 @@ class Admission(Generic[W]):
         self._lanes: dict[str, _Lane[W]] = {}
         self._turns: deque[_Lane[W]] = deque()
 
-    async def enter(self, job: Job, clock: JobClock) -> W:
+    async def enter(self, job: Job, clock: JobTimings) -> W:
         """Wait for a worker. Writes `clock.queue_s`.
 
         Raises ComputePoolFull and DeadlineExceeded. Cancellation: the place in the queue is given up, and a worker that was given at the

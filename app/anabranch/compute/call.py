@@ -35,7 +35,7 @@ class ReplyKind(IntEnum):
     INVALID_RESULT = 3
 
 
-class Reply(NamedTuple):
+class JobReply(NamedTuple):
     kind: ReplyKind
     payload: bytes
 
@@ -95,12 +95,12 @@ def resolve(hook: str) -> Hook:
     return Hook(found)
 
 
-def call_hook(hook: str, text: bytes) -> Reply:
+def call_hook(hook: str, text: bytes) -> JobReply:
     """Call a function that is not async. `text`: JSON text of an object, the arguments by name. Never raises."""
     try:
         if "=" in hook:  # not of a document, but of the gateway itself (`anabranch.compute.offload`): bytes in, bytes out
             name, _, order = hook.partition("=")
-            return Reply(ReplyKind.VALUE, resolve(name).function(order, text))
+            return JobReply(ReplyKind.VALUE, resolve(name).function(order, text))
         resolved = resolve(hook)
         arguments = resolved.arguments(text)
     except (ValidationError, orjson.JSONDecodeError, RecursionError) as error:
@@ -114,22 +114,22 @@ def call_hook(hook: str, text: bytes) -> Reply:
     return dumped(resolved, value)
 
 
-def dumped(hook: Hook, value: Any) -> Reply:
+def dumped(hook: Hook, value: Any) -> JobReply:
     """The reply for what a hook returned."""
     try:
-        return Reply(ReplyKind.VALUE, hook.dump(value))
+        return JobReply(ReplyKind.VALUE, hook.dump(value))
     except Exception as error:  # noqa: BLE001 - serializers of the user's types run here
         return invalid(ReplyKind.INVALID_RESULT, error)
 
 
-def failed(error: BaseException) -> Reply:
+def failed(error: BaseException) -> JobReply:
     """The reply for an exception: its stack, from the hook on."""
     stack = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, stack))
-    return Reply(ReplyKind.FAILED, text.encode(errors="replace"))
+    return JobReply(ReplyKind.FAILED, text.encode(errors="replace"))
 
 
-def invalid(kind: ReplyKind, error: Exception) -> Reply:
+def invalid(kind: ReplyKind, error: Exception) -> JobReply:
     """The reply for a value that does not fit. Says where and what, not the value: it may be a client's secret."""
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False, include_input=False, include_context=False)
@@ -139,7 +139,7 @@ def invalid(kind: ReplyKind, error: Exception) -> Reply:
         text = "\n".join(lines)
     else:
         text = f"{type(error).__name__}: {error}"
-    return Reply(kind, text.encode(errors="replace"))
+    return JobReply(kind, text.encode(errors="replace"))
 
 
 def _arguments_of(signature: inspect.Signature) -> TypeAdapter[dict[str, Any]] | None:

@@ -19,10 +19,10 @@ from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from anabranch.compute.admission import Admission
-from anabranch.compute.call import Reply, ReplyKind, call_hook
-from anabranch.compute.job import Counters, Job, JobClock, JobResult
+from anabranch.compute.call import JobReply, ReplyKind, call_hook
+from anabranch.compute.job import Job, JobResult, JobTimings, PoolCounters
 from anabranch.compute.reply import logger, settle
-from anabranch.core.breaker import Breaker, Outcome
+from anabranch.core.breaker import Breaker, Judgement
 from anabranch.errors import ComputePoolDown, ComputeTimeout, WorkerLost
 
 # How long opening waits for the first connection. A cluster that is away must not keep the gateway from starting.
@@ -57,7 +57,7 @@ class DaskPool:
         self, name: str, address: str, *, workers: int, queue: int, queue_timeout_s: float | None, clock: Callable[[], float] = monotonic
     ) -> None:
         self.name = name
-        self.counters = Counters(workers)
+        self.counters = PoolCounters(workers)
         self._address = address
         self._clock = clock
         self._breaker = _breaker()
@@ -93,7 +93,7 @@ class DaskPool:
         if self._cancels:
             await asyncio.wait(set(self._cancels), timeout=_CLOSE_WITHIN_S)
 
-    async def run(self, job: Job, clock: JobClock) -> JobResult:
+    async def run(self, job: Job, clock: JobTimings) -> JobResult:
         """Run one job. Cancellation: it is taken from the cluster where it has not begun, and otherwise left to end unheard."""
         self._check()
         place = await self._admission.enter(job, clock)
@@ -103,7 +103,7 @@ class DaskPool:
             if permit is None:
                 raise self._down("the cluster has lost too many jobs")
             began = self._clock()
-            outcome: Outcome = "ignore"
+            outcome: Judgement = "ignore"
             try:
                 reply = await self._on_cluster(job, clock)
                 outcome = "success"
@@ -136,7 +136,7 @@ class DaskPool:
         self.counters.rejected += 1
         return ComputePoolDown(why, retry_after_s=max(1.0, self._breaker.retry_after_s(self._clock())))
 
-    async def _on_cluster(self, job: Job, clock: JobClock) -> Reply:
+    async def _on_cluster(self, job: Job, clock: JobTimings) -> JobReply:
         assert self._client is not None
         clock.attempts = 1
         future: Future[Any] | None = None
@@ -150,7 +150,7 @@ class DaskPool:
             if not result.done():
                 raise self._late(job)  # noqa: TRY301 - the except clauses translate what dask raises
             kind, payload = result.result()
-            return Reply(ReplyKind(kind), payload)
+            return JobReply(ReplyKind(kind), payload)
         except asyncio.CancelledError:
             self.counters.cancelled += 1
             raise

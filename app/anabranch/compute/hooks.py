@@ -10,10 +10,10 @@ from typing import Any
 from anabranch.compute.call import HookError, resolve
 from anabranch.config.problems import did_you_mean
 from anabranch.plan.compute import HookCheck
-from anabranch.plan.model import Kind
+from anabranch.plan.model import PoolKind
 
 
-def check_hook(hook: str, arguments: tuple[str, ...], kind: Kind) -> HookCheck:
+def check_hook(hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
     """Look at one hook. `arguments`: names that the step gives. `kind`: of the pool: thread, process or dask."""
     module_name, _, path = hook.partition(":")
     if not module_name or not path or path.startswith(".") or path.endswith("."):
@@ -43,7 +43,7 @@ def _missing(module_name: str, path: str) -> HookCheck:
     return HookCheck(fault=f"the module {module_name} has no {path}", hint=did_you_mean(path, vars(module)))
 
 
-def _kind_fault(function: Any, module_name: str, kind: Kind, *, is_async: bool) -> HookCheck | None:
+def _kind_fault(function: Any, module_name: str, kind: PoolKind, *, is_async: bool) -> HookCheck | None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         return HookCheck(fault="a hook returns its result; this one is a generator", hint="return a list")
     if kind == "thread":

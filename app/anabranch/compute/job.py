@@ -33,7 +33,7 @@ class JobResult(NamedTuple):
     run_s: float
 
 
-class JobClock:
+class JobTimings:
     """What a pool writes down about a job that may fail. Made by the caller, so that it outlives an error.
 
     `attempts`: 1 once it was given to a worker. `queue_s`: waited for one. `run_s`: how long it had it; None when it never got one.
@@ -47,7 +47,7 @@ class JobClock:
         self.run_s: float | None = None
 
 
-class Counters:
+class PoolCounters:
     """What a pool counts. Gauges: `workers` (that there can be), `running`, `queued` (jobs), `stuck` (workers that run for a job whose
     time is over). Totals: `done` (with a value), `failed` (the hook raised or its value was no use), `timed_out`, `lost` (the worker died),
     `rejected` (never started), `cancelled`, `restarts` (workers replaced, for whatever reason); `queue_s`, `run_s` (seconds, of all jobs).
@@ -84,9 +84,9 @@ class ComputePool(Protocol):
     def kind(self) -> Literal["thread", "process", "dask"]: ...
 
     @property
-    def counters(self) -> Counters: ...
+    def counters(self) -> PoolCounters: ...
 
-    async def run(self, job: Job, clock: JobClock) -> JobResult:
+    async def run(self, job: Job, clock: JobTimings) -> JobResult:
         """Run one job, no later than its deadline. `clock` is written also when it fails.
 
         Raises only children of ComputeError (it was started: ComputeFailed, ComputeInvalidInput, ComputeInvalidResult, ComputeTimeout,

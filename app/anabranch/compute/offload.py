@@ -6,7 +6,7 @@ A gateway that never sees a large body has no process for it. When no worker is 
 import asyncio
 from typing import Final
 
-from anabranch.compute.job import Job, JobClock
+from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.errors import ComputeTimeout, DeadlineExceeded, RejectedError, UpstreamTimeout, WorkerLost
@@ -67,7 +67,7 @@ class Offload:
         try:
             pool = await self._opened()
             job = Job(hook=f"{_HOOK}={order}", input=payload, deadline=deadline, step=name, lane="json")
-            return (await pool.run(job, JobClock())).value
+            return (await pool.run(job, JobTimings())).value
         except (ComputeTimeout, DeadlineExceeded):
             raise UpstreamTimeout("the time ran out while the answer was being read", may_be_processed=True) from None
         except (WorkerLost, RejectedError, OSError):

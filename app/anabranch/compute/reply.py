@@ -2,7 +2,7 @@
 
 import logging
 
-from anabranch.compute.call import Reply, ReplyKind
+from anabranch.compute.call import JobReply, ReplyKind
 from anabranch.compute.job import Job
 from anabranch.errors import ComputeError, ComputeFailed, ComputeInvalidInput, ComputeInvalidResult
 
@@ -15,7 +15,7 @@ _ERRORS: dict[ReplyKind, tuple[type[ComputeError], str]] = {
 }
 
 
-def settle(job: Job, reply: Reply) -> bytes:
+def settle(job: Job, reply: JobReply) -> bytes:
     """The value. Raises ComputeFailed, ComputeInvalidInput or ComputeInvalidResult."""
     if reply.kind is ReplyKind.VALUE:
         return reply.payload

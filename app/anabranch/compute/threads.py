@@ -13,9 +13,9 @@ from time import monotonic
 from typing import Any, Final, Literal
 
 from anabranch.compute.admission import Admission
-from anabranch.compute.call import Hook, Reply, call_hook, dumped, failed, invalid, resolve
-from anabranch.compute.call import ReplyKind as Kind
-from anabranch.compute.job import Counters, Job, JobClock, JobResult
+from anabranch.compute.call import Hook, JobReply, call_hook, dumped, failed, invalid, resolve
+from anabranch.compute.call import ReplyKind as PoolKind
+from anabranch.compute.job import Job, JobResult, JobTimings, PoolCounters
 from anabranch.compute.reply import logger, settle
 from anabranch.compute.stall import Watched
 from anabranch.errors import ComputePoolDown, ComputePoolFull, ComputeTimeout
@@ -29,7 +29,7 @@ class _Task:
 
     __slots__ = ("hook", "input", "is_stuck", "lane", "reply")
 
-    def __init__(self, job: Job, reply: "asyncio.Future[Reply]") -> None:
+    def __init__(self, job: Job, reply: "asyncio.Future[JobReply]") -> None:
         self.hook = job.hook
         self.input = job.input
         self.lane = job.lane
@@ -77,7 +77,7 @@ class ThreadPool:
 
     def __init__(self, name: str, *, workers: int, queue: int, queue_timeout_s: float | None, stall_s: float) -> None:
         self.name = name
-        self.counters = Counters(workers)
+        self.counters = PoolCounters(workers)
         self._stall_s = stall_s
         self._workers = [_Worker(self, f"compute-{name}-{number}") for number in range(workers)]
         self._admission: Admission[_Worker] = Admission(self.counters, queue=queue, queue_timeout_s=queue_timeout_s)
@@ -85,7 +85,7 @@ class ThreadPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self._given: set[_Task] = set()
-        self._tasks: set[asyncio.Task[Reply]] = set()
+        self._tasks: set[asyncio.Task[JobReply]] = set()
 
     async def aopen(self) -> None:
         """Nothing is started: a thread begins with its first job."""
@@ -112,7 +112,7 @@ class ThreadPool:
             if not task.reply.done():
                 task.reply.set_exception(ComputePoolDown("the gateway is stopping"))
 
-    async def run(self, job: Job, clock: JobClock) -> JobResult:
+    async def run(self, job: Job, clock: JobTimings) -> JobResult:
         """Run one job. Cancellation: the thread ends its function unheard, and its place stays taken until then."""
         if not self._is_open:
             raise ComputePoolDown("the pool is not open")
@@ -135,7 +135,7 @@ class ThreadPool:
         finally:
             clock.run_s = monotonic() - began
             self.counters.run_s += clock.run_s
-        if reply.kind is Kind.VALUE:
+        if reply.kind is PoolKind.VALUE:
             self.counters.done += 1
         else:
             self.counters.failed += 1
@@ -143,7 +143,7 @@ class ThreadPool:
 
     # ------------------------------------------------------------------------------------------------------- threads
 
-    async def _on_thread(self, job: Job, worker: _Worker) -> Reply:
+    async def _on_thread(self, job: Job, worker: _Worker) -> JobReply:
         loop = asyncio.get_running_loop()
         task = _Task(job, loop.create_future())
         worker.give(task)
@@ -154,7 +154,7 @@ class ThreadPool:
         timer.cancel()
         return reply
 
-    def returned_soon(self, worker: _Worker, task: _Task, reply: Reply) -> None:
+    def returned_soon(self, worker: _Worker, task: _Task, reply: JobReply) -> None:
         """Called by a thread."""
         loop = self._loop
         if loop is not None:
@@ -163,7 +163,7 @@ class ThreadPool:
             except RuntimeError:  # the loop was closed in between, and with it everybody who could have waited
                 return
 
-    def _returned(self, worker: _Worker, task: _Task, reply: Reply) -> None:
+    def _returned(self, worker: _Worker, task: _Task, reply: JobReply) -> None:
         self._given.discard(task)
         if task.is_stuck:
             self._unstick(task.hook)
@@ -205,13 +205,13 @@ class ThreadPool:
 
     # ---------------------------------------------------------------------------------------------------------- loop
 
-    async def _on_loop(self, job: Job, hook: Hook, worker: _Worker) -> Reply:
+    async def _on_loop(self, job: Job, hook: Hook, worker: _Worker) -> JobReply:
         """Run an async hook as a task of its own. One that does not end when it is cancelled is stuck."""
         task = asyncio.get_running_loop().create_task(self._watched(job, hook), context=Context())
         self._tasks.add(task)
         has_ended = False
 
-        def ended(task: asyncio.Task[Reply]) -> None:
+        def ended(task: asyncio.Task[JobReply]) -> None:
             nonlocal has_ended
             has_ended = True
             self._tasks.discard(task)
@@ -234,20 +234,20 @@ class ThreadPool:
             return failed(asyncio.CancelledError("the hook cancelled itself"))
         raise ComputeTimeout("the function did not return in time", may_be_processed=True)
 
-    async def _watched(self, job: Job, hook: Hook) -> Reply:
+    async def _watched(self, job: Job, hook: Hook) -> JobReply:
         def on_stall(held_s: float) -> None:
             logger.warning("async hook %s held the event loop for %.0f ms", job.hook, held_s * 1000)
 
-        reply: Reply = await Watched(_call(hook, job.input), threshold_s=self._stall_s, on_stall=on_stall)
+        reply: JobReply = await Watched(_call(hook, job.input), threshold_s=self._stall_s, on_stall=on_stall)
         return reply
 
 
-async def _call(hook: Hook, text: bytes) -> Reply:
+async def _call(hook: Hook, text: bytes) -> JobReply:
     """As `call_hook`, for an async hook. Its own cancellation goes through."""
     try:
         arguments: dict[str, Any] = hook.arguments(text)
     except (ValueError, RecursionError) as error:
-        return invalid(Kind.INVALID_INPUT, error)
+        return invalid(PoolKind.INVALID_INPUT, error)
     try:
         value = await hook.function(**arguments)
     except asyncio.CancelledError:

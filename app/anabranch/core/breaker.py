@@ -5,7 +5,7 @@ from typing import Final, Literal
 from anabranch.core.window import RollingWindow
 
 State = Literal["closed", "open", "half_open"]
-Outcome = Literal["success", "failure", "ignore"]
+Judgement = Literal["success", "failure", "ignore"]
 
 
 class Permit:
@@ -95,7 +95,7 @@ class Breaker:
         self._out[self._serial] = now + self._open_for_s
         return Permit(self.generation, self._serial)
 
-    def record(self, now: float, permit: Permit, outcome: Outcome, elapsed_s: float) -> None:
+    def record(self, now: float, permit: Permit, outcome: Judgement, elapsed_s: float) -> None:
         """Say how the call under `permit` ended. `elapsed_s`: how long it took. `ignore`: it says nothing about the upstream."""
         if permit.generation != self.generation:
             return

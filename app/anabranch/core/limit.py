@@ -10,7 +10,7 @@ from collections.abc import Callable
 from math import inf, sqrt
 from typing import Final, Literal, Protocol
 
-Outcome = Literal["success", "ignore", "dropped"]
+LimitSignal = Literal["success", "ignore", "dropped"]
 """`success`: the time it took tells how loaded the upstream is. `dropped`: the upstream is overloaded (timeout, refused, 429, 503).
 `ignore`: says nothing (cancelled, answered without work)."""
 
@@ -20,7 +20,7 @@ class Limit(Protocol):
 
     limit: int
 
-    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
+    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
         """Report one exchange that ended at `now` (seconds, any steady clock) and took `elapsed_s` on the wire, waiting excluded.
 
         `in_flight`: exchanges under way when it ended, itself included. O(1); does not raise.
@@ -36,7 +36,7 @@ class FixedLimit:
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
-    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
+    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
         """Nothing is learned."""
 
 
@@ -64,7 +64,7 @@ class AIMDLimit:
         self._decreased_at = -inf
         self.limit = initial
 
-    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
+    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
         if outcome == "dropped":
             if now - elapsed_s < self._decreased_at:
                 return
@@ -138,7 +138,7 @@ class GradientLimit:
         self._in_flight = 0
         self._total_s = 0.0
 
-    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
+    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
         if self._probe_since is not None:
             self._sample_probe(now, elapsed_s, outcome)
             return
@@ -191,7 +191,7 @@ class GradientLimit:
             self.limit = int(self._estimate)
             self._open_window(now, self._window_s())
 
-    def _sample_probe(self, now: float, elapsed_s: float, outcome: Outcome) -> None:
+    def _sample_probe(self, now: float, elapsed_s: float, outcome: LimitSignal) -> None:
         """Count an exchange that began under the cut limit; end the probe with the new `long`, or without one when too few came."""
         if outcome == "success" and self._probe_since is not None and now - elapsed_s >= self._probe_since:
             self._count += 1

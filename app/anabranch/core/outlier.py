@@ -7,7 +7,7 @@ from typing import Final
 from anabranch.core.window import RollingWindow
 
 
-class Health:
+class TargetHealth:
     """What is known of one address. `ejected_at`, `ejected_until`: it is left out between these. `ejections`: how often in a row it was."""
 
     __slots__ = ("consecutive", "ejected_at", "ejected_until", "ejections", "window")
@@ -51,7 +51,7 @@ class OutlierDetector:
     BASE_S: Final = 5.0
     LONGEST_S: Final = 120.0
 
-    def record(self, now: float, health: Health, *, is_failure: bool, elapsed_s: float, everyone: Iterable[Health]) -> bool:
+    def record(self, now: float, health: TargetHealth, *, is_failure: bool, elapsed_s: float, everyone: Iterable[TargetHealth]) -> bool:
         """Count an exchange that ended at `now`; True when that ejected the address. `everyone`: all addresses, this one included.
 
         An exchange that began before the address came back is old news and not counted. O(1); O(addresses) only where one may be ejected.
@@ -83,7 +83,7 @@ class OutlierDetector:
         return True
 
     @staticmethod
-    def _fails_more(now: float, window: RollingWindow, others: list[Health]) -> bool:
+    def _fails_more(now: float, window: RollingWindow, others: list[TargetHealth]) -> bool:
         for other in others:
             other.window.advance(now)
         calls = sum(other.window.calls for other in others)

@@ -22,7 +22,7 @@ from anabranch.config.problems import Problems
 from anabranch.errors import MissingExtraError, Problem
 from anabranch.plan.compile import compile_document
 from anabranch.plan.compute import HookCheck
-from anabranch.plan.model import DocumentPlan, Kind, PoolPlan
+from anabranch.plan.model import DocumentPlan, PoolKind, PoolPlan
 from anabranch.sinks.open import open_sink
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.tls import TLSContexts
@@ -98,7 +98,7 @@ def _prove_sinks(draft: Draft) -> None:
             draft.problems.add(("journal", "sinks", index, "postgres"), str(error))
 
 
-def _check_hook(folder: Path, hook: str, arguments: tuple[str, ...], kind: Kind) -> HookCheck:
+def _check_hook(folder: Path, hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
     """Look at a hook; it may be in a module of `folder`."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

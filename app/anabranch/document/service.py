@@ -11,7 +11,7 @@ from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools, PoolMaker, make_pool
 from anabranch.document.upstreams import Opener, Upstreams
 from anabranch.engine.event import AroundStep
-from anabranch.engine.python import Surface, surfaces
+from anabranch.engine.python import UpstreamHandle, surfaces
 from anabranch.engine.run import Engine
 from anabranch.errors import Problem
 from anabranch.journal.journal import Journal
@@ -58,7 +58,7 @@ class Service:
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, around, self.compute.pools, self.offload)
-        self.surfaces: Mapping[str, Surface] = {}
+        self.surfaces: Mapping[str, UpstreamHandle] = {}
         self._exits = AsyncExitStack()
 
     @property

@@ -26,7 +26,7 @@ from anabranch.engine.event import ObserverOf, RequestSpan, RequestTracer, Respo
 from anabranch.engine.outcome import Result
 from anabranch.errors import AnabranchError, JournalError, MethodNotAllowed, RequestError
 from anabranch.guard.concurrency import Gate
-from anabranch.journal.recorder import Answered, Recorder, RecorderOf
+from anabranch.journal.recorder import CompletedRequest, Recorder, RecorderOf
 from anabranch.plan.model import DocumentPlan, EndpointPlan, Frame
 from anabranch.plan.routes import RESERVED
 
@@ -220,9 +220,9 @@ class DataPlane(BaseRoute):
                 logger.exception("endpoint %s failed unexpectedly, request %s", plan.name, request_id)
                 code = AnabranchError.code
                 response = of_problem(problems.internal(request_id), request.request_id, is_head=is_head)
-            ready: Answered | None = None
+            ready: CompletedRequest | None = None
             if recorder is not None and recorder.is_wanted():
-                ready = Answered(
+                ready = CompletedRequest(
                     recorder, request.request_id, method, _raw_path(scope), query, headers, asked, result, code, response.status,
                     response.body, monotonic() - arrived_s, time(),
                 )  # fmt: skip

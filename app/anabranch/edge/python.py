@@ -24,7 +24,7 @@ from anabranch.edge.disconnect import DisconnectWatch
 from anabranch.edge.respond import outcome_headers
 from anabranch.engine.event import RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
 from anabranch.engine.outcome import Outcome, Result
-from anabranch.engine.python import FanCall, FanOut, FanOutFailed, Surface, segment
+from anabranch.engine.python import FanCall, FanOut, FanOutFailed, UpstreamHandle, segment
 
 __all__ = ["Fan", "FanCall", "FanHeaders", "FanOut", "FanOutFailed", "FanSource", "segment"]
 
@@ -39,7 +39,7 @@ class FanSource:
     place; a request keeps the one that it began with. `generation`: where such requests count as running until they have ended.
     `tracer`: makes the spans of requests that fan out; may be None."""
 
-    surfaces: Mapping[str, Surface]
+    surfaces: Mapping[str, UpstreamHandle]
     timeout_s: float
     generation: Generation
     tracer: RequestTracer | None = None
@@ -60,7 +60,7 @@ class _Used:
 class _WatchedFanOut(FanOut):
     """A fan-out that ends when its client goes."""
 
-    def __init__(self, request: Request, surfaces: Mapping[str, Surface], **options: Any) -> None:
+    def __init__(self, request: Request, surfaces: Mapping[str, UpstreamHandle], **options: Any) -> None:
         super().__init__(surfaces, **options)
         self._receive = request.receive
 

@@ -61,7 +61,7 @@ class FanCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Surface:
+class UpstreamHandle:
     """What an upstream adds to every request from Python: fixed header fields, and those that it forwards."""
 
     policy: Policy
@@ -69,7 +69,7 @@ class Surface:
     forward: "Any" = field(repr=False)
 
 
-def surfaces(upstreams: Mapping[str, config.Upstream], policies: Mapping[str, Policy]) -> dict[str, Surface]:
+def surfaces(upstreams: Mapping[str, config.Upstream], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
     """One for each upstream of a document, made once."""
     made = {}
     for name, upstream in upstreams.items():
@@ -77,7 +77,7 @@ def surfaces(upstreams: Mapping[str, config.Upstream], policies: Mapping[str, Po
             defaults=DEFAULT_HEADERS, upstream=upstream.headers, step={}, forward=upstream.forward_headers,
             slot_of=lambda _: 0, optional=lambda _: False,
         )  # fmt: skip
-        made[name] = Surface(policies[name], block, forward)
+        made[name] = UpstreamHandle(policies[name], block, forward)
     return made
 
 
@@ -85,7 +85,7 @@ class FanOut:
     """The calls of one request. `deadline`: absolute, monotonic time; no call goes on after it. `outcomes`: of every call so far."""
 
     def __init__(
-        self, surfaces: Mapping[str, Surface], *, deadline: float, client_headers: Mapping[bytes, bytes], extra: HeaderPairs
+        self, surfaces: Mapping[str, UpstreamHandle], *, deadline: float, client_headers: Mapping[bytes, bytes], extra: HeaderPairs
     ) -> None:
         self._surfaces = surfaces
         self._client_headers = client_headers

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from time import monotonic, perf_counter
 
-from anabranch.compute.job import ComputePool, Job, JobClock
+from anabranch.compute.job import ComputePool, Job, JobTimings
 from anabranch.compute.offload import Offload
 from anabranch.engine.event import AroundStep
 from anabranch.engine.outcome import Outcome, Result, refused
@@ -43,7 +43,7 @@ class Engine:
         client_headers: Mapping[bytes, bytes],
         extra: HeaderPairs,
         deadline: float,
-        is_traced: bool = False,
+        wants_notes: bool = False,
     ) -> Result:
         """Run all steps of `plan` and merge what they bring.
 
@@ -53,7 +53,7 @@ class Engine:
         Failures of services are in the result, never raised. Cancellation: every exchange under way is cancelled and awaited.
         """
         return await _Run(
-            self._policies, self._pools, self._offload, self._around, plan, frame, client_headers, extra, deadline, is_traced
+            self._policies, self._pools, self._offload, self._around, plan, frame, client_headers, extra, deadline, wants_notes
         ).go()
 
 
@@ -61,8 +61,29 @@ class _Run:
     """The state of one request. `waiting[i]`: how many steps step i still waits for; `is_settled[i]`: it has an outcome."""
 
     __slots__ = (
-        "_around", "_began", "_body", "_client_headers", "_crash", "_deadline", "_extra", "_failure", "_finished", "_frame", "_is_large",
-        "_is_stale", "_is_traced", "_loop", "_offload", "_outcomes", "_plan", "_policies", "_pools", "_running", "_tasks", "_values", "_waiting",
+        "_around",
+        "_began",
+        "_body",
+        "_client_headers",
+        "_crash",
+        "_deadline",
+        "_extra",
+        "_failure",
+        "_finished",
+        "_frame",
+        "_is_large",
+        "_is_stale",
+        "_loop",
+        "_offload",
+        "_outcomes",
+        "_plan",
+        "_policies",
+        "_pools",
+        "_running",
+        "_tasks",
+        "_values",
+        "_waiting",
+        "_wants_notes",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +97,7 @@ class _Run:
         client_headers: Mapping[bytes, bytes],
         extra: HeaderPairs,
         deadline: float,
-        is_traced: bool,
+        wants_notes: bool,
     ) -> None:
         self._policies = policies
         self._pools = pools
@@ -90,7 +111,7 @@ class _Run:
         self._extra = extra
         self._deadline = deadline
         self._is_stale = False
-        self._is_traced = is_traced
+        self._wants_notes = wants_notes
         self._outcomes: list[Outcome | None] = [None] * len(plan.steps)
         self._values = list(plan.defaults)
         self._waiting = list(plan.waiting)
@@ -199,7 +220,7 @@ class _Run:
                 is_idempotent=step.is_idempotent,
                 is_required=step.is_required,
                 is_coalesced=step.is_coalesced,
-                is_traced=self._is_traced,
+                wants_notes=self._wants_notes,
                 stale=step.stale,
             )
             answer = await self._policies[step.upstream](call)
@@ -229,7 +250,7 @@ class _Run:
         outcome = Outcome(step.name, step.upstream)
         began = perf_counter()
         outcome.started_s = began - self._began
-        clock = JobClock()
+        clock = JobTimings()
         try:
             text = compute.build(self._frame)
             deadline = self._deadline

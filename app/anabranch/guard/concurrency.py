@@ -22,9 +22,9 @@ from anabranch.policy.bulkhead import RETRY_AFTER_S, Bulkhead
 
 _OPEN_TO_ALL: Final = frozenset(RESERVED)
 RETRY_AFTER: Final = str(math.ceil(RETRY_AFTER_S))
-PLACE: Final = "anabranch.place"
+ADMITTED: Final = "anabranch.admitted"
 """Key of the scope of a request that was given a place before it was parsed."""
-NO_PLACE: Final = "the gateway has as many requests as it can take"
+AT_LIMIT: Final = "the gateway has as many requests as it can take"
 
 
 class _Backlog(Protocol):
@@ -34,7 +34,7 @@ class _Backlog(Protocol):
 
     def serve(self) -> None: ...
 
-    def pass_on(self) -> bool: ...
+    def admit_next(self) -> bool: ...
 
 
 class Gate:
@@ -76,7 +76,7 @@ class Gate:
             await self.bulkhead.acquire(now=monotonic(), deadline=math.inf, is_required=True)
         except RejectedError as error:
             self.shed += 1
-            raise Overloaded(NO_PLACE, headers={"retry-after": RETRY_AFTER}) from error
+            raise Overloaded(AT_LIMIT, headers={"retry-after": RETRY_AFTER}) from error
         except asyncio.CancelledError:
             self._serve_backlog()  # with the place that it may have been given a moment ago
             raise
@@ -86,7 +86,7 @@ class Gate:
         backlog = self._backlog
         if backlog is not None and len(backlog) and self.bulkhead.queued:
             self._is_turn_of_backlog = not self._is_turn_of_backlog
-            if not self._is_turn_of_backlog and backlog.pass_on():
+            if not self._is_turn_of_backlog and backlog.admit_next():
                 return
         self.bulkhead.release()
         self._serve_backlog()
@@ -112,14 +112,14 @@ class GateKeeper:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if PLACE not in scope and not gate.try_enter():
+        if ADMITTED not in scope and not gate.try_enter():
             if scope["path"][1:].split("/", 1)[0] in _OPEN_TO_ALL:
                 await self.app(scope, receive, send)
                 return
             try:
                 await gate.enter()
             except Overloaded as error:
-                await _turn_away(scope, send, error)
+                await _reject(scope, send, error)
                 return
         try:
             await self.app(scope, receive, send)
@@ -127,15 +127,15 @@ class GateKeeper:
             gate.leave()
 
 
-async def _turn_away(scope: Scope, send: Send, error: Overloaded) -> None:
+async def _reject(scope: Scope, send: Send, error: Overloaded) -> None:
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-    body = no_place(given)
+    body = limit_problem(given)
     headers = [(b"content-type", MEDIA_TYPE), (b"retry-after", RETRY_AFTER.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
-def no_place(request_id: bytes | None) -> bytes:
+def limit_problem(request_id: bytes | None) -> bytes:
     """The problem, made with as little work as possible. Its id is the client's own; none is made for it."""
-    shown = {"type": f"/problems/{Overloaded.code}", "title": Overloaded.title, "status": Overloaded.status, "detail": NO_PLACE}
+    shown = {"type": f"/problems/{Overloaded.code}", "title": Overloaded.title, "status": Overloaded.status, "detail": AT_LIMIT}
     return orjson.dumps(shown if request_id is None else {**shown, "instance": request_id.decode("latin-1")})

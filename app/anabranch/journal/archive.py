@@ -17,7 +17,7 @@ from time import sleep
 from typing import Final
 
 from anabranch.config.journal import Journal as Config
-from anabranch.journal.counters import Counters
+from anabranch.journal.counters import JournalCounters
 from anabranch.journal.recovery import Recovery, recover, recover_segment
 from anabranch.journal.segment import Segment, Summary, compress, listed
 
@@ -39,7 +39,7 @@ class Archive:
         self,
         folder: Path,
         config: Config,
-        counters: Counters,
+        counters: JournalCounters,
         *,
         is_needed: Callable[[Segment], bool] | None = None,
         round_s: float = _ROUND_S,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Counters:
+class JournalCounters:
     """Totals of this process. `trouble`: why nothing can be written now, as a sentence; None when all is well."""
 
     written: int = 0

@@ -11,7 +11,7 @@ from typing import Self
 
 from anabranch.config.journal import Journal as Config
 from anabranch.journal.archive import Archive
-from anabranch.journal.counters import Counters
+from anabranch.journal.counters import JournalCounters
 from anabranch.journal.disk import Disk
 from anabranch.journal.queue import Queue
 from anabranch.journal.segment import Segment
@@ -46,7 +46,7 @@ class Journal:
     ) -> None:
         self.config = config
         self.folder = Path(config.path) if folder is None else folder
-        self.counters = Counters()
+        self.counters = JournalCounters()
         self.queue: Queue | None = None
         self._is_needed = is_needed
         self._disk = disk

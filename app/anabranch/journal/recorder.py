@@ -41,7 +41,7 @@ def recorder_of(journal: Journal) -> RecorderOf:
     return make
 
 
-class Answered(msgspec.Struct, frozen=True, gc=False):
+class CompletedRequest(msgspec.Struct, frozen=True, gc=False):
     """A response that is ready, and what is recorded of it and of its request.
 
     `path`, `query`: as the client sent them. `headers`: of the request, lower-case names. `asked`: the request's body. `result`: None when
@@ -102,7 +102,7 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------------------- records
 
-    def record(self, of: Answered) -> Record:
+    def record(self, of: CompletedRequest) -> Record:
         """The record of a response that is ready."""
         result, response = of.result, of.response
         problem = None if result is None else result.failure
@@ -132,7 +132,7 @@ class Recorder:
                 error["value"] = MASK
         return orjson.dumps(document)
 
-    def _asked(self, of: Answered) -> Asked:
+    def _asked(self, of: CompletedRequest) -> Asked:
         redaction = self._redaction
         headers = {}
         for name in self._headers:
@@ -213,15 +213,15 @@ class Recorder:
             self._origins.get(outcome.step, "") if is_kept and self._origins else "",
         )
 
-    async def commit(self, of: Answered, deadline: float) -> None:
+    async def commit(self, of: CompletedRequest, deadline: float) -> None:
         record = self.record(of)
         await self._journal.commit(encode(record), record.time, deadline)
 
-    async def put(self, of: Answered, deadline: float) -> None:
+    async def put(self, of: CompletedRequest, deadline: float) -> None:
         record = self.record(of)
         await self._journal.put(encode(record), record.time, deadline)
 
-    def defer(self, of: Answered) -> None:
+    def defer(self, of: CompletedRequest) -> None:
         size_bytes = len(of.response) + len(of.asked)
         if self._plan.keeps_answers and of.result is not None:
             size_bytes += sum(len(outcome.answer.body) for outcome in of.result.outcomes if outcome.answer is not None)

@@ -20,7 +20,7 @@ from anabranch.config.journal import Journal as Config
 from anabranch.config.units import format_size
 from anabranch.errors import JournalError, JournalFull
 from anabranch.journal.batch import Batch, Unmade
-from anabranch.journal.counters import Counters
+from anabranch.journal.counters import JournalCounters
 from anabranch.journal.disk import Appender, Disk
 from anabranch.journal.queue import Entry, Queue
 from anabranch.journal.segment import PLAIN, SegmentName, Summary
@@ -70,7 +70,7 @@ class Writer:
         self,
         disk: Disk,
         config: Config,
-        counters: Counters,
+        counters: JournalCounters,
         *,
         on_closed: Closed,
         clock: Callable[[], float] = monotonic,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-Kind = Literal["counter", "gauge", "histogram", "info"]
+MetricKind = Literal["counter", "gauge", "histogram", "info"]
 
 MARK: Final = "<!-- what follows is made by `make docs` -->"
 
@@ -19,7 +19,7 @@ class Metric:
     """One metric family. `name`: without what its kind adds to it (`_total`, `_bucket`, `_info`); the prefix stands in it."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     labels: tuple[str, ...]
     meaning: str
 
@@ -29,7 +29,7 @@ class Metric:
         return self.name + {"counter": "_total", "gauge": "", "histogram": "_bucket", "info": "_info"}[self.kind]
 
 
-def _metric(kind: Kind, name: str, labels: str, meaning: str) -> Metric:
+def _metric(kind: MetricKind, name: str, labels: str, meaning: str) -> Metric:
     return Metric(name=f"anabranch_{name}", kind=kind, labels=tuple(labels.split()), meaning=meaning)
 
 

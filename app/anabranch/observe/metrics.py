@@ -164,7 +164,7 @@ class Metrics(Collector):
             limit.add_metric((name,), stack.bulkhead.limit)
             if stack.breaker is not None:
                 state.add_metric((name, ""), _STATES[stack.breaker.state])
-            for endpoint in () if stack.balance is None else stack.balance.endpoints:
+            for endpoint in () if stack.balance is None else stack.balance.targets:
                 address = endpoint.address
                 where = address.origin if address.ip is None else f"{address.origin} {address.ip}"
                 if endpoint.breaker is not None:

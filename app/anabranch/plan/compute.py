@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
-from anabranch.plan.model import ComputePlan, Kind, PoolPlan
+from anabranch.plan.model import ComputePlan, PoolKind, PoolPlan
 from anabranch.plan.reference import TemplateError, strings
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.template import compile_json
@@ -31,11 +31,11 @@ class HookCheck:
     result_schema: dict[str, Any] | None = None
 
 
-CheckHook = Callable[[str, tuple[str, ...], Kind], HookCheck]
+CheckHook = Callable[[str, tuple[str, ...], PoolKind], HookCheck]
 """Looks at a hook: its name, the names of the arguments that the step gives, and the kind of the pool."""
 
 
-def trust_hook(_hook: str, _arguments: tuple[str, ...], _kind: Kind) -> HookCheck:
+def trust_hook(_hook: str, _arguments: tuple[str, ...], _kind: PoolKind) -> HookCheck:
     """Takes every hook as it is written."""
     return HookCheck()
 
@@ -94,7 +94,7 @@ def pools_of(plans: Collection[ComputePlan], backends: Mapping[str, config.Compu
 
 def _pool(
     step: config.Step, backends: Mapping[str, config.ComputeBackend], broken: Collection[str], problems: Problems, at: Path
-) -> tuple[str, Kind] | None:
+) -> tuple[str, PoolKind] | None:
     """Name and kind of the step's pool; None when there is no such (reported, unless the backend itself was)."""
     if step.pool is not None:
         backend = backends.get(step.pool)

@@ -72,7 +72,7 @@ class BodyPlan:
     source: config.Body | None
 
 
-Kind = Literal["thread", "process", "dask"]
+PoolKind = Literal["thread", "process", "dask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class ComputePlan:
 
     hook: str
     pool: str
-    kind: Kind
+    kind: PoolKind
     lane: str
     limit: int | None
     build: Callable[[Frame], bytes]

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from anabranch.core.balance import Load, Picker
-from anabranch.core.breaker import Breaker, Outcome, Permit
+from anabranch.core.breaker import Breaker, Judgement, Permit
 from anabranch.core.exchange import Address, Answer
-from anabranch.core.outlier import Health, OutlierDetector
+from anabranch.core.outlier import OutlierDetector, TargetHealth
 from anabranch.errors import BreakerOpen, ResolveError
-from anabranch.policy.breaker import Judge, tell_change
+from anabranch.policy.breaker import FailureClassifier, tell_change
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 
 
-class Endpoint:
+class Target:
     """One address and what is known of it. `breaker`: None where the document asks for none. `is_out`: ejected, and not yet back."""
 
     __slots__ = ("address", "breaker", "health", "is_out", "load")
@@ -26,7 +26,7 @@ class Endpoint:
         self.address = address
         self.breaker = breaker
         self.load = Load()
-        self.health = Health()
+        self.health = TargetHealth()
         self.is_out = False
 
 
@@ -44,7 +44,7 @@ class BalanceLayer:
     Cancellation: the permit goes back; breaker and health learn nothing. Cost: O(addresses) for each attempt.
     """
 
-    __slots__ = ("_clock", "_detector", "_endpoints", "_judge", "_new_breaker", "_next", "_observer", "_picker", "_upstream")
+    __slots__ = ("_clock", "_detector", "_judge", "_new_breaker", "_next", "_observer", "_picker", "_targets", "_upstream")
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class BalanceLayer:
         *,
         addresses: Iterable[Address],
         picker: Picker,
-        judge: Judge,
+        judge: FailureClassifier,
         new_breaker: Callable[[], Breaker] | None,
         clock: Callable[[], float],
         upstream: str,
@@ -67,13 +67,13 @@ class BalanceLayer:
         self._upstream = upstream
         self._observer = observer
         self._detector = OutlierDetector()
-        self._endpoints: tuple[Endpoint, ...] = ()
+        self._targets: tuple[Target, ...] = ()
         self._replace(addresses)
 
     @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
+    def targets(self) -> tuple[Target, ...]:
         """The addresses in use and what is known of them, to look at."""
-        return self._endpoints
+        return self._targets
 
     def set_addresses(self, addresses: Iterable[Address]) -> None:
         """Use these from the next attempt on. Those that stay keep what is known of them; attempts under way end where they began."""
@@ -81,24 +81,24 @@ class BalanceLayer:
             self._observer(PolicyEvent(upstream=self._upstream, kind="balance", reason="addresses"))
 
     def _replace(self, addresses: Iterable[Address]) -> bool:
-        known = {endpoint.address: endpoint for endpoint in self._endpoints}
-        fresh = tuple(known.get(address) or self._new_endpoint(address) for address in dict.fromkeys(addresses))
-        has_changed = fresh != self._endpoints
-        self._endpoints = fresh
+        known = {target.address: target for target in self._targets}
+        fresh = tuple(known.get(address) or self._new_target(address) for address in dict.fromkeys(addresses))
+        has_changed = fresh != self._targets
+        self._targets = fresh
         return has_changed
 
-    def _new_endpoint(self, address: Address) -> Endpoint:
-        return Endpoint(address, None if self._new_breaker is None else self._new_breaker())
+    def _new_target(self, address: Address) -> Target:
+        return Target(address, None if self._new_breaker is None else self._new_breaker())
 
     async def __call__(self, call: Call) -> Answer:
         began = self._clock()
-        endpoint, permit = self._choose(began, call)
-        call.address = endpoint.address
-        if endpoint.address not in call.avoid:
-            call.avoid = (*call.avoid, endpoint.address)
+        target, permit = self._choose(began, call)
+        call.address = target.address
+        if target.address not in call.avoid:
+            call.avoid = (*call.avoid, target.address)
         queued_s = call.queue_s
-        outcome: Outcome = "ignore"
-        endpoint.load.begin()
+        outcome: Judgement = "ignore"
+        target.load.begin()
         try:
             answer = await self._next(call)
         except BaseException as error:
@@ -109,26 +109,26 @@ class BalanceLayer:
             return answer
         finally:
             now = self._clock()
-            self._learn(now, max(now - began - (call.queue_s - queued_s), 0.0), endpoint, permit, outcome)
+            self._learn(now, max(now - began - (call.queue_s - queued_s), 0.0), target, permit, outcome)
 
-    def _choose(self, now: float, call: Call) -> tuple[Endpoint, Permit | None]:
-        fresh: list[Endpoint] = []
-        again: list[Endpoint] = []
-        ejected: list[Endpoint] = []
-        for endpoint in self._endpoints:
-            breaker = endpoint.breaker
+    def _choose(self, now: float, call: Call) -> tuple[Target, Permit | None]:
+        fresh: list[Target] = []
+        again: list[Target] = []
+        ejected: list[Target] = []
+        for target in self._targets:
+            breaker = target.breaker
             if breaker is not None and breaker.state != "closed" and not breaker.would_allow(now):
                 continue
-            if endpoint.is_out and not self._is_back(now, endpoint):
-                ejected.append(endpoint)
-            elif endpoint.address in call.avoid:
-                again.append(endpoint)
+            if target.is_out and not self._is_back(now, target):
+                ejected.append(target)
+            elif target.address in call.avoid:
+                again.append(target)
             else:
-                fresh.append(endpoint)
+                fresh.append(target)
         candidates = fresh or self._second_best(call, again, ejected)
         if not candidates:
             self._reject(now, call)
-        chosen = candidates[self._picker(now, [endpoint.load for endpoint in candidates])] if len(candidates) > 1 else candidates[0]
+        chosen = candidates[self._picker(now, [target.load for target in candidates])] if len(candidates) > 1 else candidates[0]
         breaker = chosen.breaker
         if breaker is None:
             return chosen, None
@@ -139,45 +139,45 @@ class BalanceLayer:
         return chosen, permit
 
     @staticmethod
-    def _second_best(call: Call, again: list[Endpoint], ejected: list[Endpoint]) -> list[Endpoint]:
-        if ejected and all(endpoint.health.consecutive for endpoint in again):
-            untried = [endpoint for endpoint in ejected if endpoint.address not in call.avoid]
+    def _second_best(call: Call, again: list[Target], ejected: list[Target]) -> list[Target]:
+        if ejected and all(target.health.consecutive for target in again):
+            untried = [target for target in ejected if target.address not in call.avoid]
             return untried or again or ejected
         return again or ejected
 
-    def _is_back(self, now: float, endpoint: Endpoint) -> bool:
-        if endpoint.health.is_ejected(now):
+    def _is_back(self, now: float, target: Target) -> bool:
+        if target.health.is_ejected(now):
             return False
-        endpoint.is_out = False
-        self._tell("restore", "time", endpoint.address)
+        target.is_out = False
+        self._tell("restore", "time", target.address)
         return True
 
     def _reject(self, now: float, call: Call) -> None:
-        if not self._endpoints:
+        if not self._targets:
             raise ResolveError("the service has no address")
         if call.notes is not None:
             call.notes.append("breakers of all addresses open: nothing was sent")
-        wait_s = min(endpoint.breaker.retry_after_s(now) for endpoint in self._endpoints if endpoint.breaker is not None)
+        wait_s = min(target.breaker.retry_after_s(now) for target in self._targets if target.breaker is not None)
         raise BreakerOpen("every instance of the service is left alone until it recovers", retry_after_s=wait_s)
 
-    def _learn(self, now: float, elapsed_s: float, endpoint: Endpoint, permit: Permit | None, outcome: Outcome) -> None:
-        endpoint.load.end(now, elapsed_s, is_ok=None if outcome == "ignore" else outcome == "success")
-        breaker = endpoint.breaker
+    def _learn(self, now: float, elapsed_s: float, target: Target, permit: Permit | None, outcome: Judgement) -> None:
+        target.load.end(now, elapsed_s, is_ok=None if outcome == "ignore" else outcome == "success")
+        breaker = target.breaker
         if breaker is not None and permit is not None:
             before = breaker.state
             breaker.record(now, permit, outcome, elapsed_s)
             if breaker.state != before:
-                tell_change(self._observer, self._upstream, breaker.state, endpoint.address)
+                tell_change(self._observer, self._upstream, breaker.state, target.address)
         if outcome == "ignore":
             return
-        if endpoint.is_out and outcome == "success" and endpoint.health.recover(now, elapsed_s):
-            endpoint.is_out = False
-            self._tell("restore", "success", endpoint.address)
+        if target.is_out and outcome == "success" and target.health.recover(now, elapsed_s):
+            target.is_out = False
+            self._tell("restore", "success", target.address)
         is_failure = outcome == "failure"
-        everyone = (other.health for other in self._endpoints)
-        if self._detector.record(now, endpoint.health, is_failure=is_failure, elapsed_s=elapsed_s, everyone=everyone):
-            endpoint.is_out = True
-            self._tell("eject", "failures", endpoint.address)
+        everyone = (other.health for other in self._targets)
+        if self._detector.record(now, target.health, is_failure=is_failure, elapsed_s=elapsed_s, everyone=everyone):
+            target.is_out = True
+            self._tell("eject", "failures", target.address)
 
     def _tell(self, kind: Literal["eject", "restore"], reason: str, address: Address) -> None:
         if self._observer is not None:

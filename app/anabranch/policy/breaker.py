@@ -6,14 +6,14 @@ of several addresses is `anabranch.policy.balance`'s.
 
 from collections.abc import Callable, Iterable
 
-from anabranch.core.breaker import Breaker, Outcome, State
+from anabranch.core.breaker import Breaker, Judgement, State
 from anabranch.core.exchange import Address, Answer
 from anabranch.errors import BreakerOpen, ConnectError, ConnectionLost, ProtocolError, UpstreamTimeout
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 
 
-class Judge:
+class FailureClassifier:
     """What an answer or an error says about the health of the upstream. `on`: the document's `breaker.on`.
 
     An answer is a success unless it is 5xx and that counts. An error is a failure when its kind counts. Every other way to end says
@@ -28,10 +28,10 @@ class Judge:
         self._fails_on_5xx = "5xx" in wanted
         self._failures: tuple[type[BaseException], ...] = tuple(error for kind, error in kinds.items() if kind in wanted)
 
-    def answer(self, status: int) -> Outcome:
+    def answer(self, status: int) -> Judgement:
         return "failure" if status >= 500 and self._fails_on_5xx else "success"
 
-    def error(self, error: BaseException) -> Outcome:
+    def error(self, error: BaseException) -> Judgement:
         return "failure" if isinstance(error, self._failures) else "ignore"
 
 
@@ -50,7 +50,7 @@ class BreakerLayer:
         next_: Policy,
         *,
         breaker: Breaker,
-        judge: Judge,
+        judge: FailureClassifier,
         clock: Callable[[], float],
         upstream: str,
         observer: Observer | None = None,
@@ -74,7 +74,7 @@ class BreakerLayer:
         if breaker.state != before:
             tell_change(self._observer, self._upstream, breaker.state, None)
         queued_s = call.queue_s
-        outcome: Outcome = "ignore"
+        outcome: Judgement = "ignore"
         try:
             answer = await self._next(call)
         except BaseException as error:

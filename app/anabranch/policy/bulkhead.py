@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from anabranch.core.exchange import Answer
-from anabranch.core.limit import FixedLimit, Limit, Outcome
+from anabranch.core.limit import FixedLimit, Limit, LimitSignal
 from anabranch.errors import ConnectTimeout, DeadlineExceeded, QueueFull, QueueTimeout, RejectedError, StepError, UpstreamTimeout
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
@@ -215,7 +215,7 @@ class BulkheadLayer:
     async def _sampled(self, call: Call) -> Answer:
         """Run the attempt and report it to the adaptive limit."""
         began = self._clock()
-        outcome: Outcome = "ignore"
+        outcome: LimitSignal = "ignore"
         try:
             answer = await self._next(call)
         except StepError as error:

@@ -42,7 +42,7 @@ class Call:
         is_idempotent: bool,
         is_required: bool,
         is_coalesced: bool = False,
-        is_traced: bool = False,
+        wants_notes: bool = False,
         stale: StaleRule | None = None,
     ) -> None:
         self.request = request
@@ -57,7 +57,7 @@ class Call:
         self.is_hedged = False
         self.stale = stale
         self.stale_age_s: float | None = None
-        self.notes: list[str] | None = [] if is_traced else None
+        self.notes: list[str] | None = [] if wants_notes else None
 
     def note(self, text: str) -> None:
         """Write `text` down when the call is traced. Where `text` costs something to make, ask `call.notes is not None` first."""

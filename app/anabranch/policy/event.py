@@ -7,7 +7,7 @@ import msgspec
 
 from anabranch.core.exchange import Address
 
-Kind = Literal[
+EventKind = Literal[
     "attempt",  # an exchange ended; reason: the status of its answer, the error's code, or cancelled
     "queue",  # a call got its place after waiting
     "reject",  # a call was turned away before anything was sent; reason: the error's code
@@ -37,7 +37,7 @@ class PolicyEvent(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     upstream: str
-    kind: Kind
+    kind: EventKind
     reason: str = ""
     elapsed_s: float = 0.0
     queue_s: float = 0.0

@@ -9,7 +9,7 @@ from anabranch.core.hedging import HedgeDelay
 from anabranch.errors import StepError
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.ending import end_task
-from anabranch.policy.event import Kind, Observer, PolicyEvent
+from anabranch.policy.event import EventKind, Observer, PolicyEvent
 
 
 class HedgeLayer:
@@ -98,7 +98,7 @@ class HedgeLayer:
     async def _second(self, twin: Call) -> Answer:
         return await self._next(twin)
 
-    def tell(self, call: Call, kind: Kind, reason: str) -> None:
+    def tell(self, call: Call, kind: EventKind, reason: str) -> None:
         """Write down what was done beside the first attempt of `call`."""
         if call.notes is not None:
             call.notes.append(kind.replace("_", " ") + (f" ({reason})" if reason else ""))

@@ -10,7 +10,7 @@ from anabranch.core.budget import Budget
 from anabranch.core.exchange import Answer
 from anabranch.errors import ConnectError, ConnectionLost, RejectedError, UpstreamError, UpstreamTimeout
 from anabranch.policy.call import Call, Policy
-from anabranch.policy.event import Kind, Observer, PolicyEvent
+from anabranch.policy.event import EventKind, Observer, PolicyEvent
 
 _RETRY_AFTER_STATUSES: Final = frozenset((429, 503))
 _ERRORS: Final[dict[str, type[UpstreamError]]] = {
@@ -137,7 +137,7 @@ class RetryLayer:
         self._tell(call, "retry", reason, attempt, delay_s)
         return True
 
-    def _tell(self, call: Call, kind: Kind, reason: str, attempt: int, elapsed_s: float = 0.0) -> None:
+    def _tell(self, call: Call, kind: EventKind, reason: str, attempt: int, elapsed_s: float = 0.0) -> None:
         if call.notes is not None:
             waited = f", {elapsed_s * 1000:.1f} ms later" if elapsed_s else ""
             call.notes.append(f"retry {attempt} after {reason}{waited}" if kind == "retry" else f"no retry: {reason}")

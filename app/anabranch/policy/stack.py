@@ -26,7 +26,7 @@ from anabranch.core.hedging import hedge_delay
 from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit
 from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.balance import BalanceLayer
-from anabranch.policy.breaker import BreakerLayer, Judge
+from anabranch.policy.breaker import BreakerLayer, FailureClassifier
 from anabranch.policy.bulkhead import Bulkhead, BulkheadLayer
 from anabranch.policy.call import Policy
 from anabranch.policy.coalesce import CoalesceLayer
@@ -44,7 +44,7 @@ class Stack:
 
     `call`: the outermost layer. `layers`: the names of those that were built, outermost first. The rest is None where its layer was not
     built: `balance` (its addresses may be swapped by a resolver), `breaker` (of the single address; with several they are in
-    `balance.endpoints`), the budgets, `token`.
+    `balance.targets`), the budgets, `token`.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Stack:
     def would_allow(self, now: float) -> bool:
         """Whether a call that begins now would be let through by a breaker; true where there are none. Changes nothing."""
         if self.balance is not None:
-            breakers = [endpoint.breaker for endpoint in self.balance.endpoints]
+            breakers = [endpoint.breaker for endpoint in self.balance.targets]
             return any(breaker is None or breaker.would_allow(now) for breaker in breakers) or not breakers
         return self.breaker is None or self.breaker.would_allow(now)
 
@@ -127,7 +127,7 @@ def build_stack(
         observer=observer,
     )
     layers.append("bulkhead")
-    judge = Judge((upstream.breaker or config.Breaker()).on)
+    judge = FailureClassifier((upstream.breaker or config.Breaker()).on)
     balance: BalanceLayer | None = None
     breaker: Breaker | None = None
     if is_balanced:

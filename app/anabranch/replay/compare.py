@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-Kind = Literal["changed", "added", "removed", "length"]
+DifferenceKind = Literal["changed", "added", "removed", "length"]
 Path = tuple[str, ...]
 
 _MASK: Final = "***"
@@ -25,7 +25,7 @@ class Change(msgspec.Struct):
     None where there was nothing. `length`: an array has another number of elements."""
 
     path: Path
-    kind: Kind
+    kind: DifferenceKind
     before: str | None
     after: str | None
     count: int = 1
@@ -89,7 +89,7 @@ class _Found:
 
     def __init__(self, ignored: Ignored) -> None:
         self._ignored = ignored
-        self.changes: dict[tuple[Path, Kind], Change] = {}
+        self.changes: dict[tuple[Path, DifferenceKind], Change] = {}
         self.is_excused = False
 
     def look(self, old: Any, new: Any, path: Path) -> None:
@@ -111,7 +111,7 @@ class _Found:
         elif (type(old) is not type(new) and (not _is_number(old) or not _is_number(new))) or old != new:
             self._note(path, "changed", old, new)
 
-    def _note(self, path: Path, kind: Kind, old: Any, new: Any) -> None:
+    def _note(self, path: Path, kind: DifferenceKind, old: Any, new: Any) -> None:
         if self._ignored.takes(path):
             self.is_excused = True
             return

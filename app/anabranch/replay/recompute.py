@@ -10,7 +10,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Final, Literal
 
-from anabranch.compute.job import ComputePool, Counters, Job, JobClock, JobResult
+from anabranch.compute.job import ComputePool, Job, JobResult, JobTimings, PoolCounters
 from anabranch.compute.pools import ComputePools
 from anabranch.config.compute import ComputeBackend
 from anabranch.plan.model import PoolPlan
@@ -54,10 +54,10 @@ class RecordedPool:
         return self._pool.kind
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> PoolCounters:
         return self._pool.counters
 
-    async def run(self, job: Job, clock: JobClock) -> JobResult:
+    async def run(self, job: Job, clock: JobTimings) -> JobResult:
         """As any pool does. Cancellation: as of the pool behind it."""
         patient = replace(job, deadline=max(job.deadline, monotonic() + _PATIENCE_S))
         return await self._recording().compute(job.step, job.input, lambda: self._pool.run(patient, clock))

@@ -24,7 +24,7 @@ class CannotReplay(Exception):
     """A record does not hold what its request needs to be run again. The message is a phrase without anything of one record in it."""
 
 
-class Reply(msgspec.Struct, frozen=True):
+class ReplayedResponse(msgspec.Struct, frozen=True):
     """What a request was answered with now. `endpoint`: that answered; None when there is none with this path and method.
     `is_complete`: None where the answer does not say. `body`: as sent."""
 
@@ -95,7 +95,7 @@ class Replayer:
         skipped = self._report(record).skipped
         skipped[reason] = skipped.get(reason, 0) + 1
 
-    def look(self, record: Record, reply: Reply, recording: Recording | None) -> None:
+    def look(self, record: Record, reply: ReplayedResponse, recording: Recording | None) -> None:
         """Compare `reply` with what was answered then. `recording`: where its answers came from; None when they came from the services."""
         if recording is not None and recording.fault is not None:
             self.skip(record, recording.fault)
@@ -143,7 +143,7 @@ class Replayer:
     def _report(self, record: Record) -> EndpointReport:
         return self.endpoints.setdefault(record.endpoint, EndpointReport())
 
-    def _compared(self, record: Record, reply: Reply) -> Comparison:
+    def _compared(self, record: Record, reply: ReplayedResponse) -> Comparison:
         before, body = record.body, reply.body
         try:
             body = self._redaction.body.apply(body, is_json=False)

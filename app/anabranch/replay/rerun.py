@@ -26,7 +26,7 @@ from anabranch.plan.model import DocumentPlan, EndpointPlan, StepPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.replay.recompute import RecordedPool, local_pools
 from anabranch.replay.recording import Recording
-from anabranch.replay.replay import CannotReplay, Replayer, Reply, is_body_redacted, request_body
+from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, is_body_redacted, request_body
 
 # Longer than any request takes: there is no client that could leave.
 _NO_WATCH_S: Final = 1e6
@@ -40,7 +40,7 @@ class Rerun:
         self._plane = DataPlane(run, watch_after_s=_NO_WATCH_S)
         self._plane.load(plan)
 
-    async def reply(self, record: Record, *, is_harmless: bool = False) -> Reply:
+    async def reply(self, record: Record, *, is_harmless: bool = False) -> ReplayedResponse:
         """What the request of `record` is answered with now.
 
         `is_harmless`: only where every call of the endpoint may be made again. Raises CannotReplay.
@@ -65,14 +65,14 @@ class Rerun:
         }
         match, found = self._plane.matches(scope)
         if match is not Match.FULL:
-            return Reply(None, 404, None, b"")
+            return ReplayedResponse(None, 404, None, b"")
         plan = self._plan_of(found, asked.method)
         if plan is None:
-            return Reply(None, 405, None, b"")
+            return ReplayedResponse(None, 405, None, b"")
         _check(plan, record, is_harmless=is_harmless)
         exchange = _Exchange(body)
         await self._plane.handle({**scope, **found}, exchange.receive, exchange.send)
-        return Reply(plan.name, exchange.status, exchange.is_complete, exchange.body)
+        return ReplayedResponse(plan.name, exchange.status, exchange.is_complete, exchange.body)
 
     def _plan_of(self, found: Mapping[str, Any], method: str) -> EndpointPlan | None:
         ((_, leaf, _),) = found.values()

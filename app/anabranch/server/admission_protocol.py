@@ -10,14 +10,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from anabranch.edge.problems import MEDIA_TYPE
 from anabranch.errors import Overloaded
-from anabranch.guard.concurrency import PLACE, RETRY_AFTER, Gate, no_place
+from anabranch.guard.concurrency import ADMITTED, RETRY_AFTER, Gate, limit_problem
 from anabranch.server.backlog import Backlog
 from anabranch.server.head import BoundedProtocol
 
 _STATUS: Final = STATUS_LINE[Overloaded.status]
 
 
-class GatedProtocol(BoundedProtocol):
+class AdmissionProtocol(BoundedProtocol):
     """For `uvicorn.Config(http=...)`, by `gated`. `backlog`: where connections wait that find the gate full."""
 
     backlog: ClassVar[Backlog]
@@ -26,8 +26,8 @@ class GatedProtocol(BoundedProtocol):
         super().__init__(*args, **kwargs)
         self._unread: bytes | None = None
         """What has come of the request that waits."""
-        self._has_place = False
-        self._is_turned_away = False
+        self._is_admitted = False
+        self._is_rejected = False
         self._is_ending = False
 
     # ------------------------------------------------------------------------------------------------------------ waiting
@@ -35,8 +35,8 @@ class GatedProtocol(BoundedProtocol):
     def data_received(self, data: bytes) -> None:
         if self._unread is not None:
             self._keep(self._unread + data)
-            self.backlog.grew(self)
-        elif self.backlog.concerns(data) and self._is_at_rest():
+            self.backlog.on_more_data(self)
+        elif self.backlog.must_wait(data) and self._is_at_rest():
             self._unset_keepalive_if_required()
             self._stop_timer()  # which line ends may have started
             self._keep(data)
@@ -53,16 +53,16 @@ class GatedProtocol(BoundedProtocol):
 
     def _is_at_rest(self) -> bool:
         """Whether what comes next is the beginning of a request that would be served at once."""
-        return self._is_between() and not self._is_refused and not self._is_turned_away
+        return self._is_between() and not self._is_refused and not self._is_rejected
 
-    def let_in(self) -> bool:
-        self._has_place = True
+    def admit(self) -> bool:
+        self._is_admitted = True
         self._read()
-        has_taken, self._has_place = not self._has_place, False
+        has_taken, self._is_admitted = not self._is_admitted, False
         return has_taken
 
-    def turn_away(self) -> None:
-        self._is_turned_away = True
+    def reject(self) -> None:
+        self._is_rejected = True
         self._read()
 
     def _read(self) -> None:
@@ -87,32 +87,32 @@ class GatedProtocol(BoundedProtocol):
             self._is_ending = True
         else:
             self.backlog.discard(self)
-            self.turn_away()
+            self.reject()
 
     # ------------------------------------------------------------------------------------------------------------ parsing
 
     def on_headers_complete(self) -> None:
         if self._is_refused:  # it came in one piece with the one that was, and nothing is answered behind that
             return
-        if self._is_turned_away:
-            self._is_turned_away = False
+        if self._is_rejected:
+            self._is_rejected = False
             self._end_head()
-            self._answer_no_place()
+            self._answer_at_limit()
             return
         super().on_headers_complete()
         if self._is_ending:
             self.cycle.keep_alive = False
-        if self._has_place:
-            self._has_place = False
-            self.scope[PLACE] = True  # type: ignore[typeddict-unknown-key]  # its task begins in a later turn of the loop
+        if self._is_admitted:
+            self._is_admitted = False
+            self.scope[ADMITTED] = True  # type: ignore[typeddict-unknown-key]  # its task begins in a later turn of the loop
 
-    def _answer_no_place(self) -> None:
+    def _answer_at_limit(self) -> None:
         parser, fields = self.parser, self.server_state.default_headers
         # A client that waits for leave to send its body will not send it now: where the next request would begin is not known.
         keeps = parser.get_http_version() != "1.0" and parser.should_keep_alive() and not self.expect_100_continue and not self._is_ending
         # Nor do we go on with one that asks and asks and does not read our answers.
         keeps = keeps and not any(name == b"connection" for name, _ in fields) and not self.flow.write_paused
-        body = no_place(next((value for name, value in self.headers if name == b"x-request-id"), None))
+        body = limit_problem(next((value for name, value in self.headers if name == b"x-request-id"), None))
         head = b"%bcontent-type: %b\r\nretry-after: %b\r\ncontent-length: %d\r\n" % (_STATUS, MEDIA_TYPE, RETRY_AFTER.encode(), len(body))
         rest = b"".join([b"%b: %b\r\n" % field for field in fields if field[0] != b"connection"])
         end = b"\r\n" if keeps else b"connection: close\r\n\r\n"
@@ -146,6 +146,6 @@ class _Answered:
 _ANSWERED: Final[Any] = _Answered()
 
 
-def gated(protocol: type[BoundedProtocol], gate: Gate) -> type[GatedProtocol]:
+def with_admission(protocol: type[BoundedProtocol], gate: Gate) -> type[AdmissionProtocol]:
     """The protocol, with a backlog before `gate` in front of its parser."""
-    return type("GatedProtocol", (GatedProtocol, protocol), {"backlog": Backlog(gate)})
+    return type("AdmissionProtocol", (AdmissionProtocol, protocol), {"backlog": Backlog(gate)})

@@ -26,14 +26,14 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 """Of all requests that wait or are held. Beyond it they are turned away at once: what they take of the memory has a bound."""
 
 
-class Connection(Protocol):
+class PendingConnection(Protocol):
     """One whose next request is here, in part or whole, and has not been parsed."""
 
-    def let_in(self) -> bool:
+    def admit(self) -> bool:
         """Parse and serve it. Says whether it has taken the place: it has not where its head is not whole, or is none."""
         ...
 
-    def turn_away(self) -> None:
+    def reject(self) -> None:
         """Parse it and answer that there is no place."""
         ...
 
@@ -43,17 +43,17 @@ class _Line:
 
     __slots__ = ("_longest_s", "_loop", "_on_over", "_timer", "_until")
 
-    def __init__(self, longest_s: float, on_over: Callable[[Connection], None]) -> None:
+    def __init__(self, longest_s: float, on_over: Callable[[PendingConnection], None]) -> None:
         self._longest_s = longest_s
         self._on_over = on_over
-        self._until: OrderedDict[Connection, float] = OrderedDict()
+        self._until: OrderedDict[PendingConnection, float] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._until)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: PendingConnection) -> None:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -61,10 +61,10 @@ class _Line:
         if self._timer is None:
             self._timer = loop.call_at(until, self._expire)
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: PendingConnection) -> None:
         self._until.pop(connection, None)
 
-    def pop(self) -> Connection:
+    def pop(self) -> PendingConnection:
         return self._until.popitem(last=False)[0]
 
     def _expire(self) -> None:
@@ -91,7 +91,7 @@ class Backlog:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._waiting = _Line(gate.wait_s, self._refuse)
-        self._held = _Line(_HOLD_S, _turn_away)
+        self._held = _Line(_HOLD_S, _reject)
         self._quick = 0
         self._second = -1
         self.unread_bytes = 0
@@ -102,24 +102,24 @@ class Backlog:
         """How many wait for a place."""
         return len(self._waiting)
 
-    def concerns(self, data: bytes) -> bool:
+    def must_wait(self, data: bytes) -> bool:
         """Whether a request that begins so has to wait: there is no place, and it is not for one of the gateway's own pages."""
         return self._gate.is_full and not _is_open(data)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: PendingConnection) -> None:
         """Let it wait, or turn it away. It hears from us once, unless it calls `discard` before."""
         if len(self._waiting) < self._gate.waiting and self.unread_bytes <= _MOST_BYTES:
             self._waiting.add(connection)
         else:
             self._refuse(connection)
 
-    def grew(self, connection: Connection) -> None:
+    def on_more_data(self, connection: PendingConnection) -> None:
         """More has come of a request that waits or is held. It is turned away when that is too much for all together."""
         if self.unread_bytes > _MOST_BYTES:
             self.discard(connection)
             self._refuse(connection)
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: PendingConnection) -> None:
         """Its client has gone."""
         self._waiting.discard(connection)
         self._held.discard(connection)
@@ -127,19 +127,19 @@ class Backlog:
     def serve(self) -> None:
         """Give the places that are free to those who wait longest."""
         while len(self._waiting) and self._gate.try_enter():
-            if not self.pass_on():
+            if not self.admit_next():
                 self._gate.bulkhead.release()
 
-    def pass_on(self) -> bool:
+    def admit_next(self) -> bool:
         """Give the caller's place to who waits longest. Says whether anybody has taken it."""
         waiting = self._waiting
         while len(waiting):
-            if waiting.pop().let_in():
+            if waiting.pop().admit():
                 self._gate.admitted += 1
                 return True
         return False
 
-    def _refuse(self, connection: Connection) -> None:
+    def _refuse(self, connection: PendingConnection) -> None:
         self._gate.shed += 1
         second = int(asyncio.get_running_loop().time())
         if second != self._second:
@@ -147,13 +147,13 @@ class Backlog:
             self._quick = 0
         self._quick += 1
         if self._quick <= QUICK_PER_S or len(self._held) >= _MOST_HELD or self.unread_bytes > _MOST_BYTES:
-            connection.turn_away()
+            connection.reject()
         else:
             self._held.add(connection)
 
 
-def _turn_away(connection: Connection) -> None:
-    connection.turn_away()
+def _reject(connection: PendingConnection) -> None:
+    connection.reject()
 
 
 def _is_open(data: bytes) -> bool:

@@ -14,12 +14,12 @@ from typing import Final
 _YOUNG: Final = 10_000
 
 
-def hold() -> None:
-    """Collect nothing until `settle`: while documents are read and compiled nearly everything that is made stays. A third of the time."""
+def pause() -> None:
+    """Collect nothing until `freeze`: while documents are read and compiled nearly everything that is made stays. A third of the time."""
     gc.disable()
 
 
-def settle() -> None:
+def freeze() -> None:
     """Set apart what is alive now. Collects first: takes as long as one full collection."""
     gc.enable()
     gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
@@ -27,7 +27,7 @@ def settle() -> None:
     gc.freeze()
 
 
-def resettle() -> None:
+def refreeze() -> None:
     """The same after a reload: the old document's plans go, the new one's are set apart."""
     gc.unfreeze()
     gc.collect()

@@ -13,7 +13,7 @@ DRAINING: Final = b"d"
 END: Final = b"e"
 
 
-class Pulse:
+class Heartbeat:
     """The worker's end of its pipe. `on_orphaned` is called when nobody listens any more."""
 
     def __init__(self, connection: Connection, on_orphaned: Callable[[], None]) -> None:
@@ -55,7 +55,7 @@ class Pulse:
         """Whether all workers end, and not this one alone. The end of the supervisor is the end of all."""
         return self.take() is None
 
-    def pass_on(self, message: bytes) -> None:
+    def admit_next(self, message: bytes) -> None:
         """Something for other workers, longer than one byte."""
         self._send(message)
 

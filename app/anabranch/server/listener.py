@@ -21,7 +21,7 @@ _NO_SYN: Final = b"".join(
 )
 
 
-def deafen(listener: socket.socket) -> bool:
+def block_new_connections(listener: socket.socket) -> bool:
     """Let no new connection begin at this socket, for all processes that have it. False where the system cannot do that."""
     if sys.platform != "linux":
         return False
@@ -33,7 +33,7 @@ def deafen(listener: socket.socket) -> bool:
     return True
 
 
-def take_waiting(listener: socket.socket) -> list[socket.socket]:
+def accept_pending(listener: socket.socket) -> list[socket.socket]:
     """The connections that wait at a listener that does not block, without waiting for more. They do not block either."""
     found: list[socket.socket] = []
     while True:

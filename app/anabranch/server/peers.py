@@ -17,7 +17,7 @@ PATIENCE_S: Final = 30.0
 NO_ANSWER: Final = "no answer"
 ENDED: Final = "ended"
 
-Outcome = dict[str, Any]
+PeerResult = dict[str, Any]
 """How a reload went in one worker, as JSON; `result` says it in a word."""
 
 
@@ -30,28 +30,28 @@ class Pipe(Protocol):
         """What came, without waiting; None when nothing more will come."""
         ...
 
-    def pass_on(self, message: bytes) -> None:
+    def admit_next(self, message: bytes) -> None:
         """Does not raise, even if nobody is there any more."""
         ...
 
 
-class Siblings:
+class Peers:
     """The other workers of this one. `number`: its own. To be used in the loop's thread only."""
 
     def __init__(self, pipe: Pipe, number: int, *, patience_s: float = PATIENCE_S) -> None:
         self.number = number
         self._pipe = pipe
         self._patience_s = patience_s
-        self._reload: Callable[[], Awaitable[Outcome]] | None = None
+        self._reload: Callable[[], Awaitable[PeerResult]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
         self._round = time_ns()  # so that nothing that was said to a predecessor of the same number is taken for ours
         self._waiting: set[int] | None = None
-        self._outcomes: dict[int, Outcome] = {}
+        self._outcomes: dict[int, PeerResult] = {}
         self._is_told: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def listen(self, reload: Callable[[], Awaitable[Outcome]]) -> None:
+    def listen(self, reload: Callable[[], Awaitable[PeerResult]]) -> None:
         """From now on, `reload` when another worker asks for it. Called in the loop."""
         self._reload = reload
         self._loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ class Siblings:
             self._loop = None
         self._tell()
 
-    async def reload(self) -> dict[int, Outcome] | None:
+    async def reload(self) -> dict[int, PeerResult] | None:
         """Let every other worker reload, and return how that went, by number; None when the supervisor could not be reached.
 
         Instead of an outcome of its own a worker has the `result` `no answer` when it has said nothing in time, and `ended` when it ended
@@ -111,7 +111,7 @@ class Siblings:
         if self._waiting is not None and not self._waiting:
             self._tell()
 
-    def _settle(self, number: int, outcome: Outcome) -> None:
+    def _settle(self, number: int, outcome: PeerResult) -> None:
         if self._waiting is not None and number in self._waiting:
             self._waiting.discard(number)
             self._outcomes[number] = outcome
@@ -126,4 +126,4 @@ class Siblings:
         self._send({"done": asked_by, "outcome": outcome})
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._pipe.pass_on(orjson.dumps(message))
+        self._pipe.admit_next(orjson.dumps(message))

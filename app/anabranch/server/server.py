@@ -22,7 +22,7 @@ from typing import Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from anabranch.server.listener import deafen, take_waiting
+from anabranch.server.listener import accept_pending, block_new_connections
 
 logger = logging.getLogger("anabranch.server")
 
@@ -162,7 +162,7 @@ class Server(uvicorn.Server):
         """
         copies = [listener.dup() for listener in sockets]
         is_end = self._is_end is None or self._is_end()
-        is_deaf = is_end and all(deafen(copy) for copy in copies)
+        is_deaf = is_end and all(block_new_connections(copy) for copy in copies)
         for server in self.servers:
             server.close()
         for listener in sockets:
@@ -174,7 +174,7 @@ class Server(uvicorn.Server):
         waiting: list[socket.socket] = []
         for copy in copies:
             copy.setblocking(False)
-            waiting += take_waiting(copy)
+            waiting += accept_pending(copy)
             copy.close()
         loop = asyncio.get_running_loop()
         for accepted in waiting:

@@ -16,7 +16,7 @@ from anabranch.errors import ConnectError, ConnectTimeout, ResolveError
 from anabranch.upstream.connection import Connection
 from anabranch.upstream.tls import tls_error
 
-Endpoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 # RFC 8305 section 5: the recommended Connection Attempt Delay.
 ATTEMPT_DELAY_S: Final = 0.25
@@ -48,7 +48,7 @@ async def dial(address: Address, connection: Connection, *, context: ssl.SSLCont
         raise
 
 
-async def _resolve(host: str, port: int) -> list[Endpoint]:
+async def _resolve(host: str, port: int) -> list[SocketAddress]:
     """Endpoints to try, families in turn (RFC 8305 section 4)."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
@@ -62,7 +62,7 @@ async def _resolve(host: str, port: int) -> list[Endpoint]:
     return _interleave(endpoints)
 
 
-async def _lookup(host: str, port: int) -> list[Endpoint]:
+async def _lookup(host: str, port: int) -> list[SocketAddress]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -71,7 +71,7 @@ async def _lookup(host: str, port: int) -> list[Endpoint]:
     return [(info[0], info[4]) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}]  # type: ignore[misc]
 
 
-def _interleave(endpoints: list[Endpoint]) -> list[Endpoint]:
+def _interleave(endpoints: list[SocketAddress]) -> list[SocketAddress]:
     first = [endpoint for endpoint in endpoints if endpoint[0] == endpoints[0][0]]
     other = [endpoint for endpoint in endpoints if endpoint[0] != endpoints[0][0]]
     mixed = [endpoint for pair in zip(first, other, strict=False) for endpoint in pair]
@@ -90,7 +90,7 @@ async def connect(host: str, port: int) -> socket.socket:
         raise _connect_error([error]) from error
 
 
-async def _race(endpoints: list[Endpoint]) -> socket.socket:
+async def _race(endpoints: list[SocketAddress]) -> socket.socket:
     """The first socket that connects. The next attempt begins when the one before failed, or after `ATTEMPT_DELAY_S`."""
     waiting = list(reversed(endpoints))
     running: set[asyncio.Task[None]] = set()
@@ -98,7 +98,7 @@ async def _race(endpoints: list[Endpoint]) -> socket.socket:
     errors: list[OSError] = []
     winner: socket.socket | None = None
 
-    async def attempt(endpoint: Endpoint) -> None:
+    async def attempt(endpoint: SocketAddress) -> None:
         try:
             opened.append(await _open(endpoint))
         except OSError as error:
@@ -129,7 +129,7 @@ async def _race(endpoints: list[Endpoint]) -> socket.socket:
     return winner
 
 
-async def _open(endpoint: Endpoint) -> socket.socket:
+async def _open(endpoint: SocketAddress) -> socket.socket:
     sock = socket.socket(endpoint[0], socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

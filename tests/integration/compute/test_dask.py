@@ -14,7 +14,7 @@ from time import monotonic
 import pytest
 
 from anabranch.compute.dask import DaskPool
-from anabranch.compute.job import Job, JobClock, JobResult
+from anabranch.compute.job import Job, JobResult, JobTimings
 from anabranch.compute.pools import make_pool
 from anabranch.config.compute import ComputeBackend
 from anabranch.config.model import Document
@@ -45,7 +45,7 @@ async def pool_at(address: str, *, workers: int = 8, queue: int = 64) -> AsyncIt
 
 
 async def run(pool: DaskPool, work: Job) -> JobResult:
-    return await pool.run(work, JobClock())
+    return await pool.run(work, JobTimings())
 
 
 async def is_up(pool: DaskPool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from anabranch.compute.job import JobClock
+from anabranch.compute.job import JobTimings
 from anabranch.compute.processes.frame import ARENA_FROM
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.errors import ComputePoolDown, ComputeTimeout, WorkerLost
@@ -97,7 +97,7 @@ async def test_a_function_past_its_time_is_killed_and_replaced() -> None:
     async with opened() as pool:
         (before,) = pool.pids
         with pytest.raises(ComputeTimeout):
-            await pool.run(job("spin", timeout_s=1.0), JobClock())
+            await pool.run(job("spin", timeout_s=1.0), JobTimings())
         assert await value_of(pool, job("pid")) != before
         await until_gone([before])
         assert (pool.counters.timed_out, pool.counters.restarts, pool.counters.done) == (1, 1, 1)
@@ -110,7 +110,7 @@ async def test_a_function_past_its_time_is_killed_and_replaced() -> None:
 async def test_the_end_of_a_worker_is_told_with_its_reason(hook: str, arguments: dict[str, Any], reason: str) -> None:
     async with opened() as pool:
         with pytest.raises(WorkerLost, match=reason):
-            await pool.run(job(hook, **arguments), JobClock())
+            await pool.run(job(hook, **arguments), JobTimings())
         assert await value_of(pool, job("add", a=1)) == 3
         assert (pool.counters.lost, pool.counters.restarts) == (1, 1)
 
@@ -245,4 +245,4 @@ async def test_nothing_is_left_of_a_closed_pool() -> None:
     assert set(children_of(os.getpid())) <= set(children)
     assert open_files() <= files
     with pytest.raises(ComputePoolDown):
-        await pool.run(job("add", a=1), JobClock())
+        await pool.run(job("add", a=1), JobTimings())

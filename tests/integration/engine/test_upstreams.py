@@ -43,10 +43,10 @@ async def test_names_are_resolved_and_their_addresses_used() -> None:
             balance = upstreams.stacks["flights"].balance
             assert balance is not None
             async with asyncio.timeout(30):
-                while all(endpoint.address.ip is None for endpoint in balance.endpoints):
+                while all(endpoint.address.ip is None for endpoint in balance.targets):
                     await asyncio.sleep(0.001)
-            assert "127.0.0.1" in {endpoint.address.ip for endpoint in balance.endpoints}
-            balance.set_addresses([endpoint.address for endpoint in balance.endpoints if endpoint.address.ip == "127.0.0.1"])
+            assert "127.0.0.1" in {endpoint.address.ip for endpoint in balance.targets}
+            balance.set_addresses([endpoint.address for endpoint in balance.targets if endpoint.address.ip == "127.0.0.1"])
             call = new_call()
             assert (await upstreams.policies["flights"](call)).status == 200
             assert call.address is not None

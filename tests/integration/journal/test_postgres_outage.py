@@ -113,9 +113,9 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
             try:
                 await _until(lambda: shipper.counters.trouble is not None, loading)
                 at_stop = shipper.counters.records
-                await _until(lambda: _size(_unshipped(folder, shipper.is_needed)) > 2 * KEEP_BYTES, loading)
+                await _until(lambda: _size(_sink_note(folder, shipper.is_needed)) > 2 * KEEP_BYTES, loading)
                 await _until(lambda: shipper.counters.failures >= 4, loading)
-                waiting = {segment.name for segment in _unshipped(folder, shipper.is_needed)}
+                waiting = {segment.name for segment in _sink_note(folder, shipper.is_needed)}
                 assert len(waiting) >= 3
                 # Two segments more are closed, and after each retention has looked at all of them.
                 compressed = journal.counters.compressed
@@ -171,7 +171,7 @@ async def _sound(client: httpx.AsyncClient, admin: httpx.AsyncClient, *, is_ship
     assert float(queued.rpartition(" ")[2]) <= QUEUE_RECORDS
 
 
-def _unshipped(folder: Path, is_needed: Callable[[Segment], bool]) -> list[Segment]:
+def _sink_note(folder: Path, is_needed: Callable[[Segment], bool]) -> list[Segment]:
     return [segment for segment in listed(folder) if segment.is_closed and is_needed(segment)]
 
 

@@ -11,7 +11,7 @@ from anabranch.core.exchange import Address
 from anabranch.errors import UpstreamError
 from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.balance import BalanceLayer
-from anabranch.policy.breaker import Judge
+from anabranch.policy.breaker import FailureClassifier
 from anabranch.policy.stack import build_stack
 from anabranch.upstream.resolve import Resolver, system_lookup
 from anabranch.upstream.wire import WireTransport
@@ -30,7 +30,7 @@ def make_layer(
         AttemptLayer(transport, address=None, timeout_s=None, deadline_header=None, clock=time, upstream="flights"),
         addresses=addresses,
         picker=picker_of("round_robin", lambda: 0.5),
-        judge=Judge(Settings().on),
+        judge=FailureClassifier(Settings().on),
         new_breaker=None,
         clock=clock or time,
         upstream="flights",

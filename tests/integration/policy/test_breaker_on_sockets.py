@@ -8,7 +8,7 @@ from anabranch.core.breaker import Breaker
 from anabranch.core.exchange import Address
 from anabranch.errors import BreakerOpen, UpstreamError
 from anabranch.policy.attempt import AttemptLayer
-from anabranch.policy.breaker import BreakerLayer, Judge
+from anabranch.policy.breaker import BreakerLayer, FailureClassifier
 from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.policies import Events, make_call
@@ -29,7 +29,7 @@ def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeCl
     return BreakerLayer(
         attempt,
         breaker=Breaker(window_s=10, failure_rate=0.5, minimum_calls=4, open_for_s=0.2, probes=2),
-        judge=Judge(Settings().on),
+        judge=FailureClassifier(Settings().on),
         clock=clock or FakeClock(),
         upstream="flights",
         observer=events,

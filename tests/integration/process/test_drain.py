@@ -15,7 +15,7 @@ import httpx
 import pytest
 import uvicorn
 
-from anabranch.server.listener import take_waiting
+from anabranch.server.listener import accept_pending
 from anabranch.server.server import Server
 from tests.support.command import PATIENCE_S, Tally, ask_until_refused, running_command
 from tests.support.scripted import ScriptedUpstream
@@ -207,7 +207,7 @@ async def test_who_comes_between_the_last_look_and_the_close_is_refused_not_rese
     newcomer.setblocking(False)
 
     def take_and_meet(copy: socket.socket) -> list[socket.socket]:
-        taken = take_waiting(copy)
+        taken = accept_pending(copy)
         newcomer.connect_ex(address)
         return taken
 

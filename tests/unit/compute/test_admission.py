@@ -6,7 +6,7 @@ from time import monotonic
 import pytest
 
 from anabranch.compute.admission import Admission
-from anabranch.compute.job import Counters, Job, JobClock
+from anabranch.compute.job import Job, JobTimings, PoolCounters
 from anabranch.errors import ComputePoolDown, ComputePoolFull, DeadlineExceeded
 
 
@@ -14,7 +14,7 @@ class Bench:
     """An admission with `workers` workers, called 0, 1, ..."""
 
     def __init__(self, workers: int = 1, *, queue: int = 10, queue_timeout_s: float | None = None) -> None:
-        self.counters = Counters(workers or 1)
+        self.counters = PoolCounters(workers or 1)
         self.admission: Admission[int] = Admission(self.counters, queue=queue, queue_timeout_s=queue_timeout_s)
         for number in range(workers):
             self.admission.offer(number)
@@ -24,7 +24,7 @@ class Bench:
         job = Job(hook="", input=b"", deadline=monotonic() + timeout_s, step="", lane=lane, limit=limit)
 
         async def enter() -> int:
-            worker = await self.admission.enter(job, JobClock())
+            worker = await self.admission.enter(job, JobTimings())
             self.began.append(lane)
             return worker
 

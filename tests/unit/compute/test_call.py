@@ -5,10 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
-from anabranch.compute.call import Reply, ReplyKind, call_hook, resolve
+from anabranch.compute.call import JobReply, ReplyKind, call_hook, resolve
 
 
-def called(hook: str, **arguments: Any) -> Reply:
+def called(hook: str, **arguments: Any) -> JobReply:
     return call_hook(f"tests.support.hooks:{hook}", orjson.dumps(arguments))
 
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from anabranch.compute.hooks import check_hook
-from anabranch.plan.model import Kind
+from anabranch.plan.model import PoolKind
 
 MODULE = "tests.support.hooks"
 
@@ -43,7 +43,7 @@ def test_a_fitting_hook_has_no_fault(hook: str, arguments: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["process", "dask"])
-def test_async_functions_stay_on_the_loop(kind: Kind) -> None:
+def test_async_functions_stay_on_the_loop(kind: PoolKind) -> None:
     fault = check_hook(f"{MODULE}:later", ("value",), kind).fault
     assert fault is not None
     assert "event loop" in fault

@@ -9,7 +9,7 @@ from time import monotonic
 
 import pytest
 
-from anabranch.compute.job import JobClock
+from anabranch.compute.job import JobTimings
 from anabranch.compute.threads import ThreadPool
 from anabranch.errors import ComputePoolDown, ComputeTimeout
 from tests.support import hooks
@@ -72,7 +72,7 @@ async def test_queue_and_run_time_are_told_apart(gate: threading.Event) -> None:
     async with opened(1) as pool:
         first = asyncio.ensure_future(value_of(pool, job("held", timeout_s=60)))
         await until(lambda: pool.counters.running == 1)
-        clock, began = JobClock(), monotonic()
+        clock, began = JobTimings(), monotonic()
         second = asyncio.ensure_future(pool.run(job("add", a=1), clock))
         await until(lambda: pool.counters.queued == 1)
         await asyncio.sleep(0.1)
@@ -87,7 +87,7 @@ async def test_queue_and_run_time_are_told_apart(gate: threading.Event) -> None:
 async def test_a_function_past_its_time_is_left_and_counted_until_it_returns(gate: threading.Event) -> None:
     async with opened(2) as pool:
         with pytest.raises(ComputeTimeout):
-            await pool.run(job("held", timeout_s=0.4), JobClock())
+            await pool.run(job("held", timeout_s=0.4), JobTimings())
         assert (pool.counters.stuck, pool.counters.timed_out) == (1, 1)
         gate.set()
         await until_unstuck(pool)
@@ -148,7 +148,7 @@ async def test_context_variables_do_not_leak_from_call_to_call() -> None:
 async def test_what_a_hook_says_is_in_the_log_and_not_in_the_failure(caplog: pytest.LogCaptureFixture) -> None:
     async with opened() as pool:
         with pytest.raises(Exception, match="the function raised an exception") as caught:
-            await pool.run(job("raises", message="the-secret", lane="it.step"), JobClock())
+            await pool.run(job("raises", message="the-secret", lane="it.step"), JobTimings())
         assert "the-secret" not in str(caught.value)
     assert "the-secret" in caplog.text
     assert "tests.support.hooks:raises of step it.step" in caplog.text
@@ -198,7 +198,7 @@ async def test_a_closed_pool_takes_nothing() -> None:
     async with opened() as pool:
         pass
     with pytest.raises(ComputePoolDown):
-        await pool.run(job("add", a=1), JobClock())
+        await pool.run(job("add", a=1), JobTimings())
 
 
 async def test_closing_does_not_wait_for_a_function_that_never_returns(gate: threading.Event) -> None:

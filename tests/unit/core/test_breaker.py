@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from anabranch.core.breaker import Breaker, Outcome, Permit, State
+from anabranch.core.breaker import Breaker, Judgement, Permit, State
 
 OPEN_FOR_S = 5.0
 PROBES = 3
@@ -26,7 +26,7 @@ def make_breaker(
     )
 
 
-def run(breaker: Breaker, now: float, *outcomes: Outcome, elapsed_s: float = 0.01) -> None:
+def run(breaker: Breaker, now: float, *outcomes: Judgement, elapsed_s: float = 0.01) -> None:
     for outcome in outcomes:
         breaker.record(now, take(breaker, now), outcome, elapsed_s)
 
@@ -180,7 +180,7 @@ def test_probe_that_reports_late_counts() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["success", "failure", "ignore"])
-def test_result_of_a_call_from_before_it_opened_is_ignored(outcome: Outcome) -> None:
+def test_result_of_a_call_from_before_it_opened_is_ignored(outcome: Judgement) -> None:
     breaker = make_breaker()
     early = take(breaker, 0)
     fail(breaker, 0)
@@ -227,7 +227,7 @@ class BreakerMachine(RuleBasedStateMachine):
         permit, began, _ = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         before, generation = self.breaker.state, self.breaker.generation
         is_stale = permit.generation != generation
-        self.breaker.record(self.now, permit, cast("Outcome", outcome), self.now - began)
+        self.breaker.record(self.now, permit, cast("Judgement", outcome), self.now - began)
         if is_stale or outcome == "ignore":
             assert (self.breaker.state, self.breaker.generation) == (before, generation)
             return

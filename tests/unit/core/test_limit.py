@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, Outcome
+from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, LimitSignal
 from tests.support.overload import Overload
 
 WORKERS = 20
@@ -21,7 +21,7 @@ def overload(limit: Limit, *, rate: float = 1500, workers: int = WORKERS, timeou
     return Overload(limit=limit, rate=rate, workers=workers, service_s=SERVICE_S, timeout_s=timeout_s)
 
 
-def feed(limit: Limit, seconds: float, *, elapsed_s: float, in_flight: int, outcome: Outcome = "success", now: float = 0.0) -> float:
+def feed(limit: Limit, seconds: float, *, elapsed_s: float, in_flight: int, outcome: LimitSignal = "success", now: float = 0.0) -> float:
     """One hundred samples a second, all alike. Returns the time afterwards."""
     end = now + seconds
     while now < end:
@@ -108,7 +108,7 @@ class TestGradient:
         assert limit.limit == 8
 
     @pytest.mark.parametrize("outcome", ["ignore", "dropped"])
-    def test_probe_without_answers_ends(self, outcome: Outcome) -> None:
+    def test_probe_without_answers_ends(self, outcome: LimitSignal) -> None:
         limit = make_gradient(64)
         now = 0.0
         while limit.limit >= 64:
@@ -174,7 +174,7 @@ samples = st.lists(
 
 
 @given(samples)
-def test_gradient_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[float, float, int, Outcome]]) -> None:
+def test_gradient_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[float, float, int, LimitSignal]]) -> None:
     limit = make_gradient(20, minimum=10, maximum=100)
     now = 0.0
     for step_s, elapsed_s, in_flight, outcome in told:
@@ -184,7 +184,7 @@ def test_gradient_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[f
 
 
 @given(samples)
-def test_aimd_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[float, float, int, Outcome]]) -> None:
+def test_aimd_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[float, float, int, LimitSignal]]) -> None:
     limit = AIMDLimit(20, minimum=10, maximum=100)
     now = 0.0
     for step_s, elapsed_s, in_flight, outcome in told:

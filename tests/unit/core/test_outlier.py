@@ -1,23 +1,23 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.core.outlier import Health, OutlierDetector
+from anabranch.core.outlier import OutlierDetector, TargetHealth
 
 DETECTOR = OutlierDetector()
 
 
-def group(size: int) -> list[Health]:
-    return [Health() for _ in range(size)]
+def group(size: int) -> list[TargetHealth]:
+    return [TargetHealth() for _ in range(size)]
 
 
-def fail(everyone: list[Health], index: int, now: float, times: int = 1) -> list[bool]:
+def fail(everyone: list[TargetHealth], index: int, now: float, times: int = 1) -> list[bool]:
     return [
         DETECTOR.record(now, everyone[index], is_failure=True, elapsed_s=0.01, everyone=everyone)
         for _ in range(times)
     ]  # fmt: skip
 
 
-def succeed(everyone: list[Health], index: int, now: float, times: int = 1) -> None:
+def succeed(everyone: list[TargetHealth], index: int, now: float, times: int = 1) -> None:
     for _ in range(times):
         DETECTOR.record(now, everyone[index], is_failure=False, elapsed_s=0.01, everyone=everyone)
 

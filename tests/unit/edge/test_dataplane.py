@@ -25,9 +25,9 @@ class Engine:
         self.asked: list[tuple[EndpointPlan, Frame, dict[bytes, bytes], Any, float, bool]] = []
 
     async def __call__(
-        self, plan: EndpointPlan, frame: Frame, headers: dict[bytes, bytes], extra: Any, deadline: float, is_traced: bool
+        self, plan: EndpointPlan, frame: Frame, headers: dict[bytes, bytes], extra: Any, deadline: float, wants_notes: bool
     ) -> Result:
-        self.asked.append((plan, frame, headers, extra, deadline, is_traced))
+        self.asked.append((plan, frame, headers, extra, deadline, wants_notes))
         return self.made
 
 
@@ -50,12 +50,12 @@ async def test_request_runs_its_plan_with_typed_values_and_a_deadline() -> None:
     client = await ask(App(engine, document(FLIGHT)), "GET", "/flights/12", headers={"x-request-id": "r-1", "accept": "*/*"})
     assert client.status == 200
     assert client.headers["x-request-id"] == "r-1"
-    ((plan, frame, headers, extra, _, is_traced),) = engine.asked
+    ((plan, frame, headers, extra, _, wants_notes),) = engine.asked
     assert plan is FLIGHT
     assert frame == [12]
     assert headers == {b"x-request-id": b"r-1", b"accept": b"*/*"}
     assert extra == ((b"x-request-id", b"r-1"),)
-    assert not is_traced
+    assert not wants_notes
 
 
 async def test_deadline_counts_from_the_arrival() -> None:

@@ -4,7 +4,7 @@ import asyncio
 from time import monotonic
 from typing import Any
 
-from anabranch.compute.job import Counters, Job, JobClock, JobResult
+from anabranch.compute.job import Job, JobResult, JobTimings, PoolCounters
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.run import Engine
 from anabranch.errors import ComputeFailed, ComputeTimeout, StepError
@@ -16,14 +16,14 @@ class Pool:
 
     name = "thread"
     kind: Any = "thread"
-    counters = Counters(1)
+    counters = PoolCounters(1)
 
     def __init__(self, *answers: bytes | StepError) -> None:
         self._answers = list(answers)
         self.jobs: list[Job] = []
         self.cancelled = 0
 
-    async def run(self, job: Job, clock: JobClock) -> JobResult:
+    async def run(self, job: Job, clock: JobTimings) -> JobResult:
         self.jobs.append(job)
         clock.attempts, clock.queue_s, clock.run_s = 1, 0.25, 0.5
         if not self._answers:

@@ -8,13 +8,13 @@ import pytest
 
 from anabranch.config.journal import Journal as Config
 from anabranch.journal.archive import Archive
-from anabranch.journal.counters import Counters
+from anabranch.journal.counters import JournalCounters
 from anabranch.journal.segment import Segment, Summary, listed, read_lines
 from tests.support.recorded import NOW, recorded, write_segment
 
 
 def archive(folder: Path, *, is_needed: object = None, **config: object) -> Archive:
-    return Archive(folder, Config(**config), Counters(), is_needed=is_needed, now=lambda: NOW + timedelta(days=10))  # type: ignore[arg-type]
+    return Archive(folder, Config(**config), JournalCounters(), is_needed=is_needed, now=lambda: NOW + timedelta(days=10))  # type: ignore[arg-type]
 
 
 def fill(folder: Path, count: int = 5) -> int:

@@ -10,7 +10,7 @@ from anabranch.config.journal import JournalRule
 from anabranch.core.exchange import Answer
 from anabranch.journal.batch import Unmade
 from anabranch.journal.journal import Journal
-from anabranch.journal.recorder import Answered, Recorder
+from anabranch.journal.recorder import CompletedRequest, Recorder
 from anabranch.journal.redact import Redaction
 from tests.support import edge_plans
 
@@ -33,7 +33,7 @@ def test_answers_of_services_that_are_held_until_the_record_is_made_count(bodies
     recorder = Recorder(plan, JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact))
     outcome = edge_plans.outcome("flight")
     outcome.answer = Answer(200, [], b"x" * 100_000)
-    recorder.defer(Answered(recorder, b"r", "GET", b"/", b"", {}, b"", edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
+    recorder.defer(CompletedRequest(recorder, b"r", "GET", b"/", b"", {}, b"", edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
     ((unmade, size_bytes),) = journal.deferred
     assert size_bytes == 100_002
     lines = bytearray()

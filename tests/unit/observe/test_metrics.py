@@ -13,7 +13,7 @@ from anabranch.engine.outcome import Result
 from anabranch.errors import BreakerOpen, UpstreamTimeout
 from anabranch.observe import catalogue
 from anabranch.observe.metrics import _BY_KIND, Metrics, Sample
-from anabranch.policy.event import Kind, PolicyEvent
+from anabranch.policy.event import EventKind, PolicyEvent
 from tests.support.edge_plans import endpoint, outcome, result
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -138,7 +138,7 @@ def test_attempts_count_by_reason_and_take_time() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(_BY_KIND))
-def test_each_kind_of_event_has_its_counter(kind: Kind) -> None:
+def test_each_kind_of_event_has_its_counter(kind: EventKind) -> None:
     metrics = Metrics()
     metrics.calls(PolicyEvent(upstream="flights", kind=kind, reason="why"))
     metrics.calls(PolicyEvent(upstream="flights", kind=kind, reason="why"))
@@ -148,7 +148,7 @@ def test_each_kind_of_event_has_its_counter(kind: Kind) -> None:
 
 
 def test_no_kind_of_event_is_forgotten() -> None:
-    assert set(get_args(Kind)) <= {*_BY_KIND, "attempt", "queue"}
+    assert set(get_args(EventKind)) <= {*_BY_KIND, "attempt", "queue"}
 
 
 def test_waiting_for_a_place_is_a_histogram() -> None:

@@ -10,7 +10,7 @@ from anabranch.errors import MissingReference, Problem
 from anabranch.plan.compile import compile_document
 from anabranch.plan.compute import HookCheck
 from anabranch.plan.explain import explain
-from anabranch.plan.model import DocumentPlan, Kind
+from anabranch.plan.model import DocumentPlan, PoolKind
 from tests.support.documents import UPSTREAMS, plan_of, problems_of
 
 
@@ -100,9 +100,9 @@ def test_dask_needs_a_backend() -> None:
 
 
 def test_what_the_hook_check_finds_is_reported_at_its_place() -> None:
-    seen: list[tuple[str, tuple[str, ...], Kind]] = []
+    seen: list[tuple[str, tuple[str, ...], PoolKind]] = []
 
-    def check(hook: str, arguments: tuple[str, ...], kind: Kind) -> HookCheck:
+    def check(hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
         seen.append((hook, arguments, kind))
         return HookCheck(fault="not that one", hint="another", is_about_input=kind == "process")
 

@@ -80,7 +80,7 @@ async def test_address_of_the_call_is_used_where_the_upstream_has_several() -> N
 async def test_observer_and_notes_are_told_of_answers_and_failures() -> None:
     events = Events()
     layer = make_layer(Scripted([0.01, OK], [0.02, ConnectError("refused")]), events=events)
-    call = make_call(is_traced=True)
+    call = make_call(wants_notes=True)
     await layer(call)
     with pytest.raises(ConnectError):
         await layer(call)

@@ -12,7 +12,7 @@ from anabranch.core.breaker import Breaker
 from anabranch.core.exchange import Address, Answer
 from anabranch.errors import BreakerOpen, ConnectError, ResolveError
 from anabranch.policy.balance import BalanceLayer
-from anabranch.policy.breaker import Judge
+from anabranch.policy.breaker import FailureClassifier
 from anabranch.policy.call import Call
 from tests.support.policies import OK, Events, answer, make_call
 
@@ -56,7 +56,7 @@ def make_layer(
         next_,
         addresses=addresses,
         picker=picker_of(balance, Random(1).random),
-        judge=Judge(Settings().on),
+        judge=FailureClassifier(Settings().on),
         new_breaker=new_breaker if has_breaker else None,
         clock=asyncio.get_running_loop().time,
         upstream="flights",
@@ -148,7 +148,7 @@ async def test_all_breakers_open_rejects_with_the_shortest_wait() -> None:
     await run(layer, 2)
     hits = len(fleet.hits)
     await asyncio.sleep(1)
-    call = make_call(is_traced=True)
+    call = make_call(wants_notes=True)
     with pytest.raises(BreakerOpen) as caught:
         await layer(call)
     assert caught.value.retry_after_s == 2
@@ -176,14 +176,14 @@ async def test_no_more_than_half_are_ejected() -> None:
     fleet.refusing = {A, B, C}
     layer = make_layer(fleet, A, B, C)
     await run(layer, 60)
-    assert sum(endpoint.is_out for endpoint in layer.endpoints) == 1
+    assert sum(target.is_out for target in layer.targets) == 1
 
 
 async def test_ejected_address_is_used_when_the_breakers_of_all_others_are_open() -> None:
     fleet = Fleet()
     layer = make_layer(fleet, A, B, has_breaker=True)
-    layer.endpoints[0].is_out = True
-    layer.endpoints[0].health.ejected_until = asyncio.get_running_loop().time() + 100
+    layer.targets[0].is_out = True
+    layer.targets[0].health.ejected_until = asyncio.get_running_loop().time() + 100
     fleet.failing = {B: 500}
     await run(layer, 2)
     fleet.hits.clear()
@@ -197,13 +197,13 @@ async def test_cancelled_attempt_teaches_nothing_and_leaves_nothing_pending() ->
     layer = make_layer(fleet, A, B, has_breaker=True)
     tasks = [asyncio.ensure_future(layer(make_call(seconds=60))) for _ in range(20)]
     await asyncio.sleep(1)
-    assert sum(endpoint.load.pending for endpoint in layer.endpoints) == 20
+    assert sum(target.load.pending for target in layer.targets) == 20
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    assert [endpoint.load.pending for endpoint in layer.endpoints] == [0, 0]
-    assert [endpoint.breaker and endpoint.breaker.state for endpoint in layer.endpoints] == ["closed", "closed"]
-    assert not any(endpoint.health.window.calls for endpoint in layer.endpoints)
+    assert [target.load.pending for target in layer.targets] == [0, 0]
+    assert [target.breaker and target.breaker.state for target in layer.targets] == ["closed", "closed"]
+    assert not any(target.health.window.calls for target in layer.targets)
 
 
 async def test_new_addresses_keep_what_is_known_of_those_that_stay() -> None:
@@ -211,9 +211,9 @@ async def test_new_addresses_keep_what_is_known_of_those_that_stay() -> None:
     fleet.failing = {A: 500}
     layer = make_layer(fleet, A, B, has_breaker=True, events=events)
     await run(layer, 4)
-    known = layer.endpoints[0]
+    known = layer.targets[0]
     layer.set_addresses([C, A])
-    assert layer.endpoints[1] is known
+    assert layer.targets[1] is known
     fleet.hits.clear()
     await run(layer, 5)
     assert set(fleet.hits) == {C}
@@ -223,9 +223,9 @@ async def test_new_addresses_keep_what_is_known_of_those_that_stay() -> None:
 async def test_same_addresses_are_no_change() -> None:
     events = Events()
     layer = make_layer(Fleet(), A, B, events=events)
-    before = layer.endpoints
+    before = layer.targets
     layer.set_addresses([A, B, A])
-    assert (layer.endpoints, events) == (before, [])
+    assert (layer.targets, events) == (before, [])
 
 
 async def test_attempt_ends_well_when_its_address_goes_away_meanwhile() -> None:
@@ -233,7 +233,7 @@ async def test_attempt_ends_well_when_its_address_goes_away_meanwhile() -> None:
     layer = make_layer(fleet, A, B, has_breaker=True)
     fleet.during = lambda: layer.set_addresses([C])
     assert await layer(make_call()) is OK
-    assert [endpoint.address for endpoint in layer.endpoints] == [C]
+    assert [target.address for target in layer.targets] == [C]
 
 
 async def test_no_address_at_all_is_an_error() -> None:
@@ -256,12 +256,12 @@ async def test_an_ejected_address_gets_the_second_attempt_when_all_others_have_f
     layer = make_layer(fleet, A, B, events=events)
     fleet.refusing = {A}
     await run(layer, 12)
-    assert [endpoint.is_out for endpoint in layer.endpoints] == [True, False]
+    assert [target.is_out for target in layer.targets] == [True, False]
     fleet.refusing = {B}
     fleet.hits.clear()
     assert await retried(layer) is OK
     assert fleet.hits == [B, A]
-    assert [endpoint.is_out for endpoint in layer.endpoints] == [False, False]
+    assert [target.is_out for target in layer.targets] == [False, False]
     for _ in range(20):
         assert await retried(layer) is OK
 
@@ -287,8 +287,8 @@ async def test_a_success_that_began_before_the_ejection_does_not_end_it() -> Non
     fleet.delay_s = {}
     fleet.refusing = {A}
     await run(layer, 12)
-    assert layer.endpoints[0].is_out
+    assert layer.targets[0].is_out
     fleet.refusing = set()
     with contextlib.suppress(ConnectError):
         await slow
-    assert layer.endpoints[0].is_out
+    assert layer.targets[0].is_out

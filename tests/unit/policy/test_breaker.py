@@ -20,7 +20,7 @@ from anabranch.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from anabranch.policy.breaker import BreakerLayer, Judge
+from anabranch.policy.breaker import BreakerLayer, FailureClassifier
 from anabranch.policy.call import Call, Policy
 from tests.support.policies import OK, Act, Events, Scripted, after, answer, make_call
 
@@ -34,7 +34,7 @@ def make_layer(
     return BreakerLayer(
         next_,
         breaker=breaker,
-        judge=Judge(EVERYTHING if on is None else on),
+        judge=FailureClassifier(EVERYTHING if on is None else on),
         clock=asyncio.get_running_loop().time,
         upstream="flights",
         observer=events,
@@ -52,7 +52,7 @@ async def test_open_breaker_rejects_without_touching_what_is_further_in() -> Non
     layer = make_layer(next_)
     await run(layer, 2)
     await asyncio.sleep(2)
-    call = make_call(is_traced=True)
+    call = make_call(wants_notes=True)
     with pytest.raises(BreakerOpen) as caught:
         await layer(call)
     assert caught.value.retry_after_s == 3

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from anabranch.core.limit import FixedLimit, Outcome
+from anabranch.core.limit import FixedLimit, LimitSignal
 from anabranch.errors import ConnectError, ConnectTimeout, DeadlineExceeded, QueueFull, QueueTimeout, StepError, UpstreamTimeout
 from anabranch.policy.bulkhead import Bulkhead, BulkheadLayer
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
@@ -201,7 +201,7 @@ async def test_observer_and_notes_are_told_of_waiting_and_rejection() -> None:
     layer = make_layer(Scripted([0.1, OK]), queue=1, queue_timeout_s=0.05, events=events)
     first = asyncio.create_task(layer(make_call()))
     await settle()
-    call = make_call(is_traced=True)
+    call = make_call(wants_notes=True)
     with pytest.raises(QueueTimeout):
         await layer(call)
     await asyncio.sleep(0.02)
@@ -217,10 +217,10 @@ class ScriptedLimit:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.samples: list[tuple[float, int, Outcome]] = []
+        self.samples: list[tuple[float, int, LimitSignal]] = []
         self.then: Callable[[], int] = lambda: self.limit
 
-    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: Outcome) -> None:
+    def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
         self.samples.append((round(elapsed_s, 6), in_flight, outcome))
         self.limit = self.then()
 
@@ -245,7 +245,7 @@ def make_adaptive(next_: Scripted, limit: ScriptedLimit, events: Events | None =
         (ConnectError("refused"), "ignore"),
     ],
 )
-async def test_every_attempt_is_one_sample_of_the_adaptive_limit(act: Act, outcome: Outcome) -> None:
+async def test_every_attempt_is_one_sample_of_the_adaptive_limit(act: Act, outcome: LimitSignal) -> None:
     limit = ScriptedLimit(4)
     layer = make_adaptive(Scripted([0.2, act]), limit)
     await asyncio.gather(layer(make_call()), return_exceptions=True)

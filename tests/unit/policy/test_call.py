@@ -3,19 +3,19 @@ from anabranch.policy.call import Call
 from tests.support.policies import ADDRESS
 
 
-def new_call(*, is_traced: bool = False) -> Call:
-    return Call(Request("GET", "/"), deadline=5.0, is_idempotent=True, is_required=True, is_coalesced=True, is_traced=is_traced)
+def new_call(*, wants_notes: bool = False) -> Call:
+    return Call(Request("GET", "/"), deadline=5.0, is_idempotent=True, is_required=True, is_coalesced=True, wants_notes=wants_notes)
 
 
 def test_notes_are_taken_only_when_the_call_is_traced() -> None:
-    quiet, traced = new_call(), new_call(is_traced=True)
+    quiet, traced = new_call(), new_call(wants_notes=True)
     quiet.note("something")
     traced.note("something")
     assert (quiet.notes, traced.notes) == (None, ["something"])
 
 
 def test_fork_shares_what_was_asked_and_not_where_it_goes() -> None:
-    call = new_call(is_traced=True)
+    call = new_call(wants_notes=True)
     call.attempts, call.queue_s, call.address, call.avoid = 2, 0.5, ADDRESS, (ADDRESS,)
     twin = call.fork()
     assert twin.request is call.request

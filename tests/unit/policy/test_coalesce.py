@@ -242,7 +242,7 @@ async def test_closing_ends_flights_and_whoever_waits_is_told() -> None:
 
 async def test_notes_say_that_an_answer_is_shared() -> None:
     layer = make_layer(Scripted([0.1, OK]))
-    follower = make_call(is_coalesced=True, is_traced=True)
+    follower = make_call(is_coalesced=True, wants_notes=True)
     await asyncio.gather(begin(layer, shared()), begin(layer, follower))
     assert follower.notes == ["coalesce (joined)"]
 

@@ -271,7 +271,7 @@ async def test_slow_attempts_that_lose_still_count_for_the_quantile() -> None:
 async def test_observer_and_notes_are_told() -> None:
     events = Events()
     upstream = Scripted([10.0, FIRST], [0.01, SECOND])
-    call = make_call(seconds=20, is_traced=True)
+    call = make_call(seconds=20, wants_notes=True)
     await make_layer(upstream, events=events)(call)
     assert [(event.kind, event.reason) for event in events] == [("hedge", "fixed"), ("hedge_won", "")]
     assert call.notes == ["hedge (fixed)", "hedge won"]

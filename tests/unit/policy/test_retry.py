@@ -208,7 +208,7 @@ async def test_cancellation_ends_the_wait() -> None:
 
 async def test_observer_and_notes_are_told() -> None:
     events = Events()
-    call = make_call(is_traced=True)
+    call = make_call(wants_notes=True)
     await make_layer(Scripted(ConnectError("refused"), answer(503)), events=events)(call)
     assert [(event.kind, event.reason, event.attempt) for event in events] == [("retry", "connect_failed", 2), ("retry", "503", 3)]
     assert [event.elapsed_s for event in events] == [0.01, 0.02]
@@ -217,6 +217,6 @@ async def test_observer_and_notes_are_told() -> None:
 
 async def test_call_that_succeeds_tells_nothing() -> None:
     events = Events()
-    call = make_call(is_traced=True)
+    call = make_call(wants_notes=True)
     await make_layer(Scripted(), events=events)(call)
     assert (events, call.notes) == ([], [])

@@ -59,7 +59,7 @@ async def test_all_layers_stand_in_the_documented_order() -> None:
     assert stack.layers == ("coalesce", "retry", "hedge", "balance", "bulkhead", "token", "attempt")
     assert stack.breaker is None
     assert stack.balance is not None
-    assert all(endpoint.breaker is not None for endpoint in stack.balance.endpoints)
+    assert all(endpoint.breaker is not None for endpoint in stack.balance.targets)
 
 
 async def test_single_name_that_is_resolved_again_is_balanced() -> None:

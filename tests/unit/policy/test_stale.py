@@ -25,8 +25,8 @@ class Clock:
         return self.now
 
 
-def call_of(request: Request, rule: StaleRule | None = RULE, *, is_required: bool = True, is_traced: bool = False) -> Call:
-    return Call(request, deadline=1e9, is_idempotent=True, is_required=is_required, is_traced=is_traced, stale=rule)
+def call_of(request: Request, rule: StaleRule | None = RULE, *, is_required: bool = True, wants_notes: bool = False) -> Call:
+    return Call(request, deadline=1e9, is_idempotent=True, is_required=is_required, wants_notes=wants_notes, stale=rule)
 
 
 def layer_of(next_: Scripted, clock: Clock, *, store: StaleStore | None = None, events: list[PolicyEvent] | None = None) -> StaleLayer:
@@ -48,7 +48,7 @@ async def test_a_failure_is_answered_with_the_last_good_answer(failure: StepErro
     await layer(call_of(GET))
     await layer(call_of(GET))
     clock.now += 12.5
-    call = call_of(GET, is_traced=True)
+    call = call_of(GET, wants_notes=True)
     assert (await layer(call)).body == b"2"
     assert call.stale_age_s == 12.5
     assert call.notes is not None

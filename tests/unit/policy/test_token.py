@@ -250,7 +250,7 @@ class TestLayer:
         next_ = Upstream(OK, answer(401), OK)
         layer = TokenLayer(next_, source=make_source(Authority()))
         await layer(make_call())
-        call = make_call(is_traced=True)
+        call = make_call(wants_notes=True)
         assert await layer(call) is OK
         assert next_.tokens == [b"Bearer t1", b"Bearer t1", b"Bearer t2"]
         assert call.notes == ["token refused: sent once more with a new one"]

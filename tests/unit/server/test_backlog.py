@@ -9,7 +9,7 @@ from anabranch.server import backlog as module
 from anabranch.server.backlog import Backlog
 
 
-class Connection:
+class PendingConnection:
     """Writes down what it is told. `has_request`: whether it takes the place that it is given."""
 
     def __init__(self, told: list[str], name: str, *, has_request: bool = True) -> None:
@@ -17,11 +17,11 @@ class Connection:
         self._name = name
         self._has_request = has_request
 
-    def let_in(self) -> bool:
+    def admit(self) -> bool:
         self._told.append(f"{self._name} in")
         return self._has_request
 
-    def turn_away(self) -> None:
+    def reject(self) -> None:
         self._told.append(f"{self._name} away")
 
 
@@ -42,7 +42,7 @@ async def test_who_waits_longest_gets_the_place_that_becomes_free() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=3)
     for name in "abc":
-        backlog.add(Connection(told, name))
+        backlog.add(PendingConnection(told, name))
     assert (told, gate.queued) == ([], 3)
     gate.leave()
     gate.leave()
@@ -53,8 +53,8 @@ async def test_place_that_is_not_taken_goes_to_the_next_one() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=3)
     for name in "ab":
-        backlog.add(Connection(told, name, has_request=False))
-    backlog.add(Connection(told, "c"))
+        backlog.add(PendingConnection(told, name, has_request=False))
+    backlog.add(PendingConnection(told, "c"))
     gate.leave()
     assert (told, gate.bulkhead.in_use, gate.admitted) == (["a in", "b in", "c in"], 1, 1)
     gate.leave()
@@ -66,7 +66,7 @@ async def test_place_of_a_cancelled_waiter_goes_to_the_backlog() -> None:
     gate, backlog = full(waiting=3)
     parsed = asyncio.ensure_future(gate.enter())
     await asyncio.sleep(0)
-    backlog.add(Connection(told, "a"))
+    backlog.add(PendingConnection(told, "a"))
     gate.leave()  # hands its place to the request that is parsed, which is cancelled before it knows
     parsed.cancel()
     await asyncio.wait([parsed])
@@ -83,9 +83,9 @@ async def test_places_go_in_turns_to_requests_that_are_parsed_and_to_those_that_
 
     parsed = [asyncio.ensure_future(enter(name)) for name in ("1", "2", "3")]
     await asyncio.sleep(0)
-    backlog.add(Connection(told, "no request", has_request=False))
+    backlog.add(PendingConnection(told, "no request", has_request=False))
     for name in "ab":
-        backlog.add(Connection(told, name))
+        backlog.add(PendingConnection(told, name))
     for count in (1, 3, 4, 5, 6):
         gate.leave()
         await until(told, count)
@@ -100,7 +100,7 @@ async def test_who_is_one_too_many_is_turned_away_at_once() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=1)
     for name in "ab":
-        backlog.add(Connection(told, name))
+        backlog.add(PendingConnection(told, name))
     assert (told, gate.shed, gate.queued) == (["b away"], 1, 1)
 
 
@@ -108,7 +108,7 @@ async def test_wait_has_an_end() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=3, wait_s=0.01)
     for name in "ab":
-        backlog.add(Connection(told, name))
+        backlog.add(PendingConnection(told, name))
     await until(told, 2)
     assert (told, gate.shed, gate.queued) == (["a away", "b away"], 2, 0)
 
@@ -116,9 +116,9 @@ async def test_wait_has_an_end() -> None:
 async def test_who_has_gone_is_told_nothing() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=2, wait_s=0.01)
-    gone = Connection(told, "gone")
+    gone = PendingConnection(told, "gone")
     backlog.add(gone)
-    backlog.add(Connection(told, "a"))
+    backlog.add(PendingConnection(told, "a"))
     backlog.discard(gone)
     await until(told, 1)
     assert (told, gate.shed) == (["a away"], 1)
@@ -131,11 +131,11 @@ async def test_storm_of_rejections_is_slowed_down(monkeypatch: pytest.MonkeyPatc
     told: list[str] = []
     gate, backlog = full(waiting=0)
     for number in range(200):
-        backlog.add(Connection(told, str(number)))
+        backlog.add(PendingConnection(told, str(number)))
     # Three for each second that began while they came.
     assert 3 <= len(told) < 100
     assert gate.shed == 200
-    gone = Connection(told, "gone")
+    gone = PendingConnection(told, "gone")
     backlog.add(gone)
     backlog.discard(gone)
     await until(told, 200)
@@ -158,6 +158,6 @@ async def test_storm_of_rejections_is_slowed_down(monkeypatch: pytest.MonkeyPatc
 )
 async def test_own_pages_are_open_when_nothing_else_is(begin: bytes, *, waits: bool) -> None:
     gate, backlog = full(waiting=1)
-    assert backlog.concerns(begin) is waits
+    assert backlog.must_wait(begin) is waits
     gate.leave()
-    assert not backlog.concerns(begin)
+    assert not backlog.must_wait(begin)

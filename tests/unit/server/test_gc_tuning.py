@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from anabranch.server import gc_tuning as memory
+from anabranch.server import gc_tuning
 
 
 @pytest.fixture(autouse=True)
@@ -18,18 +18,18 @@ def _collector_as_it_was() -> Iterator[None]:
 
 
 def test_nothing_is_collected_while_the_gateway_starts() -> None:
-    memory.hold()
+    gc_tuning.pause()
     assert not gc.isenabled()
-    memory.settle()
+    gc_tuning.freeze()
     assert gc.isenabled()
 
 
 def test_what_is_there_is_set_apart_and_again_after_a_reload() -> None:
-    memory.settle()
+    gc_tuning.freeze()
     first = gc.get_freeze_count()
     assert first > 1000
     kept = [[number] for number in range(5000)]
-    memory.resettle()
+    gc_tuning.refreeze()
     assert gc.get_freeze_count() >= first + len(kept)
 
 
@@ -46,9 +46,9 @@ def test_what_a_reload_has_replaced_is_collected() -> None:
             Old.count += 1
 
     Old()
-    memory.settle()
+    gc_tuning.freeze()
     old = Old()
-    memory.settle()
+    gc_tuning.freeze()
     del old
-    memory.resettle()
+    gc_tuning.refreeze()
     assert Old.count == 2

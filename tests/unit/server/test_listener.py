@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from anabranch.server.listener import deafen, take_waiting
+from anabranch.server.listener import accept_pending, block_new_connections
 
 HOSTS = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")] if socket.has_dualstack_ipv6() else [(socket.AF_INET, "127.0.0.1")]
 
@@ -22,9 +22,9 @@ def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
 
 
 def test_all_who_wait_are_taken(listener: socket.socket) -> None:
-    assert take_waiting(listener) == []
+    assert accept_pending(listener) == []
     clients = [socket.create_connection(listener.getsockname()[:2]) for _ in range(5)]
-    taken = take_waiting(listener)
+    taken = accept_pending(listener)
     assert {one.getpeername() for one in taken} == {one.getsockname() for one in clients}
     assert not any(one.getblocking() for one in taken)
     for one in (*clients, *taken):
@@ -34,11 +34,11 @@ def test_all_who_wait_are_taken(listener: socket.socket) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
 def test_a_deaf_listener_keeps_who_is_there_and_lets_nobody_in(listener: socket.socket) -> None:
     before = socket.create_connection(listener.getsockname()[:2])
-    assert deafen(listener)
+    assert block_new_connections(listener)
     with socket.socket(listener.family) as newcomer:
         newcomer.setblocking(False)
         assert newcomer.connect_ex(listener.getsockname()) == errno.EINPROGRESS
-        (taken,) = take_waiting(listener)
+        (taken,) = accept_pending(listener)
         with before, taken:
             before.sendall(b"a question")
             select.select([taken], [], [], 30)
@@ -54,7 +54,7 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_nobody_in(listener: socket.
 
 def test_a_system_without_filters_goes_on_listening(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
-    assert not deafen(listener)
+    assert not block_new_connections(listener)
     with socket.create_connection(listener.getsockname()[:2]):
-        (taken,) = take_waiting(listener)
+        (taken,) = accept_pending(listener)
         taken.close()

@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
-from anabranch.server.heartbeat import END, Pulse
-from anabranch.server.peers import Outcome, Siblings
+from anabranch.server.heartbeat import END, Heartbeat
+from anabranch.server.peers import PeerResult, Peers
 
 PATIENCE_S = 30.0
-OK: Outcome = {"result": "ok", "digest": "d"}
+OK: PeerResult = {"result": "ok", "digest": "d"}
 
 
 class Supervisor:
@@ -40,27 +40,27 @@ class Reloads:
     def __init__(self) -> None:
         self.count = 0
 
-    async def __call__(self) -> Outcome:
+    async def __call__(self) -> PeerResult:
         self.count += 1
         return {"result": "ok", "generation": 1 + self.count}
 
 
 @asynccontextmanager
-async def worker(*, patience_s: float = PATIENCE_S) -> AsyncIterator[tuple[Siblings, Supervisor, Reloads]]:
+async def worker(*, patience_s: float = PATIENCE_S) -> AsyncIterator[tuple[Peers, Supervisor, Reloads]]:
     ours, theirs = Pipe()
-    siblings, reloads = Siblings(Pulse(theirs, on_orphaned=lambda: None), 0, patience_s=patience_s), Reloads()
-    siblings.listen(reloads)
+    peers, reloads = Peers(Heartbeat(theirs, on_orphaned=lambda: None), 0, patience_s=patience_s), Reloads()
+    peers.listen(reloads)
     try:
-        yield siblings, Supervisor(ours), reloads
+        yield peers, Supervisor(ours), reloads
     finally:
-        siblings.close()
+        peers.close()
         ours.close()
         theirs.close()
 
 
 async def test_outcome_of_every_other_worker_is_gathered() -> None:
-    async with worker() as (siblings, supervisor, _):
-        asked = asyncio.ensure_future(siblings.reload())
+    async with worker() as (peers, supervisor, _):
+        asked = asyncio.ensure_future(peers.reload())
         number = (await supervisor.hear())["ask"]
         supervisor.say(asked=[1, 2], round=number)
         supervisor.say(done=number, worker=2, outcome={"result": "failed"})
@@ -69,28 +69,28 @@ async def test_outcome_of_every_other_worker_is_gathered() -> None:
 
 
 async def test_nobody_to_ask_is_answered_at_once() -> None:
-    async with worker() as (siblings, supervisor, _):
-        asked = asyncio.ensure_future(siblings.reload())
+    async with worker() as (peers, supervisor, _):
+        asked = asyncio.ensure_future(peers.reload())
         supervisor.say(asked=[], round=(await supervisor.hear())["ask"])
         assert await asked == {}
 
 
 async def test_worker_that_says_nothing_is_told_as_such() -> None:
-    async with worker(patience_s=1.0) as (siblings, supervisor, _):
-        asked = asyncio.ensure_future(siblings.reload())
+    async with worker(patience_s=1.0) as (peers, supervisor, _):
+        asked = asyncio.ensure_future(peers.reload())
         supervisor.say(asked=[1, 2], round=(number := (await supervisor.hear())["ask"]))
         supervisor.say(done=number, worker=1, outcome=OK)
         assert await asked == {1: OK, 2: {"result": "no answer"}}
 
 
 async def test_supervisor_that_says_nothing_is_nobody_reached() -> None:
-    async with worker(patience_s=0.05) as (siblings, _, _):
-        assert await siblings.reload() is None
+    async with worker(patience_s=0.05) as (peers, _, _):
+        assert await peers.reload() is None
 
 
 async def test_worker_that_ends_is_not_waited_for() -> None:
-    async with worker() as (siblings, supervisor, _):
-        asked = asyncio.ensure_future(siblings.reload())
+    async with worker() as (peers, supervisor, _):
+        asked = asyncio.ensure_future(peers.reload())
         supervisor.say(asked=[1], round=(await supervisor.hear())["ask"])
         supervisor.say(ended=7)
         supervisor.say(ended=1)
@@ -98,10 +98,10 @@ async def test_worker_that_ends_is_not_waited_for() -> None:
 
 
 async def test_late_answer_counts_for_its_own_round_only() -> None:
-    async with worker(patience_s=0.05) as (siblings, supervisor, _):
-        assert await siblings.reload() is None
+    async with worker(patience_s=0.05) as (peers, supervisor, _):
+        assert await peers.reload() is None
         late = (await supervisor.hear())["ask"]
-        asked = asyncio.ensure_future(siblings.reload())
+        asked = asyncio.ensure_future(peers.reload())
         number = (await supervisor.hear())["ask"]
         assert number != late
         supervisor.say(asked=[1], round=late)
@@ -111,15 +111,15 @@ async def test_late_answer_counts_for_its_own_round_only() -> None:
 
 @pytest.mark.parametrize("is_told", [True, False])
 async def test_end_of_all_ends_the_waiting(is_told: bool) -> None:
-    async with worker() as (siblings, supervisor, _):
-        asked = asyncio.ensure_future(siblings.reload())
+    async with worker() as (peers, supervisor, _):
+        asked = asyncio.ensure_future(peers.reload())
         supervisor.say(asked=[1], round=(await supervisor.hear())["ask"])
         if is_told:
             supervisor.pipe.send_bytes(END)
         else:
             supervisor.pipe.close()
         assert (await asked) in ({1: {"result": "no answer"}}, None)  # the end may be heard together with the rest
-        assert await siblings.reload() is None
+        assert await peers.reload() is None
 
 
 async def test_who_is_asked_reloads_and_says_how_it_went() -> None:
@@ -131,14 +131,14 @@ async def test_who_is_asked_reloads_and_says_how_it_went() -> None:
 
 async def test_draining_worker_hears_nothing_more_but_the_end() -> None:
     ours, theirs = Pipe()
-    pulse, reloads = Pulse(theirs, on_orphaned=lambda: None), Reloads()
-    siblings = Siblings(pulse, 0)
-    siblings.listen(reloads)
-    siblings.close()
+    heartbeat, reloads = Heartbeat(theirs, on_orphaned=lambda: None), Reloads()
+    peers = Peers(heartbeat, 0)
+    peers.listen(reloads)
+    peers.close()
     Supervisor(ours).say(reload=[3, 99])
-    assert not pulse.is_end()
+    assert not heartbeat.is_end()
     ours.send_bytes(END)
-    assert pulse.is_end()
+    assert heartbeat.is_end()
     assert reloads.count == 0
     ours.close()
     theirs.close()

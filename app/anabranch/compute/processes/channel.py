@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Final
 
-from anabranch.compute.call import Reply, ReplyKind
+from anabranch.compute.call import JobReply, ReplyKind
 from anabranch.compute.job import Job
 from anabranch.compute.processes.frame import ARENA_FROM, JOB, READY, REPLY, make_arena
 
@@ -20,7 +20,7 @@ class WorkerGone(Exception):
     """The worker's end of the socket is closed."""
 
 
-class Link:
+class WorkerChannel:
     """`number`: how the fork server knows it. `jobs`: that it has answered. `resident_bytes`: what it held after the last one.
 
     `is_dead`: it has ended, or was given up. `end`: its exit code, set when it is known.
@@ -62,7 +62,7 @@ class Link:
         if await self._receive(len(READY)) != READY:
             raise WorkerGone
 
-    async def run(self, job: Job) -> Reply:
+    async def run(self, job: Job) -> JobReply:
         """Send a job and await its reply. Raises WorkerGone. After an exception or a cancellation the worker is of no use any more."""
         name = job.hook.encode()
         size = len(job.input)
@@ -79,7 +79,7 @@ class Link:
         payload = await self._drain(size) if is_in_arena else await self._receive(size)
         self._shrink()
         self.jobs += 1
-        return Reply(ReplyKind(kind), payload)
+        return JobReply(ReplyKind(kind), payload)
 
     def hang_up(self) -> None:
         """Wake whoever waits for an answer of this worker: there will be none."""

@@ -18,7 +18,7 @@ _BOOT: Final = "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from an
 _END_WITHIN_S: Final = 5.0
 
 
-class Nursery:
+class ForkClient:
     """One fork server. `on_death(number, code)`: a worker has ended, by an exit code, or by the signal `-code`. `on_end()`: the fork server
     itself has, and with it every worker that it had. Both are called on the loop; neither after `aclose`.
     """

@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 
 from anabranch.compute.admission import Admission
 from anabranch.compute.call import ReplyKind
-from anabranch.compute.job import Counters, Job, JobClock, JobResult
-from anabranch.compute.processes.channel import Link, WorkerGone
-from anabranch.compute.processes.fork_client import Nursery
+from anabranch.compute.job import Job, JobResult, JobTimings, PoolCounters
+from anabranch.compute.processes.channel import WorkerChannel, WorkerGone
+from anabranch.compute.processes.fork_client import ForkClient
 from anabranch.compute.reply import logger, settle
 from anabranch.errors import ComputePoolDown, ComputeTimeout, WorkerLost
 
@@ -36,13 +36,13 @@ class ProcessPool:
         max_memory_bytes: int | None,
     ) -> None:  # fmt: skip
         self.name = name
-        self.counters = Counters(workers)
+        self.counters = PoolCounters(workers)
         self._hooks = tuple(hooks)
         self._recycle_after = recycle_after
         self._max_memory_bytes = max_memory_bytes
-        self._admission: Admission[Link] = Admission(self.counters, queue=queue, queue_timeout_s=queue_timeout_s)
-        self._nursery: Nursery | None = None
-        self._links: dict[int, Link] = {}
+        self._admission: Admission[WorkerChannel] = Admission(self.counters, queue=queue, queue_timeout_s=queue_timeout_s)
+        self._nursery: ForkClient | None = None
+        self._channels: dict[int, WorkerChannel] = {}
         self._numbers = 0
         self._starts: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
@@ -83,35 +83,35 @@ class ProcessPool:
         if self._nursery is not None:
             await self._nursery.aclose()
             self._nursery = None
-        for link in list(self._links.values()):
-            link.is_dead = True
-            link.hang_up()
-            if self._admission.withdraw(link):
-                self._close(link)
+        for channel in list(self._channels.values()):
+            channel.is_dead = True
+            channel.hang_up()
+            if self._admission.withdraw(channel):
+                self._close(channel)
         await asyncio.sleep(0)
 
-    async def run(self, job: Job, clock: JobClock) -> JobResult:
+    async def run(self, job: Job, clock: JobTimings) -> JobResult:
         """Run one job. Cancellation: its worker is killed and replaced."""
-        link = await self._enter(job, clock)
+        channel = await self._enter(job, clock)
         clock.attempts = 1
         began = monotonic()
         is_fit = False
         try:
             async with asyncio.timeout_at(job.deadline):
-                reply = await link.run(job)
+                reply = await channel.run(job)
             is_fit = True
         except TimeoutError:
             self.counters.timed_out += 1
             raise ComputeTimeout("the function did not return in time; it was stopped", may_be_processed=True) from None
         except WorkerGone:
-            raise await self._lost(job, link) from None
+            raise await self._lost(job, channel) from None
         except asyncio.CancelledError:
             self.counters.cancelled += 1
             raise
         finally:
             clock.run_s = monotonic() - began
             self.counters.run_s += clock.run_s
-            self._take_back(link, job, is_fit=is_fit)
+            self._take_back(channel, job, is_fit=is_fit)
         if reply.kind is ReplyKind.VALUE:
             self.counters.done += 1
         else:
@@ -120,63 +120,63 @@ class ProcessPool:
 
     # ---------------------------------------------------------------------------------------------------------- jobs
 
-    async def _enter(self, job: Job, clock: JobClock) -> Link:
+    async def _enter(self, job: Job, clock: JobTimings) -> WorkerChannel:
         while True:
             if not self._is_open:
                 raise ComputePoolDown("the pool is not open")
-            if self._failures >= _DOWN_AFTER and not self._links:
+            if self._failures >= _DOWN_AFTER and not self._channels:
                 self.counters.rejected += 1
                 raise ComputePoolDown("no worker can be started", retry_after_s=_LONGEST_BACKOFF_S)
-            link = await self._admission.enter(job, clock)
-            if not link.end.done() and not link.is_gone:
-                return link
+            channel = await self._admission.enter(job, clock)
+            if not channel.end.done() and not channel.is_gone:
+                return channel
             # It died between being free and being given.
-            self._give_up(link)
+            self._give_up(channel)
             self._admission.leave(job.lane)
 
-    def _take_back(self, link: Link, job: Job, *, is_fit: bool) -> None:
+    def _take_back(self, channel: WorkerChannel, job: Job, *, is_fit: bool) -> None:
         """A job has ended: its worker is free again, or replaced."""
-        if is_fit and not link.is_dead and self._is_open and link.jobs < self._recycle_after and not self._is_too_big(link):
-            self._admission.offer(link)
+        if is_fit and not channel.is_dead and self._is_open and channel.jobs < self._recycle_after and not self._is_too_big(channel):
+            self._admission.offer(channel)
         else:
-            self._give_up(link)
+            self._give_up(channel)
         self._admission.leave(job.lane)
 
-    def _is_too_big(self, link: Link) -> bool:
-        if self._max_memory_bytes is None or link.resident_bytes <= self._max_memory_bytes:
+    def _is_too_big(self, channel: WorkerChannel) -> bool:
+        if self._max_memory_bytes is None or channel.resident_bytes <= self._max_memory_bytes:
             return False
-        logger.info("a worker of pool %s is replaced: it holds %d MiB", self.name, link.resident_bytes >> 20)
+        logger.info("a worker of pool %s is replaced: it holds %d MiB", self.name, channel.resident_bytes >> 20)
         return True
 
-    def _give_up(self, link: Link) -> None:
-        was_dead = link.is_dead
-        link.is_dead = True
+    def _give_up(self, channel: WorkerChannel) -> None:
+        was_dead = channel.is_dead
+        channel.is_dead = True
         if self._nursery is not None:
-            self._nursery.kill(link.number)
-        self._close(link)
+            self._nursery.kill(channel.number)
+        self._close(channel)
         if not was_dead:
             self._replace()
 
-    def _close(self, link: Link) -> None:
-        if self._links.pop(link.number, None) is not None:
-            link.close()
+    def _close(self, channel: WorkerChannel) -> None:
+        if self._channels.pop(channel.number, None) is not None:
+            channel.close()
 
-    async def _lost(self, job: Job, link: Link) -> WorkerLost | ComputePoolDown:
+    async def _lost(self, job: Job, channel: WorkerChannel) -> WorkerLost | ComputePoolDown:
         """Why a worker is gone, as soon as the fork server has said it."""
         if not self._is_open:
             return ComputePoolDown("the gateway is stopping")
         self.counters.lost += 1
         if self._nursery is not None:
-            self._nursery.kill(link.number)
-        await asyncio.wait({link.end}, timeout=_REASON_WITHIN_S)
-        reason = _reason(link.end.result()) if link.end.done() else "it is gone without a word"
+            self._nursery.kill(channel.number)
+        await asyncio.wait({channel.end}, timeout=_REASON_WITHIN_S)
+        reason = _reason(channel.end.result()) if channel.end.done() else "it is gone without a word"
         logger.error("hook %s of step %s: its worker process ended: %s", job.hook, job.lane, reason)
         return WorkerLost(f"the worker process ended: {reason}", may_be_processed=True)
 
     # ------------------------------------------------------------------------------------------------------- workers
 
-    def _new_nursery(self) -> Nursery:
-        return Nursery(self._hooks, on_death=self._on_death, on_end=self._on_end)
+    def _new_nursery(self) -> ForkClient:
+        return ForkClient(self._hooks, on_death=self._on_death, on_end=self._on_end)
 
     def _not_started(self, error: OSError) -> None:
         logger.error("the fork server of pool %s cannot be started: %s", self.name, error)
@@ -220,51 +220,51 @@ class ProcessPool:
         """Fork one worker and offer it once it is ready. When that fails, it is tried again, later each time."""
         if delay_s:
             await asyncio.sleep(delay_s)
-        link: Link | None = None
+        channel: WorkerChannel | None = None
         try:
             self._numbers += 1
-            link = Link(self._numbers)
+            channel = WorkerChannel(self._numbers)
             if self._nursery is None:
                 raise ConnectionError
-            self._nursery.fork(link.number, link.theirs, link.arena)
-            link.theirs.close()
-            self._links[link.number] = link
+            self._nursery.fork(channel.number, channel.theirs, channel.arena)
+            channel.theirs.close()
+            self._channels[channel.number] = channel
             async with asyncio.timeout(_START_WITHIN_S):
-                await link.ready()
+                await channel.ready()
         except (OSError, WorkerGone) as error:
             self._failures += 1
-            if link is not None:
-                self._links[link.number] = link
-                link.is_dead = True
-                self._give_up(link)
+            if channel is not None:
+                self._channels[channel.number] = channel
+                channel.is_dead = True
+                self._give_up(channel)
             wait_s = self._backoff_s()
             logger.warning(
                 "a worker of pool %s could not be started (%s); the next try is in %.1f s", self.name, type(error).__name__, wait_s
             )
-            if self._failures >= _DOWN_AFTER and not any(not other.is_dead for other in self._links.values()):
+            if self._failures >= _DOWN_AFTER and not any(not other.is_dead for other in self._channels.values()):
                 self._admission.refuse_waiting(lambda: ComputePoolDown("no worker can be started", retry_after_s=_LONGEST_BACKOFF_S))
             self._start_worker(wait_s)
         except asyncio.CancelledError:
-            if link is not None:
-                link.is_dead = True
-                self._links[link.number] = link
-                self._close(link)
+            if channel is not None:
+                channel.is_dead = True
+                self._channels[channel.number] = channel
+                self._close(channel)
             raise
         else:
             self._failures = 0
-            self._admission.offer(link)
+            self._admission.offer(channel)
 
     def _on_death(self, number: int, code: int) -> None:
-        link = self._links.get(number)
-        if link is None:
+        channel = self._channels.get(number)
+        if channel is None:
             return
-        if not link.end.done():
-            link.end.set_result(code)
-        if self._admission.withdraw(link):
+        if not channel.end.done():
+            channel.end.set_result(code)
+        if self._admission.withdraw(channel):
             logger.warning("an idle worker of pool %s ended: %s", self.name, _reason(code))
-            self._give_up(link)
+            self._give_up(channel)
         else:
-            link.hang_up()
+            channel.hang_up()
 
     def _on_end(self) -> None:
         """The fork server is gone, and all workers with it."""
@@ -276,13 +276,13 @@ class ProcessPool:
             self._start_nursery()
         else:
             self._start_nursery_later()
-        for link in list(self._links.values()):
-            if not link.end.done():
-                link.end.set_result(-signal.SIGKILL)
-            if self._admission.withdraw(link):
-                self._give_up(link)
+        for channel in list(self._channels.values()):
+            if not channel.end.done():
+                channel.end.set_result(-signal.SIGKILL)
+            if self._admission.withdraw(channel):
+                self._give_up(channel)
             else:
-                link.hang_up()
+                channel.hang_up()
 
 
 def _reason(code: int) -> str:

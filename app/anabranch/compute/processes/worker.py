@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 
-from anabranch.compute.call import Reply, ReplyKind, call_hook
+from anabranch.compute.call import JobReply, ReplyKind, call_hook
 from anabranch.compute.processes.frame import ARENA_FROM, JOB, READY, REPLY, read_all, write_all
 
 
@@ -27,14 +27,14 @@ def serve(connection: socket.socket, arena: int) -> None:
         del reply
 
 
-def _answer(connection: socket.socket, arena: int, reply: Reply) -> None:
+def _answer(connection: socket.socket, arena: int, reply: JobReply) -> None:
     value = reply.payload
     is_in_arena = len(value) > ARENA_FROM
     if is_in_arena:
         try:
             write_all(arena, value)
         except OSError as error:  # no memory left for it
-            reply = Reply(ReplyKind.FAILED, f"the result of {len(value)} bytes cannot be handed over: {error}".encode())
+            reply = JobReply(ReplyKind.FAILED, f"the result of {len(value)} bytes cannot be handed over: {error}".encode())
             value, is_in_arena = reply.payload, False
     head = REPLY.pack(reply.kind, is_in_arena, _resident_bytes(), len(value))
     connection.sendall(head if is_in_arena else head + value)

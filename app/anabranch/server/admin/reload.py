@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from anabranch.document.reload import Reloader, ReloadState
 from anabranch.errors import Problem
-from anabranch.server.peers import NO_ANSWER, Outcome
+from anabranch.server.peers import NO_ANSWER, PeerResult
 
 _LONGEST_PROBLEM: Final = 1000
 
@@ -20,7 +20,7 @@ class Others(Protocol):
     @property
     def number(self) -> int: ...
 
-    async def reload(self) -> dict[int, Outcome] | None:
+    async def reload(self) -> dict[int, PeerResult] | None:
         """Let all of them reload; returns how that went, by number, or None when nobody could be reached."""
         ...
 
@@ -53,9 +53,9 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[Route]:
     ]
 
 
-def outcome_of(state: ReloadState) -> Outcome:
+def outcome_of(state: ReloadState) -> PeerResult:
     """How the last reload went in this worker, in short. `problem`: the first one, when it failed; its own `/admin/reload` has all."""
-    outcome: Outcome = {"result": state.result, "digest": state.digest, "generation": state.generation}
+    outcome: PeerResult = {"result": state.result, "digest": state.digest, "generation": state.generation}
     return {**outcome, "problem": str(state.problems[0])[:_LONGEST_PROBLEM]} if state.problems else outcome
 
 

@@ -9,12 +9,12 @@ from starlette.applications import Starlette
 from anabranch.document.reload import ReloadState
 from anabranch.errors import Problem
 from anabranch.server.admin.reload import outcome_of, routes
-from anabranch.server.peers import Outcome
+from anabranch.server.peers import PeerResult
 
 PROBLEM = Problem(file="gateway.yaml", line=3, column=1, path="endpoints", message="is wrong")
 GOOD = ReloadState(digest="new", loaded_at=1.0, generation=2, succeeded=1, result="ok")
 BAD = ReloadState(digest="old", loaded_at=1.0, failed=1, result="failed", problems=(PROBLEM,))
-OK: Outcome = {"result": "ok", "digest": "new", "generation": 2}
+OK: PeerResult = {"result": "ok", "digest": "new", "generation": 2}
 
 
 class Reloader:
@@ -29,11 +29,11 @@ class Reloader:
 class Others:
     number = 1
 
-    def __init__(self, outcomes: dict[int, Outcome] | None) -> None:
+    def __init__(self, outcomes: dict[int, PeerResult] | None) -> None:
         self.outcomes = outcomes
         self.asked = 0
 
-    async def reload(self) -> dict[int, Outcome] | None:
+    async def reload(self) -> dict[int, PeerResult] | None:
         self.asked += 1
         return self.outcomes
 
@@ -60,7 +60,7 @@ async def test_single_process_has_no_workers() -> None:
         ({}, 200),
     ],
 )
-async def test_status_is_that_of_the_least_lucky_worker(theirs: dict[int, Outcome], expected: int) -> None:
+async def test_status_is_that_of_the_least_lucky_worker(theirs: dict[int, PeerResult], expected: int) -> None:
     status, shown = await post(GOOD, Others(theirs))
     assert status == expected
     assert shown["workers"] == [{"worker": number, **outcome} for number, outcome in sorted({**theirs, 1: OK}.items())]
