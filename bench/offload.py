@@ -1,6 +1,6 @@
 """What large answers do to small requests: JSON and codings off the loop, in a thread, and on the loop. `python -m bench.offload`.
 
-Prints the costs that the thresholds of `anabranch.plan.offload` come from, and then the latency of the plain aggregate while answers of 50 MB come in.
+Prints the costs that the thresholds of `anabranch.jsontext.order` come from, and then the latency of the plain aggregate while answers of 50 MB come in.
 """
 
 import argparse
@@ -14,16 +14,15 @@ from statistics import median
 from time import thread_time
 from typing import Any, Final
 
-from anabranch.plan import merge
-from anabranch.plan import raw as json
-from anabranch.plan.shape import Shape, compile_reader
+from anabranch.jsontext import merge, raw
+from anabranch.jsontext.shape import Shape, compile_reader
 from anabranch.upstream.encoding import decode
 from bench.pressure import Pressure, aggregate, endpoints, gateway, large_body, service
 from bench.server import Cores
 
 _MB: Final = 1_000_000
-_PICK: Final = json.tree(["rows.id", "total"])
-_DROP: Final = json.tree(["rows.nested"])
+_PICK: Final = raw.tree(["rows.id", "total"])
+_DROP: Final = raw.tree(["rows.nested"])
 
 ON_LOOP: Final = """
 import anabranch.compute.offload as offload, anabranch.upstream.connection as connection, anabranch.upstream.wire as wire

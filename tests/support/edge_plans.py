@@ -7,18 +7,9 @@ from anabranch.config import model as config
 from anabranch.core.exchange import Request
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.errors import StepError
-from anabranch.plan.model import (
-    MISSING,
-    BodyPlan,
-    DecodeMode,
-    DocumentPlan,
-    EndpointPlan,
-    Frame,
-    HeaderPairs,
-    ParameterPlan,
-    ResponsePlan,
-    StepPlan,
-)
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.shape import DecodeMode
+from anabranch.plan.model import BodyPlan, DocumentPlan, EndpointPlan, HeaderPairs, ParameterPlan, ResponsePlan, StepPlan
 
 
 def read_text(texts: list[str]) -> Any:

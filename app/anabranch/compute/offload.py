@@ -10,10 +10,11 @@ from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.errors import ComputeTimeout, DeadlineExceeded, RejectedError, UpstreamTimeout, WorkerLost
-from anabranch.plan.model import EndpointPlan, Frame, StepPlan
-from anabranch.plan.offload import MERGE_FROM, PLAIN_FROM, pack_values, settle_reading
+from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, pack_values, settle_reading
+from anabranch.plan.model import EndpointPlan, StepPlan
 
-_HOOK: Final = "anabranch.plan.offload:carry_out"
+_HOOK: Final = "anabranch.jsontext.order:carry_out"
 
 _MOST_WORKERS: Final = 4
 _QUEUE: Final = 64

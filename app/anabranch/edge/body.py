@@ -7,7 +7,8 @@ import msgspec
 from starlette.types import Receive
 
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
-from anabranch.plan.model import BodyPlan, Frame
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.model import BodyPlan
 
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _CURL_HINT: Final = "; with curl, add -H 'content-type: application/json' (or use --json)"

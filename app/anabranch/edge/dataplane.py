@@ -27,7 +27,8 @@ from anabranch.engine.outcome import Result
 from anabranch.errors import AnabranchError, JournalError, MethodNotAllowed, RequestError
 from anabranch.guard.concurrency import Gate
 from anabranch.journal.recorder import CompletedRequest, Recorder, RecorderOf
-from anabranch.plan.model import DocumentPlan, EndpointPlan, Frame
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.routes import RESERVED
 
 logger = logging.getLogger("anabranch.edge")

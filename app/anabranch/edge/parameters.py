@@ -5,7 +5,8 @@ from typing import Final
 from anabranch.edge.percent import parse_query
 from anabranch.edge.table import Values
 from anabranch.errors import InvalidParameters
-from anabranch.plan.model import EndpointPlan, Frame, ParameterPlan
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.model import EndpointPlan, ParameterPlan
 
 _SHOWN_CHARS: Final = 100
 _NOT_UTF8: Final = "is not UTF-8 text"

@@ -16,7 +16,7 @@ from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.engine.outcome import Outcome, refused
 from anabranch.errors import StepError
-from anabranch.plan import raw as json
+from anabranch.jsontext import raw
 from anabranch.plan.call import compile_headers
 from anabranch.plan.fields import name_fault, value_fault
 from anabranch.plan.model import HeaderPairs
@@ -194,11 +194,11 @@ class FanOut:
             outcome.status = answer.status
             if not 200 <= answer.status < 300:
                 raise refused(answer)
-            body = json.prepare(answer.body)
+            body = raw.prepare(answer.body)
             try:
                 value = orjson.loads(body)
             except orjson.JSONDecodeError as error:
-                raise json.invalid(error) from None
+                raise raw.invalid(error) from None
             outcome.raw = body
         except StepError as error:
             outcome.failure = error

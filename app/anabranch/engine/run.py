@@ -16,7 +16,8 @@ from anabranch.compute.offload import Offload
 from anabranch.engine.event import AroundStep
 from anabranch.engine.outcome import Outcome, Result, refused
 from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
-from anabranch.plan.model import ComputePlan, EndpointPlan, Frame, HeaderPairs, StepPlan
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.model import ComputePlan, EndpointPlan, HeaderPairs, StepPlan
 from anabranch.policy.call import Call, Policy
 
 

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from anabranch.config.journal import Redact
 from anabranch.errors import InvalidJSON
-from anabranch.plan.raw import Tree, encode, items, members, prepare, tree, validate
+from anabranch.jsontext.raw import Tree, encode, items, members, prepare, tree, validate
 
 MASK: Final = "***"
 _MASK_JSON: Final = Raw(b'"***"')

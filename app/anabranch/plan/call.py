@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.errors import MissingReference
-from anabranch.plan.model import MISSING, Frame, HeaderPairs
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
 from anabranch.plan.value import as_long_text, as_text, elements
 

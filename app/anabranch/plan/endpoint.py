@@ -7,17 +7,18 @@ import orjson
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
-from anabranch.plan import merge
+from anabranch.jsontext import merge
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.order import merging
+from anabranch.jsontext.shape import Shape, compile_reader
 from anabranch.plan.compute import CheckHook, compile_compute, trust_hook
 from anabranch.plan.explain import worst_case_s
 from anabranch.plan.graph import find_cycle, longest_path
-from anabranch.plan.model import MISSING, BodyPlan, EndpointPlan, Frame, ParameterPlan, ResponsePlan
-from anabranch.plan.offload import merging
+from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, ResponsePlan
 from anabranch.plan.parameters import SchemaError, compile_default, compile_parameter, validator
 from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.scope import Path, Scope
-from anabranch.plan.shape import Shape, compile_reader
 from anabranch.plan.step import StepDraft, check_header, check_shape, draft_call, draft_compute, plan_step
 from anabranch.plan.template import compile_json
 

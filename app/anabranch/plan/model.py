@@ -1,45 +1,16 @@
-"""The shape of a compiled document. Immutable, all names resolved, all defaults filled in, ready to run.
-
-Values travel in a *frame*: one list a request, one slot for each reference that somebody uses. A slot holds `MISSING`, a Python value
-(from path, query and headers: str, int, float, bool, None or a list of those) or `bytes`: the JSON text of a value that came out of a
-body, in its exact spelling.
-"""
+"""The shape of a compiled document. Immutable, all names resolved, all defaults filled in, ready to run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from anabranch.config import model as config
 from anabranch.core.exchange import Request, StaleRule
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.order import Reading
+from anabranch.jsontext.shape import DecodeMode
 
-
-class Missing:
-    """The type of `MISSING`: a reference found nothing."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-    def __bool__(self) -> bool:
-        return False
-
-
-MISSING: Final = Missing()
-Frame = list[Any]
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
-
-
-class DecodeMode(StrEnum):
-    """How much of an answer must be understood (DESIGN section 7)."""
-
-    SPLICE = "splice"
-    """Only placed in the response: validated as UTF-8 JSON, never built."""
-    PROJECT = "project"
-    """Some fields are read: compiled to a struct whose leaves stay JSON text."""
-    FULL = "full"
-    """Taken apart level by level, because the rules need more than fixed fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,16 +74,6 @@ class PoolPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How another process reads a step's body. `order`: for `anabranch.plan.offload`. `from_bytes`: smaller bodies are read where they are.
-    `whole`: slots of the value as a whole."""
-
-    order: str
-    from_bytes: int
-    whole: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """One step. `needs`, `dependents`: indexes of steps.
 
@@ -162,7 +123,7 @@ class ResponsePlan:
     status: int
     headers: HeaderPairs
     merge_order: str = ""
-    """How another process merges the visible steps (`anabranch.plan.offload`); empty when the values are only placed."""
+    """How another process merges the visible steps (`anabranch.jsontext.order`); empty when the values are only placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,15 @@ from anabranch import __version__
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
 from anabranch.core.exchange import HeaderBlock, StaleRule
-from anabranch.plan import raw as json
+from anabranch.jsontext import raw
+from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, reading
+from anabranch.jsontext.shape import DecodeMode, Shape, choose_mode, compile_reader
 from anabranch.plan.call import Build, compile_build, compile_headers, compile_path, compile_query
 from anabranch.plan.fields import name_fault, value_fault
-from anabranch.plan.model import ComputePlan, DecodeMode, Frame, StepPlan
-from anabranch.plan.offload import MERGE_FROM, PLAIN_FROM, reading
+from anabranch.plan.model import ComputePlan, StepPlan
 from anabranch.plan.reference import strings
 from anabranch.plan.scope import Path, Scope
-from anabranch.plan.shape import Shape, choose_mode, compile_reader
 from anabranch.plan.template import compile_json
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -143,9 +144,9 @@ def check_header(at: Path, name: str, value: str, problems: Problems) -> None:
 def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
     return Shape(
         target=tuple(step.target.split(".")) if step.target else (),
-        pick=json.tree(step.pick) if step.pick is not None else None,
-        drop=json.tree(step.drop) if step.drop is not None else None,
-        rename=json.rename_tree(step.rename) if step.rename else None,
+        pick=raw.tree(step.pick) if step.pick is not None else None,
+        drop=raw.tree(step.drop) if step.drop is not None else None,
+        rename=raw.rename_tree(step.rename) if step.rename else None,
         wrap=step.wrap,
         must_be_object=must_be_object and not step.hidden,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from anabranch.errors import MissingReference
-from anabranch.plan.model import MISSING, Frame
+from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.reference import Reference, Template, is_whole, parse
 from anabranch.plan.value import as_json, as_long_text
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from anabranch.plan.model import MISSING
+from anabranch.jsontext.frame import MISSING
 
 _text_of_json: Final = msgspec.json.Decoder(str).decode
 

@@ -13,9 +13,9 @@ from anabranch.config.problems import Problems
 from anabranch.document.service import Service
 from anabranch.engine.outcome import Result
 from anabranch.engine.run import Engine
+from anabranch.jsontext.order import PLAIN_FROM
 from anabranch.plan.compile import compile_document
 from anabranch.plan.model import DocumentPlan
-from anabranch.plan.offload import PLAIN_FROM
 from tests.support.scripted import ScriptedUpstream
 
 ROWS = [{"id": number, "name": f"row {number}", "x": [number, number * 0.5]} for number in range(110_000)]

@@ -9,7 +9,8 @@ from starlette.types import Message
 from anabranch.edge import body as reader
 from anabranch.edge.body import ClientGone, check_json
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
-from anabranch.plan.model import MISSING, BodyPlan, Frame
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.model import BodyPlan
 from tests.support.asgi import Client
 from tests.support.edge_plans import body
 

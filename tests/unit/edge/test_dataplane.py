@@ -9,7 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from anabranch.edge.dataplane import DataPlane, join_headers
 from anabranch.engine.outcome import Result
-from anabranch.plan.model import DocumentPlan, EndpointPlan, Frame
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.model import DocumentPlan, EndpointPlan
 from tests.support.asgi import Client, ask, http_scope
 from tests.support.edge_plans import body, document, endpoint, outcome, parameter, read_integer, result
 

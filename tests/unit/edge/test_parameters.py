@@ -2,7 +2,8 @@ import pytest
 
 from anabranch.edge.parameters import fill
 from anabranch.errors import InvalidParameters
-from anabranch.plan.model import MISSING, Frame, ParameterPlan
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.model import ParameterPlan
 from tests.support.edge_plans import endpoint, parameter, read_integer, read_list
 
 FLIGHT = parameter("flight_id", "path", slot=0, read=read_integer)

@@ -1,7 +1,7 @@
 """Projection: wanted fields compiled to a tree of msgspec structs with raw leaves.
 
 One pass over the body proves that it is JSON and brings out the fields; nothing else is built. A body whose shape is not the expected one
-(an array where the struct has an object, say) is not an error: the caller falls back to `anabranch.plan.raw`, which takes any shape.
+(an array where the struct has an object, say) is not an error: the caller falls back to `anabranch.jsontext.raw`, which takes any shape.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anabranch.plan.model import MISSING, Frame
-from anabranch.plan.raw import Tree, get
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.raw import Tree, get
 
 _MAX_FIELDS: Final = 64
 """Wider structs gain nothing over the generic way and would slow the search for a field's name."""

@@ -5,15 +5,15 @@ from typing import Any
 
 from msgspec import Raw
 
-from anabranch.plan import raw as json
-from anabranch.plan.model import Frame
+from anabranch.jsontext import raw
+from anabranch.jsontext.frame import Frame
 
 Assemble = Callable[[list[bytes], Frame], bytes]
 
 
 def group(visible: "list[tuple[int, str]]") -> Assemble:
     """Each visible step (index, name) under its own name. Values are placed as they are spelled."""
-    prefixes = [((b"," if number else b"{") + json.encode(name) + b":", index) for number, (index, name) in enumerate(visible)]
+    prefixes = [((b"," if number else b"{") + raw.encode(name) + b":", index) for number, (index, name) in enumerate(visible)]
     if not prefixes:
         return lambda _values, _frame: b"{}"
 
@@ -34,8 +34,8 @@ def flat(visible: "list[tuple[int, str]]") -> Assemble:
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Raw] = {}
         for index, _ in visible:
-            merged.update(json.members(values[index]) or {})
-        return json.encode(merged)
+            merged.update(raw.members(values[index]) or {})
+        return raw.encode(merged)
 
     return assemble
 
@@ -46,8 +46,8 @@ def deep(visible: "list[tuple[int, str]]", *, concat_arrays: bool) -> Assemble:
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Any] = {}
         for index, _ in visible:
-            _into(merged, json.members(values[index]) or {}, concat_arrays=concat_arrays)
-        return json.encode(merged)
+            _into(merged, raw.members(values[index]) or {}, concat_arrays=concat_arrays)
+        return raw.encode(merged)
 
     return assemble
 
@@ -57,10 +57,10 @@ def _into(target: dict[str, Any], fields: dict[str, Raw], *, concat_arrays: bool
         earlier = target.get(name)
         if earlier is None:
             target[name] = value
-        elif (below := json.members(value)) is not None and (into := _opened_object(earlier)) is not None:
+        elif (below := raw.members(value)) is not None and (into := _opened_object(earlier)) is not None:
             _into(into, below, concat_arrays=concat_arrays)
             target[name] = into
-        elif concat_arrays and (more := json.items(value)) is not None and (first := _opened_array(earlier)) is not None:
+        elif concat_arrays and (more := raw.items(value)) is not None and (first := _opened_array(earlier)) is not None:
             target[name] = first + more
         else:
             target[name] = value
@@ -68,11 +68,11 @@ def _into(target: dict[str, Any], fields: dict[str, Raw], *, concat_arrays: bool
 
 def _opened_object(value: Any) -> dict[str, Any] | None:
     if isinstance(value, Raw):
-        return json.members(value)
+        return raw.members(value)
     return value if isinstance(value, dict) else None
 
 
 def _opened_array(value: Any) -> list[Any] | None:
     if isinstance(value, Raw):
-        return json.items(value)
+        return raw.items(value)
     return value if isinstance(value, list) else None

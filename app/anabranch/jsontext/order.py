@@ -6,6 +6,7 @@ process. An order is text: it names the rules, and the other side compiles and k
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
@@ -13,9 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from anabranch.errors import InvalidJSON, ShapeError, StepError
-from anabranch.plan import merge
-from anabranch.plan.model import MISSING, DecodeMode, Frame, Reading
-from anabranch.plan.shape import Shape, Slots, compile_reader
+from anabranch.jsontext import merge
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.shape import DecodeMode, Shape, Slots, compile_reader
 
 PLAIN_FROM: Final = 4 * 1024 * 1024
 PICK_FROM: Final = 2 * 1024 * 1024
@@ -34,6 +35,16 @@ _FAULT: Final = b"!"  # then what was wrong
 _SIZE: Final = Struct("<Q")
 
 _FAULTS: Final[dict[str, type[StepError]]] = {error.code: error for error in (InvalidJSON, ShapeError)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How another process reads a step's body. `order`: for `anabranch.jsontext.order`. `from_bytes`: smaller bodies are read where they are.
+    `whole`: slots of the value as a whole."""
+
+    order: str
+    from_bytes: int
+    whole: tuple[int, ...]
 
 
 class _Order(msgspec.Struct, frozen=True, omit_defaults=True):

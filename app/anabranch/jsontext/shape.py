@@ -6,16 +6,28 @@ function that does it. All modes give the same value; they differ in cost only.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 
 from anabranch.errors import ShapeError
-from anabranch.plan import raw as json
-from anabranch.plan.model import DecodeMode, Frame
-from anabranch.plan.project import extractor, is_extractable, is_projectable, picker
+from anabranch.jsontext import raw
+from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.project import extractor, is_extractable, is_projectable, picker
 
 Slots = list[tuple[tuple[str, ...], int]]
 """References into a value: (path, slot); the empty path is the whole value."""
+
+
+class DecodeMode(StrEnum):
+    """How much of an answer must be understood (DESIGN section 7)."""
+
+    SPLICE = "splice"
+    """Only placed in the response: validated as UTF-8 JSON, never built."""
+    PROJECT = "project"
+    """Some fields are read: compiled to a struct whose leaves stay JSON text."""
+    FULL = "full"
+    """Taken apart level by level, because the rules need more than fixed fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +38,9 @@ class Shape:
     """
 
     target: tuple[str, ...] = ()
-    pick: json.Tree | None = None
-    drop: json.Tree | None = None
-    rename: json.Tree | None = None
+    pick: raw.Tree | None = None
+    drop: raw.Tree | None = None
+    rename: raw.Tree | None = None
     wrap: str | None = None
     must_be_object: bool = False
 
@@ -69,7 +81,7 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
     reshape = _reshaper(shape, is_full=is_full)
     fill = _filler(fields, is_full=is_full) if fields else None
     must_be_object = shape.must_be_object
-    prepare = json.prepare
+    prepare = raw.prepare
 
     def read(body: bytes, frame: Frame) -> bytes:
         body = prepare(body)
@@ -79,11 +91,11 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
                 if fill is not None:
                     fill(value, frame)
             elif fill is not None and fill(body, frame):
-                value = body.strip(json.WHITESPACE)  # the pass that brought the fields out has proven the body
+                value = body.strip(raw.WHITESPACE)  # the pass that brought the fields out has proven the body
             else:
-                value = json.validate(body)
+                value = raw.validate(body)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise json.invalid(error) from None
+            raise raw.invalid(error) from None
         for slot in whole:
             frame[slot] = value
         if must_be_object and value[:1] != b"{" and value != b"null":
@@ -97,9 +109,9 @@ def _filler(fields: Slots, *, is_full: bool) -> Callable[[bytes, Frame], bool]:
     """A function that fills slots from a body and returns whether that has proven it to be JSON."""
 
     def generic(body: bytes, frame: Frame) -> bool:
-        value = json.validate(body)
+        value = raw.validate(body)
         for path, slot in fields:
-            frame[slot] = json.get(value, path)
+            frame[slot] = raw.get(value, path)
         return True
 
     if is_full or not is_extractable(fields):
@@ -121,19 +133,19 @@ def _reshaper(shape: Shape, *, is_full: bool) -> Callable[[bytes], bytes] | None
     if shape.is_plain:
         return None
     project = _projected_pick(shape) if not is_full else None
-    wrap = b"{%b:" % json.encode(shape.wrap) if shape.wrap is not None else None
+    wrap = b"{%b:" % raw.encode(shape.wrap) if shape.wrap is not None else None
 
     def generic(body: bytes) -> bytes:
-        value = json.validate(body)
+        value = raw.validate(body)
         if shape.target:
-            found = json.get(value, shape.target)
-            value = found if isinstance(found, bytes) else json.NULL
+            found = raw.get(value, shape.target)
+            value = found if isinstance(found, bytes) else raw.NULL
         if shape.pick is not None:
-            value = json.encode(json.pick(value, shape.pick))
+            value = raw.encode(raw.pick(value, shape.pick))
         if shape.drop is not None:
-            value = json.encode(json.drop(value, shape.drop))
+            value = raw.encode(raw.drop(value, shape.drop))
         if shape.rename is not None:
-            value = json.encode(json.rename(value, shape.rename))
+            value = raw.encode(raw.rename(value, shape.rename))
         return value
 
     def reshape(body: bytes) -> bytes:
@@ -165,7 +177,7 @@ def _projected_pick(shape: Shape) -> Callable[[bytes], bytes] | None:
         def target(body: bytes) -> bytes:
             frame: Frame = [b""]
             extract(body, frame)
-            value: bytes = frame[0] or json.NULL
+            value: bytes = frame[0] or raw.NULL
             return below(value) if below is not None else value
 
         return target

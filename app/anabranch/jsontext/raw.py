@@ -11,16 +11,15 @@ import msgspec
 from msgspec import Raw
 
 from anabranch.errors import InvalidJSON
-from anabranch.plan.model import MISSING, Missing
+from anabranch.jsontext.frame import MISSING, Missing
+from anabranch.jsontext.proof import BOM, decode_raw
 
-_decode_raw: Final = msgspec.json.Decoder(Raw).decode
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array: Final = msgspec.json.Decoder(list[Raw]).decode
 encode: Final = msgspec.json.encode
 
 NULL: Final = b"null"
 WHITESPACE: Final = b" \t\r\n"
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 def prepare(body: bytes) -> bytes:
@@ -30,7 +29,7 @@ def prepare(body: bytes) -> bytes:
     """
     if not body:
         return NULL
-    if body.startswith(_BOM):
+    if body.startswith(BOM):
         body = body[3:]
     if not body.isascii():
         try:
@@ -49,7 +48,7 @@ def invalid(error: Exception) -> InvalidJSON:
 def validate(body: bytes) -> bytes:
     """Prove that `body` is JSON and return it without the white space around it. Nothing is built. Raises InvalidJSON."""
     try:
-        _decode_raw(body)
+        decode_raw(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise invalid(error) from None
     return body.strip(WHITESPACE)
