@@ -16,7 +16,7 @@ async def stubborn(release: asyncio.Event, log: list[str]) -> None:
 
 
 async def started(work: Awaitable[None]) -> "asyncio.Task[None]":
-    task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    task: asyncio.Task[None] = asyncio.ensure_future(work)
     await asyncio.sleep(0)
     return task
 
