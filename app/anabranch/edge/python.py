@@ -37,11 +37,11 @@ _MOST_LISTED: Final = 50
 class FanSource:
     """What a fan-out needs from the current document. A reload replaces the source; a request keeps the one that it started with.
 
-    `surfaces`: handles of the document's upstreams, by name. `timeout_s`: default deadline in seconds. `generation`: counts requests that
+    `upstream_handles`: handles of the document's upstreams, by name. `timeout_s`: default deadline in seconds. `generation`: counts requests that
     fan out as in flight until they end. `tracer`: starts the spans of these requests; may be None.
     """
 
-    surfaces: Mapping[str, UpstreamHandle]
+    upstream_handles: Mapping[str, UpstreamHandle]
     timeout_s: float
     generation: Generation
     tracer: RequestTracer | None = None
@@ -62,8 +62,8 @@ class _FanUse:
 class _WatchedFanOut(FanOut):
     """A fan-out that cancels its calls when the client disconnects."""
 
-    def __init__(self, request: Request, surfaces: Mapping[str, UpstreamHandle], **options: Any) -> None:
-        super().__init__(surfaces, **options)
+    def __init__(self, request: Request, upstream_handles: Mapping[str, UpstreamHandle], **options: Any) -> None:
+        super().__init__(upstream_handles, **options)
         self._receive = request.receive
 
     async def gather(self, *calls: FanCall) -> list[Any]:
@@ -93,7 +93,7 @@ async def fan_out(request: Request) -> FanOut:
     headers = join_headers(request.scope["headers"])
     context = trace.read(headers)
     deadline = monotonic() + source.timeout_s
-    fan = _WatchedFanOut(request, source.surfaces, deadline=deadline, client_headers=headers, extra=context.extra)
+    fan = _WatchedFanOut(request, source.upstream_handles, deadline=deadline, client_headers=headers, extra=context.extra)
     used: _FanUse = request.scope[_SCOPE_KEY]
     if used.generation is None:
         used.generation = source.generation
