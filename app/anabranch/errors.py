@@ -310,7 +310,7 @@ class BreakerOpen(RejectedError):
 class DeadlineExceeded(RejectedError):
     code = "deadline_exceeded"
     status = 504
-    title = "Request deadline exceeded"
+    title = "Deadline exceeded"
     proxy_error = "http_response_timeout"
     is_timeout = True
 
