@@ -37,7 +37,7 @@ class ResponseEvent(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A connection that was refused and closed because of malformed, oversized or late input, before there was a request to report.
+    """A connection that was refused and closed because of malformed, oversized or late input, usually before there was a request.
 
     `code`, `status`, `detail`: those of the problem, even when it could no longer be sent. They contain nothing that the client sent.
     `request_id`: as in the problem. `client`: address and port of the peer; None when unknown.
