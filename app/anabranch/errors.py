@@ -7,7 +7,7 @@
      |    +-- JournalFull           the journal's queue is full
      +-- StepError              a step failed; carried as an outcome, raised only inside the layers of one step
           +-- UpstreamError     an exchange with an upstream failed
-          |    +-- ConnectError            no connection; nothing was sent
+          |    +-- ConnectError            no usable connection
           |    |    +-- ResolveError       the host name has no address
           |    |    +-- ConnectTimeout     no connection within `connect_timeout`
           |    |    +-- TLSError           the certificate or the handshake was rejected

@@ -20,7 +20,7 @@ from anabranch.edge import body, explain, problems
 from anabranch.edge import request_id as trace
 from anabranch.edge.disconnect import WATCH_AFTER_S, DisconnectWatch
 from anabranch.edge.parameters import fill
-from anabranch.edge.respond import Responder, Response, of_problem, send_response, whole
+from anabranch.edge.respond import Responder, Response, framed, of_problem, send_response
 from anabranch.edge.table import Leaf, RouteTable, Values
 from anabranch.engine.event import ObserverOf, RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
 from anabranch.engine.outcome import Result
@@ -309,8 +309,8 @@ def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 async def _answer_without_endpoint(method: str, allow: bytes, request_id: bytes, send: Send) -> tuple[int, str | None, int]:
     """Answer OPTIONS, or a method that the path does not have. Returns the status, the problem's code and the size of the body sent."""
     if method == "OPTIONS":
-        nothing = whole(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", is_head=False)
-        return 204, None, await send_response(nothing, send)
+        response = framed(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", is_head=False)
+        return 204, None, await send_response(response, send)
     error = MethodNotAllowed(f"this path allows {allow.decode()}", headers={"allow": allow.decode()})
     response = of_problem(problems.of_request(error, request_id.decode()), request_id, is_head=method == "HEAD")
     return error.status, error.code, await send_response(response, send)
@@ -318,7 +318,7 @@ async def _answer_without_endpoint(method: str, allow: bytes, request_id: bytes,
 
 def _explained(plan: EndpointPlan, result: Result, elapsed_s: float, request_id: bytes, *, is_head: bool) -> Response:
     headers = [*_EXPLAIN_FIELDS, (b"x-request-id", request_id)]
-    return whole(200, headers, explain.explain(plan, result, elapsed_s), is_head=is_head)
+    return framed(200, headers, explain.explain(plan, result, elapsed_s), is_head=is_head)
 
 
 def _event_without_endpoint(

@@ -46,7 +46,7 @@ class Responder:
             headers, body, status = list(self._head), result.body, result.status
         headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
         headers.append((b"x-request-id", request_id))
-        return whole(status, headers, body, is_head=is_head)
+        return framed(status, headers, body, is_head=is_head)
 
 
 def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
@@ -65,10 +65,10 @@ def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> Header
 
 def of_problem(problem: ProblemResponse, request_id: bytes, *, is_head: bool) -> Response:
     """The response that carries `problem`."""
-    return whole(problem.status, [*problem.headers, (b"x-request-id", request_id)], problem.body, is_head=is_head)
+    return framed(problem.status, [*problem.headers, (b"x-request-id", request_id)], problem.body, is_head=is_head)
 
 
-def whole(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Response:
+def framed(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Response:
     """The complete response. `headers`: without content-length, which this function appends to the list.
 
     HEAD has the header fields of GET and no body; 204 and 205 have neither body nor content type (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6).
