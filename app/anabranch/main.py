@@ -328,7 +328,7 @@ def _report_end(task: asyncio.Task[None]) -> None:
 
 
 def _fan_source(service: Service, generation: Generation, tracer: RequestTracer | None) -> FanSource:
-    return FanSource(service.surfaces, service.plan.source.defaults.timeout_s, generation, tracer)
+    return FanSource(service.upstream_handles, service.plan.source.defaults.timeout_s, generation, tracer)
 
 
 def _wrong_setting(name: str, message: str, hint: str = "") -> Problem:

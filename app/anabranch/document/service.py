@@ -11,7 +11,7 @@ from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools, PoolMaker, make_pool
 from anabranch.document.upstreams import Opener, Upstreams
 from anabranch.engine.event import AroundStep
-from anabranch.engine.python import UpstreamHandle, surfaces
+from anabranch.engine.python import UpstreamHandle, upstream_handles
 from anabranch.engine.run import Engine
 from anabranch.errors import Problem
 from anabranch.journal.journal import Journal
@@ -27,7 +27,7 @@ class Service:
 
     `plan`: the document compiled. `digest`: tells one document from another. `warnings`: what its writer may not have expected.
     `files`: absolute or relative paths of all that was read for it. `engine`: runs its plans, while the service is open.
-    `surfaces`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
+    `upstream_handles`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
     `shippers`: None when it is not shipped anywhere. `stale`: remembers good answers; of its own when None.
     """
 
@@ -58,7 +58,7 @@ class Service:
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, around, self.compute.pools, self.offload)
-        self.surfaces: Mapping[str, UpstreamHandle] = {}
+        self.upstream_handles: Mapping[str, UpstreamHandle] = {}
         self._exits = AsyncExitStack()
 
     @property
@@ -76,7 +76,7 @@ class Service:
             await exits.enter_async_context(self.upstreams)
             await exits.enter_async_context(self.compute)
             exits.push_async_callback(self.offload.aclose)
-            self.surfaces = surfaces(self.plan.upstreams, self.upstreams.policies)
+            self.upstream_handles = upstream_handles(self.plan.upstreams, self.upstreams.policies)
             self._exits = exits.pop_all()
         return self
 

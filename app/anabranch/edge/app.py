@@ -1,4 +1,4 @@
-"""Puts the FastAPI application together: data plane first, then health, problems, description, docs, and the users' own routers."""
+"""Builds the FastAPI application: the data plane first, then health, problem pages, OpenAPI, docs, and the users' own routers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -28,7 +28,7 @@ _NO_TELEMETRY: Final = {"tracing": False, "metrics": False, "logs": False, "oper
 
 
 class Gateway(FastAPI):
-    """FastAPI whose description includes the endpoints of the document that is served now. `routers`: the users' own routes."""
+    """FastAPI whose OpenAPI description includes the endpoints of the current document. `routers`: the users' own routes."""
 
     def __init__(self, plane: DataPlane, **options: Any) -> None:
         super().__init__(**options)
@@ -39,10 +39,10 @@ class Gateway(FastAPI):
         self._python: tuple[DocumentPlan | None, ASGIApp] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the document's endpoints to the data plane at once, and everything else to FastAPI.
+        """Pass requests for the document's endpoints straight to the data plane, and all others to FastAPI.
 
-        The data plane answers its own errors and needs nothing of what FastAPI's middleware does for a route; going around it saves a tenth
-        of the CPU of a small aggregate. As a route of the router it is found there as well, for whoever mounts the router alone.
+        The data plane handles its own errors and needs nothing from FastAPI's middleware; bypassing that saves a tenth of the CPU time of a
+        small aggregate. The data plane is also a route of the router, so that mounting the router alone works too.
         """
         if self._keeper is not None and _INSIDE not in scope:
             scope[_INSIDE] = True
@@ -60,7 +60,7 @@ class Gateway(FastAPI):
         await super().__call__(scope, receive, send)
 
     def _is_python(self, scope: Scope) -> bool:
-        """Whether the document has rules for pages of other origins, and the path is one of a route in Python: these rules are for it too."""
+        """Whether the document has CORS rules and the path belongs to a route in Python, to which these rules apply too."""
         document = self.plane.document
         if document is None or document.source.cors is None:
             return False
@@ -68,7 +68,7 @@ class Gateway(FastAPI):
         return found is not None and found in self.routers
 
     def _python_app(self) -> ASGIApp:
-        """Everything that is no endpoint of the document, behind its rules for other origins. Made anew after each reload."""
+        """The FastAPI application behind the document's CORS rules. Rebuilt after each reload."""
         document = self.plane.document
         python = self._python
         if python is None or python[0] is not document:
@@ -76,15 +76,15 @@ class Gateway(FastAPI):
         return python[1]
 
     def limit(self, gate: Gate) -> None:
-        """Let every request but those for the gateway's own pages in through `gate`, before anything else is done for it."""
+        """Admit every request through `gate` before doing anything else for it. The gateway's own pages are never rejected."""
         self._keeper = GateKeeper(self, gate=gate)
 
     def openapi(self) -> dict[str, Any]:
-        """The whole API in OpenAPI 3.1. Made at the first request for it and again after each reload."""
+        """The whole API in OpenAPI 3.1. Built on first use, and again after each reload."""
         return self._description()[1]
 
     def openapi_json(self) -> bytes:
-        """The same as JSON. The same object until the next reload."""
+        """The description as JSON. The same object until the next reload."""
         return self._description()[2]
 
     def _description(self) -> tuple[DocumentPlan | None, dict[str, Any], bytes]:
@@ -106,11 +106,11 @@ def build_app(
     is_docs_enabled: bool = True,
     observe_others: ResponseObserver | None = None,
 ) -> Gateway:
-    """The application. `extra_routes`: further routes of the control plane, such as /metrics. `observe_others`: told of requests to paths
-    that nothing serves.
+    """The application. `extra_routes`: further routes of the control plane, such as /metrics. `observe_others`: called for each request
+    to a path that nothing serves.
 
-    The data plane is asked first; the document's endpoints win over routes in Python with the same path, but never over the reserved
-    paths. Slashes at the end are significant everywhere: nothing is redirected.
+    The document's endpoints take precedence over routes in Python with the same path, but never over the reserved paths. Trailing slashes
+    are significant everywhere: nothing is redirected.
     """
     app = Gateway(
         plane, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=_NO_TELEMETRY
@@ -153,7 +153,7 @@ def _merged(app: FastAPI, document: DocumentPlan | None) -> dict[str, Any]:
 
 
 def _describe_failures(whole: dict[str, Any], app: FastAPI) -> None:
-    """Routes in Python answer with the same problems as endpoints of the document."""
+    """Add the problem responses of routes in Python, which are those of the document's endpoints."""
     for route in iter_route_contexts(app.routes):
         if isinstance(route.original_route, APIRoute):
             operations = whole["paths"].get(route.path_format, {})
@@ -167,7 +167,7 @@ def _uses(dependant: Dependant, call: Callable[..., Any]) -> bool:
 
 
 def _answer_validation_with_problems(whole: dict[str, Any], problem_name: str) -> None:
-    """FastAPI describes its 422 as it would answer it by itself; here it is a problem document."""
+    """Replace FastAPI's schema of a 422, since the gateway answers it with a problem document."""
     is_replaced = False
     for operations in whole["paths"].values():
         for operation in operations.values():

@@ -1,7 +1,7 @@
-"""The data plane: one route that holds every endpoint of the document, and the way of a request through the edge.
+"""The data plane: one route that serves every endpoint of the document, and a request's path through the edge.
 
-It knows plans and the engine's one function; it does not know how steps are run. A reload swaps one reference: requests under way
-keep the plans that they began with.
+Knows plans and calls the engine's one function, but not how steps run. A reload swaps one reference: requests in flight finish on the
+plans that they started with.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from anabranch.edge import body, explain, problems
 from anabranch.edge import request_id as trace
 from anabranch.edge.disconnect import WATCH_AFTER_S, DisconnectWatch
 from anabranch.edge.parameters import fill
-from anabranch.edge.respond import Responder, Response, of_problem, send_response, whole
+from anabranch.edge.respond import Responder, Response, framed, of_problem, send_response
 from anabranch.edge.table import Leaf, RouteTable, Values
 from anabranch.engine.event import ObserverOf, RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
 from anabranch.engine.outcome import Result
@@ -35,15 +35,15 @@ logger = logging.getLogger("anabranch.edge")
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 Run = Callable[[EndpointPlan, Frame, dict[bytes, bytes], Pairs, float, bool], Awaitable[Result]]
-"""The engine: plan, frame, the client's header fields (lower-case names, repeats joined), header fields for every upstream call,
-deadline (loop time), whether notes are wanted for explain."""
+"""Runs the engine. Arguments: plan, frame, the client's header fields (lower-case names, repeats joined), header fields for every upstream
+call, deadline (loop time), whether to keep notes for explain."""
 
 DATA_PLANE_KEY: Final = "anabranch.match"
-"""In the scope of every request that the data plane serves."""
+"""Key in the scope of every request that the data plane serves."""
 EXPLAIN_KEY: Final = "anabranch.explain"
-"""In the scope of a request that is to be explained whatever its query says."""
-_NOBODY_WAITED: Final = 499
-"""The status in logs and metrics for a request whose client went away, as nginx has it."""
+"""Key in the scope of a request to be explained regardless of its query."""
+_CLIENT_GONE: Final = 499
+"""Status in logs and metrics of a request whose client disconnected, as in nginx."""
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 _EXPLAIN_FIELDS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
@@ -57,7 +57,7 @@ class _Served(msgspec.Struct, frozen=True):
 
 
 class Generation:
-    """Everything that changes together at a reload. `active`: requests that run on it. `gates`: by the endpoint's name."""
+    """Everything that a reload replaces together. `active`: requests in flight on it. `gates`: by endpoint name."""
 
     __slots__ = ("_idle", "active", "app", "document", "gates", "run", "table")
 
@@ -73,12 +73,13 @@ class Generation:
         self._idle: asyncio.Future[None] | None = None
 
     def leave(self) -> None:
+        """Count a request as finished."""
         self.active -= 1
         if not self.active and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
     async def drained(self) -> None:
-        """Return when no request runs on it any more. To be awaited once it has been replaced: no new ones come then."""
+        """Wait until no request is in flight on this generation. Call it after the generation was replaced, when no new requests can start."""
         if self.active:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
@@ -87,9 +88,9 @@ class Generation:
 class DataPlane(BaseRoute):
     """Serves the endpoints of a document. Empty until the first `load`.
 
-    `run`: the engine. `allow_explain`: answer `?_explain=true`. `watch_after_s`: age at which a request begins to watch its client.
-    `observer_of`: gives each endpoint who is told of its requests. `tracer`: makes the requests' spans. Both may be None.
-    `in_flight`: requests that are being answered now.
+    `run`: the engine. `allow_explain`: answer `?_explain=true`. `watch_after_s`: age of a request from which its client is watched for a
+    disconnect. `observer_of`: returns the observer of an endpoint's requests. `tracer`: starts the requests' spans. Both may be None.
+    `in_flight`: requests being served now.
     """
 
     def __init__(
@@ -110,8 +111,10 @@ class DataPlane(BaseRoute):
         self._generation = Generation(RouteTable(), None, self._serve, run)
 
     def load(self, document: DocumentPlan, run: Run | None = None, recorder_of: RecorderOf | None = None) -> Generation:
-        """Serve `document` from the next request on, by `run` (as before when None). Returns the generation that served until now; requests
-        that began on it end on it. `recorder_of`: who writes down what each endpoint answers; None: nobody."""
+        """Serve `document` from the next request on. Returns the previous generation; requests that started on it finish on it.
+
+        `run`: the engine; None keeps the current one. `recorder_of`: returns an endpoint's recorder; None records nothing.
+        """
         before = self._generation
         routes = [(plan.method, plan.path, self._served(plan, recorder_of, document.source.defaults)) for plan in document.endpoints]
         table = RouteTable(routes, reserved=RESERVED)
@@ -131,12 +134,12 @@ class DataPlane(BaseRoute):
 
     @property
     def document(self) -> DocumentPlan | None:
-        """What is served now. A new object after each `load`."""
+        """The plan of the current document. A new object after each `load`; None before the first."""
         return self._generation.document
 
     @property
     def gates(self) -> dict[str, Gate]:
-        """The gates of the endpoints that have one, by the endpoint's name. Changes with each `load`."""
+        """The gates of endpoints with a request limit, by endpoint name. Changes with each `load`."""
         return self._generation.gates
 
     @property
@@ -146,7 +149,7 @@ class DataPlane(BaseRoute):
 
     @property
     def generation(self) -> Generation:
-        """What requests that begin now are served by."""
+        """The generation that serves requests that start now."""
         return self._generation
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -187,7 +190,7 @@ class DataPlane(BaseRoute):
         plan = served.plan
         is_head = method == "HEAD"
         query: bytes = scope.get("query_string", b"")
-        is_explained = (self._allow_explain and explain.is_asked(query)) or EXPLAIN_KEY in scope
+        is_explained = (self._allow_explain and explain.is_requested(query)) or EXPLAIN_KEY in scope
         deadline_s = arrived_s + plan.timeout_s
         frame = plan.new_frame()
         request_id = request.request_id.decode()
@@ -195,8 +198,8 @@ class DataPlane(BaseRoute):
             None if self._tracer is None else self._tracer.begin(plan.name, plan.path, method, scope["path"], headers)
         )
         recorder = None if is_explained else served.recorder
-        status, code, sent_bytes = _NOBODY_WAITED, None, 0
-        asked = b""
+        status, code, sent_bytes = _CLIENT_GONE, None, 0
+        request_body = b""
         result: Result | None = None
         gate: Gate | None = None
         try:
@@ -206,8 +209,10 @@ class DataPlane(BaseRoute):
                     gate = served.gate
                 fill(plan, frame, values, query, scope["headers"])
                 if plan.body is not None:
-                    asked = await body.read(plan.body, frame, headers, receive, deadline_s)
-                result = await self._watched(receive, loop, generation.run(plan, frame, headers, request.extra, deadline_s, is_explained))
+                    request_body = await body.read(plan.body, frame, headers, receive, deadline_s)
+                result = await self._run_watched(
+                    receive, loop, generation.run(plan, frame, headers, request.extra, deadline_s, is_explained)
+                )
                 if is_explained:
                     response = _explained(plan, result, monotonic() - arrived_s, request.request_id, is_head=is_head)
                 else:
@@ -224,7 +229,7 @@ class DataPlane(BaseRoute):
             ready: CompletedRequest | None = None
             if recorder is not None and recorder.is_wanted():
                 ready = CompletedRequest(
-                    recorder, request.request_id, method, _raw_path(scope), query, headers, asked, result, code, response.status,
+                    recorder, request.request_id, method, _raw_path(scope), query, headers, request_body, result, code, response.status,
                     response.body, monotonic() - arrived_s, time(),
                 )  # fmt: skip
                 if recorder.when == "before":
@@ -266,8 +271,8 @@ class DataPlane(BaseRoute):
                 if observe is not None:
                     observe(event)
 
-    async def _watched(self, receive: Receive, loop: asyncio.AbstractEventLoop, run: Awaitable[Result]) -> Result:
-        """Await `run`; cancelled, and ended by ClientGone, when the client goes. A cancellation from outside stays one."""
+    async def _run_watched(self, receive: Receive, loop: asyncio.AbstractEventLoop, run: Awaitable[Result]) -> Result:
+        """Await `run`. When the client disconnects, cancels it and raises ClientGone. A cancellation from outside is raised as such."""
         watch = DisconnectWatch(receive, loop, self._watch_after_s)
         try:
             try:
@@ -285,9 +290,9 @@ class DataPlane(BaseRoute):
 
 
 def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The client's header fields by name; repeats joined by a comma, cookies by a semicolon (RFC 9110 section 5.3, RFC 9113 8.2.3).
+    """The client's header fields by name. Repeated fields are joined by a comma, cookies by a semicolon (RFC 9110 section 5.3, RFC 9113 8.2.3).
 
-    Fields that the client names in Connection are left out: they were meant for one connection (RFC 9110 section 7.6.1).
+    Fields named in Connection are dropped: they are for one connection only (RFC 9110 section 7.6.1).
     """
     headers = dict(raw)
     if len(headers) != len(raw):
@@ -303,18 +308,18 @@ def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 async def _answer_without_endpoint(method: str, allow: bytes, request_id: bytes, send: Send) -> tuple[int, str | None, int]:
-    """Returns the status, the problem's code, and the bytes of the body sent."""
+    """Answer OPTIONS, or a method that the path does not have. Returns the status, the problem's code and the size of the body sent."""
     if method == "OPTIONS":
-        nothing = whole(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", is_head=False)
-        return 204, None, await send_response(nothing, send)
-    error = MethodNotAllowed(f"this path has {allow.decode()}", headers={"allow": allow.decode()})
+        response = framed(204, [(b"allow", allow), (b"x-request-id", request_id)], b"", is_head=False)
+        return 204, None, await send_response(response, send)
+    error = MethodNotAllowed(f"this path allows {allow.decode()}", headers={"allow": allow.decode()})
     response = of_problem(problems.of_request(error, request_id.decode()), request_id, is_head=method == "HEAD")
     return error.status, error.code, await send_response(response, send)
 
 
 def _explained(plan: EndpointPlan, result: Result, elapsed_s: float, request_id: bytes, *, is_head: bool) -> Response:
     headers = [*_EXPLAIN_FIELDS, (b"x-request-id", request_id)]
-    return whole(200, headers, explain.explain(plan, result, elapsed_s), is_head=is_head)
+    return framed(200, headers, explain.explain(plan, result, elapsed_s), is_head=is_head)
 
 
 def _event_without_endpoint(
@@ -325,7 +330,7 @@ def _event_without_endpoint(
 
 
 def _raw_path(scope: Scope) -> bytes:
-    """The path as the client encoded it, below the application's root path. A server that keeps no raw path has decoded `%2F` already."""
+    """The path as encoded by the client, without the application's root path. Without a raw path from the server, `%2F` is already decoded."""
     raw: bytes | None = scope.get("raw_path")
     if raw is None:
         raw = str(scope["path"]).encode().replace(b"%", b"%25")
@@ -334,7 +339,7 @@ def _raw_path(scope: Scope) -> bytes:
 
 
 def with_cors(app: ASGIApp, cors: config.CORS | None) -> ASGIApp:
-    """`app` behind what the document says about pages of other origins; `app` itself when it says nothing."""
+    """`app` behind CORS middleware with the document's rules; `app` itself when there are none."""
     if cors is None:
         return app
     return CORSMiddleware(

@@ -1,4 +1,4 @@
-"""Turns what goes wrong outside the data plane (control plane, routes in Python, unknown paths) into the same problem documents."""
+"""Turns errors outside the data plane (control plane, routes in Python, unknown paths) into problem documents like those of endpoints."""
 
 import logging
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ logger = logging.getLogger("anabranch.edge")
 
 
 def install(app: Starlette, observe: ResponseObserver | None = None) -> None:
-    """`observe`: told of requests to paths that nothing serves; may be None."""
+    """Install the handlers on `app`. `observe`: called for each request to a path that nothing serves; may be None."""
     app.add_exception_handler(HTTPException, _http if observe is None else _Observed(observe))
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(RequestError, _request_error)
@@ -34,8 +34,10 @@ def install(app: Starlette, observe: ResponseObserver | None = None) -> None:
 
 
 class _Unexpected:
-    """Middleware that answers what nobody foresaw with the problem that an endpoint of the document would give, and writes it to the log under
-    the request's id. When the answer has begun, the server sees that it ends too early, and closes the connection."""
+    """Middleware that logs an unexpected exception under the request's id and answers with the same 500 problem as an endpoint does.
+
+    When part of the response has been sent, nothing more is sent; the server then closes the connection.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -44,32 +46,32 @@ class _Unexpected:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_begun = False
+        has_started = False
 
-        async def watched(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+        async def send_noting_start(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, send_noting_start)
         except Exception:
             request = Request(scope)
             request_id = _request_id(request)
             route = scope.get("route")
-            logger.exception("%s failed unexpectedly, request %s", _shown(scope["method"], route), request_id)
-            if not has_begun:
+            logger.exception("%s failed unexpectedly, request %s", _route_name(scope["method"], route), request_id)
+            if not has_started:
                 await respond(problems.internal(request_id), request_id)(scope, receive, send)
 
 
-def _shown(method: str, route: object) -> str:
-    """The route by its template: what the client wrote may be anything."""
+def _route_name(method: str, route: object) -> str:
+    """The route by its template, for the log: the path that the client sent may contain anything."""
     path = getattr(route, "path", None)
     return "a page of the gateway" if path is None else f"the route {method} {path}"
 
 
 class _Observed:
-    """`_http`, telling of those that reach no route. A route in Python tells of its own."""
+    """`_http` that also reports requests to paths without a route. Routes in Python are reported by `FanHeaders`."""
 
     def __init__(self, observe: ResponseObserver) -> None:
         self._observe = observe
@@ -88,14 +90,14 @@ class _Observed:
 
 
 async def _http(request: Request, error: Exception) -> Response:
-    """A status that a route or the router chose. Its header fields are kept."""
+    """A status raised by a route or the router. Its header fields are kept."""
     assert isinstance(error, HTTPException)
     given = {name.lower(): value for name, value in (error.headers or {}).items()}
     request_id = _request_id(request)
     if error.status_code == 404 and error.detail == HTTPStatus.NOT_FOUND.phrase:
         problem = problems.of_request(NotFound("no endpoint has this path"), request_id)
     elif error.status_code == 405:
-        problem = problems.of_request(MethodNotAllowed(f"this path has {given.get('allow', 'other methods')}"), request_id)
+        problem = problems.of_request(MethodNotAllowed(f"this path allows {given.get('allow', 'other methods')}"), request_id)
     elif error.status_code < 400:
         return Response(status_code=error.status_code, headers={**given, "x-request-id": request_id})
     else:
@@ -107,12 +109,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _validation(request: Request, error: Exception) -> Response:
-    """FastAPI's own checks of a route in Python. 422, as its description says; the values are left out."""
+    """A request that fails FastAPI's checks of a route in Python: 422, as in the OpenAPI description. The values are omitted."""
     assert isinstance(error, RequestValidationError)
     faults = [_fault(fault) for fault in error.errors()]
     request_id = _request_id(request)
     count = "1 value is" if len(faults) == 1 else f"{len(faults)} values are"
-    problem = problems.of_status(422, "The request does not fit", f"{count} missing or wrong; see errors", request_id, faults)
+    problem = problems.of_status(422, "Invalid request", f"{count} missing or invalid; see errors", request_id, faults)
     return respond(problem, request_id)
 
 
@@ -129,7 +131,7 @@ async def _step_error(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """The last resort, for what fails outside of all that. Starlette raises the error again behind this answer, and the server logs it."""
+    """The last resort, for errors outside `_Unexpected`. Starlette raises the error again after this response, and the server logs it."""
     request_id = _request_id(request)
     return respond(problems.internal(request_id), request_id)
 
@@ -158,6 +160,6 @@ def _as_errors(detail: Any) -> list[dict[str, Any]]:
 
 
 def _fault(fault: dict[str, Any]) -> dict[str, Any]:
-    """pydantic's location is (place, name, ...)."""
-    place, *names = fault.get("loc", ()) or ("body",)
-    return {"in": place, "name": ".".join(str(name) for name in names), "detail": fault.get("msg", "is wrong")}
+    """One entry of `errors`. pydantic's `loc` is (location, name, ...)."""
+    location, *names = fault.get("loc", ()) or ("body",)
+    return {"in": location, "name": ".".join(str(name) for name in names), "detail": fault.get("msg", "is invalid")}

@@ -1,4 +1,4 @@
-"""The response header fields that tell how a request went: Server-Timing and Proxy-Status. Only outcomes go in, only bytes come out."""
+"""Renders outcomes as response header fields: Server-Timing, Proxy-Status, Cache-Status and Age."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from anabranch.errors import StepError, UpstreamStatus
 
 
 def server_timing(outcomes: Sequence[Outcome]) -> bytes:
-    """One entry a step, with the code of its failure as `desc`; for a compute with `queue` and `run` apart. Step names are tokens.
+    """One entry per step, with the code of its failure as `desc`; a compute also has `queue` and `run`. Step names are tokens.
 
-    **Source:** W3C Server Timing, section 4, by which readers pass over parameters that they do not know.
+    **Source:** W3C Server Timing, section 4: readers ignore unknown parameters.
     """
     return ", ".join(
         [
@@ -22,7 +22,7 @@ def server_timing(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def _timing(outcome: Outcome) -> str:
-    """The entry of a compute, of a step that failed, or of one with an old answer."""
+    """The entry of a compute, of a failed step, or of a step with a stale answer."""
     entry = f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
     if outcome.run_s is not None:
         entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
@@ -32,12 +32,12 @@ def _timing(outcome: Outcome) -> str:
 
 
 def proxy_status(outcomes: Sequence[Outcome]) -> bytes:
-    """One member for each failed step; b"" when none failed. **Source:** RFC 9209 section 2, serialized as RFC 9651 section 4.1 says."""
+    """One member for each failed step; b"" when none failed. **Source:** RFC 9209 section 2, serialized by RFC 9651 section 4.1."""
     return ", ".join([_member(outcome.step, outcome.failure) for outcome in outcomes if outcome.failure is not None]).encode("ascii")
 
 
 def cache_status(outcomes: Sequence[Outcome]) -> bytes:
-    """One member for each step with an old answer; b"" when there is none. **Source:** RFC 9211 section 2."""
+    """One member for each step with a stale answer; b"" when there is none. **Source:** RFC 9211 section 2."""
     return ", ".join(
         [
             f"anabranch;hit;detail=stale-if-error;key={sf_string(outcome.step)}"
@@ -48,7 +48,7 @@ def cache_status(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def age(outcomes: Sequence[Outcome]) -> bytes:
-    """Whole seconds of the oldest of the old answers. **Source:** RFC 9111 section 5.1."""
+    """Age of the oldest stale answer, in whole seconds. **Source:** RFC 9111 section 5.1."""
     return b"%d" % max((outcome.stale_age_s for outcome in outcomes if outcome.stale_age_s is not None), default=0.0)
 
 
@@ -59,6 +59,6 @@ def _member(step: str, failure: StepError) -> str:
 
 
 def sf_string(text: str) -> str:
-    """A structured-field string. What is not printable ASCII becomes `?`. **Source:** RFC 9651 section 4.1.6."""
+    """A structured-field string. Characters outside printable ASCII become `?`. **Source:** RFC 9651 section 4.1.6."""
     safe = "".join([char if " " <= char <= "~" else "?" for char in text])
     return '"' + safe.replace("\\", "\\\\").replace('"', '\\"') + '"'

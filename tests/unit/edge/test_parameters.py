@@ -63,7 +63,7 @@ def test_every_fault_is_reported_at_once() -> None:
         {"in": "query", "name": "page", "detail": "may be given only once, not 2 times", "value": "1, 2"},
         {"in": "header", "name": "x-key", "detail": "must be a whole number"},
     ]
-    assert caught.value.detail == "4 parameters are missing or wrong: path 'flight_id', query 'units', query 'page', header 'x-key'"
+    assert caught.value.detail == "4 parameters are missing or invalid: path 'flight_id', query 'units', query 'page', header 'x-key'"
 
 
 def test_single_fault_is_said_in_the_detail() -> None:

@@ -13,7 +13,7 @@ def test_request_error_becomes_a_problem_with_its_faults() -> None:
     assert problem.headers == [(b"content-type", b"application/problem+json")]
     assert orjson.loads(problem.body) == {
         "type": "/problems/invalid_parameters",
-        "title": "Parameters are missing or wrong",
+        "title": "Missing or invalid parameters",
         "status": 400,
         "detail": "two things",
         "instance": "r-1",
@@ -40,7 +40,7 @@ def test_failed_steps_are_listed_and_the_deciding_one_is_named() -> None:
     assert problem.status == 504
     assert orjson.loads(problem.body) == {
         "type": "/problems/timeout",
-        "title": "A service did not answer in time",
+        "title": "Upstream did not answer in time",
         "status": 504,
         "detail": "step 'flight': no answer within 300 ms",
         "instance": "r-2",

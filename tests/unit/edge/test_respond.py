@@ -1,7 +1,7 @@
 import orjson
 import pytest
 
-from anabranch.edge.respond import Responder, send_response, whole
+from anabranch.edge.respond import Responder, framed, send_response
 from anabranch.engine.outcome import Result
 from anabranch.errors import QueueFull, UpstreamTimeout
 from tests.support.asgi import Client
@@ -70,7 +70,7 @@ async def test_head_has_the_header_fields_of_get_and_no_body() -> None:
 @pytest.mark.parametrize(("status", "length"), [(204, None), (205, "0")])
 async def test_status_without_a_body_has_none(status: int, length: str | None) -> None:
     client = Client()
-    await send_response(whole(status, [(b"content-type", b"application/json")], b"{}", is_head=False), client.send)
+    await send_response(framed(status, [(b"content-type", b"application/json")], b"{}", is_head=False), client.send)
     assert client.body == b""
     assert "content-type" not in client.headers
     assert client.headers.get("content-length") == length

@@ -17,13 +17,15 @@ from tests.support.documents import plan_of
 
 
 class Service:
-    """A policy that answers each path when the test says so. `seen`: paths in the order they were called; `cancelled`: likewise."""
+    """A policy that answers each path when the test says so. `seen`: paths in the order they were called; `cancelled`: likewise.
+    `cleans_up`: what a cancelled call waits for before it ends; None: nothing."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.cancelled: list[str] = []
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self.ready: dict[str, Answer | StepError] = {}
+        self.cleans_up: asyncio.Event | None = None
 
     async def __call__(self, call: Call) -> Answer:
         path = call.request.target
@@ -38,6 +40,8 @@ class Service:
         try:
             return await self._waiting[path]
         except asyncio.CancelledError:
+            if self.cleans_up is not None:
+                await self.cleans_up.wait()
             self.cancelled.append(path)
             raise
 
@@ -137,6 +141,22 @@ async def test_cancelling_the_request_cancels_and_awaits_every_step() -> None:
     bench = Bench(steps(a={}, b={}, c={"required": True}))
     await bench.turn()
     bench.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await bench.task
+    assert sorted(bench.service.cancelled) == ["/a", "/b", "/c"]
+    assert asyncio.all_tasks() - bench.before == set()
+
+
+@pytest.mark.parametrize("times", [2, 3])
+async def test_cancelling_the_request_again_and_again_still_awaits_every_step(times: int) -> None:
+    bench = Bench(steps(a={}, b={}, c={"required": True}))
+    bench.service.cleans_up = asyncio.Event()
+    await bench.turn()
+    for _ in range(times):
+        bench.task.cancel()
+        await bench.turn()
+    assert not bench.task.done()
+    bench.service.cleans_up.set()
     with pytest.raises(asyncio.CancelledError):
         await bench.task
     assert sorted(bench.service.cancelled) == ["/a", "/b", "/c"]

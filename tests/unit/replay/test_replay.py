@@ -107,7 +107,7 @@ async def test_what_a_required_failure_cut_short_is_not_missed() -> None:
     """In the record the slow step is not there: it was cancelled. Now it must not count as a call that is new."""
     steps = {"slow": {"upstream": "b", "path": "/slow"}, "one": {"upstream": "a", "path": "/one/{path.id}", "required": True}}
     record = recorded(
-        "/x/7", b'{"type":"/problems/upstream_status","title":"A service answered with an error","status":404}',
+        "/x/7", b'{"type":"/problems/upstream_status","title":"Upstream answered with an error","status":404}',
         [answered("one", "a", "/one/7", b"{}", status=404, failure="upstream_status")], status=404, complete=False, failure="upstream_status",
     )  # fmt: skip
     report = await replayed(plan_of({"steps": steps}), record, ignore=("errors",))
