@@ -135,6 +135,7 @@ def endpoint(
         path=path,
         segments=tuple(path.split("/")[1:]),
         timeout_s=timeout_s,
+        max_requests=source.max_requests,
         path_parameters=tuple(item for item in parameters if item.location == "path"),
         query_parameters=tuple(item for item in parameters if item.location == "query"),
         header_parameters=tuple(item for item in parameters if item.location == "header"),
@@ -153,7 +154,8 @@ def endpoint(
 
 
 def document(*endpoints: EndpointPlan, **written: Any) -> DocumentPlan:
-    return DocumentPlan(endpoints=endpoints, source=config.Document.model_validate({"version": 1, **written}))
+    source = config.Document.model_validate({"version": 1, **written})
+    return DocumentPlan(endpoints=endpoints, cors=source.cors, timeout_s=source.defaults.timeout_s, source=source)
 
 
 def outcome(name: str, *, elapsed_ms: float = 1.0, failure: StepError | None = None, attempts: int = 1, upstream: str = "") -> Outcome:

@@ -226,7 +226,7 @@ class CORS(Model):
     """Request headers a page may send beyond the simple ones."""
     allow_credentials: bool = False
     """Let pages send cookies and credentials."""
-    expose_headers: list[HeaderName] = ["gateway-complete", "server-timing", "proxy-status", "x-request-id"]
+    expose_headers: list[HeaderName] = ["gateway-complete", "server-timing", "proxy-status", "x-request-id", "retry-after"]
     """Response headers a page may read."""
     max_age_s: DurationOrZero = Field(600.0, alias="max_age")
     """How long a browser may remember a preflight answer."""

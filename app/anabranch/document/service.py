@@ -3,7 +3,6 @@
 Owns the upstreams and whatever else the document asks for. Knows nothing of the edge, and nothing of the service before it or after it.
 """
 
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -15,6 +14,7 @@ from anabranch.engine.python import UpstreamHandle, upstream_handles
 from anabranch.engine.run import Engine
 from anabranch.errors import Problem
 from anabranch.journal.journal import Journal
+from anabranch.journal.recorder import recorder_of
 from anabranch.plan.model import DocumentPlan
 from anabranch.policy.event import Observer
 from anabranch.policy.stale import StaleStore
@@ -51,6 +51,7 @@ class Service:
         self.warnings = warnings
         self.files = files
         self.journal = journal
+        self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
         store = StaleStore(max_entries=plan.source.stale.entries, max_bytes=plan.source.stale.size) if stale is None else stale
         remembered = {step.upstream: store for endpoint in plan.endpoints for step in endpoint.steps if step.stale is not None}
@@ -58,7 +59,7 @@ class Service:
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, around, self.compute.pools, self.offload)
-        self.upstream_handles: Mapping[str, UpstreamHandle] = {}
+        self.upstream_handles: dict[str, UpstreamHandle] = {}
         self._exits = AsyncExitStack()
 
     @property
@@ -76,7 +77,7 @@ class Service:
             await exits.enter_async_context(self.upstreams)
             await exits.enter_async_context(self.compute)
             exits.push_async_callback(self.offload.aclose)
-            self.upstream_handles = upstream_handles(self.plan.upstreams, self.upstreams.policies)
+            self.upstream_handles.update(upstream_handles(self.plan.upstreams, self.upstreams.policies))
             self._exits = exits.pop_all()
         return self
 

@@ -5,39 +5,44 @@ from typing import Final
 
 from starlette.types import Receive
 
+from anabranch.edge.disconnect import ClientGone
+from anabranch.engine.request import ClientRequest
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
-from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.proof import NotJSON, prove
 from anabranch.plan.model import BodyPlan
 
 _CURL_HINT: Final = "; with curl, add -H 'content-type: application/json' (or use --json)"
 
 
-class ClientGone(Exception):
-    """The client disconnected. There is nobody to answer."""
-
-
-async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receive: Receive, deadline: float) -> bytes:
-    """Read the body, fill the frame from it, and return it. When an optional body is missing, its slots stay empty.
-
-    `headers`: lower-case names. `deadline`: loop time by which the whole body must have arrived.
-    Raises InvalidBody, BodyTooLarge, UnsupportedMediaType, BodyTimeout, ClientGone.
-    """
-    length = headers.get(b"content-length")
+def check_head(request: ClientRequest, plan: BodyPlan) -> None:
+    """Reject a body by what the head says of it. Raises BodyTooLarge, UnsupportedMediaType."""
+    length = request.headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length) > plan.max_size_bytes:
         raise _too_large(plan)
-    media_type = headers.get(b"content-type")
+    media_type = request.headers.get(b"content-type")
     if media_type is not None and length != b"0" and media_type != b"application/json" and not _is_json(media_type):
         raise _unsupported(media_type)
+
+
+async def receive_body(request: ClientRequest, plan: BodyPlan, receive: Receive) -> None:
+    """Receive the request's body, within its limit and before the deadline. Raises BodyTooLarge, BodyTimeout, ClientGone."""
     try:
-        async with asyncio.timeout_at(deadline):
-            raw = await _receive_all(plan, receive)
+        async with asyncio.timeout_at(request.deadline):
+            request.body = await _receive_all(plan, receive)
     except TimeoutError:
         raise BodyTimeout("the body did not arrive before the request's deadline") from None
+
+
+def read_body(request: ClientRequest, plan: BodyPlan) -> None:
+    """Check the body that the request has, and fill the frame from it. When an optional body is missing, its slots stay empty.
+
+    Raises InvalidBody.
+    """
+    raw = request.body
     if not raw:
         if plan.is_required:
             raise InvalidBody("a JSON body is required")
-        return raw
+        return
     try:
         prove(raw)
     except NotJSON as error:
@@ -49,8 +54,7 @@ async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receiv
             faults = [str(fault) for fault in error.args]
             detail = f"the body does not fit its schema: {faults[0]}" if len(faults) == 1 else f"the body has {len(faults)} faults"
             raise InvalidBody(detail, errors=[{"in": "body", "detail": fault} for fault in faults]) from None
-    plan.read(raw, frame)
-    return raw
+    plan.read(raw, request.frame)
 
 
 async def _receive_all(plan: BodyPlan, receive: Receive) -> bytes:

@@ -6,14 +6,39 @@ microsecond each time. Any other `receive` is awaited in a task.
 """
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from starlette.types import Receive
 
 from anabranch.core.tasks import cancel_and_wait
 
+T = TypeVar("T")
+
 WATCH_AFTER_S: Final = 0.02
 """Only requests that still run after this time are watched: a timer costs half a microsecond, a task twenty."""
+
+
+class ClientGone(Exception):
+    """The client disconnected. There is nobody to answer."""
+
+
+async def run_watched(receive: Receive, run: Awaitable[T], after_s: float = WATCH_AFTER_S) -> T:
+    """Await `run`. When the client disconnects, cancels it and raises ClientGone. A cancellation from outside is raised as such."""
+    watch = DisconnectWatch(receive, asyncio.get_running_loop(), after_s)
+    try:
+        try:
+            result = await run
+        finally:
+            await watch.stop()
+    except asyncio.CancelledError:
+        if watch.absorb():
+            raise ClientGone from None
+        raise
+    if watch.is_gone:
+        watch.absorb()
+        raise ClientGone
+    return result
 
 
 class DisconnectWatch:

@@ -3,35 +3,32 @@
 from typing import Final
 
 from anabranch.edge.percent import parse_query
-from anabranch.edge.table import Values
+from anabranch.engine.request import ClientRequest
 from anabranch.errors import InvalidParameters
 from anabranch.jsontext.frame import Frame
-from anabranch.plan.model import EndpointPlan, ParameterPlan
+from anabranch.plan.model import ParameterPlan
 
 _SHOWN_CHARS: Final = 100
 _NOT_UTF8: Final = "is not UTF-8 text"
 
-Headers = list[tuple[bytes, bytes]]
 Faults = list[dict[str, object]]
 
 
-def fill(plan: EndpointPlan, frame: Frame, values: Values, query: bytes, headers: Headers) -> None:
-    """Read every declared parameter into its slot.
-
-    `values`: the values of the path's parameters, in order. `query`: the raw query string. `headers`: lower-case names.
-    Raises InvalidParameters with one error for each fault, in the order path, query, header.
-    """
+def fill(request: ClientRequest) -> None:
+    """Read every declared parameter of a request into its slot. Raises InvalidParameters with one error for each fault, in the order path,
+    query, header."""
+    plan, frame = request.plan, request.frame
     faults: Faults | None = None
-    for parameter, value in zip(plan.path_parameters, values, strict=True):
+    for parameter, value in zip(plan.path_parameters, request.path_values, strict=True):
         faults = _read(parameter, [value], frame, faults)
     if plan.query_parameters:
-        given = parse_query(query) if query else {}
+        given = parse_query(request.query) if request.query else {}
         for parameter in plan.query_parameters:
             texts = given.get(parameter.name)
             faults = _absent(parameter, frame, faults) if texts is None else _read(parameter, texts, frame, faults)
     for parameter in plan.header_parameters:
         name = parameter.name.lower().encode("latin-1")
-        lines: list[str | None] = [value.decode("latin-1") for key, value in headers if key == name]
+        lines: list[str | None] = [value.decode("latin-1") for key, value in request.header_lines if key == name]
         faults = _read(parameter, lines, frame, faults) if lines else _absent(parameter, frame, faults)
     if faults is not None:
         raise InvalidParameters(_summary(faults), errors=faults)

@@ -1,6 +1,7 @@
 """Problem documents (RFC 9457): the response for every failure. They contain no hosts, stack traces or secrets.
 
-The text of a foreign exception is never included: anything but an error of ours becomes `internal_error` with a fixed sentence.
+The text of a foreign exception is never included: anything but an error of ours becomes `internal_error` with a fixed sentence. Everywhere
+`prefix` is the path below which the client sees the gateway ("" for none): the problem's `type` must lead to the page that explains it.
 """
 
 import math
@@ -22,51 +23,45 @@ HeaderList = list[tuple[bytes, bytes]]
 
 
 class ProblemResponse(msgspec.Struct, frozen=True):
-    """`headers`: all except `content-length` and `x-request-id`, which the sender adds. `body`: JSON."""
+    """`headers`: all except `content-length`, which depends on how it is sent. `body`: JSON."""
 
     status: int
     headers: HeaderList
     body: bytes
 
 
-def of_request(error: RequestError, request_id: str) -> ProblemResponse:
-    """For a faulty request. 405 and 415 have header fields of their own."""
-    headers = [(b"content-type", MEDIA_TYPE), *((name.encode(), value.encode()) for name, value in error.headers.items())]
-    body = _document(type(error), error.status, error.detail, request_id, error.errors)
-    return ProblemResponse(error.status, headers, body)
+def of_request(error: RequestError, request_id: bytes, prefix: str = "") -> ProblemResponse:
+    """For a faulty request. Some errors have header fields of their own, such as 405 and 415."""
+    fields = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    return _response(error.status, _document(type(error), error.status, error.detail, request_id, prefix, error.errors), request_id, fields)
 
 
-def of_result(result: Result, request_id: str) -> ProblemResponse:
+def of_result(result: Result, request_id: bytes, prefix: str = "") -> ProblemResponse:
     """For a request that ended because a step failed. `result.failure` must be set."""
     failure = result.failure
     assert failure is not None
     step = next((outcome.step for outcome in result.outcomes if outcome.failure is failure), None)
     detail = failure.detail if step is None else f"step '{step}': {failure.detail}"
     errors = [describe(outcome) for outcome in result.outcomes if outcome.failure is not None]
-    return _of_failure(failure, result.status, detail, errors, request_id)
+    return _of_failure(failure, result.status, detail, errors, request_id, prefix)
 
 
-def of_failure(failure: StepError, request_id: str) -> ProblemResponse:
-    """For a failed call outside any plan: a StepError that a route in Python did not catch."""
-    return _of_failure(failure, failure.status, failure.detail, [], request_id)
+def of_failure(failure: StepError | JournalError, request_id: bytes, prefix: str = "") -> ProblemResponse:
+    """For a failed call outside any plan (a StepError that a route in Python did not catch), or a record that could not be written."""
+    return _of_failure(failure, failure.status, failure.detail, [], request_id, prefix)
 
 
-def of_journal(error: JournalError, request_id: str) -> ProblemResponse:
-    """For a response that must not be sent because its record could not be written."""
-    return _of_failure(error, error.status, error.detail, [], request_id)
-
-
-def internal(request_id: str) -> ProblemResponse:
+def internal(request_id: bytes, prefix: str = "") -> ProblemResponse:
     """For an unexpected exception: 500 with a fixed sentence."""
-    return ProblemResponse(500, [(b"content-type", MEDIA_TYPE)], _document(AnabranchError, 500, _INTERNAL_DETAIL, request_id, ()))
+    return _response(500, _document(AnabranchError, 500, _INTERNAL_DETAIL, request_id, prefix, ()), request_id)
 
 
-def of_status(status: int, title: str, detail: str, request_id: str, errors: Sequence[dict[str, Any]] = ()) -> ProblemResponse:
+def of_status(status: int, title: str, detail: str, request_id: bytes, errors: Sequence[dict[str, Any]] = ()) -> ProblemResponse:
     """For a bare HTTP status raised by a route in Python. **Source:** RFC 9457 section 4.2.1 (`about:blank`)."""
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": request_id}
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": request_id.decode()}
     if errors:
         document["errors"] = list(errors)
-    return ProblemResponse(status, [(b"content-type", MEDIA_TYPE)], orjson.dumps(document, default=str))
+    return _response(status, orjson.dumps(document, default=str), request_id)
 
 
 def describe(outcome: Outcome) -> dict[str, object]:
@@ -91,23 +86,27 @@ def retry_after(failure: StepError | JournalError, status: int) -> bytes | None:
 
 
 def _of_failure(
-    failure: StepError | JournalError, status: int, detail: str, errors: list[dict[str, object]], request_id: str
+    failure: StepError | JournalError, status: int, detail: str, errors: list[dict[str, object]], request_id: bytes, prefix: str
 ) -> ProblemResponse:
-    headers = [(b"content-type", MEDIA_TYPE)]
     wait = retry_after(failure, status)
-    if wait is not None:
-        headers.append((b"retry-after", wait))
-    return ProblemResponse(status, headers, _document(type(failure), status, detail, request_id, errors))
+    fields = [] if wait is None else [(b"retry-after", wait)]
+    return _response(status, _document(type(failure), status, detail, request_id, prefix, errors), request_id, fields)
 
 
-def _document(kind: type[AnabranchError], status: int, detail: str, request_id: str, errors: Sequence[dict[str, object]]) -> bytes:
+def _response(status: int, body: bytes, request_id: bytes, fields: HeaderList | None = None) -> ProblemResponse:
+    return ProblemResponse(status, [(b"content-type", MEDIA_TYPE), *(fields or ()), (b"x-request-id", request_id)], body)
+
+
+def _document(
+    kind: type[AnabranchError], status: int, detail: str, request_id: bytes, prefix: str, errors: Sequence[dict[str, object]]
+) -> bytes:
     return orjson.dumps(
         {
-            "type": f"/problems/{kind.code}",
+            "type": f"{prefix}/problems/{kind.code}",
             "title": kind.title,
             "status": status,
             "detail": detail,
-            "instance": request_id,
+            "instance": request_id.decode(),
             **({"errors": errors} if errors else {}),
         },
         default=str,

@@ -9,6 +9,7 @@ from starlette.types import Send
 from anabranch.edge.fields import age, cache_status, proxy_status, server_timing
 from anabranch.edge.problems import HeaderList, ProblemResponse, of_result
 from anabranch.engine.outcome import Outcome, Result
+from anabranch.engine.request import ClientRequest
 from anabranch.plan.model import ResponsePlan
 
 _COMPLETE: Final = (b"gateway-complete", b"?1")
@@ -37,16 +38,17 @@ class Responder:
         has_type = any(name == b"content-type" for name, _ in fixed)
         self._head = fixed if has_type else ((b"content-type", b"application/json"), *fixed)
 
-    def respond(self, result: Result, request_id: bytes, *, is_head: bool) -> Response:
+    def respond(self, result: Result, request: ClientRequest) -> Response:
         """The merged response, or the problem when a failure ended the request."""
         if result.body is None or result.failure is not None:
-            problem = of_result(result, request_id.decode())
+            problem = of_result(result, request.id, request.prefix)
             headers, body, status = problem.headers, problem.body, problem.status
+            headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
         else:
             headers, body, status = list(self._head), result.body, result.status
-        headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
-        headers.append((b"x-request-id", request_id))
-        return framed(status, headers, body, is_head=is_head)
+            headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
+            headers.append((b"x-request-id", request.id))
+        return framed(status, headers, body, is_head=request.method == "HEAD")
 
 
 def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
@@ -63,9 +65,9 @@ def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> Header
     return headers
 
 
-def of_problem(problem: ProblemResponse, request_id: bytes, *, is_head: bool) -> Response:
+def of_problem(problem: ProblemResponse, *, is_head: bool) -> Response:
     """The response that carries `problem`."""
-    return framed(problem.status, [*problem.headers, (b"x-request-id", request_id)], problem.body, is_head=is_head)
+    return framed(problem.status, list(problem.headers), problem.body, is_head=is_head)
 
 
 def framed(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Response:

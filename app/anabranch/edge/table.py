@@ -51,16 +51,19 @@ class RouteTable(Generic[T]):
     the second has is not allowed there. Static segments take precedence over parameters, from left to right, with backtracking.
     """
 
-    __slots__ = ("_reserved", "_root", "_static")
+    __slots__ = ("_reserved", "_root", "_static", "served")
 
     def __init__(self, routes: Iterable[tuple[str, str, T]] = (), reserved: Iterable[str] = ()) -> None:
         self._reserved = frozenset(reserved)
         self._static: dict[bytes, Leaf[T]] = {}
         self._root: _Node[T] = _Node()
+        self.served: list[T] = []
+        """What is served at all routes, in order."""
         for method, path, served in routes:
             self._add(method, path, served)
 
     def _add(self, method: str, path: str, served: T) -> None:
+        self.served.append(served)
         node = self._root
         is_static = True
         for segment in path.split("/")[1:]:

@@ -21,11 +21,11 @@ class Outcome:
     spent in a queue. `run_s`: for a compute, how long a worker had the job; None for a call, or when the job never started.
     `attempts`: exchanges started; 0 when the step was skipped or rejected. `status`: the upstream's status; None without an answer.
     `stale_age_s`: age of the stored answer used in place of a failed call; None when the answer is fresh.
-    `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
+    `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
     """
 
     __slots__ = (
-        "answer", "attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "elapsed_s", "failure", "is_large", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -41,6 +41,7 @@ class Outcome:
         self.attempts = 0
         self.status: int | None = None
         self.notes: list[str] | None = None
+        self.is_large = False
         self.request: Request | None = None
         self.answer: Answer | None = None
 

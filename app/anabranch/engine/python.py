@@ -15,7 +15,8 @@ import orjson
 from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.core.tasks import cancel_and_wait
-from anabranch.engine.outcome import Outcome, status_failure
+from anabranch.engine.operation import send
+from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
 from anabranch.jsontext import raw
 from anabranch.plan.call import compile_headers
@@ -191,10 +192,7 @@ class FanOut:
         sent = Call(call.request, deadline=deadline, is_idempotent=call.is_idempotent, is_required=call.is_required)
         value = call.default
         try:
-            answer = await self._handles[call.upstream].policy(sent)
-            outcome.status = answer.status
-            if not 200 <= answer.status < 300:
-                raise status_failure(answer)
+            answer = await send(self._handles[call.upstream].policy, sent, outcome)
             body = raw.prepare(answer.body)
             try:
                 value = orjson.loads(body)
@@ -204,8 +202,6 @@ class FanOut:
         except StepError as error:
             outcome.failure = error
         outcome.elapsed_s = monotonic() - began
-        outcome.attempts = sent.attempts
-        outcome.queue_s = sent.queue_s
         self.outcomes.append(outcome)
         if outcome.failure is not None and call.is_required:
             raise FanOutFailed(outcome.failure, self.outcomes)

@@ -8,115 +8,85 @@ Knows steps, outcomes and policies. Must not know HTTP, the client or how values
 """
 
 import asyncio
-from collections.abc import Mapping
-from time import monotonic, perf_counter
+from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
 
-from anabranch.compute.job import ComputePool, Job, JobTimings
+from anabranch.compute.job import ComputePool
 from anabranch.compute.offload import Offload
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.event import AroundStep
-from anabranch.engine.outcome import Outcome, Result, status_failure
+from anabranch.engine.kinds import bind
+from anabranch.engine.operation import Operation, Resources
+from anabranch.engine.outcome import Outcome, Result
+from anabranch.engine.request import ClientRequest
 from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
-from anabranch.jsontext.frame import Frame
-from anabranch.plan.model import ComputePlan, EndpointPlan, HeaderPairs, StepPlan
-from anabranch.policy.call import Call, Policy
+from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.policy.call import Policy
+
+Run = Callable[[ClientRequest], Awaitable[Result]]
+"""Runs all steps of the plan of a request and merges their values. The request's parameters and body are in its frame.
+
+Failures of upstreams and hooks are in the result; they are not raised. Cancellation: everything in flight is cancelled and awaited."""
+
+Bind = Callable[[EndpointPlan], Run]
+"""What runs the requests of one endpoint."""
 
 
 class Engine:
-    """Runs plans. Holds no state of a request.
-
-    `policies`: the policy stack of each upstream, by name. `around`: wraps each step, for tracing. `pools`: the compute pools, by name.
-    `offload`: reads and merges bodies that are too large for the event loop; None: the loop does.
-    """
+    """Runs plans. Holds nothing of a request. `around`: traces the steps; None: nothing does. The rest as of `Resources`."""
 
     def __init__(
         self,
-        policies: Mapping[str, Policy],
+        policies: Mapping[str, Policy] | None = None,
         around: AroundStep | None = None,
         pools: Mapping[str, ComputePool] | None = None,
         offload: Offload | None = None,
     ) -> None:
-        self._policies = policies
-        self._offload = offload
-        self._pools = pools or {}
-        self._around = around
+        self.resources = Resources({} if policies is None else policies, {} if pools is None else pools, offload)
+        self.around = around
 
-    async def run(
-        self,
-        plan: EndpointPlan,
-        frame: Frame,
-        client_headers: Mapping[bytes, bytes],
-        extra: HeaderPairs,
-        deadline: float,
-        wants_notes: bool = False,
-    ) -> Result:
-        """Run all steps of `plan` and merge their values.
+    def bind(self, plan: EndpointPlan) -> Run:
+        """What runs the requests of one endpoint. Called once, when the document is loaded; resources may be opened until the first request."""
+        return Runner(plan, self.resources, self.around).run
 
-        `frame`: has the request's parameters and body in their slots. `client_headers`: lower-case names. `extra`: header fields for every
-        upstream call. `deadline`: absolute, monotonic time. `wants_notes`: keep the policies' notes.
 
-        Failures of steps are in the result, never raised. Cancellation: every exchange in flight is cancelled and awaited.
-        """
-        return await _Run(
-            self._policies, self._pools, self._offload, self._around, plan, frame, client_headers, extra, deadline, wants_notes
-        ).go()
+class Runner:
+    """Runs the requests of one endpoint. `operations`: of its steps, in document order; bound at the first request."""
+
+    __slots__ = ("around", "offload", "operations", "plan", "resources")
+
+    def __init__(self, plan: EndpointPlan, resources: Resources, around: AroundStep | None) -> None:
+        self.plan = plan
+        self.resources = resources
+        self.around = around
+        self.offload = resources.offload
+        self.operations: tuple[Operation, ...] = ()
+
+    async def run(self, request: ClientRequest) -> Result:
+        if not self.operations:
+            self.operations = tuple(bind(step, self.resources) for step in self.plan.steps)
+        return await _Run(self, request).go()
 
 
 class _Run:
     """The state of one request. `_waiting[i]`: number of unsettled steps that step i needs. `_outcomes[i]`: None until step i is settled."""
 
     __slots__ = (
-        "_around",
-        "_began",
-        "_body",
-        "_client_headers",
-        "_crash",
-        "_deadline",
-        "_extra",
-        "_failure",
-        "_finished",
-        "_frame",
-        "_is_large",
-        "_is_stale",
-        "_loop",
-        "_offload",
-        "_outcomes",
-        "_plan",
-        "_policies",
-        "_pools",
-        "_running",
-        "_tasks",
-        "_values",
-        "_waiting",
-        "_wants_notes",
+        "_around", "_began", "_body", "_crash", "_failure", "_finished", "_frame", "_is_large", "_is_stale", "_loop", "_offload", "_operations",
+        "_outcomes", "_plan", "_request", "_running", "_tasks", "_values", "_waiting",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        policies: Mapping[str, Policy],
-        pools: Mapping[str, ComputePool],
-        offload: Offload | None,
-        around: AroundStep | None,
-        plan: EndpointPlan,
-        frame: Frame,
-        client_headers: Mapping[bytes, bytes],
-        extra: HeaderPairs,
-        deadline: float,
-        wants_notes: bool,
-    ) -> None:
-        self._policies = policies
-        self._pools = pools
-        self._offload = offload
-        self._is_large = False
-        self._body: bytes | None = None
-        self._around = around
+    def __init__(self, runner: Runner, request: ClientRequest) -> None:
+        plan = runner.plan
+        self._operations = runner.operations
+        self._offload = runner.offload
+        self._around = runner.around
         self._plan = plan
-        self._frame = frame
-        self._client_headers = client_headers
-        self._extra = extra
-        self._deadline = deadline
+        self._request = request
+        self._frame = request.frame
+        self._is_large = False
         self._is_stale = False
-        self._wants_notes = wants_notes
+        self._body: bytes | None = None
         self._outcomes: list[Outcome | None] = [None] * len(plan.steps)
         self._values = list(plan.defaults)
         self._waiting = list(plan.waiting)
@@ -151,7 +121,7 @@ class _Run:
             raise self._crash
         if self._is_large and self._offload is not None and self._failure is None:
             try:
-                self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._deadline)
+                self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._request.deadline)
             except StepError as error:
                 self._failure = error
         return self._result()
@@ -200,85 +170,23 @@ class _Run:
 
     async def _step(self, step: StepPlan) -> Outcome:
         """Run one step. Its outcome holds a value or a failure."""
-        if step.compute is not None:
-            return await self._compute(step, step.compute)
         outcome = Outcome(step.name, step.upstream)
         began = perf_counter()
         outcome.started_s = began - self._began
-        call: Call | None = None
         try:
-            request = step.build(self._frame, self._client_headers, self._extra)
-            if self._plan.is_recorded:
-                outcome.request = request
-            deadline = self._deadline
-            if step.timeout_s is not None:
-                deadline = min(deadline, monotonic() + step.timeout_s)
-            call = Call(
-                request,
-                deadline=deadline,
-                is_idempotent=step.is_idempotent,
-                is_required=step.is_required,
-                is_coalesced=step.is_coalesced,
-                wants_notes=self._wants_notes,
-                stale=step.stale,
-            )
-            answer = await self._policies[step.upstream](call)
-            outcome.status = answer.status
-            if call.stale_age_s is not None:
-                outcome.stale_age_s = call.stale_age_s
-                self._is_stale = True
-            if self._plan.keeps_answers:
-                outcome.answer = answer
-            if not 200 <= answer.status < 300:
-                raise status_failure(answer)
-            if len(answer.body) < step.large_from:
-                outcome.raw = step.read(answer.body, self._frame)
-            else:
-                outcome.raw = await self._read_large(step, answer.body, deadline)
+            outcome.raw = await self._operations[step.index](self._request, outcome)
         except StepError as error:
             outcome.failure = error
         outcome.elapsed_s = perf_counter() - began
-        if call is not None:
-            outcome.attempts = call.attempts
-            outcome.queue_s = call.queue_s
-            outcome.notes = call.notes
         return outcome
-
-    async def _compute(self, step: StepPlan, compute: ComputePlan) -> Outcome:
-        """As `_step`, for a compute step: runs its hook in a pool."""
-        outcome = Outcome(step.name, step.upstream)
-        began = perf_counter()
-        outcome.started_s = began - self._began
-        timings = JobTimings()
-        try:
-            text = compute.build(self._frame)
-            deadline = self._deadline
-            if step.timeout_s is not None:
-                deadline = min(deadline, monotonic() + step.timeout_s)
-            job = Job(hook=compute.hook, input=text, deadline=deadline, step=step.name, lane=compute.lane, limit=compute.limit)
-            result = await self._pools[compute.pool].run(job, timings)
-            if len(result.value) < step.large_from:
-                outcome.raw = step.read(result.value, self._frame)
-            else:
-                outcome.raw = await self._read_large(step, result.value, deadline)
-        except StepError as error:
-            outcome.failure = error
-        outcome.elapsed_s = perf_counter() - began
-        outcome.attempts = timings.attempts
-        outcome.queue_s = timings.queue_s
-        outcome.run_s = timings.run_s
-        return outcome
-
-    async def _read_large(self, step: StepPlan, body: bytes, deadline: float) -> bytes:
-        """As `step.read`, for a body that may be too large for the event loop."""
-        if self._offload is None:
-            return step.read(body, self._frame)
-        self._is_large = True
-        return await self._offload.read(step, body, self._frame, deadline)
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:
         """Store the outcome of a step. Returns the indexes of the steps that can start now."""
         self._outcomes[step.index] = outcome
+        if outcome.is_large:
+            self._is_large = True
+        if outcome.stale_age_s is not None:
+            self._is_stale = True
         has_value = True
         if outcome.raw is not None:
             self._values[step.index] = outcome.raw

@@ -6,24 +6,23 @@ queue are those of a `Bulkhead`.
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Final, Protocol
 
-import orjson
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from anabranch.core.limit import FixedLimit
-from anabranch.edge.problems import MEDIA_TYPE
+from anabranch.engine.request import ClientRequest
 from anabranch.errors import Overloaded, RejectedError
-from anabranch.plan.routes import RESERVED
+from anabranch.plan.model import EndpointPlan
 from anabranch.policy.bulkhead import RETRY_AFTER_S, Bulkhead
 
-_OPEN_TO_ALL: Final = frozenset(RESERVED)
 RETRY_AFTER: Final = str(math.ceil(RETRY_AFTER_S))
-ADMITTED: Final = "anabranch.admitted"
-"""Key in the scope of a request whose slot was acquired before it was parsed."""
 AT_LIMIT: Final = "the limit of concurrent requests is reached"
+
+
+def at_limit() -> Overloaded:
+    """The rejection of a request that gets no slot."""
+    return Overloaded(AT_LIMIT, headers={"retry-after": RETRY_AFTER})
 
 
 class _Backlog(Protocol):
@@ -80,7 +79,7 @@ class Gate:
             await self.bulkhead.acquire(now=monotonic(), deadline=math.inf, is_required=True)
         except RejectedError as error:
             self.shed += 1
-            raise Overloaded(AT_LIMIT, headers={"retry-after": RETRY_AFTER}) from error
+            raise at_limit() from error
         except asyncio.CancelledError:
             self._serve_backlog()  # a slot handed over just before the cancellation is free again
             raise
@@ -102,46 +101,25 @@ class Gate:
             backlog.serve()
 
 
-class GateKeeper:
-    """ASGI middleware: admits the requests of an application through a gate, or answers 503.
+class ConcurrencyGuard:
+    """Holds a slot of its endpoint's gate for each request, until the request ends."""
 
-    The gateway's own pages, health included, use a slot when one is free but are never queued or rejected. A scope with `ADMITTED` already
-    holds a slot.
-    """
+    __slots__ = ("gate",)
 
-    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
-        self.app = app
-        self._gate = gate
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gate = self._gate
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if ADMITTED not in scope and not gate.try_enter():
-            if scope["path"][1:].split("/", 1)[0] in _OPEN_TO_ALL:
-                await self.app(scope, receive, send)
-                return
-            try:
-                await gate.enter()
-            except Overloaded as error:
-                await _reject(scope, send, error)
-                return
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            gate.leave()
+    async def __call__(self, request: ClientRequest) -> None:
+        await self.gate.enter()
+        request.on_end(self.gate.leave)
 
 
-async def _reject(scope: Scope, send: Send, error: Overloaded) -> None:
-    request_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-    body = limit_problem(request_id)
-    headers = [(b"content-type", MEDIA_TYPE), (b"retry-after", RETRY_AFTER.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+def build(plan: EndpointPlan) -> ConcurrencyGuard | None:
+    """The guard of an endpoint with `max_requests`. As many requests again may wait, for a quarter of the deadline at most."""
+    limit = plan.max_requests
+    return None if limit is None else ConcurrencyGuard(Gate(limit=limit, waiting=limit, wait_s=plan.timeout_s / 4))
 
 
-def limit_problem(request_id: bytes | None) -> bytes:
-    """The body of the 503, made with as little work as possible. `instance` is the client's own request id; without one it is left out."""
-    problem = {"type": f"/problems/{Overloaded.code}", "title": Overloaded.title, "status": Overloaded.status, "detail": AT_LIMIT}
-    return orjson.dumps(problem if request_id is None else {**problem, "instance": request_id.decode("latin-1")})
+def gates_of(guards: Mapping[str, Iterable[object]]) -> dict[str, Gate]:
+    """The gates among the guards of each endpoint, by the endpoint's name."""
+    return {name: guard.gate for name, each in guards.items() for guard in each if isinstance(guard, ConcurrencyGuard)}

@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 
 from anabranch.config.journal import JournalRule
 from anabranch.engine.outcome import Outcome, Result
+from anabranch.engine.request import ClientRequest
 from anabranch.journal.journal import Journal
 from anabranch.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, encode_into, kept
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
@@ -44,18 +45,12 @@ def recorder_of(journal: Journal) -> RecorderOf:
 class CompletedRequest(msgspec.Struct, frozen=True, gc=False):
     """A response that is ready, and what is recorded of it and of its request.
 
-    `path`, `query`: as the client sent them. `headers`: of the request, lower-case names. `asked`: the request's body. `result`: None when
-    it did not come to that. `code`: of the problem that was answered without a result. `status`, `response`: as they are to be sent.
+    `result`: None when no step ran. `code`: of the problem that was answered without a result. `status`, `response`: as they are sent.
     `elapsed_s`: since the request arrived. `ready_s`: Unix time.
     """
 
     recorder: "Recorder"
-    request_id: bytes
-    method: str
-    path: bytes
-    query: bytes
-    headers: dict[bytes, bytes]
-    asked: bytes
+    request: ClientRequest
     result: Result | None
     code: str | None
     status: int
@@ -136,16 +131,16 @@ class Recorder:
         redaction = self._redaction
         headers = {}
         for name in self._headers:
-            value = of.headers.get(name.encode())
+            value = of.request.headers.get(name.encode())
             if value is not None:
                 headers[name] = redaction.header(name, value.decode("latin-1"))
         return Asked(
-            id=of.request_id.decode(),
-            method=of.method,
-            path=of.path.decode("latin-1"),
-            query=redaction.query(of.query.decode("latin-1")) if of.query else "",
+            id=of.request.id.decode(),
+            method=of.request.method,
+            path=of.request.path.decode("latin-1"),
+            query=redaction.query(of.request.query.decode("latin-1")) if of.request.query else "",
             headers=headers,
-            body=_content(of.asked, redaction.body, is_kept=self._bodies == "steps", is_json=True),
+            body=_content(of.request.body, redaction.body, is_kept=self._bodies == "steps", is_json=True),
         )
 
     def _brief(self, outcome: Outcome) -> Step:
@@ -213,16 +208,16 @@ class Recorder:
             self._origins.get(outcome.step, "") if is_kept and self._origins else "",
         )
 
-    async def commit(self, of: CompletedRequest, deadline: float) -> None:
+    async def commit(self, of: CompletedRequest) -> None:
         record = self.record(of)
-        await self._journal.commit(encode(record), record.time, deadline)
+        await self._journal.commit(encode(record), record.time, of.request.deadline)
 
-    async def put(self, of: CompletedRequest, deadline: float) -> None:
+    async def put(self, of: CompletedRequest) -> None:
         record = self.record(of)
-        await self._journal.put(encode(record), record.time, deadline)
+        await self._journal.put(encode(record), record.time, of.request.deadline)
 
     def defer(self, of: CompletedRequest) -> None:
-        size_bytes = len(of.response) + len(of.asked)
+        size_bytes = len(of.response) + len(of.request.body)
         if self._plan.keeps_answers and of.result is not None:
             size_bytes += sum(len(outcome.answer.body) for outcome in of.result.outcomes if outcome.answer is not None)
         self._journal.defer(of, size_bytes)

@@ -59,6 +59,8 @@ def compile_document(
         endpoints=tuple(plan for plan, _ in plans),
         upstreams=dict(document.upstreams),
         pools=pools_of(computes, document.compute_backends),
+        timeout_s=document.defaults.timeout_s,
+        cors=document.cors,
         source=document,
     )
 

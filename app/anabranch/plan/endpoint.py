@@ -90,6 +90,7 @@ class EndpointCompiler:
             path=endpoint.path,
             segments=self._segments,
             timeout_s=endpoint.timeout_s or self._defaults.timeout_s,
+            max_requests=endpoint.max_requests or self._defaults.max_requests,
             path_parameters=tuple(item for item in parameters if item.location == "path"),
             query_parameters=tuple(item for item in parameters if item.location == "query"),
             header_parameters=tuple(item for item in parameters if item.location == "header"),

@@ -129,6 +129,7 @@ class ResponsePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointPlan:
     """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `new_frame()` starts a request's frame.
+    `max_requests`: at once; None: no limit.
 
     `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by place, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
@@ -139,6 +140,7 @@ class EndpointPlan:
     path: str
     segments: tuple[str, ...]
     timeout_s: float
+    max_requests: int | None
     path_parameters: tuple[ParameterPlan, ...]
     query_parameters: tuple[ParameterPlan, ...]
     header_parameters: tuple[ParameterPlan, ...]
@@ -177,4 +179,7 @@ class DocumentPlan:
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, config.Upstream] = field(default_factory=dict)
     pools: dict[str, PoolPlan] = field(default_factory=dict)
+    timeout_s: float = 2.0
+    """Deadline of requests to routes in Python."""
+    cors: config.CORS | None = None
     source: config.Document

@@ -1,109 +1,78 @@
-"""Runs recorded requests again: through the data plane as if a client had sent them, with no server between.
+"""Runs recorded requests again: by the handlers of their endpoints, with neither client nor server.
 
 Offline the answers come from the records, and neither time, retries, breakers nor places play a part: what was recorded is what the policies
 brought then. Functions of compute steps are called again. Knows nothing of files or of what the comparison is for.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Final
-
-from starlette.routing import Match
-from starlette.types import Message
+from time import monotonic
 
 from anabranch.compute.job import ComputePool
 from anabranch.core.exchange import Answer
 from anabranch.document.service import Service
-from anabranch.edge.dataplane import DataPlane, Run
+from anabranch.edge import request_id
+from anabranch.edge.endpoint import EndpointHandler
 from anabranch.edge.percent import parse_query
+from anabranch.edge.scope import join_headers
+from anabranch.edge.table import RouteTable
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.run import Engine
 from anabranch.journal.record import Record
 from anabranch.journal.redact import MASK
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StepPlan
+from anabranch.plan.routes import RESERVED
 from anabranch.policy.call import Call, Policy
 from anabranch.replay.recompute import RecordedPool, local_pools
 from anabranch.replay.recording import Recording
 from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, is_body_redacted, request_body
 
-# Longer than any request takes: there is no client that could leave.
-_NO_WATCH_S: Final = 1e6
-_JSON: Final = (b"content-type", b"application/json")
-
 
 class Rerun:
-    """Sends recorded requests to the endpoints of `plan`, by `run`. One after the other, or side by side where `run` allows it."""
+    """Runs recorded requests on the endpoints of `plan` by `engine`. One after the other, or side by side where the engine allows it."""
 
-    def __init__(self, plan: DocumentPlan, run: Run) -> None:
-        self._plane = DataPlane(run, watch_after_s=_NO_WATCH_S)
-        self._plane.load(plan)
+    def __init__(self, plan: DocumentPlan, engine: Engine) -> None:
+        routes = [(endpoint.method, endpoint.path, EndpointHandler(endpoint, engine.bind(endpoint))) for endpoint in plan.endpoints]
+        self._table = RouteTable(routes, reserved=RESERVED)
 
     async def reply(self, record: Record, *, is_harmless: bool = False) -> ReplayedResponse:
         """What the request of `record` is answered with now.
 
         `is_harmless`: only where every call of the endpoint may be made again. Raises CannotReplay.
         """
-        asked = record.request
+        recorded = record.request
         body = request_body(record)
-        headers = [
-            (b"x-request-id", asked.id.encode()),
-            *((name.encode(), value.encode("latin-1")) for name, value in asked.headers.items()),
-        ]
-        if body:
-            headers.append((b"content-length", str(len(body)).encode()))
-            if "content-type" not in asked.headers:
-                headers.append(_JSON)
-        scope: dict[str, Any] = {
-            "type": "http",
-            "method": asked.method,
-            "path": asked.path,
-            "raw_path": asked.path.encode("latin-1"),
-            "query_string": asked.query.encode("latin-1"),
-            "headers": headers,
-        }
-        match, found = self._plane.matches(scope)
-        if match is not Match.FULL:
+        path = recorded.path.encode("latin-1")
+        found = self._table.match(path)
+        if found is None:
             return ReplayedResponse(None, 404, None, b"")
-        plan = self._plan_of(found, asked.method)
-        if plan is None:
+        leaf, values = found
+        handler = leaf.methods.get(recorded.method)
+        if handler is None:
             return ReplayedResponse(None, 405, None, b"")
-        _check(plan, record, is_harmless=is_harmless)
-        exchange = _Exchange(body)
-        await self._plane.handle({**scope, **found}, exchange.receive, exchange.send)
-        return ReplayedResponse(plan.name, exchange.status, exchange.is_complete, exchange.body)
-
-    def _plan_of(self, found: Mapping[str, Any], method: str) -> EndpointPlan | None:
-        ((_, leaf, _),) = found.values()
-        served = leaf.methods.get(method)
-        plan: EndpointPlan | None = None if served is None else served.plan
-        return plan
-
-
-class _Exchange:
-    """The client's end of one request."""
-
-    def __init__(self, body: bytes) -> None:
-        self._request: Message | None = {"type": "http.request", "body": body, "more_body": False}
-        self.status = 0
-        self.is_complete: bool | None = None
-        self.body = b""
-
-    async def receive(self) -> Message:
-        message, self._request = self._request, None
-        if message is None:
-            await asyncio.get_running_loop().create_future()
-            raise AssertionError("a future that nobody resolves")
-        return message
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            complete = next((value for name, value in message["headers"] if name == b"gateway-complete"), None)
-            self.is_complete = None if complete is None else complete == b"?1"
-        else:
-            self.body += message.get("body", b"")
+        _check(handler.plan, record, is_harmless=is_harmless)
+        lines = [(name.encode(), value.encode("latin-1")) for name, value in recorded.headers.items()]
+        lines.append((b"x-request-id", recorded.id.encode()))
+        if body:
+            lines.append((b"content-length", str(len(body)).encode()))
+            if "content-type" not in recorded.headers:
+                lines.append((b"content-type", b"application/json"))
+        scope = {
+            "method": recorded.method,
+            "path": recorded.path,
+            "raw_path": path,
+            "query_string": recorded.query.encode("latin-1"),
+            "headers": lines,
+        }
+        headers = join_headers(lines)
+        request = handler.request_of(scope, headers, values, request_id.read(headers), monotonic(), wants_notes=False)
+        request.body = body
+        answered = await handler.answer(request, None)
+        result = answered.result
+        return ReplayedResponse(
+            handler.plan.name, answered.response.status, None if result is None else result.is_complete, answered.response.body
+        )
 
 
 @asynccontextmanager
@@ -122,7 +91,7 @@ class Offline:
         self._step: ContextVar[str] = ContextVar("step")
         policies = {name: self._policy(name) for name in plan.upstreams}
         computes = {name: RecordedPool(pool, self._recording) for name, pool in pools.items()}
-        self._rerun = Rerun(plan, Engine(policies, self._around, computes).run)
+        self._rerun = Rerun(plan, Engine(policies, self._around, computes))
 
     async def replay(self, record: Record) -> None:
         """Run it again, and let the replayer compare."""
@@ -157,7 +126,7 @@ class Live:
 
     def __init__(self, service: Service, replayer: Replayer) -> None:
         self._replayer = replayer
-        self._rerun = Rerun(service.plan, service.engine.run)
+        self._rerun = Rerun(service.plan, service.engine)
 
     async def replay(self, record: Record) -> None:
         """Run it again, and let the replayer compare."""

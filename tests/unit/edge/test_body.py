@@ -4,21 +4,23 @@ import pytest
 from starlette.types import Message
 
 from anabranch.edge import body as reader
-from anabranch.edge.body import ClientGone
+from anabranch.edge.disconnect import ClientGone
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.model import BodyPlan
 from tests.support.asgi import Client
-from tests.support.edge_plans import body
+from tests.support.edge_plans import body, endpoint
+from tests.support.requests import Lines, request_of
 
-JSON = {b"content-type": b"application/json"}
+JSON = [(b"content-type", b"application/json")]
 
 
-async def read(plan: BodyPlan, *chunks: bytes, headers: dict[bytes, bytes] | None = None, client: Client | None = None) -> Frame:
-    frame: Frame = [MISSING]
-    deadline = asyncio.get_running_loop().time() + 5
-    await reader.read(plan, frame, JSON if headers is None else headers, (client or Client(*chunks)).receive, deadline)
-    return frame
+async def read(plan: BodyPlan, *chunks: bytes, lines: Lines = JSON, client: Client | None = None, timeout_s: float = 5.0) -> Frame:
+    request = request_of(endpoint(method="POST", body=plan), lines=lines, frame=[MISSING], timeout_s=timeout_s)
+    reader.check_head(request, plan)
+    await reader.receive_body(request, plan, (client or Client(*chunks)).receive)
+    reader.read_body(request, plan)
+    return request.frame
 
 
 async def test_body_is_read_into_the_frame_in_its_own_spelling() -> None:
@@ -36,41 +38,41 @@ async def test_missing_body_is_a_fault_when_it_is_required() -> None:
 
 
 async def test_missing_body_may_have_any_media_type() -> None:
-    headers = {b"content-type": b"text/plain", b"content-length": b"0"}
-    assert await read(body(is_required=False), headers=headers) == [MISSING]
+    lines = [(b"content-type", b"text/plain"), (b"content-length", b"0")]
+    assert await read(body(is_required=False), lines=lines) == [MISSING]
 
 
 @pytest.mark.parametrize(
     "media_type", [b"application/json", b"application/json; charset=utf-8", b"Application/JSON", b"application/merge-patch+json", None]
 )
 async def test_json_media_types_are_taken(media_type: bytes | None) -> None:
-    assert await read(body(), b"1", headers={} if media_type is None else {b"content-type": media_type}) == [b"1"]
+    assert await read(body(), b"1", lines=[] if media_type is None else [(b"content-type", media_type)]) == [b"1"]
 
 
 @pytest.mark.parametrize("media_type", [b"text/plain", b"application/jsonx", b"multipart/form-data; boundary=x", b"", b"\xff"])
 async def test_other_media_types_are_refused_before_the_body_is_read(media_type: bytes) -> None:
     client = Client(b"1")
     with pytest.raises(UnsupportedMediaType):
-        await read(body(), headers={b"content-type": media_type}, client=client)
+        await read(body(), lines=[(b"content-type", media_type)], client=client)
     assert client.received == 0
 
 
 async def test_curl_users_get_a_hint() -> None:
     with pytest.raises(UnsupportedMediaType, match="--json"):
-        await read(body(), b"1", headers={b"content-type": b"application/x-www-form-urlencoded"})
+        await read(body(), b"1", lines=[(b"content-type", b"application/x-www-form-urlencoded")])
 
 
 async def test_declared_length_over_the_limit_is_refused_before_the_body_is_read() -> None:
     client = Client(b"x" * 11)
     with pytest.raises(BodyTooLarge, match="larger than the limit of 10 bytes"):
-        await read(body(max_size_bytes=10), headers={**JSON, b"content-length": b"11"}, client=client)
+        await read(body(max_size_bytes=10), lines=[*JSON, (b"content-length", b"11")], client=client)
     assert client.received == 0
 
 
 @pytest.mark.parametrize("chunks", [(b"1" * 11,), (b"1" * 6, b"1" * 5), (b"1" * 6, b"1" * 6, b"")])
 async def test_bytes_over_the_limit_are_refused_whatever_was_declared(chunks: tuple[bytes, ...]) -> None:
     with pytest.raises(BodyTooLarge):
-        await read(body(max_size_bytes=10), *chunks, headers={**JSON, b"content-length": b"5"})
+        await read(body(max_size_bytes=10), *chunks, lines=[*JSON, (b"content-length", b"5")])
 
 
 async def test_body_as_large_as_the_limit_is_taken() -> None:
@@ -95,7 +97,7 @@ async def test_body_that_does_not_come_is_given_up_at_the_deadline() -> None:
         raise AssertionError
 
     with pytest.raises(BodyTimeout):
-        await reader.read(body(), [MISSING], JSON, receive, asyncio.get_running_loop().time())
+        await reader.receive_body(request_of(endpoint(method="POST", body=body()), timeout_s=0.0), body(), receive)
 
 
 async def test_every_fault_against_the_schema_is_reported() -> None:

@@ -5,6 +5,7 @@ from anabranch.errors import InvalidParameters
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.model import ParameterPlan
 from tests.support.edge_plans import endpoint, parameter, read_integer, read_list
+from tests.support.requests import request_of
 
 FLIGHT = parameter("flight_id", "path", slot=0, read=read_integer)
 
@@ -12,10 +13,9 @@ FLIGHT = parameter("flight_id", "path", slot=0, read=read_integer)
 def filled(
     *parameters: ParameterPlan, values: tuple[str | None, ...] = (), query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None
 ) -> Frame:
-    plan = endpoint(parameters=parameters)
-    frame = plan.new_frame()
-    fill(plan, frame, values, query, headers or [])
-    return frame
+    request = request_of(endpoint(parameters=parameters), values=values, query=query, lines=headers)
+    fill(request)
+    return request.frame
 
 
 def test_values_are_read_into_their_slots() -> None:

@@ -6,11 +6,14 @@ from anabranch.engine.outcome import Result
 from anabranch.errors import QueueFull, UpstreamTimeout
 from tests.support.asgi import Client
 from tests.support.edge_plans import endpoint, outcome, result
+from tests.support.requests import request_of
 
 
 async def sent(made: Result, *, response: dict[str, object] | None = None, is_head: bool = False) -> Client:
     client = Client()
-    await send_response(Responder(endpoint(response=response).response).respond(made, b"r-1", is_head=is_head), client.send)
+    plan = endpoint(response=response)
+    request = request_of(plan, method="HEAD" if is_head else "GET")
+    await send_response(Responder(plan.response).respond(made, request), client.send)
     return client
 
 
@@ -56,7 +59,7 @@ async def test_fixed_header_fields_are_sent_and_may_replace_the_type_but_not_the
 
 async def test_answers_share_nothing() -> None:
     responder = Responder(endpoint().response)
-    first, second = (responder.respond(result(), name, is_head=False) for name in (b"a", b"b"))
+    first, second = (responder.respond(result(), request_of(endpoint(), request_id=name)) for name in (b"a", b"b"))
     assert [dict(each.headers)[b"x-request-id"] for each in (first, second)] == [b"a", b"b"]
     assert len(first.headers) == len(second.headers)
 

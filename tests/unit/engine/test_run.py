@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from anabranch.engine.run import Engine
 from anabranch.errors import ConnectError, DependencyFailed, MissingReference, NothingAnswered, StepError, UpstreamTimeout
 from anabranch.policy.call import Call
 from tests.support.documents import plan_of
+from tests.support.requests import request_of
 
 
 class Service:
@@ -62,7 +62,7 @@ class Bench:
         self.plan = plan_of(endpoint)
         engine = Engine({"a": self.service, "b": self.service})
         self.before = asyncio.all_tasks()
-        self.task = asyncio.ensure_future(engine.run(self.plan, self.plan.new_frame(), {}, (), monotonic() + 5))
+        self.task = asyncio.ensure_future(engine.bind(self.plan)(request_of(self.plan)))
 
     async def turn(self) -> None:
         for _ in range(10):

@@ -13,6 +13,7 @@ from anabranch.journal.journal import Journal
 from anabranch.journal.recorder import CompletedRequest, Recorder
 from anabranch.journal.redact import Redaction
 from tests.support import edge_plans
+from tests.support.requests import request_of
 
 
 class _Journal:
@@ -33,7 +34,7 @@ def test_answers_of_services_that_are_held_until_the_record_is_made_count(bodies
     recorder = Recorder(plan, JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact))
     outcome = edge_plans.outcome("flight")
     outcome.answer = Answer(200, [], b"x" * 100_000)
-    recorder.defer(CompletedRequest(recorder, b"r", "GET", b"/", b"", {}, b"", edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
+    recorder.defer(CompletedRequest(recorder, request_of(plan), edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
     ((unmade, size_bytes),) = journal.deferred
     assert size_bytes == 100_002
     lines = bytearray()
