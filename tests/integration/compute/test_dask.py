@@ -151,7 +151,7 @@ async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None
         assert monotonic() - began < 20.0, "it waits for the cluster"
         try:
             await cluster.start_scheduler()
-            await until(lambda: pool._why == "the cluster has no workers", what="it is connected")
+            await until(lambda: pool._down_reason == "the cluster has no workers", what="it is connected")
             with pytest.raises(ComputePoolDown, match="no workers"):
                 await run(pool, job("add", a=1))
             await cluster.start_worker()

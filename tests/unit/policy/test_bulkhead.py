@@ -285,6 +285,6 @@ async def test_limit_that_grows_by_itself_is_served_when_asked() -> None:
     waiting = asyncio.create_task(bulkhead.acquire(now=now, deadline=now + 9, is_required=True))
     await settle()
     source.limit = 2
-    bulkhead.serve()
+    bulkhead.grant()
     await waiting
     assert bulkhead.in_use == 2
