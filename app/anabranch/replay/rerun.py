@@ -1,7 +1,7 @@
 """Runs recorded requests again: by the handlers of their endpoints, with neither client nor server.
 
-Offline the answers come from the records, and neither time, retries, breakers nor places play a part: what was recorded is what the policies
-brought then. Functions of compute steps are called again. Knows nothing of files or of what the comparison is for.
+Offline, the upstreams' answers come from the records. Time, retries, breakers and slots play no part: the record holds what the policies
+produced. Functions of compute steps are called again.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,10 +36,10 @@ class Rerun:
         routes = [(endpoint.method, endpoint.path, EndpointHandler(endpoint, engine.bind(endpoint))) for endpoint in plan.endpoints]
         self._table = RouteTable(routes, reserved=RESERVED)
 
-    async def reply(self, record: Record, *, is_harmless: bool = False) -> ReplayedResponse:
-        """What the request of `record` is answered with now.
+    async def run(self, record: Record, *, is_live: bool = False) -> ReplayedResponse:
+        """Run the request of `record` and return its response.
 
-        `is_harmless`: only where every call of the endpoint may be made again. Raises CannotReplay.
+        `is_live`: the calls go to real services, so every call of the endpoint must be idempotent. Raises CannotReplay.
         """
         recorded = record.request
         body = request_body(record)
@@ -51,7 +51,7 @@ class Rerun:
         handler = leaf.methods.get(recorded.method)
         if handler is None:
             return ReplayedResponse(None, 405, None, b"")
-        _check(handler.plan, record, is_harmless=is_harmless)
+        _check_replayable(handler.plan, record, is_live=is_live)
         lines = [(name.encode(), value.encode("latin-1")) for name, value in recorded.headers.items()]
         lines.append((b"x-request-id", recorded.id.encode()))
         if body:
@@ -77,13 +77,13 @@ class Rerun:
 
 @asynccontextmanager
 async def offline(plan: DocumentPlan, replayer: Replayer) -> AsyncIterator["Offline"]:
-    """Replays against the records themselves, without any upstream or cluster. Functions of compute steps are run as they are now."""
+    """Replay against the records themselves, without any upstream or cluster. Functions of compute steps run with their current code."""
     async with local_pools(plan.pools) as pools:
         yield Offline(plan, replayer, pools)
 
 
 class Offline:
-    """One record at a time: its answers stand for the upstreams."""
+    """Replays one record at a time, with its recorded answers in place of the upstreams."""
 
     def __init__(self, plan: DocumentPlan, replayer: Replayer, pools: Mapping[str, ComputePool]) -> None:
         self._replayer = replayer
@@ -94,68 +94,68 @@ class Offline:
         self._rerun = Rerun(plan, Engine(policies, self._around, computes))
 
     async def replay(self, record: Record) -> None:
-        """Run it again, and let the replayer compare."""
+        """Run the record's request again and compare the responses."""
         recording = self._current = self._replayer.recording(record)
         try:
-            reply = await self._rerun.reply(record)
+            response = await self._rerun.run(record)
         except CannotReplay as error:
             self._replayer.skip(record, str(error))
         else:
-            self._replayer.look(record, reply, recording)
+            self._replayer.compare(record, response, recording)
 
     def _recording(self) -> Recording:
         assert self._current is not None
         return self._current
 
     def _policy(self, upstream: str) -> Policy:
-        async def ask(call: Call) -> Answer:
+        async def play_back(call: Call) -> Answer:
             call.attempts += 1
-            answer, call.stale_age_s = await self._recording().ask(upstream, call.request, self._step.get(), call.stale)
+            answer, call.stale_age_s = await self._recording().call(upstream, call.request, self._step.get(), call.stale)
             return answer
 
-        return ask
+        return play_back
 
     async def _around(self, step: StepPlan, run: Callable[[StepPlan], Awaitable[Outcome]]) -> Outcome:
-        """Steps may make the same call: the policies must know which one they work for."""
+        """Note which step runs: several steps may make the same call."""
         self._step.set(step.name)
         return await run(step)
 
 
 class Live:
-    """One record at a time, on the real upstreams of an open service, where no call can do harm by being made again."""
+    """Replays one record at a time against the real upstreams of an open service. Only endpoints whose calls are all idempotent."""
 
     def __init__(self, service: Service, replayer: Replayer) -> None:
         self._replayer = replayer
         self._rerun = Rerun(service.plan, service.engine)
 
     async def replay(self, record: Record) -> None:
-        """Run it again, and let the replayer compare."""
+        """Run the record's request again and compare the responses."""
         try:
-            reply = await self._rerun.reply(record, is_harmless=True)
+            response = await self._rerun.run(record, is_live=True)
         except CannotReplay as error:
             self._replayer.skip(record, str(error))
         else:
-            self._replayer.look(record, reply, None)
+            self._replayer.compare(record, response, None)
 
 
-def _check(plan: EndpointPlan, record: Record, *, is_harmless: bool) -> None:
-    """Raise CannotReplay for a request of which something is not in the journal that the endpoint wants to know."""
-    if is_harmless and not all(step.is_idempotent for step in plan.steps if step.upstream):
-        raise CannotReplay("a call of it is not idempotent (`idempotent: true` on the call says that it may be made again)")
-    if is_harmless and is_body_redacted(record):
-        raise CannotReplay("a value in the body of the request was redacted, and no service should be sent what stands there instead")
-    asked = record.request
+def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> None:
+    """Raise CannotReplay when the journal lacks part of the request that the endpoint needs."""
+    if is_live and not all(step.is_idempotent for step in plan.steps if step.upstream):
+        raise CannotReplay("one of its calls is not idempotent (set `idempotent: true` on the call if it may be repeated)")
+    if is_live and is_body_redacted(record):
+        raise CannotReplay("the request body has a redacted value, and `***` must not be sent to a service")
+    request = record.request
     rule = plan.source.journal
     listed = () if isinstance(rule, bool) else {name.lower() for name in rule.headers}
     for parameter in plan.header_parameters:
         name = parameter.name.lower()
-        value = asked.headers.get(name)
+        value = request.headers.get(name)
         if value == MASK:
             raise CannotReplay(f"the header {name} was redacted")
         if value is None and name not in listed and (parameter.is_required or parameter.slot is not None) and record.status != 400:
             raise CannotReplay(f"the header {name} was not kept (`journal: {{headers: [{name}]}}` keeps it)")
-    if MASK in asked.query:
-        values = parse_query(asked.query.encode("latin-1"))
+    if MASK in request.query:
+        values = parse_query(request.query.encode("latin-1"))
         for parameter in plan.query_parameters:
             if MASK in (values.get(parameter.name) or ()):
                 raise CannotReplay(f"the query parameter {parameter.name} was redacted")

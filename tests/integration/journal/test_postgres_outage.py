@@ -146,7 +146,7 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
     assert {record.request.id for record in records(folder)} <= set(load.answered)
     told = [entry.getMessage() for entry in caplog.records if "shipped to" in entry.getMessage()]
     assert len(told) == 2, told
-    assert "the journal is not shipped to postgres-" in told[0]
+    assert "the journal cannot be shipped to postgres-" in told[0]
     assert told[1].endswith("again")
 
 

@@ -134,7 +134,7 @@ def test_verify_finds_damage(folder: Path) -> None:
     closed = next(folder.glob("*.zst"))
     closed.write_bytes(closed.read_bytes()[:-9])
     out, _ = run("verify", folder=folder, code=3)
-    assert "1 damaged lines" in out
+    assert "1 damaged line" in out
     assert "ends too early" in out
     assert out.endswith("2 segments: 2 damaged\n")
 

@@ -59,7 +59,7 @@ async def test_redacted_values_are_found_whatever_they_are_now(answers: Recorded
 
 @pytest.mark.parametrize("target", ["/two", "/bare", "/one?q=2"])
 async def test_what_was_never_answered_is_a_failure_that_says_so(answers: RecordedAnswers, target: str) -> None:
-    with pytest.raises(ConnectError, match="the journal has no answer of b to GET"):
+    with pytest.raises(ConnectError, match="the journal has no answer from b to GET"):
         await ask(answers, "b", target)
 
 

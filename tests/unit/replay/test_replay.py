@@ -153,7 +153,7 @@ async def test_bodies_that_are_sent_tell_calls_apart() -> None:
         (recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"", headers={"date": "now"})]), None),
         (
             recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"")], asked={"body": digested(b"{}")}),
-            "the body of the request was not kept (`bodies: steps` keeps it)",
+            "the request body was not kept (`bodies: steps` keeps it)",
         ),
     ],
 )
@@ -235,7 +235,7 @@ async def test_a_function_that_cannot_do_with_a_redacted_value_leaves_the_record
     masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
     fine = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"it":"x"}', [masked, Step(name="it", value=kept(b'"x"'))])
     report = await replayed(plan, fine, redact=Redact(paths=["one.t"]))
-    assert report.skipped == {"a compute step fails on a value that was redacted (leave its path out of `redact`)": 1}
+    assert report.skipped == {"a compute step fails on a redacted value (leave its path out of `redact`)": 1}
     failed_then = recorded(
         "/x/7", b'{"one":{"n":1,"t":"***"},"it":null}', [masked, Step(name="it", failure="compute_failed")], complete=False
     )
@@ -256,7 +256,7 @@ async def test_a_call_made_of_a_redacted_value_leaves_the_record_out() -> None:
     record = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"two":2}', [masked, answered("two", "b", "/two/secret", b"2")])
     report = await replayed(plan_of({"steps": steps}), record, redact=Redact(paths=["one.t"]))
     (reason,) = report.skipped
-    assert reason.startswith("a call is made of a value that was redacted")
+    assert reason.startswith("a call is made with a redacted value")
 
 
 async def test_a_redacted_body_that_is_not_taken_any_more_leaves_the_record_out() -> None:
@@ -268,7 +268,7 @@ async def test_a_redacted_body_that_is_not_taken_any_more_leaves_the_record_out(
     record = recorded("/x", b'{"one":1}', [answered("one", "a", "/p", b"1")], method="POST", asked=asked)
     report = await replayed(plan_of(endpoint), record, redact=Redact(paths=["card"]))
     (reason,) = report.skipped
-    assert reason.startswith("a value in the body of the request was redacted")
+    assert reason.startswith("the request body has a redacted value")
 
 
 def test_every_failure_of_a_call_can_be_raised_again() -> None:

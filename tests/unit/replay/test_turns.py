@@ -24,7 +24,7 @@ async def order(turns: Turns, wanted: list[tuple[str, Turn]], *, needs_time: str
         with turns.running(turn):
             if name == needs_time:
                 await gate.wait()
-            await turns.come(turn)
+            await turns.wait(turn)
             ended.append(name)
 
     tasks = [asyncio.create_task(step(*one)) for one in wanted]
@@ -60,7 +60,7 @@ async def test_one_that_is_cancelled_holds_up_nobody() -> None:
             await asyncio.get_running_loop().create_future()
 
     task = asyncio.create_task(never())
-    waiting = asyncio.create_task(turns.come(late))
+    waiting = asyncio.create_task(turns.wait(late))
     for _ in range(100):
         await asyncio.sleep(0)
     assert not waiting.done()
@@ -72,4 +72,4 @@ async def test_one_that_is_cancelled_holds_up_nobody() -> None:
 async def test_without_a_failure_nobody_waits() -> None:
     turns = Turns(record(None))
     with turns.running(turns.of(STEPS[1], UNKNOWN_CALL)):
-        await turns.come(UNKNOWN_CALL)
+        await turns.wait(UNKNOWN_CALL)
