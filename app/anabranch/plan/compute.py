@@ -103,8 +103,7 @@ def _pool(
         if backend is None:
             if step.pool not in broken:
                 known = [*backends, *broken]
-                listed = f"the document's compute backends: {', '.join(known)}" if known else "the document has no `compute_backends`"
-                hint = did_you_mean(step.pool, known) or listed
+                hint = did_you_mean(step.pool, known) or f"known compute backends: {', '.join(known) or 'none'}"
                 problems.add((*at, "pool"), f"unknown compute backend `{step.pool}`", hint=hint)
             return None
         if step.executor is not None and step.executor != backend.kind:

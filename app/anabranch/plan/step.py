@@ -88,8 +88,8 @@ def draft_call(
     upstream = upstreams.get(step.upstream)
     if upstream is None and step.upstream not in broken_upstreams:
         known = [*upstreams, *broken_upstreams]
-        listed = f"the document's upstreams: {', '.join(known)}" if known else "the document has no `upstreams`"
-        problems.add((*at, "upstream"), f"unknown upstream `{step.upstream}`", hint=did_you_mean(step.upstream, known) or listed)
+        hint = did_you_mean(step.upstream, known) or f"known upstreams: {', '.join(known) or 'none'}"
+        problems.add((*at, "upstream"), f"unknown upstream `{step.upstream}`", hint=hint)
     if upstream is None or problems.errors:
         return StepDraft(name=name, source=step, at=at, method=method, needs=needs, build=_unbuilt)
     defaults = dict(DEFAULT_HEADERS) | ({"content-type": "application/json"} if has_body else {})
