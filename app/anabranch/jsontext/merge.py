@@ -1,4 +1,4 @@
-"""Merging: from the steps' values to the response body. The same values give the same bytes, whatever arrived first."""
+"""Merges the values of the steps into the response body. The same values give the same bytes, in whatever order they arrived."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ Assemble = Callable[[list[bytes], Frame], bytes]
 
 
 def group(visible: "list[tuple[int, str]]") -> Assemble:
-    """Each visible step (index, name) under its own name. Values are placed as they are spelled."""
+    """Each visible step (index, name) under its own name. Values keep their exact spelling."""
     prefixes = [((b"," if number else b"{") + raw.encode(name) + b":", index) for number, (index, name) in enumerate(visible)]
     if not prefixes:
         return lambda _values, _frame: b"{}"
@@ -29,7 +29,7 @@ def group(visible: "list[tuple[int, str]]") -> Assemble:
 
 
 def flat(visible: "list[tuple[int, str]]") -> Assemble:
-    """The members of all visible steps together; the later step wins. A null adds nothing."""
+    """The members of all visible steps in one object. On a conflict the later step wins. A null adds nothing."""
 
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Raw] = {}
@@ -41,7 +41,7 @@ def flat(visible: "list[tuple[int, str]]") -> Assemble:
 
 
 def deep(visible: "list[tuple[int, str]]", *, concat_arrays: bool) -> Assemble:
-    """Recursively: two objects at the same place are merged, two arrays are joined or replaced, of anything else the later step's stays."""
+    """Merge recursively: two objects at the same path are merged, two arrays are concatenated or replaced, otherwise the later step wins."""
 
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Shaping and reading: from the body of an answer to a step's value and to the slots that others refer to.
+"""Turns the body of an answer into a step's shaped value, and fills the slots of the references to it.
 
-`Shape` is what the document asks of one step. `choose_mode` decides how much of a body has to be understood, and `compile_reader` makes the
-function that does it. All modes give the same value; they differ in cost only.
+`Shape` holds the shaping rules of one step. `choose_mode` decides how much of a body must be decoded, and `compile_reader` builds the function
+that does it. All modes give the same value and differ only in cost.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,21 @@ Slots = list[tuple[tuple[str, ...], int]]
 
 
 class DecodeMode(StrEnum):
-    """How much of an answer must be understood (DESIGN section 7)."""
+    """How much of an answer must be decoded."""
 
     SPLICE = "splice"
-    """Only placed in the response: validated as UTF-8 JSON, never built."""
+    """The body is copied into the response: validated as UTF-8 JSON, never decoded to objects."""
     PROJECT = "project"
-    """Some fields are read: compiled to a struct whose leaves stay JSON text."""
+    """Some fields are read: decoded to a struct whose leaves stay JSON text."""
     FULL = "full"
-    """Taken apart level by level, because the rules need more than fixed fields."""
+    """Decoded level by level, because the rules need more than fixed fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Shaping rules of a step, applied in the order of the fields. Empty and None mean that a rule is not there.
+    """Shaping rules of a step, applied in the order of the fields. Empty or None: no such rule.
 
-    `must_be_object`: the shaped value is going to be merged by its keys (`flat`, `deep`), so anything but an object or null fails.
+    `must_be_object`: the shaped value is merged by its keys (`flat`, `deep`), so any value but an object or null fails.
     """
 
     target: tuple[str, ...] = ()
@@ -46,15 +46,15 @@ class Shape:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the value is the body as it came."""
+        """Whether the value is the unchanged body."""
         return not self.target and self.pick is None and self.drop is None and self.rename is None and self.wrap is None
 
 
 def choose_mode(shape: Shape, slots: Slots) -> DecodeMode:
-    """The cheapest mode that is right.
+    """The cheapest mode that gives the right value.
 
-    Taking members away or renaming them needs the levels around them, and so does a merge by keys: full. Fields that are picked, targeted
-    or referred to can be projected. What is left is only placed: splice.
+    Dropping or renaming members and merging by keys need the levels around the members: full. Picked, targeted or referenced fields can be
+    projected. Anything else is copied unchanged: splice.
     """
     fields = [(path, slot) for path, slot in slots if path]
     if shape.drop is not None or shape.rename is not None or shape.must_be_object:
@@ -71,7 +71,7 @@ def choose_mode(shape: Shape, slots: Slots) -> DecodeMode:
 def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -> Callable[[bytes, Frame], bytes]:
     """A function that takes a body, fills the slots of a frame and returns the shaped value as JSON text.
 
-    `mode`: the chosen one when None; FULL may be forced on anything (that is how the modes are tested against each other).
+    `mode`: None chooses it. FULL is possible for every shape (the tests compare the other modes with it).
     The function raises InvalidJSON and ShapeError. Cost: one pass over the body, and one over the shaped value when it has slots.
     """
     mode = mode or choose_mode(shape, slots)
@@ -91,7 +91,7 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
                 if fill is not None:
                     fill(value, frame)
             elif fill is not None and fill(body, frame):
-                value = body.strip(raw.WHITESPACE)  # the pass that brought the fields out has proven the body
+                value = body.strip(raw.WHITESPACE)  # extracting the fields has validated the body
             else:
                 value = raw.validate(body)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -106,7 +106,7 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
 
 
 def _filler(fields: Slots, *, is_full: bool) -> Callable[[bytes, Frame], bool]:
-    """A function that fills slots from a body and returns whether that has proven it to be JSON."""
+    """A function that fills slots from a body and returns whether that has validated the body as JSON."""
 
     def generic(body: bytes, frame: Frame) -> bool:
         value = raw.validate(body)
@@ -129,7 +129,7 @@ def _filler(fields: Slots, *, is_full: bool) -> Callable[[bytes, Frame], bool]:
 
 
 def _reshaper(shape: Shape, *, is_full: bool) -> Callable[[bytes], bytes] | None:
-    """A function from a body to the shaped value, proving the body on its way; None when the shape is plain."""
+    """A function from a body to the shaped value, which validates the body as JSON; None when the shape is plain."""
     if shape.is_plain:
         return None
     project = _projected_pick(shape) if not is_full else None
@@ -163,7 +163,7 @@ def _reshaper(shape: Shape, *, is_full: bool) -> Callable[[bytes], bytes] | None
 
 
 def _projected_pick(shape: Shape) -> Callable[[bytes], bytes] | None:
-    """The quick way for `target` and `pick`; None when another rule needs the levels between."""
+    """The fast path for `target` and `pick`; None when another rule needs the levels between."""
     if shape.drop is not None or shape.rename is not None:
         return None
     if shape.target:

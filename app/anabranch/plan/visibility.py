@@ -1,11 +1,11 @@
-"""What shaping leaves of a step's value: found out without running it, so that a reference to what is not there is a problem at load."""
+"""Finds references to fields that a step's shaping removes, so that they are reported when the document is loaded."""
 
 from anabranch.config import model as config
 from anabranch.jsontext import raw
 
 
 def hidden_reason(step: config.Step, path: tuple[str, ...]) -> str | None:
-    """Why a reference to `path` in the step's shaped value can never find anything; None when it may. Array indexes match any level."""
+    """Why a reference to `path` in the step's shaped value never has a value; None when it may have one. Array indexes match any level."""
     if step.wrap is not None and path:
         if path[0] != step.wrap:
             return f"the step wraps its value under `{step.wrap}`"
@@ -22,7 +22,7 @@ def hidden_reason(step: config.Step, path: tuple[str, ...]) -> str | None:
 
 
 def _unrenamed(names: raw.Tree, path: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
-    """The path with the old names; or the reason why one of its names is gone."""
+    """The path with the old names, or the reason why one of its names does not exist any more."""
     old_path = []
     for at, name in enumerate(path):
         back = {new: old for old, (new, _) in names.items() if new is not None}

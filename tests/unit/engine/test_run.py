@@ -196,7 +196,7 @@ async def test_a_reference_that_finds_nothing_skips_the_step() -> None:
     assert result.body == b'{"a":{"id": 1},"b":null}'
     failure = result.outcomes[1].failure
     assert isinstance(failure, MissingReference)
-    assert "{a.nope} found nothing" in failure.detail
+    assert "{a.nope} has no value" in failure.detail
     assert result.outcomes[1].attempts == 0
 
 

@@ -90,7 +90,7 @@ def test_without_a_folder_the_setting_counts(folder: Path, monkeypatch: pytest.M
     ("options", "said"),
     [
         (["--since", "yesterday"], "--since: 'yesterday' is neither"),
-        (["--slow", "5"], "--slow: a duration is a number with a unit"),
+        (["--slow", "5"], "--slow: must be a duration with a unit"),
         (["--status", "9999"], "--status: '9999' is neither"),
         (["--status", "²xx"], "is neither"),
     ],
