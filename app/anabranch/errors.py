@@ -27,6 +27,7 @@
           +-- SkippedError      an input is missing
           |    +-- MissingReference        a reference has no value
           |    +-- DependencyFailed        a step that this step needs failed
+          +-- ConditionFailed   a condition could not be evaluated
           +-- ShapeError        the value cannot be merged as the document requires
           +-- NothingAnswered   no visible step has a value
           +-- ComputeError      a hook gave no usable value
@@ -328,6 +329,13 @@ class MissingReference(SkippedError):
 class DependencyFailed(SkippedError):
     code = "dependency_failed"
     title = "Step dependency failed"
+
+
+class ConditionFailed(StepError):
+    """A condition could not be evaluated on the values of this request, or is neither true nor false."""
+
+    code = "condition_failed"
+    title = "Condition could not be evaluated"
 
 
 class ShapeError(StepError):

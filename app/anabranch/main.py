@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from anabranch.cache.entries import StaleStore
 from anabranch.compute.pools import PoolMaker, make_pool
 from anabranch.config.problems import did_you_mean
 from anabranch.document.compile import Compiled, compile_file, keep_routers
@@ -33,8 +34,7 @@ from anabranch.observe import sources
 from anabranch.observe.logs import Logs
 from anabranch.observe.observation import Observation, open_tracing
 from anabranch.plan.model import DocumentPlan
-from anabranch.policy.stale import StaleStore
-from anabranch.replay.answers import RecordedAnswers, opener_of
+from anabranch.replay.answers import RecordedAnswers, RecordedTransport
 from anabranch.server.admin.app import ExplainRoute, build_admin, json_route, metrics_route
 from anabranch.server.admin.journal import routes as journal_routes
 from anabranch.server.admin.reload import Others
@@ -82,8 +82,8 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
 
     def swap(service: Service) -> Generation:
         """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
-        bounds = service.plan.source.stale
-        stale.bound(max_entries=bounds.entries, max_bytes=bounds.size)
+        bounds = service.plan.stale
+        stale.bound(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
         return app.load(service)
 
     reloader = Reloader(first, prepare=prepare, swap=swap, linger_s=settings.shutdown_timeout_s)
@@ -196,7 +196,7 @@ def _journal(plan: DocumentPlan, settings: Settings) -> tuple[Journal | None, Sh
     again."""
     if settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
         return None, None
-    config = plan.source.journal
+    config = plan.journal
     shippers = Shippers(config, settings.journal_path) if config.sinks else None
     is_needed = None if shippers is None else shippers.is_needed
     return Journal(config, folder=settings.journal_path, is_needed=is_needed), shippers
@@ -237,8 +237,8 @@ def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers
 
 
 def _stale_store(compiled: Compiled) -> StaleStore:
-    bounds = compiled.plan.source.stale
-    return StaleStore(max_entries=bounds.entries, max_bytes=bounds.size)
+    bounds = compiled.plan.stale
+    return StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
 
 
 def _readiness_of(name: str, reloader: Reloader, plan: DocumentPlan) -> Probe:
@@ -273,15 +273,14 @@ def _service(
     opener: Opener = partial(open_transport, contexts=compiled.contexts)
     if answers is not None:
         # Nothing is looked up for an upstream that is not called.
-        upstreams = {name: upstream.model_copy(update={"dns_ttl_s": None}) for name, upstream in plan.upstreams.items()}
-        plan = replace(plan, upstreams=upstreams)
-        opener = opener_of(answers, upstreams)
-    tls = [upstream.tls for upstream in compiled.plan.upstreams.values() if upstream.tls is not None]
+        plan = replace(plan, upstreams={name: replace(upstream, dns_ttl_s=None) for name, upstream in plan.upstreams.items()})
+        opener = partial(RecordedTransport, answers)
+    certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
     return Service(
         plan,
         digest=compiled.draft.digest,
         warnings=tuple(compiled.draft.problems.warnings),
-        files=(*map(str, compiled.draft.files), *(file for one in tls for file in (one.ca, one.cert, one.key) if file is not None)),
+        files=(*map(str, compiled.draft.files), *certificates),
         observer=observation.policy,
         around=observation.around,
         opener=lambda upstream: observation.transport(opener(upstream)),

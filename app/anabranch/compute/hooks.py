@@ -9,7 +9,7 @@ from typing import Any
 
 from anabranch.compute.call import HookError, resolve
 from anabranch.config.problems import did_you_mean
-from anabranch.plan.compute import HookCheck
+from anabranch.plan.known import HookCheck
 from anabranch.plan.model import PoolKind
 
 

@@ -65,6 +65,11 @@ class Model(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True, strict=True
     )
 
+    @classmethod
+    def explain_extra(cls, key: str) -> str | None:  # noqa: ARG003 - for those who override it
+        """What is wrong with `key`, which is not one of this model's; None when there is nothing special to say about it."""
+        return None
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show only the names of the keys that are set: values may contain secrets, and reprs end up in logs and tracebacks."""
         return [(None, name) for name in type(self).model_fields if name in self.model_fields_set]

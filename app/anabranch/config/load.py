@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
-from anabranch.config.model import TLS, Document, Endpoint, Parameter, Step, Upstream, checked_name
+from anabranch.config.model import TLS, CallStep, Document, Endpoint, Parameter, Step, Upstream, checked_name, step_model
 from anabranch.config.node import Path
 from anabranch.config.problems import Positions, Problems
 from anabranch.config.secrets import Secrets
@@ -19,7 +19,7 @@ from anabranch.config.validate import Validator
 from anabranch.errors import Problem
 
 # Replaces the steps while the rest of an endpoint is checked: each step is checked separately.
-_ANY_STEP = Step(upstream="any", path="/")
+_ANY_STEP = CallStep(upstream="any", path="/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -167,7 +167,7 @@ def _endpoint(path: Path, data: Any, validator: Validator, problems: Problems) -
         rest["steps"] = {"step": _ANY_STEP}
         for name, value in data["steps"].items():
             _check_name((*path, "steps", name), problems)
-            if (step := validator.check(Step, (*path, "steps", name), value)) is not None:
+            if (step := validator.check(step_model(value), (*path, "steps", name), value)) is not None:
                 steps[name] = step
     if isinstance(data.get("parameters"), dict):
         rest["parameters"] = {}

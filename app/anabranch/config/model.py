@@ -4,7 +4,7 @@
 at a time. Checks that need the whole document (names, references, cycles) are in `anabranch.plan`.
 """
 
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,12 @@ from anabranch.config.compute import ComputeBackend as ComputeBackend
 from anabranch.config.journal import Journal as Journal
 from anabranch.config.journal import JournalRule as JournalRule
 from anabranch.config.stale import StaleMemory as StaleMemory
+from anabranch.config.step import STEPS as STEPS
+from anabranch.config.step import AnyStep as AnyStep
+from anabranch.config.step import CallStep as CallStep
+from anabranch.config.step import ComputeStep as ComputeStep
+from anabranch.config.step import Step as Step
+from anabranch.config.step import step_model as step_model
 from anabranch.config.units import Duration, DurationOrZero, Size
 from anabranch.config.upstream import TLS as TLS
 from anabranch.config.upstream import Breaker as Breaker
@@ -30,22 +36,18 @@ from anabranch.config.upstream import Pool as Pool
 from anabranch.config.upstream import Retry as Retry
 from anabranch.config.upstream import Upstream as Upstream
 
-# The keys of a step that are templates. Every string in them may contain references.
-_TEMPLATES: Final = frozenset({"path", "query", "headers", "body", "input"})
-
 
 def is_template(path: tuple[str | int, ...]) -> bool:
     """Whether the string at `path` of a document is a template, where braces mark references."""
     match path:
         case ("endpoints", int(), "steps", str(), str(part), *_):
-            return part in _TEMPLATES
+            return any(part in model.templates for model in STEPS.values())
         case ("endpoints", int(), "response", "body", *_):
             return True
         case _:
             return False
 
 
-Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 EndpointMethod = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -86,81 +88,6 @@ class Body(Model):
     """Maximum size. A larger body is rejected with 413. If unset, `defaults.max_body`."""
     description: str = ""
     """Text for the API description."""
-
-
-class Step(Model):
-    """A call to an upstream, or a computation by a Python function."""
-
-    upstream: str | None = None
-    """For a call: the name of the upstream."""
-    method: Method | None = None
-    """Method of the call. If unset, GET for a step without a body in an endpoint with several steps, otherwise the endpoint's method. A step
-    with a body in a GET endpoint uses POST."""
-    path: str | None = None
-    """Path of the call: a template. The value of a reference is percent-encoded as one segment."""
-    query: dict[str, JSON] = {}
-    """Query of the call: templates. An array repeats the name for each element. A parameter that the client did not send is left out."""
-    headers: dict[HeaderName, HeaderValue] = {}
-    """Header fields of the call: templates. They override the upstream's."""
-    body: JSON = None
-    """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
-    idempotent: bool | None = None
-    """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
-    coalesce: bool = False
-    """Identical GET calls that run at the same time share one exchange."""
-    stale_if_error_s: Duration | None = Field(None, alias="stale_if_error")
-    """If a GET call fails, use its last good answer, unless that is older than this. The response is marked with `Gateway-Complete: ?0`,
-    `Age` and `Cache-Status`."""
-    compute: str | None = None
-    """For a computation: the function, as `module:function`."""
-    input: dict[str, JSON] | None = None
-    """Arguments of the function: templates."""
-    executor: Literal["thread", "process", "dask"] | None = None
-    """Where the function runs: `thread` (short functions, or functions that release the GIL), `process` (CPU-bound Python), `dask` (a
-    cluster). If unset, the kind of its `pool`, or else `thread`."""
-    pool: Name | None = None
-    """Name of one of the document's `compute_backends`. If unset, the first one of the executor's kind, or a built-in one for `thread` and
-    `process`."""
-    concurrency: int | None = Field(None, ge=1)
-    """Maximum concurrent jobs of this step in its pool. Further jobs wait without blocking the pool's other steps. If unset, only the pool's
-    limit applies."""
-    timeout_s: Duration | None = Field(None, alias="timeout")
-    """Maximum duration of the whole step, including waiting and retries. If unset, the time left until the endpoint's deadline."""
-    required: bool = False
-    """If true, the response is an error when this step fails. Otherwise `default` or null is used as its value."""
-    default: JSON = None
-    """Value of the step when it fails. If unset, null."""
-    hidden: bool = False
-    """Leave the step out of the response. Other steps can still refer to it."""
-    target: str | None = None
-    """Use only the value at this path of the answer, and discard the rest."""
-    pick: list[str] | None = Field(None, min_length=1)
-    """Keep only these paths. A path applies to every element of an array: `orders.sku` is the `sku` of every order."""
-    drop: list[str] | None = Field(None, min_length=1)
-    """Remove these paths."""
-    rename: dict[str, str] | None = None
-    """New names for members: `{old path: new name}`. Only the last part of the path is renamed: `{a.b: c}` turns `a.b` into `a.c`."""
-    wrap: str | None = None
-    """Put the value into an object, under this key."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "Step":
-        if (self.upstream is None) == (self.compute is None):
-            raise ValueError("a step needs either `upstream` (a call) or `compute`, not both")
-        if self.upstream is not None and self.path is None:
-            raise ValueError("a call needs a `path`")
-        if self.pick is not None and self.drop is not None:
-            raise ValueError("a step can have either `pick` or `drop`, not both")
-        foreign = (
-            ("input", "executor", "pool", "concurrency")
-            if self.compute is None
-            else ("method", "path", "body", "idempotent", "query", "headers", "coalesce", "stale_if_error_s")
-        )
-        wrong = [f"`{name.removesuffix('_s')}`" for name in foreign if name in self.model_fields_set]
-        if wrong:
-            kind = "call" if self.compute is None else "compute step"
-            raise ValueError(f"a {kind} cannot have {' or '.join(wrong)}")
-        return self
 
 
 class Response(Model):
@@ -209,7 +136,7 @@ class Endpoint(Model):
     """Parameters that the client may send in path, query and headers. Other query parameters are ignored."""
     body: Body | None = None
     """The request body. If unset, an endpoint whose steps refer to `{body}` accepts any JSON."""
-    steps: dict[Name, Step] = Field(min_length=1)
+    steps: dict[Name, AnyStep] = Field(min_length=1)
     """Calls and computations. Their order decides only which step wins a merge conflict."""
     response: Response = Response()
     """How the values of the steps are combined into one response."""

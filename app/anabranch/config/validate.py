@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar, Union, get_args, 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from anabranch.config.base import Model
 from anabranch.config.node import Path
 from anabranch.config.problems import Problems, did_you_mean
 from anabranch.config.scalar import plain_value
@@ -120,6 +121,9 @@ class Validator:
             self._problems.add(where[:-1], f"the key `{where[-1]}` is missing", at_key=True)
         elif kind == "extra_forbidden":
             owner = model_at(model, inner[:-1])
+            if owner is not None and issubclass(owner, Model) and (sentence := owner.explain_extra(str(where[-1]))) is not None:
+                self._problems.add(where, sentence, at_key=True)
+                return
             present = _value(data, inner[:-1])
             keys = [] if owner is None else [key for key in keys_of(owner) if not isinstance(present, Mapping) or key not in present]
             hint = did_you_mean(str(where[-1]), keys)

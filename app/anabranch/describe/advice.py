@@ -168,6 +168,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Check the optional parameters and body fields that you left out.",
         "Compare the reference with the upstream's actual response. If the value may be missing, give the step a `default`.",
     ),
+    "condition_failed": Advice(
+        "The condition that decides whether a step runs could not be evaluated on the values of this request.",
+        _TRY_LATER,
+        "`detail` names the operation. Compare values of the same type only, and test for null where a value may be missing.",
+    ),
     "dependency_failed": Advice(
         "A step was not run because a step that it needs failed.",
         _TRY_LATER,

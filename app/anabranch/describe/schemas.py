@@ -16,35 +16,40 @@ def response_schema(plan: EndpointPlan, embed: Embed) -> JSON:
     response = plan.source.response
     if "body" in response.model_fields_set:
         return _template(response.body)
-    visible = [(step.name, step.source) for step in plan.steps if not step.is_hidden]
+    visible = [step for step in plan.steps if not step.is_hidden]
     if response.merge == "group":
         return {
             "type": "object",
-            "required": [name for name, _ in visible],
-            "properties": {step.name: _step(step.source, _computed(step, embed)) for step in plan.steps if not step.is_hidden},
+            "required": [step.name for step in visible if not step.may_be_left_out],
+            "properties": {step.name: _step(step, _computed(step, embed)) for step in visible},
         }
     known: JSON = {}
-    for _, step in visible:
-        known.update({name: {} for name in _value(step, {}).get("properties", {})})
+    for step in visible:
+        known.update({name: {} for name in _value(step.source, {}).get("properties", {})})
     return {"type": "object", **({"properties": known} if known else {})}
 
 
 def _computed(step: StepPlan, embed: Embed) -> JSON:
     """The schema of a function's result, if the result reaches the response unchanged; {} if nothing is known."""
     source = step.source
-    if step.compute is None or step.compute.result_schema is None or source.target or source.pick or source.drop or source.rename:
+    schema = step.operation.result_schema()
+    if schema is None or source.target or source.pick or source.drop or source.rename:
         return {}
-    return embed(step.name, step.compute.result_schema)
+    return embed(step.name, schema)
 
 
-def _step(step: config.Step, computed: JSON) -> JSON:
+def _step(plan: StepPlan, computed: JSON) -> JSON:
     """The schema of a step's value. The value of a failed optional step is its default, so the schema allows that too."""
+    step = plan.source
     value = _value(step, computed)
-    kind = f"From {step.upstream}." if step.upstream else "Computed."
-    if step.required:
-        return {**value, "description": kind}
+    described = f"From {plan.upstream}." if plan.upstream else "Computed."
+    if not step.required:
+        described += f" Optional: {'null' if step.default is None else 'its default'} when it fails."
+    if plan.may_be_left_out:
+        described += " Left out when a condition does not hold."
+    if step.required and "default" not in step.model_fields_set:
+        return {**value, "description": described}
     default: JSON = {"type": "null"} if step.default is None else {"const": step.default}
-    described = f"{kind} Optional: {'null' if step.default is None else 'its default'} when it fails."
     if "type" not in value and not computed:
         return {**value, "description": described}
     return {"anyOf": [value, default], "description": described}

@@ -17,12 +17,12 @@ from fastapi import APIRouter
 from anabranch.compute.hooks import check_hook
 from anabranch.compute.pools import make_pool
 from anabranch.config.load import Draft, read
-from anabranch.config.model import Upstream
 from anabranch.config.problems import Problems
 from anabranch.errors import MissingExtraError, Problem
 from anabranch.plan.compile import compile_document
-from anabranch.plan.compute import HookCheck
+from anabranch.plan.known import HookCheck
 from anabranch.plan.model import DocumentPlan, PoolKind, PoolPlan
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.sinks.open import open_sink
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.tls import TLSContexts
@@ -64,7 +64,7 @@ def keep_routers(served: list[str], draft: Draft) -> None:
         draft.problems.add(("routers",), "other routes in Python take effect when the gateway is restarted", is_warning=True)
 
 
-def _prove_upstreams(upstreams: Mapping[str, Upstream], problems: Problems) -> TLSContexts:
+def _prove_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems) -> TLSContexts:
     """Build each transport once, which opens no connection: a certificate that cannot be read and a missing extra are found with the rest.
 
     Returns the TLS contexts that were made for them.

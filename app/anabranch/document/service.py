@@ -6,6 +6,7 @@ Owns the upstreams and whatever else the document asks for. Knows nothing of the
 from contextlib import AsyncExitStack
 from typing import Self
 
+from anabranch.cache.entries import StaleStore
 from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools, PoolMaker, make_pool
 from anabranch.document.upstreams import Opener, Upstreams
@@ -17,7 +18,6 @@ from anabranch.journal.journal import Journal
 from anabranch.journal.recorder import recorder_of
 from anabranch.plan.model import DocumentPlan
 from anabranch.policy.event import Observer
-from anabranch.policy.stale import StaleStore
 from anabranch.sinks.open import Shippers
 from anabranch.upstream.open import open_transport
 
@@ -53,9 +53,8 @@ class Service:
         self.journal = journal
         self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
-        store = StaleStore(max_entries=plan.source.stale.entries, max_bytes=plan.source.stale.size) if stale is None else stale
-        remembered = {step.upstream: store for endpoint in plan.endpoints for step in endpoint.steps if step.stale is not None}
-        self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener, stale=remembered)
+        store = StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes) if stale is None else stale
+        self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener, stale=store)
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, around, self.compute.pools, self.offload)

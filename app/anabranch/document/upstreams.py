@@ -10,16 +10,18 @@ from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Final, Self
 
-from anabranch.config import model as config
+from anabranch.cache.entries import StaleStore
+from anabranch.plan.upstream import UpstreamPlan, authority_of
 from anabranch.policy.call import Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.stack import Stack, build_stack
-from anabranch.policy.stale import StaleStore
+from anabranch.policy.tools import Tools
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.resolve import Resolver
 from anabranch.upstream.seam import Transport
 
-Opener = Callable[[config.Upstream], Transport]
+Opener = Callable[[UpstreamPlan], Transport]
+"""Makes the transport of an upstream, or of the authority that issues its tokens (`is_authority`)."""
 
 # A token is a few kilobytes at most.
 _MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
@@ -28,18 +30,18 @@ _MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
 class Upstreams:
     """An async context manager. `policies`: by the upstream's name, filled while it is open; the same mapping for its whole life.
 
-    `opener`: makes the transport of an upstream; a test may put another one in. `stale`: where the good answers of those upstreams are
-    remembered that have a call with a stale rule.
+    `opener`: makes the transport of an upstream; a test may put another one in. `stale`: where the good answers of upstreams with
+    `has_stale_calls` are remembered.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, config.Upstream], *, observer: Observer | None = None, opener: Opener = open_transport,
-        stale: Mapping[str, StaleStore] | None = None,
+        self, upstreams: Mapping[str, UpstreamPlan], *, observer: Observer | None = None, opener: Opener = open_transport,
+        stale: StaleStore | None = None,
     ) -> None:  # fmt: skip
         self._upstreams = upstreams
         self._observer = observer
         self._opener = opener
-        self._stale = stale or {}
+        self._stale = stale
         self._exits = AsyncExitStack()
         self.policies: dict[str, Policy] = {}
         self.stacks: dict[str, Stack] = {}
@@ -52,13 +54,17 @@ class Upstreams:
                 exits.push_async_callback(transport.aclose)
                 authority: Transport | None = None
                 if upstream.oauth2 is not None:
-                    # A transport of its own: the upstream's client certificate, server name and trust are not meant for the authority.
-                    authority = self._opener(config.Upstream(url=upstream.oauth2.token_url, max_response=_MAX_TOKEN_RESPONSE_BYTES))
+                    authority = self._opener(authority_of(upstream, max_response_bytes=_MAX_TOKEN_RESPONSE_BYTES))
                     exits.push_async_callback(authority.aclose)
-                stack = build_stack(
-                    name, upstream, transport, clock=monotonic, random=random.random, observer=self._observer, authority=authority,
-                    stale=self._stale.get(name),
-                )  # fmt: skip
+                tools = Tools(
+                    transport=transport,
+                    clock=monotonic,
+                    random=random.random,
+                    observer=self._observer,
+                    authority=authority,
+                    stale=self._stale if upstream.has_stale_calls else None,
+                )
+                stack = build_stack(upstream, tools)
                 exits.push_async_callback(stack.aclose)
                 if upstream.dns_ttl_s is not None and stack.balance is not None:
                     resolver = Resolver(

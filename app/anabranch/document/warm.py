@@ -13,12 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
+from anabranch.cache.entries import StaleStore, age_of, may_be_stored, recorded_key
 from anabranch.core.exchange import Answer
 from anabranch.journal.reader import Filter, records
 from anabranch.journal.record import Step
 from anabranch.journal.redact import MASK
+from anabranch.jsontext.proof import is_answer
+from anabranch.plan.kinds.call import stale_calls
 from anabranch.plan.model import DocumentPlan
-from anabranch.policy.stale import StaleStore, age_of, is_json, may_be_stored, recorded_key
 
 logger = logging.getLogger("anabranch.journal")
 
@@ -27,9 +29,9 @@ def origins_of(plan: DocumentPlan) -> dict[str, float]:
     """Whose answers can be taken from a journal: digests of calls, and how old such an answer may be, in seconds."""
     origins: dict[str, float] = {}
     for endpoint in plan.endpoints:
-        for step in endpoint.steps:
-            if step.stale is not None and step.stale.origin:
-                origins[step.stale.origin] = max(step.stale.max_age_s, origins.get(step.stale.origin, 0.0))
+        for _, rule in stale_calls(endpoint.steps):
+            if rule.origin:
+                origins[rule.origin] = max(rule.max_age_s, origins.get(rule.origin, 0.0))
     return origins
 
 
@@ -79,7 +81,7 @@ def _remember(store: StaleStore, step: Step, since_s: float) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in step.headers.items()]
     answer = Answer(step.status, headers, body)
     key = recorded_key(step.origin, step.method, step.target)
-    if may_be_stored(answer) and is_json(body) and MASK.encode() not in body:
+    if may_be_stored(answer) and is_answer(body) and MASK.encode() not in body:
         store.put(key, answer, since_s - age_of(answer))
     else:
         store.discard(key)

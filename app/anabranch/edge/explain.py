@@ -1,5 +1,6 @@
 """The response to `?_explain=true`: the endpoint's plan with the outcome of each step. For the operator; contains no values."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import orjson
@@ -18,7 +19,8 @@ def is_requested(query: bytes) -> bool:
 def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
     """The explanation as JSON. Times in milliseconds; `started_ms` counts from the request's arrival at the engine.
 
-    `state` of a step: `ok`, `failed`, `skipped` (an input was missing) or `not_run` (another step's failure ended the request first).
+    `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition) or `not_run` (another step's
+    failure ended the request first).
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -29,12 +31,12 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
         "status": result.status,
         "complete": result.is_complete,
         "elapsed_ms": _ms(elapsed_s),
-        "steps": [_step(plan, step, outcomes.get(step.name)) for step in plan.steps],
+        "steps": [_step(plan, step, outcomes.get(step.name), result.left_out) for step in plan.steps],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
 
-def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None) -> dict[str, Any]:
+def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out: Collection[str]) -> dict[str, Any]:
     description: dict[str, Any] = {
         "step": step.name,
         "upstream": step.upstream or None,
@@ -44,10 +46,9 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None) -> dict[s
         "hidden": step.is_hidden,
         "timeout_ms": None if step.timeout_s is None else _ms(step.timeout_s),
     }
-    if (compute := step.compute) is not None:
-        description |= {"compute": compute.hook, "executor": compute.kind, "pool": compute.pool}
+    description |= step.operation.facts()
     if outcome is None:
-        return {**description, "state": "not_run"}
+        return {**description, "state": "left_out" if step.name in left_out else "not_run"}
     failure = outcome.failure
     state = "ok" if failure is None else "skipped" if isinstance(failure, SkippedError) else "failed"
     return {

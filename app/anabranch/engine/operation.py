@@ -12,8 +12,13 @@ from anabranch.engine.request import ClientRequest
 from anabranch.plan.model import StepPlan
 from anabranch.policy.call import Call, Policy
 
+
+class LeftOut(Exception):
+    """A condition decided that the step does not run. That is no failure."""
+
+
 Operation = Callable[[ClientRequest, Outcome], Awaitable[bytes]]
-"""Returns the step's shaped value as JSON text, and fills the request's frame from it. Raises StepError. What it learns on the way (status,
+"""Returns the step's shaped value as JSON text, and fills the request's frame from it. Raises StepError and LeftOut. What it learns on the way (status,
 attempts, times) it writes into the outcome, whatever ends it. Cancellation: everything that it has started is cancelled and awaited."""
 
 

@@ -21,11 +21,11 @@ class Outcome:
     spent in a queue. `run_s`: for a compute, how long a worker had the job; None for a call, or when the job never started.
     `attempts`: exchanges started; 0 when the step was skipped or rejected. `status`: the upstream's status; None without an answer.
     `stale_age_s`: age of the stored answer used in place of a failed call; None when the answer is fresh.
-    `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
+    `is_left_out`: by a condition; then there is neither value nor failure. `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
     """
 
     __slots__ = (
-        "answer", "attempts", "elapsed_s", "failure", "is_large", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "elapsed_s", "failure", "is_large", "is_left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -42,6 +42,7 @@ class Outcome:
         self.status: int | None = None
         self.notes: list[str] | None = None
         self.is_large = False
+        self.is_left_out = False
         self.request: Request | None = None
         self.answer: Answer | None = None
 
@@ -51,15 +52,24 @@ class Result:
 
     `outcomes`: in document order, without the steps that never finished because a required step failed. `body`: the merged response; None
     when the request ended with `failure`, and then `status` is that of the failure. `is_complete`: no step failed or has a stale answer.
+    `left_out`: names of the steps that conditions left out; they are not in `outcomes`.
     """
 
-    __slots__ = ("body", "failure", "is_complete", "outcomes", "status")
+    __slots__ = ("body", "failure", "is_complete", "left_out", "outcomes", "status")
 
     def __init__(
-        self, *, outcomes: list[Outcome], status: int, body: bytes | None, is_complete: bool, failure: StepError | None = None
+        self,
+        *,
+        outcomes: list[Outcome],
+        status: int,
+        body: bytes | None,
+        is_complete: bool,
+        failure: StepError | None = None,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self.outcomes = outcomes
         self.status = status
         self.body = body
         self.is_complete = is_complete
         self.failure = failure
+        self.left_out = left_out

@@ -19,10 +19,11 @@ from anabranch.engine.operation import send
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
 from anabranch.jsontext import raw
-from anabranch.plan.call import compile_headers
 from anabranch.plan.fields import name_fault, value_fault
+from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT
 from anabranch.plan.model import HeaderPairs
-from anabranch.plan.step import DEFAULT_HEADERS, IDEMPOTENT
+from anabranch.plan.request import compile_headers
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.plan.value import as_text
 from anabranch.policy.call import Call, Policy
 
@@ -71,7 +72,7 @@ class UpstreamHandle:
     forward: "Any" = field(repr=False)
 
 
-def upstream_handles(upstreams: Mapping[str, config.Upstream], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
+def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
     """A handle for each upstream of a document, by name. Called once per document."""
     handles = {}
     for name, upstream in upstreams.items():

@@ -16,10 +16,11 @@ from anabranch.compute.offload import Offload
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.event import AroundStep
 from anabranch.engine.kinds import bind
-from anabranch.engine.operation import Operation, Resources
+from anabranch.engine.operation import LeftOut, Operation, Resources
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
+from anabranch.jsontext.merge import ABSENT
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.policy.call import Policy
 
@@ -177,6 +178,8 @@ class _Run:
             outcome.raw = await self._operations[step.index](self._request, outcome)
         except StepError as error:
             outcome.failure = error
+        except LeftOut:
+            outcome.is_left_out = True
         outcome.elapsed_s = perf_counter() - began
         return outcome
 
@@ -190,7 +193,7 @@ class _Run:
         has_value = True
         if outcome.raw is not None:
             self._values[step.index] = outcome.raw
-        elif step.is_required:
+        elif step.is_required and not outcome.is_left_out:
             if self._failure is None:
                 self._failure = outcome.failure
             return []
@@ -198,37 +201,46 @@ class _Run:
             step.fill_default(self._frame)
         else:
             has_value = False
+            if outcome.is_left_out:
+                self._values[step.index] = ABSENT
         ready: list[int] = []
         for index in step.dependents:
             self._waiting[index] -= 1
             if self._outcomes[index] is not None:
                 continue
             if not has_value:
-                ready += self._skip(self._plan.steps[index], step.name)
+                ready += self._skip(self._plan.steps[index], step.name, is_left_out=outcome.is_left_out)
             elif not self._waiting[index]:
                 ready.append(index)
         return ready
 
-    def _skip(self, step: StepPlan, needed: str) -> list[int]:
-        """Settle a step without running it, because the step `needed` failed. Returns the indexes of the steps that can start now."""
+    def _skip(self, step: StepPlan, needed: str, *, is_left_out: bool) -> list[int]:
+        """Settle a step without running it, because the step `needed` failed or was left out. Returns the indexes of the steps that can start
+        now."""
         outcome = Outcome(step.name, step.upstream)
         outcome.started_s = perf_counter() - self._began
-        outcome.failure = DependencyFailed(f"not run: it needs step '{needed}', which failed")
+        if is_left_out:
+            outcome.is_left_out = True
+        else:
+            outcome.failure = DependencyFailed(f"not run: it needs step '{needed}', which failed")
         return self._settle(step, outcome)
 
     # ------------------------------------------------------------------------------------------------------ result
 
     def _result(self) -> Result:
         plan = self._plan
-        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+        outcomes = [outcome for outcome in self._outcomes if outcome is not None and not outcome.is_left_out]
+        left_out = tuple(outcome.step for outcome in self._outcomes if outcome is not None and outcome.is_left_out)
         failure = self._failure
         failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
         if failure is None and failures:
             failure = self._nothing_answered(failures)
         if failure is not None:
-            return Result(outcomes=outcomes, status=failure.status, body=None, is_complete=False, failure=failure)
+            return Result(outcomes=outcomes, status=failure.status, body=None, is_complete=False, failure=failure, left_out=left_out)
         body = self._body if self._body is not None else plan.response.assemble(self._values, self._frame)
-        return Result(outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_stale)
+        return Result(
+            outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_stale, left_out=left_out
+        )
 
     def _nothing_answered(self, failures: list[StepError]) -> NothingAnswered | None:
         visible = self._plan.response.visible

@@ -13,14 +13,13 @@ import msgspec
 import orjson
 from uuid_utils import uuid7
 
-from anabranch.config.journal import JournalRule
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.journal.journal import Journal
 from anabranch.journal.record import ANSWER_HEADERS, VERSION, Content, Record, RecordedRequest, Step, digested, encode, encode_into, kept
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
-from anabranch.plan.digest import endpoint_digest
-from anabranch.plan.model import EndpointPlan
+from anabranch.plan.kinds.call import stale_calls
+from anabranch.plan.model import EndpointPlan, RecordPlan
 
 _NOT_THE_START_OF_JSON: Final = (b"", b"\xef")
 NO_HEADERS: Final[dict[str, str]] = {}
@@ -34,10 +33,7 @@ def recorder_of(journal: Journal) -> RecorderOf:
     redaction = Redaction(journal.config.redact)
 
     def make(plan: EndpointPlan) -> Recorder | None:
-        rule = plan.source.journal
-        if rule is False:
-            return None
-        return Recorder(plan, JournalRule() if rule is True else rule, journal, redaction)
+        return None if plan.record is None else Recorder(plan, plan.record, journal, redaction)
 
     return make
 
@@ -73,10 +69,10 @@ class Recorder:
     """
 
     __slots__ = (
-        "_bodies", "_digest", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
+        "_bodies", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
     )  # fmt: skip
 
-    def __init__(self, plan: EndpointPlan, rule: JournalRule, journal: Journal, redaction: Redaction) -> None:
+    def __init__(self, plan: EndpointPlan, rule: RecordPlan, journal: Journal, redaction: Redaction) -> None:
         self._plan = plan
         self._journal = journal
         self._redaction = redaction
@@ -86,9 +82,8 @@ class Recorder:
         self.when: Literal["before", "after", "later"] = (
             "before" if is_required else "after" if journal.config.on_full == "wait" else "later"
         )
-        self._headers = tuple(name.lower() for name in rule.headers)
-        self._digest = endpoint_digest(plan.source)
-        self._origins = {step.name: step.stale.origin for step in plan.steps if step.stale is not None}
+        self._headers = rule.headers
+        self._origins = {step.name: rule.origin for step, rule in stale_calls(plan.steps)}
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
 
     def is_wanted(self) -> bool:
@@ -109,7 +104,7 @@ class Recorder:
             id=str(uuid7()),
             time=datetime.fromtimestamp(completed.ready_s, UTC),
             endpoint=self._plan.name,
-            plan=self._digest,
+            plan=self._plan.digest,
             status=completed.status,
             complete=result is not None and result.is_complete,
             elapsed_ms=_ms(completed.elapsed_s),

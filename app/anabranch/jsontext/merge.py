@@ -1,7 +1,7 @@
 """Merges the values of the steps into the response body. The same values give the same bytes, in whatever order they arrived."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -11,11 +11,17 @@ from anabranch.jsontext.frame import Frame
 Assemble = Callable[[list[bytes], Frame], bytes]
 
 
-def group(visible: "list[tuple[int, str]]") -> Assemble:
-    """Each visible step (index, name) under its own name. Values keep their exact spelling."""
-    prefixes = [((b"," if number else b"{") + raw.encode(name) + b":", index) for number, (index, name) in enumerate(visible)]
-    if not prefixes:
-        return lambda _values, _frame: b"{}"
+ABSENT: Final = b""
+"""The value of a step that was left out: no JSON text is empty."""
+
+
+def group(visible: "list[tuple[int, str]]", *, may_be_absent: bool = False) -> Assemble:
+    """Each visible step (index, name) under its own name. Values keep their exact spelling. `may_be_absent`: a value may be `ABSENT`, and its
+    name is left out then."""
+    names = [(raw.encode(name) + b":", index) for index, name in visible]
+    if may_be_absent or not names:
+        return lambda values, _frame: b"{" + b",".join([name + values[index] for name, index in names if values[index]]) + b"}"
+    prefixes = [((b"," if number else b"{") + name, index) for number, (name, index) in enumerate(names)]
 
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         parts = []
@@ -34,7 +40,7 @@ def flat(visible: "list[tuple[int, str]]") -> Assemble:
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Raw] = {}
         for index, _ in visible:
-            merged.update(raw.members(values[index]) or {})
+            merged.update(_members(values[index]))
         return raw.encode(merged)
 
     return assemble
@@ -46,10 +52,14 @@ def deep(visible: "list[tuple[int, str]]", *, concat_arrays: bool) -> Assemble:
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Any] = {}
         for index, _ in visible:
-            _into(merged, raw.members(values[index]) or {}, concat_arrays=concat_arrays)
+            _into(merged, _members(values[index]), concat_arrays=concat_arrays)
         return raw.encode(merged)
 
     return assemble
+
+
+def _members(value: bytes) -> dict[str, Raw]:
+    return raw.members(value) or {} if value else {}
 
 
 def _into(target: dict[str, Any], fields: dict[str, Raw], *, concat_arrays: bool) -> None:

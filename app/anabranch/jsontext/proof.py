@@ -44,6 +44,11 @@ def is_proven(body: bytes) -> bool:
     return True
 
 
+def is_answer(body: bytes) -> bool:
+    """Whether a service's body can be read: it is proven JSON, possibly behind a byte order mark, or empty (null)."""
+    return not body or is_proven(body.removeprefix(BOM))
+
+
 def _located(body: bytes, message: str) -> str:
     """Reason, line and column of a msgspec error: `JSON is malformed: REASON (byte N)`, or a message without position for truncated input.
 

@@ -4,12 +4,15 @@ from collections.abc import Collection, Sequence
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
-from anabranch.plan.compute import CheckHook, check_backends, pools_of, trust_hook
 from anabranch.plan.endpoint import EndpointCompiler
-from anabranch.plan.model import DocumentPlan, EndpointPlan
+from anabranch.plan.fields import report_header
+from anabranch.plan.kinds.call import is_stale_call
+from anabranch.plan.kinds.compute import check_backends, pools_of
+from anabranch.plan.known import CheckHook, Known, trust_hook
+from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
 from anabranch.plan.routes import PathError, parse_path, route_key
 from anabranch.plan.scope import Path
-from anabranch.plan.step import check_header
+from anabranch.plan.upstream import compile_upstream
 
 
 def compile_document(
@@ -26,41 +29,35 @@ def compile_document(
     models rejected; references to them are not reported again. `check_hook`: checks the functions of compute steps.
     """
     paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
-    broken_upstreams = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "upstreams"}
-    broken_backends = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "compute_backends"}
+    stale = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_stale_call(step)}
+    upstreams = {name: compile_upstream(name, upstream, has_stale_calls=name in stale) for name, upstream in document.upstreams.items()}
+    known = Known(
+        defaults=document.defaults,
+        upstreams=upstreams,
+        backends=document.compute_backends,
+        broken=frozenset(broken),
+        check_hook=check_hook,
+    )
     _check_upstreams(document, problems)
     check_backends(document.compute_backends, problems)
     _check_routes(document, paths, problems)
     plans: list[tuple[EndpointPlan, Path]] = []
     for endpoint, at in zip(document.endpoints, paths, strict=True):
         own = Problems(problems.positions, problems.secrets)
-        compiler = EndpointCompiler(
-            endpoint,
-            defaults=document.defaults,
-            upstreams=document.upstreams,
-            broken_upstreams=broken_upstreams,
-            problems=own,
-            at=at,
-            broken={str(path[-1]) for path in broken if path[:-1] == (*at, "steps")},
-            broken_parameters=(
-                None if (*at, "parameters") in broken else {str(path[-1]) for path in broken if path[:-1] == (*at, "parameters")}
-            ),
-            backends=document.compute_backends,
-            broken_backends=broken_backends,
-            check_hook=check_hook,
-        )
-        plan = compiler.compile()
+        plan = EndpointCompiler(endpoint, known=known, problems=own, at=at).compile()
         problems.include(own)
         if plan is not None:
             plans.append((plan, at))
     _check_names(plans, problems)
-    computes = [step.compute for plan, _ in plans for step in plan.steps if step.compute is not None]
+    operations = [step.operation for plan, _ in plans for step in plan.steps]
     return DocumentPlan(
         endpoints=tuple(plan for plan, _ in plans),
-        upstreams=dict(document.upstreams),
-        pools=pools_of(computes, document.compute_backends),
+        upstreams=upstreams,
+        pools=pools_of(operations, document.compute_backends),
         timeout_s=document.defaults.timeout_s,
         cors=document.cors,
+        journal=document.journal,
+        stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),
         source=document,
     )
 
@@ -68,11 +65,11 @@ def compile_document(
 def _check_upstreams(document: config.Document, problems: Problems) -> None:
     for name, upstream in document.upstreams.items():
         for field, value in upstream.headers.items():
-            check_header(("upstreams", name, "headers", field), field, value, problems)
+            report_header(("upstreams", name, "headers", field), field, value, problems)
         for index, field in enumerate(upstream.forward_headers):
-            check_header(("upstreams", name, "forward_headers", index), field, "", problems)
+            report_header(("upstreams", name, "forward_headers", index), field, "", problems)
         if upstream.deadline_header is not None:
-            check_header(("upstreams", name, "deadline_header"), upstream.deadline_header, "", problems)
+            report_header(("upstreams", name, "deadline_header"), upstream.deadline_header, "", problems)
 
 
 def _check_routes(document: config.Document, paths: Sequence[Path], problems: Problems) -> None:

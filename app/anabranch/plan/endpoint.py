@@ -1,6 +1,6 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -11,86 +11,77 @@ from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import merging
 from anabranch.jsontext.shape import Shape, compile_reader
-from anabranch.plan.compute import CheckHook, compile_compute, trust_hook
-from anabranch.plan.explain import worst_case_s
+from anabranch.plan.digest import endpoint_digest
+from anabranch.plan.fields import report_header
 from anabranch.plan.graph import find_cycle, longest_path
-from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, ResponsePlan
+from anabranch.plan.known import Known
+from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
+from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import SchemaError, compile_default, compile_parameter, validator
 from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.scope import Path, Scope
-from anabranch.plan.step import StepDraft, check_header, check_shape, draft_call, draft_compute, plan_step
+from anabranch.plan.step import StepDraft, draft_step, plan_step
 from anabranch.plan.template import compile_json
 
 
 class EndpointCompiler:
-    """Compiles one endpoint of a document. `at`: its path in the document. `broken`, `broken_parameters`: names of its steps and parameters
-    that the models rejected. `broken_parameters` None: all its parameters were rejected."""
+    """Compiles one endpoint of a document. `at`: its path in the document."""
 
-    def __init__(
-        self,
-        endpoint: config.Endpoint,
-        *,
-        defaults: config.Defaults,
-        upstreams: Mapping[str, config.Upstream],
-        broken_upstreams: set[str],
-        problems: Problems,
-        at: Path,
-        broken: set[str],
-        broken_parameters: Collection[str] | None = (),
-        backends: Mapping[str, config.ComputeBackend] | None = None,
-        broken_backends: Collection[str] = (),
-        check_hook: CheckHook = trust_hook,
-    ) -> None:
+    def __init__(self, endpoint: config.Endpoint, *, known: Known, problems: Problems, at: Path) -> None:
         self._endpoint = endpoint
-        self._defaults = defaults
-        self._upstreams = upstreams
-        self._broken_upstreams = broken_upstreams
+        self._known = known
         self._problems = problems
         self._at = at
-        self._broken = broken
-        self._backends = backends or {}
-        self._broken_backends = broken_backends
-        self._check_hook = check_hook
         self._segments = self._parse_path()
         self._has_body = endpoint.method != "GET"
         self._scope = Scope(
             problems=problems,
             steps=endpoint.steps,
-            broken=broken,
+            broken=self._broken("steps"),
             parameters=self._parameter_names(),
             has_body=self._has_body,
-            broken_parameters=None if broken_parameters is None else {*broken_parameters, *self._misplaced()},
+            broken_parameters=None if (*at, "parameters") in known.broken else {*self._broken("parameters"), *self._misplaced()},
         )
+
+    def _broken(self, section: str) -> set[str]:
+        """The names in a section of the endpoint that the models rejected."""
+        return {str(path[-1]) for path in self._known.broken if path[:-1] == (*self._at, section)}
 
     def compile(self) -> EndpointPlan | None:
         """The plan; None when there is a problem."""
-        endpoint, problems = self._endpoint, self._problems
+        endpoint, problems, defaults = self._endpoint, self._problems, self._known.defaults
         self._check_names()
-        drafts = [draft for name, step in endpoint.steps.items() if (draft := self._draft(name, step)) is not None]
+        drafts = [self._draft(name, step) for name, step in endpoint.steps.items()]
         self._check_graph(drafts)
-        assemble = self._assemble()
+        absent = _absent(drafts)
+        assemble = self._assemble(absent)
         body = self._body()
         parameters = self._parameters()
-        if problems.errors or any(draft.compute is None and draft.source.upstream not in self._upstreams for draft in drafts):
+        if problems.errors or any(draft.operation is None for draft in drafts):
             return None
         names = [draft.name for draft in drafts]
         must_be_object = endpoint.response.merge != "group"
         steps = tuple(
             plan_step(
-                draft, index, names=names, scope=self._scope, must_be_object=must_be_object,
+                draft,
+                index,
+                names=names,
+                scope=self._scope,
+                must_be_object=must_be_object,
+                may_be_left_out=draft.name in absent,
                 dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs],
             )
             for index, draft in enumerate(drafts)
-        )  # fmt: skip
+        )
         assert assemble is not None
         plan = EndpointPlan(
             name=self._name,
             method=endpoint.method,
             path=endpoint.path,
             segments=self._segments,
-            timeout_s=endpoint.timeout_s or self._defaults.timeout_s,
-            max_requests=endpoint.max_requests or self._defaults.max_requests,
+            timeout_s=endpoint.timeout_s or defaults.timeout_s,
+            max_requests=endpoint.max_requests or defaults.max_requests,
             path_parameters=tuple(item for item in parameters if item.location == "path"),
             query_parameters=tuple(item for item in parameters if item.location == "query"),
             header_parameters=tuple(item for item in parameters if item.location == "header"),
@@ -105,6 +96,8 @@ class EndpointCompiler:
                 status=endpoint.response.status,
                 headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
             ),
+            record=_record(endpoint),
+            digest=endpoint_digest(endpoint),
             source=endpoint,
         )
         self._check_deadline(plan)
@@ -137,33 +130,32 @@ class EndpointCompiler:
         return [name for name, parameter in self._endpoint.parameters.items() if parameter.in_ == "path" and name not in known]
 
     def _check_names(self) -> None:
-        for name, step in self._endpoint.steps.items():
+        for name in self._endpoint.steps:
             at = (*self._at, "steps", name)
             if name in ROOTS:
                 message = f"a step cannot be called `{name}`: it would shadow the reference root of that name"
                 self._problems.add(at, message, hint=f"the roots are {', '.join(ROOTS)}", at_key=True)
-            check_shape(step, at, self._problems)
         for name, value in self._endpoint.response.headers.items():
-            check_header((*self._at, "response", "headers", name), name, value, self._problems)
+            report_header((*self._at, "response", "headers", name), name, value, self._problems)
 
     # ------------------------------------------------------------------------------------------------------- steps
 
-    def _draft(self, name: str, step: config.Step) -> StepDraft | None:
+    def _draft(self, name: str, step: config.Step) -> StepDraft:
         at = (*self._at, "steps", name)
         if self._endpoint.response.merge != "group" and step.default is not None and not isinstance(step.default, dict):
             message = f"with `merge: {self._endpoint.response.merge}` a default must be an object or null: it is merged by its keys"
             self._problems.add((*at, "default"), message, value=step.default)
-        if step.compute is not None:
-            needs: set[str] = set()
-            compute = compile_compute(
-                name, step, endpoint=self._name, backends=self._backends, broken_backends=self._broken_backends, scope=self._scope,
-                problems=self._problems, at=at, check_hook=self._check_hook, needs=needs,
-            )  # fmt: skip
-            return draft_compute(name, step, at=at, needs=needs, compute=compute)
-        return draft_call(
-            name, step, endpoint=self._endpoint, upstreams=self._upstreams, broken_upstreams=self._broken_upstreams, scope=self._scope,
-            problems=self._problems, at=at,
-        )  # fmt: skip
+        context = StepContext(
+            name=name,
+            at=at,
+            endpoint=self._endpoint,
+            endpoint_name=self._name,
+            known=self._known,
+            scope=self._scope,
+            problems=self._problems,
+            needs=set(),
+        )
+        return draft_step(step, context)
 
     def _check_graph(self, drafts: list[StepDraft]) -> None:
         needs = {draft.name: sorted(draft.needs - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
@@ -175,8 +167,7 @@ class EndpointCompiler:
             )  # fmt: skip
 
     def _check_deadline(self, plan: EndpointPlan) -> None:
-        costs = [worst_case_s(step, self._upstreams.get(step.upstream)) for step in plan.steps]
-        longest, chain = longest_path([step.needs for step in plan.steps], costs)
+        longest, chain = longest_path([step.needs for step in plan.steps], [step.worst_case_s for step in plan.steps])
         if longest > plan.timeout_s + 1e-9:
             names = " -> ".join(plan.steps[index].name for index in chain)
             self._problems.add(
@@ -188,7 +179,8 @@ class EndpointCompiler:
 
     # ---------------------------------------------------------------------------------------------------- response
 
-    def _assemble(self) -> merge.Assemble | None:
+    def _assemble(self, absent: set[str]) -> merge.Assemble | None:
+        """What builds the response. `absent`: names of the steps that may be left out."""
         response = self._endpoint.response
         visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.hidden]
         if "body" in response.model_fields_set:
@@ -203,7 +195,7 @@ class EndpointCompiler:
             return merge.flat(visible)
         if response.merge == "deep":
             return merge.deep(visible, concat_arrays=response.arrays == "concat")
-        return merge.group(visible)
+        return merge.group(visible, may_be_absent=any(name in absent for _, name in visible))
 
     def _merge_order(self) -> str:
         response = self._endpoint.response
@@ -281,11 +273,34 @@ class EndpointCompiler:
 
         return BodyPlan(
             is_required=source.required if source is not None else self._endpoint.method != "DELETE",
-            max_size_bytes=(source.max_size if source is not None else None) or self._defaults.max_body,
+            max_size_bytes=(source.max_size if source is not None else None) or self._known.defaults.max_body,
             validate=validate,
             read=read,
             source=source,
         )
+
+
+def _absent(drafts: list[StepDraft]) -> set[str]:
+    """The names of the steps that may be left out of the response: by a condition, their own or that of a step that they need."""
+    absent: set[str] = set()
+    is_growing = True
+    while is_growing:
+        found = {
+            draft.name for draft in drafts if "default" not in draft.source.model_fields_set and (draft.source.when or draft.needs & absent)
+        }
+        is_growing = not found <= absent
+        absent |= found
+    return absent
+
+
+def _record(endpoint: config.Endpoint) -> RecordPlan | None:
+    rule = endpoint.journal
+    if rule is False:
+        return None
+    rule = config.JournalRule() if rule is True else rule
+    return RecordPlan(
+        sample=rule.sample, bodies=rule.bodies, durability=rule.durability, headers=tuple(name.lower() for name in rule.headers)
+    )
 
 
 _UNDECLARED = config.Parameter.model_validate({"in": "path", "required": True})

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from anabranch.config.problems import Problems
+
 OURS: Final = frozenset(
     {
         "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
@@ -25,3 +27,11 @@ def value_fault(value: str) -> str | None:
     if any((ord(char) < 0x20 and char != "\t") or ord(char) == 0x7F for char in value):
         return "a header value must not contain control characters or line breaks"
     return None
+
+
+def report_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:
+    """Report what is wrong with a header field that the document sets at `at`."""
+    if (fault := name_fault(name)) is not None:
+        problems.add(at, fault, at_key=True)
+    if (fault := value_fault(value)) is not None:
+        problems.add(at, fault)

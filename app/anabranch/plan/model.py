@@ -1,14 +1,18 @@
 """The data classes of a compiled document. Immutable, with all names resolved and all defaults filled in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anabranch.config import model as config
-from anabranch.core.exchange import Request, StaleRule
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
 from anabranch.jsontext.shape import DecodeMode
+from anabranch.plan.upstream import UpstreamPlan
+
+if TYPE_CHECKING:
+    from anabranch.plan.condition import Condition
+    from anabranch.plan.operation import OperationPlan
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
@@ -47,24 +51,6 @@ PoolKind = Literal["thread", "process", "dask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComputePlan:
-    """A compiled compute. `hook`: `module:function`. `pool`, `kind`: where it runs. `build`: renders the arguments from a frame, as the JSON
-    text of an object; raises MissingReference.
-
-    `lane`: identifies the step among all that use the pool. `limit`: its maximum concurrent jobs; None: as many as the pool has workers.
-    `result_schema`: JSON Schema of the function's result; None when it is unknown.
-    """
-
-    hook: str
-    pool: str
-    kind: PoolKind
-    lane: str
-    limit: int | None
-    build: Callable[[Frame], bytes]
-    result_schema: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
     """A pool that some step uses. `hooks`: all hooks that run in it."""
 
@@ -75,42 +61,42 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """One step. `needs`, `dependents`: indexes of steps.
+    """One step. `needs`, `dependents`: indexes of steps. `operation`: what it does. `when`: whether it runs; None: always.
 
-    `build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
-    request carries (request id, trace context); raises MissingReference.
-
-    `read`: takes the body of a successful answer, fills the frame's slots, and returns the shaped value as JSON text; raises
-    InvalidJSON or ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
+    `read`: takes the result of the operation, fills the frame's slots, and returns the shaped value as JSON text; raises InvalidJSON or
+    ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text used as the value of a failed step. `timeout_s`: None: the time left until the deadline.
 
-    `stale`: how a failed call may use an old answer; None: not at all.
-
-    `compute`: None for a call. A compute step has no upstream (""), no method and no `build`; `read` takes its result instead of a body.
+    `may_be_left_out`: by a condition, its own or that of a step that it needs. `upstream`: of the operation; "" for none.
     """
 
     index: int
     name: str
-    upstream: str
-    method: str
+    operation: "OperationPlan"
+    when: "Condition | None" = None
     is_required: bool
     is_hidden: bool
-    is_idempotent: bool
-    is_coalesced: bool
-    stale: StaleRule | None = None
     needs: tuple[int, ...]
     dependents: tuple[int, ...]
     timeout_s: float | None
     mode: DecodeMode
-    build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
     read: Callable[[bytes, Frame], bytes]
     default: bytes
     fill_default: Callable[[Frame], None] | None
     source: config.Step
-    compute: ComputePlan | None = None
     reading: Reading | None = None
     large_from: int = 1 << 62
     """Size in bytes from which reading or merging a body may block the event loop for too long."""
+    may_be_left_out: bool = False
+    upstream: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "upstream", self.operation.upstream)
+
+    @property
+    def worst_case_s(self) -> float:
+        """The longest it can take by its own limits, in seconds; 0 when only the deadline limits it."""
+        return self.operation.worst_case_s if self.timeout_s is None else self.timeout_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +113,20 @@ class ResponsePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPlan:
+    """What the journal keeps of an endpoint's responses. `sample`: share of the responses. `durability`: None: as the journal says.
+    `headers`: request header fields that are kept, lower case."""
+
+    sample: float = 1.0
+    bodies: Literal["response", "steps", "none"] = "response"
+    durability: Literal["relaxed", "required"] | None = None
+    headers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointPlan:
     """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
-    `max_requests`: concurrent requests admitted; None: no limit.
+    `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
 
     `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
@@ -149,6 +146,8 @@ class EndpointPlan:
     steps: tuple[StepPlan, ...]
     ready: tuple[int, ...]
     response: ResponsePlan
+    record: RecordPlan | None = None
+    digest: str = ""
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
     """For each step, the number of steps that it waits for."""
@@ -164,9 +163,8 @@ class EndpointPlan:
         object.__setattr__(self, "waiting", tuple(len(step.needs) for step in self.steps))
         object.__setattr__(self, "defaults", tuple(step.default for step in self.steps))
         object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
-        journal = self.source.journal
-        object.__setattr__(self, "is_recorded", journal is not False)
-        object.__setattr__(self, "keeps_answers", not isinstance(journal, bool) and journal.bodies != "response")
+        object.__setattr__(self, "is_recorded", self.record is not None)
+        object.__setattr__(self, "keeps_answers", self.record is not None and self.record.bodies != "response")
 
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""
@@ -174,13 +172,23 @@ class EndpointPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StalePlan:
+    """Bounds of the store of old answers."""
+
+    max_entries: int = 10_000
+    max_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
-    """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name."""
+    """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
+    of requests to routes in Python."""
 
     endpoints: tuple[EndpointPlan, ...]
-    upstreams: dict[str, config.Upstream] = field(default_factory=dict)
+    upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
     pools: dict[str, PoolPlan] = field(default_factory=dict)
     timeout_s: float = 2.0
-    """Deadline of requests to routes in Python."""
     cors: config.CORS | None = None
+    journal: config.Journal = field(default_factory=config.Journal)
+    stale: StalePlan = StalePlan()
     source: config.Document

@@ -1,7 +1,7 @@
 """An upstream compiled: every default filled in, every name in the form it has on the wire. Behind it nobody reads the document."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from anabranch.config import model as config
 from anabranch.core.exchange import Address
@@ -99,7 +99,8 @@ class UpstreamPlan:
     `addresses`: at least one. `dns_ttl_s`: how often their names are resolved anew; None: at each new connection. `timeout_s`: of one attempt;
     None: what is left of the deadline. `failures`: what counts as a failure of the service, for its breakers and for ejection.
     `forward_headers`: names as written. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
-    A policy that the document does not set is None.
+    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer.
+    `is_authority`: it only issues tokens for the upstream of this name.
     """
 
     name: str
@@ -124,6 +125,8 @@ class UpstreamPlan:
     tls: TLSPlan | None
     oauth2: OAuth2Plan | None
     pool: ConnectionPoolPlan
+    has_stale_calls: bool = False
+    is_authority: bool = False
 
     @property
     def is_balanced(self) -> bool:
@@ -135,7 +138,7 @@ class UpstreamPlan:
         return any(address.scheme == "https" for address in self.addresses)
 
 
-def compile_upstream(name: str, upstream: config.Upstream) -> UpstreamPlan:
+def compile_upstream(name: str, upstream: config.Upstream, *, has_stale_calls: bool = False) -> UpstreamPlan:
     """The plan of an upstream that its models accept."""
     bulkhead = upstream.concurrency
     return UpstreamPlan(
@@ -165,11 +168,10 @@ def compile_upstream(name: str, upstream: config.Upstream) -> UpstreamPlan:
         deadline_header=None if upstream.deadline_header is None else upstream.deadline_header.lower().encode(),
         max_response_bytes=upstream.max_response,
         follow_redirects=upstream.follow_redirects,
-        tls=_tls(upstream.tls),
+        tls=None if upstream.tls is None else _tls(upstream.tls),
         oauth2=_oauth2(upstream.oauth2),
-        pool=ConnectionPoolPlan(
-            max_idle=upstream.pool.max_idle, idle_timeout_s=upstream.pool.idle_timeout_s, max_age_s=upstream.pool.max_age_s
-        ),
+        pool=_pool(upstream.pool),
+        has_stale_calls=has_stale_calls,
     )
 
 
@@ -200,9 +202,11 @@ def _breaker(breaker: config.Breaker | None) -> BreakerPlan | None:
     )
 
 
-def _tls(tls: config.TLS | None) -> TLSPlan | None:
-    if tls is None:
-        return None
+def _pool(pool: config.Pool) -> ConnectionPoolPlan:
+    return ConnectionPoolPlan(max_idle=pool.max_idle, idle_timeout_s=pool.idle_timeout_s, max_age_s=pool.max_age_s)
+
+
+def _tls(tls: config.TLS) -> TLSPlan:
     return TLSPlan(ca=tls.ca, cert=tls.cert, key=tls.key, server_name=tls.server_name, min_version=tls.min_version, verify=tls.verify)
 
 
@@ -216,3 +220,15 @@ def _oauth2(oauth2: config.OAuth2 | None) -> OAuth2Plan | None:
         scope=oauth2.scope,
         audience=oauth2.audience,
     )
+
+
+def authority_of(upstream: UpstreamPlan, *, max_response_bytes: int) -> UpstreamPlan:
+    """The authority that issues the upstream's tokens, as an upstream of its own: the upstream's client certificate, server name and trust are
+    not meant for it."""
+    assert upstream.oauth2 is not None
+    made = compile_upstream(upstream.name, config.Upstream(url=upstream.oauth2.token_url))
+    return replace(made, max_response_bytes=max_response_bytes, is_authority=True)
+
+
+DEFAULT_POOL: Final = _pool(config.Pool())
+DEFAULT_TLS: Final = _tls(config.TLS())

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable
 
+from anabranch.config.units import format_duration
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import DeadlineExceeded, StepError
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call
 from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.policy.tools import Tools
 from anabranch.upstream.seam import Transport
 
 
@@ -86,3 +89,20 @@ class AttemptLayer:
             self._observer(
                 PolicyEvent(upstream=self._upstream, kind="attempt", reason=result, elapsed_s=elapsed_s, attempt=attempt, address=address)
             )
+
+
+def build(upstream: UpstreamPlan, tools: Tools) -> AttemptLayer:
+    """The innermost layer: there is none that it could wrap."""
+    return AttemptLayer(
+        tools.transport,
+        address=None if upstream.is_balanced else upstream.addresses[0],
+        timeout_s=upstream.timeout_s,
+        deadline_header=upstream.deadline_header,
+        clock=tools.clock,
+        upstream=upstream.name,
+        observer=tools.observer,
+    )
+
+
+def describe(upstream: UpstreamPlan) -> str:
+    return "attempt " + ("until the deadline" if upstream.timeout_s is None else f"within {format_duration(upstream.timeout_s)}")

@@ -7,14 +7,17 @@ A picker (`anabranch.core.balance`) chooses among the usable addresses. The brea
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from anabranch.core.balance import Load, Picker
+from anabranch.config.units import format_duration
+from anabranch.core.balance import Load, Picker, picker_of
 from anabranch.core.breaker import Breaker, Judgement, Permit
 from anabranch.core.exchange import Address, Answer
 from anabranch.core.outlier import OutlierDetector, TargetHealth
 from anabranch.errors import BreakerOpen, ResolveError
-from anabranch.policy.breaker import FailureClassifier, report_change
+from anabranch.plan.upstream import UpstreamPlan
+from anabranch.policy.breaker import FailureClassifier, breaker_of, report_change, rule_of
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.policy.tools import Tools
 
 
 class Target:
@@ -186,3 +189,30 @@ class BalanceLayer:
     def _report(self, kind: Literal["eject", "restore"], reason: str, address: Address) -> None:
         if self._observer is not None:
             self._observer(PolicyEvent(upstream=self._upstream, kind=kind, reason=reason, address=address))
+
+
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> BalanceLayer | None:
+    """Built where an address is chosen for each attempt. Then each address has a breaker of its own."""
+    if not upstream.is_balanced:
+        return None
+    breaker = upstream.breaker
+    return BalanceLayer(
+        next_,
+        addresses=upstream.addresses,
+        picker=picker_of(upstream.balance, tools.random),
+        classifier=FailureClassifier(upstream.failures),
+        new_breaker=None if breaker is None else lambda: breaker_of(breaker),
+        clock=tools.clock,
+        upstream=upstream.name,
+        observer=tools.observer,
+    )
+
+
+def describe(upstream: UpstreamPlan) -> str | None:
+    if not upstream.is_balanced:
+        return None
+    count = len(upstream.addresses)
+    addresses = f"{count} address{'' if count == 1 else 'es'}"
+    resolved = f" resolved every {format_duration(upstream.dns_ttl_s)}" if upstream.dns_ttl_s is not None else ""
+    breaker = "" if upstream.breaker is None else f", each with a breaker at {rule_of(upstream.breaker)}"
+    return f"balance {upstream.balance} over {addresses}{resolved}{breaker}"

@@ -6,11 +6,14 @@ addresses, `anabranch.policy.balance` keeps one breaker for each.
 
 from collections.abc import Callable, Iterable
 
+from anabranch.config.units import format_duration, format_ratio
 from anabranch.core.breaker import Breaker, Judgement, State
 from anabranch.core.exchange import Address, Answer
 from anabranch.errors import BreakerOpen, ConnectError, ConnectionLost, ProtocolError, UpstreamTimeout
+from anabranch.plan.upstream import BreakerPlan, UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.policy.tools import Tools
 
 
 class FailureClassifier:
@@ -95,3 +98,41 @@ def report_change(observer: Observer | None, upstream: str, state: State, addres
     """Notify the observer that a breaker has changed to `state`."""
     if observer is not None:
         observer(PolicyEvent(upstream=upstream, kind="breaker", reason=state, address=address))
+
+
+def breaker_of(plan: BreakerPlan) -> Breaker:
+    """A breaker as the document sets it."""
+    return Breaker(
+        window_s=plan.window_s,
+        failure_rate=plan.failure_rate,
+        minimum_calls=plan.minimum_calls,
+        open_for_s=plan.open_for_s,
+        probes=plan.probes,
+        slow_after_s=plan.slow_after_s,
+        slow_rate=plan.slow_rate,
+    )
+
+
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> BreakerLayer | None:
+    """Built for an upstream with a single address; several have theirs in the balance layer."""
+    if upstream.breaker is None or upstream.is_balanced:
+        return None
+    return BreakerLayer(
+        next_,
+        breaker=breaker_of(upstream.breaker),
+        classifier=FailureClassifier(upstream.failures),
+        clock=tools.clock,
+        upstream=upstream.name,
+        observer=tools.observer,
+    )
+
+
+def describe(upstream: UpstreamPlan) -> str | None:
+    if upstream.breaker is None or upstream.is_balanced:
+        return None
+    return f"breaker at {rule_of(upstream.breaker)}, open for {format_duration(upstream.breaker.open_for_s)}"
+
+
+def rule_of(plan: BreakerPlan) -> str:
+    """When a breaker opens, in words."""
+    return f"{format_ratio(plan.failure_rate)} failures of {plan.minimum_calls} calls in {format_duration(plan.window_s)}"

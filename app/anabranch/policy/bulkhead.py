@@ -9,11 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Literal
 
+from anabranch.config.units import format_duration
 from anabranch.core.exchange import Answer
-from anabranch.core.limit import FixedLimit, Limit, LimitSignal
+from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, LimitSignal
 from anabranch.errors import ConnectTimeout, DeadlineExceeded, QueueFull, QueueTimeout, RejectedError, StepError, UpstreamTimeout
+from anabranch.plan.upstream import BulkheadPlan, UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.policy.tools import Tools
 
 # Retry-After of a rejection: within about this time a queue has either drained or overflowed.
 RETRY_AFTER_S: Final = 1.0
@@ -235,3 +238,31 @@ class BulkheadLayer:
             self.bulkhead.release()
             if self._observer is not None and self._limit.limit != before:
                 self._observer(PolicyEvent(upstream=self._upstream, kind="limit", reason=str(self._limit.limit)))
+
+
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> BulkheadLayer:
+    slots = upstream.bulkhead
+    return BulkheadLayer(
+        next_,
+        limit=_limit_of(slots, tools.random),
+        queue=slots.queue,
+        queue_timeout_s=slots.queue_timeout_s,
+        clock=tools.clock,
+        upstream=upstream.name,
+        observer=tools.observer,
+    )
+
+
+def describe(upstream: UpstreamPlan) -> str:
+    slots = upstream.bulkhead
+    limit = f"{slots.limit}" if slots.adaptive is None else f"{slots.limit} ({slots.adaptive}, {slots.minimum} to {slots.maximum})"
+    wait = f" up to {format_duration(slots.queue_timeout_s)}" if slots.queue_timeout_s is not None else ""
+    return f"bulkhead {limit} at once, {slots.queue} waiting{wait}"
+
+
+def _limit_of(slots: BulkheadPlan, random: Callable[[], float]) -> Limit:
+    if slots.adaptive == "gradient":
+        return GradientLimit(slots.limit, minimum=slots.minimum, maximum=slots.maximum, random=random)
+    if slots.adaptive == "aimd":
+        return AIMDLimit(slots.limit, minimum=slots.minimum, maximum=slots.maximum)
+    return FixedLimit(slots.limit)

@@ -9,17 +9,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from anabranch.cache.entries import Key
 from anabranch.core.exchange import Answer
+from anabranch.core.tasks import cancel_and_wait
 from anabranch.errors import ConnectionLost, DeadlineExceeded, StepError, UpstreamTimeout
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
-from anabranch.policy.tasks import cancel_and_wait
+from anabranch.policy.tools import Tools
 
 IGNORED_FIELDS: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
 # Timers may fire early by the resolution of the event loop (a millisecond on uvloop).
 _EARLY_S: Final = 0.002
-
-Key = tuple[object, ...]
 
 
 def coalescing_key(call: Call) -> Key:
@@ -157,7 +158,7 @@ class _SharedCall:
     async def end(self) -> None:
         """Cancel the shared call and wait until it has ended."""
         self._layer.discard(self._key, self)
-        await cancel_and_wait(self._task)
+        await cancel_and_wait((self._task,))
 
     def _on_done(self, task: asyncio.Task[Answer]) -> None:
         self._layer.discard(self._key, self)
@@ -190,3 +191,12 @@ class _SharedCall:
 def _is_out_of_time(failure: StepError, shared: _SharedCall, now: float) -> bool:
     """Whether the shared call failed because its first caller's deadline passed, not because of a timeout that applies to every caller."""
     return failure.is_timeout and now >= shared.deadline - _EARLY_S
+
+
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> CoalesceLayer:
+    """Always built: each call decides whether it is shared, and to ask it is all that the layer costs the others."""
+    return CoalesceLayer(next_, clock=tools.clock, upstream=upstream.name, observer=tools.observer)
+
+
+def describe(upstream: UpstreamPlan) -> str:
+    return "coalesce identical calls that enable it"

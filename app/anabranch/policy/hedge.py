@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Callable
 
+from anabranch.config.units import format_duration, format_ratio
 from anabranch.core.budget import Budget
 from anabranch.core.exchange import Answer
-from anabranch.core.hedging import HedgeDelay
+from anabranch.core.hedging import HedgeDelay, hedge_delay
+from anabranch.core.tasks import cancel_and_wait
 from anabranch.errors import StepError
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import EventKind, Observer, PolicyEvent
-from anabranch.policy.tasks import cancel_and_wait
+from anabranch.policy.tools import Tools
 
 
 class HedgeLayer:
@@ -204,7 +207,7 @@ class _Race:
         """Cancel the hedge, if one runs, and wait for its end."""
         if self._hedge is not None:
             try:
-                await cancel_and_wait(self._hedge)
+                await cancel_and_wait((self._hedge,))
             finally:
                 self._account()
 
@@ -224,3 +227,25 @@ def is_good(outcome: Answer | StepError) -> bool:
 def _is_answered(hedge: asyncio.Task[Answer]) -> bool:
     """Whether a finished hedge has a good response."""
     return not hedge.cancelled() and hedge.exception() is None and hedge.result().status < 500
+
+
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> HedgeLayer | None:
+    hedge = upstream.hedge
+    if hedge is None:
+        return None
+    return HedgeLayer(
+        next_,
+        delay=hedge_delay(hedge.after),
+        budget=Budget.of_share(hedge.budget),
+        clock=tools.clock,
+        upstream=upstream.name,
+        observer=tools.observer,
+    )
+
+
+def describe(upstream: UpstreamPlan) -> str | None:
+    hedge = upstream.hedge
+    if hedge is None:
+        return None
+    after = hedge.after if isinstance(hedge.after, str) else format_duration(hedge.after)
+    return f"hedge after {after}, budget {format_ratio(hedge.budget)}"

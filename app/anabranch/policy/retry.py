@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from anabranch.config.units import format_ratio
 from anabranch.core.backoff import full_jitter, retry_after_s
 from anabranch.core.budget import Budget
 from anabranch.core.exchange import Answer
 from anabranch.errors import ConnectError, ConnectionLost, RejectedError, UpstreamError, UpstreamTimeout
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import EventKind, Observer, PolicyEvent
+from anabranch.policy.tools import Tools
 
 _RETRY_AFTER_STATUSES: Final = frozenset((429, 503))
 _ERRORS: Final[dict[str, type[UpstreamError]]] = {
@@ -147,3 +150,28 @@ class RetryLayer:
                     upstream=self._upstream, kind=kind, reason=reason, elapsed_s=elapsed_s, attempt=call.attempts + 1, address=call.address
                 )
             )
+
+
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> RetryLayer | None:
+    retry = upstream.retry
+    if retry is None:
+        return None
+    return RetryLayer(
+        next_,
+        attempts=retry.attempts,
+        on=retry.on,
+        backoff_s=retry.backoff_s,
+        max_backoff_s=retry.max_backoff_s,
+        budget=Budget.of_share(retry.budget),
+        clock=tools.clock,
+        random=tools.random,
+        upstream=upstream.name,
+        observer=tools.observer,
+    )
+
+
+def describe(upstream: UpstreamPlan) -> str | None:
+    retry = upstream.retry
+    if retry is None:
+        return None
+    return f"retry up to {retry.attempts} attempts on {', '.join(retry.on)}, budget {format_ratio(retry.budget)}"

@@ -13,10 +13,12 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import msgspec
 
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.core.tasks import cancel_and_wait
 from anabranch.errors import DeadlineExceeded, StepError, UpstreamError
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
-from anabranch.policy.tasks import cancel_and_wait
+from anabranch.policy.tools import Tools
 from anabranch.upstream.seam import Transport
 
 FETCH_TIMEOUT_S: Final = 10.0
@@ -161,7 +163,7 @@ class TokenSource:
         """Cancel a fetch in progress and wait for its end. May be called twice."""
         self._is_closed = True
         if self._fetching is not None:
-            await cancel_and_wait(self._fetching)
+            await cancel_and_wait((self._fetching,))
 
     def _start_fetch(self) -> None:
         self._fetching = asyncio.create_task(self._fetch(), name="token")
@@ -233,6 +235,10 @@ class TokenLayer:
         self._next = next_
         self.source = source
 
+    async def aclose(self) -> None:
+        """End a fetch of the token that is under way."""
+        await self.source.aclose()
+
     async def __call__(self, call: Call) -> Answer:
         source = self.source
         original = call.request
@@ -261,3 +267,26 @@ def _without_authorization(request: Request) -> Request:
     if headers is request.headers and extra is request.extra:
         return request
     return msgspec.structs.replace(request, headers=headers, extra=extra)
+
+
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> TokenLayer | None:
+    oauth2 = upstream.oauth2
+    if oauth2 is None:
+        return None
+    source = TokenSource(
+        tools.authority or tools.transport,
+        token_url=oauth2.token_url,
+        client_id=oauth2.client_id,
+        client_secret=oauth2.client_secret,
+        scope=oauth2.scope,
+        audience=oauth2.audience,
+        clock=tools.clock,
+        random=tools.random,
+        upstream=upstream.name,
+        observer=tools.observer,
+    )
+    return TokenLayer(next_, source=source)
+
+
+def describe(upstream: UpstreamPlan) -> str | None:
+    return None if upstream.oauth2 is None else "token by client credentials"

@@ -6,7 +6,7 @@ journal. The latest answer to a call wins; one with status 500 or above only if 
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import ConnectError
 from anabranch.journal.reader import records
 from anabranch.journal.record import Content, Record, Step, digested, kept
 from anabranch.journal.redact import Redaction, UnreadableBody
+from anabranch.plan.upstream import UpstreamPlan
 
 _TABLE: Final = "CREATE TABLE answers (key BLOB PRIMARY KEY, status INTEGER, headers BLOB, body BLOB) WITHOUT ROWID"
 _PUT: Final = (
@@ -89,30 +89,25 @@ class RecordedAnswers:
 
 
 class RecordedTransport:
-    """Replaces an upstream's transport and answers from the journal. `upstream`: its name; None for a token endpoint."""
+    """Replaces an upstream's transport and answers from the journal."""
 
-    def __init__(self, answers: RecordedAnswers, upstream: str | None) -> None:
+    def __init__(self, answers: RecordedAnswers, upstream: UpstreamPlan) -> None:
         self._answers = answers
         self._upstream = upstream
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         """Raises ConnectError for a call that was never recorded."""
-        if self._upstream is None:
+        if self._upstream.is_authority:
             return _TOKEN
-        answer = await self._answers.find(self._upstream, request)
+        name = self._upstream.name
+        answer = await self._answers.find(name, request)
         if answer is None:
             path = self._answers.redacted(request.target)
-            raise ConnectError(f"the journal has no answer from {self._upstream} to {request.method} {path}")
+            raise ConnectError(f"the journal has no answer from {name} to {request.method} {path}")
         return answer
 
     async def aclose(self) -> None:
         """Does nothing: the answers outlive a reload."""
-
-
-def opener_of(answers: RecordedAnswers, upstreams: Mapping[str, Upstream]) -> Callable[[Upstream], RecordedTransport]:
-    """Return a function that opens transports for these upstreams. Any other upstream is taken for an authority that issues tokens."""
-    names = {id(upstream): name for name, upstream in upstreams.items()}
-    return lambda upstream: RecordedTransport(answers, names.get(id(upstream)))
 
 
 def _rows(step: Step) -> Iterator[tuple[bytes, int, bytes, bytes]]:

@@ -140,13 +140,12 @@ class Live:
 
 def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> None:
     """Raise CannotReplay when the journal lacks part of the request that the endpoint needs."""
-    if is_live and not all(step.is_idempotent for step in plan.steps if step.upstream):
+    if is_live and not all(step.operation.is_idempotent for step in plan.steps if step.upstream):
         raise CannotReplay("one of its calls is not idempotent (set `idempotent: true` on the call if it may be repeated)")
     if is_live and is_body_redacted(record):
         raise CannotReplay("the request body has a redacted value, and `***` must not be sent to a service")
     request = record.request
-    rule = plan.source.journal
-    listed = () if isinstance(rule, bool) else {name.lower() for name in rule.headers}
+    listed = () if plan.record is None else plan.record.headers
     for parameter in plan.header_parameters:
         name = parameter.name.lower()
         value = request.headers.get(name)

@@ -2,8 +2,8 @@
 
 from importlib.util import find_spec
 
-from anabranch.config.model import Upstream
 from anabranch.errors import MissingExtraError
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.upstream.redirect import Redirecting
 from anabranch.upstream.seam import Transport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
@@ -11,7 +11,7 @@ from anabranch.upstream.tls import HTTP_1, TLSContexts
 from anabranch.upstream.wire import WireTransport
 
 
-def open_transport(upstream: Upstream, contexts: TLSContexts | None = None) -> Transport:
+def open_transport(upstream: UpstreamPlan, contexts: TLSContexts | None = None) -> Transport:
     """The transport for `upstream`, ready for its first exchange; the caller closes it.
 
     `contexts`: shares TLS contexts between the upstreams of one document; None builds one for this upstream alone.
@@ -19,7 +19,6 @@ def open_transport(upstream: Upstream, contexts: TLSContexts | None = None) -> T
     enabled and its library is not installed.
     """
     contexts = contexts or TLSContexts()
-    is_secure = any(address.scheme == "https" for address in upstream.addresses)
     server_name = upstream.tls.server_name if upstream.tls is not None else None
     transport: Transport
     if upstream.transport == "httpx":
@@ -28,19 +27,19 @@ def open_transport(upstream: Upstream, contexts: TLSContexts | None = None) -> T
         alpn = ("h2", *HTTP_1) if upstream.http2 else HTTP_1
         inner = StockPool(
             pool=upstream.pool,
-            context=contexts.get(upstream.tls, alpn) if is_secure else None,
+            context=contexts.get(upstream.tls, alpn) if upstream.is_secure else None,
             http2=upstream.http2,
             proxy=upstream.proxy,
         )
         transport = HTTPXTransport(
-            inner, connect_timeout_s=upstream.connect_timeout_s, max_response=upstream.max_response, server_name=server_name
+            inner, connect_timeout_s=upstream.connect_timeout_s, max_response=upstream.max_response_bytes, server_name=server_name
         )
     else:
         transport = WireTransport(
             pool=upstream.pool,
             connect_timeout_s=upstream.connect_timeout_s,
-            max_response=upstream.max_response,
-            context=contexts.get(upstream.tls) if is_secure else None,
+            max_response=upstream.max_response_bytes,
+            context=contexts.get(upstream.tls) if upstream.is_secure else None,
             server_name=server_name,
         )
     return Redirecting(transport, limit=upstream.follow_redirects) if upstream.follow_redirects else transport

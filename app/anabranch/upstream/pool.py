@@ -4,7 +4,7 @@ Returns only connections that are open and young enough, and closes the others. 
 The current time is an argument (loop time).
 """
 
-from anabranch.config.model import Pool as Settings
+from anabranch.plan.upstream import ConnectionPoolPlan
 from anabranch.upstream.connection import Connection
 
 
@@ -13,7 +13,7 @@ class Pool:
 
     __slots__ = ("_idle", "_idle_timeout_s", "_max_idle")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ConnectionPoolPlan) -> None:
         self._max_idle = settings.max_idle
         self._idle_timeout_s = settings.idle_timeout_s
         self._idle: list[Connection] = []

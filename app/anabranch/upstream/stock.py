@@ -16,7 +16,6 @@ from typing import Final, Self
 import httpcore2
 import httpx
 
-from anabranch.config.model import Pool as PoolSettings
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import (
     ConnectError,
@@ -28,6 +27,7 @@ from anabranch.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan
 from anabranch.upstream.backend import Backend
 from anabranch.upstream.encoding import decode_soon
 from anabranch.upstream.tls import tls_error
@@ -106,15 +106,19 @@ class StockPool(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, *, pool: PoolSettings | None = None, context: ssl.SSLContext | None = None, http2: bool = False, proxy: str | None = None
+        self,
+        *,
+        pool: ConnectionPoolPlan = DEFAULT_POOL,
+        context: ssl.SSLContext | None = None,
+        http2: bool = False,
+        proxy: str | None = None,
     ) -> None:
-        settings = pool or PoolSettings()
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=context,
             proxy=httpcore2.Proxy(proxy) if proxy is not None else None,
             max_connections=None,
-            max_keepalive_connections=settings.max_idle,
-            keepalive_expiry=settings.idle_timeout_s,
+            max_keepalive_connections=pool.max_idle,
+            keepalive_expiry=pool.idle_timeout_s,
             http1=True,
             http2=http2,
             network_backend=Backend(),

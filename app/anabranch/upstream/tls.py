@@ -5,10 +5,11 @@ certificate authorities (about 20 ms).
 """
 
 import ssl
+from dataclasses import replace
 from typing import Final
 
-from anabranch.config.model import TLS
 from anabranch.errors import TLSError
+from anabranch.plan.upstream import DEFAULT_TLS, TLSPlan
 
 HTTP_1: Final = ("http/1.1",)
 
@@ -50,22 +51,22 @@ class TLSContexts:
     """
 
     def __init__(self) -> None:
-        self._contexts: dict[tuple[TLS, tuple[str, ...]], ssl.SSLContext] = {}
+        self._contexts: dict[tuple[TLSPlan, tuple[str, ...]], ssl.SSLContext] = {}
 
-    def get(self, tls: TLS | None, alpn: tuple[str, ...] = HTTP_1) -> ssl.SSLContext:
+    def get(self, tls: TLSPlan | None, alpn: tuple[str, ...] = HTTP_1) -> ssl.SSLContext:
         """The context for `tls` (None: the defaults), offering the ALPN protocols `alpn`.
 
         Raises ValueError with a sentence for the operator if a file cannot be read or has the wrong content.
         """
         # The server name is an argument of the handshake, not part of a context.
-        key = ((tls or TLS()).model_copy(update={"server_name": None}), alpn)
+        key = (replace(tls or DEFAULT_TLS, server_name=None), alpn)
         context = self._contexts.get(key)
         if context is None:
             context = self._contexts[key] = _build(key[0], alpn)
         return context
 
 
-def _build(tls: TLS, alpn: tuple[str, ...]) -> ssl.SSLContext:
+def _build(tls: TLSPlan, alpn: tuple[str, ...]) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except OSError as error:

@@ -17,9 +17,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from anabranch.config.model import Pool as PoolSettings
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import ConnectionLost, ConnectTimeout, ProtocolError, UpstreamError, UpstreamTimeout
+from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan
 from anabranch.upstream.connection import Connection
 from anabranch.upstream.dial import dial
 from anabranch.upstream.encoding import decode_soon
@@ -40,7 +40,7 @@ class _Site:
 
     __slots__ = ("_live", "_on_empty", "after_target", "base", "pool")
 
-    def __init__(self, address: Address, pool: PoolSettings, live: set[Connection], on_empty: Callable[[], None]) -> None:
+    def __init__(self, address: Address, pool: ConnectionPoolPlan, live: set[Connection], on_empty: Callable[[], None]) -> None:
         self.base = address.base_path.encode("ascii")
         self.after_target = b" HTTP/1.1\r\nhost: " + address.authority.encode("ascii") + b"\r\n"
         self.pool = Pool(pool)
@@ -69,13 +69,13 @@ class WireTransport:
     def __init__(
         self,
         *,
-        pool: PoolSettings | None = None,
+        pool: ConnectionPoolPlan = DEFAULT_POOL,
         connect_timeout_s: float = 1.0,
         max_response: int = 10 * 1024 * 1024,
         context: ssl.SSLContext | None = None,
         server_name: str | None = None,
     ) -> None:
-        self._pool_settings = pool or PoolSettings()
+        self._pool_settings = pool
         self._connect_timeout_s = connect_timeout_s
         self._max_response = max_response
         self._context = context

@@ -1,10 +1,22 @@
-"""How each kind of step runs."""
+"""How each kind of step runs, and what may stand around it."""
 
-from anabranch.engine.kinds import call, compute
+from collections.abc import Callable
+from typing import Any, Final
+
+from anabranch.engine.kinds import call, compute, when
 from anabranch.engine.operation import Operation, Resources
+from anabranch.plan.kinds.call import CallPlan
+from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import StepPlan
+
+KINDS: Final[dict[type[Any], Callable[[StepPlan, Any, Resources], Operation]]] = {CallPlan: call.bind, ComputePlan: compute.bind}
+WRAPPERS: Final[tuple[Callable[[StepPlan, Operation], Operation], ...]] = (when.wrap,)
+"""Innermost first."""
 
 
 def bind(step: StepPlan, resources: Resources) -> Operation:
     """The operation of a step. Called once, when its document is open."""
-    return call.bind(step, resources) if step.compute is None else compute.bind(step, resources)
+    operation = KINDS[type(step.operation)](step, step.operation, resources)
+    for wrap in WRAPPERS:
+        operation = wrap(step, operation)
+    return operation

@@ -3,30 +3,31 @@
 from anabranch.engine.operation import Operation, Resources, deadline_of, read_value, send
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
+from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.model import StepPlan
 from anabranch.policy.call import Call
 
 
-def bind(step: StepPlan, resources: Resources) -> Operation:
+def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     """The operation of a call step. Raises KeyError when its upstream is not open."""
-    policy, offload = resources.policies[step.upstream], resources.offload
+    policy, offload = resources.policies[plan.upstream], resources.offload
 
     async def run(request: ClientRequest, outcome: Outcome) -> bytes:
-        sent = step.build(request.frame, request.headers, request.propagated)
-        plan = request.plan
-        if plan.is_recorded:
+        sent = plan.build(request.frame, request.headers, request.propagated)
+        endpoint = request.plan
+        if endpoint.is_recorded:
             outcome.request = sent
         deadline = deadline_of(step, request)
         call = Call(
             sent,
             deadline=deadline,
-            is_idempotent=step.is_idempotent,
+            is_idempotent=plan.is_idempotent,
             is_required=step.is_required,
-            is_coalesced=step.is_coalesced,
+            is_coalesced=plan.is_coalesced,
             wants_notes=request.wants_notes,
-            stale=step.stale,
+            stale=plan.stale,
         )
-        answer = await send(policy, call, outcome, is_kept=plan.keeps_answers)
+        answer = await send(policy, call, outcome, is_kept=endpoint.keeps_answers)
         body = answer.body
         if len(body) < step.large_from:
             return step.read(body, request.frame)

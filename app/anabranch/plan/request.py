@@ -4,7 +4,7 @@ Parts that do not depend on the client's request are rendered once, at compile t
 it is exactly one segment, in a query one value, in a header one line.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -148,7 +148,7 @@ def compile_headers(
     defaults: Mapping[str, str],
     upstream: Mapping[str, str],
     step: Mapping[str, Template],
-    forward: "list[str]",
+    forward: Sequence[str],
     slot_of: SlotOf,
     optional: Callable[[Reference], bool],
 ) -> tuple[HeaderBlock, Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs]]:

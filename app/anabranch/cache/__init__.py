@@ -1,0 +1,1 @@
+"""Stored answers: where they are kept, and which of them may be."""

@@ -1,0 +1,129 @@
+"""Steps in the document: what all kinds have, and one model for each kind. A step is of the kind whose key it has."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from anabranch.config.base import JSON, HeaderName, HeaderValue, Model, Name
+from anabranch.config.units import Duration
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class Step(Model):
+    """What every step can have: how long it may take, what happens when it fails, and how its value is shaped."""
+
+    noun: ClassVar[str] = "step"
+    """What a message calls a step of this kind."""
+    templates: ClassVar[frozenset[str]] = frozenset({"when"})
+    """The keys that are templates. Every string in them may contain references."""
+
+    when: str | None = None
+    """Run the step only if this condition holds: an expression in CEL, with references in braces, such as
+    `{flight.cancelled} == false`. Otherwise the step is left out, and with it the steps that refer to it; the response stays complete."""
+    timeout_s: Duration | None = Field(None, alias="timeout")
+    """Maximum duration of the whole step, including waiting and retries. If unset, the time left until the endpoint's deadline."""
+    required: bool = False
+    """If true, the response is an error when this step fails. Otherwise `default` or null is used as its value."""
+    default: JSON = None
+    """Value of the step when it fails. If unset, null."""
+    hidden: bool = False
+    """Leave the step out of the response. Other steps can still refer to it."""
+    target: str | None = None
+    """Use only the value at this path of the answer, and discard the rest."""
+    pick: list[str] | None = Field(None, min_length=1)
+    """Keep only these paths. A path applies to every element of an array: `orders.sku` is the `sku` of every order."""
+    drop: list[str] | None = Field(None, min_length=1)
+    """Remove these paths."""
+    rename: dict[str, str] | None = None
+    """New names for members: `{old path: new name}`. Only the last part of the path is renamed: `{a.b: c}` turns `a.b` into `a.c`."""
+    wrap: str | None = None
+    """Put the value into an object, under this key."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_kind(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and len(kinds := [key for key in STEPS if key in data]) != 1:
+            names = " or ".join(f"`{key}` (a {model.noun})" for key, model in STEPS.items())
+            raise ValueError(f"a step needs either {names}{', not both' if kinds else ''}")
+        return data
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> "Step":
+        if self.pick is not None and self.drop is not None:
+            raise ValueError("a step can have either `pick` or `drop`, not both")
+        return self
+
+    @classmethod
+    def explain_extra(cls, key: str) -> str | None:
+        """What is wrong with a key that this kind does not have but another one has; None for a key that no step has."""
+        is_known = any(key in (field.alias or name for name, field in model.model_fields.items()) for model in STEPS.values())
+        return f"a {cls.noun} cannot have `{key}`" if is_known else None
+
+
+class CallStep(Step):
+    """A call to an upstream."""
+
+    noun: ClassVar[str] = "call"
+    templates: ClassVar[frozenset[str]] = Step.templates | {"path", "query", "headers", "body"}
+
+    upstream: str
+    """The name of the upstream."""
+    method: Method | None = None
+    """Method of the call. If unset, GET for a step without a body in an endpoint with several steps, otherwise the endpoint's method. A step
+    with a body in a GET endpoint uses POST."""
+    path: str
+    """Path of the call: a template. The value of a reference is percent-encoded as one segment."""
+    query: dict[str, JSON] = {}
+    """Query of the call: templates. An array repeats the name for each element. A parameter that the client did not send is left out."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """Header fields of the call: templates. They override the upstream's."""
+    body: JSON = None
+    """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
+    idempotent: bool | None = None
+    """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
+    coalesce: bool = False
+    """Identical GET calls that run at the same time share one exchange."""
+    stale_if_error_s: Duration | None = Field(None, alias="stale_if_error")
+    """If a GET call fails, use its last good answer, unless that is older than this. The response is marked with `Gateway-Complete: ?0`,
+    `Age` and `Cache-Status`."""
+
+
+class ComputeStep(Step):
+    """A computation by a Python function."""
+
+    noun: ClassVar[str] = "compute step"
+    templates: ClassVar[frozenset[str]] = Step.templates | {"input"}
+
+    compute: str
+    """The function, as `module:function`."""
+    input: dict[str, JSON] | None = None
+    """Arguments of the function: templates."""
+    executor: Literal["thread", "process", "dask"] | None = None
+    """Where the function runs: `thread` (short functions, or functions that release the GIL), `process` (CPU-bound Python), `dask` (a
+    cluster). If unset, the kind of its `pool`, or else `thread`."""
+    pool: Name | None = None
+    """Name of one of the document's `compute_backends`. If unset, the first one of the executor's kind, or a built-in one for `thread` and
+    `process`."""
+    concurrency: int | None = Field(None, ge=1)
+    """Maximum concurrent jobs of this step in its pool. Further jobs wait without blocking the pool's other steps. If unset, only the pool's
+    limit applies."""
+
+
+STEPS: Final[dict[str, type[Step]]] = {"upstream": CallStep, "compute": ComputeStep}
+"""The kinds of steps, by the key that says which one a step is."""
+
+
+def step_model(data: Any) -> type[Step]:
+    """The model of the step in `data`; `Step` itself, which accepts nothing, when it is of no kind or of several."""
+    kinds = [model for key, model in STEPS.items() if isinstance(data, Mapping) and key in data]
+    return kinds[0] if len(kinds) == 1 else Step
+
+
+def _of_its_kind(data: Any) -> Any:
+    return data if isinstance(data, Step) else step_model(data).model_validate(data)
+
+
+AnyStep = Annotated[SerializeAsAny[Step], BeforeValidator(_of_its_kind)]
+"""A step of any kind."""

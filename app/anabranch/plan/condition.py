@@ -1,0 +1,143 @@
+"""Conditions: expressions in CEL, the language of Kubernetes and Envoy policies, with references in braces.
+
+`{flight.cancelled} == false && {query.full}` is compiled once; a request evaluates it in about 3 us on the values that it refers to. A reference
+without a value is null.
+
+**Source:** the Common Expression Language specification, https://cel.dev. The evaluator is the library `common-expression-language`; nothing
+else of this program knows that.
+"""
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from anabranch.errors import ConditionFailed, MissingExtraError
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.reference import Reference, Template
+
+if TYPE_CHECKING:
+    from cel import Program
+
+Condition = Callable[[Frame], bool]
+"""Whether the condition holds for a request. Raises ConditionFailed."""
+
+_MOST_BYTES: Final = 64 * 1024
+"""Of all the values of one condition as JSON. Larger ones would be converted on the event loop for every request."""
+_FUNCTIONS: Final = frozenset(
+    {
+        "size", "contains", "startsWith", "endsWith", "matches", "has", "all", "exists", "exists_one", "map", "filter", "int", "uint", "double",
+        "string", "bool", "bytes", "type", "dyn", "timestamp", "duration", "min", "max", "getFullYear", "getMonth", "getDate", "getDayOfMonth",
+        "getDayOfWeek", "getDayOfYear", "getHours", "getMinutes", "getSeconds", "getMilliseconds",
+    }
+)  # fmt: skip
+
+_TYPES: Final = frozenset({"int", "uint", "double", "string", "bool", "bytes", "list", "map", "null_type", "type"})
+_MACRO_VARIABLE: Final = re.compile(r"\.(?:all|exists|exists_one|map|filter)\(\s*([A-Za-z_]\w*)\s*,")
+"""The name that a macro such as `exists` gives to each element."""
+
+
+class ConditionError(ValueError):
+    """A text is not a condition. The message is a sentence for the operator."""
+
+
+def compile_condition(text: str, template: Template, slot_of: Callable[[Reference], int]) -> Condition:
+    """Compile the condition `text`, which parses to `template`. Raises ConditionError, and MissingExtraError without the library."""
+    try:
+        import cel  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise MissingExtraError("when", "cel") from None
+    source, slots = _with_variables(template, slot_of)
+    if not source.strip():
+        raise ConditionError("a condition must not be empty")
+    try:
+        program = cel.compile(source)
+    except ValueError as error:
+        raise ConditionError(f"not a CEL expression: {_reason(str(error))}") from None
+    _check_names(source, program, set(slots))
+    return _evaluator(text, program, slots)
+
+
+def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> tuple[str, dict[str, int]]:
+    """The expression with a variable for each reference, and the slot of each variable."""
+    parts: list[str] = []
+    slots: dict[str, int] = {}
+    quote = ""
+    for part in template:
+        if isinstance(part, str):
+            quote = _open_quote(part, quote)
+            parts.append(part)
+        elif quote:
+            raise ConditionError(f"{part} stands inside quotes, where CEL reads it as text: write it without them")
+        else:
+            slot = slot_of(part)
+            name = f"v{slot}"
+            slots[name] = slot
+            parts.append(name)
+    return "".join(parts), slots
+
+
+def _open_quote(text: str, quote: str) -> str:
+    """The quotation mark of the string that is open at the end of `text`; "" when none is. `quote`: the one that is open at its beginning."""
+    is_escaped = False
+    for char in text:
+        if is_escaped:
+            is_escaped = False
+        elif char == "\\" and quote:
+            is_escaped = True
+        elif quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+    return quote
+
+
+def _check_names(source: str, program: "Program", variables: set[str]) -> None:
+    unknown = sorted(set(program.variables()) - variables - _TYPES - set(_MACRO_VARIABLE.findall(source)))
+    if unknown:
+        raise ConditionError(f"unknown name `{unknown[0]}`: a reference is written in braces, text in quotes")
+    unknown = sorted(name for name in program.functions() if name.isidentifier() and name not in _FUNCTIONS)
+    if unknown:
+        raise ConditionError(f"unknown function `{unknown[0]}`")
+
+
+def _evaluator(text: str, program: "Program", slots: dict[str, int]) -> Condition:
+    execute = program.execute
+    names = tuple(slots.items())
+
+    def holds(frame: Frame) -> bool:
+        try:
+            found = execute({name: _value(frame[slot]) for name, slot in names})
+        except _TooLarge:
+            raise ConditionFailed(f"a value in the condition has more than {_MOST_BYTES} bytes") from None
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ConditionFailed(f"the condition could not be evaluated: {_reason(str(error))}") from None
+        if found is not True and found is not False:
+            raise ConditionFailed(f"the condition must be true or false, not of type {type(found).__name__}")
+        return found
+
+    holds.__doc__ = text
+    return holds
+
+
+class _TooLarge(Exception):
+    """A value is too large for a condition."""
+
+
+def _value(value: Any) -> Any:
+    if value is MISSING:
+        return None
+    if type(value) is not bytes:
+        return value
+    if len(value) > _MOST_BYTES:
+        raise _TooLarge
+    return orjson.loads(value)
+
+
+def _reason(message: str) -> str:
+    """The evaluator's first sentence. It names operations and types, never values."""
+    _, _, rest = message.rpartition("ERROR: <input>:")
+    if rest:
+        return "at " + rest.split("\n", 1)[0].strip()
+    return message.split(". ", 1)[0].split("\n", 1)[0].rstrip(".")

@@ -1,0 +1,18 @@
+"""How each kind of step is compiled."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from anabranch.config import model as config
+from anabranch.plan.kinds import call, compute
+from anabranch.plan.operation import OperationPlan, StepContext
+
+KINDS: Final[dict[type[config.Step], Callable[[Any, StepContext], OperationPlan | None]]] = {
+    config.CallStep: call.compile,
+    config.ComputeStep: compute.compile,
+}
+
+
+def compile_operation(step: config.Step, context: StepContext) -> OperationPlan | None:
+    """What a step does; None when there is a problem, which is reported."""
+    return KINDS[type(step)](step, context)

@@ -1,0 +1,164 @@
+"""Calls: a request to an upstream, compiled."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, TypeGuard
+
+import msgspec
+
+from anabranch import __version__
+from anabranch.config import model as config
+from anabranch.core.exchange import HeaderBlock, Request, StaleRule
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.fields import report_header
+from anabranch.plan.model import HeaderPairs, StepPlan
+from anabranch.plan.operation import StepContext
+from anabranch.plan.request import compile_build, compile_headers, compile_path, compile_query
+from anabranch.plan.template import compile_json
+from anabranch.plan.upstream import UpstreamPlan
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip, zstd, br", "user-agent": f"anabranch/{__version__}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPlan:
+    """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
+    request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
+    use an old answer; None: not at all. The rest as of `OperationPlan`."""
+
+    upstream: str
+    method: str
+    path: str
+    is_idempotent: bool
+    is_coalesced: bool
+    stale: StaleRule | None
+    worst_case_s: float
+    most_calls: int
+    build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
+
+    def result_schema(self) -> dict[str, Any] | None:
+        return None
+
+    def explain(self) -> str:
+        return f"{self.method} {self.path} at {self.upstream}"
+
+    def marks(self) -> list[str]:
+        return [*(["coalesced"] if self.is_coalesced else []), *(["stale if error"] if self.stale is not None else [])]
+
+    def facts(self) -> dict[str, Any]:
+        return {"upstream": self.upstream}
+
+
+def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # noqa: A001 - what every kind does
+    """Compile a call; None when its upstream is unknown, or something else is wrong, which is reported."""
+    method = _method(step, context.endpoint)
+    if not step.path.startswith("/"):
+        context.report("a path must start with /", "path", value=step.path)
+    path = context.parse(step.path, "path")
+    if any(char == "#" or char <= " " for part in path if isinstance(part, str) for char in part):
+        context.report("a path must not have a fragment or white space", "path", value=step.path)
+    context.parse_all(step.query, "query")
+    for field, value in step.query.items():
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
+            context.report("a query value must be a string, a number, a boolean or a list of those", "query", field)
+    headers = {}
+    for field, text in step.headers.items():
+        report_header((*context.at, "headers", field), field, text, context.problems)
+        headers[field] = context.parse(text, "headers", field)
+    has_body = "body" in step.model_fields_set
+    if has_body:
+        context.parse_all(step.body, "body")
+        if method == "HEAD":
+            context.report("a HEAD request has no body", "body")
+    if step.coalesce and method != "GET":
+        context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
+    if step.stale_if_error_s is not None and method != "GET":
+        context.report(f"only a GET can use an old answer, and this is a {method}", "stale_if_error")
+    upstream = context.known.upstreams.get(step.upstream)
+    if upstream is None:
+        if not context.known.is_broken("upstreams", step.upstream):
+            hint = context.known.hint("upstreams", "upstreams", step.upstream, context.known.upstreams)
+            context.report(f"unknown upstream `{step.upstream}`", "upstream", hint=hint)
+        return None
+    if context.problems.errors:
+        return None
+    scope = context.scope
+    block, extra = compile_headers(
+        defaults=DEFAULT_HEADERS | ({"content-type": "application/json"} if has_body else {}),
+        upstream=upstream.headers,
+        step=headers,
+        forward=upstream.forward_headers,
+        slot_of=scope.slot,
+        optional=scope.is_optional,
+    )
+    is_idempotent = step.idempotent if step.idempotent is not None else method in IDEMPOTENT
+    depends_on_client = upstream.forward_headers or any(not isinstance(part, str) for each in headers.values() for part in each)
+    origin = "" if depends_on_client else _origin(upstream, block)
+    return CallPlan(
+        upstream=step.upstream,
+        method=method,
+        path=step.path,
+        is_idempotent=is_idempotent,
+        is_coalesced=step.coalesce,
+        stale=None if step.stale_if_error_s is None else StaleRule(step.stale_if_error_s, origin),
+        worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent),
+        most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
+        build=compile_build(
+            method=method,
+            path=compile_path(path, scope.slot),
+            query=compile_query(step.query, lambda text: scope.parse(text, context.at), scope.slot, scope.is_optional)
+            if step.query
+            else None,
+            query_glue="&" if "?" in step.path else "?",
+            headers=block,
+            extra=extra,
+            body=compile_json(step.body, scope.slot, is_strict=True) if has_body else None,
+        ),
+    )
+
+
+def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:
+    """Whether a failed run of the step may be answered with an earlier answer."""
+    return isinstance(step, config.CallStep) and step.stale_if_error_s is not None
+
+
+def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule]]:
+    """The steps whose failed calls may be answered with an earlier answer."""
+    for step in steps:
+        if isinstance(step.operation, CallPlan) and step.operation.stale is not None:
+            yield step, step.operation.stale
+
+
+def _method(step: config.CallStep, endpoint: config.Endpoint) -> str:
+    """The method of a call. If unset, the endpoint's if the step is the only one or sends a body, else GET. A step with a body never defaults
+    to GET: it becomes POST."""
+    if step.method is not None:
+        return step.method
+    has_body = "body" in step.model_fields_set
+    if has_body and endpoint.method == "GET":
+        return "POST"
+    return endpoint.method if has_body or len(endpoint.steps) == 1 else "GET"
+
+
+def _origin(upstream: UpstreamPlan, headers: HeaderBlock) -> str:
+    """Digest of the fixed parts of a call except its target: the upstream, the gateway's credentials, and the header fields."""
+    identity = msgspec.json.encode((upstream.addresses, upstream.oauth2, upstream.tls))
+    return blake2b(b"\0".join((upstream.name.encode(), identity, headers.wire)), digest_size=12).hexdigest()
+
+
+def _worst_case_s(upstream: UpstreamPlan, *, is_idempotent: bool) -> float:
+    if upstream.timeout_s is None:
+        return 0.0
+    retry = upstream.retry
+    attempts = retry.attempts if retry is not None and is_idempotent else 1
+    waits = sum(min(retry.backoff_s * 2**number, retry.max_backoff_s) for number in range(attempts - 1)) if retry is not None else 0.0
+    return attempts * upstream.timeout_s + waits
+
+
+def _most_calls(upstream: UpstreamPlan, *, is_idempotent: bool) -> int:
+    if not is_idempotent:
+        return 1
+    attempts = upstream.retry.attempts if upstream.retry is not None else 1
+    return attempts * (2 if upstream.hedge is not None else 1)
