@@ -28,7 +28,8 @@ def failed(name: str, upstream: str, target: str, code: str, **more: Any) -> Ste
 
 def recorded(path: str, body: bytes, steps: Iterable[Step], *, at_s: float = 0.0, **more: Any) -> Record:
     """A record of the endpoint `x`, `at_s` seconds after NOW."""
-    request = RecordedRequest(id="r1", method=more.pop("method", "GET"), path=path, query=more.pop("query", ""), **more.pop("asked", {}))
+    asked = {"id": "r1", "method": more.pop("method", "GET"), "query": more.pop("query", ""), **more.pop("asked", {})}
+    request = RecordedRequest(path=path, **asked)
     defaults = {"endpoint": "x", "status": 200, "complete": True, "elapsed_ms": 5.0}
     return Record(
         v=1,

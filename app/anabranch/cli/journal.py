@@ -13,11 +13,12 @@ import msgspec
 import typer
 
 from anabranch.cli.options import settings_of
-from anabranch.cli.records import Endpoint, Folder, Incomplete, Since, Slow, Status, Until, filter_from_options, refuse, warn, with_progress
+from anabranch.cli.records import Folder, filtered, refuse, warn, with_progress
 from anabranch.errors import MissingExtraError
+from anabranch.journal.filter import EVERYTHING, Filter
 from anabranch.journal.follow import Follower, follow
 from anabranch.journal.format import counted, record_line, segment_line, size, statistics_object, statistics_table, verdict_line
-from anabranch.journal.reader import EVERYTHING, Filter, Tally, find, last, lines, merged
+from anabranch.journal.reader import Tally, find, last, lines, merged
 from anabranch.journal.record import Head, Record, RecordError, read_record
 from anabranch.journal.segment import listed
 from anabranch.journal.statistics import statistics
@@ -30,18 +31,14 @@ journal = typer.Typer(help="Look into a journal: its records, its statistics, it
 
 
 @journal.command()
+@filtered
 def ls(
+    where: Filter,
     folder: Folder = None,
-    endpoint: Endpoint = None,
-    since: Since = None,
-    until: Until = None,
-    status: Status = None,
-    incomplete: Incomplete = False,
-    slow: Slow = None,
     segments: Annotated[bool, typer.Option("--segments", help="List the files instead of the records.")] = False,
 ) -> None:
     """List records by time, one line each."""
-    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path = _folder(folder)
     with _reading(path):
         if segments:
             for segment in listed(path):
@@ -56,20 +53,16 @@ def ls(
 
 
 @journal.command()
+@filtered
 def tail(
+    where: Filter,
     folder: Folder = None,
     count: Annotated[int, typer.Option("--count", "-n", min=0, help="So many of the last records.")] = 10,
     is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new records as they come. Ctrl-C ends it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Whole records, as JSON lines.")] = False,
-    endpoint: Endpoint = None,
-    since: Since = None,
-    until: Until = None,
-    status: Status = None,
-    incomplete: Incomplete = False,
-    slow: Slow = None,
 ) -> None:
     """Show the last records, and with -f those that come."""
-    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path = _folder(folder)
     with _reading(path):
         follower = Follower(path, where) if is_followed else None
         tally = Tally()
@@ -89,8 +82,10 @@ def tail(
 
 
 @journal.command()
-def show(record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id.")], folder: Folder = None) -> None:
-    """Show one record, whole."""
+def show(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="Of the record, or the request's X-Request-Id.")], folder: Folder = None
+) -> None:
+    """Show one record, whole: by its id, or by the X-Request-Id of its request."""
     path = _folder(folder)
     with _reading(path):
         record = find(path, record_id)
@@ -101,18 +96,14 @@ def show(record_id: Annotated[str, typer.Argument(metavar="ID", help="The record
 
 
 @journal.command()
+@filtered
 def stats(
+    where: Filter,
     folder: Folder = None,
-    endpoint: Endpoint = None,
-    since: Since = None,
-    until: Until = None,
-    status: Status = None,
-    incomplete: Incomplete = False,
-    slow: Slow = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Count records, failures and durations, endpoint by endpoint."""
-    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path = _folder(folder)
     with _reading(path):
         segments = [segment for segment in listed(path) if where.may_be_in(segment)]
         tally = Tally()
@@ -148,19 +139,15 @@ def verify(folder: Folder = None) -> None:
 
 
 @journal.command()
+@filtered
 def export(
+    where: Filter,
     folder: Folder = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")] = None,
     format_: Annotated[Literal["ndjson", "parquet"], typer.Option("--format", help="`parquet` needs the extra of that name.")] = "ndjson",
-    endpoint: Endpoint = None,
-    since: Since = None,
-    until: Until = None,
-    status: Status = None,
-    incomplete: Incomplete = False,
-    slow: Slow = None,
 ) -> None:
     """Write records by time as JSON lines (as they are, checksum included) or as a Parquet file."""
-    path, where = _folder(folder), filter_from_options(endpoint, since, until, status, is_incomplete=incomplete, slow=slow)
+    path = _folder(folder)
     if format_ == "parquet" and output is None:
         refuse("--format parquet writes a file: give --output")
     tally = Tally()

@@ -2,18 +2,20 @@
 of lines that could not be read. Exit code 2 for an option that cannot be used."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from anabranch.cli.options import BAD_USE
-from anabranch.config.units import parse_duration
-from anabranch.journal.reader import Filter, Tally
+from anabranch.journal.filter import Filter, FilterError, read_filter
+from anabranch.journal.reader import Tally
 from anabranch.journal.segment import Segment
 
 T = TypeVar("T")
@@ -24,38 +26,53 @@ Folder = Annotated[
     Path | None,
     typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder; ANABRANCH_JOURNAL_PATH or `journal` without it."),
 ]
-Endpoint = Annotated[list[str] | None, typer.Option("--endpoint", "-e", metavar="NAME", help="Only of this endpoint; may be repeated.")]
-Since = Annotated[str | None, typer.Option(help="Not before: a duration ago such as 1h, or a time such as 2026-11-22T16:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Only before: as --since.")]
-Status = Annotated[list[str] | None, typer.Option(metavar="STATUS", help="Only with this status, such as 404 or 5xx; may be repeated.")]
-Incomplete = Annotated[bool, typer.Option("--incomplete", help="Only where a step failed.")]
-Slow = Annotated[str | None, typer.Option(metavar="DURATION", help="Only what took at least so long, such as 500ms.")]
+_OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
+    "endpoint": (list[str] | None, typer.Option("--endpoint", "-e", metavar="NAME", help="Only of this endpoint; may be repeated.")),
+    "since": (str | None, typer.Option(help="Not before: a duration ago such as 1h, or a time such as 2026-11-22T16:00Z.")),
+    "until": (str | None, typer.Option(help="Only before: as --since.")),
+    "status": (list[str] | None, typer.Option(metavar="STATUS", help="Only with this status, such as 404 or 5xx; may be repeated.")),
+    "incomplete": (bool, typer.Option("--incomplete", help="Only where a step failed.")),
+    "slow": (str | None, typer.Option(metavar="DURATION", help="Only what took at least so long, such as 500ms.")),
+    "path": (
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Only of requests to this path; one that ends in * is the beginning of one. May be repeated."),
+    ),
+    "request": (list[str] | None, typer.Option(metavar="ID", help="Only of requests with this X-Request-Id; may be repeated.")),
+    "trace": (list[str] | None, typer.Option(metavar="ID", help="Only of requests with this W3C trace id; may be repeated.")),
+}
+"""By name as of `journal.filter.ASKED`."""
 
 
-def filter_from_options(
-    endpoints: list[str] | None,
-    since: str | None,
-    until: str | None,
-    statuses: list[str] | None = None,
-    *,
-    is_incomplete: bool = False,
-    slow: str | None = None,
-) -> Filter:
-    """The filter that the options ask for."""
-    slower_than_ms = None
-    if slow is not None:
-        try:
-            slower_than_ms = parse_duration(slow) * 1000
-        except ValueError as error:
-            refuse(f"--slow: {error}")
-    return Filter(
-        endpoints=frozenset(endpoints or ()),
-        since=_moment("--since", since),
-        until=_moment("--until", until),
-        statuses=frozenset(_status(text) for text in statuses or ()),
-        is_incomplete=is_incomplete,
-        slower_than_ms=slower_than_ms,
-    )
+def filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options that say which records, in place of its parameter `where`."""
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        chosen = {name: arguments.pop(name) for name in _OPTIONS}
+        command(where=_filter(chosen), **arguments)
+
+    own = [parameter for parameter in signature(command, eval_str=True).parameters.values() if parameter.name != "where"]
+    added = [
+        Parameter(name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=False if kind is bool else None)
+        for name, (kind, option) in _OPTIONS.items()
+    ]
+    parameters = [*(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *added]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # how typer reads a command's options
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _filter(chosen: Mapping[str, Any]) -> Filter:
+    asked = {}
+    for name, value in chosen.items():
+        if isinstance(value, bool):
+            asked[name] = ["true"] * value
+        elif value is not None:
+            asked[name] = value if isinstance(value, list) else [value]
+    try:
+        return read_filter(asked, now=datetime.now(UTC))
+    except FilterError as error:
+        refuse(f"--{error.name}: {error}")
 
 
 def with_progress(items: Iterable[T], segments: list[Segment], tally: Tally, what: str) -> Iterator[T]:
@@ -92,24 +109,3 @@ def refuse(message: str) -> NoReturn:
     """End the command: it is used wrongly."""
     typer.echo(message, err=True)
     raise typer.Exit(BAD_USE)
-
-
-def _moment(option: str, text: str | None) -> datetime | None:
-    """A duration before now, or a time; without a zone it is UTC."""
-    if text is None:
-        return None
-    try:
-        return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        refuse(f"{option}: {text!r} is neither a duration such as 1h nor a time such as 2026-11-22T16:00Z")
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def _status(text: str) -> int:
-    digits = text.lower().removesuffix("xx")
-    is_status = digits.isascii() and digits.isdecimal() and (len(text), len(digits)) in ((3, 3), (3, 1))
-    return int(digits) if is_status else refuse(f"--status: {text!r} is neither a status such as 404 nor a class such as 5xx")

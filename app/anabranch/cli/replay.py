@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import typer
 
 from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_leave, settings_of
-from anabranch.cli.records import Endpoint, Since, Until, filter_from_options, refuse, warn, with_progress
+from anabranch.cli.records import filtered, refuse, warn, with_progress
 from anabranch.document.compile import Compiled
 from anabranch.document.service import Service
+from anabranch.journal.filter import Filter
 from anabranch.journal.reader import Tally, records
 from anabranch.journal.record import Record
 from anabranch.journal.redact import Redaction
@@ -27,12 +28,11 @@ from anabranch.replay.rerun import Live, offline
 from anabranch.upstream.open import open_transport
 
 
+@filtered
 def replay(
+    where: Filter,
     config: Annotated[Path, typer.Option(metavar="FILE", help="The document to try: a file, or a folder of files.")],
     journal: Annotated[Path | None, typer.Option(metavar="DIR", help="The journal's folder; as the gateway has it when left out.")] = None,
-    since: Since = None,
-    until: Until = None,
-    endpoint: Endpoint = None,
     ignore: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="Differences there do not count: meta.time, also in arrays; **.time anywhere.")
     ] = None,
@@ -44,7 +44,6 @@ def replay(
     The services' answers are taken from the journal (records with `bodies: steps`); no service is called without --live. Functions of compute
     steps are.
     """
-    where = filter_from_options(endpoint, since, until)
     try:
         ignored = Ignored(ignore or ())
     except ValueError as error:
@@ -67,7 +66,7 @@ def replay(
     finally:
         logger.setLevel(level)
     warn(tally)
-    never_asked = {plan.name for plan in compiled.plan.endpoints} - replayer.endpoints.keys() if not endpoint else set()
+    never_asked = {plan.name for plan in compiled.plan.endpoints} - replayer.endpoints.keys() if not where.endpoints else set()
     show = report.as_json if format_ == "json" else report.as_text
     shown = show(replayer.endpoints, never_asked, has_difference=replayer.has_difference)
     typer.echo(shown)

@@ -15,7 +15,8 @@ from time import monotonic
 
 from anabranch.cache.entries import StaleStore, age_of, may_be_stored, recorded_key
 from anabranch.core.exchange import Answer
-from anabranch.journal.reader import Filter, records
+from anabranch.journal.filter import Filter
+from anabranch.journal.reader import records
 from anabranch.journal.record import Step
 from anabranch.journal.redact import MASK
 from anabranch.jsontext.proof import is_answer

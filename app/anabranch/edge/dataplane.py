@@ -124,6 +124,7 @@ class DataPlane(BaseRoute):
         plan = handler.plan
         self.in_flight += 1
         served.begin(plan.name, plan.path, headers, generation, self._tracer)
+        request.traceparent = served.traceparent
         try:
             await handler.serve(request, receive, send, served)
         finally:

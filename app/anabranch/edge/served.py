@@ -45,6 +45,11 @@ class Served:
             self._span = tracer.begin(endpoint, route, self.method, self.path, headers)
 
     @property
+    def traceparent(self) -> bytes | None:
+        """Of the request's own span, else the client's; None without either."""
+        return self.trace.traceparent if self._span is None else self._span.traceparent
+
+    @property
     def is_counted(self) -> bool:
         """Whether it has begun on a generation."""
         return self._generation is not None
@@ -70,7 +75,7 @@ class Served:
             monotonic() - self.arrived,
             result,
             self.trace.request_id,
-            self.trace.traceparent if span is None else span.traceparent,
+            self.traceparent,
             self.sent_bytes,
         )
         if span is not None:

@@ -26,7 +26,7 @@ def forwarded_prefix(value: bytes | None) -> str:
 class ClientRequest(msgspec.Struct):
     """What guards, parameters, steps and the journal know of a request. Lives until the response is sent.
 
-    `id`: safe in a header field. `traceparent`: of the client; None when it sent no valid one. `propagated`: the fields that every upstream call
+    `id`: safe in a header field. `traceparent`: of its own span, else the client's valid one; None without either. `propagated`: the fields that every upstream call
     carries (request id, trace context). `path`, `query`: raw, as sent. `path_values`: of the path's parameters in order, decoded; None for one
     that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `header_lines`: the same as they came. `arrived`, `deadline`:
     monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from anabranch.journal.reader import EVERYTHING, Filter
-from anabranch.journal.record import Head, RecordError, check, read_head
+from anabranch.journal.filter import EVERYTHING, Filter
+from anabranch.journal.lines import proven
+from anabranch.journal.record import Head
 from anabranch.journal.segment import Segment, SegmentDamaged, SegmentName, listed, read_lines
 
 _BLOCK_BYTES: Final = 1024 * 1024
@@ -34,18 +35,12 @@ class Follower:
 
     def _unread(self, segment: Segment, done: int) -> Iterator[tuple[Head, bytes]]:
         try:
-            for raw in _skip(segment, done) if segment.is_closed else _new_lines(segment.path, done):
-                done += len(raw)
-                line = raw[:-1]
-                try:
-                    check(line)
-                    head = read_head(line)
-                except RecordError:
-                    continue
-                if self._where.matches(head):
-                    yield head, line
-        except FileNotFoundError:
-            pass  # it was compressed just now: the next poll lists its new form
+            for line in proven(read_lines(segment, done)):
+                if line.is_torn:
+                    break
+                done += len(line.raw)
+                if line.head is not None and self._where.matches(line.head):
+                    yield line.head, line.content
         except SegmentDamaged:
             done = 0
         self._read[segment.name] = None if segment.is_closed else done
@@ -73,24 +68,3 @@ def _whole_bytes(segment: Segment) -> int:
     except FileNotFoundError:
         pass
     return 0
-
-
-def _new_lines(path: Path, offset: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(offset)
-        yield from _whole(file)
-
-
-def _whole(file: IO[bytes]) -> Iterator[bytes]:
-    for raw in file:
-        if raw[-1:] != b"\n":
-            return
-        yield raw
-
-
-def _skip(segment: Segment, offset: int) -> Iterator[bytes]:
-    position = 0
-    for raw in read_lines(segment):
-        position += len(raw)
-        if position > offset:
-            yield raw

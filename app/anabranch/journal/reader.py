@@ -4,6 +4,7 @@ Safe while others write: an incomplete line at the end of an open segment is ski
 Independent of the writer. Blocking: read in a thread from an event loop.
 """
 
+import contextlib
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,46 +13,13 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from anabranch.journal.record import Head, Record, RecordError, check, read_head, read_record
+from anabranch.journal.filter import EVERYTHING, Filter
+from anabranch.journal.lines import proven
+from anabranch.journal.record import Head, Record, RecordError, read_record
 from anabranch.journal.segment import Segment, SegmentDamaged, listed, read_lines
 
 # An id contains the record's time in milliseconds, but the two are taken from the clock one after the other.
 _ID_SLACK: Final = timedelta(seconds=2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Which records to read. `since` is inclusive, `until` exclusive. Empty sets and None match everything.
-
-    `statuses`: exact ones such as 404, and classes: 4 matches 400 to 499. `slower_than_ms`: took at least this long.
-    """
-
-    endpoints: frozenset[str] = frozenset()
-    since: datetime | None = None
-    until: datetime | None = None
-    statuses: frozenset[int] = frozenset()
-    is_incomplete: bool = False
-    slower_than_ms: float | None = None
-
-    def matches(self, head: Head) -> bool:
-        return not (
-            (self.since is not None and head.time < self.since)
-            or (self.until is not None and head.time >= self.until)
-            or (self.endpoints and head.endpoint not in self.endpoints)
-            or (self.statuses and head.status not in self.statuses and head.status // 100 not in self.statuses)
-            or (self.is_incomplete and head.complete)
-            or (self.slower_than_ms is not None and head.elapsed_ms < self.slower_than_ms)
-        )
-
-    def may_be_in(self, segment: Segment) -> bool:
-        """Whether the segment may contain records between `since` and `until`. An open segment may contain any."""
-        summary = segment.summary
-        if summary is None:
-            return True
-        return not ((self.since is not None and summary.last < self.since) or (self.until is not None and summary.first >= self.until))
-
-
-EVERYTHING: Final = Filter()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,40 +85,43 @@ def of_segment(segment: Segment, where: Filter = EVERYTHING, tally: Tally | None
     tally = Tally() if tally is None else tally
     matches = None if where == EVERYTHING else where.matches
     try:
-        for raw in read_lines(segment):
-            line = raw[:-1]
-            if raw[-1:] != b"\n":
-                tally.damaged += segment.is_closed
-                break
-            try:
-                check(line)
-                head = read_head(line)
-            except RecordError:
-                tally.damaged += 1
-                continue
-            if matches is None or matches(head):
+        for line in proven(read_lines(segment)):
+            head = line.head
+            if head is None:
+                # Of an open segment, the last line may be half written.
+                tally.damaged += segment.is_closed or not line.is_torn
+            elif matches is None or matches(head):
                 tally.records += 1
-                yield head, line
+                yield head, line.content
     except (SegmentDamaged, OSError) as error:
         tally.note_unreadable(segment, str(error))
     tally.bytes_read += segment.size_bytes
 
 
-def find(folder: Path, record_id: str) -> Record | None:
-    """Find the record with this id, or None. Reads the segments of its time first. Raises OSError when the folder cannot be read."""
-    where = EVERYTHING
-    try:
-        uuid = UUID(record_id)
-    except ValueError:
-        return None
-    if uuid.version == 7:
-        time = datetime.fromtimestamp((uuid.int >> 80) / 1000, UTC)
-        where = Filter(since=time - _ID_SLACK, until=time + _ID_SLACK)
-    wanted = str(uuid)
-    for segment in sorted(listed(folder), key=where.may_be_in, reverse=True):
+def find(folder: Path, wanted: str) -> Record | None:
+    """The record with this id, else the record of the request with this X-Request-Id (the latest, if there are several); None without either.
+
+    The segments of the time that an id tells are read first. Raises OSError when the folder cannot be read.
+    """
+    near = EVERYTHING
+    with contextlib.suppress(ValueError):
+        uuid = UUID(wanted)
+        if uuid.version == 7:
+            time = datetime.fromtimestamp((uuid.int >> 80) / 1000, UTC)
+            near = Filter(since=time - _ID_SLACK, until=time + _ID_SLACK)
+            wanted = str(uuid)
+    segments = listed(folder)
+    segments.reverse()
+    segments.sort(key=near.may_be_in, reverse=True)
+    for segment in segments:
+        of_request = None
         for head, line in of_segment(segment):
             if head.id == wanted:
                 return read_record(line)
+            if head.request.id == wanted:
+                of_request = line
+        if of_request is not None:
+            return read_record(of_request)
     return None
 
 

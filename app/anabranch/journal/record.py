@@ -63,7 +63,7 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class RecordedRequest(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The client's request.
 
-    `id`: the X-Request-Id. `path`: as the client encoded it. `query`: without `?`, redacted. `headers`: those that the endpoint's `journal`
+    `id`: the X-Request-Id. `trace`: the W3C trace id, "" when the request was not traced. `path`: as the client encoded it. `query`: without `?`, redacted. `headers`: those that the endpoint's `journal`
     lists, by lower-case name, redacted. `body`: None when there was none.
     """
 
@@ -73,6 +73,7 @@ class RecordedRequest(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
     query: str = ""
     headers: dict[str, str] = {}
     body: Content | None = None
+    trace: str = ""
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -134,6 +135,15 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     body: Content | None = None
 
 
+class RequestHead(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What `Head` has of a request."""
+
+    id: str
+    method: str
+    path: str
+    trace: str = ""
+
+
 class Head(msgspec.Struct, frozen=True, gc=False):
     """The fields of a record that filters and lists use. Cheaper to decode than the whole record."""
 
@@ -145,6 +155,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     status: int
     complete: bool
     elapsed_ms: float
+    request: RequestHead
     failure: str | None = None
 
 

@@ -137,6 +137,7 @@ class Recorder:
             query=redaction.query(request.query.decode("latin-1")) if request.query else "",
             headers=headers,
             body=_content(request.body, redaction.body, is_kept=self._bodies == "steps", is_json=True),
+            trace="" if request.traceparent is None else request.traceparent[3:35].decode(),
         )
 
     def _step_without_answer(self, outcome: Outcome) -> Step:

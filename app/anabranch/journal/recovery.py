@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from anabranch.journal.disk import lock, unlock
-from anabranch.journal.record import RecordError, check, read_head
+from anabranch.journal.lines import proven
 from anabranch.journal.segment import (
     ASIDE,
     CLOSED,
@@ -143,17 +143,12 @@ def scan(path: Path) -> Scan:
     position = whole = 0
     damaged = damaged_before_whole = 0
     with path.open("rb") as file:
-        for raw in file:
-            position += len(raw)
-            try:
-                if raw[-1:] != b"\n":
-                    break
-                line = raw[:-1]
-                check(line)
-                times.append((read_head(line).time, len(raw)))
-            except RecordError:
+        for line in proven(file):
+            position += len(line.raw)
+            if line.head is None:
                 damaged += 1
             else:
+                times.append((line.head.time, len(line.raw)))
                 whole = position
                 damaged_before_whole = damaged
     return Scan(summarise(times), whole, damaged_before_whole)

@@ -144,10 +144,10 @@ def is_zstd(path: Path) -> bool:
     return head in (_SKIPPABLE.to_bytes(4, "little"), _ZSTD.to_bytes(4, "little"))
 
 
-def read_lines(segment: Segment) -> Iterator[bytes]:
+def read_lines(segment: Segment, offset: int = 0) -> Iterator[bytes]:
     """Yield the lines of a segment unverified, each with its line feed except for a torn last one. Constant memory.
 
-    A segment that was compressed in the meantime is read from its compressed form; one that was deleted has no lines. Raises SegmentDamaged
+    `offset`: bytes of the uncompressed lines to skip. A segment that was compressed in the meantime is read from its compressed form; one that was deleted has no lines. Raises SegmentDamaged
     and OSError.
     """
     try:
@@ -161,6 +161,8 @@ def read_lines(segment: Segment) -> Iterator[bytes]:
             return
     with file:
         try:
+            if offset:
+                file.seek(offset)
             yield from file
         except EOFError:
             raise SegmentDamaged("the compressed data ends too early") from None

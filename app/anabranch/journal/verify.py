@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from anabranch.journal.record import RecordError, check
+from anabranch.journal.lines import proven
 from anabranch.journal.segment import Segment, SegmentDamaged, read_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The result for one segment. `damaged`: lines with a wrong checksum. `torn_bytes`: of an incomplete last line; in a plain segment that
+    """The result for one segment. `damaged`: lines with a wrong checksum or format. `torn_bytes`: of an incomplete last line; in a plain segment that
     line may still be being written, and recovery cuts it off if not. `fault`: why the segment cannot be read to its end; None when it
     can."""
 
@@ -28,16 +28,13 @@ def verify(segment: Segment) -> Verdict:
     records = damaged = torn_bytes = 0
     fault = None
     try:
-        for raw in read_lines(segment):
-            if raw[-1:] != b"\n":
-                torn_bytes = len(raw)
-                break
-            try:
-                check(raw[:-1])
-            except RecordError:
-                damaged += 1
-            else:
+        for line in proven(read_lines(segment)):
+            if line.head is not None:
                 records += 1
+            elif line.is_torn:
+                torn_bytes = len(line.raw)
+            else:
+                damaged += 1
     except SegmentDamaged as error:
         fault = str(error)
     except OSError as error:

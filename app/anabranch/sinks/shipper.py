@@ -16,7 +16,8 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
-from anabranch.journal.record import RecordError, check, read_record
+from anabranch.journal.lines import proven
+from anabranch.journal.record import RecordError, read_record
 from anabranch.journal.segment import Segment, SegmentDamaged, listed, read_lines
 from anabranch.sinks.checkpoint import START, Checkpoint, Position
 from anabranch.sinks.sink import Shipment, Sink, SinkError
@@ -166,25 +167,19 @@ class Shipper:
 
     def _batches(self, segment: Segment) -> Generator[tuple[list[Shipment], Position, int], None, None]:
         """Yield the unshipped records of a segment in batches, with the position after each batch. Skips damaged lines."""
-        start = position = self._position(segment)
+        position = self._position(segment)
         shipments: list[Shipment] = []
         size_bytes = 0
         try:
-            for line in _lines_after(segment, start):
-                if line is None:
-                    # The lines that were shipped are no longer in the segment: start from its beginning.
-                    position = START
-                    continue
-                if line[-1:] != b"\n":
+            position, raws = _resume(segment, position)
+            for line in proven(raws):
+                if line.is_torn:
                     break
-                position = position.after(line)
-                size_bytes += len(line)
-                content = line[:-1]
-                try:
-                    check(content)
-                    shipments.append(Shipment(read_record(content), content))
-                except RecordError:
-                    continue
+                position = position.after(line.raw)
+                size_bytes += len(line.raw)
+                if line.head is not None:
+                    with contextlib.suppress(RecordError):
+                        shipments.append(Shipment(read_record(line.content), line.content))
                 if len(shipments) >= _BATCH_RECORDS or size_bytes >= _BATCH_BYTES:
                     yield shipments, position, size_bytes
                     shipments, size_bytes = [], 0
@@ -195,32 +190,14 @@ class Shipper:
         yield shipments, position, size_bytes
 
 
-def _lines_after(segment: Segment, start: Position) -> Iterator[bytes | None]:
-    """Yield the lines of a segment after a position. When the position is no longer in the segment, yield None, and then all lines."""
-    if start.offset and not segment.is_closed:
-        try:
-            with segment.path.open("rb") as file:
-                file.seek(max(start.offset - 1 - len(start.mark), 0))
-                if file.read(len(start.mark) + 1) == start.mark.encode("latin-1") + b"\n":
-                    yield from file
-                    return
-        except FileNotFoundError:
-            # It was compressed in the meantime: the next listing has its new form.
-            return
-        yield None
-        yield from read_lines(segment)
-        return
-    offset = 0
-    last = b""
-    lines = read_lines(segment)
-    while offset < start.offset and (line := next(lines, None)) is not None:
-        offset += len(line)
-        last = line
-    if start.offset and (offset != start.offset or not last.endswith(start.mark.encode("latin-1") + b"\n")):
-        yield None
-        yield from read_lines(segment)
-        return
-    yield from lines
+def _resume(segment: Segment, start: Position) -> tuple[Position, Iterator[bytes]]:
+    """Where to go on in a segment, and its lines from there: its beginning when the lines that were shipped are no longer in it."""
+    if start.offset:
+        end = start.mark.encode("latin-1") + b"\n"
+        lines = read_lines(segment, start.offset - len(end))
+        if next(lines, None) == end:
+            return start, lines
+    return START, read_lines(segment)
 
 
 def _next(batches: Iterator[tuple[list[Shipment], Position, int]]) -> tuple[list[Shipment], Position, int] | None:

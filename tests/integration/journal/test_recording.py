@@ -277,6 +277,9 @@ async def test_a_read_only_folder_refuses_required_and_is_got_over(tmp_path: Pat
 # ------------------------------------------------------------------------------------------------------------- the view
 
 
+TRACED = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+
+
 async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_path: Path) -> None:
     async with ScriptedUpstream(ROUTES) as upstream:
         path = tmp_path / "gateway.yaml"
@@ -293,14 +296,21 @@ async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_pa
                 admin.headers["authorization"] = "Bearer a-long-token"
                 assert (await admin.get("/admin/journal")).json() == {"records": []}
                 for number in range(3):
-                    await client.post(f"/required/{number}", json={"password": "p"})
+                    await client.post(f"/required/{number}", json={"password": "p"}, headers={"x-request-id": f"r-{number}", **TRACED})
                 found = (await admin.get("/admin/journal", params={"limit": 2, "status": "2xx", "since": "1h"})).json()["records"]
                 assert len(found) == 2
                 whole = (await admin.get(f"/admin/journal/{found[0]['id']}")).json()
                 assert whole["request"]["path"] == "/required/2"
+                assert whole["request"]["trace"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+                assert (await admin.get("/admin/journal/r-2")).json() == whole
+                one = (await admin.get("/admin/journal", params={"request": "r-1", "path": "/required/*"})).json()["records"]
+                assert [record["request"]["path"] for record in one] == ["/required/1"]
                 assert (await admin.get("/admin/journal/none")).status_code == 404
                 assert (await admin.get("/admin/journal/sinks")).json() == {"sinks": []}
-                assert (await admin.get("/admin/journal", params={"since": "x"})).status_code == 400
+                for wrong in ({"since": "x"}, {"status": "5"}, {"statsu": "404"}, {"limit": "0"}, {"limit": "many"}):
+                    refused = await admin.get("/admin/journal", params=wrong)
+                    assert refused.status_code == 400
+                    assert f"`{next(iter(wrong))}`" in refused.json()["detail"]
                 assert (await client.get("/admin/journal")).status_code == 404
 
 

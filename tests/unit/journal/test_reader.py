@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.journal import reader
+from anabranch.journal.filter import Filter
 from anabranch.journal.follow import Follower
-from anabranch.journal.reader import Filter, Tally
+from anabranch.journal.reader import Tally
 from anabranch.journal.record import Record, encode
 from anabranch.journal.recovery import scan
 from anabranch.journal.segment import PLAIN, Segment, compress, listed, read_lines
@@ -21,7 +23,7 @@ from tests.support.recorded import NOW, recorded, write_segment
 WORKERS = ("aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc")
 
 
-def one(at_s: float, **more: object) -> Record:
+def one(at_s: float, **more: Any) -> Record:
     return recorded("/x", b"1", [], at_s=at_s, **more)
 
 
@@ -120,6 +122,14 @@ def test_a_record_is_found_by_its_id(tmp_path: Path) -> None:
     assert reader.find(tmp_path, records[3].id.upper()) == records[3]
     assert reader.find(tmp_path, "01a20427-74f8-70eb-9c27-06f92fa00d2f") is None
     assert reader.find(tmp_path, "no id") is None
+
+
+def test_a_record_is_found_by_the_id_of_its_request_and_of_several_the_latest(tmp_path: Path) -> None:
+    first, second, other = (one(number, asked={"id": name}) for number, name in enumerate(("retried", "retried", "once")))
+    write_segment(tmp_path, [first], is_closed=True)
+    write_segment(tmp_path, [second, other], sequence=2)
+    assert reader.find(tmp_path, "retried") == second
+    assert reader.find(tmp_path, "once") == other
 
 
 def test_a_clock_that_went_back_loses_no_record(tmp_path: Path) -> None:

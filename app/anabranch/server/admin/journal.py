@@ -6,7 +6,7 @@ Records hold what clients asked and were answered, so whoever puts these routes 
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from anabranch.config.units import parse_duration
 from anabranch.edge import problems
 from anabranch.edge.faults import respond
 from anabranch.edge.python import request_of
 from anabranch.errors import InvalidParameters, NotFound, RequestError
-from anabranch.journal.reader import Filter, find, last
+from anabranch.journal.filter import Filter, FilterError, read_filter
+from anabranch.journal.reader import find, last
 from anabranch.journal.record import Head
 from anabranch.journal.segment import Segment, listed
 from anabranch.sinks.open import Shippers
@@ -44,8 +44,8 @@ class SinkView(msgspec.Struct, frozen=True):
 
 
 def routes(folder_of: Callable[[], Path | None], shippers_of: Callable[[], Shippers | None]) -> list[BaseRoute]:
-    """`/admin/journal` (query: `limit`, `endpoint`, `since`, `status`, `incomplete`, `slow`; the latest first), `/admin/journal/sinks` and
-    `/admin/journal/ID`.
+    """`/admin/journal` (query: `limit` and those of `journal.filter.ASKED`; the latest first), `/admin/journal/sinks` and
+    `/admin/journal/ID` (of the record, or the X-Request-Id of its request).
 
     `folder_of`: the folder of the journal in force; None when there is none. `shippers_of`: what ships it; None when nothing does.
     """
@@ -119,20 +119,12 @@ def _one(folder: Path, record_id: str) -> bytes:
 
 def _asked(request: Request) -> tuple[int, Filter]:
     query = request.query_params
+    asked = {name: query.getlist(name) for name in query if name != "limit"}
     try:
-        count = int(query.get("limit", "50"))
-        since, slow = query.get("since"), query.get("slow")
-        where = Filter(
-            endpoints=frozenset(query.getlist("endpoint")),
-            since=None if since is None else datetime.now(UTC) - timedelta(seconds=parse_duration(since)),
-            statuses=frozenset(int(text.lower().removesuffix("xx")) for text in query.getlist("status")),
-            is_incomplete=query.get("incomplete") == "true",
-            slower_than_ms=None if slow is None else parse_duration(slow) * 1000,
-        )
-    except (ValueError, OverflowError):
-        raise InvalidParameters(
-            "limit is a number, status a number such as 404 or a class such as 5xx, since and slow are durations such as 1h and 500ms"
-        ) from None
-    if not 1 <= count <= _MOST:
-        raise InvalidParameters(f"limit is between 1 and {_MOST}")
-    return count, where
+        where = read_filter(asked, now=datetime.now(UTC))
+    except FilterError as error:
+        raise InvalidParameters(f"the query parameter `{error.name}`: {error}") from None
+    limit = query.get("limit", "50")
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= _MOST):
+        raise InvalidParameters(f"the query parameter `limit`: it is a number from 1 to {_MOST}")
+    return int(limit), where
