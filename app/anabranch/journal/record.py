@@ -28,7 +28,7 @@ _SHALLOW_BYTES: Final = 800
 # Nesting levels to spare: a body is read back inside its record, by programs that already have stack frames of their own.
 _SPARE_DEPTH: Final = 100
 # An empty body, and a byte order mark: parsers of upstream answers tolerate both, but a record must not contain them.
-_NOT_THE_START_OF_JSON: Final = (b"", b"\xef")
+NOT_THE_START_OF_JSON: Final = (b"", b"\xef")
 
 
 class RecordError(ValueError):
@@ -194,15 +194,6 @@ def check(line: bytes) -> None:
         raise RecordError("the checksum does not match the line")
 
 
-def is_whole(line: bytes) -> bool:
-    """Whether `check` accepts the line."""
-    try:
-        check(line)
-    except RecordError:
-        return False
-    return True
-
-
 def decode(line: bytes) -> Record:
     """Verify and decode a line (without its line feed). Raises RecordError. `Content.json` refers into `line` and keeps it in memory."""
     check(line)
@@ -233,7 +224,7 @@ def read_head(line: bytes) -> Head:
 
 def kept(body: bytes, *, is_json: bool = False) -> Content:
     """Wrap a body that is kept. `is_json`: the caller has verified that it is JSON in UTF-8."""
-    if (not is_json or body[:1] in _NOT_THE_START_OF_JSON) and not _is_json(body):
+    if (not is_json or body[:1] in NOT_THE_START_OF_JSON) and not _is_json(body):
         return Content(base64=b64encode(body).decode())
     if len(body) > _SHALLOW_BYTES and _brackets(body) > _SHALLOW_BRACKETS and not _is_shallow(body):
         return Content(base64=b64encode(body).decode())
@@ -248,7 +239,7 @@ def digested(body: bytes) -> Content:
 
 
 def _is_json(body: bytes) -> bool:
-    if body[:1] in _NOT_THE_START_OF_JSON:
+    if body[:1] in NOT_THE_START_OF_JSON:
         return False
     try:
         if not body.isascii():

@@ -16,12 +16,23 @@ from uuid_utils import uuid7
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.journal.journal import Journal
-from anabranch.journal.record import ANSWER_HEADERS, VERSION, Content, Record, RecordedRequest, Step, digested, encode, encode_into, kept
+from anabranch.journal.record import (
+    ANSWER_HEADERS,
+    NOT_THE_START_OF_JSON,
+    VERSION,
+    Content,
+    Record,
+    RecordedRequest,
+    Step,
+    digested,
+    encode,
+    encode_into,
+    kept,
+)
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
 from anabranch.plan.kinds.call import stale_calls
 from anabranch.plan.model import EndpointPlan, RecordPlan
 
-_NOT_THE_START_OF_JSON: Final = (b"", b"\xef")
 NO_HEADERS: Final[dict[str, str]] = {}
 
 RecorderOf = Callable[[EndpointPlan], "Recorder | None"]
@@ -136,7 +147,8 @@ class Recorder:
             path=request.path.decode("latin-1"),
             query=redaction.query(request.query.decode("latin-1")) if request.query else "",
             headers=headers,
-            body=_content(request.body, redaction.body, is_kept=self._bodies == "steps", is_json=True),
+            # Without a result the body may have been rejected, for instance because it is not JSON.
+            body=_content(request.body, redaction.body, is_kept=self._bodies == "steps", is_json=completed.result is not None),
             trace="" if request.traceparent is None else request.traceparent[3:35].decode(),
         )
 
@@ -229,7 +241,7 @@ def _content(body: bytes, redaction: BodyRedaction, *, is_kept: bool, is_json: b
         return None
     if not is_kept and redaction.is_empty:
         return digested(body)
-    is_json = is_json and body[:1] not in _NOT_THE_START_OF_JSON
+    is_json = is_json and body[:1] not in NOT_THE_START_OF_JSON
     if not redaction.is_empty:
         try:
             body = redaction.apply(body, is_json=is_json)

@@ -13,8 +13,8 @@ from anabranch.journal.redact import MASK, Redaction, UnreadableBody
 from anabranch.replay.compare import NOTHING_IGNORED, Comparison, Ignored, compare
 from anabranch.replay.recording import Recording
 
-# Members of problem documents whose times and sentences vary. Type, status and the codes of failed steps are compared.
-_VARYING_IN_PROBLEMS: Final = Ignored(["detail", "instance", "errors.detail", "errors.elapsed_ms", "errors.attempts"])
+# Members of problem documents whose times and sentences vary, also from one version to the next. Type, status and the codes of failed steps are compared.
+_VARYING_IN_PROBLEMS: Final = Ignored(["title", "detail", "instance", "errors.detail", "errors.elapsed_ms", "errors.attempts"])
 _REJECTED_BODIES: Final = (InvalidBody.code, BodyTooLarge.code, BodyTimeout.code, UnsupportedMediaType.code)
 _MAX_FIELDS: Final = 500
 _MASK: Final = MASK.encode()
@@ -164,7 +164,7 @@ class Replayer:
 def request_body(record: Record) -> bytes:
     """Return the body that the client sent. Raises CannotReplay when it was not kept."""
     content = record.request.body
-    if content is None and record.failure in _REJECTED_BODIES:
+    if (content is None or not content.is_kept) and record.failure in _REJECTED_BODIES:
         raise CannotReplay("the request body was rejected, and is not in the record")
     if content is None:
         return b""

@@ -19,7 +19,6 @@ from anabranch.journal.record import (
     decode,
     digested,
     encode,
-    is_whole,
     kept,
     read_head,
 )
@@ -113,8 +112,10 @@ def test_of_a_body_that_is_not_kept_there_is_a_digest() -> None:
 
 def test_a_line_that_is_cut_anywhere_is_not_whole() -> None:
     line = line_of()[:-1]
-    assert is_whole(line)
-    assert not any(is_whole(line[:end]) for end in range(len(line)))
+    check(line)
+    for end in range(len(line)):
+        with pytest.raises(RecordError):
+            check(line[:end])
 
 
 @settings(max_examples=300)
