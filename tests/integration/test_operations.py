@@ -155,7 +155,7 @@ async def test_first_part_of_the_guide_is_true(person: Reader) -> None:
     document.write_text(f"{good}\nendpoints: [\n", "utf-8")
     await read_until(gateway, "the old one stays in force")
     seen = await person.run(broken)
-    assert '{"status":"ready","reasons":["the document on the disk is not usable' in seen
+    assert '{"status":"ready","reasons":["the document on disk is not usable' in seen
     assert f'"line":{good.count(chr(10)) + 3}' in seen
     assert "anabranch_reload_failed 1.0" in seen
 

@@ -68,7 +68,7 @@ def address(events: list[dict[str, Any]]) -> str:
 
 
 def admin_port(events: list[dict[str, Any]]) -> int:
-    (port,) = [int(event["event"].rpartition(" ")[2]) for event in events if event["event"].startswith("the admin server is at")]
+    (port,) = [int(event["event"].rpartition(" ")[2]) for event in events if event["event"].startswith("the admin server listens on")]
     return port
 
 
