@@ -1,7 +1,7 @@
-"""The upstreams of one document, open: transports, the policy stacks around them, and what keeps their addresses fresh. Owns them.
+"""The open upstreams of one document. Owns their transports, the policy stacks around them, and the resolvers of their addresses.
 
-Time is `time.monotonic`, which the event loops count by as well: uvloop's own `time()` is the same clock, but rounded to milliseconds and
-as old as the current turn of the loop.
+Time is `time.monotonic`, which the event loops use as well: uvloop's own `time()` is the same clock, but rounded to milliseconds and
+updated only once per iteration of the loop.
 """
 
 import random
@@ -26,10 +26,10 @@ _MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
 
 
 class Upstreams:
-    """An async context manager. `policies`: by the upstream's name, filled while it is open; the same mapping for its whole life.
+    """An async context manager. `policies`: by upstream name, filled while open; the same mapping object for its whole life.
 
-    `opener`: makes the transport of an upstream; a test may put another one in. `stale`: where the good answers of those upstreams are
-    remembered that have a call with a stale rule.
+    `opener`: creates the transport of an upstream; tests may replace it. `stale`: by upstream name, the stale-if-error store of upstreams
+    that have a call with a stale rule.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Upstreams:
                 exits.push_async_callback(transport.aclose)
                 authority: Transport | None = None
                 if upstream.oauth2 is not None:
-                    # A transport of its own: the upstream's client certificate, server name and trust are not meant for the authority.
+                    # A separate transport: the upstream's client certificate, server name and trusted CAs do not apply to the authority.
                     authority = self._opener(config.Upstream(url=upstream.oauth2.token_url, max_response=_MAX_TOKEN_RESPONSE_BYTES))
                     exits.push_async_callback(authority.aclose)
                 stack = build_stack(
@@ -76,7 +76,7 @@ class Upstreams:
         return self
 
     def _failure_observer(self, name: str) -> Callable[[str, str], None] | None:
-        """What tells the observer that a name of the upstream could not be resolved."""
+        """A callback that reports to the observer that a host name of the upstream could not be resolved."""
         observer = self._observer
         if observer is None:
             return None
