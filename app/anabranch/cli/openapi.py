@@ -1,8 +1,8 @@
-"""`anabranch openapi` and `anabranch schema`: descriptions, for clients and for editors."""
+"""`anabranch openapi` and `anabranch schema`: describe the API for clients, and documents for editors."""
 
 import orjson
 
-from anabranch.cli.options import Document, Output, compile_or_leave, write
+from anabranch.cli.options import Document, Output, compile_or_exit, write
 from anabranch.describe.document_schema import document_schema
 from anabranch.document.compile import Compiled
 from anabranch.edge.app import build_app
@@ -13,7 +13,7 @@ from anabranch.server.health import Health
 
 def openapi(document: Document, output: Output = None) -> None:
     """Write the API description (OpenAPI 3.1) of a document."""
-    write(describe(compile_or_leave(document)), output)
+    write(describe(compile_or_exit(document)), output)
 
 
 def schema(output: Output = None) -> None:
@@ -22,7 +22,7 @@ def schema(output: Output = None) -> None:
 
 
 def describe(compiled: Compiled) -> bytes:
-    """The API description of a compiled document as indented JSON: what the gateway shows at /openapi.json."""
+    """The API description of a compiled document as indented JSON, as the gateway serves it at /openapi.json."""
     plane = DataPlane(Engine({}).run)
     plane.load(compiled.plan)
     app = build_app(plane=plane, health_status=Health(), routers=compiled.routers)

@@ -1,5 +1,5 @@
-"""What the commands that read a journal have in common: how records are chosen on the command line, how far the reading is, and what is said
-of lines that could not be read. Exit code 2 for an option that cannot be used."""
+"""Shared by the commands that read a journal: filter options, the progress bar, and warnings about unreadable lines. Exit code 2 for an
+invalid option."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,18 +18,18 @@ from anabranch.journal.segment import Segment
 
 T = TypeVar("T")
 
-_TOLD_EVERY: Final = 100
+_UPDATE_EVERY: Final = 100
 
 Folder = Annotated[
     Path | None,
-    typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder; ANABRANCH_JOURNAL_PATH or `journal` without it."),
+    typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder. Default: ANABRANCH_JOURNAL_PATH, or else `journal`."),
 ]
-Endpoint = Annotated[list[str] | None, typer.Option("--endpoint", "-e", metavar="NAME", help="Only of this endpoint; may be repeated.")]
-Since = Annotated[str | None, typer.Option(help="Not before: a duration ago such as 1h, or a time such as 2026-11-22T16:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Only before: as --since.")]
-Status = Annotated[list[str] | None, typer.Option(metavar="STATUS", help="Only with this status, such as 404 or 5xx; may be repeated.")]
-Incomplete = Annotated[bool, typer.Option("--incomplete", help="Only where a step failed.")]
-Slow = Annotated[str | None, typer.Option(metavar="DURATION", help="Only what took at least so long, such as 500ms.")]
+Endpoint = Annotated[list[str] | None, typer.Option("--endpoint", "-e", metavar="NAME", help="Only this endpoint; may be repeated.")]
+Since = Annotated[str | None, typer.Option(help="Only from this time on: an age such as 1h, or a time such as 2026-11-22T16:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Only before this time: an age or a time, as for --since.")]
+Status = Annotated[list[str] | None, typer.Option(metavar="STATUS", help="Only this status, such as 404 or 5xx; may be repeated.")]
+Incomplete = Annotated[bool, typer.Option("--incomplete", help="Only records with a failed step.")]
+Slow = Annotated[str | None, typer.Option(metavar="DURATION", help="Only records that took at least this long, such as 500ms.")]
 
 
 def filter_from_options(
@@ -41,13 +41,13 @@ def filter_from_options(
     is_incomplete: bool = False,
     slow: str | None = None,
 ) -> Filter:
-    """The filter that the options ask for."""
+    """The filter that the options describe."""
     slower_than_ms = None
     if slow is not None:
         try:
             slower_than_ms = parse_duration(slow) * 1000
         except ValueError as error:
-            refuse(f"--slow: {error}")
+            usage_error(f"--slow: {error}")
     return Filter(
         endpoints=frozenset(endpoints or ()),
         since=_moment("--since", since),
@@ -59,7 +59,7 @@ def filter_from_options(
 
 
 def with_progress(items: Iterable[T], segments: list[Segment], tally: Tally, what: str) -> Iterator[T]:
-    """`items` as they are; on a terminal with a bar of how much of the segments is read, and how many records."""
+    """Yield `items` unchanged. On a terminal, show a progress bar with the share of the segments read and the number of items."""
     if not sys.stderr.isatty() or not segments:
         yield from items
         return
@@ -72,30 +72,30 @@ def with_progress(items: Iterable[T], segments: list[Segment], tally: Tally, wha
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=sum(segment.size_bytes for segment in segments), items=0)
-        told_bytes = 0
+        shown_bytes = 0
         for number, item in enumerate(items):
-            if tally.bytes_read != told_bytes or not number % _TOLD_EVERY:
-                told_bytes = tally.bytes_read
-                progress.update(task, completed=told_bytes, items=number)
+            if tally.bytes_read != shown_bytes or not number % _UPDATE_EVERY:
+                shown_bytes = tally.bytes_read
+                progress.update(task, completed=shown_bytes, items=number)
             yield item
 
 
 def warn(tally: Tally) -> None:
-    """Say what could not be read, if there was any."""
+    """Print what could not be read, if anything."""
     if tally.damaged:
-        typer.echo(f"{tally.damaged} damaged lines were passed over; `anabranch journal verify` says where", err=True)
+        typer.echo(f"skipped {tally.damaged} damaged lines; `anabranch journal verify` shows where they are", err=True)
     for name, reason in (tally.unreadable or {}).items():
         typer.echo(f"{name}: {reason}", err=True)
 
 
-def refuse(message: str) -> NoReturn:
-    """End the command: it is used wrongly."""
+def usage_error(message: str) -> NoReturn:
+    """Print the message and end the command with exit code 2."""
     typer.echo(message, err=True)
     raise typer.Exit(BAD_USE)
 
 
 def _moment(option: str, text: str | None) -> datetime | None:
-    """A duration before now, or a time; without a zone it is UTC."""
+    """A duration before now, or a time; UTC if it has no time zone."""
     if text is None:
         return None
     try:
@@ -105,11 +105,11 @@ def _moment(option: str, text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        refuse(f"{option}: {text!r} is neither a duration such as 1h nor a time such as 2026-11-22T16:00Z")
+        usage_error(f"{option}: {text!r} is neither a duration such as 1h nor a time such as 2026-11-22T16:00Z")
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _status(text: str) -> int:
     digits = text.lower().removesuffix("xx")
     is_status = digits.isascii() and digits.isdecimal() and (len(text), len(digits)) in ((3, 3), (3, 1))
-    return int(digits) if is_status else refuse(f"--status: {text!r} is neither a status such as 404 nor a class such as 5xx")
+    return int(digits) if is_status else usage_error(f"--status: {text!r} is neither a status such as 404 nor a class such as 5xx")

@@ -124,7 +124,7 @@ async def test_top_shows_the_figures_of_a_running_gateway(tmp_path: Path) -> Non
 async def test_top_without_an_address_says_what_to_do(tmp_path: Path) -> None:
     done = await top("--once")
     assert done.returncode == 2
-    assert "give --url, or set ANABRANCH_ADMIN_PORT" in done.stderr
+    assert "no admin address: pass --url or set ANABRANCH_ADMIN_PORT" in done.stderr
 
 
 async def top(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
