@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     journal_path: Path | None = None
     """Folder of the journal. Overrides the document's `journal.path`; if neither is set, `journal` in the working directory."""
     from_journal: Path | None = None
-    """Journal that answers in place of all upstreams, which are not called. Nothing is recorded. `anabranch run --from-journal DIR` sets it."""
+    """Folder of a journal that answers in place of all upstreams, which are not called. Nothing is recorded.
+    `anabranch run --from-journal DIR` sets it."""
     reload: Literal["off", "signal", "watch"] = "watch"
     """When to reload the document: `watch` (file changes, SIGHUP), `signal` (SIGHUP), `off` (only on `POST /admin/reload`)."""
     keep_alive_s: float = Field(75.0, ge=0, le=3600)
