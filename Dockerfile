@@ -1,9 +1,9 @@
-# The gateway. Its document comes from outside: mount it at /etc/anabranch (a ConfigMap, say). docs/operations.md tells the rest.
+# The gateway, without a document: mount one at /etc/anabranch (from a ConfigMap, for example). See docs/operations.md.
 #
 #   docker build -t anabranch .
 #   docker run --rm --read-only --cap-drop ALL --tmpfs /tmp -p 8080:8080 -v "$PWD/gateway.yaml:/etc/anabranch/gateway.yaml:ro" anabranch
 #
-# `--target demo` makes an image that has the demo's five services too. EXTRAS: extras of pyproject.toml that are installed.
+# `--target demo` builds an image that also contains the demo's five services. EXTRAS: extras of pyproject.toml to install.
 
 ARG BASE=python:3.13-slim
 
@@ -21,8 +21,8 @@ RUN /opt/wheel/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --
  && python -m venv /opt/anabranch \
  && /opt/anabranch/bin/python -m pip install --quiet --no-compile -c constraints.txt "$(echo /opt/wheel/made/*.whl)[${EXTRAS}]" \
  && /opt/anabranch/bin/python -m pip uninstall --quiet --yes pip
-# All bytecode beside the code, the standard library's too: slim images come without it, and a read-only container could never write it.
-# The files are not compared with their sources at a start (unchecked-hash): an image does not change.
+# Compile all bytecode, including the standard library's: slim images lack it, and a read-only container cannot write it.
+# With unchecked-hash, Python does not compare the files with their sources at startup: an image does not change.
 ENV PYTHONPYCACHEPREFIX=/opt/bytecode
 RUN /opt/anabranch/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/anabranch/lib \
  && /opt/anabranch/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
@@ -46,8 +46,8 @@ WORKDIR /etc/anabranch
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# Without curl, and without the 100 ms that urllib takes to be imported: about 10 ms of CPU each time. It asks whether the process lives, and
-# not whether it is ready: what restarts a container that is not healthy must not do so because a service behind it is down.
+# Takes about 10 ms of CPU: no curl, and no import of urllib, which takes 100 ms. It checks liveness, not readiness: an engine that restarts
+# unhealthy containers must not do so because an upstream is down.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=10s --retries=3 \
     CMD ["python", "-SsP", "-c", "import _socket, os; s = _socket.socket(); s.settimeout(2); s.connect(('127.0.0.1', int(os.environ['ANABRANCH_PORT']))); s.send(b'GET /livez HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n'); raise SystemExit(s.recv(64)[8:12] != b' 200')"]
 CMD ["anabranch", "run"]

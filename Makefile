@@ -43,7 +43,7 @@ imports: $(STAMP) ## check that imports point one way
 bench: $(STAMP) ## measure against the peers (takes minutes)
 	@$(BIN)/python -m bench
 
-openapi: $(STAMP) ## write openapi/ from the demo's document, and its copy for Kubernetes
+openapi: $(STAMP) ## write openapi/ from the demo's document, and copy the document for Kubernetes
 	@$(BIN)/anabranch openapi demo/gateway.yaml --output openapi/demo.json
 	@cp demo/gateway.yaml deploy/kubernetes/overlays/demo/gateway.yaml
 
@@ -51,8 +51,8 @@ docs: $(STAMP) ## write the generated parts of docs/
 	@$(BIN)/python -m anabranch.describe.document_reference docs/reference.md
 	@$(BIN)/python -m anabranch.observe.catalogue docs/metrics.md
 
-verify-image: ## build the container image and prove that it runs (needs root, buildah, runc, debootstrap)
+verify-image: ## build the container image and check that it runs (needs root, buildah, runc, debootstrap)
 	@deploy/verify-image
 
-clean: ## remove everything that was made
+clean: ## remove everything that was built
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build *.egg-info

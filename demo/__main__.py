@@ -1,4 +1,4 @@
-"""`python -m demo`: starts the five services and the gateway, says what to try, and stops all of it on Ctrl-C or SIGTERM.
+"""`python -m demo`: starts the five services and the gateway, prints what to try, and stops everything on Ctrl-C or SIGTERM.
 
 Ports come from FLIGHTS_PORT, AIRLINES_PORT, AIRPORTS_PORT, PLANES_PORT, WEATHER_PORT and ANABRANCH_PORT.
 """
@@ -18,7 +18,7 @@ GATEWAY_PORT = 8080
 
 
 def programs(environment: Mapping[str, str]) -> list[Program]:
-    """The services and, last, the gateway, told where they are. Raises StartError when a port is not a number."""
+    """The services and, last, the gateway with their addresses. Raises StartError when a port is not valid."""
     ports = {name: _port(environment, f"{name.upper()}_PORT", default) for name, default in PORTS.items()}
     services = [
         Program(
@@ -58,14 +58,14 @@ def screen(supervisor: Supervisor) -> str:
     gateway = f"http://127.0.0.1:{children['gateway'].program.port}"
     weather = children["weather"]
     python = Path(sys.executable)
-    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    again = "" if weather.program.port == PORTS["weather"] else f" --port {weather.program.port}"
+    interpreter = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    port_option = "" if weather.program.port == PORTS["weather"] else f" --port {weather.program.port}"
     in_order = [children["gateway"], *(child for name, child in children.items() if name != "gateway")]
-    places = "\n".join(f"  {child.program.name:<10} http://127.0.0.1:{child.program.port:<6} pid {child.pid}" for child in in_order)
+    addresses = "\n".join(f"  {child.program.name:<10} http://127.0.0.1:{child.program.port:<6} pid {child.pid}" for child in in_order)
     return f"""
 Anabranch over five services: every departure from New York in January 2013
 
-{places}
+{addresses}
 
 Try it, in another terminal:
 
@@ -73,16 +73,16 @@ Try it, in another terminal:
   curl '{gateway}/airports/JFK/board?date=2013-01-05&limit=3'
   curl {gateway}/search -H 'content-type: application/json' -d '{{"origin": "LGA", "date": "2013-01-31", "carrier": "UA"}}'
 
-All endpoints, to be tried in the browser:  {gateway}/docs
+Try all endpoints in the browser:  {gateway}/docs
 
 Break something:
 
   kill {weather.pid}
-      stops the weather service. Then look at
+      stops the weather service. Then run
   curl -i {gateway}/flights/1/briefing
       The answer is still 200. `weather` is null, Gateway-Complete is ?0, and Server-Timing and Proxy-Status say why.
-  {shown} -m demo.weather{again}
-      starts it again (until Ctrl-C there), and the next briefing is whole. Without `flights` there is no briefing: a 502 that says so.
+  {interpreter} -m demo.weather{port_option}
+      starts it again (until Ctrl-C there), and the next briefing is complete. Without `flights` the answer is a 502 that says so.
 
 Ctrl-C stops everything.
 """
@@ -93,10 +93,10 @@ def say(text: str) -> None:
 
 
 async def run() -> None:
-    """Start, say, wait. Ends by cancellation, from SIGINT or SIGTERM; a second signal does not wait for the children."""
+    """Start everything, print what to try, and wait. SIGINT and SIGTERM cancel it; a second signal does not wait for the children."""
     task = asyncio.current_task()
     assert task is not None
-    with contextlib.suppress(NotImplementedError):  # where loops take no signals, asyncio.run takes Ctrl-C
+    with contextlib.suppress(NotImplementedError):  # where event loops cannot handle signals, asyncio.run handles Ctrl-C
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with Supervisor(programs(os.environ), say=say) as supervisor:

@@ -2,7 +2,7 @@
 
 GET  /airports/{faa}         one airport, by its FAA code
 GET  /airports?tzone=&dst=&limit=
-POST /airports/lookup        {"codes": [...]}: those that exist, in the order asked for, and the codes that do not
+POST /airports/lookup        {"codes": [...]}: the airports that exist, in the requested order, and the unknown codes
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ def build() -> Service:
         return page(table, request, key="airports")
 
     def lookup(request: Request) -> JSON:
-        codes = request.asked.get("codes")
+        codes = request.arguments.get("codes")
         if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes) or len(codes) > MAX_LIMIT:
             raise Refusal(400, f"codes must be an array of at most {MAX_LIMIT} strings")
         return {

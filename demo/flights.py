@@ -5,8 +5,8 @@
     POST /flights/search         the same filters as a JSON object
     GET  /flights/summary        the same filters: how many flights, how many cancelled, how late
 
-Beside the columns of the file a flight has `id` (the 1-based number of its row), `date` (day of departure, New York) and `cancelled`
-(it has no departure time). Times are local, as hour * 100 + minute; `time_hour` is the scheduled hour in UTC.
+In addition to the columns of the file, a flight has `id` (the 1-based number of its row), `date` (day of departure, New York) and
+`cancelled` (it has no departure time). Times are local, as hour * 100 + minute; `time_hour` is the scheduled hour in UTC.
 """
 
 from statistics import fmean
@@ -45,7 +45,7 @@ def load() -> list[Row]:
 
 
 def summarized(flights: list[Row]) -> JSON:
-    """Delays in minutes; null where no flight left or arrived."""
+    """Delays in minutes; null if no flight left or arrived."""
     departed = [flight["dep_delay"] for flight in flights if flight["dep_delay"] is not None]
     arrived = [flight["arr_delay"] for flight in flights if flight["arr_delay"] is not None]
     return {

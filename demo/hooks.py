@@ -1,4 +1,5 @@
-"""Functions that the demo's document runs as steps: plain Python, with annotations that the gateway checks both ways and shows in /docs."""
+"""Functions that the demo's document runs as steps. The gateway checks arguments and results against the annotations, and shows them in
+/docs."""
 
 import random
 from statistics import fmean, quantiles
@@ -9,7 +10,7 @@ ON_TIME_MINUTES = 15
 
 
 class Flight(BaseModel):
-    """What is needed of a flight. Minutes; null when it was cancelled."""
+    """The delays of a flight in minutes; null if it was cancelled."""
 
     dep_delay: int | None
     arr_delay: int | None
@@ -18,7 +19,7 @@ class Flight(BaseModel):
 class DelaySummary(BaseModel):
     """How late departures were, in minutes."""
 
-    flights: int = Field(description="How many the figures are of")
+    flights: int = Field(description="Number of flights")
     cancelled: int
     on_time_share: float | None = Field(description="Share of departures less than 15 minutes late; null when none left")
     median: float | None
@@ -26,7 +27,7 @@ class DelaySummary(BaseModel):
 
 
 class MeanDelay(BaseModel):
-    """The mean arrival delay in minutes, and where it lies with a probability of 95%. Null where no flight has arrived."""
+    """The mean arrival delay in minutes, and its 95% confidence interval from `low` to `high`. Null if no flight has arrived."""
 
     flights: int
     mean: float | None
@@ -36,7 +37,7 @@ class MeanDelay(BaseModel):
 
 
 def delay_summary(flights: list[Flight]) -> DelaySummary:
-    """A few figures of a few flights: takes microseconds, so a thread is the place for it."""
+    """The delays of a few flights. Takes microseconds, so it runs in a thread."""
     delays = [flight.dep_delay for flight in flights if flight.dep_delay is not None]
     deciles = quantiles(delays, n=10, method="inclusive") if len(delays) > 1 else [float(delay) for delay in delays] * 9
     return DelaySummary(
@@ -49,7 +50,7 @@ def delay_summary(flights: list[Flight]) -> DelaySummary:
 
 
 def mean_delay(flights: list[Flight], resamples: int = 5000) -> MeanDelay:
-    """The bootstrap: draws the flights again and again. 0.4 s of pure Python for a thousand flights, so a process is the place for it."""
+    """Bootstraps the mean: resamples the flights many times. Takes 0.4 s of pure Python for a thousand flights, so it runs in a process."""
     delays = [flight.arr_delay for flight in flights if flight.arr_delay is not None]
     if not delays:
         return MeanDelay(flights=0, mean=None, low=None, high=None, resamples=resamples)

@@ -3,7 +3,7 @@
     GET /planes/{tailnum}        one plane
     GET /planes?manufacturer=&model=&year=&type=&engine=&engines=&limit=
 
-American Airlines (AA) and Envoy Air (MQ) report fleet numbers instead of tail numbers, so most of their planes are not here.
+American Airlines (AA) and Envoy Air (MQ) report fleet numbers instead of tail numbers, so most of their planes are missing.
 """
 
 from typing import Final

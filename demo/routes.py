@@ -1,7 +1,7 @@
-"""A route that the document cannot say: it has to choose.
+"""A Python route for what a document cannot express: it has to choose a flight.
 
-`fan` calls the upstreams of the document, with their bulkheads, retries and breakers. A required call that fails ends the request with the
-gateway's problem; an optional one gives None here, and the response says `Gateway-Complete: ?0`.
+`fan` calls the upstreams of the document, with their bulkheads, retries and breakers. A failed required call ends the request with the
+gateway's problem. A failed optional call returns None, and the response says `Gateway-Complete: ?0`.
 """
 
 from datetime import datetime, timedelta
@@ -57,7 +57,7 @@ class Weather(BaseModel):
 
 
 class NextTrip(BaseModel):
-    """What a plane did after a flight: its next departure from New York. What could not be found out is null."""
+    """A plane's next departure from New York after a flight. Parts that are not available are null."""
 
     flight: Flight
     next: Flight
@@ -73,10 +73,10 @@ class NextTrip(BaseModel):
     responses={404: {"description": "There is no such flight, or its plane did not leave New York again in January 2013"}},
 )
 async def next_trip(flight_id: Annotated[int, Path(ge=1)], fan: Fan) -> NextTrip:
-    """The plane's next departure from any of the three airports, cancelled flights left out."""
+    """The plane's next departure from any of the three airports, excluding cancelled flights."""
     flight = Flight.model_validate(await fan.get("flights", f"/flights/{flight_id}", name="flight"))
     if flight.tailnum is None:
-        raise HTTPException(404, "nobody knows which plane was meant to fly this flight")
+        raise HTTPException(404, "the plane of this flight is not known")
     rotation = {"tailnum": flight.tailnum, "cancelled": False, "limit": MAX_FLIGHTS}
     found = await fan.get("flights", "/flights", query=rotation, name="rotation")
     following = earliest_after(flight, [Flight.model_validate(one) for one in found["flights"]])

@@ -1,7 +1,6 @@
-"""What the five services share: a small ASGI application over a table of routes, and the command that serves it with uvicorn.
+"""Shared by the five services: a small ASGI application over a table of routes, and the command that serves it with uvicorn.
 
 A service answers JSON only. Its handlers are plain functions from a request to a JSON value; a `Refusal` becomes an error response.
-The module must not know what any service is about.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import uvicorn
 from demo.table import JSON, Parse, Row, Table
 
 PORTS: Final[Mapping[str, int]] = {"flights": 9101, "airlines": 9102, "airports": 9103, "planes": 9104, "weather": 9105}
-"""Default port of each service; the variable NAME_PORT sets another."""
+"""Default port of each service; the environment variable NAME_PORT overrides it."""
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_LIMIT: Final = 1000
@@ -39,14 +38,14 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a handler sees. `path`: values of the path's parameters. `asked`: the query, or the object in the JSON body of a POST."""
+    """A handler's argument. `path`: values of the path parameters. `arguments`: the query, or the JSON object in the body of a POST."""
 
     path: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, JSON] = field(default_factory=dict)
+    arguments: dict[str, JSON] = field(default_factory=dict)
 
     def take(self, name: str, parse: Parse, default: JSON = None) -> JSON:
-        """One value of `asked`, read by `parse`. Absent, empty and null are `default`. Refuses with 400 what cannot be read."""
-        value = self.asked.get(name)
+        """One of the `arguments`, read by `parse`; `default` if absent, empty or null. Refuses with 400 a value that cannot be read."""
+        value = self.arguments.get(name)
         if value is None or value == "":
             return default
         if isinstance(value, dict | list):
@@ -60,24 +59,24 @@ class Request:
 Handler = Callable[[Request], JSON]
 
 
-def matching(table: Table, request: Request, *, beside: tuple[str, ...] = ()) -> list[Row]:
+def matching(table: Table, request: Request, *, extra: tuple[str, ...] = ()) -> list[Row]:
     """The rows that match the filters in the request.
 
-    Refuses names that are neither a filter nor in `beside`: a mistyped filter must not look like "everything matches".
+    Refuses names that are neither a filter nor in `extra`: a mistyped filter must not match everything.
     """
-    unknown = sorted(request.asked.keys() - table.filters.keys() - set(beside))
+    unknown = sorted(request.arguments.keys() - table.filters.keys() - set(extra))
     if unknown:
-        raise Refusal(400, f"unknown: {', '.join(unknown)}; known: {', '.join([*table.filters, *beside]) or 'nothing'}")
+        raise Refusal(400, f"unknown: {', '.join(unknown)}; known: {', '.join([*table.filters, *extra]) or 'nothing'}")
     wanted = {name: request.take(name, parse) for name, parse in table.filters.items()}
     return table.find({name: value for name, value in wanted.items() if value is not None})
 
 
 def page(table: Table, request: Request, *, key: str) -> JSON:
-    """`{key: rows, "total": n}`: of the `total` rows that match, the first `limit` (20; 0 to 1000)."""
+    """`{key: rows, "total": n}`: the first `limit` (default 20; 0 to 1000) of the `total` matching rows."""
     limit: int = request.take("limit", int, 20)
     if not 0 <= limit <= MAX_LIMIT:
-        raise Refusal(400, f"limit lies between 0 and {MAX_LIMIT}")
-    rows = matching(table, request, beside=("limit",))
+        raise Refusal(400, f"limit must be between 0 and {MAX_LIMIT}")
+    rows = matching(table, request, extra=("limit",))
     return {key: rows[:limit], "total": len(rows)}
 
 
@@ -89,9 +88,10 @@ def found(row: Row | None, what: str) -> Row:
 
 
 class Service:
-    """An ASGI application. `routes`: handlers by method and path, such as `GET /flights/{id}`; literal segments win over parameters.
+    """An ASGI application. `routes`: handlers by method and path, such as `GET /flights/{id}`; literal segments take precedence over
+    parameters.
 
-    `/health` is added: it answers 200 as soon as the service serves, with the number of `rows` behind it.
+    Adds `/health`, which answers 200 once the service is up, with its number of `rows`.
     """
 
     def __init__(self, name: str, *, rows: int, routes: Mapping[str, Handler]) -> None:
@@ -108,7 +108,7 @@ class Service:
         headers: list[tuple[bytes, bytes]] = []
         try:
             handler, parameters = self._route(scope)
-            status, value = 200, handler(Request(path=parameters, asked=await self._asked(scope, receive)))
+            status, value = 200, handler(Request(path=parameters, arguments=await self._arguments(scope, receive)))
         except Refusal as refusal:
             status, value, headers = refusal.status, {"status": refusal.status, "detail": refusal.detail}, refusal.headers
         body = orjson.dumps(value)
@@ -125,7 +125,7 @@ class Service:
             allowed.append(offered)
         if not allowed:
             raise Refusal(404, f"{self.name} has no such path")
-        raise Refusal(405, f"this path takes {', '.join(allowed)}", [(b"allow", ", ".join(allowed).encode())])
+        raise Refusal(405, f"this path allows {', '.join(allowed)}", [(b"allow", ", ".join(allowed).encode())])
 
     def _matching(self, raw_path: str) -> Iterator[tuple[str, dict[str, str], Handler]]:
         segments = raw_path.split("/")
@@ -136,7 +136,7 @@ class Service:
                 pairs = zip(pattern, segments, strict=True)
                 yield method, {want[1:-1]: unquote(got) for want, got in pairs if want.startswith("{")}, handler
 
-    async def _asked(self, scope: Scope, receive: Receive) -> dict[str, JSON]:
+    async def _arguments(self, scope: Scope, receive: Receive) -> dict[str, JSON]:
         if scope["method"] != "POST":
             return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         body = b""
@@ -146,14 +146,14 @@ class Service:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > MAX_BODY_BYTES:
-                raise Refusal(413, f"a body has at most {MAX_BODY_BYTES} bytes")
+                raise Refusal(413, f"the body must have at most {MAX_BODY_BYTES} bytes")
         try:
-            asked = orjson.loads(body)
+            arguments = orjson.loads(body)
         except orjson.JSONDecodeError:
             raise Refusal(400, "the body is not JSON") from None
-        if not isinstance(asked, dict):
+        if not isinstance(arguments, dict):
             raise Refusal(400, "the body must be a JSON object")
-        return asked
+        return arguments
 
 
 def serve(service: Service) -> None:
@@ -170,6 +170,6 @@ def serve(service: Service) -> None:
         lifespan="off",
         log_level="warning",
         access_log=False,
-        timeout_keep_alive=75,  # longer than the gateway keeps an idle connection, so that it never meets a closing one
+        timeout_keep_alive=75,  # longer than the gateway keeps idle connections, so that it never uses one that is being closed
         timeout_graceful_shutdown=3,
     )

@@ -1,7 +1,7 @@
-"""Child processes that belong together: started, waited for until they answer, watched, and stopped together.
+"""A group of child processes: starts them, waits until they are ready, watches them, and stops them together.
 
-Knows processes, ports and HTTP health checks; not what the programs are about. Each program runs as `python -m demo.tether MODULE ...`,
-so that none outlives this process. Children are in a session of their own: Ctrl-C reaches this process only, which stops them in order.
+Each program runs as `python -m demo.tether MODULE ...`, so that none outlives this process. Children run in sessions of their own: Ctrl-C
+reaches only this process, which stops them in order.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ POLL_S: Final = 0.05
 
 
 class StartError(Exception):
-    """A program cannot be started, or ended before it was ready. The message is for the person at the terminal."""
+    """A program could not be started, or ended before it was ready. The message is for the person at the terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One program. `module`, `arguments`: what `python -m` is given. `port`: on 127.0.0.1. `ready_path`: answers 200 when it is ready.
+    """One program. `module`, `arguments`: passed to `python -m`. `port`: on 127.0.0.1. `ready_path`: answers 200 when the program is ready.
 
     `port_variable`: environment variable that sets the port, for messages. `environment`: added to this process's own.
     """
@@ -42,7 +42,7 @@ class Program:
 
 
 class Child:
-    """One started program, and the last lines it wrote. `say`: gets every line, when it is set."""
+    """One started program, and the last lines it wrote. `say`: called with every line, if set."""
 
     def __init__(self, program: Program, process: asyncio.subprocess.Process) -> None:
         self.program: Final = program
@@ -71,14 +71,14 @@ class Child:
                 self.say(f"{self.program.name} | {text}")
         status = await self.process.wait()
         if self.say is not None:
-            self.say(f"{self.program.name} has ended ({_reason(status)}); the rest goes on")
+            self.say(f"{self.program.name} has ended ({_reason(status)}); the others keep running")
 
 
 class Supervisor:
-    """Owns the children: an async context manager that has stopped all of them when it is left, whatever happened inside.
+    """Owns the children. An async context manager: on exit all children have been stopped, whatever happened inside.
 
-    `say`: gets one line about a child that ended by itself, and, after `start`, each line that a child writes.
-    `stop_timeout_s`: a child that runs this long after SIGTERM is killed.
+    `say`: called with one line about a child that ended by itself, and, after `start`, with each line that a child writes.
+    `stop_timeout_s`: a child that still runs this long after SIGTERM is killed.
     """
 
     def __init__(self, programs: list[Program], *, say: Callable[[str], None], stop_timeout_s: float = 5.0) -> None:
@@ -94,9 +94,9 @@ class Supervisor:
         await self.stop()
 
     async def start(self, *, ready_timeout_s: float = 20.0) -> None:
-        """Start every program and return when all are ready. Raises StartError; cancelled, it leaves the children to `stop`."""
+        """Start every program and return when all are ready. Raises StartError. After a cancellation, `stop` ends the children."""
         for program in self._programs:
-            _prove_free(program)
+            _check_port_is_free(program)
         for program in self._programs:
             await self._spawn(program)
         try:
@@ -157,7 +157,7 @@ class Supervisor:
 async def _line(stream: asyncio.StreamReader) -> bytes:
     try:
         return await stream.readline()
-    except ValueError:  # a line beyond the stream's limit: what was read of it is dropped
+    except ValueError:  # the line exceeds the stream's limit: the part already read is dropped
         return b"(a very long line)\n"
 
 
@@ -165,9 +165,9 @@ def _reason(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"exit code {status}"
 
 
-def _prove_free(program: Program) -> None:
+def _check_port_is_free(program: Program) -> None:
     with socket.socket() as probe:
-        if os.name == "posix":  # elsewhere this option would allow a port that somebody listens on
+        if os.name == "posix":  # elsewhere this option would allow a port that is in use
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", program.port))

@@ -1,6 +1,6 @@
 """One table of the demo's data in memory: typed rows, and equality filters over indexed columns.
 
-Knows nothing of HTTP. Rows are read once and never changed, so they are handed out as they are.
+Rows are read once and never changed, so they are returned without copying.
 """
 
 import csv
@@ -27,7 +27,7 @@ def boolean(text: str) -> bool:
 
 
 def day(text: str) -> str:
-    """A date as `2013-01-31`, proven to be one. Raises ValueError."""
+    """A valid date in the form `2013-01-31`. Raises ValueError."""
     return date.fromisoformat(text).isoformat()
 
 
@@ -41,7 +41,7 @@ def read(name: str, types: Mapping[str, Parse]) -> Iterator[Row]:
 
 
 class Table:
-    """Rows that can be filtered by equality. `filters`: for each filterable column, what reads its value from text."""
+    """Rows that can be filtered by equality. `filters`: for each filterable column, the function that parses its value."""
 
     def __init__(self, rows: list[Row], filters: Mapping[str, Parse]) -> None:
         self.rows: Final = rows

@@ -2,8 +2,8 @@
 
     python -m demo.tether MODULE [ARGUMENT...]
 
-The parent holds the other end of standard input and never writes to it. However the parent ends, even by SIGKILL, the pipe is closed
-with it, and the child stops instead of living on as an orphan that holds a port. This needs nothing of the operating system but pipes.
+The parent holds the other end of standard input and never writes to it. However the parent ends, even by SIGKILL, its end of the pipe
+closes. The child then stops, instead of becoming an orphan that holds a port. This needs only pipes from the operating system.
 """
 
 import os
@@ -14,7 +14,7 @@ import threading
 from typing import Final
 
 GRACE_S: Final = 5.0
-"""Time to stop in order, before the process is ended."""
+"""Seconds for an orderly stop before the process is ended."""
 
 
 def _watch() -> None:

@@ -1,10 +1,10 @@
-"""The weather service: what was observed each hour of January 2013 at Newark, Kennedy and LaGuardia.
+"""The weather service: hourly observations of January 2013 at Newark, Kennedy and LaGuardia.
 
-    GET  /weather?origin=EWR&at=2013-01-01T10:00:00Z    the observation of the hour in which `at` lies
+    GET  /weather?origin=EWR&at=2013-01-01T10:00:00Z    the observation of the hour that contains `at`
     GET  /weather/daily?origin=EWR&date=2013-01-01      the hours of one day in New York, `{"hours": [...], "total": n}`
     POST /weather/search                                {"origin", "date", "hour", "limit"}, all optional; the same answer
 
-Some hours were not observed (404). Beside the columns of the file an observation has `date`, the day in New York.
+Some hours have no observation (404). In addition to the columns of the file, an observation has `date`, the day in New York.
 """
 
 from datetime import UTC, datetime
@@ -38,13 +38,13 @@ def build() -> Service:
     def observation(request: Request) -> JSON:
         origin, hour = request.take("origin", str), request.take("at", utc_hour)
         if origin is None or hour is None:
-            raise Refusal(400, "origin and at are needed, such as ?origin=EWR&at=2013-01-01T10:00:00Z")
+            raise Refusal(400, "origin and at are required, such as ?origin=EWR&at=2013-01-01T10:00:00Z")
         return found(by_hour.get((origin, hour)), f"observation of {origin} at {hour}")
 
     def daily(request: Request) -> JSON:
         if request.take("origin", str) is None or request.take("date", day) is None:
-            raise Refusal(400, "origin and date are needed, such as ?origin=EWR&date=2013-01-01")
-        return page(table, Request(asked={"limit": 24, **request.asked}), key="hours")
+            raise Refusal(400, "origin and date are required, such as ?origin=EWR&date=2013-01-01")
+        return page(table, Request(arguments={"limit": 24, **request.arguments}), key="hours")
 
     def search(request: Request) -> JSON:
         return page(table, request, key="hours")

@@ -1,4 +1,4 @@
-"""Wires the parts together. The only module that knows them all: document -> plans -> upstreams -> engine -> edge."""
+"""Wires the parts together. The only module that knows all of them: document -> plans -> upstreams -> engine -> edge."""
 
 import asyncio
 import logging
@@ -52,9 +52,9 @@ logger = logging.getLogger("anabranch")
 
 
 def create_app(settings: Settings, logs: Logs | None = None, others: Others | None = None) -> Gateway:
-    """The gateway as an ASGI application. Raises ConfigError when the document or the settings are not usable. Nothing is opened before its
-    lifespan begins. `logs`: the stream that requests are logged to; one of its own on stderr when None.
-    `others`: the other workers, which an admin reload reaches too."""
+    """The gateway as an ASGI application. Raises ConfigError when the document or the settings are not usable. Opens nothing before its
+    lifespan begins. `logs`: where requests are logged; None: a new log on stderr. `others`: the other workers, which an admin reload
+    includes."""
     if settings.document is None:
         raise ConfigError([_no_document()])
     document = settings.document
@@ -74,14 +74,14 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
     )
 
     def prepare() -> Service:
-        """The document as it is now, for a reload. What only a restart can change is a warning."""
+        """Compile the current document for a reload. A change that needs a restart becomes a warning."""
         again = compile_file(document)
         keep_routers(compiled.draft.document.routers, again.draft)
         observation.logs.redact = again.draft.secrets.redact
         return _service(again, observation, pool_maker, _journal(again.plan, settings), answers, stale)
 
     def swap(service: Service) -> Generation:
-        """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
+        """Switch the document's endpoints and the Python routes to the new service at the same moment."""
         bounds = service.plan.stale
         stale.bound(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
         return app.load(service)
@@ -90,7 +90,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
 
     def show(state: ReloadState) -> None:
         if state.is_failed:
-            health.degrade("reload", "the document on the disk is not usable; the one before it is served")
+            health.degrade("reload", "the document on disk is not usable; the previous one is still served")
         else:
             health.clear("reload")
 
@@ -130,7 +130,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
                     protocol=protocol,
                 )
                 await exits.enter_async_context(admin)
-                logger.info("the admin server is at %s port %d", settings.admin_host, admin.port)
+                logger.info("the admin server listens on %s port %d", settings.admin_host, admin.port)
                 app.state.admin_port = admin.port
             if settings.reload == "watch":
                 await exits.enter_async_context(_watching(document, reloader))
@@ -160,7 +160,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
 
 
 def _observation(settings: Settings, logs: Logs) -> Observation:
-    """What watches the gateway, as the settings ask. Raises ConfigError."""
+    """Logs, metrics, timings and tracing, as the settings enable them. Raises ConfigError."""
     try:
         tracing = open_tracing(os.environ, ratio=settings.trace_ratio) if settings.tracing else None
     except (ValueError, MissingExtraError) as error:
@@ -192,8 +192,8 @@ def _admin(
 
 
 def _journal(plan: DocumentPlan, settings: Settings) -> tuple[Journal | None, Shippers | None]:
-    """The journal of a document and what ships it, not open yet; None when no endpoint keeps records. What a journal answers is not recorded
-    again."""
+    """The document's journal and its shippers, not open yet; None when no endpoint keeps records. Answers that come from a journal are not
+    recorded again."""
     if settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
         return None, None
     config = plan.journal
@@ -203,22 +203,22 @@ def _journal(plan: DocumentPlan, settings: Settings) -> tuple[Journal | None, Sh
 
 
 def _journal_note(reloader: Reloader) -> str | None:
-    """What readiness says of a journal that cannot be written. It stays ready: other endpoints go on."""
+    """Readiness note for a journal that cannot be written. Does not affect readiness: other endpoints keep working."""
     journal = reloader.service.journal
     trouble = None if journal is None else journal.counters.trouble
     return None if trouble is None else f"the journal cannot be written: {trouble}"
 
 
 def _sink_note(reloader: Reloader) -> str | None:
-    """What readiness says of sinks that are away. It stays ready: nothing is lost, and no request waits for it. What a database says of itself
-    is for the log."""
+    """Readiness note for unreachable sinks. Does not affect readiness: no record is lost, and no request waits for a sink. The database's
+    own error goes only to the log."""
     shippers = reloader.service.shippers
-    away = [] if shippers is None else [shipper.name for shipper in shippers.each if shipper.counters.trouble is not None]
-    return f"the journal is not shipped to {', '.join(away)} for now, and waits on the disk" if away else None
+    unreachable = [] if shippers is None else [shipper.name for shipper in shippers.each if shipper.counters.trouble is not None]
+    return f"the journal cannot be shipped to {', '.join(unreachable)} now; its records wait on disk" if unreachable else None
 
 
 def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers | None:
-    """What stands for the upstreams when the settings say so. Raises ConfigError."""
+    """Recorded answers in place of the upstreams, when the settings enable them. Raises ConfigError."""
     folder = settings.from_journal
     if folder is None:
         return None
@@ -230,9 +230,9 @@ def _recorded_answers(settings: Settings, compiled: Compiled) -> RecordedAnswers
         ) from error
     if not answers.calls:
         answers.close()
-        message = f"the journal {folder} holds no service's answer"
-        raise ConfigError([_wrong_setting("ANABRANCH_FROM_JOURNAL", message, "endpoints with `journal: {bodies: steps}` keep them")])
-    logger.warning("services are not called: %d answers come from the journal %s", answers.calls, folder)
+        message = f"the journal {folder} contains no upstream answers"
+        raise ConfigError([_wrong_setting("ANABRANCH_FROM_JOURNAL", message, "endpoints with `journal: {bodies: steps}` record them")])
+    logger.warning("upstreams are not called: %d answers come from the journal %s", answers.calls, folder)
     return answers
 
 
@@ -242,22 +242,26 @@ def _stale_store(compiled: Compiled) -> StaleStore:
 
 
 def _readiness_of(name: str, reloader: Reloader, plan: DocumentPlan) -> Probe:
-    """What /readyz asks about one upstream. Raises ConfigError when there is none of this name, or none that could ever say no."""
+    """The /readyz probe for one upstream. Raises ConfigError when the document has no such upstream, or the upstream has no breaker."""
     known = plan.upstreams.get(name)
     if known is None:
         hint = did_you_mean(name, list(plan.upstreams))
         raise ConfigError([_wrong_setting("ANABRANCH_READY_UPSTREAMS", f"the document has no upstream {name}", hint)])
     if known.breaker is None:
         raise ConfigError(
-            [_wrong_setting("ANABRANCH_READY_UPSTREAMS", f"the upstream {name} has no breaker, which readiness goes by", "give it one")]
+            [
+                _wrong_setting(
+                    "ANABRANCH_READY_UPSTREAMS", f"the upstream {name} has no breaker, which readiness depends on", "add a breaker"
+                )
+            ]
         )
 
-    def ask() -> str | None:
+    def probe() -> str | None:
         stack = reloader.service.upstreams.stacks.get(name)
-        # Allowed again when the time it stays open is over: without new requests nothing else would ever close it.
-        return None if stack is None or stack.would_allow(monotonic()) else f"the upstream {name} does not answer: its breaker is open"
+        # Ready again once the breaker's open time is over: only new requests can close the breaker.
+        return None if stack is None or stack.would_allow(monotonic()) else f"the upstream {name} is unavailable: its breaker is open"
 
-    return ask
+    return probe
 
 
 def _service(
@@ -268,11 +272,11 @@ def _service(
     answers: RecordedAnswers | None,
     stale: StaleStore,
 ) -> Service:
-    """What runs for this document, not open yet. `answers`: stand for its upstreams. `stale`: what it remembers."""
+    """The service for this document, not open yet. `answers`: replace its upstreams. `stale`: its stale-if-error store."""
     plan = compiled.plan
     opener: Opener = partial(open_transport, contexts=compiled.contexts)
     if answers is not None:
-        # Nothing is looked up for an upstream that is not called.
+        # No DNS lookups for upstreams that are not called.
         plan = replace(plan, upstreams={name: replace(upstream, dns_ttl_s=None) for name, upstream in plan.upstreams.items()})
         opener = partial(RecordedTransport, answers)
     certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
@@ -293,7 +297,7 @@ def _service(
 
 @asynccontextmanager
 async def _watching(document: Path, reloader: Reloader) -> AsyncIterator[None]:
-    """Reload the document when it changes on the disk."""
+    """Reload the document when it changes on disk."""
 
     async def watch() -> None:
         async with aclosing(changes(document, lambda: reloader.service.files, is_eager=lambda: reloader.state.is_failed)) as changed:
@@ -311,7 +315,7 @@ async def _watching(document: Path, reloader: Reloader) -> AsyncIterator[None]:
 
 def _report_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("changes of the document are no longer noticed; SIGHUP still reloads it", exc_info=error)
+        logger.error("the document is no longer watched for changes; SIGHUP still reloads it", exc_info=error)
 
 
 def _wrong_setting(name: str, message: str, hint: str = "") -> Problem:
@@ -320,6 +324,6 @@ def _wrong_setting(name: str, message: str, hint: str = "") -> Problem:
 
 def _no_document() -> Problem:
     return Problem(
-        file="settings", line=1, column=1, path="ANABRANCH_DOCUMENT", message="no gateway document is named",
+        file="settings", line=1, column=1, path="ANABRANCH_DOCUMENT", message="no gateway document is given",
         hint="run `anabranch run FILE`, or set ANABRANCH_DOCUMENT to a file or folder",
     )  # fmt: skip

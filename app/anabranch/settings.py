@@ -1,4 +1,4 @@
-"""Settings of the process, from the environment (`ANABRANCH_*`) and an optional `.env` file. What the gateway does is in the document."""
+"""Settings of the process, from the environment (`ANABRANCH_*`) and an optional `.env` file. The document defines everything else."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Every setting with its default. `.env.example` lists them all; a test fails when it does not."""
+    """Every setting with its default. `.env.example` lists all of them; a test checks that."""
 
     model_config = SettingsConfigDict(env_prefix="ANABRANCH_", env_file=".env", extra="ignore", use_attribute_docstrings=True)
 
@@ -19,53 +19,54 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     """Port to listen on. 0: a free one."""
     workers: int = Field(1, ge=1, le=256)
-    """Processes that serve. Limits, breakers, journals and metrics are each worker's own; worker n has its admin server at `admin_port` + n."""
+    """Worker processes. Each has its own limits, breakers, journal and metrics, and worker n its admin server at `admin_port` + n."""
     docs: bool = True
     """Serve /docs, /redoc and /openapi.json."""
     allow_explain: bool = False
-    """Answer `?_explain=true` with the plan, outcomes and timings instead of the response. It shows how the gateway is built inside."""
+    """Answer `?_explain=true` with the plan, outcomes and timings instead of the response. This shows clients the gateway's internals."""
     journal_path: Path | None = None
-    """Folder of the journal. Wins over the document's `journal.path`; without either it is `journal` in the working directory."""
+    """Folder of the journal. Overrides the document's `journal.path`; if neither is set, `journal` in the working directory."""
     from_journal: Path | None = None
-    """Folder of a journal that stands for all upstreams. Nothing is called and nothing is recorded; `anabranch run --from-journal DIR` sets it."""
+    """Folder of a journal that answers in place of all upstreams, which are not called. Nothing is recorded.
+    `anabranch run --from-journal DIR` sets it."""
     reload: Literal["off", "signal", "watch"] = "watch"
-    """When the document is read again: `watch` (when its files change, and at SIGHUP), `signal` (at SIGHUP), `off` (never by itself)."""
+    """When to reload the document: `watch` (file changes, SIGHUP), `signal` (SIGHUP), `off` (only on `POST /admin/reload`)."""
     keep_alive_s: float = Field(75.0, ge=0, le=3600)
-    """How long a client's connection may stay open without a request, in seconds. Longer than that of a load balancer in front."""
+    """How long a client's connection may stay idle, in seconds. Set it longer than the idle timeout of a load balancer in front."""
     max_requests: int = Field(0, ge=0)
-    """Requests under way at once, of all endpoints together. 0: no limit. One worker has this many, not all workers together."""
+    """Maximum concurrent requests, all endpoints together. 0: no limit. The limit applies to each worker."""
     max_waiting: int = Field(256, ge=0)
-    """Requests that may wait beyond `max_requests`; one more is answered 503 at once. 0: nobody waits."""
+    """Maximum requests that wait for a slot when `max_requests` is reached; further ones are answered 503. 0: no request waits."""
     max_wait_s: float = Field(0.25, gt=0, le=60)
-    """Longest such wait, in seconds; then the answer is 503."""
+    """Longest such wait, in seconds; after that the answer is 503."""
     drain_delay_s: float = Field(0.0, ge=0, le=3600)
-    """How long new connections are still served after SIGTERM, in seconds: until load balancers have heard that /readyz says no."""
+    """How long new connections are still served after SIGTERM, in seconds: the time load balancers need to notice that /readyz fails."""
     shutdown_timeout_s: float = Field(10.0, ge=0, le=3600)
-    """How long running requests may take to end after SIGTERM, in seconds. 0: they are cancelled at once."""
+    """How long running requests may take to end after that, in seconds. 0: they are cancelled at once."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least important log messages that are written."""
+    """Lowest level of log messages that are written."""
     log_format: Literal["auto", "json", "console"] = "auto"
-    """How log lines look: `json`, `console` for the eye, or `auto`: console on a terminal and JSON elsewhere."""
+    """Format of log lines: `json`, `console` (human-readable), or `auto`: console on a terminal and JSON elsewhere."""
     access_log: Literal["off", "errors", "all"] | Annotated[float, Field(ge=0, le=1)] = "errors"
-    """Which requests are logged: `off`, `errors` (500 and more, and incomplete answers), `all`, or errors and this share of the rest (0 to 1)."""
+    """Requests to log: `off`, `errors` (status 500 and above, incomplete answers), `all`, or a number: errors and this share (0 to 1) of others."""
     metrics: bool = True
-    """Count, and serve /metrics for Prometheus."""
+    """Collect metrics, and serve them at /metrics for Prometheus."""
     admin_port: int | None = Field(None, ge=0, le=65535)
-    """Port of the admin server. /metrics moves there, and /admin/* is served there only; without it there is no /admin."""
+    """Port of the admin server. /metrics moves there, and /admin/* is only served there. Unset: no admin server and no /admin."""
     admin_host: str = "127.0.0.1"
     """Address that the admin server listens on."""
     admin_token_file: Path | None = None
-    """File that holds the admin server's bearer token, such as a mounted secret. It is read at the start and wins over the next setting."""
+    """File that contains the admin server's bearer token, such as a mounted secret. Read at startup; overrides the next setting."""
     admin_token: SecretStr | None = Field(None, min_length=8, validate_default=True)
-    """Bearer token that the admin server asks for, except for /livez and /readyz. Unset: it asks for none."""
+    """Bearer token that the admin server requires, except for /livez and /readyz. Unset: no token is required."""
     tracing: bool = False
-    """Make OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `otel`."""
+    """Create OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `otel`."""
     trace_ratio: float = Field(1.0, ge=0, le=1)
-    """Share of requests that are traced when they come without a trace of their own; else the caller's decision is followed."""
+    """Share (0 to 1) of requests without a trace context that are traced; otherwise the caller's sampling decision applies."""
     hook_stall_s: float = Field(0.05, gt=0, le=60)
-    """An async hook that holds the event loop for longer than so many seconds is logged with its name."""
+    """An async hook that blocks the event loop for longer than this many seconds is logged with its name."""
     ready_upstreams: Annotated[tuple[str, ...], NoDecode] = ()
-    """Upstreams that /readyz asks about: not ready while every address of one of them has its breaker open. Names with commas between."""
+    """Upstreams that /readyz depends on, separated by commas: not ready while one of them has the breakers of all its addresses open."""
 
     @field_validator("ready_upstreams", mode="before")
     @classmethod

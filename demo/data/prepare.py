@@ -4,8 +4,8 @@
     python -m pip download --no-deps airportsdata==20260905 --dest SOMEWHERE
     python demo/data/prepare.py SOMEWHERE
 
-Flights and weather are cut to January 2013 (their own `year` and `month`, which are New York's); airlines and planes are whole. Columns,
-order of rows and the spelling of values stay as they are, except that `NA` (missing) becomes an empty field.
+Flights and weather are reduced to January 2013 (by their `year` and `month`, which are New York's); airlines and planes are complete.
+Columns, order of rows and the spelling of values are unchanged, except that `NA` (missing) becomes an empty field.
 
 Airports are those of the fifty states and the District of Columbia that have an IATA code, under that code. Their offset from UTC and
 whether they observe daylight saving time come from the time zone database, for 2013.
@@ -54,7 +54,7 @@ KEEP: Final[dict[str, Callable[[dict[str, str]], bool]]] = {
 
 
 def source(archive: tarfile.TarFile, name: str) -> str:
-    """The CSV text of one table, as it stands in the archive. Flights are zipped there."""
+    """The CSV text of one table in the archive. Flights are zipped there."""
     member = archive.extractfile(f"{FOLDER}/{name}.csv{'.zip' if name == 'flights' else ''}")
     assert member is not None, name
     content = member.read()
@@ -65,7 +65,7 @@ def source(archive: tarfile.TarFile, name: str) -> str:
 
 
 def cut(rows: Iterable[dict[str, str]], keep: Callable[[dict[str, str]], bool]) -> tuple[bytes, int]:
-    """CSV of the rows that `keep` wants, missing values empty, and how many they are."""
+    """CSV of the rows for which `keep` is true, with missing values empty, and the number of these rows."""
     text = io.StringIO(newline="")
     writer: csv.DictWriter[str] | None = None
     count = 0
@@ -117,7 +117,7 @@ def main(folder: Path) -> None:
     for name, known in SHA256.items():
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         if digest != known:
-            raise SystemExit(f"{name} is not the archive that this script knows (its sha256 is {digest})")
+            raise SystemExit(f"{name} is not the expected archive (its sha256 is {digest})")
     print("| file | rows | sha256 | sha256 of the CSV inside |\n| --- | --- | --- | --- |")
     with tarfile.open(folder / FLIGHTS_ARCHIVE) as archive:
         for name, keep in KEEP.items():

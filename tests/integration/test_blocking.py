@@ -13,9 +13,9 @@ import pytest
 from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
 
 from tests.support.gateway import running_gateway
+from tests.support.paths import ROOT
 from tests.support.scripted import ScriptedUpstream
 
-ROOT = Path(__file__).parents[2]
 LARGE = {"items": ["x" * 1000] * 1000}
 DOCUMENT = """
 version: 1

@@ -17,9 +17,9 @@ import httpx
 import pytest
 import trustme
 
+from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.scripted import ScriptedUpstream
 
-ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "anabranch")
 TIMEOUT_S = 60.0
 DOCUMENT = """\
@@ -55,7 +55,7 @@ routers: ["nowhere.at_all:router"]
 
 def environment(**variables: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ANABRANCH_")}
-    return {**clean, "PYTHONPATH": str(ROOT), **variables}
+    return {**clean, "PYTHONPATH": PYTHONPATH, **variables}
 
 
 def anabranch(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -298,7 +298,7 @@ endpoints:
         "importlib.util.find_spec = lambda name, *rest: None if name == 'h2' else find(name, *rest)\n",
         "utf-8",
     )
-    done = anabranch("run", path, "--port", "0", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    done = anabranch("run", path, "--port", "0", PYTHONPATH=f"{tmp_path}{os.pathsep}{PYTHONPATH}")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         f"{path}:3:58: upstreams.a.http2: http2 needs the extra 'http2': pip install 'anabranch[http2]'",

@@ -131,5 +131,5 @@ def test_warnings_are_logged_when_the_application_is_made(tmp_path: Path, caplog
 
 
 def test_settings_without_a_document_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no gateway document is named"):
+    with pytest.raises(ConfigError, match="no gateway document is given"):
         create_app(Settings(document=None, _env_file=None))

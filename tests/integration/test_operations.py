@@ -22,11 +22,11 @@ from demo.service import PORTS
 from tests.support.ports import free_ports
 from tests.support.unhurried import unhurried
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
 
 CURL = """#!{python}
 import argparse, sys, urllib.error, urllib.request
+from tests.support.paths import PYTHONPATH, ROOT
 options = argparse.ArgumentParser()
 for flag in ("-i", "-s", "-f"):
     options.add_argument(flag, action="store_true")
@@ -75,7 +75,7 @@ class Reader:
         document = folder / "demo" / "gateway.yaml"
         document.write_text(unhurried(document.read_text("utf-8")), "utf-8")
         path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-        self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+        self._environment = {**os.environ, "PATH": path, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
         for name, port in PORTS.items():
             self._environment |= {
                 f"{name.upper()}_PORT": str(self._ports[port]),
@@ -155,7 +155,7 @@ async def test_first_part_of_the_guide_is_true(person: Reader) -> None:
     document.write_text(f"{good}\nendpoints: [\n", "utf-8")
     await read_until(gateway, "the old one stays in force")
     seen = await person.run(broken)
-    assert '{"status":"ready","reasons":["the document on the disk is not usable' in seen
+    assert '{"status":"ready","reasons":["the document on disk is not usable' in seen
     assert f'"line":{good.count(chr(10)) + 3}' in seen
     assert "anabranch_reload_failed 1.0" in seen
 

@@ -32,10 +32,10 @@ from anabranch.document.compile import compile_file
 from anabranch.main import create_app
 from anabranch.settings import Settings
 from demo import airlines, airports, flights, planes, weather
+from tests.support.paths import ROOT
 from tests.support.serving import LOOPBACK, serve
 from tests.support.unhurried import unhurried
 
-ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "demo" / "gateway.yaml"
 DESCRIPTION = orjson.loads((ROOT / "openapi" / "demo.json").read_bytes())
 SERVICES = {"flights": flights, "airlines": airlines, "airports": airports, "planes": planes, "weather": weather}

@@ -24,9 +24,9 @@ import orjson
 
 from demo.service import PORTS
 from tests.integration.demo.programs import is_listening
+from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.ports import free_ports
 
-ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 OWN_PORT = 8081
 TIMEOUT_S = 60.0
@@ -83,7 +83,7 @@ class Reader:
     def environment(self) -> dict[str, str]:
         services = {f"{name.upper()}_PORT": str(self.ports[port]) for name, port in PORTS.items()}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        own = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "ANABRANCH_PORT": str(self.ports[8080])}
+        own = {"PATH": path, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1", "ANABRANCH_PORT": str(self.ports[8080])}
         return {**os.environ, **services, **own}
 
     async def do(self, command: str) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.support.paths import ROOT
 from tests.support.serving import LOOPBACK
 
-ROOT: Final = Path(__file__).parents[2]
 PATIENCE_S: Final = 40.0
 
 

@@ -4,13 +4,12 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from pathlib import Path
 from time import monotonic
 from typing import Self
 
+from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.ports import free_port
 
-ROOT = Path(__file__).parents[2]
 _READY_WITHIN_S = 60.0
 
 
@@ -71,7 +70,7 @@ class DaskCluster:
 
 
 async def _program(name: str, *arguments: str) -> Process:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{_READY_WITHIN_S:.0f}s"}
+    environ = {**os.environ, "PYTHONPATH": PYTHONPATH, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{_READY_WITHIN_S:.0f}s"}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", f"distributed.cli.{name}", *arguments, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, env=environ, cwd=ROOT
     )

@@ -5,7 +5,6 @@ import re
 import subprocess
 import tomllib
 from functools import cache
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -13,8 +12,8 @@ from packaging.utils import canonicalize_name
 from anabranch.cli.main import cli
 from anabranch.describe.advice import ADVICE
 from anabranch.describe.pages import error_classes
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDERS = {"app", "tests", "openapi", "demo", "bench", "deploy", "docs", ".ci"}
 """Any other top-level folder needs a record in docs/decisions, and then a place here."""
 MADE = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}

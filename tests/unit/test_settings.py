@@ -7,8 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from anabranch.settings import Settings
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def example() -> dict[str, str | None]:

@@ -1,18 +1,18 @@
-"""`anabranch check` and `anabranch explain`: what a document says, without running it."""
+"""`anabranch check` and `anabranch explain`: inspect a document without running it."""
 
 from typing import Annotated
 
 import typer
 
-from anabranch.cli.options import BAD_USE, Document, compile_or_leave, counted
+from anabranch.cli.options import BAD_USE, Document, compile_or_exit, counted
 from anabranch.config.problems import did_you_mean
 from anabranch.plan.explain import explain as explain_plan
 from anabranch.policy import stack
 
 
 def check(document: Document) -> None:
-    """Check a document: every problem in it, with file, line and column."""
-    compiled = compile_or_leave(document)
+    """Check a document, and report every problem with file, line and column."""
+    compiled = compile_or_exit(document)
     for warning in compiled.warnings:
         typer.echo(str(warning))
     parts = [counted(len(compiled.plan.endpoints), "endpoint"), counted(len(compiled.plan.upstreams), "upstream")]
@@ -22,10 +22,10 @@ def check(document: Document) -> None:
 
 def explain(
     document: Document,
-    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="Name or path of one endpoint; all when left out.")] = None,
+    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="Name or path of one endpoint. Default: all.")] = None,
 ) -> None:
-    """Show the plan of each endpoint: what runs when, how answers are read, the longest way against the deadline."""
-    compiled = compile_or_leave(document)
+    """Show the plan of each endpoint: the order of its steps, how answers are read, the critical path against the deadline."""
+    compiled = compile_or_exit(document)
     plans = compiled.plan
     chosen = [plan for plan in plans.endpoints if endpoint is None or endpoint in (plan.name, plan.path, f"{plan.method} {plan.path}")]
     if endpoint is not None and not chosen:

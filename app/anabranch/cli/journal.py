@@ -1,5 +1,5 @@
-"""`anabranch journal`: looks into a journal's folder. Reads only, also while gateways write. Exit codes: 0, 2 for a command that is used wrongly
-(a folder that is not there included), 3 for a journal that is damaged."""
+"""`anabranch journal`: inspects a journal's folder. Only reads, so it is safe while gateways write. Exit codes: 0; 2 for wrong usage,
+including a missing folder; 3 for a damaged journal."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from anabranch.cli.options import settings_of
-from anabranch.cli.records import Folder, filtered, refuse, warn, with_progress
+from anabranch.cli.records import Folder, filtered, usage_error, warn, with_progress
 from anabranch.errors import MissingExtraError
 from anabranch.journal.filter import EVERYTHING, Filter
 from anabranch.journal.follow import Follower, follow
@@ -27,7 +27,7 @@ from anabranch.sinks.parquet import write_parquet
 
 DAMAGED: Final = 3
 
-journal = typer.Typer(help="Look into a journal: its records, its statistics, its checksums.", no_args_is_help=True, rich_markup_mode=None)
+journal = typer.Typer(help="Inspect a journal: records, statistics, checksums.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @journal.command()
@@ -35,9 +35,9 @@ journal = typer.Typer(help="Look into a journal: its records, its statistics, it
 def ls(
     where: Filter,
     folder: Folder = None,
-    segments: Annotated[bool, typer.Option("--segments", help="List the files instead of the records.")] = False,
+    segments: Annotated[bool, typer.Option("--segments", help="List the segment files instead of the records.")] = False,
 ) -> None:
-    """List records by time, one line each."""
+    """List records in order of time, one line each."""
     path = _folder(folder)
     with _reading(path):
         if segments:
@@ -49,7 +49,7 @@ def ls(
         _print_lines(lines(path, where, tally), tally)
         warn(tally)
         if not tally.records:
-            typer.echo(_nothing(path, where), err=True)
+            typer.echo(_no_records(path, where), err=True)
 
 
 @journal.command()
@@ -57,11 +57,11 @@ def ls(
 def tail(
     where: Filter,
     folder: Folder = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, help="So many of the last records.")] = 10,
-    is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new records as they come. Ctrl-C ends it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Whole records, as JSON lines.")] = False,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="How many of the last records to show.")] = 10,
+    is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new records until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print complete records as JSON lines.")] = False,
 ) -> None:
-    """Show the last records, and with -f those that come."""
+    """Show the last records; with -f, also new ones."""
     path = _folder(folder)
     with _reading(path):
         follower = Follower(path, where) if is_followed else None
@@ -71,7 +71,7 @@ def tail(
         warn(tally)
         if follower is None:
             if not found:
-                typer.echo(_nothing(path, where), err=True)
+                typer.echo(_no_records(path, where), err=True)
             return
         shown = {head.id for head, _ in found}
         fresh = ((head, line) for head, line in follow(follower, sleep=time.sleep) if head.id not in shown)
@@ -83,15 +83,16 @@ def tail(
 
 @journal.command()
 def show(
-    record_id: Annotated[str, typer.Argument(metavar="ID", help="Of the record, or the request's X-Request-Id.")], folder: Folder = None
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id, or the X-Request-Id of its request.")],
+    folder: Folder = None,
 ) -> None:
-    """Show one record, whole: by its id, or by the X-Request-Id of its request."""
+    """Show one complete record."""
     path = _folder(folder)
     with _reading(path):
         record = find(path, record_id)
     if record is None:
-        refuse(f"there is no record {record_id} in {path}")
-    # msgspec only moves the white space: numbers stay as they are spelled.
+        usage_error(f"there is no record {record_id} in {path}")
+    # msgspec only changes whitespace: numbers keep their spelling.
     _write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
@@ -100,9 +101,9 @@ def show(
 def stats(
     where: Filter,
     folder: Folder = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count records, failures and durations, endpoint by endpoint."""
+    """Show the number of records and failures, and the durations, of each endpoint."""
     path = _folder(folder)
     with _reading(path):
         segments = [segment for segment in listed(path) if where.may_be_in(segment)]
@@ -114,13 +115,13 @@ def stats(
         typer.echo("\n".join(statistics_table(found)))
         typer.echo(f"{tally.records} records in {counted(len(segments), 'segment')}, {size(sum(s.size_bytes for s in segments))}")
     else:
-        typer.echo(_nothing(path, where), err=True)
+        typer.echo(_no_records(path, where), err=True)
     warn(tally)
 
 
 @journal.command()
 def verify(folder: Folder = None) -> None:
-    """Check every checksum. Exit code 3 when something is damaged."""
+    """Check every checksum. Exit code 3 if the journal is damaged."""
     path = _folder(folder)
     with _reading(path):
         segments = listed(path)
@@ -143,13 +144,13 @@ def verify(folder: Folder = None) -> None:
 def export(
     where: Filter,
     folder: Folder = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")] = None,
-    format_: Annotated[Literal["ndjson", "parquet"], typer.Option("--format", help="`parquet` needs the extra of that name.")] = "ndjson",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")] = None,
+    format_: Annotated[Literal["ndjson", "parquet"], typer.Option("--format", help="`parquet` needs the extra `parquet`.")] = "ndjson",
 ) -> None:
-    """Write records by time as JSON lines (as they are, checksum included) or as a Parquet file."""
+    """Export records in order of time, as JSON lines (unchanged, including checksums) or as a Parquet file."""
     path = _folder(folder)
     if format_ == "parquet" and output is None:
-        refuse("--format parquet writes a file: give --output")
+        usage_error("--format parquet needs --output FILE")
     tally = Tally()
     with _reading(path):
         segments = [segment for segment in listed(path) if where.may_be_in(segment)]
@@ -165,9 +166,9 @@ def export(
         except BrokenPipeError:
             raise
         except MissingExtraError as error:
-            refuse(str(error))
+            usage_error(str(error))
         except OSError as error:
-            refuse(f"cannot write {output}: {error.strerror or error}")
+            usage_error(f"cannot write {output}: {error.strerror or error}")
     warn(tally)
     typer.echo(f"{counted(tally.records, 'record')} exported", err=True)
 
@@ -178,8 +179,8 @@ def export(
 def _folder(given: Path | None) -> Path:
     path = given or settings_of().journal_path or Path("journal")
     if not path.is_dir():
-        hint = "" if given else "; name it with --journal DIR"
-        refuse(f"there is no journal: {path} is {'not a folder' if path.exists() else 'not there'}{hint}")
+        hint = "" if given else "; name its folder with --journal DIR"
+        usage_error(f"there is no journal: {path} {'is not a folder' if path.exists() else 'does not exist'}{hint}")
     return path
 
 
@@ -188,11 +189,11 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not try to flush what is left.
+        # The reader of the output has closed the pipe; Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
     except OSError as error:
-        refuse(f"the journal {path} cannot be read: {error.strerror or error}")
+        usage_error(f"the journal {path} cannot be read: {error.strerror or error}")
 
 
 def _records(found: Iterable[tuple[Head, bytes]], tally: Tally) -> Iterator[Record]:
@@ -215,8 +216,8 @@ def _print_lines(found: Iterable[tuple[Head, bytes]], tally: Tally, *, is_json: 
             _write(f"{record_line(record)}\n".encode())
 
 
-def _nothing(path: Path, where: Filter) -> str:
-    return f"there are no records in {path}" + ("" if where == EVERYTHING else " that these options ask for")
+def _no_records(path: Path, where: Filter) -> str:
+    return f"there are no records in {path}" + ("" if where == EVERYTHING else " that match these options")
 
 
 def _write(content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The command `anabranch`: its groups and commands. Exit codes are in `options`."""
+"""The command `anabranch`: its groups and subcommands. Exit codes are in `options`."""
 
 from typing import Annotated
 
@@ -27,15 +27,15 @@ def main() -> None:
     cli()
 
 
-def _version(is_asked: bool) -> None:
-    if is_asked:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"anabranch {__version__}")
         raise typer.Exit
 
 
 @cli.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
 ) -> None:
     """Options of the command itself."""
 

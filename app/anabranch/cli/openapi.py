@@ -1,8 +1,8 @@
-"""`anabranch openapi` and `anabranch schema`: descriptions, for clients and for editors."""
+"""`anabranch openapi` and `anabranch schema`: describe the API for clients, and documents for editors."""
 
 import orjson
 
-from anabranch.cli.options import Document, Output, compile_or_leave, write
+from anabranch.cli.options import Document, Output, compile_or_exit, write
 from anabranch.describe.document_schema import document_schema
 from anabranch.document.compile import Compiled
 from anabranch.edge.app import build_app
@@ -12,7 +12,7 @@ from anabranch.engine.run import Engine
 
 def openapi(document: Document, output: Output = None) -> None:
     """Write the API description (OpenAPI 3.1) of a document."""
-    write(describe(compile_or_leave(document)), output)
+    write(describe(compile_or_exit(document)), output)
 
 
 def schema(output: Output = None) -> None:
@@ -21,7 +21,7 @@ def schema(output: Output = None) -> None:
 
 
 def describe(compiled: Compiled) -> bytes:
-    """The API description of a compiled document as indented JSON: what the gateway shows at /openapi.json."""
+    """The API description of a compiled document as indented JSON: as the gateway serves it at /openapi.json."""
     plane = DataPlane(Engine().bind)
     plane.load(compiled.plan)
     app = build_app(plane=plane, routers=compiled.routers)

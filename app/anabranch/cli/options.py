@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, arguments, the settings, a document that compiles or ends the command."""
+"""Shared by the commands: exit codes, arguments, settings, and a document that compiles or ends the command."""
 
 import sys
 from pathlib import Path
@@ -12,14 +12,14 @@ from anabranch.errors import ConfigError, Problem
 from anabranch.settings import Settings
 
 ANSWER_IS_NO: Final = 1
-"""Exit code: the command worked, and its answer is no: a difference, records that could not be shipped."""
+"""Exit code: the command ran, and the result is negative: a difference was found, or records could not be shipped."""
 BAD_USE: Final = 2
-"""Exit code: the command was used wrongly."""
+"""Exit code: wrong usage."""
 BAD_CONFIG: Final = 3
 """Exit code: the document or the settings are not usable."""
 
 Document = Annotated[Path, typer.Argument(metavar="FILE", help="The gateway document: a file, or a folder of files.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")]
 
 
 def settings_of(**given: object) -> Settings:
@@ -35,14 +35,14 @@ def settings_of(**given: object) -> Settings:
     raise typer.Exit(BAD_CONFIG)
 
 
-def compile_or_leave(document: Path) -> Compiled:
+def compile_or_exit(document: Path) -> Compiled:
     try:
         return compile_file(document)
     except ConfigError as error:
-        leave(error.problems)
+        exit_with(error.problems)
 
 
-def leave(problems: list[Problem]) -> NoReturn:
+def exit_with(problems: list[Problem]) -> NoReturn:
     for problem in problems:
         typer.echo(str(problem), err=True)
     typer.echo(counted(len(problems), "problem"), err=True)
@@ -54,7 +54,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def write(content: bytes, output: Path | None) -> None:
-    """To the file or the screen. Flushed here: a reader that has gone away must not show up as a traceback at the end."""
+    """Write to the file, or to stdout. Flushes here, so that a closed pipe does not cause a traceback at exit."""
     if output is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()

@@ -1,5 +1,5 @@
-"""What the commands that read a journal have in common: how records are chosen on the command line, how far the reading is, and what is said
-of lines that could not be read. Exit code 2 for an option that cannot be used."""
+"""Shared by the commands that read a journal: filter options, the progress bar, and warnings about unreadable lines. Exit code 2 for an
+invalid option."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,31 +20,31 @@ from anabranch.journal.segment import Segment
 
 T = TypeVar("T")
 
-_TOLD_EVERY: Final = 100
+_UPDATE_EVERY: Final = 100
 
 Folder = Annotated[
     Path | None,
-    typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder; ANABRANCH_JOURNAL_PATH or `journal` without it."),
+    typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder. Default: ANABRANCH_JOURNAL_PATH, or else `journal`."),
 ]
 _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
-    "endpoint": (list[str] | None, typer.Option("--endpoint", "-e", metavar="NAME", help="Only of this endpoint; may be repeated.")),
-    "since": (str | None, typer.Option(help="Not before: a duration ago such as 1h, or a time such as 2026-11-22T16:00Z.")),
-    "until": (str | None, typer.Option(help="Only before: as --since.")),
-    "status": (list[str] | None, typer.Option(metavar="STATUS", help="Only with this status, such as 404 or 5xx; may be repeated.")),
-    "incomplete": (bool, typer.Option("--incomplete", help="Only where a step failed.")),
-    "slow": (str | None, typer.Option(metavar="DURATION", help="Only what took at least so long, such as 500ms.")),
+    "endpoint": (list[str] | None, typer.Option("--endpoint", "-e", metavar="NAME", help="Only this endpoint; may be repeated.")),
+    "since": (str | None, typer.Option(help="Only from this time on: an age such as 1h, or a time such as 2026-11-22T16:00Z.")),
+    "until": (str | None, typer.Option(help="Only before this time: an age or a time, as for --since.")),
+    "status": (list[str] | None, typer.Option(metavar="STATUS", help="Only this status, such as 404 or 5xx; may be repeated.")),
+    "incomplete": (bool, typer.Option("--incomplete", help="Only records with a failed step.")),
+    "slow": (str | None, typer.Option(metavar="DURATION", help="Only records that took at least this long, such as 500ms.")),
     "path": (
         list[str] | None,
-        typer.Option(metavar="PATH", help="Only of requests to this path; one that ends in * is the beginning of one. May be repeated."),
+        typer.Option(metavar="PATH", help="Only requests to this path, or with a * at its end, to paths that begin so; may be repeated."),
     ),
-    "request": (list[str] | None, typer.Option(metavar="ID", help="Only of requests with this X-Request-Id; may be repeated.")),
-    "trace": (list[str] | None, typer.Option(metavar="ID", help="Only of requests with this W3C trace id; may be repeated.")),
+    "request": (list[str] | None, typer.Option(metavar="ID", help="Only the request with this X-Request-Id; may be repeated.")),
+    "trace": (list[str] | None, typer.Option(metavar="ID", help="Only requests with this W3C trace id; may be repeated.")),
 }
 """By name as of `journal.filter.ASKED`."""
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options that say which records, in place of its parameter `where`."""
+    """Replace the parameter `where` of a command by the options that describe the filter."""
 
     @wraps(command)
     def run(**arguments: Any) -> None:
@@ -72,11 +72,11 @@ def _filter(chosen: Mapping[str, Any]) -> Filter:
     try:
         return read_filter(asked, now=datetime.now(UTC))
     except FilterError as error:
-        refuse(f"--{error.name}: {error}")
+        usage_error(f"--{error.name}: {error}")
 
 
 def with_progress(items: Iterable[T], segments: list[Segment], tally: Tally, what: str) -> Iterator[T]:
-    """`items` as they are; on a terminal with a bar of how much of the segments is read, and how many records."""
+    """Yield `items` unchanged. On a terminal, show a progress bar with the share of the segments read and the number of items."""
     if not sys.stderr.isatty() or not segments:
         yield from items
         return
@@ -89,23 +89,23 @@ def with_progress(items: Iterable[T], segments: list[Segment], tally: Tally, wha
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=sum(segment.size_bytes for segment in segments), items=0)
-        told_bytes = 0
+        shown_bytes = 0
         for number, item in enumerate(items):
-            if tally.bytes_read != told_bytes or not number % _TOLD_EVERY:
-                told_bytes = tally.bytes_read
-                progress.update(task, completed=told_bytes, items=number)
+            if tally.bytes_read != shown_bytes or not number % _UPDATE_EVERY:
+                shown_bytes = tally.bytes_read
+                progress.update(task, completed=shown_bytes, items=number)
             yield item
 
 
 def warn(tally: Tally) -> None:
-    """Say what could not be read, if there was any."""
+    """Print what could not be read, if anything."""
     if tally.damaged:
-        typer.echo(f"{tally.damaged} damaged lines were passed over; `anabranch journal verify` says where", err=True)
+        typer.echo(f"skipped {tally.damaged} damaged lines; `anabranch journal verify` shows where they are", err=True)
     for name, reason in (tally.unreadable or {}).items():
         typer.echo(f"{name}: {reason}", err=True)
 
 
-def refuse(message: str) -> NoReturn:
-    """End the command: it is used wrongly."""
+def usage_error(message: str) -> NoReturn:
+    """Print the message and end the command with exit code 2."""
     typer.echo(message, err=True)
     raise typer.Exit(BAD_USE)

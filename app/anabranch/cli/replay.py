@@ -1,4 +1,5 @@
-"""The command `anabranch replay`: what a changed document would have answered. Exit codes: 0 the same, 1 a difference, 2 bad use, 3 a bad document."""
+"""`anabranch replay`: shows what a changed document would have answered. Exit codes: 0 no difference, 1 a difference, 2 wrong usage or
+nothing compared, 3 an unusable document."""
 
 import asyncio
 import logging
@@ -12,8 +13,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_leave, settings_of
-from anabranch.cli.records import filtered, refuse, warn, with_progress
+from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_exit, settings_of
+from anabranch.cli.records import filtered, usage_error, warn, with_progress
 from anabranch.document.compile import Compiled
 from anabranch.document.service import Service
 from anabranch.journal.filter import Filter
@@ -34,35 +35,38 @@ def replay(
     config: Annotated[Path, typer.Option(metavar="FILE", help="The document to try: a file, or a folder of files.")],
     journal: Annotated[Path | None, typer.Option(metavar="DIR", help="The journal's folder; as the gateway has it when left out.")] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="PATH", help="Differences there do not count: meta.time, also in arrays; **.time anywhere.")
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Ignore differences at this path: meta.time (also in arrays), **.time at any depth."),
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Call the real services, where every call is idempotent.")] = False,
-    format_: Annotated[Literal["text", "json"], typer.Option("--format", help="How the report is written.")] = "text",
+    live: Annotated[
+        bool, typer.Option("--live", help="Call the real upstreams. Skips endpoints with a call that is not idempotent.")
+    ] = False,
+    format_: Annotated[Literal["text", "json"], typer.Option("--format", help="Format of the report.")] = "text",
 ) -> None:
-    """Run recorded requests through another document, and show which answers would differ. Exit code 1 when some would.
+    """Run recorded requests through another document, and show which answers would differ. Exit code 1 if any does.
 
-    The services' answers are taken from the journal (records with `bodies: steps`); no service is called without --live. Functions of compute
-    steps are.
+    Upstream answers come from the journal (records with `bodies: steps`); no upstream is called without --live. Functions of compute steps
+    are called.
     """
     try:
         ignored = Ignored(ignore or ())
     except ValueError as error:
-        refuse(f"--ignore: {error}")
-    compiled = compile_or_leave(config)
+        usage_error(f"--ignore: {error}")
+    compiled = compile_or_exit(config)
     folder = journal or settings_of().journal_path or Path(compiled.draft.document.journal.path)
     replayer = Replayer(Redaction(compiled.draft.document.journal.redact), ignored)
     tally = Tally()
-    # What is answered is in the report; a log line for every failed request would say it again.
+    # The report contains every answer; a log line for each failed request would repeat it.
     logger = logging.getLogger("anabranch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         segments = [segment for segment in listed(folder) if where.may_be_in(segment)]
         found = with_progress(records(folder, where, tally), segments, tally, "replaying")
-        with _printing_aside():
+        with _prints_to_stderr():
             asyncio.run(_live(compiled, replayer, found) if live else _offline(compiled, replayer, found))
     except OSError as error:
-        refuse(f"the journal {folder} cannot be read: {error.strerror or error}; --journal names its folder")
+        usage_error(f"the journal {folder} cannot be read: {error.strerror or error}; name its folder with --journal DIR")
     finally:
         logger.setLevel(level)
     warn(tally)
@@ -73,7 +77,7 @@ def replay(
     if replayer.has_difference:
         raise typer.Exit(ANSWER_IS_NO)
     if replayer.has_only_skipped:
-        # Nothing was proven: whoever lets a change through by the exit code must not take it for that.
+        # Nothing was compared: a pipeline that goes by the exit code must not take this for success.
         raise typer.Exit(BAD_USE)
 
 
@@ -91,8 +95,8 @@ async def _live(compiled: Compiled, replayer: Replayer, found: Iterator[Record])
 
 
 @contextmanager
-def _printing_aside() -> Iterator[None]:
-    """What the users' functions print goes to stderr, here and in worker processes: stdout has the report."""
+def _prints_to_stderr() -> Iterator[None]:
+    """Send what the users' functions print to stderr, here and in worker processes: stdout is for the report."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""`anabranch run`: the server process, or the supervisor of several."""
+"""`anabranch run`: the server process, or the supervisor of several workers."""
 
 import errno
 import logging
@@ -14,7 +14,7 @@ import typer
 import uvicorn
 
 from anabranch import __version__
-from anabranch.cli.options import BAD_CONFIG, leave, settings_of
+from anabranch.cli.options import BAD_CONFIG, exit_with, settings_of
 from anabranch.document.compile import Compiled, compile_file
 from anabranch.document.reload import Reloader
 from anabranch.edge.app import Gateway
@@ -31,21 +31,21 @@ from anabranch.server.workers import Supervisor
 from anabranch.settings import Settings
 
 _STOP_GRACE_S = 30.0
-"""What a worker may need beyond its drain, to flush and to close, before it is killed."""
+"""Seconds that a worker gets after its drain, to flush and close, before it is killed."""
 
 logger = logging.getLogger("anabranch")
 
 
 def run(
-    document: Annotated[Path | None, typer.Argument(metavar="FILE", help="The gateway document; ANABRANCH_DOCUMENT when left out.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; ANABRANCH_HOST when left out.")] = None,
+    document: Annotated[Path | None, typer.Argument(metavar="FILE", help="The gateway document. Default: ANABRANCH_DOCUMENT.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: ANABRANCH_HOST.")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; ANABRANCH_PORT when left out.")
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one. Default: ANABRANCH_PORT.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that serve; ANABRANCH_WORKERS when left out.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Number of worker processes. Default: ANABRANCH_WORKERS.")] = None,
     from_journal: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Answer from this journal, and call no service; ANABRANCH_FROM_JOURNAL when left out."),
+        typer.Option(metavar="DIR", help="Answer from this journal, and call no upstream. Default: ANABRANCH_FROM_JOURNAL."),
     ] = None,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
@@ -56,11 +56,11 @@ def run(
     app: Gateway | None = None
     try:
         if settings.workers > 1 and settings.document is not None:
-            _prove(settings, compile_file(settings.document))
+            _log_warnings(settings, compile_file(settings.document))
         else:
             app = create_app(settings, logs)
     except ConfigError as error:
-        leave(error.problems)
+        exit_with(error.problems)
     listener = _listen(settings.host, settings.port)
     shown_host, shown_port = listener.getsockname()[:2]
     address = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
@@ -69,7 +69,7 @@ def run(
     )
 
     def announce() -> None:
-        """For whoever has started it; where every line has to be JSON, as one of the log."""
+        """Print the announcement; log it instead when every line has to be JSON."""
         if settings.log_format == "json":
             logs.events.info(announcement)
         else:
@@ -90,16 +90,16 @@ def run(
     raise typer.Exit(supervisor.run())
 
 
-def _prove(settings: Settings, compiled: Compiled) -> None:
-    """The supervisor's look at the document, so that a bad one is reported once and not by every worker."""
+def _log_warnings(settings: Settings, compiled: Compiled) -> None:
+    """Log the warnings about the document and the settings once, in the supervisor."""
     for warning in compiled.warnings:
         logger.warning("%s", warning)
     if settings.admin_port is None:
-        logger.warning("with several workers /metrics shows one of them: set ANABRANCH_ADMIN_PORT, and each has a port of its own")
+        logger.warning("with several workers, /metrics shows only one of them: set ANABRANCH_ADMIN_PORT to give each worker its own port")
 
 
 def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connection) -> None:
-    """The life of one of several workers, in a process of its own."""
+    """The main function of one of several workers, in a process of its own."""
     gc_tuning.pause()
     if settings.admin_port:
         settings = settings.model_copy(update={"admin_port": settings.admin_port + number})
@@ -110,7 +110,7 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
     try:
         app = create_app(settings, logs, peers)
     except ConfigError:
-        # The document was good when the supervisor read it, so it has just changed: it is reported where reloads are.
+        # The document was usable when the supervisor read it, so it has just changed: log the problem, as for a reload.
         logger.exception("worker %d cannot start", number)
         sys.exit(BAD_CONFIG)
     reloader: Reloader = app.state.reloader
@@ -139,7 +139,7 @@ def _server(
     on_drain: Callable[[], None] | None = None,
     is_end: Callable[[], bool] | None = None,
 ) -> Server:
-    """The server of this process: reloads at SIGHUP, drains at SIGTERM and SIGINT."""
+    """The server of this process, which reloads at SIGHUP, and drains at SIGTERM and SIGINT."""
     health: Health = app.state.health
     reloader: Reloader = app.state.reloader
     config = uvicorn.Config(
@@ -153,7 +153,7 @@ def _server(
         server_header=False,
         proxy_headers=False,
         date_header=True,
-        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are given to asyncio as they are
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are passed to asyncio unchanged
         timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]
     )
 
@@ -179,9 +179,9 @@ def _server(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything is opened, so that a busy port is one clear line."""
+    """Bind before anything else is opened, so that a busy port is one clear line."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol: asyncio turns Nagle's algorithm off only where it is named, and 40 ms a response are lost with it.
+    # Names IPPROTO_TCP: asyncio turns Nagle's algorithm off only when the socket's protocol is given. It would cost 40 ms a response.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

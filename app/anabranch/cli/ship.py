@@ -1,5 +1,5 @@
-"""The command `anabranch journal ship`: ships a journal once, by hand. Exit codes: 0, 1 when not all of it could be shipped, 2 bad use, 3 a bad
-document."""
+"""`anabranch journal ship`: ships a journal once, by hand. Exit codes: 0, 1 when not everything could be shipped, 2 wrong usage, 3 an
+unusable document."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_leave, settings_of
+from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_exit, settings_of
 from anabranch.config.journal import Sink as SinkConfig
 from anabranch.journal.segment import listed
 from anabranch.sinks.open import open_sink
@@ -19,19 +19,19 @@ from anabranch.sinks.sink import SinkError
 
 
 def ship(
-    document: Annotated[Path, typer.Argument(metavar="FILE", help="The gateway document whose `journal.sinks` are shipped to.")],
+    document: Annotated[Path, typer.Argument(metavar="FILE", help="The gateway document with the `journal.sinks` to ship to.")],
     folder: Annotated[
-        Path | None, typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder; as the gateway has it when left out.")
+        Path | None, typer.Option("--journal", "-j", metavar="DIR", help="The journal's folder. Default: as for the gateway.")
     ] = None,
 ) -> None:
-    """Ship all that is in a journal and was not shipped yet, once. Also while gateways write; not while one of them ships."""
-    journal = compile_or_leave(document).draft.document.journal
+    """Ship all records of a journal that have not been shipped yet. Works while gateways write, but not while one of them ships."""
+    journal = compile_or_exit(document).draft.document.journal
     if not journal.sinks:
         typer.echo(f"{document} has no journal.sinks to ship to", err=True)
         raise typer.Exit(BAD_USE)
     path = folder or settings_of().journal_path or Path(journal.path)
     if not path.is_dir():
-        typer.echo(f"there is no journal at {path}; --journal names its folder", err=True)
+        typer.echo(f"there is no journal at {path}; name its folder with --journal DIR", err=True)
         raise typer.Exit(BAD_USE)
     results = [asyncio.run(_ship(sink, path)) for sink in journal.sinks]
     if not all(results):
@@ -39,7 +39,7 @@ def ship(
 
 
 async def _ship(config: SinkConfig, path: Path) -> bool:
-    """Whether all was shipped."""
+    """Ship to one sink. Returns whether everything was shipped."""
     sink = open_sink(config)
     shipper = Shipper(path, sink, interval_s=config.postgres.interval_s)
     columns = (
@@ -56,12 +56,12 @@ async def _ship(config: SinkConfig, path: Path) -> bool:
                 on_progress=lambda _, size_bytes: progress.update(task, advance=size_bytes, records=shipper.counters.records)
             )
         except (SinkError, OSError) as error:
-            typer.echo(f"{sink.name}: {shipper.counters.records:,} records were shipped, then: {error}", err=True)
+            typer.echo(f"{sink.name}: failed after {shipper.counters.records:,} records: {error}", err=True)
             return False
         finally:
             await shipper.aclose()
     if not is_ours:
-        typer.echo(f"{sink.name}: another process ships this journal just now", err=True)
+        typer.echo(f"{sink.name}: another process is shipping this journal", err=True)
         return False
     fresh = shipper.counters.fresh
     typer.echo(f"{sink.name}: {shipper.counters.records:,} records shipped, {fresh:,} of them new to the database")

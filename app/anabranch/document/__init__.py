@@ -1,1 +1,1 @@
-"""A document while it is served: compiled, opened as a service, watched, reloaded, closed."""
+"""A document in service: compiled, opened, watched, reloaded, closed."""

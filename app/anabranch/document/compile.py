@@ -1,6 +1,7 @@
-"""From a file to a document that is proven to run: read, compiled, and tried against what only the process has.
+"""Reads and compiles a document file, and checks what only this process can check: the Python that the document names (hooks, routers),
+certificates and optional libraries.
 
-That is the Python it names (hooks, routers), certificates and optional libraries. Nothing is opened, started or connected here.
+Opens, starts and connects nothing.
 """
 
 import importlib
@@ -30,8 +31,8 @@ from anabranch.upstream.tls import TLSContexts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """A document that is ready to run. `warnings`: what its writer may not have expected. `routers`: the Python routes it names.
-    `contexts`: how its upstreams are trusted, read with it."""
+    """A document that is ready to run. `warnings`: settings that its author may not have intended. `routers`: the Python routers it names.
+    `contexts`: TLS contexts of its upstreams, with the certificates already read."""
 
     plan: DocumentPlan
     routers: tuple[APIRouter, ...]
@@ -43,7 +44,7 @@ class Compiled:
 def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_from: Path | None = None) -> Compiled:
     """Read, check and compile the document in a file or folder. Raises ConfigError with every problem in it.
 
-    `import_from`: folder that Python routes and hooks are looked for in, before what is installed; the working directory when None.
+    `import_from`: folder searched for Python routes and hooks before the installed packages; None: the working directory.
     """
     draft = read(path, environ)
     folder = import_from or Path.cwd()
@@ -51,23 +52,24 @@ def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_
         draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken, check_hook=partial(_check_hook, folder)
     )
     routers = _import_routers(draft.document.routers, draft.problems, folder)
-    _prove_pools(plan.pools, draft.problems)
-    _prove_sinks(draft)
-    contexts = _prove_upstreams(plan.upstreams, draft.problems)
+    _check_pools(plan.pools, draft.problems)
+    _check_sinks(draft)
+    contexts = _check_upstreams(plan.upstreams, draft.problems)
     draft.problems.raise_if_any()
     return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts)
 
 
 def keep_routers(served: list[str], draft: Draft) -> None:
-    """Routes in Python stay as they were when the process started: say so when the document now names others."""
+    """Warn when `routers` has changed: Python routes stay as they were when the process started."""
     if draft.document.routers != served:
-        draft.problems.add(("routers",), "other routes in Python take effect when the gateway is restarted", is_warning=True)
+        draft.problems.add(("routers",), "changes to routers take effect when the gateway is restarted", is_warning=True)
 
 
-def _prove_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems) -> TLSContexts:
-    """Build each transport once, which opens no connection: a certificate that cannot be read and a missing extra are found with the rest.
+def _check_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems) -> TLSContexts:
+    """Build each transport once, without opening a connection, to report unreadable certificates and missing extras with the other
+    problems.
 
-    Returns the TLS contexts that were made for them.
+    Returns the TLS contexts of the transports.
     """
     contexts = TLSContexts()
     for name, upstream in upstreams.items():
@@ -80,8 +82,8 @@ def _prove_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems) 
     return contexts
 
 
-def _prove_pools(pools: Mapping[str, PoolPlan], problems: Problems) -> None:
-    """Make each pool once, which starts nothing: a missing extra is found with the rest."""
+def _check_pools(pools: Mapping[str, PoolPlan], problems: Problems) -> None:
+    """Create each pool once, without starting it, to report missing extras with the other problems."""
     for name, plan in pools.items():
         try:
             make_pool(plan)
@@ -89,8 +91,8 @@ def _prove_pools(pools: Mapping[str, PoolPlan], problems: Problems) -> None:
             problems.add(("compute_backends", name, "kind"), str(error))
 
 
-def _prove_sinks(draft: Draft) -> None:
-    """Make each sink once, which connects to nothing: a missing extra is found with the rest."""
+def _check_sinks(draft: Draft) -> None:
+    """Create each sink once, without connecting, to report missing extras with the other problems."""
     for index, sink in enumerate(draft.document.journal.sinks):
         try:
             open_sink(sink)
@@ -99,14 +101,14 @@ def _prove_sinks(draft: Draft) -> None:
 
 
 def _check_hook(folder: Path, hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
-    """Look at a hook; it may be in a module of `folder`."""
+    """Check a hook, which may be in a module of `folder`."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     return check_hook(hook, arguments, kind)
 
 
 def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple[APIRouter, ...]:
-    """The routers that a document names, each as `module:attribute`."""
+    """Import the routers that a document names, each as `module:attribute`."""
     if names and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     routers = []
@@ -123,7 +125,7 @@ def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple
                 at,
                 f"there is no module {error.name}",
                 value=name,
-                hint="it is looked for in the working directory and in what is installed",
+                hint="modules are searched in the working directory and the installed packages",
             )
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's module does when it is imported
             problems.add(at, f"the module {module} cannot be imported: {type(error).__name__}: {error}", value=name)

@@ -1,7 +1,7 @@
-"""Reloading: a new document takes over from the old one between two requests, or changes nothing at all.
+"""Reloading: a new document replaces the old one between two requests, or changes nothing at all.
 
-Reading, checking and compiling happen in a thread; the new service is opened beside the old one; then one swap, in one turn of the loop; and
-the old service is closed when its last request has ended. It does not know what asks for a reload, nor how requests find their service.
+Reading, checking and compiling happen in a thread. The new service is opened beside the old one and swapped in within one iteration of the
+event loop. The old service is closed when its last request has ended.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from anabranch.errors import ConfigError, Problem
 
 logger = logging.getLogger("anabranch.reload")
 
-# Beyond the longest deadline of its endpoints, how long a service that was replaced may still be needed, in seconds.
+# Seconds that a replaced service stays open beyond the longest deadline of its endpoints.
 _GRACE_S: Final = 1.0
 
 
 class Replaced(Protocol):
-    """What served until a swap."""
+    """The generation that a swap has replaced."""
 
     @property
     def active(self) -> int:
-        """Requests that run on it."""
+        """Requests still running on it."""
         ...
 
     async def drained(self) -> None:
@@ -35,12 +35,14 @@ class Replaced(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadState:
-    """Which document is in force, and how the last reload went.
+    """Which document is in force, and the result of the last reload.
 
-    `digest`: of the document in force. `loaded_at`: when it was put in force, Unix time. `generation`: 1 for the first document, one more
-    with each that took over. `succeeded`, `failed`: reloads so far. The rest is about the last reload and None or empty before the first:
-    `result`, `trigger` (what asked for it), `finished_at` (Unix time), `elapsed_s`, `problems` (why it failed), `warnings` (of the document
-    that it put in force). `retiring`: services that were replaced and still have requests.
+    `digest`: of the document in force. `loaded_at`: when that document took effect, Unix time. `generation`: 1 for the first document,
+    incremented by each successful reload. `succeeded`, `failed`: reloads so far. `warnings`: of the document in force. `retiring`: replaced
+    services that still have requests.
+
+    The other fields describe the last reload, and are None or empty before the first: `result`, `trigger` (what requested it),
+    `finished_at` (Unix time), `elapsed_s`, `problems` (why it failed).
     """
 
     digest: str
@@ -58,7 +60,7 @@ class ReloadState:
 
     @property
     def is_failed(self) -> bool:
-        """The document on the disk is not the one in force, because it is not usable."""
+        """Whether the document on disk is not in force because it is not usable."""
         return self.result == "failed"
 
 
@@ -66,11 +68,11 @@ ReloadObserver = Callable[[ReloadState], None]
 
 
 class Reloader:
-    """Owns the service in force and those that it replaced. An async context manager: opens the first service, closes all of them.
+    """Owns the service in force and the replaced ones. An async context manager: opens the first service, closes all of them.
 
-    `prepare`: reads and compiles the document as it is now, and returns a service that is not open; called in a thread; raises ConfigError.
-    `swap`: puts a service in force, for every request that begins from now on, and returns what served until now; it cannot fail.
-    `linger_s`: the least time that requests on a replaced service get to end. `observer`: told of every reload's end.
+    `prepare`: reads and compiles the current document, and returns a service that is not open; called in a thread; raises ConfigError.
+    `swap`: directs every request that begins from now on to a service, and returns the replaced generation; it must not fail. `linger_s`:
+    minimum time that requests on a replaced service get to end, in seconds. `observer`: called after every reload.
     """
 
     def __init__(
@@ -89,8 +91,8 @@ class Reloader:
         self._linger_s = linger_s
         self._observers = [] if observer is None else [observer]
         self._lock = asyncio.Lock()
-        self._asked = 0
-        self._begun = 0
+        self._requested = 0
+        self._started = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._retiring = 0
 
@@ -106,28 +108,28 @@ class Reloader:
         await self.service.__aexit__(None, None, None)
 
     def observe(self, observer: ReloadObserver) -> None:
-        """Tell `observer` the state after every reload from now on. It must be quick and must not raise."""
+        """Call `observer` with the state after every reload from now on. It must be quick and must not raise."""
         self._observers.append(observer)
 
     def request(self, trigger: str) -> None:
-        """Ask for a reload and do not wait for it, as a signal handler does."""
+        """Request a reload without waiting for it, as a signal handler does."""
         self._spawn(self._in_turn(trigger))
 
     async def reload(self, trigger: str) -> ReloadState:
-        """Load the document as it is now. Never raises for a bad one: the state says what was wrong with it.
+        """Load the current document. Never raises for an unusable one: the returned state has its problems.
 
-        Reloads run one after the other. Those that are asked for while one runs share the next: it reads what is there by then.
-        Cancellation of the caller leaves the reload going.
+        Reloads run one after the other. All reloads requested while one runs share the next, which reads the document as it is then.
+        Cancelling the caller does not stop the reload.
         """
         await asyncio.shield(self._spawn(self._in_turn(trigger)))
         return self.state
 
     async def _in_turn(self, trigger: str) -> None:
-        self._asked += 1
-        number = self._asked
+        self._requested += 1
+        number = self._requested
         async with self._lock:
-            if self._begun < number:
-                self._begun = self._asked
+            if self._started < number:
+                self._started = self._requested
                 await self._reload(trigger)
 
     async def _reload(self, trigger: str) -> None:
@@ -149,7 +151,7 @@ class Reloader:
         self._retiring += 1
         self._spawn(self._retire(old, replaced))
         before = self.state
-        self._tell(
+        self._notify(
             ReloadState(
                 digest=service.digest,
                 loaded_at=time(),
@@ -170,8 +172,8 @@ class Reloader:
 
     def _failed(self, trigger: str, began: float, problems: tuple[Problem, ...]) -> None:
         before = self.state
-        # Whoever watches looks again at every sign from the folders while a document is broken. Were the same problems told again, a log
-        # that is written into one of those folders would be such a sign itself, for ever.
+        # While the document is broken, every change in the watched folders triggers a reload. If the log file is in one of these folders,
+        # logging the same problems again would trigger the next reload, for ever.
         if trigger != "watch" or problems != before.problems:
             for problem in problems:
                 logger.error("%s", problem)
@@ -179,7 +181,7 @@ class Reloader:
                 "the new document is not usable (%s, %d problems): the old one stays in force, digest %s",
                 trigger, len(problems), before.digest[:12],
             )  # fmt: skip
-        self._tell(
+        self._notify(
             ReloadState(
                 digest=before.digest,
                 loaded_at=before.loaded_at,
@@ -196,7 +198,7 @@ class Reloader:
             )
         )
 
-    def _tell(self, state: ReloadState) -> None:
+    def _notify(self, state: ReloadState) -> None:
         self.state = state
         for observer in self._observers:
             observer(state)
@@ -207,7 +209,7 @@ class Reloader:
             async with asyncio.timeout(limit_s):
                 await replaced.drained()
         except TimeoutError:
-            logger.warning("%d requests on a document that was replaced %.1f s ago are cut off", replaced.active, limit_s)
+            logger.warning("cutting off %d requests on a document that was replaced %.1f s ago", replaced.active, limit_s)
         finally:
             self._retiring -= 1
             await old.__aexit__(None, None, None)

@@ -1,6 +1,6 @@
-"""A service: everything that runs for the sake of one document. What a reload opens, puts in place, and closes when its last request ends.
+"""A service: everything that runs for one document. A reload opens it, swaps it in, and closes it when its last request has ended.
 
-Owns the upstreams and whatever else the document asks for. Knows nothing of the edge, and nothing of the service before it or after it.
+Owns the upstreams and everything else that the document enables. Must not import the edge.
 """
 
 from contextlib import AsyncExitStack
@@ -23,12 +23,12 @@ from anabranch.upstream.open import open_transport
 
 
 class Service:
-    """An async context manager: opens what the plans of one document need, and closes it. Made without I/O, so also outside the loop.
+    """An async context manager: opens what the plans of one document need, and closes it. Creating it does no I/O and needs no event loop.
 
-    `plan`: the document compiled. `digest`: tells one document from another. `warnings`: what its writer may not have expected.
-    `files`: absolute or relative paths of all that was read for it. `engine`: runs its plans, while the service is open.
-    `upstream_handles`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
-    `shippers`: None when it is not shipped anywhere. `stale`: remembers good answers; of its own when None.
+    `plan`: the compiled document. `digest`: identifies the document's content. `warnings`: settings that its author may not have intended.
+    `files`: absolute or relative paths of all files read for it. `engine`: runs its plans, while the service is open.
+    `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
+    `shippers`: None when the journal is not shipped. `stale`: the stale-if-error store; None: a new one.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Service:
 
     @property
     def longest_timeout_s(self) -> float:
-        """The longest that a request to an endpoint of the document may take, in seconds."""
+        """The longest timeout of the document's endpoints, in seconds."""
         return max((endpoint.timeout_s for endpoint in self.plan.endpoints), default=0.0)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
-            # Left last: what the journal writes when it ends is still shipped.
+            # Closed last: records that the journal writes while closing are still shipped.
             for shipper in () if self.shippers is None else self.shippers.each:
                 await exits.enter_async_context(shipper)
             if self.journal is not None:

@@ -1,7 +1,7 @@
-"""The upstreams of one document, open: transports, the policy stacks around them, and what keeps their addresses fresh. Owns them.
+"""The open upstreams of one document. Owns their transports, the policy stacks around them, and the resolvers of their addresses.
 
-Time is `time.monotonic`, which the event loops count by as well: uvloop's own `time()` is the same clock, but rounded to milliseconds and
-as old as the current turn of the loop.
+Time is `time.monotonic`, which the event loops use as well: uvloop's own `time()` is the same clock, but rounded to milliseconds and
+updated only once per iteration of the loop.
 """
 
 import random
@@ -28,10 +28,10 @@ _MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
 
 
 class Upstreams:
-    """An async context manager. `policies`: by the upstream's name, filled while it is open; the same mapping for its whole life.
+    """An async context manager. `policies`: by upstream name, filled while open; the same mapping object for its whole life.
 
-    `opener`: makes the transport of an upstream; a test may put another one in. `stale`: where the good answers of upstreams with
-    `has_stale_calls` are remembered.
+    `opener`: creates the transport of an upstream; tests may replace it. `stale`: the stale-if-error store of the upstreams with
+    `has_stale_calls`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Upstreams:
         return self
 
     def _failure_observer(self, name: str) -> Callable[[str, str], None] | None:
-        """What tells the observer that a name of the upstream could not be resolved."""
+        """A callback that reports to the observer that a host name of the upstream could not be resolved."""
         observer = self._observer
         if observer is None:
             return None

@@ -1,7 +1,7 @@
-"""Good answers out of the journal, for calls that fail right after a start. Read in a thread, handed over in the loop.
+"""Fills the stale-if-error store from the journal at startup. Reads the journal in a thread, and updates the store in the event loop.
 
-Only what a journal can prove to belong to such a call: header fields of requests are not kept, so only calls whose fields are all fixed by the
-document, told apart by a digest of these; and nothing that was redacted.
+Restores an answer only if the journal proves which call it belongs to. Request header fields are not recorded, so the call's fields must
+all be fixed by the document; a digest of them identifies the call. Redacted answers are not restored.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ logger = logging.getLogger("anabranch.journal")
 
 
 def origins_of(plan: DocumentPlan) -> dict[str, float]:
-    """Whose answers can be taken from a journal: digests of calls, and how old such an answer may be, in seconds."""
+    """The calls whose answers can be restored: the digest of each, and the maximum age of its answer in seconds."""
     origins: dict[str, float] = {}
     for endpoint in plan.endpoints:
         for _, rule in stale_calls(endpoint.steps):
@@ -37,22 +37,22 @@ def origins_of(plan: DocumentPlan) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def restoring(store: StaleStore, folder: Path, origins: Mapping[str, float], like: StaleStore) -> AsyncIterator[None]:
-    """Fill `store` from the journal beside all else; it is given up on leaving. `like`: an empty store with the same bounds, read into."""
+async def restoring(store: StaleStore, folder: Path, origins: Mapping[str, float], staging: StaleStore) -> AsyncIterator[None]:
+    """Fill `store` from the journal in the background; stop that on exit. `staging`: an empty store with the same bounds, to read into."""
     stopping = threading.Event()
 
     async def restore() -> None:
         try:
-            await asyncio.to_thread(read_into, like, folder, origins, stopping, wall_now=datetime.now(UTC), now_s=monotonic())
+            await asyncio.to_thread(read_into, staging, folder, origins, stopping, wall_now=datetime.now(UTC), now_s=monotonic())
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
-                logger.warning("old answers are not restored from the journal %s: %s", folder, error.strerror or error)
+                logger.warning("cannot restore stale answers from the journal %s: %s", folder, error.strerror or error)
             return
-        store.add_missing(like)
-        if len(like):
-            logger.info("%d old answers were restored from the journal", len(like))
+        store.add_missing(staging)
+        if len(staging):
+            logger.info("restored %d stale answers from the journal", len(staging))
 
-    task = asyncio.create_task(restore(), name="restore old answers")
+    task = asyncio.create_task(restore(), name="restore stale answers")
     try:
         yield
     finally:
@@ -63,17 +63,18 @@ async def restoring(store: StaleStore, folder: Path, origins: Mapping[str, float
 def read_into(
     store: StaleStore, folder: Path, origins: Mapping[str, float], stopping: threading.Event, *, wall_now: datetime, now_s: float
 ) -> None:
-    """Put the latest answers into `store`. Blocking. `wall_now`, `now_s`: the same moment by both clocks. Raises OSError."""
+    """Put the latest answers into `store`. Blocking. `wall_now`, `now_s`: the same moment by the wall and the monotonic clock. Raises
+    OSError."""
     oldest = wall_now - timedelta(seconds=max(origins.values(), default=0.0))
     for record in records(folder, Filter(since=oldest)):
         if stopping.is_set():
             return
         for step in record.steps:
             if step.origin in origins:
-                _remember(store, step, now_s - (wall_now - record.time).total_seconds())
+                _restore_step(store, step, now_s - (wall_now - record.time).total_seconds())
 
 
-def _remember(store: StaleStore, step: Step, since_s: float) -> None:
+def _restore_step(store: StaleStore, step: Step, since_s: float) -> None:
     if step.method is None or step.target is None or step.sent is not None or step.age_s is not None or MASK in step.target:
         return
     if step.status is None or not 200 <= step.status < 300 or (step.body is not None and not step.body.is_kept):

@@ -1,8 +1,7 @@
-"""Notices that a gateway document has changed on the disk: its files, its folder, the secrets and certificates that it takes from files.
+"""Detects changes of a gateway document on disk: its files, its folder, and the secrets and certificates that it reads from files.
 
-Folders are watched, not files: editors and Kubernetes replace files, the latter by swapping a symbolic link beside them. What counts in the
-end is the content, so a change of something else in such a folder is none. Knows nothing of what the document means, nor of what is done
-about it.
+Folders are watched, not files: editors and Kubernetes replace files, the latter by swapping a symbolic link beside them. Only a change of
+content counts, so changes of other files in such a folder are ignored.
 """
 
 import asyncio
@@ -22,18 +21,19 @@ from anabranch.config.source import document_files
 logger = logging.getLogger("anabranch.reload")
 
 _QUIET_MS: Final = 100
-"""A change counts when nothing has happened for so long: whoever writes several files is done by then."""
+"""A change counts once nothing has happened for this long, so that all of several files have been written."""
 _BATCH_MS: Final = 1000
-"""Nobody who never stops writing can put a change off for longer."""
-_LOOK_MS: Final = 5000
-"""Without a sign from the system we look for ourselves so often: some file systems (NFS, some container mounts) give none."""
+"""Upper bound on debouncing."""
+_CHECK_MS: Final = 5000
+"""Interval of checks without a notification from the system: some file systems (NFS, some container mounts) send none."""
 
 
 async def changes(document: Path, also: Callable[[], Iterable[str]], *, is_eager: Callable[[], bool]) -> AsyncGenerator[None, None]:
-    """Yield after each change of the document. Never ends by itself; cancellation stops the watching.
+    """Yield after each change of the document. Never ends by itself; cancellation stops watching.
 
-    `document`: the file or folder. `also`: what else was read for it, asked again after each change. `is_eager`: a sign from the folders
-    counts even when no content that we know of has changed; for a document that is broken, because it may lack a file that comes now.
+    `document`: the file or folder. `also`: returns the other files that were read for it; called again after each change. `is_eager`: while
+    it returns true, a notification counts even if no known content has changed. Meant for a broken document, which may lack a file that now
+    appears.
     """
     is_polling: bool | None = None
     seen = await asyncio.to_thread(_contents, document, tuple(also()))
@@ -42,37 +42,38 @@ async def changes(document: Path, also: Callable[[], Iterable[str]], *, is_eager
         try:
             async with aclosing(
                 awatch(
-                    *folders, watch_filter=None, recursive=False, debounce=_BATCH_MS, step=_QUIET_MS, rust_timeout=_LOOK_MS,
+                    *folders, watch_filter=None, recursive=False, debounce=_BATCH_MS, step=_QUIET_MS, rust_timeout=_CHECK_MS,
                     yield_on_timeout=True, force_polling=is_polling, ignore_permission_denied=True,
                 )
-            ) as signs:  # fmt: skip
-                async for sign in signs:
+            ) as notifications:  # fmt: skip
+                async for notification in notifications:
                     before, seen = seen, await asyncio.to_thread(_contents, document, tuple(also()))
-                    if seen.differs_from(before) or (sign and is_eager()):
+                    if seen.differs_from(before) or (notification and is_eager()):
                         yield
                     if await asyncio.to_thread(_folders, document, tuple(also())) != folders:
                         break
         except OSError as error:
             if is_polling:
                 raise
-            logger.warning("the system cannot tell of changes in %s (%s): looking every few seconds instead", document, error)
+            logger.warning("the system cannot report changes in %s (%s): checking every few seconds instead", document, error)
             is_polling = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """What the files held at one moment, by their paths. `document`: the document itself. `also`: what else was read for it."""
+    """Digests of the files' contents at one moment, by path. `document`: the document itself. `also`: the other files that were read for
+    it."""
 
     document: dict[str, bytes]
     also: dict[str, bytes]
 
     def differs_from(self, before: "_Contents") -> bool:
-        """Whether the document has changed. A file that it has only begun to need is no change by itself."""
+        """Whether the document has changed. A file that it newly refers to is not a change by itself."""
         return self.document != before.document or any(before.also.get(path, digest) != digest for path, digest in self.also.items())
 
 
 def _folders(document: Path, also: Iterable[str]) -> list[Path]:
-    """Where a change of these files shows: the folders that they are in, and those that their symbolic links lead to."""
+    """The folders in which a change of these files is visible: those that contain them, and those that their symbolic links lead to."""
     found: set[Path] = set()
     for path in (document, *map(Path, also)):
         found.update((path.parent, path.resolve().parent))
@@ -87,7 +88,7 @@ def _contents(document: Path, also: Iterable[str]) -> _Contents:
 
 
 def _digest(path: Path) -> bytes:
-    """Of what the file holds. That it cannot be read is a content too."""
+    """A digest of the file's content. An unreadable file counts as a content of its own."""
     try:
         return hashlib.sha256(path.read_bytes()).digest()
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""What the gateway tells of itself: logs, metrics, traces, execution times. Reached through hooks; the rest does not know it."""
+"""Observability: logs, metrics, traces, execution times. Attached through hooks: observed code must not import `observe`."""

@@ -1,6 +1,6 @@
-"""One event a request: what was asked, what was answered, how long each step took and why it failed.
+"""One log event per request: what was requested, what was answered, how long each step took and why it failed.
 
-Healthy traffic is left out or sampled; what went wrong is always told. Never in it: the query, header fields, bodies.
+Healthy requests are left out or sampled; failures are always logged. Queries, header fields and bodies are never logged.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from anabranch.plan.model import EndpointPlan
 
 Choice = Literal["off", "errors", "all"] | float
 
-_LONGEST_PATH: Final = 1024
+_MAX_PATH_CHARS: Final = 1024
 
 
 class AccessLog:
-    """Called with each request. `choice`: `errors` tells of answers of 500 and more and of incomplete ones; `all` of every one; a number
-    of 0 to 1 of all errors and of this share of the rest, spread evenly. `events`: where the events go."""
+    """Called with each request. `choice`: `errors` logs answers with status 500 and above and incomplete ones; `all` logs every request; a
+    number from 0 to 1 logs all errors and this share of the rest, spread evenly. `events`: where the events go."""
 
     def __init__(self, events: structlog.typing.FilteringBoundLogger, choice: Choice) -> None:
         self._events = events
@@ -45,12 +45,12 @@ class AccessLog:
 
 
 def described(event: ResponseEvent) -> dict[str, Any]:
-    """The event's fields. Times in milliseconds. `queue_ms`: of all steps together. `trace_id`: left out when there is none."""
+    """The event's fields. Times are in milliseconds. `queue_ms`: total of all steps. `trace_id`: left out when there is none."""
     outcomes = [] if event.result is None else event.result.outcomes
     fields: dict[str, Any] = {
         "endpoint": event.endpoint,
         "method": event.method,
-        "path": event.path[:_LONGEST_PATH],
+        "path": event.path[:_MAX_PATH_CHARS],
         "status": event.status,
         "complete": event.is_complete,
         "elapsed_ms": _ms(event.elapsed_s),

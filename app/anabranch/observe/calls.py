@@ -1,11 +1,11 @@
-"""Counts what the policy layers do, by upstream. The one `Observer` of the policies; knows no transport and no plan."""
+"""Counts what the policy layers do, by upstream. The one `Observer` of the policies."""
 
 from anabranch.observe.counting import Counts, Durations
 from anabranch.policy.event import PolicyEvent
 
 
 class CallSeries:
-    """What was done for one upstream. `counted`: by kind of event, then by reason."""
+    """The counters of one upstream. `counted`: by kind of event, then by reason."""
 
     __slots__ = ("attempt_durations", "attempts", "counted", "queue_waits")
 
@@ -16,12 +16,12 @@ class CallSeries:
         self.counted: dict[str, Counts] = {}
 
     def count(self, event: PolicyEvent) -> None:
-        """An event that is not an attempt."""
+        """Count an event that is not an attempt."""
         kind = event.kind
         counts = self.counted.get(kind)
         if counts is None:
             counts = self.counted[kind] = Counts()
-        # The new limit is a number without bounds; how often it moved is what can be counted.
+        # The reason is the new limit, which has too many values for a label; only the number of changes is counted.
         counts["" if kind == "limit" else event.reason] += 1
         if event.queue_s:
             self.queue_waits.add(event.queue_s)

@@ -1,7 +1,7 @@
-"""Counters and histograms as plain numbers of one event loop: adding costs a tenth of a microsecond, and reading is done at scrape time.
+"""Counters and histograms as plain numbers of one event loop. Adding costs a tenth of a microsecond; they are read at scrape time.
 
-prometheus-client's own children lock a mutex and walk through the buckets at each observation, about 1.3 us; the sum over a request with
-three steps would be seen in the profile. Everything here is written in the loop's thread only.
+prometheus-client's own children lock a mutex and search the buckets at each observation, which takes about 1.3 us: for a request with three
+steps the sum would be visible in a profile. Everything here is written in the event loop's thread only.
 """
 
 from bisect import bisect_left
@@ -39,7 +39,7 @@ class Durations:
         self.exemplars[bucket] = (trace_id, seconds, time())
 
     def buckets(self) -> list[tuple[str, float, Exemplar | None]]:
-        """Label, cumulative count and exemplar of each bucket, as the exposition wants them."""
+        """Label, cumulative count and exemplar of each bucket, in the form that the exposition needs."""
         found: list[tuple[str, float, Exemplar | None]] = []
         seen = 0
         for bucket, (label, count) in enumerate(zip(_LABELS, self.counts, strict=True)):
@@ -51,7 +51,7 @@ class Durations:
 
 
 class Counts(dict[str, int]):
-    """Counters by one label's value. The values come from our own code (codes, states, statuses), so their number is bounded."""
+    """Counters by the value of one label. The values come from the gateway's code (codes, states, statuses), so their number is bounded."""
 
     def __missing__(self, key: str) -> int:
         return 0

@@ -1,7 +1,8 @@
-"""The log: one stream of lines on stderr for everything, as JSON or for the eye. structlog renders; stdlib and uvicorn records come in too.
+"""The log: one stream of lines on stderr, as JSON or human-readable. structlog renders all of it, including the records of stdlib and
+uvicorn.
 
-Newline-proof: in JSON a line end is escaped, and in the console form control characters of the message and of every value are. Secrets of
-the document are taken out before anything is rendered. Bodies are never logged.
+Line ends cannot be injected: JSON escapes them, and the console format escapes control characters in the message and in every value.
+Secrets of the document are removed before rendering. Bodies are never logged.
 """
 
 import json
@@ -28,16 +29,17 @@ _FIRST: Final = ("time", "level", "event")
 
 
 class Logs:
-    """The stream and how it looks. `sink`: where it goes. `redact`: takes the secrets of the document out of a text; set it when there are some.
+    """The stream and its format. `sink`: where it goes. `redact`: removes the document's secrets from a text; to be set once they are
+    known.
 
-    Nothing global is touched before `install`.
+    Changes no global state before `install`.
     """
 
     def __init__(
         self, form: Format = "auto", *, level: str = "info", sink: LineSink | None = None, is_terminal: bool | None = None
     ) -> None:
         self.sink = sink or LineSink()
-        self.redact: Callable[[str], str] = _as_it_is
+        self.redact: Callable[[str], str] = _unchanged
         self._level = level.upper()
         if is_terminal is None:
             is_terminal = os.isatty(2)
@@ -47,11 +49,11 @@ class Logs:
         self.events: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
             lines, processors=[structlog.processors.add_log_level, _TIME, self._render]
         )
-        """For events that are no stdlib records, such as requests: `events.info("request", status=200)`. Not filtered by level, and not
-        searched for secrets: nothing of the document's values may be put there."""
+        """For events that are not stdlib records, such as requests: `events.info("request", status=200)`. Neither filtered by level nor
+        redacted: values from the document must not be put there."""
 
     def install(self) -> None:
-        """Send what the stdlib's loggers get to this stream; what was there before is taken away."""
+        """Send the records of stdlib loggers to this stream, and remove the root logger's other handlers."""
         formatter = structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.add_log_level, _TIME],
             processors=[
@@ -66,11 +68,11 @@ class Logs:
         root = logging.getLogger()
         root.handlers[:] = [handler]
         root.setLevel(self._level)
-        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file that changes near the document
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every file that changes near the document
         logging.captureWarnings(capture=True)
 
     def _render_text(self, logger: Any, method: str, event: Event) -> str:
-        """The stdlib's formatters return text."""
+        """Render as text: stdlib formatters cannot return bytes."""
         return self._render(logger, method, event).decode("utf-8", "backslashreplace")
 
     def _without_secrets(self, logger: Any, method: str, event: Event) -> Event:
@@ -89,7 +91,7 @@ class _Json:
         try:
             return orjson.dumps(ordered, default=str)
         except TypeError:
-            # Text that is not Unicode, such as a file name with a stray byte; orjson refuses it.
+            # Text that is not valid Unicode, such as a file name with a stray byte; orjson rejects it.
             return json.dumps(ordered, default=str).encode()
 
 
@@ -103,15 +105,15 @@ class _Console:
 
     def __call__(self, logger: Any, method: str, event: Event) -> bytes:
         traceback = event.pop("exception", None)
-        shown = {key: _shown(value) for key, value in event.items()}
-        text = str(self._render(logger, method, shown))
+        printable = {key: _printable(value) for key, value in event.items()}
+        text = str(self._render(logger, method, printable))
         if traceback:
             text += f"\n{traceback}"
         return text.encode("utf-8", "backslashreplace")
 
 
 class _Lines:
-    """What structlog calls at the end: a method for each level, all the same."""
+    """The logger that structlog calls last. Its methods, one for each level, are all the same."""
 
     __slots__ = ("critical", "debug", "error", "info", "warning")
 
@@ -120,7 +122,7 @@ class _Lines:
 
 
 class _Bridge(logging.Handler):
-    """Takes the stdlib's records."""
+    """Writes stdlib records to the sink."""
 
     def __init__(self, sink: LineSink) -> None:
         super().__init__()
@@ -129,17 +131,17 @@ class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - a record with wrong arguments must not end a request
-            line = f"a record of {record.name} could not be shown: {record.msg!r}".translate(_CONTROL)
+        except Exception:  # noqa: BLE001 - a record with wrong arguments must not fail a request
+            line = f"a log record of {record.name} could not be formatted: {record.msg!r}".translate(_CONTROL)
         self._sink.write(line.encode("utf-8", "backslashreplace"))
 
 
-def _shown(value: Any) -> Any:
-    """A value as it may stand in a line."""
+def _printable(value: Any) -> Any:
+    """The value without control characters."""
     if isinstance(value, str):
         return value.translate(_CONTROL)
     return value if isinstance(value, int | float | bool | None) else str(value).translate(_CONTROL)
 
 
-def _as_it_is(text: str) -> str:
+def _unchanged(text: str) -> str:
     return text

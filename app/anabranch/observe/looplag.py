@@ -1,4 +1,4 @@
-"""How late the event loop comes: the first sign that something blocks it or that the core is full."""
+"""How late the event loop runs its timers: the first sign that something blocks the loop or that the CPU core is saturated."""
 
 import asyncio
 from typing import Final, Self
@@ -9,9 +9,9 @@ _EVERY_S: Final = 0.25
 
 
 class LoopLag:
-    """An async context manager: while it is open a timer goes off four times a second and writes down how late it was.
+    """An async context manager. While it is open, a timer fires four times a second and records how late it was.
 
-    `durations`: all that was seen. `last_s`: the newest. Cost: some microseconds a second.
+    `durations`: all observations. `last_s`: the latest. Cost: some microseconds a second.
     """
 
     __slots__ = ("_due", "_loop", "_timer", "durations", "last_s")

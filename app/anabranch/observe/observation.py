@@ -1,6 +1,6 @@
-"""All that watches the gateway, put together as the settings ask: who is told of requests, of calls and of steps. Owns what runs with it.
+"""Assembles the observers of requests, calls and steps that the settings enable, and owns what runs with them.
 
-What is off is not there: the hooks are None then, and the parts that call them pay one comparison.
+A disabled observer does not exist: its hook is None, and the code that would call it pays one comparison.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,9 +27,10 @@ _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP
 
 
 class Observation:
-    """An async context manager. `metrics`, `timings`, `tracing`: None where they are off. `refusals`: to be told of what never was a request.
+    """An async context manager. `metrics`, `timings`, `tracing`: None when disabled. `refusals`: the observer of refused connections.
 
-    `policy`: the observer of the policy layers. `observer_of`: gives each endpoint its observer. `tracer`, `around`: of requests, of steps.
+    `policy`: the observer of the policy layers. `observer_of`: returns the observer of an endpoint. `tracer`, `around`: trace requests and
+    steps.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Observation:
         self._exits = AsyncExitStack()
 
     def transport(self, opened: Transport) -> Transport:
-        """What stands in the place of an upstream's transport: itself, or one that makes spans around it."""
+        """The transport to use for an upstream: `opened` itself, or a wrapper that creates a span for each exchange."""
         return opened if self.tracing is None else self.tracing.transport(opened)
 
     async def __aenter__(self) -> Self:
@@ -83,19 +84,19 @@ class Observation:
 
 
 def open_tracing(environ: Mapping[str, str], *, ratio: float) -> "Tracing":
-    """Tracing with the exporter that the OTEL_* variables describe. Raises ValueError with a sentence for the operator when they name no
+    """Tracing with the exporter that the OTEL_* variables configure. Raises ValueError with a sentence for the operator when they name no
     receiver, and MissingExtraError when the SDK is not installed."""
     if not any(environ.get(name) for name in _ENDPOINT_VARIABLES):
-        raise ValueError("tracing is on, but OTEL_EXPORTER_OTLP_ENDPOINT does not say where spans go")
+        raise ValueError("tracing is enabled, but OTEL_EXPORTER_OTLP_ENDPOINT is not set: set it to the address of an OTLP receiver")
     try:
-        from anabranch.observe.tracing import Tracing, otlp_exporter  # noqa: PLC0415 - nothing of it is loaded when tracing is off
+        from anabranch.observe.tracing import Tracing, otlp_exporter  # noqa: PLC0415 - not loaded when tracing is off
     except ModuleNotFoundError as error:
         raise MissingExtraError("tracing", "otel") from error
     return Tracing(otlp_exporter(), ratio=ratio)
 
 
 def _each(parts: tuple[ObserverOf, ...], plan: EndpointPlan | None) -> ResponseObserver:
-    """One observer that tells all of them."""
+    """One observer that calls all of them."""
     return _all_of(tuple(observer_of(plan) for observer_of in parts))
 
 

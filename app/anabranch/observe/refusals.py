@@ -1,4 +1,4 @@
-"""Counts what was refused before it was a request, and tells the log of some of it: whoever sends garbage sends a lot."""
+"""Counts refused connections, and logs some of them: a client that sends garbage sends a lot."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -10,20 +10,21 @@ from anabranch.engine.event import Refusal
 from anabranch.errors import HeadTimeout, HeadTooLarge, MalformedRequest
 
 PAUSE_S: Final = 10.0
-"""Between two events of the log about the same reason."""
+"""Minimum seconds between two log events with the same reason."""
 
 
 class Refusals:
-    """Called with each refusal. `counts`: by the problem's code. `events`: where the events go; None: nowhere.
+    """Called with each refusal. `counts`: by the problem's code. `events`: where the log events go; None: nothing is logged.
 
-    The first of a reason is told at once, the next one not before `PAUSE_S` are over; it says how many were left out before it.
+    The first refusal of each reason is logged at once, the next one after `PAUSE_S` at the earliest. It says how many were left out in
+    between.
     """
 
     def __init__(self, events: structlog.typing.FilteringBoundLogger | None, now: Callable[[], float] = monotonic) -> None:
         self.counts = {kind.code: 0 for kind in (MalformedRequest, HeadTooLarge, HeadTimeout)}
         self._events = events
         self._now = now
-        self._told: dict[str, tuple[float, int]] = {}
+        self._logged: dict[str, tuple[float, int]] = {}
 
     def __call__(self, refusal: Refusal) -> None:
         code = refusal.code
@@ -31,17 +32,17 @@ class Refusals:
         if self._events is None:
             return
         count, now = self.counts[code], self._now()
-        told_at, told_count = self._told.get(code, (now - PAUSE_S, 0))
-        if now - told_at < PAUSE_S:
+        logged_at, logged_count = self._logged.get(code, (now - PAUSE_S, 0))
+        if now - logged_at < PAUSE_S:
             return
-        self._told[code] = (now, count)
+        self._logged[code] = (now, count)
         self._events.warning(
             "refused",
             code=code,
             status=refusal.status,
             detail=refusal.detail,
             client=None if refusal.client is None else _address(*refusal.client),
-            left_out=count - told_count - 1,
+            left_out=count - logged_count - 1,
             request_id=refusal.request_id,
         )
 

@@ -1,4 +1,4 @@
-"""Counts requests and their steps. Everything that a request adds to is looked up when its plan is loaded."""
+"""Counts requests and their steps. The series of an endpoint are looked up once, when its plan is loaded."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -10,12 +10,12 @@ from anabranch.plan.model import EndpointPlan
 
 NO_ENDPOINT: Final = "none"
 _SAMPLED: Final = b"13579bdf"
-"""Last digits of a traceparent's flags when somebody keeps the trace: an exemplar must lead somewhere."""
+"""Last hexadecimal digits of a sampled traceparent: an exemplar must point to a trace that is kept."""
 _COMPLETE: Final = {True: "true", False: "false", None: "none"}
 
 
 class StepSeries:
-    """One step of one endpoint. `reasons`: how often it ended how."""
+    """One step of one endpoint. `reasons`: how often the step ended with each reason."""
 
     __slots__ = ("durations", "reasons", "upstream")
 
@@ -30,13 +30,14 @@ class StepSeries:
             self.reasons["ok"] += 1
         else:
             self.reasons[failure.code] += 1
-        # A step that never ran took no time worth knowing.
+        # A step that never ran has no duration.
         if outcome.elapsed_s:
             self.durations.add(outcome.elapsed_s)
 
 
 class EndpointSeries:
-    """One endpoint; called with each of its requests. `totals`: by status and completeness; `durations`: by class of status and it."""
+    """One endpoint; called with each of its requests. `totals`: by status and completeness. `durations`: by status class and
+    completeness."""
 
     __slots__ = ("_cells", "durations", "endpoint", "sent_bytes", "steps", "totals")
 
@@ -81,13 +82,13 @@ class EndpointSeries:
 
 
 class RequestMetrics:
-    """The series of all endpoints that were ever loaded: a counter must not fall back because the document was loaded again."""
+    """The series of all endpoints that were ever loaded: a reload must not reset a counter."""
 
     def __init__(self) -> None:
         self.endpoints: dict[str, EndpointSeries] = {}
 
     def observer_of(self, plan: EndpointPlan | None) -> "EndpointSeries | _Others":
-        """What counts the requests of an endpoint; with None, those that reach no endpoint of the document."""
+        """The observer that counts an endpoint's requests; for None, the requests that reach no endpoint of the document."""
         if plan is None:
             return _Others(self)
         series = self.named(plan.name)
@@ -105,7 +106,7 @@ class RequestMetrics:
 
 
 class _Others:
-    """Requests to routes in Python, by the route's template; and all that reach nothing, together, whatever path they ask for."""
+    """Counts requests to Python routes, by the route's template, and all requests that reach nothing as one series, whatever their path."""
 
     __slots__ = ("_metrics", "_none")
 

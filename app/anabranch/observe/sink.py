@@ -1,8 +1,8 @@
-"""Where lines of the log go: straight to a file descriptor, whole lines only.
+"""Writes log lines directly to a file descriptor, whole lines only.
 
-A write to a terminal, file or pipe with room takes some microseconds, less than handing the line to a thread would; what a thread would add
-is a queue that grows when the reader is slow, and lines lost at a crash. A reader that stops for good fills its pipe (64 KiB on Linux) and
-then holds the process up: a log collector must read. One that has gone away costs nothing: the lines are counted as lost.
+A write to a terminal, a file or a pipe with room takes some microseconds, less than handing the line to a thread. A thread would also need
+a queue, which grows when the reader is slow and loses lines in a crash. A reader that stops reading fills its pipe (64 KiB on Linux) and
+then blocks the process: a log collector must keep reading. A reader that has gone costs nothing: its lines are counted as lost.
 """
 
 import os
@@ -18,7 +18,7 @@ class LineSink:
         self.lost = 0
 
     def write(self, line: bytes) -> None:
-        """Write `line`, which has no line end."""
+        """Write `line`, which has no line end, and a line end."""
         rest = memoryview(line + b"\n")
         try:
             while rest:

@@ -1,6 +1,6 @@
-"""Reads the numbers that other parts keep as plain attributes, for a scrape. Each function makes a `metrics.Source` of one part.
+"""Reads, at scrape time, the numbers that other parts keep as plain attributes. Each function returns the `metrics.Source` of one part.
 
-The parts themselves know nothing of metrics: what is asked of them stands here as protocols.
+The parts do not import metrics. The protocols here declare what is read from them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ class _Reloader(Protocol):
 
 
 def of_reloads(reloader: _Reloader) -> Source:
-    """Which document is in force and how reloads went."""
+    """The document in force, and the results of reloads."""
 
     def read() -> Iterator[Sample]:
         state = reloader.state
@@ -36,7 +36,7 @@ def of_reloads(reloader: _Reloader) -> Source:
     return read
 
 
-class _Places(Protocol):
+class _Slots(Protocol):
     @property
     def in_use(self) -> int: ...
 
@@ -46,7 +46,7 @@ class _Places(Protocol):
 
 class _Gate(Protocol):
     @property
-    def bulkhead(self) -> _Places: ...
+    def bulkhead(self) -> _Slots: ...
 
     @property
     def queued(self) -> int: ...
@@ -56,7 +56,7 @@ class _Gate(Protocol):
 
 
 def of_gates(gates: Callable[[], Mapping[str, _Gate]]) -> Source:
-    """Limits of requests under way; by the endpoint's name, "" for the whole gateway."""
+    """Concurrency limits, by endpoint name; "" for the whole gateway."""
 
     def read() -> Iterator[Sample]:
         for endpoint, gate in gates().items():
@@ -69,7 +69,7 @@ def of_gates(gates: Callable[[], Mapping[str, _Gate]]) -> Source:
 
 
 def of_journal(journal: Callable[[], Journal | None], now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Source:
-    """The journal of the document in force; None when it has none."""
+    """The journal of the document in force. `journal`: returns None when there is none."""
 
     def read() -> Iterator[Sample]:
         found = journal()
@@ -95,7 +95,7 @@ def of_journal(journal: Callable[[], Journal | None], now: Callable[[], datetime
 
 
 def of_shippers(shippers: Callable[[], Shippers | None]) -> Source:
-    """Where the journal of the document in force is shipped; None when it is not."""
+    """The sinks of the current journal. `shippers`: returns None when the journal is not shipped."""
 
     def read() -> Iterator[Sample]:
         found = shippers()
@@ -129,7 +129,7 @@ def of_compute(pools: Callable[[], Mapping[str, ComputePool]]) -> Source:
 
 
 def of_log(sink: LineSink) -> Source:
-    """Lines that could not be written."""
+    """Log lines that could not be written."""
     return lambda: (Sample(names.LOG_LINES_LOST.name, (), sink.lost),)
 
 
@@ -139,7 +139,7 @@ class _Refusals(Protocol):
 
 
 def of_refusals(refusals: _Refusals) -> Source:
-    """What was refused before it was a request."""
+    """Refused connections, by reason."""
     return lambda: (Sample(names.REFUSED.name, (reason,), count) for reason, count in refusals.counts.items())
 
 
@@ -152,5 +152,5 @@ class _Spans(Protocol):
 
 
 def of_spans(spans: _Spans) -> Source:
-    """What became of finished spans."""
+    """Finished spans that were delivered or could not be delivered."""
     return lambda: (Sample(names.SPANS.name, ("ok",), spans.exported), Sample(names.SPANS.name, ("failed",), spans.failed))

@@ -1,7 +1,6 @@
 """Execution-time statistics: how long endpoints and their steps took, since the start and over the last minutes.
 
-Streaming sketches, so any quantile is right within 2% and memory does not grow. Knows endpoints and steps by name; no clock but the one
-passed in.
+Uses streaming sketches: any quantile is accurate within 2%, and memory does not grow. Takes the time from the clock passed in.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,8 @@ _SHARES: Final = (0.5, 0.95, 0.99)
 
 
 class Timing:
-    """How long one thing took. Adding costs one addition to a sketch: what is forgotten by the window is added up when it turns."""
+    """How long one thing took. Adding costs one addition to a sketch: what leaves the window is merged into the total when the window
+    turns."""
 
     __slots__ = ("_ends", "_newer", "_older", "_past", "failed")
 
@@ -37,7 +37,7 @@ class Timing:
         return _sum(self._past, self._older, self._newer)
 
     def recent(self, now: float) -> Sketch:
-        """The last `WINDOW_S` at least, the last two of them at most."""
+        """At least the last `WINDOW_S` seconds, at most twice that."""
         if now >= self._ends:
             self._turn(now)
         return _sum(self._older, self._newer)
@@ -81,7 +81,7 @@ class EndpointTimings:
 
 
 class Timings:
-    """All endpoints that were ever loaded. `clock`: steady seconds."""
+    """All endpoints that were ever loaded. `clock`: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
@@ -89,7 +89,7 @@ class Timings:
         self._endpoints: dict[str, EndpointTimings] = {}
 
     def observer_of(self, plan: EndpointPlan | None) -> Callable[[ResponseEvent], None]:
-        """What measures the requests of an endpoint. Requests that reach no endpoint of the document are not measured here."""
+        """The observer that measures an endpoint's requests. Requests that reach no endpoint of the document are not measured."""
         if plan is None:
             return _ignore
         timings = self._endpoints.get(plan.name)
@@ -100,7 +100,7 @@ class Timings:
         return timings
 
     def report(self) -> dict[str, Any]:
-        """Everything as JSON: times in milliseconds. An endpoint that had no request yet is there with zeros."""
+        """Everything as JSON, times in milliseconds. An endpoint without requests is included, with zeros."""
         now = self._clock()
         return {
             "up_s": round(now - self._began, 1),
@@ -108,8 +108,8 @@ class Timings:
             "endpoints": [
                 {
                     "endpoint": timings.endpoint,
-                    **_shown(timings.requests, now),
-                    "steps": [{"step": name, **_shown(timing, now)} for name, timing in timings.steps.items()],
+                    **_timing_json(timings.requests, now),
+                    "steps": [{"step": name, **_timing_json(timing, now)} for name, timing in timings.steps.items()],
                 }
                 for timings in self._endpoints.values()
             ],
@@ -127,7 +127,7 @@ def _sum(*sketches: Sketch) -> Sketch:
     return total
 
 
-def _shown(timing: Timing, now: float) -> dict[str, Any]:
+def _timing_json(timing: Timing, now: float) -> dict[str, Any]:
     return {"failed": timing.failed, "since_start": _figures(timing.since_start()), "recent": _figures(timing.recent(now))}
 
 

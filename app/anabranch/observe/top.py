@@ -1,4 +1,4 @@
-"""`anabranch top`: the execution times of a running gateway as a table. Reads the admin route; knows nothing of how they are measured."""
+"""`anabranch top`: the execution times of a running gateway as a table, read from the admin server."""
 
 import json
 from time import sleep
@@ -15,16 +15,16 @@ _TIMEOUT_S: Final = 5.0
 
 
 class TopError(Exception):
-    """The figures could not be had. The message is a sentence for the operator."""
+    """The figures could not be fetched. The message is a sentence for the operator."""
 
 
 def fetch(url: str, token: str | None) -> dict[str, Any]:
-    """What the admin server at `url` measured. Raises TopError."""
+    """Fetch the execution times from the admin server at `url`. Raises TopError."""
     if not url.startswith(("http://", "https://")):
-        raise TopError(f"{url} is no http address; --url takes that of the admin server, such as http://127.0.0.1:9090")
+        raise TopError(f"{url} is not an HTTP URL; set --url to that of the admin server, such as http://127.0.0.1:9090")
     request = Request(url.rstrip("/") + PATH, headers={} if token is None else {"Authorization": f"Bearer {token}"})  # noqa: S310 - checked above
     try:
-        # A proxy for the world outside has no business between an operator and the gateway.
+        # Ignore proxy settings: they are meant for external addresses.
         with build_opener(ProxyHandler({})).open(request, timeout=_TIMEOUT_S) as answer:
             report: dict[str, Any] = json.load(answer)
     except HTTPError as error:
@@ -32,12 +32,13 @@ def fetch(url: str, token: str | None) -> dict[str, Any]:
         raise TopError(f"{url} answered {error.code}; {hint}") from None
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise TopError(f"{url} cannot be asked: {reason}; the gateway serves it when ANABRANCH_ADMIN_PORT is set") from None
+        raise TopError(f"cannot reach {url}: {reason}; the gateway has an admin server only if ANABRANCH_ADMIN_PORT is set") from None
     return report
 
 
 def table(report: dict[str, Any], *, is_recent: bool = True) -> Table:
-    """The report as a table: an endpoint a row, its steps indented below it. `is_recent`: the last minutes instead of all since the start."""
+    """The report as a table: one row for each endpoint, its steps indented below. `is_recent`: the last minutes instead of all since the
+    start."""
     span = "since_start"
     title = f"since the start, {_age(report['up_s'])} ago"
     if is_recent:
@@ -55,7 +56,7 @@ def table(report: dict[str, Any], *, is_recent: bool = True) -> Table:
 
 
 def show_top(url: str, token: str | None, *, is_once: bool, is_recent: bool, every_s: float) -> None:
-    """Show the table until Ctrl-C, or once. Raises TopError when the first look fails; a later one that fails is told in the table's caption."""
+    """Show the table until Ctrl-C, or once. Raises TopError when the first fetch fails; later failures are shown in the table's caption."""
     console = Console()
     first = table(fetch(url, token), is_recent=is_recent)
     if is_once:
@@ -76,7 +77,7 @@ def show_top(url: str, token: str | None, *, is_once: bool, is_recent: bool, eve
 
 def _cells(row: dict[str, Any], span: str) -> list[str]:
     figures = row[span]
-    # Failures are counted since the start only.
+    # Failures are only counted since the start.
     times = [f"{figures[f'{name}_ms']:.1f}" if figures["count"] else "" for name in ("mean", "p50", "p95", "p99", "max")]
     return [str(figures["count"]), str(row["failed"] or ""), *times]
 

@@ -1,11 +1,11 @@
-"""Spans of requests, steps and attempts by OpenTelemetry, and the trace context on its way in and out. Imported only when tracing is on.
+"""OpenTelemetry spans of requests, steps and attempts, and the propagation of the trace context. Imported only when tracing is on.
 
     flights/{id}/briefing      server    from the head of the request to the end of its answer
      +-- step weather          internal  a step with its retries, hedges and queues
-          +-- GET              client    one exchange; its id is what the service sees as its parent
+          +-- GET              client    one exchange; the upstream sees this span as its parent
 
-Attributes follow the HTTP semantic conventions, stable since 1.23. What a client may write freely (path) is in attributes only, never in a
-name. Queries are left out everywhere: they may hold what is nobody's business.
+Attributes follow the HTTP semantic conventions, stable since 1.23. Text that a client can choose freely (the path) appears only in
+attributes, never in a span's name. Queries are left out everywhere: they may contain private data.
 
 **Source:** W3C Trace Context; OpenTelemetry semantic conventions for HTTP spans.
 """
@@ -38,10 +38,10 @@ _ERROR: Final = Status(StatusCode.ERROR)
 
 
 class Tracing:
-    """Makes the spans and owns their export; an async context manager, whose end flushes what is left (5 s at most).
+    """Creates the spans and owns their export. An async context manager; its exit flushes the remaining spans (5 s at most).
 
-    `exporter`: where finished spans go, in batches, from a thread of its own. `ratio`: share of requests without a parent that are sampled;
-    with one, the parent's decision is followed. `exported`, `failed`: spans that the exporter took or could not deliver.
+    `exporter`: receives finished spans, in batches, in a thread of its own. `ratio`: share of requests without a parent that are sampled;
+    for requests with a parent, its decision applies. `exported`, `failed`: spans that the exporter delivered or could not deliver.
     """
 
     def __init__(self, exporter: SpanExporter, *, ratio: float = 1.0) -> None:
@@ -126,7 +126,7 @@ class RequestSpan:
         span.set_attribute("anabranch.request_id", event.request_id.decode())
         if event.is_complete is not None:
             span.set_attribute("anabranch.complete", event.is_complete)
-        # A client's own mistake is no error of the server's span.
+        # A client error is not an error of the server's span.
         if event.status >= 500:
             span.set_attribute("error.type", event.code or str(event.status))
             span.set_status(_ERROR)
@@ -135,7 +135,7 @@ class RequestSpan:
 
 
 class TracedTransport:
-    """A `seam.Transport` around another one: each exchange has a span, and the service is told that it is its parent."""
+    """A `seam.Transport` around another one: each exchange has a span, which is sent to the upstream as the parent."""
 
     def __init__(self, inner: Transport, tracer: trace.Tracer) -> None:
         self._inner = inner
@@ -143,7 +143,7 @@ class TracedTransport:
 
     @property
     def inner(self) -> Transport:
-        """What the exchanges go through."""
+        """The wrapped transport."""
         return self._inner
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
@@ -179,7 +179,7 @@ class TracedTransport:
 
 
 class _Counted(SpanExporter):
-    """Counts what the exporter takes. Called in the thread of the batch processor only."""
+    """Counts exported spans. Called only in the batch processor's thread."""
 
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner
@@ -202,13 +202,13 @@ class _Counted(SpanExporter):
 
 
 def traceparent(span: Span) -> bytes:
-    """What names this span to others. **Source:** W3C Trace Context section 3.2."""
+    """The `traceparent` field that identifies this span. **Source:** W3C Trace Context section 3.2."""
     context = span.get_span_context()
     return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
 
 
 def _with_context(request: Request, span: Span) -> Request:
-    """The request with this span as its parent in place of whatever it carried."""
+    """The request with this span as its trace context, replacing any other."""
     extra = [pair for pair in request.extra if pair[0] not in _CONTEXT_FIELDS]
     extra.append((b"traceparent", traceparent(span)))
     state = span.get_span_context().trace_state.to_header()
@@ -218,14 +218,14 @@ def _with_context(request: Request, span: Span) -> Request:
 
 
 def _named(resource: Resource) -> Resource:
-    """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over our own name; the SDK's `unknown_service` does not."""
+    """The resource with the service name `anabranch`, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES set one."""
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         return resource.merge(Resource({"service.name": "anabranch"}))
     return resource
 
 
 def otlp_exporter() -> SpanExporter:
-    """The OTLP/HTTP exporter, as the OTEL_EXPORTER_OTLP_* variables say."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - a test needs none
+    """The OTLP/HTTP exporter, configured by the OTEL_EXPORTER_OTLP_* variables."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - tests do not need it
 
     return OTLPSpanExporter()

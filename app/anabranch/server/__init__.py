@@ -1,1 +1,2 @@
-"""The process: sockets, the HTTP parser with its bounds, admission, workers, drain, health and the admin port. Knows no endpoint."""
+"""The server process: sockets, the HTTP parser and its limits, admission, workers, drain, health and the admin port. Independent of
+endpoints."""

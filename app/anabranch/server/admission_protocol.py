@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with a gate before the parser: while the gate is full, a connection's next request waits as bytes.
+"""uvicorn's HTTP protocol with admission control before the parser: at the concurrency limit, a connection's next request waits unparsed.
 
-What is let in is parsed and served as ever. What is turned away is parsed too, or nobody would know where the next request begins, but no
-scope, no task and no application comes into it: the answer is written at the end of its head.
+An admitted request is parsed and served as usual. A rejected request is still parsed, to find where the next one starts, but creates no
+ASGI scope or task: its answer is written at the end of its head.
 """
 
 from typing import Any, ClassVar, Final
@@ -13,7 +13,7 @@ from anabranch.server.head import BoundedProtocol, as_http1
 
 
 class AdmissionProtocol(BoundedProtocol):
-    """For `uvicorn.Config(http=...)`, by `gated`. `backlog`: where connections wait that find the gate full."""
+    """For `uvicorn.Config(http=...)`, made by `with_admission`. `backlog`: holds connections that arrive at the concurrency limit."""
 
     backlog: ClassVar[Backlog]
     rejections: ClassVar[Rejections]
@@ -21,7 +21,7 @@ class AdmissionProtocol(BoundedProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unread: bytes | None = None
-        """What has come of the request that waits."""
+        """Bytes received of the waiting request; None when no request waits."""
         self._is_admitted = False
         self._is_rejected = False
         self._is_ending = False
@@ -34,28 +34,28 @@ class AdmissionProtocol(BoundedProtocol):
             self.backlog.on_more_data(self)
         elif self.backlog.must_wait(data) and self._is_at_rest():
             self._unset_keepalive_if_required()
-            self._stop_timer()  # which line ends may have started
+            self._stop_timer()  # blank lines between requests may have started it
             self._keep(data)
             self.backlog.add(self)
         else:
             super().data_received(data)
 
     def _keep(self, unread: bytes | None) -> None:
-        """`unread` is what waits from now on; None: nothing does."""
+        """Replace the waiting bytes and update the backlog's byte count. None: no request waits any more."""
         self.backlog.unread_bytes += len(unread or b"") - len(self._unread or b"")
         self._unread = unread
         if unread is not None and len(unread) > self.max_head_bytes:
             self.flow.pause_reading()
 
     def _is_at_rest(self) -> bool:
-        """Whether what comes next is the beginning of a request that would be served at once."""
+        """Whether the next bytes begin a request that would be served at once."""
         return self._is_between() and not self._is_refused and not self._is_rejected
 
     def admit(self) -> bool:
         self._is_admitted = True
         self._read()
-        has_taken, self._is_admitted = not self._is_admitted, False
-        return has_taken
+        has_used_slot, self._is_admitted = not self._is_admitted, False
+        return has_used_slot
 
     def reject(self) -> None:
         self._is_rejected = True
@@ -75,8 +75,8 @@ class AdmissionProtocol(BoundedProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """In a drain, a request that waits is one that is under way: it gets its answer, and then the connection closes. Asked again, when
-        there is no time left, it is turned away."""
+        """During a drain, a waiting request counts as in flight: it is answered, and then the connection closes. A second call, when no
+        time is left, rejects it."""
         if self._unread is None:
             super().shutdown()
         elif not self._is_ending:
@@ -88,7 +88,7 @@ class AdmissionProtocol(BoundedProtocol):
     # ------------------------------------------------------------------------------------------------------------ parsing
 
     def on_headers_complete(self) -> None:
-        if self._is_refused:  # it came in one piece with the one that was, and nothing is answered behind that
+        if self._is_refused:  # arrived in the same chunk as the refused request; nothing is answered after a refusal
             return
         if self._is_rejected:
             self._is_rejected = False
@@ -100,17 +100,17 @@ class AdmissionProtocol(BoundedProtocol):
             self.cycle.keep_alive = False
         if self._is_admitted:
             self._is_admitted = False
-            self.scope[ADMITTED] = True  # type: ignore[typeddict-unknown-key]  # its task begins in a later turn of the loop
+            self.scope[ADMITTED] = True  # type: ignore[typeddict-unknown-key]  # its task starts in a later loop iteration
 
     def _answer_at_limit(self) -> None:
         parser, fields = self.parser, self.server_state.default_headers
-        # A client that waits for leave to send its body will not send it now: where the next request would begin is not known.
+        # After `Expect: 100-continue` the client may or may not send the body: where the next request begins is unknown.
         keeps = parser.get_http_version() != "1.0" and parser.should_keep_alive() and not self.expect_100_continue and not self._is_ending
-        # Nor do we go on with one that asks and asks and does not read our answers.
+        # Also close during a drain, and when the client keeps sending requests without reading the answers.
         keeps = keeps and not any(name == b"connection" for name, _ in fields) and not self.flow.write_paused
         problem = rejection(self.headers, self.rejections)
         self.transport.write(as_http1(problem, fields, is_head=parser.get_method() == b"HEAD", closes=not keeps))
-        self.cycle = _ANSWERED
+        self.cycle = _COMPLETED
         if keeps:
             self.on_response_complete()
         else:
@@ -118,8 +118,8 @@ class AdmissionProtocol(BoundedProtocol):
             self._close()
 
 
-class _Answered:
-    """Stands for the cycle of a request that has its answer, as far as the protocol looks at one. Nothing of it changes."""
+class _CompletedCycle:
+    """Stands in for the cycle of an answered request, with the attributes that the protocol reads. Immutable."""
 
     __slots__ = ()
     response_started = True
@@ -129,16 +129,16 @@ class _Answered:
     disconnected = False
 
     @property
-    def message_event(self) -> "_Answered":
+    def message_event(self) -> "_CompletedCycle":
         return self
 
     def set(self) -> None:
-        """Nobody waits for more of its body."""
+        """Does nothing: no task waits for more of the body."""
 
 
-_ANSWERED: Final[Any] = _Answered()
+_COMPLETED: Final[Any] = _CompletedCycle()
 
 
 def with_admission(protocol: type[BoundedProtocol], gate: Gate, rejections: Rejections) -> type[AdmissionProtocol]:
-    """The protocol, with a backlog before `gate` in front of its parser."""
+    """`protocol` with a backlog for `gate` in front of its parser."""
     return type("AdmissionProtocol", (AdmissionProtocol, protocol), {"backlog": Backlog(gate), "rejections": rejections})

@@ -1,26 +1,27 @@
-"""Keeps Python's garbage collector away from what lives as long as the process does.
+"""Freezes long-lived objects so that the garbage collector skips them.
 
-A full collection walks everything that is alive: plans, models, libraries, some hundred thousand objects that cannot be garbage. With many
-requests under way it comes often and stops all of them for tens of milliseconds. So once the gateway is up, what is there is set apart, and
-the collector looks at what requests leave behind only. The figures are in `docs/performance.md`.
+A full collection walks every live object: plans, models, libraries, several hundred thousand objects that cannot be garbage. With many
+requests in flight it runs often and stops all of them for tens of milliseconds. So once the gateway is up, its objects are frozen, and the
+collector only looks at what requests leave behind. The figures are in `docs/performance.md`.
 
-For the process that owns itself: nothing here is called by who embeds the application.
+Called by the command line only, never by an application that embeds the gateway: these settings affect the whole process.
 """
 
 import gc
 from typing import Final
 
-# Young objects before the collector looks at them. Requests free nearly all of theirs by reference counts long before.
+# Young objects before the collector looks at them. Reference counts free nearly all objects of a request long before that.
 _YOUNG: Final = 10_000
 
 
 def pause() -> None:
-    """Collect nothing until `freeze`: while documents are read and compiled nearly everything that is made stays. A third of the time."""
+    """Disable collection until `freeze`. While documents are read and compiled, nearly every new object stays; this saves a third of the
+    time."""
     gc.disable()
 
 
 def freeze() -> None:
-    """Set apart what is alive now. Collects first: takes as long as one full collection."""
+    """Freeze every live object. Collects first, so it takes as long as one full collection."""
     gc.enable()
     gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
     gc.collect()
@@ -28,7 +29,7 @@ def freeze() -> None:
 
 
 def refreeze() -> None:
-    """The same after a reload: the old document's plans go, the new one's are set apart."""
+    """Freeze again after a reload: the old document's plans are collected, the new ones frozen."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -1,12 +1,13 @@
-"""uvicorn's HTTP protocol with what it lacks before a request is one: bounds for the size and the time of its head, and problem documents.
+"""uvicorn's HTTP protocol with limits on the size and duration of a request head, and with problem documents for what it cannot parse.
 
-Without bounds a client that sends a head without an end, or byte by byte, would hold memory and a connection for ever. Bodies and everything
-later have bounds of their own. A request whose head comes in one piece, as nearly all do, starts no timer here.
+Without limits, a client that sends an endless head, or sends it byte by byte, would hold memory and a connection for ever. Bodies and later
+stages have limits of their own. A request whose head arrives in one chunk, as nearly all do, starts no timer here.
 
-What cannot be served is refused once: with a problem document where nothing else is being answered, behind the answers under way where
-something is, and without a word where an answer has begun that the refusal would come amid. Then nothing more is read, and the connection closes.
+A connection is refused once. The problem document is sent at once if no answer is in flight, otherwise after the answers in flight. None is
+sent if the malformed part is the body of a request whose answer has begun. After that nothing more is read, and the connection closes.
 
-**Source:** RFC 9110 section 15.5.9 (408), RFC 6585 section 5 (431), RFC 9112 sections 2.2 (400), 9.3.2 (order of answers) and 9.6 (closing).
+**Source:** RFC 9110 section 15.5.9 (408), RFC 6585 section 5 (431), RFC 9112 sections 2.2 (400), 9.3.2 (order of answers) and 9.6
+(closing).
 """
 
 import asyncio
@@ -21,18 +22,18 @@ from anabranch.engine.event import Refusal, RefusalObserver
 from anabranch.errors import HeadTimeout, HeadTooLarge, MalformedRequest, RequestError
 
 _LINGER_S: Final = 1.0
-"""How long what a refused client still sends is taken in and dropped. Were the connection closed with bytes unread, the system would reset
-it, and the client would lose the answer."""
+"""Seconds for which bytes from a refused client are still read and dropped. Closing with unread bytes would make the system reset the
+connection, and the client would lose the answer."""
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0"
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=...)`. Refuses with 400, 408 and 431, and closes.
+    """For `uvicorn.Config(http=...)`. Refuses with 400, 408 or 431, and closes the connection.
 
-    `max_head_bytes`: largest head; what came with the last piece of it may be more. `head_timeout_s`: from the first bytes of a head
-    to its end. A connection without any bytes is closed after the keep-alive timeout, like one between two requests.
-    `observe`: told of what is refused; may be None.
+    `max_head_bytes`: largest head; the chunk that completes the head is not counted. `head_timeout_s`: from the first bytes of a head to
+    its end. A new connection that sends nothing is closed after the longer of `head_timeout_s` and the keep-alive timeout. `observe`:
+    called with each refusal; may be None.
     """
 
     max_head_bytes: ClassVar[int] = 64 * 1024
@@ -43,7 +44,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._body_bytes = 0
-        """Of bodies, in the piece that came last."""
+        """Bytes of request bodies in the latest chunk."""
         self._is_in_head = False
         self._is_in_message = False
         self._has_ended_message = False
@@ -61,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, but with other words for what is no HTTP, and without its lines in the log: whoever sends garbage could fill it."""
+        """Like uvicorn's, but explains what is not HTTP, and does not log it: a client that sends garbage could flood the log."""
         if self._is_refused:
             return
         if not self._is_in_late_body():
@@ -82,14 +83,16 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(
-                    HeadTooLarge(f"request line and header fields have more than {self.max_head_bytes} bytes; send fewer or smaller ones")
+                    HeadTooLarge(
+                        f"the request line and header fields have more than {self.max_head_bytes} bytes; send fewer or smaller fields"
+                    )
                 )
             elif self._timer is None:
                 self._timer = self.loop.call_later(self.head_timeout_s, self._expire)
 
     def _feed_rest(self, rest: memoryview) -> bool:
-        """Take in what follows a request for another protocol, which is not for us: the request is served as it is, and the next one comes
-        behind it (RFC 9110 section 7.8). Returns False when something is refused."""
+        """Parse the bytes after a request for a protocol upgrade. Upgrades are not supported: the request is served as HTTP/1.1, and the
+        next request follows it (RFC 9110 section 7.8). Returns False when something is refused."""
         while rest:
             try:
                 self.parser.feed_data(rest)
@@ -104,11 +107,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_in_head = self._is_in_message = True
-        self._unset_keepalive_if_required()  # behind a request that was answered early, in one piece with the end of it
+        self._unset_keepalive_if_required()  # runs if this head shares a chunk with the end of a request that was answered early
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        super().on_headers_complete()  # raises when the target is none; then we are still in the head
+        super().on_headers_complete()  # raises when the target is invalid; the state then remains "in the head"
         self._end_head()
 
     def _end_head(self) -> None:
@@ -127,24 +130,26 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _is_between(self) -> bool:
-        """Whether no request is being received or answered. Line ends may come here, which are no request yet (RFC 9112 section 2.2)."""
+        """Whether no request is being received or answered. Blank lines that arrive now are not a request yet (RFC 9112 section 2.2)."""
         return not self._is_in_message and (self.cycle is None or self.cycle.response_complete)
 
     def _is_in_late_body(self) -> bool:
-        """Whether a body is being received whose request has its answer. It does not keep the connection: the keep-alive timeout runs on."""
+        """Whether a body is still arriving whose request has been answered. It does not extend the keep-alive timeout."""
         return self._is_in_message and not self._is_in_head and self.cycle is not None and self.cycle.response_complete
 
     def _expire(self) -> None:
         self._timer = None
-        if self.cycle is not None and not self.cycle.response_complete:  # the head of a next request, while this one is answered
+        if self.cycle is not None and not self.cycle.response_complete:  # the next request's head, while the current one is being answered
             self._timer = self.loop.call_later(self.head_timeout_s, self._expire)
         elif not self.transport.is_closing():
-            self._refuse(HeadTimeout(f"request line and header fields were not whole within {self.head_timeout_s:g} s; send them at once"))
+            self._refuse(
+                HeadTimeout(f"the request line and header fields were not complete within {self.head_timeout_s:g} s; send them faster")
+            )
 
     # ----------------------------------------------------------------------------------------------------------- refusing
 
     def _refuse(self, error: RequestError) -> None:
-        """Read nothing more, tell of it once, and close as soon as what is being answered allows it."""
+        """Stop reading, report the refusal once, and close as soon as the answers in flight allow it."""
         self._is_refused = True
         self._stop_timer()
         request_id = trace.read({}).request_id
@@ -161,10 +166,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._end_after(cycle, problem)
 
     def _refuse_body(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse) -> None:
-        """It is the body of this request that is none: the refusal is its answer, if it has no other one yet."""
+        """The body of this request is malformed: answer the request with the refusal, unless its answer has begun."""
         if cycle.response_complete:
             self._end(None)
-        elif self.pipeline and self.pipeline[0][0] is cycle:  # nobody has seen it yet
+        elif self.pipeline and self.pipeline[0][0] is cycle:  # the application has not seen this request yet
 
             async def refuse(*_: object) -> None:
                 self._end_instead(cycle, problem)
@@ -176,13 +181,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _end_instead(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse) -> None:
-        """Give this answer in place of the one that is to come. What is made for it from here on goes nowhere, as when its client had gone."""
+        """Send the problem in place of the pending answer. The application's answer is discarded, as after a client disconnect."""
         cycle.disconnected = True
         cycle.message_event.set()
         self._end(problem)
 
     def _end_after(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse) -> None:
-        """Let the last of the answers under way be given, and refuse behind it, where it leaves the connection open."""
+        """Send the problem after the last answer in flight, if the connection is still open then."""
         on_response = cycle.on_response
 
         def answered() -> None:
@@ -193,14 +198,14 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.on_response = answered
 
     def _end(self, problem: problems.ProblemResponse | None) -> None:
-        """Say why, and that nothing follows."""
+        """Send the problem, if there is one, and close."""
         self._unset_keepalive_if_required()
         if problem is not None:
             self.transport.write(as_http1(problem, self.server_state.default_headers))
         self._close()
 
     def _close(self) -> None:
-        """Close when the other side has, or has had time to read what was sent."""
+        """Close once the client has closed, or has had time to read what was sent."""
         if not self.transport.can_write_eof():  # TLS
             self.transport.close()
             return
@@ -215,24 +220,24 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def observed(observe: RefusalObserver | None) -> type[BoundedProtocol]:
-    """The protocol, telling `observe` of what it refuses."""
+    """The protocol, with `observe` called for each refusal."""
     return type("ObservedProtocol", (BoundedProtocol,), {"observe": None if observe is None else staticmethod(observe)})
 
 
 def _explained(error: httptools.HttpParserError, data: bytes) -> str:
-    """What is wrong and what to do. The parser's words are fixed sentences of its own: nothing of what came is in them."""
+    """What is wrong and what to do. The parser's messages are fixed sentences: they contain nothing that the client sent."""
     if data.startswith(_TLS_HANDSHAKE):
-        return "this is the beginning of a TLS connection, and this port speaks plain HTTP; ask with http:// instead of https://"
+        return "this port speaks plain HTTP, not TLS; use http:// instead of https://"
     if data.startswith(_HTTP2_PREFACE):
-        return "this is the beginning of an HTTP/2 connection, and this port speaks HTTP/1.1; let the client ask with that"
-    reason = "the target is no path" if isinstance(error, httptools.HttpParserCallbackError) else str(error)
-    return f"what came is not HTTP/1.1: {reason}. Look at what writes request line, header fields and body"
+        return "this port speaks HTTP/1.1, not HTTP/2; configure the client to use HTTP/1.1"
+    reason = "the request target is not a path" if isinstance(error, httptools.HttpParserCallbackError) else str(error)
+    return f"not a valid HTTP/1.1 request: {reason}"
 
 
 def as_http1(
     problem: problems.ProblemResponse, default_headers: list[tuple[bytes, bytes]], *, is_head: bool = False, closes: bool = True
 ) -> bytes:
-    """The whole response on the wire. `default_headers`: of the server: Date, and in a drain that the connection closes."""
+    """The whole response on the wire. `default_headers`: the server's own, which are Date and, during a drain, `Connection: close`."""
     fields = [
         *(pair for pair in default_headers if pair[0].lower() != b"connection"),
         *problem.headers,

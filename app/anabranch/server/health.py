@@ -1,4 +1,4 @@
-"""/livez and /readyz: whether the process lives, and whether it should get requests. Others say why not; this only answers."""
+"""/livez and /readyz: whether the process is alive, and whether it should receive requests. Other parts register the reasons why not."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,23 +10,23 @@ from starlette.routing import Route
 
 
 class Readiness(Protocol):
-    """What /readyz asks."""
+    """What /readyz reports."""
 
     @property
     def is_ready(self) -> bool: ...
 
     @property
     def reasons(self) -> Sequence[str]:
-        """Why not ready, as sentences; also what is degraded though ready."""
+        """Why the process is not ready, as sentences; also what is degraded although it is ready."""
         ...
 
 
 Probe = Callable[[], str | None]
-"""Says why not to send requests here, or what is degraded; None when there is nothing to say. It must not wait for anything."""
+"""Returns a reason not to send requests here, or what is degraded; None when there is none. It must not block."""
 
 
 class Health:
-    """A register of reasons not to send requests here, and of what is degraded all the same. Ready when there is no such reason."""
+    """A register of reasons not to send requests here, and of degradations. Ready when there is no such reason."""
 
     __slots__ = ("_mentions", "_notes", "_probes", "_reasons")
 
@@ -37,23 +37,23 @@ class Health:
         self._mentions: list[Probe] = []
 
     def watch(self, probe: Probe) -> None:
-        """Ask `probe` whenever somebody asks whether this process is ready."""
+        """Call `probe` for each readiness check. A reason that it returns makes the process not ready."""
         self._probes.append(probe)
 
     def mention(self, probe: Probe) -> None:
-        """Ask `probe` as well, for what is degraded: it is shown, and changes nothing about readiness."""
+        """Call `probe` for each readiness check. A reason that it returns is shown, and does not affect readiness."""
         self._mentions.append(probe)
 
     def block(self, name: str, reason: str) -> None:
-        """Not ready because of `reason`, until `clear(name)`."""
+        """Make the process not ready because of `reason`, until `clear(name)`."""
         self._reasons[name] = reason
 
     def degrade(self, name: str, reason: str) -> None:
-        """Still ready, but `reason` is shown, until `clear(name)`."""
+        """Show `reason`, without affecting readiness, until `clear(name)`."""
         self._notes[name] = reason
 
     def clear(self, name: str) -> None:
-        """Take back what was said under this name. Nothing happens when there is nothing."""
+        """Remove the reason registered under this name, if any."""
         self._reasons.pop(name, None)
         self._notes.pop(name, None)
 
@@ -63,13 +63,13 @@ class Health:
 
     @property
     def reasons(self) -> Sequence[str]:
-        return (*self._blocking(), *self._notes.values(), *_said(self._mentions))
+        return (*self._blocking(), *self._notes.values(), *_reasons_of(self._mentions))
 
     def _blocking(self) -> list[str]:
-        return [*self._reasons.values(), *_said(self._probes)]
+        return [*self._reasons.values(), *_reasons_of(self._probes)]
 
 
-def _said(probes: list[Probe]) -> list[str]:
+def _reasons_of(probes: list[Probe]) -> list[str]:
     return [reason for probe in probes if (reason := probe()) is not None]
 
 

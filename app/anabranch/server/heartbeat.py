@@ -1,6 +1,6 @@
-"""A worker's end of the pipe to its supervisor: signs of life, and what it has to say to other workers.
+"""A worker's end of the pipe to its supervisor: heartbeats, and messages to other workers.
 
-A sign is one byte; anything longer is a message for others, which nobody here looks into.
+A heartbeat is one byte. Anything longer is a message to other workers, which is forwarded as it is.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ END: Final = b"e"
 
 
 class Heartbeat:
-    """The worker's end of its pipe. `on_orphaned` is called when nobody listens any more."""
+    """The worker's end of its pipe. `on_orphaned` is called once, when a send fails because the supervisor is gone."""
 
     def __init__(self, connection: Connection, on_orphaned: Callable[[], None]) -> None:
         self._connection = connection
@@ -22,46 +22,46 @@ class Heartbeat:
         self._is_end = False
 
     def up(self) -> None:
-        """It serves."""
+        """Report that the worker serves requests."""
         self._send(UP)
 
     def alive(self) -> None:
-        """Its loop turns. To be called about every second."""
+        """Report that the event loop runs. To be called about every second."""
         self._send(ALIVE)
 
     def draining(self) -> None:
-        """It ends, in its own time; nobody has to look after it any more."""
+        """Report that the worker drains. The supervisor no longer checks its heartbeats."""
         self._send(DRAINING)
 
     def fileno(self) -> int:
-        """Of the pipe: readable when there may be something to `take`."""
+        """The pipe's file descriptor: readable when `take` may return something."""
         return self._connection.fileno()
 
     def take(self) -> list[bytes] | None:
-        """What came from other workers, without waiting; None when all of them end."""
+        """Messages from other workers, without waiting; None when all workers are ending."""
         taken: list[bytes] = []
         try:
             while self._connection.poll():
-                said = self._connection.recv_bytes()
-                if said == END:
+                message = self._connection.recv_bytes()
+                if message == END:
                     self._is_end = True
                 else:
-                    taken.append(said)
+                    taken.append(message)
         except (EOFError, OSError):
             self._is_end = True
         return None if self._is_end else taken
 
     def is_end(self) -> bool:
-        """Whether all workers end, and not this one alone. The end of the supervisor is the end of all."""
+        """Whether all workers are ending, not this one alone. All of them end when the supervisor is gone."""
         return self.take() is None
 
-    def admit_next(self, message: bytes) -> None:
-        """Something for other workers, longer than one byte."""
+    def forward(self, message: bytes) -> None:
+        """Send a message to other workers. It must be longer than one byte."""
         self._send(message)
 
-    def _send(self, sign: bytes) -> None:
+    def _send(self, content: bytes) -> None:
         try:
-            self._connection.send_bytes(sign)
+            self._connection.send_bytes(content)
         except OSError:
             on_orphaned, self._on_orphaned = self._on_orphaned, None
             if on_orphaned is not None:

@@ -1,14 +1,17 @@
-"""The server process's life: it says where it is, reloads at SIGHUP, and at SIGTERM or SIGINT drains so that no client sees a failure.
+"""uvicorn's server with other signal handling and another shutdown: reports when it is up, reloads at SIGHUP, and at SIGTERM or SIGINT
+drains so that no client sees a failure.
 
-A drain goes like this. At once: not ready, and every answer says `Connection: close`, so that clients leave by themselves. For the delay: new
-connections are still served, because load balancers have not heard yet. Then nobody listens any more; connections that the system had
-accepted for us are served, never reset. Idle connections get a moment for a request that is on its way, running requests get the shutdown
-timeout, and then the application is told to stop, which closes upstreams and flushes what is to be written. A second signal skips all
-waiting and cancels what still runs; a third does not wait for the application either.
+A drain has these stages:
+
+1. Readiness fails, and every answer says `Connection: close`, so that clients leave by themselves.
+2. New connections are still served during the delay, because load balancers have not noticed yet.
+3. The server stops listening. Connections that the system had already accepted are served, never reset.
+4. Idle connections stay open briefly for a request that is on its way. Running requests get the shutdown timeout.
+5. The application shuts down, which closes upstreams and flushes pending writes.
+
+A second signal skips all waiting and cancels running requests. A third does not wait for the application either.
 
 **Source:** RFC 9112 section 9.6: a server that wants to close says so in a response, and closes when its client has had time to read that.
-
-It is uvicorn's server with other signal handling and another shutdown. Knows an application, and nothing of what it does.
 """
 
 import asyncio
@@ -27,14 +30,14 @@ from anabranch.server.listener import accept_pending, block_new_connections
 logger = logging.getLogger("anabranch.server")
 
 LINGER_S: Final = 0.5
-"""How long an idle connection is kept for a request that its client sent before it could know."""
+"""Seconds for which an idle connection is kept, for a request that its client sent before it could know of the drain."""
 _CLOSE: Final = (b"connection", b"close")
 _TICK_S: Final = 1.0
 _LOOK_S: Final = 0.01
 _HANDSHAKE_S: Final = 0.05
-"""How long connections that had begun when we became deaf may take to be complete."""
+"""Seconds for handshakes in progress to complete once new connections are blocked."""
 _CANCEL_S: Final = 5.0
-"""How long requests that were cancelled may take to clean up."""
+"""Seconds for cancelled requests to clean up."""
 
 
 def _nothing() -> None:
@@ -42,12 +45,12 @@ def _nothing() -> None:
 
 
 class Server(uvicorn.Server):
-    """`on_up`: called when it answers. `on_drain`: called when it begins to end. `on_hangup`: called at SIGHUP; None leaves that signal alone.
-    `on_pulse`: called every second while it serves. `is_end`: asked before it stops listening, whether every process that has the sockets ends
-    as well; None says that there is no other.
+    """`on_up`: called when the server accepts connections. `on_drain`: called when a drain begins. `on_hangup`: called at SIGHUP; None
+    leaves that signal alone. `on_pulse`: called every second while the server serves. `is_end`: called before the server stops listening;
+    returns whether all processes that share the sockets are ending. None: no other process shares them.
 
-    `delay_s`: how long new connections are served after the first signal. The time for running requests afterwards is the
-    configuration's `timeout_graceful_shutdown`, in seconds. All callbacks run in the loop.
+    `delay_s`: how long new connections are still served after the first signal, in seconds. Running requests then get the configuration's
+    `timeout_graceful_shutdown`, in seconds. All callbacks run in the event loop.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Server(uvicorn.Server):
     # ----------------------------------------------------------------------------------------------------------- signals
 
     def stop(self) -> None:
-        """End in peace; called again: in a hurry; a third time: without waiting for the application."""
+        """First call: drain. Second call: skip all waiting. Third call: do not wait for the application either."""
         if not self.should_exit:
             self.should_exit = True
             self._stop.set()
@@ -87,7 +90,8 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals as long as the server runs. They are handled in the loop, and not raised again afterwards: it ended as asked."""
+        """Handle the signals in the event loop while the server runs. Unlike uvicorn, do not raise them again afterwards: the stop was
+        requested."""
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGINT: self.stop, signal.SIGTERM: self.stop}
         if self._on_hangup is not None:
@@ -116,7 +120,7 @@ class Server(uvicorn.Server):
         return should_exit
 
     async def _tick_until(self, event: asyncio.Event, limit_s: float | None) -> None:
-        """Wait for the event, at most `limit_s` seconds, and keep the Date header right meanwhile."""
+        """Wait for the event, at most `limit_s` seconds, and keep the Date header current meanwhile."""
         loop = asyncio.get_running_loop()
         until = None if limit_s is None else loop.time() + limit_s
         while not event.is_set() and (until is None or loop.time() < until):
@@ -133,7 +137,7 @@ class Server(uvicorn.Server):
         self._on_drain()
         self._is_draining = True
         await self.on_tick(0)
-        self._tell_running()
+        self._announce_close()
         await self._tick_until(self._hurry, self._delay_s)
         await self._stop_listening(sockets or [])
         loop = asyncio.get_running_loop()
@@ -146,8 +150,8 @@ class Server(uvicorn.Server):
         if not self.force_exit:
             await self._stop_application()
 
-    def _tell_running(self) -> None:
-        """Let the answers that are being made say that their connection closes. Those whose head is out already cannot say it any more."""
+    def _announce_close(self) -> None:
+        """Add `Connection: close` to the answers in flight whose head has not been sent yet."""
         for connection in self.server_state.connections:
             if isinstance(connection, HttpToolsProtocol):
                 cycle = connection.cycle
@@ -155,30 +159,31 @@ class Server(uvicorn.Server):
                     cycle.keep_alive = False
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        """Close the listeners, and serve the connections that the system has accepted meanwhile: closing alone would reset them.
+        """Close the listeners, and serve the connections that the system has already accepted: closing alone would reset them.
 
-        Our copy of a listener keeps the system accepting while the loop lets go of it; then one turn without a pause takes all that
-        wait and closes the copy. Where this is the end of the sockets, nobody new gets in from here on; see `anabranch.server.listener`.
+        A copy of each listener keeps the system accepting while the event loop closes the original. Then, in one step without yielding, the
+        pending connections are accepted and the copy is closed. If every process that shares the sockets is ending, new connections are
+        blocked first; see `anabranch.server.listener`.
         """
         copies = [listener.dup() for listener in sockets]
         is_end = self._is_end is None or self._is_end()
-        is_deaf = is_end and all(block_new_connections(copy) for copy in copies)
+        is_blocked = is_end and all(block_new_connections(copy) for copy in copies)
         for server in self.servers:
             server.close()
         for listener in sockets:
             listener.close()
-        for _ in range(3):  # uvloop closes its handle in one of the next turns
+        for _ in range(3):  # uvloop closes its handle in one of the next iterations
             await asyncio.sleep(0)
-        if is_deaf:
+        if is_blocked:
             await asyncio.sleep(_HANDSHAKE_S)
-        waiting: list[socket.socket] = []
+        pending: list[socket.socket] = []
         for copy in copies:
             copy.setblocking(False)
-            waiting += accept_pending(copy)
+            pending += accept_pending(copy)
             copy.close()
         loop = asyncio.get_running_loop()
-        for accepted in waiting:
-            with suppress(OSError):  # its client has gone
+        for accepted in pending:
+            with suppress(OSError):  # the client has gone
                 await loop.connect_accepted_socket(self._protocol, accepted)
 
     def _protocol(self) -> asyncio.Protocol:
@@ -187,7 +192,7 @@ class Server(uvicorn.Server):
         )
 
     async def _wait_for_end(self, until: float | None) -> None:
-        """Return when all connections are closed and all requests have ended, at `until` (loop time), or when there is a hurry."""
+        """Return when all connections are closed and all requests have ended, at `until` (loop time), or at the second signal."""
         loop = asyncio.get_running_loop()
         while self.server_state.connections or self.server_state.tasks:
             if self._hurry.is_set() or (until is not None and loop.time() >= until):
@@ -196,21 +201,21 @@ class Server(uvicorn.Server):
 
     async def _cancel_running(self) -> None:
         for connection in list(self.server_state.connections):
-            connection.shutdown()  # or requests that wait for a place would begin when those that have one are cancelled
+            connection.shutdown()  # otherwise waiting requests would start in the slots of the cancelled ones
         tasks = set(self.server_state.tasks)
         if not tasks:
             return
-        logger.error("%d requests had not ended in time and are cancelled", len(tasks))
+        logger.error("cancelling %d requests that did not end in time", len(tasks))
         for task in tasks:
-            task.cancel(msg="the gateway stops")
+            task.cancel(msg="the gateway is stopping")
         await asyncio.wait(tasks, timeout=_CANCEL_S)
 
     async def _stop_application(self) -> None:
-        """Send the lifespan's end and wait for it, unless a further signal says that nobody wants to."""
+        """End the lifespan and wait for that, unless a third signal comes."""
         stopping = asyncio.ensure_future(self.lifespan.shutdown())
         while not stopping.done() and not self.force_exit:
             await asyncio.wait((stopping,), timeout=0.1)
         if not stopping.done():
-            logger.error("the application had not stopped when a third signal came")
+            logger.error("third signal: not waiting for the application to stop")
             stopping.cancel()
         await asyncio.wait((stopping,))

@@ -1,12 +1,12 @@
 """Several worker processes on one listening socket: starts them, replaces those that end or hang, passes signals on, and ends with them.
 
-One socket for all, so that a connection never belongs to a worker before that has accepted it: when one dies, the others take what waits.
-The supervisor itself has no event loop and no threads. A worker tells it by a pipe that it is up, that it still turns, and that it drains;
-the other way it tells that all workers end; a broken pipe tells a worker that its supervisor is gone. What workers have to say to each
-other (`anabranch.server.peers`) it passes on. Knows processes, and nothing of what they serve.
+All workers share one socket, so a connection does not belong to a worker until that worker accepts it: when a worker dies, the others
+accept the pending connections. The supervisor has no event loop and no threads. Through a pipe, each worker reports that it is up, that its
+event loop runs, and that it drains. The supervisor announces through it that all workers are ending; a broken pipe means that the
+supervisor is gone. The supervisor also forwards messages between workers (`anabranch.server.peers`).
 
-uvicorn's own supervisor is not used: it restarts workers at SIGHUP, where each of ours reloads its document, and it keeps the socket open
-while its workers drain, so that clients would wait at a door behind which nobody is.
+uvicorn's own supervisor is not used. It restarts workers at SIGHUP, where each of ours reloads its document. It also keeps the socket open
+while its workers drain, so that new connections would be accepted and never served.
 """
 
 import logging
@@ -29,20 +29,21 @@ from anabranch.server.heartbeat import DRAINING, END, UP
 logger = logging.getLogger("anabranch.workers")
 
 STARTUP_FAILED: Final = 3
-"""The exit code of a worker that would fail again: bad document, bad settings."""
+"""Exit code of a worker that would fail again: unusable document or settings."""
 PULSE_S: Final = 1.0
 PATIENCE_S: Final = 30.0
-"""A worker that has been silent for so long hangs."""
+"""Seconds without a heartbeat after which a worker counts as hung."""
 _SHORT_LIFE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 30.0
 
 
 Target = Callable[[int, socket.socket, Connection], None]
-"""A worker's life: its number from 0, the socket, the pipe for its `anabranch.server.heartbeat.Pulse`. A function of a module: it is called in a new process."""
+"""A worker's main function. Arguments: its number from 0, the socket, the pipe for its `anabranch.server.heartbeat.Heartbeat`. It must be a
+module-level function, because it is called in a new process."""
 
 
 class _Worker:
-    """One process. `number`: its place, which its successor inherits."""
+    """One process. `number`: its index, which its successor inherits."""
 
     def __init__(self, number: int, process: SpawnProcess, pipe: Connection) -> None:
         self.number = number
@@ -53,20 +54,21 @@ class _Worker:
         self.is_draining = False
 
     def listen(self) -> list[bytes]:
-        """Take in what it said, and return what of it is for other workers. One that is silent because it has ended is found by its process."""
+        """Read what the worker sent, and return its messages to other workers. A broken pipe is ignored: the process shows that it has
+        ended."""
         messages: list[bytes] = []
         with suppress(EOFError, OSError):
             while self.pipe.poll():
-                said = self.pipe.recv_bytes()
+                received = self.pipe.recv_bytes()
                 self.heard_at = monotonic()
-                self.is_up = self.is_up or said == UP
-                self.is_draining = self.is_draining or said == DRAINING
-                if len(said) > 1:
-                    messages.append(said)
+                self.is_up = self.is_up or received == UP
+                self.is_draining = self.is_draining or received == DRAINING
+                if len(received) > 1:
+                    messages.append(received)
         return messages
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Pass a message on, unless it takes in nothing any more: nobody waits for a worker that hangs."""
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message, unless the pipe is full: the supervisor must not block on a worker that hangs."""
         poll = select.poll()
         poll.register(self.pipe.fileno(), select.POLLOUT)
         if poll.poll(0):
@@ -80,9 +82,9 @@ class _Worker:
 
 
 class Supervisor:
-    """`count` workers, each running `target`. `on_up`: called when all of them serve for the first time. `stop_timeout_s`: a worker that
-    takes longer to end is killed. `patience_s`: so is one that has been silent for so long. `passes_hangup`: whether SIGHUP goes to the
-    workers; without it that signal is left alone.
+    """Keeps `count` workers running, each executing `target`. `on_up`: called when all of them serve for the first time. `stop_timeout_s`:
+    a worker that takes longer to end is killed. `patience_s`: a worker without a heartbeat for so long is killed. `passes_hangup`: whether
+    SIGHUP is passed on to the workers; if not, that signal is left alone.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Supervisor:
         self._received: list[int] = []
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT. Returns the exit code: 0, STARTUP_FAILED, or 1 when a worker did not end in peace."""
+        """Run until SIGTERM or SIGINT. Returns the exit code: 0, STARTUP_FAILED, or 1 when a worker failed while stopping."""
         waker, woken = socket.socketpair()
         waker.setblocking(False)
         woken.setblocking(False)
@@ -127,7 +129,7 @@ class Supervisor:
             while self._workers or (self._stop_at is None and self._due):
                 self._wait(woken)
                 self._handle_signals()
-                self._look()
+                self._check_workers()
         finally:
             for worker in self._workers:
                 worker.process.kill()
@@ -150,7 +152,7 @@ class Supervisor:
         self._due.pop(number, None)
 
     def _wait(self, woken: socket.socket) -> None:
-        """Until something may have happened: a worker ended or said something, a signal came, or a second is over."""
+        """Wait until a worker ends or sends something, a signal arrives, or a second has passed."""
         wait([woken, *(worker.process.sentinel for worker in self._workers), *(worker.pipe for worker in self._workers)], PULSE_S)
         with suppress(BlockingIOError):
             woken.recv(4096)
@@ -159,15 +161,16 @@ class Supervisor:
         received, self._received[:] = list(self._received), []
         for number in received:
             if number == signal.SIGHUP:
-                self._tell(signal.SIGHUP)
+                self._signal_all(signal.SIGHUP)
             else:
                 self._stop(signal.SIGTERM)
 
     def _stop(self, number: int) -> None:
-        """Let the workers drain; told again, they hurry. Our copy of the socket is closed: the last worker closes the last one.
+        """Make the workers drain; a second call makes them skip all waiting. Closes the supervisor's copy of the socket, so that the last
+        worker closes the last one.
 
-        A worker that is only starting holds a copy as well, and serves nobody: it has to be gone before the others stop listening, or
-        the system would accept connections for it, and reset them when it ends.
+        A worker that is still starting holds a copy as well and serves no connection. It has to be gone before the others stop listening:
+        otherwise the system would accept connections for it, and reset them when it ends.
         """
         if self._stop_at is None:
             self._stop_at = monotonic() + self._stop_timeout_s
@@ -183,42 +186,40 @@ class Supervisor:
             for worker in self._workers:
                 with suppress(OSError):
                     worker.pipe.send_bytes(END)
-        self._tell(number)
+        self._signal_all(number)
 
-    def _tell(self, number: int) -> None:
+    def _signal_all(self, number: int) -> None:
         for worker in self._workers:
             worker.signal(number)
 
-    def _pass_on(self, worker: _Worker, message: dict[str, Any]) -> None:
-        """What this worker has to say to the others: a reload that it asks of them, or how one went that another asked for."""
+    def _forward(self, worker: _Worker, message: dict[str, Any]) -> None:
+        """Forward a worker's message: a request that the others reload, or the outcome of a reload that another worker requested."""
         if "ask" in message:
             asked = [other for other in self._workers if other is not worker and not other.is_draining]
             for other in asked:
-                other.tell({"reload": [worker.number, message["ask"]]})
-            worker.tell({"asked": [other.number for other in asked], "round": message["ask"]})
+                other.send({"reload": [worker.number, message["ask"]]})
+            worker.send({"asked": [other.number for other in asked], "round": message["ask"]})
         elif "done" in message:
             number, asked_in = message["done"]
             for other in self._workers:
                 if other.number == number:
-                    other.tell({"done": asked_in, "worker": worker.number, "outcome": message["outcome"]})
+                    other.send({"done": asked_in, "worker": worker.number, "outcome": message["outcome"]})
 
-    def _look(self) -> None:
+    def _check_workers(self) -> None:
         now = monotonic()
         for worker in list(self._workers):
             if worker not in self._workers:
-                continue  # the end of another one has taken it along
+                continue  # stopped in this round, because another worker could not start
             for message in worker.listen():
-                self._pass_on(worker, orjson.loads(message))
+                self._forward(worker, orjson.loads(message))
             if worker.process.exitcode is not None:
-                self._buried(worker, now)
+                self._on_worker_end(worker, now)
             elif self._stop_at is not None:
                 if now > self._stop_at:
-                    logger.error("worker %d (process %d) did not end in time and is killed", worker.number, worker.process.pid)
+                    logger.error("killing worker %d (process %d): it did not end in time", worker.number, worker.process.pid)
                     worker.process.kill()
             elif now - worker.heard_at > self._patience_s and worker.is_up and not worker.is_draining:
-                logger.error(
-                    "worker %d (process %d) has not moved for %.0f s and is killed", worker.number, worker.process.pid, self._patience_s
-                )
+                logger.error("killing worker %d (process %d): no heartbeat for %.0f s", worker.number, worker.process.pid, self._patience_s)
                 worker.process.kill()
         if not self._is_up and len(self._workers) == self._count and all(worker.is_up for worker in self._workers):
             self._is_up = True
@@ -226,21 +227,21 @@ class Supervisor:
         for number in [number for number, due in self._due.items() if due <= now]:
             self._start(number)
 
-    def _buried(self, worker: _Worker, now: float) -> None:
-        """A worker has ended: replace it, unless that was wanted, or useless."""
+    def _on_worker_end(self, worker: _Worker, now: float) -> None:
+        """Replace a worker that has ended, unless it was to end, or its successor would fail too."""
         process = worker.process
         process.join()
         worker.pipe.close()
         self._workers.remove(worker)
         for other in self._workers:
-            other.tell({"ended": worker.number})
+            other.send({"ended": worker.number})
         if self._stop_at is not None:
             if process.exitcode:
                 self._exit_code = self._exit_code or 1
             return
-        # Later on a successor that cannot start is no reason to end those that serve: the document may be in repair.
+        # Once all have been up, a successor that cannot start does not end the workers that serve: the document may be under repair.
         if not self._is_up and not worker.is_up and process.exitcode == STARTUP_FAILED:
-            logger.error("worker %d could not start; the others are stopped", worker.number)
+            logger.error("worker %d could not start; stopping the others", worker.number)
             self._exit_code = STARTUP_FAILED
             self._stop(signal.SIGTERM)
             return
@@ -249,11 +250,15 @@ class Supervisor:
         self._pauses[worker.number] = pause
         self._due[worker.number] = now + pause
         logger.error(
-            "worker %d (process %d) ended with %s; the next one starts in %.1f s", worker.number, process.pid, process.exitcode, pause
+            "worker %d (process %d) exited with code %s; its successor starts in %.1f s",
+            worker.number,
+            process.pid,
+            process.exitcode,
+            pause,
         )
 
 
 def _live(target: Target, number: int, listener: socket.socket, pipe: Connection) -> None:
-    """In the worker's process. A session of its own: Ctrl-C at a terminal is for the supervisor, which passes it on once."""
+    """Runs in the worker's process, in a session of its own: Ctrl-C at a terminal reaches only the supervisor, which passes it on once."""
     os.setsid()
     target(number, listener, pipe)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.integration.compute.processes import descendants_of, is_alive, until_gone
+from tests.support.paths import ROOT
 
 DOCUMENT = """
 version: 1
@@ -23,7 +24,6 @@ endpoints:
   - {path: /spin, timeout: 60s, steps: {it: {compute: "tests.support.hooks:spin", pool: own}}}
   - {path: /child, timeout: 60s, steps: {it: {compute: "tests.support.hooks:leave_a_child", pool: own}}}
 """
-ROOT = Path(__file__).parents[3]
 
 
 @asynccontextmanager

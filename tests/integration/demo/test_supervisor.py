@@ -38,7 +38,7 @@ async def test_child_that_ends_later_is_reported_in_one_line_and_the_rest_goes_o
     async with Supervisor([service("airlines", airlines), service("planes", planes)], say=said.put_nowait) as supervisor:
         await supervisor.start()
         os.kill(supervisor.children["airlines"].pid, signal.SIGKILL)
-        assert await said.get() == "airlines has ended (signal 9); the rest goes on"
+        assert await said.get() == "airlines has ended (signal 9); the others keep running"
         assert await is_listening(planes)
     assert said.empty()
 

@@ -51,6 +51,6 @@ async def test_a_journal_that_is_not_there_or_holds_no_answers_is_refused(tmp_pa
         async with running_gateway(document, tmp_path, from_journal=tmp_path / "nowhere"):
             pass
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="holds no service's answer"):
+    with pytest.raises(ConfigError, match="contains no upstream answers"):
         async with running_gateway(document, tmp_path, from_journal=tmp_path / "empty"):
             pass

@@ -162,7 +162,7 @@ async def _sound(client: httpx.AsyncClient, admin: httpx.AsyncClient, *, is_ship
         assert ready.json() == {"status": "ready", "reasons": []}
         assert view["trouble"] is None
     else:
-        assert ready.json()["reasons"] == [f"the journal is not shipped to {view['name']} for now, and waits on the disk"]
+        assert ready.json()["reasons"] == [f"the journal cannot be shipped to {view['name']} now; its records wait on disk"]
         assert "the database" in view["trouble"]
         assert view["failures"] >= 4
         assert view["waiting_segments"] >= 3

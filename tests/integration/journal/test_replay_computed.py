@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from anabranch.cli.main import cli
 from anabranch.journal.reader import records
 from tests.support.gateway import running_gateway
+from tests.support.paths import ROOT
 from tests.support.scripted import ScriptedUpstream
 
-ROOT = Path(__file__).parents[3]
 HOOKS = "tests.support.replay_hooks"
 DOCUMENT = """
 version: 1

@@ -136,7 +136,7 @@ async def test_named_upstream_whose_breaker_is_open_makes_it_not_ready(tmp_path:
             await gateway.public.get("/b")
         answer = await gateway.public.get("/readyz")
         assert answer.status_code == 503
-        assert answer.json()["reasons"] == ["the upstream b does not answer: its breaker is open"]
+        assert answer.json()["reasons"] == ["the upstream b is unavailable: its breaker is open"]
         assert 'anabranch_breaker_state{address="",upstream="b"} 2.0' in (await gateway.admin.get("/metrics")).text
 
 

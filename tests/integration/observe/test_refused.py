@@ -18,7 +18,7 @@ async def test_garbage_is_answered_counted_and_told_once(tmp_path: Path) -> None
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT, "utf-8")
     async with running_command(path, ANABRANCH_ADMIN_PORT="0", ANABRANCH_LOG_FORMAT="json") as command:
-        admin = int(next(found[1] for line in command.said if (found := re.search(r"the admin server is at \S+ port (\d+)", line))))
+        admin = int(next(found[1] for line in command.said if (found := re.search(r"the admin server listens on \S+ port (\d+)", line))))
         for port in (command.port, command.port, admin):
             reader, writer = await asyncio.open_connection(LOOPBACK, port)
             writer.write(b"secret-garbage\r\n\r\n")

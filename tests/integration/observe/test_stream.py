@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 
-ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60.0
 COMMAND = (sys.executable, "-m", "anabranch")
 DOCUMENT = """\
@@ -68,7 +67,7 @@ def address(events: list[dict[str, Any]]) -> str:
 
 
 def admin_port(events: list[dict[str, Any]]) -> int:
-    (port,) = [int(event["event"].rpartition(" ")[2]) for event in events if event["event"].startswith("the admin server is at")]
+    (port,) = [int(event["event"].rpartition(" ")[2]) for event in events if event["event"].startswith("the admin server listens on")]
     return port
 
 
@@ -124,7 +123,7 @@ async def test_top_shows_the_figures_of_a_running_gateway(tmp_path: Path) -> Non
 async def test_top_without_an_address_says_what_to_do(tmp_path: Path) -> None:
     done = await top("--once")
     assert done.returncode == 2
-    assert "give --url, or set ANABRANCH_ADMIN_PORT" in done.stderr
+    assert "no admin address: pass --url or set ANABRANCH_ADMIN_PORT" in done.stderr
 
 
 async def top(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -148,6 +147,7 @@ import sys
 from pathlib import Path
 from anabranch.main import create_app
 from anabranch.settings import Settings
+from tests.support.paths import ROOT
 create_app(Settings(document=Path({str(document)!r})))
 sys.exit(bool({{"opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf"}} & set(sys.modules)))
 """

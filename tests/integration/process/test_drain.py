@@ -211,7 +211,7 @@ async def test_who_comes_between_the_last_look_and_the_close_is_refused_not_rese
         newcomer.connect_ex(address)
         return taken
 
-    monkeypatch.setattr("anabranch.server.server.take_waiting", take_and_meet)
+    monkeypatch.setattr("anabranch.server.server.accept_pending", take_and_meet)
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = Server(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
     with newcomer:

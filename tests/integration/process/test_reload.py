@@ -164,7 +164,7 @@ async def test_other_python_routes_are_a_warning(tmp_path: Path) -> None:
         path.write_text(DOCUMENT.format(port=upstream, stamp=1).replace('["tests.support.stamped:router"]', "[]"), "utf-8")
         state = await reloader_of(app).reload("test")
     assert state.result == "ok"
-    assert [warning.message for warning in state.warnings] == ["other routes in Python take effect when the gateway is restarted"]
+    assert [warning.message for warning in state.warnings] == ["changes to routers take effect when the gateway is restarted"]
 
 
 async def test_description_follows_the_document(tmp_path: Path) -> None:

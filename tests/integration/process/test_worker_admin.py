@@ -35,7 +35,7 @@ async def two_workers(folder: Path, **variables: str) -> AsyncIterator[Workers]:
     path = folder / "gateway.yaml"
     path.write_text(DOCUMENT.format(title="first"), "utf-8")
     async with running_command(path, "--workers", "2", ANABRANCH_RELOAD="off", ANABRANCH_ADMIN_PORT="0", **variables) as command:
-        ports = [found[1] for line in command.said if (found := re.search(r"the admin server is at \S+ port (\d+)", line))]
+        ports = [found[1] for line in command.said if (found := re.search(r"the admin server listens on \S+ port (\d+)", line))]
         assert len(ports) == 2
         admins = [httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) for port in ports]
         yield Workers(command, path, admins)

@@ -60,7 +60,7 @@ async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path
 
         victim = min(first)
         os.kill(victim, signal.SIGKILL)
-        await command.says("ended with -9")
+        await command.says("exited with code -9")
         async with asyncio.timeout(PATIENCE_S):
             while len(workers_of(command.pid) - {victim}) < 2:
                 await asyncio.sleep(0.02)
@@ -82,7 +82,7 @@ async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path
 async def test_worker_that_ends_alone_leaves_the_door_open_and_interrupt_ends_all_in_peace(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as (command, _, _):
         os.kill(min(workers_of(command.pid)), signal.SIGTERM)
-        await command.says("ended with 0")
+        await command.says("exited with code 0")
         assert await stamps(command) == {"0"}
         os.kill(command.pid, signal.SIGINT)
         assert await command.ended() == 0
@@ -116,7 +116,7 @@ async def test_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
         _, said = await process.communicate()
     assert process.returncode == 0
     assert lives.read_text("utf-8").splitlines() == ["life of 0"] * 2
-    assert b"has not moved" in said
+    assert b"no heartbeat" in said
 
 
 async def test_document_that_is_not_usable_is_told_once(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def test_without_flights_there_is_no_trip() -> None:
 @pytest.mark.parametrize(
     ("flight_id", "detail"),
     [
-        (1783, "nobody knows which plane was meant to fly this flight"),
+        (1783, "the plane of this flight is not known"),
         (max(row["id"] for row in flights.load() if row["tailnum"] == "N14228"), "the plane did not leave New York again in January 2013"),
     ],
 )

@@ -107,8 +107,8 @@ async def test_limit_is_twenty_unless_asked_and_may_be_zero() -> None:
     ("query", "detail"),
     [
         ("carier=B6", "unknown: carier; known: carrier, origin, dest, tailnum, flight, date, cancelled, limit"),
-        ("limit=1001", "limit lies between 0 and 1000"),
-        ("limit=-1", "limit lies between 0 and 1000"),
+        ("limit=1001", "limit must be between 0 and 1000"),
+        ("limit=-1", "limit must be between 0 and 1000"),
         ("limit=many", "limit cannot be 'many'"),
         ("date=2013-02-30", "date cannot be '2013-02-30'"),
         ("flight=x", "flight cannot be 'x'"),
@@ -128,7 +128,7 @@ async def test_wrong_filters_are_refused(query: str, detail: str) -> None:
         (b"[]", 400, "the body must be a JSON object"),
         (b'{"carrier": ["B6"]}', 400, "carrier cannot be an object or an array"),
         (b'{"flight": 1.5}', 400, "flight cannot be 1.5"),
-        (b" " * (MAX_BODY_BYTES + 1), 413, f"a body has at most {MAX_BODY_BYTES} bytes"),
+        (b" " * (MAX_BODY_BYTES + 1), 413, f"the body must have at most {MAX_BODY_BYTES} bytes"),
     ],
 )
 async def test_wrong_bodies_are_refused(content: bytes, status: int, detail: str) -> None:
@@ -210,10 +210,10 @@ async def test_weather_is_that_of_the_hour_in_which_the_instant_lies(at: str) ->
 @pytest.mark.parametrize(
     ("path", "detail"),
     [
-        ("/weather?origin=EWR", "origin and at are needed, such as ?origin=EWR&at=2013-01-01T10:00:00Z"),
+        ("/weather?origin=EWR", "origin and at are required, such as ?origin=EWR&at=2013-01-01T10:00:00Z"),
         ("/weather?origin=EWR&at=noon", "at cannot be 'noon'"),
         ("/weather?origin=EWR&at=0001-01-01T00:00:00%2B05:00", "at cannot be '0001-01-01T00:00:00+05:00'"),
-        ("/weather/daily?date=2013-01-01", "origin and date are needed, such as ?origin=EWR&date=2013-01-01"),
+        ("/weather/daily?date=2013-01-01", "origin and date are required, such as ?origin=EWR&date=2013-01-01"),
     ],
 )
 async def test_weather_refuses_what_it_cannot_understand(path: str, detail: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from anabranch.settings import Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 TOOLS = Path(sys.executable).parent
 TEXT = (ROOT / "Dockerfile").read_text("utf-8")
 

@@ -9,8 +9,8 @@ import pytest
 from anabranch.document.compile import compile_file
 from anabranch.settings import Settings
 from tests.support.manifests import KUBERNETES, Cluster, Manifest, overlay, port_names, render, write_kustomization
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 COMPONENTS = sorted(folder.name for folder in (KUBERNETES / "components").iterdir())
 OVERLAYS = sorted(folder.name for folder in (KUBERNETES / "overlays").iterdir())
 WITHOUT_SCHEMA = {("monitoring.coreos.com/v1", "ServiceMonitor"), ("gateway.networking.k8s.io/v1", "HTTPRoute")}

@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[HeadServer]:
         (b"GET /secret\x80garbage HTTP/1.1\r\n\r\n", "Invalid char in url path"),
         (b"GET /secret garbage HTTP/1.1\r\n\r\n", "Expected HTTP/"),
         (b"GET / HTTP/7.1\r\nX: secret\r\n\r\n", "Invalid HTTP version"),
-        (b"CONNECT secret:443 HTTP/1.1\r\nHost: secret\r\n\r\n", "the target is no path"),
+        (b"CONNECT secret:443 HTTP/1.1\r\nHost: secret\r\n\r\n", "the request target is not a path"),
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "Duplicate Content-Length"),
         (
             b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",

@@ -63,7 +63,7 @@ def test_filters_are_those_of_the_reader(folder: Path, options: list[str], expec
 def test_nothing_found_is_said_and_is_no_fault(folder: Path) -> None:
     out, said = run("ls", "--endpoint", "none", folder=folder)
     assert out == ""
-    assert said == f"there are no records in {folder} that these options ask for\n"
+    assert said == f"there are no records in {folder} that match these options\n"
     empty = folder.parent / "empty"
     empty.mkdir()
     for command in ("ls", "tail", "stats"):
@@ -164,7 +164,7 @@ def test_an_export_to_parquet_has_columns(folder: Path, tmp_path: Path) -> None:
     assert rows[0]["time"] == NOW.astimezone(UTC)
     assert isinstance(rows[0]["time"], datetime)
     assert (rows[0]["body"], rows[1]["failure"], rows[0]["path"]) == ('{"price":1.00}', "timeout", "/x/1")
-    assert "give --output" in run("export", "--format", "parquet", folder=folder, code=2)[1]
+    assert "needs --output" in run("export", "--format", "parquet", folder=folder, code=2)[1]
 
 
 def test_a_missing_library_is_named_by_its_extra(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

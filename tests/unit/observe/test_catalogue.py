@@ -1,11 +1,8 @@
 """The list of metrics, the documentation and what is exposed say the same."""
 
-from pathlib import Path
-
 from anabranch.observe import catalogue
 from anabranch.observe.metrics import Metrics
-
-ROOT = Path(__file__).parents[3]
+from tests.support.paths import ROOT
 
 
 def test_documentation_lists_every_metric() -> None:

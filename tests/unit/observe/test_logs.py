@@ -167,7 +167,7 @@ def test_secrets_are_taken_out_wherever_they_stand(tmp_path: Path, form: Format)
 def test_record_that_cannot_be_formatted_is_told_of(stream: Stream) -> None:
     stream.logs.install()
     logging.getLogger("anabranch").info("%d", "no number")
-    assert b"could not be shown" in stream._path.read_bytes()
+    assert b"could not be formatted" in stream._path.read_bytes()
 
 
 @pytest.mark.usefixtures("_unchanged_logging")

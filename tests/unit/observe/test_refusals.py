@@ -17,7 +17,7 @@ class Events:
 
 
 def refusal(code: str = "malformed_request", client: tuple[str, int] | None = ("10.0.0.7", 51234)) -> Refusal:
-    return Refusal(code, 400, "what came is not HTTP", "r-1", client)
+    return Refusal(code, 400, "not a valid HTTP/1.1 request", "r-1", client)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_first_one_is_told_with_the_client(refusals: Refusals, events: Events) -
     refusals(refusal())
     assert events.told == [
         {
-            "event": "refused", "code": "malformed_request", "status": 400, "detail": "what came is not HTTP", "client": "10.0.0.7:51234",
+            "event": "refused", "code": "malformed_request", "status": 400, "detail": "not a valid HTTP/1.1 request", "client": "10.0.0.7:51234",
             "left_out": 0, "request_id": "r-1",
         }
     ]  # fmt: skip

@@ -80,7 +80,9 @@ def test_wrong_token_is_told(server: str, token: str | None) -> None:
         fetch(server, token)
 
 
-@pytest.mark.parametrize(("url", "message"), [("http://127.0.0.1:1", "cannot be asked"), ("file:///etc/passwd", "is no http address")])
+@pytest.mark.parametrize(
+    ("url", "message"), [("http://127.0.0.1:1", "cannot reach http://127.0.0.1:1"), ("file:///etc/passwd", "is not an HTTP URL")]
+)
 def test_address_that_does_not_answer_is_told(url: str, message: str) -> None:
     with pytest.raises(TopError, match=message):
         fetch(url, None)

@@ -117,7 +117,7 @@ async def test_request_that_waits_is_served_with_its_body_whenever_it_comes() ->
 
 
 async def test_all_that_wait_together_hold_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anabranch.server.backlog._MOST_BYTES", 100_000)
+    monkeypatch.setattr("anabranch.server.backlog._MAX_BYTES", 100_000)
     monkeypatch.setattr("tests.support.head_server.Bounded.max_head_bytes", 64 * 1024)
     monkeypatch.setattr("anabranch.server.backlog.QUICK_PER_S", 0)
     async with full(waiting=9) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):

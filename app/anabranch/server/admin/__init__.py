@@ -1,1 +1,1 @@
-"""What the admin port serves: reloads, the journal, execution times, explain."""
+"""The admin port: reloads, the journal, execution times, explain."""

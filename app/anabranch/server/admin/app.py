@@ -1,4 +1,4 @@
-"""The admin surface: metrics, execution times, explain and what the parts add, behind an optional token. Knows the parts by functions only."""
+"""The admin application: metrics, execution times, explain and the routes of other parts, protected by an optional token."""
 
 import hmac
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from anabranch.errors import NotFound
 from anabranch.server import health
 
 _OPEN: Final = frozenset({"/livez", "/readyz"})
-"""For probes, which have no token."""
+"""Paths for probes, which have no token."""
 _EXPLAIN: Final = "/admin/explain"
 
 Render = Callable[[str], tuple[bytes, str]]
-"""Gives the metrics for an Accept header: body and media type. Runs in the loop."""
+"""Renders the metrics for an Accept header: body and media type. Runs in the event loop."""
 
 
 def metrics_route(render: Render) -> Route:
@@ -47,7 +47,7 @@ def json_route(path: str, report: Callable[[], Any]) -> Route:
 
 
 class ExplainRoute(BaseRoute):
-    """`/admin/explain/PATH`: answers a request to PATH with its plan, outcomes and timings. It does run the request."""
+    """`/admin/explain/PATH`: runs a request to PATH and answers with its plan, outcomes and timings."""
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
@@ -67,7 +67,7 @@ class ExplainRoute(BaseRoute):
 
 
 def build_admin(*, readiness: health.Readiness, routes: Sequence[BaseRoute], token: str | None) -> ASGIApp:
-    """The admin server's application. `token`: what callers must bring; None: nothing."""
+    """The admin server's application. `token`: bearer token that callers must send; None: no token is required."""
     paths = sorted(route.path for route in routes if isinstance(route, Route))
     app = Starlette(routes=[*health.routes(readiness), json_route("/admin", lambda: {"paths": paths}), *routes])
     app.router.redirect_slashes = False
@@ -76,7 +76,7 @@ def build_admin(*, readiness: health.Readiness, routes: Sequence[BaseRoute], tok
 
 
 class TokenGuard:
-    """Lets only those in that bring `Authorization: Bearer TOKEN`. Takes the same time whatever is wrong with theirs. **Source:** RFC 6750."""
+    """Admits only requests with `Authorization: Bearer TOKEN`. Compares in constant time. **Source:** RFC 6750."""
 
     def __init__(self, app: ASGIApp, *, token: str) -> None:
         self.app = app
@@ -91,7 +91,7 @@ class TokenGuard:
             await self.app(scope, receive, send)
             return
         request_id = request_of(Request(scope)).id
-        problem = problems.of_status(401, "Unauthorized", "the admin server needs its bearer token", request_id)
+        problem = problems.of_status(401, "Unauthorized", "the admin server requires its bearer token", request_id)
         await respond(problem, {"www-authenticate": 'Bearer realm="anabranch admin"'})(scope, receive, send)
 
 

@@ -1,7 +1,7 @@
-"""A look at the journal over HTTP, for the admin server: recent records, one of them, and how far each sink is. Reads files in a thread;
+"""The journal over HTTP, for the admin server: recent records, a single record, and the progress of each sink. Reads files in a thread;
 changes nothing.
 
-Records hold what clients asked and were answered, so whoever puts these routes anywhere has to ask for a token.
+Records contain the requests and answers of clients, so these routes must be protected by a token wherever they are mounted.
 """
 
 import asyncio
@@ -26,13 +26,14 @@ from anabranch.journal.segment import Segment, listed
 from anabranch.sinks.open import Shippers
 from anabranch.sinks.shipper import Shipper
 
-_MOST: Final = 1000
+_MAX_RECORDS: Final = 1000
 _JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}
 
 
 class SinkView(msgspec.Struct, frozen=True):
-    """`name`: as in metrics. `trouble`: why nothing can be shipped now. `records`, `fresh`, `failures`: since this document is in force.
-    `waiting_segments`, `waiting_bytes`: of which some is not shipped, as they lie on the disk; a compressed one counts whole."""
+    """`name`: as in metrics. `trouble`: why nothing can be shipped now. `records`, `fresh`, `failures`: since this document took effect.
+    `waiting_segments`, `waiting_bytes`: segments with unshipped records, and their unshipped bytes on disk; a compressed one counts
+    whole."""
 
     name: str
     trouble: str | None
@@ -47,12 +48,13 @@ def routes(folder_of: Callable[[], Path | None], shippers_of: Callable[[], Shipp
     """`/admin/journal` (query: `limit` and those of `journal.filter.ASKED`; the latest first), `/admin/journal/sinks` and
     `/admin/journal/ID` (of the record, or the X-Request-Id of its request).
 
-    `folder_of`: the folder of the journal in force; None when there is none. `shippers_of`: what ships it; None when nothing does.
+    `folder_of`: returns the current journal's folder; None when there is none. `shippers_of`: returns its shippers; None when there are
+    none.
     """
 
     async def recent(request: Request) -> Response:
         try:
-            count, where = _asked(request)
+            count, where = _parse_query(request)
             found = await asyncio.to_thread(_recent, _folder(folder_of), count, where)
         except RequestError as error:
             return respond(problems.of_request(error, request_of(request).id))
@@ -113,11 +115,11 @@ def _one(folder: Path, record_id: str) -> bytes:
     except FileNotFoundError:
         record = None
     if record is None:
-        raise NotFound("the journal has no record of this id")
+        raise NotFound("the journal has no record with this id")
     return msgspec.json.encode(record)
 
 
-def _asked(request: Request) -> tuple[int, Filter]:
+def _parse_query(request: Request) -> tuple[int, Filter]:
     query = request.query_params
     asked = {name: query.getlist(name) for name in query if name != "limit"}
     try:
@@ -125,6 +127,6 @@ def _asked(request: Request) -> tuple[int, Filter]:
     except FilterError as error:
         raise InvalidParameters(f"the query parameter `{error.name}`: {error}") from None
     limit = query.get("limit", "50")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= _MOST):
-        raise InvalidParameters(f"the query parameter `limit`: it is a number from 1 to {_MOST}")
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= _MAX_RECORDS):
+        raise InvalidParameters(f"the query parameter `limit`: it must be a number from 1 to {_MAX_RECORDS}")
     return int(limit), where

@@ -1,4 +1,4 @@
-"""`/admin/reload`: ask for a reload, and see how the last one went. Routes for the admin application; they never stand on the public port."""
+"""`/admin/reload`: requests a reload, and shows the result of the last one. Routes for the admin application, never for the public port."""
 
 from typing import Final, Protocol
 
@@ -15,37 +15,37 @@ _LONGEST_PROBLEM: Final = 1000
 
 
 class Others(Protocol):
-    """The other workers of this one. `number`: its own."""
+    """The other workers, as seen from this one. `number`: this worker's own."""
 
     @property
     def number(self) -> int: ...
 
     async def reload(self) -> dict[int, PeerResult] | None:
-        """Let all of them reload; returns how that went, by number, or None when nobody could be reached."""
+        """Make all of them reload; returns the outcomes by worker number, or None when they could not be reached."""
         ...
 
 
 def routes(reloader: Reloader, others: Others | None = None) -> list[Route]:
-    """`POST /admin/reload` answers 200 when the document as it is now is in force, 422 with every problem when it is not usable.
+    """`POST /admin/reload` answers 200 when the current document has taken effect, 422 with every problem when it is not usable.
     `GET /admin/reload` shows the state.
 
-    `others`: reload too, once the document has proved usable here; then `workers` has an entry for each. 422 when one of them could not use
-    it, 504 when one of them does not say.
+    `others`: reload too, once the document has proved usable here; then `workers` has an entry for each worker. 422 when one of them could
+    not use it, 504 when one of them did not report.
     """
 
     async def show(request: Request) -> Response:
-        return _answer(200, shown(reloader.state))
+        return _answer(200, state_json(reloader.state))
 
     async def reload(request: Request) -> Response:
         state = await reloader.reload("admin")
         if others is None:
-            return _answer(422 if state.is_failed else 200, shown(state))
+            return _answer(422 if state.is_failed else 200, state_json(state))
         outcomes = {others.number: outcome_of(state)}
         theirs = {} if state.is_failed else await others.reload()
         outcomes |= theirs or {}
         results = {outcome["result"] for outcome in outcomes.values()}
         status = 422 if "failed" in results else 504 if theirs is None or NO_ANSWER in results else 200
-        return _answer(status, {**shown(state), "workers": [{"worker": number, **outcomes[number]} for number in sorted(outcomes)]})
+        return _answer(status, {**state_json(state), "workers": [{"worker": number, **outcomes[number]} for number in sorted(outcomes)]})
 
     return [
         Route("/admin/reload", show, methods=["GET"], name="reload_state"),
@@ -54,7 +54,7 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[Route]:
 
 
 def outcome_of(state: ReloadState) -> PeerResult:
-    """How the last reload went in this worker, in short. `problem`: the first one, when it failed; its own `/admin/reload` has all."""
+    """A summary of this worker's last reload. `problem`: the first one, when it failed; the worker's own `/admin/reload` shows all."""
     outcome: PeerResult = {"result": state.result, "digest": state.digest, "generation": state.generation}
     return {**outcome, "problem": str(state.problems[0])[:_LONGEST_PROBLEM]} if state.problems else outcome
 
@@ -63,8 +63,8 @@ def _answer(status: int, body: dict[str, object]) -> Response:
     return Response(orjson.dumps(body), status, {"cache-control": "no-store"}, media_type="application/json")
 
 
-def shown(state: ReloadState) -> dict[str, object]:
-    """The state as JSON. Nothing in it is secret."""
+def state_json(state: ReloadState) -> dict[str, object]:
+    """The state as JSON. It contains no secrets."""
     return {
         "digest": state.digest,
         "generation": state.generation,

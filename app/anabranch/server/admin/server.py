@@ -1,4 +1,4 @@
-"""A second uvicorn server in the same loop, for the admin surface. Lives as long as the gateway: it answers until the drain is over."""
+"""A second uvicorn server in the same event loop, for the admin application. It answers until the gateway's drain is over."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,10 @@ from anabranch.server.head import BoundedProtocol
 
 
 class AdminServer:
-    """An async context manager: listens from its start to its end. `port`: where, once it is open.
+    """An async context manager that listens while it is open. `port`: the actual port, once it is open.
 
-    `protocol`: how requests are read. Raises OSError with a sentence for the operator when it cannot listen. Its end gives requests under
-    way one second.
+    `protocol`: the HTTP protocol class. Raises OSError with a sentence for the operator when it cannot listen. Closing gives requests in
+    flight one second.
     """
 
     def __init__(self, app: ASGIApp, *, host: str, port: int, protocol: type[BoundedProtocol] = BoundedProtocol) -> None:
@@ -38,7 +38,7 @@ class AdminServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        # With its protocol: asyncio turns Nagle's algorithm off only where it is named.
+        # Names IPPROTO_TCP: asyncio turns Nagle's algorithm off only when the socket's protocol is given.
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,7 +48,7 @@ class AdminServer:
             listener.close()
             raise OSError(error.errno, f"the admin server cannot listen on {self._host} port {self.port}: {error.strerror}") from None
         self.port = listener.getsockname()[1]
-        # The server begins in its task; from here on a connection waits for it instead of being refused.
+        # The server starts in its task. From here on a connection waits for it instead of being refused.
         listener.listen()
         self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]), name="anabranch-admin")
         return self
@@ -60,19 +60,19 @@ class AdminServer:
 
 
 class _QuietServer(uvicorn.Server):
-    """Leaves the signals to the gateway's own server, and stops when it is told to instead of asking ten times a second."""
+    """Leaves signals to the gateway's own server, and waits for `stop` instead of polling ten times a second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._told = asyncio.Event()
+        self._stop_requested = asyncio.Event()
 
     def stop(self) -> None:
         self.should_exit = True
-        self._told.set()
+        self._stop_requested.set()
 
     async def main_loop(self) -> None:
         await self.on_tick(0)
-        await self._told.wait()
+        await self._stop_requested.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
