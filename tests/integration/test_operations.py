@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from demo.service import PORTS
+from tests.support.paths import PYTHONPATH, ROOT
 from tests.support.ports import free_ports
 from tests.support.unhurried import unhurried
 
@@ -26,7 +27,6 @@ TIMEOUT_S = 60.0
 
 CURL = """#!{python}
 import argparse, sys, urllib.error, urllib.request
-from tests.support.paths import PYTHONPATH, ROOT
 options = argparse.ArgumentParser()
 for flag in ("-i", "-s", "-f"):
     options.add_argument(flag, action="store_true")

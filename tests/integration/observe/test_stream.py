@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.paths import ROOT
+
 TIMEOUT_S = 60.0
 COMMAND = (sys.executable, "-m", "anabranch")
 DOCUMENT = """\
@@ -147,7 +149,6 @@ import sys
 from pathlib import Path
 from anabranch.main import create_app
 from anabranch.settings import Settings
-from tests.support.paths import ROOT
 create_app(Settings(document=Path({str(document)!r})))
 sys.exit(bool({{"opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf"}} & set(sys.modules)))
 """
