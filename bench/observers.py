@@ -126,7 +126,7 @@ async def main() -> None:
                 seconds = base
             else:
                 observe = None if observation.observer_of is None else observation.observer_of(plan)
-                seconds = await of_calls(observation.policy) + of_requests(observe, plan, traceparent)
+                seconds = await of_calls(observation.hooks.policy) + of_requests(observe, plan, traceparent)
             print(f"{label:42} {(seconds - base) * 1e6:6.2f} us")
         for label, ratio in (("every request traced", 1.0), ("tracing on, this request not sampled", 0.0)):
             print(f"{label:42} {await of_traces(plan, ratio) * 1e6:6.2f} us")

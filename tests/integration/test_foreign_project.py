@@ -18,7 +18,7 @@ from sysconfig import get_paths
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.paths import ROOT
 
 ROUTES = """
     from anabranch import Fan, segment

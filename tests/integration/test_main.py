@@ -10,7 +10,7 @@ import pytest
 
 from anabranch.document.compile import compile_file
 from anabranch.errors import ConfigError, Problem
-from anabranch.main import create_app
+from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
 from tests.support.asgi import ask
 from tests.support.gateway import running_gateway
@@ -100,16 +100,16 @@ async def test_document_without_routers_needs_no_fan_out(tmp_path: Path) -> None
 
 
 async def test_readiness_follows_the_life_of_the_application(tmp_path: Path) -> None:
-    app = create_app(Settings(document=written(tmp_path)))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        before = await client.get("/readyz")
-        assert (before.status_code, before.json()["reasons"]) == (503, ["the gateway is starting"])
-        async with app.router.lifespan_context(app):
-            assert (await client.get("/readyz")).status_code == 200
-        after = await client.get("/readyz")
-        assert (after.status_code, after.json()["reasons"]) == (503, ["the gateway is stopping"])
+    process = assemble(Settings(document=written(tmp_path)))
+    app, health = process.app, process.health
+    assert list(health.reasons) == ["the gateway is starting"]
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        assert (await client.get("/readyz")).status_code == 200
+        health.stop()
+        stopping = await client.get("/readyz")
+        assert (stopping.status_code, stopping.json()["reasons"]) == (503, ["the gateway is stopping"])
         assert (await client.get("/livez")).status_code == 200
+    assert list(health.reasons) == ["the gateway is stopping"]
 
 
 async def test_application_opens_nothing_before_its_lifespan(tmp_path: Path) -> None:

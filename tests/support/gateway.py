@@ -1,4 +1,4 @@
-"""Starts a whole gateway from a document: the real `create_app`, on a real uvicorn, in the running loop.
+"""Starts a whole gateway from a document: the real `assemble`, on a real uvicorn, in the running loop.
 
 The one module of the tests that knows how the parts of `app` are put together for a run; specs, integration and chaos tests use it.
 """
@@ -12,7 +12,7 @@ import httpx
 
 from anabranch.document.compile import compile_file
 from anabranch.errors import ConfigError, Problem
-from anabranch.main import create_app
+from anabranch.main import Process, assemble
 from anabranch.settings import Settings
 from tests.support.serving import LOOPBACK, serve
 
@@ -32,6 +32,12 @@ class Gateway:
         return httpx.AsyncClient(base_url=self.url, timeout=60)
 
 
+def admin_port_of(process: Process) -> int:
+    """Where the admin server of a running gateway listens."""
+    assert process.admin is not None
+    return process.admin.port
+
+
 @contextlib.asynccontextmanager
 async def running_gateway(document: str, folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
     """Write `document` into `folder`, start a gateway on it, and stop it on leaving.
@@ -40,8 +46,8 @@ async def running_gateway(document: str, folder: Path, **settings: Any) -> Async
     """
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")
-    app = create_app(Settings(document=path, **{"reload": "off", **settings}))
-    async with serve(app) as port:
+    process = assemble(Settings(document=path, **{"reload": "off", **settings}))
+    async with serve(process.app) as port:
         yield Gateway(port)
 
 

@@ -64,7 +64,7 @@ async def test_large_answers_are_the_same_from_a_worker_and_on_the_loop() -> Non
             near = await ask(service, path, on_loop)
             assert far.is_complete, far.outcomes[0].failure
             assert far.body == near.body
-        assert service.offload.is_started
+        assert service.offload._pool is not None
         broken = await ask(service, "/broken")
         assert broken.failure is not None
         assert (broken.failure.code, broken.status) == ("invalid_json", 502)
@@ -77,7 +77,7 @@ async def test_small_answers_start_no_process() -> None:
         Service(plan_for(upstream.url)) as service,
     ):
         assert (await ask(service, "/group")).body == b'{"a":{"total":1},"b":{}}'
-        assert not service.offload.is_started
+        assert service.offload._opening is None
 
 
 async def test_without_a_worker_the_loop_reads_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from anabranch.journal.reader import records
 from anabranch.journal.segment import Segment, listed
-from anabranch.main import create_app
+from anabranch.main import assemble
 from anabranch.settings import Settings
 from anabranch.sinks import shipper as shipping
+from tests.support.gateway import admin_port_of
 from tests.support.postgres import PostgresServer
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve
@@ -91,18 +92,20 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
     async with ScriptedUpstream({"*": {"json": BODY}}) as upstream:
         options = {"url": upstream.url, "database": server.url, "table": TABLE, "keep": KEEP_BYTES, "queue": QUEUE_RECORDS}
         document.write_text(DOCUMENT.format(**options), "utf-8")
-        app = create_app(
+        process = assemble(
             Settings(document=document, reload="off", access_log="off", journal_path=folder, admin_port=0, admin_token="a-long-token")
         )
         async with (
-            serve(app) as port,
+            serve(process.app) as port,
             httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
             httpx.AsyncClient(
-                base_url=f"http://{LOOPBACK}:{app.state.admin_port}", headers={"authorization": "Bearer a-long-token"}, timeout=60
+                base_url=f"http://{LOOPBACK}:{admin_port_of(process)}", headers={"authorization": "Bearer a-long-token"}, timeout=60
             ) as admin,
         ):
-            journal = app.state.reloader.service.journal
-            (shipper,) = app.state.reloader.service.shippers.each
+            journal, shippers = process.reloader.service.journal, process.reloader.service.shippers
+            assert journal is not None
+            assert shippers is not None
+            (shipper,) = shippers.each
             load = Load(client)
             loading = asyncio.create_task(load.run())
             # With the database there, what was shipped goes: there is pressure all the time.

@@ -15,9 +15,9 @@ from anabranch.journal import reader
 from anabranch.journal.record import Record
 from anabranch.journal.segment import listed
 from anabranch.journal.verify import verify
-from anabranch.main import create_app
+from anabranch.main import assemble
 from anabranch.settings import Settings
-from tests.support.gateway import running_gateway
+from tests.support.gateway import admin_port_of, running_gateway
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve
 
@@ -285,9 +285,9 @@ async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_pa
         path = tmp_path / "gateway.yaml"
         path.write_text(DOCUMENT.replace("URL", f"http://{LOOPBACK}:{upstream.port}"))
         options: dict[str, Any] = {"admin_port": 0, "access_log": "off", "reload": "off", "journal_path": tmp_path / "j"}
-        app = create_app(Settings(document=path, admin_token="a-long-token", **options))
-        async with serve(app) as port:
-            address = f"http://{LOOPBACK}:{app.state.admin_port}"
+        process = assemble(Settings(document=path, admin_token="a-long-token", **options))
+        async with serve(process.app) as port:
+            address = f"http://{LOOPBACK}:{admin_port_of(process)}"
             async with (
                 httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
                 httpx.AsyncClient(base_url=address, timeout=60) as admin,
@@ -317,8 +317,8 @@ async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_pa
 async def test_without_a_token_the_admin_server_shows_no_records(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.replace("URL", "http://127.0.0.1:1"))
-    app = create_app(Settings(document=path, admin_port=0, access_log="off", reload="off", journal_path=tmp_path / "j"))
-    async with serve(app), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{app.state.admin_port}", timeout=60) as admin:
+    process = assemble(Settings(document=path, admin_port=0, access_log="off", reload="off", journal_path=tmp_path / "j"))
+    async with serve(process.app), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{admin_port_of(process)}", timeout=60) as admin:
         assert (await admin.get("/admin/journal")).status_code == 404
 
 
@@ -329,13 +329,13 @@ async def test_readiness_names_a_journal_that_cannot_be_written_until_another_do
         document = DOCUMENT.replace("URL", f"http://{LOOPBACK}:{upstream.port}")
         blocked = document.replace("journal: {flush_interval", f"journal: {{path: {tmp_path / 'file' / 'no'}, flush_interval")
         path.write_text(blocked)
-        app = create_app(Settings(document=path, access_log="off", reload="off"))
-        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
+        process = assemble(Settings(document=path, access_log="off", reload="off"))
+        async with serve(process.app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
             assert (await client.post("/required/1", json={})).status_code == 503
             ready = await client.get("/readyz")
             assert ready.status_code == 200
             assert ready.json()["reasons"][0].startswith("the journal cannot be written")
             path.write_text(blocked.replace(str(tmp_path / "file" / "no"), str(tmp_path / "fine")))
-            assert not (await app.state.reloader.reload("test")).is_failed
+            assert not (await process.reloader.reload("test")).is_failed
             assert (await client.post("/required/1", json={})).status_code == 200
             assert (await client.get("/readyz")).json()["reasons"] == []

@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from anabranch.errors import ConfigError
-from anabranch.main import create_app
+from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
-from tests.support.gateway import problems_of
+from tests.support.gateway import admin_port_of, problems_of
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve
 
@@ -42,14 +42,14 @@ class Running:
     def __init__(self, tmp_path: Path, upstream: ScriptedUpstream, **settings: Any) -> None:
         path = tmp_path / "gateway.yaml"
         path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
-        self._app = create_app(Settings(document=path, admin_port=0, access_log="off", reload="off", **settings))
+        self._process = assemble(Settings(document=path, admin_port=0, access_log="off", reload="off", **settings))
 
     async def __aenter__(self) -> Gateways:
-        self._serving = serve(self._app)
+        self._serving = serve(self._process.app)
         port = await self._serving.__aenter__()
         self._clients = Gateways(
             httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60),
-            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{self._app.state.admin_port}", timeout=60),
+            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{admin_port_of(self._process)}", timeout=60),
         )
         return self._clients
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from anabranch.guard.concurrency import Gate
-from anabranch.main import create_app
+from anabranch.main import assemble
 from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.load import Visitor, closed_loop
@@ -71,9 +71,10 @@ async def test_goodput_holds_and_nothing_piles_up_at_five_times_saturation(tmp_p
     async with Workers(count=PLACES, service_s=SERVICE_S) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
-        app = create_app(Settings(document=path, reload="off", max_requests=PLACES, max_waiting=PLACES, max_wait_s=0.1))
-        async with serve(app) as port:
-            gate: Gate = app.state.gate
+        process = assemble(Settings(document=path, reload="off", max_requests=PLACES, max_waiting=PLACES, max_wait_s=0.1))
+        gate = process.gate
+        assert gate is not None
+        async with serve(process.app) as port:
             saturated = await crowded(port, gate, PLACES)
             upstream.most_inside = 0
             begun = upstream.begun.total()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.command import PATIENCE_S, ROOT, Command, Tally, ask_until_refused, running_command
+from tests.support.command import PATIENCE_S, Command, Tally, ask_until_refused, running_command
+from tests.support.paths import ROOT
 from tests.support.serving import serve
 from tests.support.stamped import DOCUMENT, service
 

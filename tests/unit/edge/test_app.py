@@ -91,7 +91,10 @@ def gateway(*routers: APIRouter, is_docs_enabled: bool = True, is_loaded: bool =
     if is_loaded:
         flight = endpoint("/flights/{id}", name="flight", parameters=(parameter("id", "path"),))
         plane.load(document(flight, title="Flights", api_version="2.1.0", description="All of them."))
-    return build_app(plane=plane, routes=health_routes(Health()), routers=routers or (user_router(),), is_docs_enabled=is_docs_enabled)
+    health = Health()
+    app = build_app(plane=plane, routes=health_routes(health), routers=routers or (user_router(),), is_docs_enabled=is_docs_enabled)
+    app.add_parts(health)
+    return app
 
 
 async def test_data_plane_routes_in_python_and_control_plane_live_together() -> None:
@@ -318,7 +321,7 @@ async def test_lifespan_runs() -> None:
     seen: list[str] = []
 
     @asynccontextmanager
-    async def lifespan(app: Gateway) -> AsyncIterator[None]:
+    async def part() -> AsyncIterator[None]:
         seen.append("up")
         yield
         seen.append("down")
@@ -331,5 +334,7 @@ async def test_lifespan_runs() -> None:
     async def send(message: Message) -> None:
         seen.append(message["type"])
 
-    await build_app(plane=DataPlane(lambda _: run), lifespan=lifespan)({"type": "lifespan", "state": {}}, receive, send)
+    app = build_app(plane=DataPlane(lambda _: run))
+    app.add_parts(part(), None)
+    await app({"type": "lifespan", "state": {}}, receive, send)
     assert seen == ["up", "lifespan.startup.complete", "down", "lifespan.shutdown.complete"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.journal import reader
-from anabranch.journal.filter import Filter
+from anabranch.journal.filter import EVERYTHING, Filter
 from anabranch.journal.follow import Follower
 from anabranch.journal.reader import Tally
 from anabranch.journal.record import Record, encode
@@ -27,7 +27,7 @@ def one(at_s: float, **more: Any) -> Record:
     return recorded("/x", b"1", [], at_s=at_s, **more)
 
 
-def seconds(folder: Path, where: Filter = reader.EVERYTHING) -> list[float]:
+def seconds(folder: Path, where: Filter = EVERYTHING) -> list[float]:
     return [(record.time - NOW).total_seconds() for record in reader.records(folder, where)]
 
 

@@ -8,11 +8,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from anabranch.core.exchange import Address
+from anabranch.core.metric import Sample
 from anabranch.engine.event import ResponseEvent
 from anabranch.engine.outcome import Result
 from anabranch.errors import BreakerOpen, UpstreamTimeout
 from anabranch.observe import catalogue
-from anabranch.observe.metrics import _BY_KIND, Metrics, Sample
+from anabranch.observe.logs import LOG_LINES_LOST
+from anabranch.observe.metrics import _BY_KIND, Metrics
 from anabranch.policy.event import EventKind, PolicyEvent
 from tests.support.edge_plans import endpoint, outcome, result
 
@@ -166,19 +168,17 @@ def test_adaptive_limit_that_moves_makes_no_series_for_each_number() -> None:
     assert value(metrics, "anabranch_limit_changes_total", upstream="flights") == 50
 
 
-def test_part_that_registers_is_read_at_each_scrape() -> None:
+def test_part_is_read_at_each_scrape() -> None:
     metrics = Metrics()
     lost = [0]
 
     def read() -> Iterable[Sample]:
-        return (Sample("anabranch_log_lines_lost", (), lost[0]),)
+        return (Sample(LOG_LINES_LOST, (), lost[0]),)
 
-    metrics.register("log", read)
+    metrics.watch(read)
     assert value(metrics, "anabranch_log_lines_lost_total") == 0
     lost[0] = 3
     assert value(metrics, "anabranch_log_lines_lost_total") == 3
-    metrics.unregister("log")
-    assert value(metrics, "anabranch_log_lines_lost_total") is None
 
 
 def test_process_and_build_are_told() -> None:

@@ -30,7 +30,7 @@ RECORDS = [
 
 @pytest.fixture
 def answers() -> Iterator[RecordedAnswers]:
-    found = RecordedAnswers(RECORDS, Redaction(Redact()))
+    found = RecordedAnswers(lambda: RECORDS, Redaction(Redact()))
     yield found
     found.close()
 
@@ -73,7 +73,7 @@ async def test_a_token_is_there_for_every_authority(answers: RecordedAnswers) ->
 
 def test_a_sent_body_of_which_only_the_size_is_known_is_no_fault() -> None:
     step = answered("one", "a", "/p", b"", status=404, method="POST", sent=Content(size=3))
-    found = RecordedAnswers([recorded("/x", b"", [step])], Redaction(Redact()))
+    found = RecordedAnswers(lambda: [recorded("/x", b"", [step])], Redaction(Redact()))
     assert found.calls == 1
     found.close()
 
@@ -91,7 +91,7 @@ async def test_ten_thousand_calls_are_read_in_constant_memory() -> None:
 
     tracemalloc.start()
     try:
-        answers = RecordedAnswers(many(), Redaction(Redact()))
+        answers = RecordedAnswers(many, Redaction(Redact()))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
