@@ -89,7 +89,7 @@ ON_BOTH_LOOPS: Final = {"cut in the body", "reset in the body", "silent"}
     ("conditions", "behaviour", "reason"),
     [pytest.param(*fault, id=name, marks=pytest.mark.both_loops if name in ON_BOTH_LOOPS else ()) for name, fault in FAULTS.items()],
 )
-async def test_line_that_goes_bad_fails_its_own_step_and_is_good_again(
+async def test_bad_network_fails_only_its_own_step_until_it_recovers(
     conditions: Conditions, behaviour: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     async with bad_line(tmp_path, behaviour, reason=reason) as (gateway, proxy), Visitor(gateway.port) as visitor:
@@ -111,7 +111,7 @@ NEW_CONNECTIONS: Final = {
 
 @pytest.mark.parametrize("transport", ["wire", "httpx"])
 @pytest.mark.parametrize(("conditions", "reason"), NEW_CONNECTIONS.values(), ids=NEW_CONNECTIONS)
-async def test_upstream_that_cannot_be_connected_to_fails_its_own_step_and_is_used_again(
+async def test_unreachable_upstream_fails_only_its_own_step_and_is_used_again(
     conditions: Conditions, reason: str, transport: str, tmp_path: Path
 ) -> None:
     async with bad_line(tmp_path, LENGTH, reason=reason, transport=transport) as (gateway, proxy), Visitor(gateway.port) as visitor:
@@ -138,7 +138,7 @@ def check_partial(replies: list[Reply], reason: str) -> None:
 
 
 @pytest.mark.parametrize("behaviour", [LENGTH, CHUNKED], ids=["length", "chunks"])
-async def test_slow_line_that_is_fast_enough_brings_the_whole_answer(behaviour: dict[str, Any], tmp_path: Path) -> None:
+async def test_slow_but_sufficient_network_delivers_the_complete_answer(behaviour: dict[str, Any], tmp_path: Path) -> None:
     async with bad_line(tmp_path, behaviour) as (gateway, proxy):
         await proxy.become(Conditions(latency_s=0.01, jitter_s=0.02, bytes_per_s=1_000_000))
         replies = await closed_loop(gateway.port, "/both", clients=4, requests=16)
@@ -149,7 +149,7 @@ async def test_slow_line_that_is_fast_enough_brings_the_whole_answer(behaviour: 
 
 
 @pytest.mark.both_loops
-async def test_line_that_changes_all_the_time_never_gives_a_wrong_answer(tmp_path: Path) -> None:
+async def test_constantly_changing_network_never_causes_a_wrong_answer(tmp_path: Path) -> None:
     """Every answer is whole or says why not, and connections do not pile up."""
     lines = [
         CLEAR,

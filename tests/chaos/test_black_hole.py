@@ -66,7 +66,7 @@ def factor(before: list[Reply], during: list[Reply], percent: float) -> float:
         pytest.param(Conditions(accept="ignore", is_black_hole=True), id="handshakes do not end either"),
     ],
 )
-async def test_silent_upstream_costs_its_own_step_and_nothing_else(hole: Conditions, tmp_path: Path) -> None:
+async def test_silent_upstream_fails_only_its_own_step(hole: Conditions, tmp_path: Path) -> None:
     async with five_upstreams(tmp_path) as (gateway, proxies):
         await closed_loop(gateway.port, "/all", clients=CLIENTS, requests=CLIENTS * 4)
         factors: list[str] = []
@@ -105,7 +105,7 @@ async def test_silent_upstream_costs_its_own_step_and_nothing_else(hole: Conditi
         assert all(reply.is_complete for reply in again)
 
 
-async def test_upstream_that_falls_silent_in_the_middle_of_the_load_is_used_again_when_it_speaks(tmp_path: Path) -> None:
+async def test_upstream_that_falls_silent_under_load_is_used_again_when_it_recovers(tmp_path: Path) -> None:
     async with five_upstreams(tmp_path) as (gateway, proxies):
         async with under_load(gateway.port, "/hasty", clients=CLIENTS) as load:
             for conditions in (CLEAR, Conditions(is_black_hole=True), CLEAR):

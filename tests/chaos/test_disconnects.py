@@ -88,7 +88,7 @@ async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedU
 @pytest.mark.parametrize(
     "count", [pytest.param(10_000), pytest.param(1_250, marks=pytest.mark.both_loops)], ids=["ten thousand", "one thousand"]
 )
-async def test_clients_that_go_away_leave_nothing_behind(count: int, tmp_path: Path) -> None:
+async def test_disconnected_clients_leave_nothing_behind(count: int, tmp_path: Path) -> None:
     well = {"json": {"name": "n"}}
     async with ScriptedUpstream({"*": well}) as slow, ScriptedUpstream({"*": well}) as quick:
         document = DOCUMENT % (slow.url, PLACES, QUEUE, IDLE, quick.url, IDLE)

@@ -41,7 +41,7 @@ def check_required(replies: list[Reply]) -> None:
 
 
 @pytest.mark.both_loops
-async def test_optional_steps_are_shed_first_and_required_ones_keep_the_places(tmp_path: Path) -> None:
+async def test_optional_steps_are_shed_first_and_required_ones_keep_the_slots(tmp_path: Path) -> None:
     """24 clients ask for three calls each where 8 can run and 24 wait: every required call finds room, and few others do."""
     clients, places, queue, pages = 24, 8, 24, 400
     async with Workers(count=places, service_s=SERVICE_S) as upstream:
@@ -62,7 +62,7 @@ async def test_optional_steps_are_shed_first_and_required_ones_keep_the_places(t
         assert shed / (2 * len(replies)) > 0.5
 
 
-async def test_adaptive_limit_follows_an_upstream_that_loses_its_capacity_and_gets_it_back(tmp_path: Path) -> None:
+async def test_adaptive_limit_follows_a_loss_of_capacity_and_its_return(tmp_path: Path) -> None:
     """16 workers, then 4, then 16. A fixed limit would keep 48 exchanges waiting in front of the 4."""
     clients, most, few, many = 32, 48, 4, 16
     async with Workers(count=many, service_s=SERVICE_S) as upstream:

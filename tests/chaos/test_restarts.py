@@ -30,7 +30,7 @@ def service(name: str) -> dict[str, object]:
 
 
 @pytest.mark.both_loops
-async def test_graceful_handover_to_a_new_process_fails_nothing_and_leaves_nothing_on_the_old_one(tmp_path: Path) -> None:
+async def test_graceful_handover_to_a_new_process_fails_no_request_and_empties_the_old_one(tmp_path: Path) -> None:
     """The successor takes new connections, the predecessor answers what it has with `connection: close` and then goes."""
     names = ["first", "second", "third", "fourth"]
     async with AsyncExitStack() as exits:
@@ -58,7 +58,7 @@ async def test_graceful_handover_to_a_new_process_fails_nothing_and_leaves_nothi
 
 
 @pytest.mark.both_loops
-async def test_upstream_that_closes_idle_connections_all_the_time_fails_nothing_without_any_retry(tmp_path: Path) -> None:
+async def test_upstream_that_keeps_closing_idle_connections_fails_no_request_without_retries(tmp_path: Path) -> None:
     """The race of RFC 9112 section 9.3.1, as often as it can be had: a request goes out while the peer closes."""
     async with ScriptedUpstream({"routes": {"*": service("it")}, "close_idle_s": 0.002}) as upstream:
         document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}', connect_timeout: 20s}}\n{ENDPOINT}"
@@ -76,7 +76,7 @@ async def test_upstream_that_closes_idle_connections_all_the_time_fails_nothing_
 
 
 @pytest.mark.both_loops
-async def test_rolling_restart_of_instances_fails_nothing(tmp_path: Path) -> None:
+async def test_rolling_restart_of_instances_fails_no_request(tmp_path: Path) -> None:
     """Each goes in turn without a word, in the middle of exchanges, refuses connections for a while and comes back at its address."""
     names = ["one", "two", "three", "four"]
     async with AsyncExitStack() as exits:
@@ -99,7 +99,7 @@ async def test_rolling_restart_of_instances_fails_nothing(tmp_path: Path) -> Non
             await eventually(lambda: all(instance.open <= CLIENTS for instance in instances))
 
 
-async def test_restart_is_noticed_on_idle_connections_before_anything_is_asked(tmp_path: Path) -> None:
+async def test_restart_is_detected_on_idle_connections_before_they_are_used(tmp_path: Path) -> None:
     """Without any retry: what the gateway had kept alive is closed by then, and it knows."""
     async with ScriptedUpstream({"*": service("it")}) as upstream:
         document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}', connect_timeout: 20s}}\n{ENDPOINT}"

@@ -74,7 +74,7 @@ async def test_detector_detects(detector: BlockBuster) -> None:
         ROOT.stat()
 
 
-async def test_nothing_blocks_while_requests_are_served(tmp_path: Path) -> None:
+async def test_nothing_blocks_the_loop_while_requests_are_served(tmp_path: Path) -> None:
     async with ScriptedUpstream({"routes": ROUTES}) as upstream:
         document = DOCUMENT.format(url=upstream.url, named=upstream.url.replace("127.0.0.1", "localhost"))
         async with running_gateway(document, tmp_path, allow_explain=True) as gateway, gateway.client() as client:
@@ -117,6 +117,6 @@ async def _everything(client: httpx.AsyncClient) -> None:
         assert (await client.delete("/all/1")).status_code == 405
 
 
-def test_large_body_is_worth_its_name() -> None:
+def test_large_body_is_large_enough() -> None:
     assert len(orjson.dumps(LARGE)) > 1_000_000
     assert len(gzip.compress(orjson.dumps(LARGE))) < 100_000

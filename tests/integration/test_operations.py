@@ -133,7 +133,7 @@ async def person(tmp_path: Path) -> AsyncIterator[Reader]:
         yield Reader(tmp_path, exits)
 
 
-async def test_first_part_of_the_guide_is_true(person: Reader) -> None:
+async def test_commands_in_the_first_part_of_the_guide_work(person: Reader) -> None:
     services, ours, looks, broken, load = re.findall(r"^```sh\n(.*?)^```$", first_part(), re.MULTILINE | re.DOTALL)
     assert services.split() == ["make", "run"]
     await read_until(await person.make_run(), "Ctrl-C stops everything.")

@@ -106,18 +106,18 @@ def operations(address: str) -> Operations:
     return {result.ok().label: result.ok() for result in found if isinstance(result, Ok)}
 
 
-def test_exported_description_is_what_the_document_says() -> None:
+def test_exported_description_matches_the_document() -> None:
     """Stale? Run `make openapi`."""
     assert orjson.loads(describe(compile_file(DOCUMENT))) == DESCRIPTION
 
 
-def test_exported_description_is_what_the_gateway_shows(address: str, operations: Operations) -> None:
+def test_exported_description_matches_the_served_one(address: str, operations: Operations) -> None:
     assert requests.get(f"{address}/openapi.json", timeout=TIMEOUT_S).json() == DESCRIPTION
     assert set(operations) == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_what_is_allowed_is_answered_as_described(label: str, address: str, operations: Operations) -> None:
+def test_valid_requests_are_answered_as_described(label: str, address: str, operations: Operations) -> None:
     with requests.Session() as session:
 
         @bounded
@@ -129,7 +129,7 @@ def test_what_is_allowed_is_answered_as_described(label: str, address: str, oper
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_what_is_forbidden_is_refused_with_a_problem(label: str, address: str, operations: Operations) -> None:
+def test_invalid_requests_are_rejected_with_a_problem(label: str, address: str, operations: Operations) -> None:
     operation = operations[label]
     declared = {parameter.name for parameter in operation.query}
     refused: list[int] = []

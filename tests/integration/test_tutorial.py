@@ -199,7 +199,7 @@ async def reader(folder: Path) -> AsyncIterator[Reader]:
         yield Reader(folder=folder, ports=dict(zip(names, free_ports(len(names)), strict=True)), exits=exits)
 
 
-async def test_tutorial_is_true(tmp_path: Path) -> None:
+async def test_commands_of_the_tutorial_give_the_printed_output(tmp_path: Path) -> None:
     async with reader(tmp_path) as person:
         for block in blocks():
             place = f"docs/tutorial.md:{block.line}"

@@ -93,7 +93,7 @@ async def test_cluster_runs_hooks_by_name_and_keeps_deadlines() -> None:
         assert (counters.running, counters.queued, counters.cancelled, counters.timed_out, counters.failed) == (0, 0, 2, 1, 1)
 
 
-async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_restart() -> None:
+async def test_pool_survives_a_killed_worker_and_scheduler_under_load() -> None:
     ends: Counter[str] = Counter()
     longest_s = 0.0
     is_over = False
@@ -140,7 +140,7 @@ async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_res
     assert (pool.counters.running, pool.counters.queued) == (0, 0)
 
 
-async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None:
+async def test_pool_opens_without_a_cluster_and_connects_when_it_starts() -> None:
     async with pool_at(f"tcp://127.0.0.1:{free_port()}") as pool:
         with pytest.raises(ComputePoolDown, match="cannot be reached"):
             await run(pool, job("add", a=1))
@@ -159,7 +159,7 @@ async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None
             await cluster.stop()
 
 
-async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_away() -> None:
+async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_unavailable() -> None:
     step = {"compute": "tests.support.hooks:add", "input": {"a": 1}, "executor": "dask"}
     document = {
         "version": 1,
@@ -184,7 +184,7 @@ async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_away()
         assert result.failure.retry_after_s
 
 
-async def test_address_that_is_none_is_a_cluster_that_is_away() -> None:
+async def test_invalid_address_is_an_unavailable_cluster() -> None:
     async with no_leaks(), pool_at("nonsense://nowhere") as pool:
         with pytest.raises(ComputePoolDown, match="cannot be reached"):
             await run(pool, job("add", a=1))

@@ -53,7 +53,7 @@ async def ask(service: Service, path: str, engine: Engine | None = None) -> Resu
     return await (engine or service.engine).run(plan, plan.new_frame(), {}, (), monotonic() + plan.timeout_s)
 
 
-async def test_large_answers_are_the_same_from_a_worker_and_on_the_loop() -> None:
+async def test_large_answers_are_the_same_in_a_worker_and_on_the_loop() -> None:
     assert len(LARGE) > PLAIN_FROM
     routes = {"/large": answer(LARGE), "/small": answer(b'{"rows":[7],"n":1}'), "/broken": answer(LARGE[:-1])}
     async with ScriptedUpstream(routes) as upstream, Service(plan_for(upstream.url)) as service:
@@ -80,7 +80,7 @@ async def test_small_answers_start_no_process() -> None:
         assert not service.offload.is_started
 
 
-async def test_without_a_worker_the_loop_reads_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_worker_the_loop_reads_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(self: Offload) -> None:
         raise OSError("no more processes")
 

@@ -80,7 +80,7 @@ class Load:
             self.answered.append(request_id)
 
 
-async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_database_is_away(
+async def test_no_record_is_lost_or_duplicated_and_no_request_waits_during_an_outage(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # As after hours, but the next try comes soon.

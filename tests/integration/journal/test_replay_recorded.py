@@ -95,7 +95,7 @@ def replay(folder: Path, document: str, *options: str) -> tuple[int, dict[str, A
     return result.exit_code, json.loads(result.stdout)
 
 
-async def test_an_unchanged_document_answers_everything_the_same(tmp_path: Path) -> None:
+async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> None:
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.format(url=upstream.url)
         await ask(document, tmp_path)
@@ -120,7 +120,7 @@ async def test_an_unchanged_document_answers_everything_the_same(tmp_path: Path)
     assert different == {"whole": ["two.x", "two.z"]}
 
 
-async def test_live_calls_the_services_but_makes_no_order_again(tmp_path: Path) -> None:
+async def test_live_calls_the_services_but_skips_calls_that_are_not_idempotent(tmp_path: Path) -> None:
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.format(url=upstream.url)
         await ask(document, tmp_path)

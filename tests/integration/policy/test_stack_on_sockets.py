@@ -62,7 +62,7 @@ class Rig:
         return await self.stack.call(call)
 
 
-def test_connection_of_a_hedges_loser_is_closed(run: Run) -> None:
+def test_connection_of_the_losing_attempt_is_closed(run: Run) -> None:
     async def main() -> None:
         async with Rig({"*": [{"hang": True}, {"json": 2}]}, hedge={"after": "20ms"}) as rig:
             assert (await rig.ask()).body == b"2"
@@ -108,7 +108,7 @@ def test_shared_exchange_survives_its_leader(run: Run) -> None:
     run(main())
 
 
-def test_connection_is_closed_when_nobody_waits_for_a_shared_exchange_any_more(run: Run) -> None:
+def test_connection_is_closed_when_the_last_caller_of_a_shared_exchange_leaves(run: Run) -> None:
     async def main() -> None:
         async with Rig({"*": {"hang": True}}) as rig:
             tasks = [asyncio.create_task(rig.ask(is_coalesced=True)) for _ in range(5)]

@@ -39,7 +39,7 @@ def written(folder: Path, port: int) -> Path:
 
 
 @pytest.mark.parametrize("delay_s", ["0", "0.7"])
-async def test_no_request_fails_when_the_gateway_ends_under_load(tmp_path: Path, delay_s: str) -> None:
+async def test_no_request_fails_when_the_gateway_stops_under_load(tmp_path: Path, delay_s: str) -> None:
     tally = Tally()
     async with serve(service) as upstream:
         document = written(tmp_path, upstream)
@@ -77,7 +77,7 @@ async def test_not_ready_at_once_and_still_serving_for_the_delay(tmp_path: Path)
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal.Signals) -> None:
+async def test_second_signal_cancels_running_requests(tmp_path: Path, second: signal.Signals) -> None:
     async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(SLOW.format(url=upstream.url), "utf-8")
@@ -98,7 +98,7 @@ async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal
             await asyncio.gather(asked, return_exceptions=True)
 
 
-async def test_second_signal_turns_away_who_waits_for_a_place(tmp_path: Path) -> None:
+async def test_second_signal_rejects_requests_that_wait_for_a_slot(tmp_path: Path) -> None:
     """It would begin otherwise when the request that has the place is cancelled, after everybody else was told to end."""
     async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
         path = tmp_path / "gateway.yaml"
@@ -184,7 +184,7 @@ class LateClients(Server):
 
 
 @pytest.mark.parametrize("is_end", [None, lambda: False], ids=["the end", "others go on"])
-async def test_connection_that_the_system_accepted_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
+async def test_connection_in_the_kernel_backlog_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = LateClients(config, on_up=lambda: server.stop(), is_end=is_end)  # noqa: PLW0108 - there is no server yet
     async with asyncio.timeout(30):
@@ -200,7 +200,7 @@ async def test_connection_that_the_system_accepted_is_served_not_reset(is_end: C
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a listener be deaf")
-async def test_who_comes_between_the_last_look_and_the_close_is_refused_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_attempted_just_before_the_close_is_refused_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = free_socket()
     address = listener.getsockname()
     newcomer = socket.socket()
@@ -222,7 +222,7 @@ async def test_who_comes_between_the_last_look_and_the_close_is_refused_not_rese
         assert newcomer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
-async def test_idle_connection_is_closed_after_a_moment_and_stops_nothing() -> None:
+async def test_idle_connection_is_closed_after_a_moment_and_does_not_delay_the_drain() -> None:
     up = asyncio.Event()
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = Server(config, on_up=up.set)

@@ -67,7 +67,7 @@ async def crowded(port: int, gate: Gate, clients: int) -> Crowd:
     return crowd
 
 
-async def test_goodput_holds_and_nothing_piles_up_at_five_times_saturation(tmp_path: Path) -> None:
+async def test_slots_stay_busy_and_nothing_piles_up_at_five_times_saturation(tmp_path: Path) -> None:
     async with Workers(count=PLACES, service_s=SERVICE_S) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
@@ -90,7 +90,7 @@ async def test_goodput_holds_and_nothing_piles_up_at_five_times_saturation(tmp_p
         assert flooded.most_tasks < 5 * PLACES * 3 + 40
 
 
-async def test_endpoint_has_a_limit_of_its_own(tmp_path: Path) -> None:
+async def test_endpoint_has_its_own_limit(tmp_path: Path) -> None:
     async with (
         ScriptedUpstream({"*": {"json": 1, "delay_s": 1.0}}) as upstream,
         running_gateway(DOCUMENT.format(url=upstream.url), tmp_path) as it,

@@ -54,7 +54,7 @@ def stamps_of(reply: Reply) -> set[str]:
     return {reply.headers["x-stamp"], first["header"], first["path"].strip("/"), second["header"], queried["after"], queried["stamp"]}
 
 
-async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_response_under_load_comes_from_one_document_and_none_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     async with no_leaks(), stamped(tmp_path) as (app, port, path, upstream):
         reloader = reloader_of(app)
@@ -90,7 +90,7 @@ async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_p
     assert len(seen) > RELOADS // 4, "the load saw too few of the documents to show anything"
 
 
-async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_bad_document_changes_nothing_and_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with stamped(tmp_path) as (app, port, path, _), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
         reloader = reloader_of(app)
         told: list[ReloadState] = []
@@ -111,7 +111,7 @@ async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: 
     assert any("not usable" in reason for reason in ready.json()["reasons"])
 
 
-async def test_good_document_after_a_bad_one_clears_what_was_said(tmp_path: Path) -> None:
+async def test_good_document_after_a_bad_one_clears_the_report(tmp_path: Path) -> None:
     async with (
         stamped(tmp_path) as (app, port, path, upstream),
         httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
@@ -125,7 +125,7 @@ async def test_good_document_after_a_bad_one_clears_what_was_said(tmp_path: Path
         assert (await client.get("/document")).headers["x-stamp"] == "1"
 
 
-async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_path: Path) -> None:
+async def test_request_in_flight_completes_with_the_document_it_started_with(tmp_path: Path) -> None:
     held: asyncio.Event = asyncio.Event()
     arrived: asyncio.Event = asyncio.Event()
 
@@ -159,7 +159,7 @@ async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_pat
                 arrived.clear()
 
 
-async def test_other_python_routes_are_a_warning(tmp_path: Path) -> None:
+async def test_changed_python_routes_are_a_warning(tmp_path: Path) -> None:
     async with stamped(tmp_path) as (app, _, path, upstream):
         path.write_text(DOCUMENT.format(port=upstream, stamp=1).replace('["tests.support.stamped:router"]', "[]"), "utf-8")
         state = await reloader_of(app).reload("test")
@@ -167,7 +167,7 @@ async def test_other_python_routes_are_a_warning(tmp_path: Path) -> None:
     assert [warning.message for warning in state.warnings] == ["other routes in Python take effect when the gateway is restarted"]
 
 
-async def test_description_follows_the_document(tmp_path: Path) -> None:
+async def test_api_description_follows_the_document(tmp_path: Path) -> None:
     async with (
         stamped(tmp_path) as (app, port, path, upstream),
         httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
@@ -178,7 +178,7 @@ async def test_description_follows_the_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_swapped", [False, True], ids=["written in place", "swapped as Kubernetes does"])
-async def test_change_on_the_disk_is_loaded(tmp_path: Path, is_swapped: bool) -> None:
+async def test_change_on_disk_is_loaded(tmp_path: Path, is_swapped: bool) -> None:
     """A ConfigMap's file is a symbolic link into `..data`, which is one to a folder with a date in its name."""
     async with no_leaks(), serve(service) as upstream:
         documents = [DOCUMENT.format(port=upstream, stamp=stamp) for stamp in range(2)]

@@ -45,7 +45,7 @@ async def two_workers(folder: Path, **variables: str) -> AsyncIterator[Workers]:
         assert await command.ended() == 0
 
 
-async def test_reload_asked_of_one_worker_reaches_all(tmp_path: Path) -> None:
+async def test_reload_of_one_worker_reaches_all(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as workers:
         for generation, admin in ((2, workers.admins[0]), (3, workers.admins[1])):
             workers.write(f"the {generation}.")
@@ -58,7 +58,7 @@ async def test_reload_asked_of_one_worker_reaches_all(tmp_path: Path) -> None:
             assert [state["last"]["trigger"] for state in states] == ["admin", "admin"]
 
 
-async def test_document_that_is_not_usable_changes_nothing_anywhere(tmp_path: Path) -> None:
+async def test_unusable_document_changes_nothing_in_any_worker(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as workers:
         before = await workers.states()
         workers.document.write_text("version: 1\nendpoints: [", "utf-8")
@@ -75,7 +75,7 @@ async def test_document_that_is_not_usable_changes_nothing_anywhere(tmp_path: Pa
         assert [len(one.json()["reasons"]) for one in shown] == [1, 0]
 
 
-async def test_end_makes_every_worker_not_ready_at_once(tmp_path: Path) -> None:
+async def test_shutdown_makes_every_worker_not_ready_at_once(tmp_path: Path) -> None:
     async with two_workers(tmp_path, ANABRANCH_DRAIN_DELAY_S="600") as workers:
         assert [(await admin.get("/readyz")).status_code for admin in workers.admins] == [200, 200]
         workers.command.process.terminate()

@@ -79,7 +79,7 @@ async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path
         assert tally.refused == 16
 
 
-async def test_worker_that_ends_alone_leaves_the_door_open_and_interrupt_ends_all_in_peace(tmp_path: Path) -> None:
+async def test_worker_that_exits_alone_keeps_the_socket_open_and_interrupt_stops_all_cleanly(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as (command, _, _):
         os.kill(min(workers_of(command.pid)), signal.SIGTERM)
         await command.says("ended with 0")
@@ -119,7 +119,7 @@ async def test_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
     assert b"has not moved" in said
 
 
-async def test_document_that_is_not_usable_is_told_once(tmp_path: Path) -> None:
+async def test_unusable_document_is_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("version: 2\n", "utf-8")
     process = await asyncio.create_subprocess_exec(

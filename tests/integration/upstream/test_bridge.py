@@ -21,7 +21,7 @@ async def test_client_works_on_our_connections(rig: Rig) -> None:
     assert [hit.header("content-length") for hit in upstream.hits][2] is None
 
 
-async def test_failures_are_httpx_s_own(rig: Rig) -> None:
+async def test_failures_are_httpx_exceptions(rig: Rig) -> None:
     spec = {
         "/hang": {"hang": True},
         "/cut": {"reset": "answer"},

@@ -87,14 +87,14 @@ async def play(transport: Transport, sent: list[bytes], step: int, method: str, 
     method=st.sampled_from(["GET", "HEAD", "POST"]),
     warm=st.booleans(),
 )
-def test_anything_may_come(
+def test_any_response_bytes_are_an_answer_or_an_upstream_error(
     kind: str, loop_factory: Callable[[], asyncio.AbstractEventLoop], sent: list[bytes], step: int, method: str, warm: bool
 ) -> None:
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(play(TRANSPORTS[kind](), sent, step, method, warm))
 
 
-def test_random_bytes_in_bulk_for_our_wire() -> None:
+def test_random_bytes_in_bulk_do_not_break_the_wire_transport() -> None:
     """Less clever than hypothesis, but much more of it over one transport."""
     dice = random.Random(20)
     sent = [b"".join(dice.choices(PIECES, k=dice.randrange(8))) + dice.randbytes(dice.randrange(4)) for _ in range(400)]

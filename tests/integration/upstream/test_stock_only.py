@@ -81,7 +81,7 @@ async def test_http2_shares_one_connection_and_survives_cancellation(stock: Rig,
     server.close()
 
 
-async def test_proxy_is_asked_for_the_whole_url(stock: Rig) -> None:
+async def test_proxy_receives_the_absolute_url(stock: Rig) -> None:
     proxy = await stock.serve({"*": {"echo": True}})
     caller = stock.caller("http://service.invalid:8080/base", proxy=proxy.url)
     seen = json.loads((await caller.ask("/x?q=%20")).body)

@@ -43,7 +43,7 @@ async def test_a_closed_loop_counts_right_answers() -> None:
     assert Histogram(result.buckets).total == result.answered
 
 
-async def test_wrong_lengths_and_statuses_are_errors_and_no_answers() -> None:
+async def test_wrong_lengths_and_statuses_count_as_errors_not_answers() -> None:
     async with services() as (port, _):
         long = await Load(job(port, "/user", length=1)).run()
         missing = await Load(job(port, "/nothing")).run()
@@ -52,7 +52,7 @@ async def test_wrong_lengths_and_statuses_are_errors_and_no_answers() -> None:
     assert long.answered == missing.answered == 0
 
 
-async def test_an_open_loop_charges_a_stall_to_every_request_that_was_due_meanwhile() -> None:
+async def test_an_open_loop_counts_a_stall_in_every_request_due_meanwhile() -> None:
     """Both connections stall for a second at the start: all the requests that were due in the interval have waited for most of it."""
     async with services(0.0, 0.0) as (port, known):
         result = await Load(job(port, "/flaky/user", rate=100)).run()
@@ -73,7 +73,7 @@ class HangUp(asyncio.Protocol):
         self.transport.close()
 
 
-async def test_a_connection_that_breaks_is_an_error_and_is_replaced() -> None:
+async def test_a_lost_connection_counts_as_an_error_and_is_replaced() -> None:
     async with serving(HangUp) as port:
         result = await Load(job(port, "/user")).run()
     assert set(result.errors) == {"lost"}

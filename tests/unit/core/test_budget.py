@@ -22,7 +22,7 @@ def test_share_of_calls_is_added_to_the_floor() -> None:
     assert not budget.try_spend(0.0)
 
 
-def test_what_left_the_window_is_forgotten() -> None:
+def test_calls_outside_the_window_do_not_count() -> None:
     budget = Budget(0.5, window_s=10, floor=0)
     for _ in range(4):
         budget.record(0.0)
@@ -33,7 +33,7 @@ def test_what_left_the_window_is_forgotten() -> None:
     assert budget.balance(1e9) == 0.5
 
 
-def test_spending_is_forgotten_with_its_calls() -> None:
+def test_attempts_outside_the_window_do_not_count() -> None:
     budget = Budget(0.0, window_s=10, floor=2)
     assert budget.try_spend(0.5)
     assert budget.try_spend(5.5)
@@ -43,7 +43,7 @@ def test_spending_is_forgotten_with_its_calls() -> None:
 
 
 @pytest.mark.parametrize("start", [0.0, 0.05, 123456.789, -50.0])
-def test_clock_may_start_anywhere(start: float) -> None:
+def test_any_start_value_of_the_clock_works(start: float) -> None:
     budget = Budget(1.0, floor=0)
     budget.record(start)
     assert budget.balance(start) == 1

@@ -67,7 +67,7 @@ def selectors(query: str) -> list[promql.VectorSelector]:
 
 
 @pytest.mark.parametrize(("place", "query"), list(queries()))
-def test_query_parses_and_asks_for_what_there_is(place: str, query: str) -> None:
+def test_query_parses_and_uses_existing_metrics_and_labels(place: str, query: str) -> None:
     series = known()
     asked = selectors(query)
     assert asked, "it asks for nothing"
@@ -78,7 +78,7 @@ def test_query_parses_and_asks_for_what_there_is(place: str, query: str) -> None
 
 
 @pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
-def test_alert_says_how_bad_it_is_and_what_to_look_at(rule: dict[str, Any]) -> None:
+def test_alert_has_a_severity_and_a_description(rule: dict[str, Any]) -> None:
     assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
     assert re.fullmatch(r"\d+m", rule["for"])
     assert rule["labels"] == {"severity": rule["labels"]["severity"]}
@@ -97,7 +97,7 @@ def test_names_of_rules_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
-def test_dashboard_is_one_that_grafana_can_import() -> None:
+def test_dashboard_can_be_imported_by_grafana() -> None:
     assert {"uid", "title", "schemaVersion", "panels", "templating", "time"} <= set(DASHBOARD)
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
@@ -108,7 +108,7 @@ def test_dashboard_is_one_that_grafana_can_import() -> None:
         assert panel["targets"]
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
@@ -118,7 +118,7 @@ def test_panels_do_not_lie_on_each_other() -> None:
         taken |= cells
 
 
-def test_variables_ask_for_metrics_that_there_are() -> None:
+def test_variables_use_existing_metrics() -> None:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             name, label = re.fullmatch(r"label_values\((\w+)(?:\{[^}]*\})?, (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]

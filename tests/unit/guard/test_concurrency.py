@@ -40,7 +40,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_request_beyond_limit_and_queue_is_turned_away_at_once() -> None:
+async def test_request_beyond_limit_and_queue_is_rejected_at_once() -> None:
     app, gate, keeper = kept()
     first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()
@@ -55,7 +55,7 @@ async def test_request_beyond_limit_and_queue_is_turned_away_at_once() -> None:
     assert gate.bulkhead.in_use == 0
 
 
-async def test_waiting_request_gets_the_place_that_becomes_free() -> None:
+async def test_waiting_request_gets_the_freed_slot() -> None:
     app, gate, keeper = kept(waiting=1)
     both = [asyncio.ensure_future(ask(keeper, "GET", "/a")) for _ in range(2)]
     await turns()
@@ -65,7 +65,7 @@ async def test_waiting_request_gets_the_place_that_becomes_free() -> None:
     assert (gate.admitted, gate.shed, gate.bulkhead.in_use) == (1, 0, 0)
 
 
-async def test_wait_has_an_end() -> None:
+async def test_wait_ends_with_a_rejection() -> None:
     app, _, keeper = kept(waiting=1, wait_s=0.01)
     first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()
@@ -74,7 +74,7 @@ async def test_wait_has_an_end() -> None:
     await first
 
 
-async def test_own_pages_are_open_when_nothing_else_is() -> None:
+async def test_own_pages_are_served_at_the_limit() -> None:
     app, gate, keeper = kept()
     first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()
@@ -84,7 +84,7 @@ async def test_own_pages_are_open_when_nothing_else_is() -> None:
     await first
 
 
-async def test_cancelled_requests_give_their_place_back() -> None:
+async def test_cancelled_requests_release_their_slot() -> None:
     app, gate, keeper = kept(waiting=1)
     both = [asyncio.ensure_future(ask(keeper, "GET", "/a")) for _ in range(2)]
     await turns()
@@ -103,7 +103,7 @@ async def test_answer_to_head_has_no_body() -> None:
     await first
 
 
-async def test_rejection_says_when_to_come_back() -> None:
+async def test_rejection_has_retry_after() -> None:
     gate = Gate(limit=1, waiting=0, wait_s=1)
     await gate.enter()
     with pytest.raises(Overloaded) as refused:

@@ -27,7 +27,7 @@ class _Journal:
 
 
 @pytest.mark.parametrize("bodies", ["none", "steps"])
-def test_answers_of_services_that_are_held_until_the_record_is_made_count(bodies: Any) -> None:
+def test_upstream_answers_kept_until_the_record_is_built_count_in_its_size(bodies: Any) -> None:
     journal = _Journal()
     plan = edge_plans.endpoint(name="briefing", journal={"bodies": bodies})
     recorder = Recorder(plan, JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact))

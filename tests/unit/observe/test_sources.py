@@ -75,7 +75,7 @@ EXPECTED: dict[str, tuple[Callable[[], Source], list[str]]] = {
 
 
 @pytest.mark.parametrize("part", EXPECTED)
-def test_part_is_shown(part: str) -> None:
+def test_metrics_of_a_part_are_exposed(part: str) -> None:
     make, expected = EXPECTED[part]
     source = make()
     for sample in source():
@@ -87,6 +87,6 @@ def test_part_is_shown(part: str) -> None:
         assert f"anabranch_{line}" in shown
 
 
-def test_document_without_journal_tells_nothing_of_one() -> None:
+def test_document_without_journal_exposes_no_journal_metrics() -> None:
     assert list(sources.of_journal(lambda: None)()) == []
     assert list(sources.of_shippers(lambda: None)()) == []

@@ -37,7 +37,7 @@ def outcome(do: Any) -> tuple[Any, Frame]:
 
 @pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_reading_elsewhere_is_reading_here(shape: Shape, slots: Any) -> None:
+def test_reading_in_a_worker_gives_the_same_result_as_on_the_loop(shape: Shape, slots: Any) -> None:
     mode = choose_mode(shape, slots)
     here = compile_reader(shape, slots, mode)
     elsewhere = reading(shape, slots, mode)
@@ -50,14 +50,14 @@ def test_reading_elsewhere_is_reading_here(shape: Shape, slots: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flat", "deep", "deep_concat"])
-def test_merging_elsewhere_is_merging_here(kind: str) -> None:
+def test_merging_in_a_worker_gives_the_same_result_as_on_the_loop(kind: str) -> None:
     values = [b'{"a":{"x":[1]},"b":1.50}', b"null", b'{"a":{"x":[2],"y":"z"}}']
     visible = [(index, str(index)) for index in range(3)]
     here = merge.flat(visible) if kind == "flat" else merge.deep(visible, concat_arrays=kind == "deep_concat")
     assert carry_out(merging(kind), pack_values(values)) == here(values, [])
 
 
-def test_threshold_follows_what_the_rules_cost() -> None:
+def test_threshold_depends_on_the_cost_of_the_rules() -> None:
     def limit(shape: Shape) -> int:
         return reading(shape, [], choose_mode(shape, [])).from_bytes
 

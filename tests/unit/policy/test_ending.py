@@ -22,7 +22,7 @@ async def test_task_has_ended_when_it_returns() -> None:
     assert task.cancelled()
 
 
-async def test_failure_of_a_task_that_has_ended_is_taken_as_seen() -> None:
+async def test_failure_of_an_ended_task_is_marked_as_retrieved() -> None:
     async def fail() -> None:
         raise ZeroDivisionError
 
@@ -32,7 +32,7 @@ async def test_failure_of_a_task_that_has_ended_is_taken_as_seen() -> None:
     assert isinstance(task.exception(), ZeroDivisionError)
 
 
-async def test_cancellation_meanwhile_is_raised_only_after_the_end() -> None:
+async def test_cancellation_meanwhile_is_raised_only_after_the_task_has_ended() -> None:
     closed = asyncio.Event()
 
     async def exchange() -> None:

@@ -76,7 +76,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("concurrency", LIMITS.values(), ids=LIMITS.keys())
-async def test_overload_is_paid_by_optional_calls(concurrency: dict[str, Any]) -> None:
+async def test_overload_costs_only_optional_calls(concurrency: dict[str, Any]) -> None:
     results = await offer(200, 90, required_share=0.35, concurrency=concurrency)
     assert share_answered(results[True]) > 0.99
     # The rest of the capacity is theirs.
@@ -90,7 +90,7 @@ async def test_without_overload_both_kinds_are_answered(concurrency: dict[str, A
     assert share_answered(results[False]) > 0.999
 
 
-async def test_required_calls_alone_over_capacity_get_all_of_it() -> None:
+async def test_required_calls_above_capacity_use_all_of_it() -> None:
     results = await offer(300, 60, required_share=0.6, concurrency=LIMITS["fixed"])
     assert 0.5 < share_answered(results[True]) < 0.6
     assert share_answered(results[False]) < 0.01

@@ -56,7 +56,7 @@ async def test_a_failure_is_answered_with_the_last_good_answer(failure: StepErro
     assert [event.kind for event in events] == ["stale"]
 
 
-async def test_what_is_too_old_is_not_answered() -> None:
+async def test_an_answer_that_is_too_old_is_not_served() -> None:
     clock = Clock()
     layer = layer_of(Scripted(answer(200, b"1"), ConnectError("x")), clock)
     await layer(call_of(GET))
@@ -65,7 +65,7 @@ async def test_what_is_too_old_is_not_answered() -> None:
         await layer(call_of(GET))
 
 
-async def test_an_age_that_the_service_gave_counts() -> None:
+async def test_the_age_header_of_the_service_counts() -> None:
     clock = Clock()
     layer = layer_of(Scripted(answer(200, b"1", age="50"), ConnectError("x")), clock)
     await layer(call_of(GET))
@@ -78,7 +78,7 @@ async def test_an_age_that_the_service_gave_counts() -> None:
         await layer(call_of(GET))
 
 
-async def test_without_a_good_answer_the_failure_stays() -> None:
+async def test_without_a_good_answer_the_failure_is_raised() -> None:
     layer = layer_of(Scripted(answer(404), answer(502, b"bad")), Clock())
     assert (await layer(call_of(GET))).status == 404
     call = call_of(GET)
@@ -86,13 +86,13 @@ async def test_without_a_good_answer_the_failure_stays() -> None:
     assert call.stale_age_s is None
 
 
-async def test_a_client_error_is_an_answer_and_no_failure() -> None:
+async def test_a_client_error_is_an_answer_and_not_a_failure() -> None:
     layer = layer_of(Scripted(answer(200), answer(404)), Clock())
     await layer(call_of(GET))
     assert (await layer(call_of(GET))).status == 404
 
 
-async def test_what_the_service_forbids_to_store_is_forgotten() -> None:
+async def test_no_store_of_the_service_removes_the_entry() -> None:
     layer = layer_of(Scripted(answer(200), answer(200, cache_control="private, No-Store"), ConnectError("x")), Clock())
     await layer(call_of(GET))
     await layer(call_of(GET))
@@ -100,7 +100,7 @@ async def test_what_the_service_forbids_to_store_is_forgotten() -> None:
         await layer(call_of(GET))
 
 
-async def test_calls_without_a_rule_pass_through_and_are_not_remembered() -> None:
+async def test_calls_without_a_rule_pass_through_and_are_not_stored() -> None:
     store = StaleStore(max_entries=10, max_bytes=10_000)
     layer = layer_of(Scripted(answer(200), ConnectError("x")), Clock(), store=store)
     await layer(call_of(GET, None))
@@ -109,7 +109,7 @@ async def test_calls_without_a_rule_pass_through_and_are_not_remembered() -> Non
         await layer(call_of(GET, None))
 
 
-async def test_cancellation_is_not_answered() -> None:
+async def test_cancellation_is_not_answered_with_a_stale_answer() -> None:
     layer = layer_of(Scripted(answer(200), [10.0]), Clock())
     await layer(call_of(GET))
     task = asyncio.create_task(_await(layer, call_of(GET)))
@@ -123,7 +123,7 @@ async def _await(layer: StaleLayer, call: Call) -> Answer:
     return await layer(call)
 
 
-async def test_those_who_share_an_exchange_all_know_that_it_is_old() -> None:
+async def test_all_callers_of_a_shared_exchange_see_the_stale_age() -> None:
     layer = layer_of(Scripted(answer(200), [0.01, ConnectError("x")]), Clock())
     await layer(call_of(GET))
     outer = CoalesceLayer(layer, clock=asyncio.get_running_loop().time, upstream="a")
@@ -132,7 +132,7 @@ async def test_those_who_share_an_exchange_all_know_that_it_is_old() -> None:
     assert [call.stale_age_s for call in calls] == [0.0] * 3
 
 
-async def test_an_answer_from_the_journal_is_only_for_calls_of_its_origin() -> None:
+async def test_an_answer_from_the_journal_is_used_only_for_its_origin() -> None:
     store = StaleStore(max_entries=10, max_bytes=10_000)
     store.put(recorded_key("here", "GET", "/x"), answer(200, b"recorded"), 990.0)
     layer = layer_of(Scripted(ConnectError("x")), Clock(), store=store)
@@ -144,7 +144,7 @@ async def test_an_answer_from_the_journal_is_only_for_calls_of_its_origin() -> N
             await layer(call_of(GET, rule))
 
 
-def test_the_store_keeps_its_bounds_and_what_was_asked_for_last() -> None:
+def test_the_store_keeps_its_bounds_and_evicts_the_least_recently_used() -> None:
     store = StaleStore(max_entries=3, max_bytes=10_000)
     for name in "abc":
         store.put((name,), answer(200, b"x" * 1000), 0)
@@ -162,7 +162,7 @@ def test_the_store_keeps_its_bounds_and_what_was_asked_for_last() -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("7", 7), ("x", 0), ("-1", 0), ("9" * 30, 0), ("99999999999", 2**31)])
-def test_an_age_is_believed_within_reason(text: str, seconds: float) -> None:
+def test_an_implausible_age_is_ignored_or_capped(text: str, seconds: float) -> None:
     assert age_of(answer(200, age=text)) == seconds
 
 

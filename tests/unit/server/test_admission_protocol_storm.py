@@ -61,7 +61,7 @@ class Client:
             await asyncio.sleep(self._random.choice((0, 0, 0.001)))
 
 
-async def test_each_request_has_one_answer_in_its_turn_and_no_place_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_request_gets_one_answer_in_order_and_no_slot_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUICK_PER_S", 20)
     monkeypatch.setattr(module, "_HOLD_S", 0.02)
     clients = [Client(number) for number in range(_CLIENTS)]

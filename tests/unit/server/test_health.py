@@ -5,7 +5,7 @@ from anabranch.server.health import Health, routes
 from tests.support.asgi import ask
 
 
-async def test_process_that_answers_is_alive_even_when_it_is_not_ready() -> None:
+async def test_process_is_alive_even_when_not_ready() -> None:
     health = Health()
     health.block("start", "starting")
     client = await ask(Starlette(routes=routes(health)), "GET", "/livez")
@@ -26,7 +26,7 @@ async def test_readiness_follows_the_reasons() -> None:
     assert (client.status, orjson.loads(client.body)) == (200, {"status": "ready", "reasons": []})
 
 
-def test_what_is_degraded_is_shown_and_takes_no_requests_away() -> None:
+def test_degraded_parts_are_listed_and_do_not_affect_readiness() -> None:
     health = Health()
     health.degrade("reload", "the document is not usable")
     assert (health.is_ready, list(health.reasons)) == (True, ["the document is not usable"])
@@ -37,7 +37,7 @@ def test_what_is_degraded_is_shown_and_takes_no_requests_away() -> None:
     assert (health.is_ready, list(health.reasons)) == (True, [])
 
 
-def test_what_is_mentioned_is_asked_for_each_time_and_takes_no_requests_away() -> None:
+def test_mentions_are_evaluated_each_time_and_do_not_affect_readiness() -> None:
     health = Health()
     said: list[str | None] = [None]
     health.mention(lambda: said[0])
