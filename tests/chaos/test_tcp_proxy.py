@@ -1,4 +1,4 @@
-"""The proxy of the chaos tests must do what its conditions say: on both loops, on real sockets."""
+"""The proxy of the chaos tests must implement its conditions: on both loops, on real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from tests.support.eventually import eventually
 from tests.support.serving import LOOPBACK, free_socket
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
-# A window in which nothing may come; nothing is on its way that could come later.
+# A window in which nothing may arrive; nothing is in transit that could arrive later.
 SOON_S = 0.15
 
 
@@ -200,7 +200,7 @@ async def test_new_connections_go_to_the_new_target(proxy: TCPProxy) -> None:
 
 
 async def test_target_that_is_down_resets_the_caller(proxy: TCPProxy) -> None:
-    with closing(free_socket()) as nobody:  # bound, so that it stays ours; never listens
+    with closing(free_socket()) as nobody:  # reserves the port; never listens
         async with TCPProxy(nobody.getsockname()[1]) as nowhere:
             with pytest.raises(ConnectionResetError):
                 async with caller_of(nowhere) as caller:

@@ -1,4 +1,4 @@
-"""The command `anabranch` as its user meets it: what it prints, where, and the exit code."""
+"""The command `anabranch` as users see it: what it prints, where, and the exit code."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def anabranch(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end. Whatever it is given, it shows no traceback."""
+    """Run the command to its end. It must never show a traceback."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
@@ -82,7 +82,7 @@ def document(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def running(*arguments: str | Path, **variables: str) -> AsyncIterator[tuple[Process, str, str]]:
-    """`run` on a free port: the process, its address, and the line that it said."""
+    """`run` on a free port: the process, its address, and the line that it printed."""
     process = await asyncio.create_subprocess_exec(
         *(*COMMAND, "run", *map(str, arguments), "--port", "0"),
         cwd=ROOT,
@@ -104,7 +104,7 @@ async def running(*arguments: str | Path, **variables: str) -> AsyncIterator[tup
 
 
 async def ended(process: Process) -> tuple[int | None, str]:
-    """The exit code, and everything it still wrote."""
+    """The exit code, and the remaining output."""
     async with asyncio.timeout(TIMEOUT_S):
         out, err = await process.communicate()
     return process.returncode, ((out or b"") + (err or b"")).decode()
@@ -292,7 +292,7 @@ endpoints:
 """,
         "utf-8",
     )
-    # Python's own way of having a module look as if it were not installed.
+    # With None in sys.modules, Python treats a module as not installed.
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util\nfind = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'h2' else find(name, *rest)\n",

@@ -1,4 +1,4 @@
-"""A document becomes an application: what is imported, opened, and refused before anything listens."""
+"""Builds an application from a document: what is imported, opened and rejected before anything listens."""
 
 import logging
 import sys
@@ -35,7 +35,7 @@ async def never() -> str:
 
 @pytest.fixture(autouse=True)
 def _unchanged_imports() -> Iterator[None]:
-    """Documents bring modules of their own; the next test must not see them."""
+    """Removes the modules that a test's document has imported, so that the next test does not see them."""
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path

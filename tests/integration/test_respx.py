@@ -1,8 +1,8 @@
-"""A whole gateway over the httpx seam, with respx where the network would be.
+"""A complete gateway over the httpx seam, with respx in place of the network.
 
-respx patches httpcore by default and would silently miss our transports. Here it stands behind `httpx.MockTransport`, which an upstream's
-transport takes like any other (`Upstreams(opener=...)`), or patches httpx itself (`using="httpx"`). What a mock cannot show (timeouts of
-sockets, keep-alive, cancellation) is tested on real sockets elsewhere.
+respx patches httpcore by default and would silently miss our transports. Here it is used through `httpx.MockTransport`, which an upstream's
+transport accepts like any other (`Upstreams(opener=...)`), or patches httpx itself (`using="httpx"`). Other tests cover what a mock cannot
+(socket timeouts, keep-alive, cancellation) on real sockets.
 """
 
 import asyncio
@@ -182,10 +182,10 @@ async def test_optional_step_that_times_out_is_null(router: respx.MockRouter) ->
 
 
 async def test_respx_that_patches_httpx_sees_a_client_on_our_transport() -> None:
-    """`respx.mock(using="httpx")` replaces the transport of a client, whichever it is."""
+    """`respx.mock(using="httpx")` replaces the transport of any client."""
 
     class Through(httpx.AsyncBaseTransport):
-        """What our seam needs of a transport, over a client that respx has patched."""
+        """Adapts a client patched by respx to the transport interface of our seam."""
 
         def __init__(self) -> None:
             self.client = httpx.AsyncClient()

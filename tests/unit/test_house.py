@@ -1,4 +1,4 @@
-"""The house is in order: folders, links, commands, pins, and that every error is documented."""
+"""Checks of the repository: folders, links, commands, pins, and that every error is documented."""
 
 import os
 import re
@@ -23,7 +23,7 @@ FROM_ELSEWHERE = "app/anabranch/describe/static/"
 
 @cache
 def tracked() -> tuple[str, ...]:
-    """The files of the repository; of a copy without git, all files but those that tools make."""
+    """The files of the repository; in a copy without git, all files except those that tools generate."""
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -33,7 +33,7 @@ def tracked() -> tuple[str, ...]:
 
 
 def texts() -> dict[str, str]:
-    """Every tracked file of ours that is text."""
+    """Every tracked text file of ours."""
     found = {}
     for name in tracked():
         content = (ROOT / name).read_bytes()
@@ -95,7 +95,7 @@ def test_every_command_mentioned_exists() -> None:
 
 
 def heading_anchors(page: str) -> set[str]:
-    """The anchors that a forge gives the headings of a page."""
+    """The anchors that GitHub and others generate for the headings of a page."""
     headings = re.findall(r"^#+ +(.+)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
@@ -148,7 +148,7 @@ def test_every_error_has_a_page_with_advice() -> None:
 
 def test_every_failure_that_a_client_can_see_is_in_the_failure_table() -> None:
     page = (ROOT / "docs" / "failures.md").read_text("utf-8")
-    # The roots of the tree, which nothing raises, and what stops a gateway before it has clients.
+    # The roots of the tree, which are never raised, and errors that stop a gateway before it has clients.
     unseen = {"bad_request", "step_failed", "upstream_error", "skipped", "compute_error", "config_error", "missing_extra"}
     assert [code for code in error_classes() if code not in unseen and f"`{code}`" not in page] == []
 

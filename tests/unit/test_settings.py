@@ -1,4 +1,4 @@
-"""Settings and `.env.example` say the same."""
+"""Settings and `.env.example` agree."""
 
 import os
 from pathlib import Path

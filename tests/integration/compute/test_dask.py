@@ -1,6 +1,6 @@
-"""The dask backend against a real scheduler and two workers: answers, deadlines, cancellation, and a cluster that goes away and comes back.
+"""The dask backend against a real scheduler and two workers: answers, deadlines, cancellation, and a cluster that stops and restarts.
 
-One cluster and few tests: starting three Python processes costs more than everything that is done with them.
+One cluster and few tests, because starting three Python processes costs more than all the tests.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ async def run(pool: DaskPool, work: Job) -> JobResult:
 
 
 async def is_up(pool: DaskPool) -> None:
-    """Return when the pool takes a job again."""
+    """Return when the pool accepts a job again."""
 
     async def ask() -> None:
         while True:
@@ -77,7 +77,7 @@ async def test_cluster_runs_hooks_by_name_and_keeps_deadlines() -> None:
             await run(pool, job("sleep", within_s=0.3, seconds=2.0))
         assert monotonic() - began < 2.0, "it waited for the function"
 
-        # Cancelled and timed-out jobs give their places back at once.
+        # Cancelled and timed-out jobs release their slots at once.
         tasks = [asyncio.create_task(run(pool, job("sleep", seconds=2.0))) for _ in range(2)]
         await until(lambda: pool.counters.running == 2, what="both places are taken")
         waiting = asyncio.create_task(run(pool, job("add", a=1)))

@@ -1,4 +1,4 @@
-"""The process pool on real processes: what a function does to its worker, it does to its own job only."""
+"""The process pool with real processes: a function that harms its worker fails only its own job."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ async def opened(
     )
     await pool.aopen()
     try:
-        # The fork server tells the number of a process that it made, which may be ready before that is heard.
+        # A worker may be ready before the fork server's message with its pid arrives.
         await until(lambda: len(pool.pids) == workers)
         yield pool
     finally:

@@ -1,4 +1,4 @@
-"""`python -m demo` as a newcomer meets it: start, the printed lines, a service killed and started again, Ctrl-C."""
+"""`python -m demo` as a new user sees it: start, the printed lines, a service killed and restarted, Ctrl-C."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ RECOVERY_TIMEOUT_S = 40.0
 
 @dataclass(kw_only=True)
 class Demo:
-    """A demo that runs. `screen`: what it printed when it was ready. `ports`, `pids`: of the services and the gateway, by name."""
+    """A running demo. `screen`: its output when ready. `ports`, `pids`: of the services and the gateway, by name."""
 
     process: Process
     screen: str
@@ -48,7 +48,7 @@ class Demo:
             return await client.get(path)
 
     async def whole(self, path: str) -> httpx.Response:
-        """The answer when every service was in time, which a busy machine may not grant the first one."""
+        """The answer once every service has been in time; on a busy machine the first one may not be."""
         return await self.until(path, is_whole)
 
     async def until(self, path: str, is_right: Callable[[httpx.Response], bool]) -> httpx.Response:
@@ -116,7 +116,7 @@ async def demo() -> AsyncIterator[Demo]:
 
 
 async def curl(command: str) -> httpx.Response:
-    """What the curl command line would get. It knows -H, -d and -i, which is what the demo prints."""
+    """The output of a curl command line. Supports -H, -d and -i, the options that the demo prints."""
     words = shlex.split(command)[1:]
     url, headers, data = "", {}, None
     while words:

@@ -1,4 +1,4 @@
-"""Large answers through a whole service: read and merged in a worker process, with the same bytes as on the loop, and the loop free meanwhile."""
+"""Large answers through a complete service: read and merged in a worker process, with the same bytes as on the loop, which stays free."""
 
 import asyncio
 from time import monotonic
@@ -23,7 +23,7 @@ LARGE = orjson.dumps({"total": len(ROWS), "rows": ROWS})
 
 
 def plan_for(url: str) -> DocumentPlan:
-    """A document with every way of reading and merging, on one upstream."""
+    """A document with every kind of reading and merging, on one upstream."""
     large = {"upstream": "big", "path": "/large"}
 
     def endpoint(path: str, timeout: str = "60s", **more: Any) -> dict[str, Any]:

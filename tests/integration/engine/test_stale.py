@@ -1,4 +1,4 @@
-"""`stale_if_error` through a whole gateway: what the client sees of an old answer."""
+"""`stale_if_error` through a complete gateway: what the client sees of a stale answer."""
 
 import asyncio
 from pathlib import Path
@@ -52,7 +52,7 @@ endpoints:
 
 
 async def test_after_a_restart_stale_answers_come_from_the_journal(tmp_path: Path) -> None:
-    """But not those that were given to other credentials of ours, and not old answers as if they were new ones."""
+    """But not answers to other credentials of the document, and not stale answers as if they were fresh."""
     upstream = ScriptedUpstream({"/one/{id}": [{"json": {"n": 1, "m": 2}}, {"status": 500}]})
     async with upstream:
         document = RESTORED.format(url=upstream.url, key="k1")

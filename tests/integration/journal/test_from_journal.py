@@ -1,4 +1,4 @@
-"""A gateway whose services are a journal: what a whole gateway recorded, another one answers with no service at all."""
+"""A gateway that answers from a journal: another gateway recorded it, and no service is running."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A journal is shipped to a real PostgreSQL: everything, nothing twice, whatever happens to the database meanwhile."""
+"""A journal is shipped to a real PostgreSQL: every record exactly once, whatever happens to the database meanwhile."""
 
 import asyncio
 from collections.abc import Iterator

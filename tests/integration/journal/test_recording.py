@@ -1,4 +1,4 @@
-"""A whole gateway with a journal: what it answers is written down, before or behind the response, clean, and whatever the disk does."""
+"""A complete gateway with a journal: responses are recorded, before or after they are sent, redacted, and whatever the disk does."""
 
 import asyncio
 import subprocess
@@ -160,7 +160,7 @@ async def test_head_is_recorded_without_a_body(tmp_path: Path) -> None:
 
 async def test_a_client_that_disconnects_before_its_response_leaves_no_record(tmp_path: Path) -> None:
     async with gateway(tmp_path) as client:
-        await client.get("/off")  # so that there is a connection, and nothing but the answer to wait for
+        await client.get("/off")  # so that the connection exists and only the answer is pending
         with pytest.raises(httpx.ReadTimeout):
             await client.get("/slow", timeout=0.5)
     assert records(tmp_path) == []
@@ -184,7 +184,7 @@ def can_mount(folder: Path) -> bool:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A file system of 1 MiB; None where we may not mount one."""
+    """A file system of 1 MiB; None without permission to mount one."""
     folder = tmp_path / "j"
     if not can_mount(folder):
         yield None

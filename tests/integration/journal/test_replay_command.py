@@ -1,4 +1,4 @@
-"""`anabranch replay` as it is typed: what it prints, and what it exits with."""
+"""The command `anabranch replay`: its output and exit codes."""
 
 import json
 from pathlib import Path

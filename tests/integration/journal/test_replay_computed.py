@@ -1,4 +1,4 @@
-"""What a real gateway recorded of compute steps is replayed: through the same functions, through changed ones, and where a failure decided."""
+"""Replays compute steps recorded by a real gateway: with the same functions, with changed ones, and after decisive failures."""
 
 import asyncio
 import json
@@ -66,7 +66,7 @@ PATHS = ("/sums/1", "/sums/2", "/narrow", "/endless", "/decided")
 
 @pytest.fixture
 async def recorded(tmp_path: Path) -> str:
-    """The document of a gateway that has recorded each of its endpoints, and is gone, as its services are."""
+    """The document of a gateway that has recorded each of its endpoints; gateway and services have stopped."""
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.replace("URL", upstream.url).replace("HOOKS", HOOKS)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:

@@ -1,5 +1,5 @@
-"""What the policies brought, and what was not kept of it: records of a real gateway with retries, hedges, old answers, defaults, samples and
-endpoints that keep no answers, replayed through their own document and through others."""
+"""Replays results of policies: records of a real gateway with retries, hedges, stale answers, defaults, samples and endpoints that keep no
+answers, through their own document and through others."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ SAMPLED = 40
 
 @pytest.fixture
 async def recorded(tmp_path: Path) -> str:
-    """The document of a gateway that was asked for everything in it."""
+    """The document of a gateway that has recorded a request to each of its endpoints."""
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.replace("URL", upstream.url)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:

@@ -1,4 +1,4 @@
-"""What a real gateway recorded, failures of all kinds included, is replayed through its own document: nothing may differ. And live."""
+"""Replays records of a real gateway, failures of all kinds included, through its own document: nothing may differ. Also live."""
 
 import asyncio
 import json
@@ -107,7 +107,7 @@ async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> Non
     endpoints = report["endpoints"]
     replayed = sum(of["replayed"] for of in endpoints.values())
     skipped = {reason for of in endpoints.values() for reason in of["skipped"]}
-    # A parameter that was redacted and is used by nobody still has to be right for its schema.
+    # A redacted parameter that no step uses must still be valid for its schema.
     assert skipped == {"the query parameter token was redacted", "the body of the request was refused, and is not in the record"}
     assert replayed + sum(sum(of["skipped"].values()) for of in endpoints.values()) == count
     assert {name: of["replayed"] for name, of in endpoints.items()} == {"whole": 7, "strict": 1, "nothing": 1, "odd": 1, "orders": 1}

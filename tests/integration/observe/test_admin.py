@@ -1,4 +1,4 @@
-"""The admin server beside the public port, and what stands where."""
+"""The admin server beside the public port, and which page is on which."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Routes in Python are watched as endpoints of the document are."""
+"""Python routes are observed like endpoints of the document."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What never becomes a request is answered, counted and logged by the gateway as it runs, on both of its ports."""
+"""Malformed requests are answered, counted and logged by a running gateway, on both of its ports."""
 
 import asyncio
 import json

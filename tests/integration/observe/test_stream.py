@@ -1,4 +1,4 @@
-"""The log of a running process: one stream, one event a line; and the command that looks at it from outside."""
+"""The log of a running process: one stream, one event for each line. Also the command that shows its timings."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def running(folder: Path, **variables: str) -> AsyncIterator[tuple[Process, list[dict[str, Any]]]]:
-    """The process, and the events that it wrote until it said where it is."""
+    """The process, and the events that it logged until it printed its address."""
     document = folder / "gateway.yaml"
     document.write_text(DOCUMENT, "utf-8")
     process = await asyncio.create_subprocess_exec(

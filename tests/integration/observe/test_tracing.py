@@ -1,4 +1,4 @@
-"""Traces of a whole gateway, received by a real OTLP endpoint."""
+"""Traces of a complete gateway, received by a real OTLP endpoint."""
 
 import json
 import os
@@ -61,7 +61,7 @@ async def test_request_steps_and_attempts_are_spans_of_one_trace(receiver: Recei
     assert steps["step bad"].attributes["anabranch.attempts"] == 2
     attempts = [span for span in spans if span.kind == "client"]
     assert [of(attempts, step) for step in (steps["step good"], steps["step bad"])] == [[200], [503, 503]]
-    # What each service was told is the attempt that asked it, and nothing else.
+    # Each service receives the span of its own attempt as the parent.
     assert told == {f"00-{TRACE_ID}-{span.span_id}-01" for span in attempts}
     assert states == {"vendor=1"}
     assert all(request.start_ns <= span.start_ns <= span.end_ns <= request.end_ns for span in spans)

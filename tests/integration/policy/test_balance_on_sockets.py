@@ -39,7 +39,7 @@ def make_layer(
 
 
 async def run(layer: BalanceLayer, times: int) -> int:
-    """How many of so many calls failed."""
+    """Make `calls` calls; returns how many failed."""
     failed = 0
     for _ in range(times):
         try:

@@ -16,7 +16,7 @@ from tests.support.scripted import ScriptedUpstream
 
 
 def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeClock | None = None) -> BreakerLayer:
-    """Its breaker goes by a clock that stands still, so that it is never open for less than the test wants."""
+    """A layer whose breaker uses a clock controlled by the test, so that it stays open exactly as long as needed."""
     attempt = AttemptLayer(
         transport,
         address=Address.parse(url),

@@ -1,4 +1,4 @@
-"""Ending under load: what a client that respects `Connection: close` sees is answers and, at last, that nobody listens."""
+"""Draining under load: a client that respects `Connection: close` gets a response to every request until its connections are refused."""
 
 import asyncio
 import contextlib
@@ -99,7 +99,7 @@ async def test_second_signal_cancels_running_requests(tmp_path: Path, second: si
 
 
 async def test_second_signal_rejects_requests_that_wait_for_a_slot(tmp_path: Path) -> None:
-    """It would begin otherwise when the request that has the place is cancelled, after everybody else was told to end."""
+    """Otherwise the waiting request would start when the second signal cancels the request that holds the slot."""
     async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(SLOW.format(url=upstream.url), "utf-8")
@@ -155,7 +155,7 @@ async def test_hangup_reloads_the_document(tmp_path: Path) -> None:
 
 
 def late_client(address: tuple[str, int]) -> socket.socket:
-    """A client that the system accepts by itself, with its request."""
+    """A client whose connection only the kernel has accepted, with its request sent."""
     client = socket.create_connection(address)
     client.sendall(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
     client.setblocking(False)
@@ -163,8 +163,8 @@ def late_client(address: tuple[str, int]) -> socket.socket:
 
 
 class LateClients(Server):
-    """A server that takes nobody any more when clients come, which the system accepts all the same: before it is deaf, or where it must not
-    be deaf because others go on, when its loop has let go of the listener."""
+    """A server whose late clients are accepted only by the kernel: they connect just before it blocks new connections or, if it must not
+    block them because other processes still serve, right after its loop has released the listener."""
 
     late: tuple[socket.socket, ...] = ()
 
@@ -211,13 +211,13 @@ async def test_connection_attempted_just_before_the_close_is_refused_not_reset(m
         newcomer.connect_ex(address)
         return taken
 
-    monkeypatch.setattr("anabranch.server.server.take_waiting", take_and_meet)
+    monkeypatch.setattr("anabranch.server.server.accept_pending", take_and_meet)
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = Server(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
     with newcomer:
         async with asyncio.timeout(30):
             await server.serve([listener])
-            # Its system asks again after a second, and then every two, four, ...
+            # The kernel of the client retries after a second, then after two, four, ...
             await asyncio.to_thread(select.select, [], [newcomer], [], 30)
         assert newcomer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 

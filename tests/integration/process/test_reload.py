@@ -1,4 +1,4 @@
-"""Reloads of a whole gateway: nothing fails, nothing is mixed, nothing is left behind, and a bad document changes nothing."""
+"""Reloads of a complete gateway: no request fails or mixes documents, nothing is leaked, and a bad document changes nothing."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ async def stamped(folder: Path, **settings: Any) -> AsyncIterator[tuple[Gateway,
 
 
 async def pausing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Long enough for most requests to see a reload, and for the compiler to get its share of the processor."""
+    """A service that waits 20 ms, so that most requests see a reload and the compiler gets its share of the processor."""
     if scope["type"] == "http":
         await asyncio.sleep(0.02)
     await service(scope, receive, send)
@@ -76,10 +76,10 @@ async def test_every_response_under_load_comes_from_one_document_and_none_fails(
             RELOADS // 2,
             RELOADS // 2 + 1,
         )
-        # Clients, the gateway's side of them, and two upstreams with both ends of at most as many connections; old services have none.
+        # Sockets of the clients, of the gateway's side, and both ends of as many connections to two upstreams; old services keep none.
         assert sockets_then <= 2 * CLIENTS + 2 * 2 * CLIENTS + 2 * 2 * CLIENTS
         async with asyncio.timeout(60):
-            while len(asyncio.all_tasks()) >= 30:  # nobody asks for anything any more
+            while len(asyncio.all_tasks()) >= 30:  # no requests are sent any more
                 await asyncio.sleep(0.01)
     assert {reply.status for reply in [*load.replies, *python.replies]} == {200}
     for reply in load.replies:
@@ -179,7 +179,7 @@ async def test_api_description_follows_the_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_swapped", [False, True], ids=["written in place", "swapped as Kubernetes does"])
 async def test_change_on_disk_is_loaded(tmp_path: Path, is_swapped: bool) -> None:
-    """A ConfigMap's file is a symbolic link into `..data`, which is one to a folder with a date in its name."""
+    """A ConfigMap's file is a symbolic link into `..data`, which is itself a link to a folder with a date in its name."""
     async with no_leaks(), serve(service) as upstream:
         documents = [DOCUMENT.format(port=upstream, stamp=stamp) for stamp in range(2)]
         mounted = tmp_path / "mounted"

@@ -1,4 +1,4 @@
-"""The admin servers of several workers: a reload asked of one reaches all and says so, and readiness is each one's own."""
+"""The admin servers of several workers: a reload at one worker reaches all and reports their results; readiness is per worker."""
 
 import asyncio
 import re
@@ -69,7 +69,7 @@ async def test_unusable_document_changes_nothing_in_any_worker(tmp_path: Path) -
         asked, other = await workers.states()
         assert (asked["digest"], asked["generation"], asked["failed"]) == (before[0]["digest"], 1, 1)
         assert other == before[1]
-        # Readiness is each worker's own: who has read the bad document says so, and stays ready.
+        # Readiness is per worker: the worker that has read the bad document reports it and stays ready.
         shown = [(await admin.get("/readyz")) for admin in workers.admins]
         assert [one.status_code for one in shown] == [200, 200]
         assert [len(one.json()["reasons"]) for one in shown] == [1, 0]
@@ -84,6 +84,6 @@ async def test_shutdown_makes_every_worker_not_ready_at_once(tmp_path: Path) -> 
                 while (answer := await admin.get("/readyz")).status_code == 200:
                     await asyncio.sleep(0.01)
             assert (answer.status_code, answer.json()["reasons"]) == (503, ["the gateway is stopping"])
-        # Nobody waits for a reload in a worker that ends.
+        # A reload does not wait for a worker that is stopping.
         answer = await workers.admins[0].post("/admin/reload")
         assert (answer.status_code, len(answer.json()["workers"])) == (504, 1)

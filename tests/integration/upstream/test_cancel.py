@@ -1,4 +1,4 @@
-"""Cancellation: whoever is cancelled takes its connection along, and nobody else notices."""
+"""Cancellation: a cancelled exchange closes its connection and does not affect other exchanges."""
 
 import asyncio
 import random
@@ -56,7 +56,7 @@ async def test_cancellation_while_a_large_body_is_written_closes_the_connection(
 
 
 async def test_answer_and_cancellation_in_the_same_turn_leave_nothing(rig: Rig) -> None:
-    """The future is done, the task has not run yet: the answer is lost, the connection must not serve two."""
+    """The future is done but the task has not run yet: the answer is lost, and the connection must not be shared by two exchanges."""
     _, caller = await rig.both({"/x": OK})
     outcomes: list[object] = []
     for turns in range(40):

@@ -1,4 +1,4 @@
-"""Cancelling at every turn of the loop while a connection comes up: nothing stays open, on either loop."""
+"""Cancellation at every turn of the loop while connecting: nothing stays open, on either loop."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

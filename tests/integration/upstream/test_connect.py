@@ -1,4 +1,4 @@
-"""Connecting: names, refusals, time limits, IPv6 and Happy Eyeballs (RFC 8305)."""
+"""Connecting: names, refused connections, timeouts, IPv6 and Happy Eyeballs (RFC 8305)."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ def has_ipv6() -> bool:
 
 
 class BlackHole:
-    """A listening socket whose queue is full: the kernel answers no further connection attempt."""
+    """A listening socket with a full backlog: the kernel ignores further connection attempts."""
 
     def __init__(self) -> None:
         self._server = socket.socket()
@@ -128,7 +128,7 @@ async def test_ipv6_literal_is_reached(rig: Rig) -> None:
 
 
 class Resolver:
-    """Stands in for the loop's resolver."""
+    """Replaces the loop's resolver."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
         self._hosts = hosts
@@ -139,8 +139,8 @@ class Resolver:
 
 
 async def test_next_address_is_tried_at_once_after_a_refused_connection(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where this machine has no IPv6 at all: unreachable is as good as refused."""
-    monkeypatch.setattr("anabranch.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # nobody waits for it
+    """Also works on a machine without IPv6: unreachable is equivalent to refused."""
+    monkeypatch.setattr("anabranch.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # not awaited
     Resolver(monkeypatch, "::1", "127.0.0.2", "127.0.0.1")
     upstream = await wire.serve({"*": OK})
     caller = wire.caller(f"http://several.invalid:{upstream.port}")

@@ -1,4 +1,4 @@
-"""What an answer may look like: bodies, framing, codings, limits (RFC 9112 sections 2 to 7), the same for both transports."""
+"""The forms of an answer: bodies, framing, codings, limits (RFC 9112 sections 2 to 7), the same for both transports."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ OK = {"json": {"ok": True}}
 
 
 async def healthy(rig: Rig, behaviour: Any, **ask: Any) -> None:
-    """Ask the behaviour, which must fail with an UpstreamError, and then see the next exchange right."""
+    """Request the behaviour, which must fail with an UpstreamError; the next exchange must succeed."""
     _, caller = await rig.both({"/bad": behaviour, "/ok": OK})
     with pytest.raises(UpstreamError) as caught:
         await caller.ask("/bad", **ask)
@@ -250,7 +250,7 @@ async def test_a_response_that_is_not_http_is_a_protocol_error(rig: Rig, raw: st
 
 @pytest.mark.parametrize("raw", STRICT, ids=range(len(STRICT)))
 async def test_ambiguous_framing_is_a_protocol_error_on_the_wire_transport(wire: Rig, raw: str) -> None:
-    """RFC 9112 sections 5.2, 6.1, 6.3 and 11.2: smuggling begins where two parsers differ. The stock parser is more lenient."""
+    """RFC 9112 sections 5.2, 6.1, 6.3 and 11.2: request smuggling is possible when two parsers differ. The stock parser is more lenient."""
     with pytest.raises(ProtocolError):
         await healthy(wire, {"raw": raw})
 
@@ -258,7 +258,7 @@ async def test_ambiguous_framing_is_a_protocol_error_on_the_wire_transport(wire:
 async def test_missing_answer_times_out(rig: Rig) -> None:
     upstream, caller = await rig.both({"/x": {"hang": True}, "/slow": {"size": 1000, "drip": {"bytes": 1, "every_s": 0.05}}, "/ok": OK})
     for target in ("/x", "/slow"):
-        await caller.ask("/ok")  # so that there is a connection, and nothing but the answer to wait for
+        await caller.ask("/ok")  # so that the connection exists and only the answer is pending
         with pytest.raises(UpstreamTimeout) as caught:
             await caller.ask(target, within_s=0.5)
         assert caught.value.may_be_processed

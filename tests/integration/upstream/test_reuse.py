@@ -1,4 +1,4 @@
-"""When a connection is used again, and when it must not be (RFC 9112 section 9), the same for both transports where both promise it."""
+"""When a connection is reused, and when it must not be (RFC 9112 section 9); the same for both transports where both guarantee it."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ async def test_connection_is_kept_alive(rig: Rig) -> None:
 
 
 async def test_concurrent_exchanges_use_separate_connections(rig: Rig) -> None:
-    # The first twenty are held for longer than it can take until all of them are there.
+    # The first twenty answers are delayed for longer than it takes all twenty requests to arrive.
     upstream, caller = await rig.both({"*": [*[{"delay_s": 0.5, **OK}] * 20, {"delay_s": 0.05, **OK}]})
     await asyncio.gather(*(caller.ask() for _ in range(20)))
     assert upstream.max_concurrent == upstream.accepted == 20
@@ -60,7 +60,7 @@ async def test_connection_closed_by_its_answer_is_not_reused(rig: Rig, behaviour
     ],
 )
 async def test_bytes_after_an_answer_never_reach_the_next_exchange(wire: Rig, behaviour: dict[str, Any]) -> None:
-    """RFC 9112 section 11.2: an answer that was not asked for must not be taken for the answer to a later request."""
+    """RFC 9112 section 11.2: an unsolicited answer must not be used as the answer to a later request."""
     upstream, caller = await wire.both({"/x": behaviour, "/ok": OK})
     for _ in range(2):
         assert (await caller.ask("/x")).body in {b"x", b""}
@@ -91,7 +91,7 @@ async def test_idle_connection_closed_by_the_peer_fails_no_request(rig: Rig) -> 
     for method in ("GET", "POST", "GET", "POST"):
         assert (await caller.ask(method=method)).status == 200
         await upstream.until(lambda record: record.open == 0)
-        await asyncio.sleep(0.01)  # the close travels to us
+        await asyncio.sleep(0.01)  # the close is in transit
     assert len(upstream.hits) == 4
 
 
@@ -140,7 +140,7 @@ async def test_request_is_not_resent_once_its_answer_has_begun(rig: Rig) -> None
 
 
 async def test_early_answer_is_accepted_and_the_connection_closed(wire: Rig) -> None:
-    """RFC 9112 section 9.5: the answer came while the request's body was still on its way."""
+    """RFC 9112 section 9.5: the answer arrived while the request's body was still being sent."""
     upstream, caller = await wire.both({"/x": {"status": 413, "body": "no", "early": True, "close": True}, "/ok": OK})
     answer = await caller.ask("/x", method="POST", body=b"x" * 30_000_000)
     assert (answer.status, answer.body) == (413, b"no")

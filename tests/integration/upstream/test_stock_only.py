@@ -1,4 +1,4 @@
-"""What only the httpx transport offers: HTTP/2 and proxies. And redirects, which both follow."""
+"""Features of the httpx transport only: HTTP/2 and proxies. Also redirects, which both transports follow."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.support.rig import Rig
 
 
 class Http2(asyncio.Protocol):
-    """A tiny HTTP/2 service: answers every request with its headers as JSON; `/hang` never."""
+    """A tiny HTTP/2 service: answers every request with its headers as JSON, and `/hang` never."""
 
     def __init__(self, seen: list[str]) -> None:
         self.seen = seen

@@ -1,4 +1,4 @@
-"""TLS to upstreams: who is trusted, what a refusal is called, client certificates, server names, versions, and aborts."""
+"""TLS to upstreams: trust, error messages, client certificates, server names, versions, and aborts."""
 
 import asyncio
 import socket
@@ -146,13 +146,13 @@ async def test_client_certificate_is_sent(rig: Rig, authority: Authority, tmp_pa
 
 
 async def test_missing_client_certificate_is_named_as_the_reason(rig: Rig, authority: Authority) -> None:
-    """A blocking server in a thread, because asyncio's never sends the alert."""
+    """Uses a blocking server in a thread, because asyncio's server never sends the alert."""
     context = authority.server("127.0.0.1")
     context.verify_mode = ssl.CERT_REQUIRED
     authority.ca.configure_trust(context)
 
     def answer(listener: socket.socket) -> None:
-        # Read to the end, or the kernel would send a reset that overtakes the alert.
+        # Read to the end; otherwise the kernel would send a reset that overtakes the alert.
         with listener.accept()[0] as plain, plain.dup() as rest:
             with pytest.raises(ssl.SSLError):
                 context.wrap_socket(plain, server_side=True)
@@ -180,7 +180,7 @@ async def test_old_tls_versions_are_rejected(rig: Rig, authority: Authority) -> 
 
 
 class Plain(asyncio.Protocol):
-    """Answers a TLS ClientHello as plain HTTP servers do."""
+    """Answers a TLS ClientHello like a plain HTTP server."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -241,7 +241,7 @@ async def test_cancelled_during_the_handshake_at_every_turn(rig: Rig, authority:
 
 
 async def test_body_delimited_by_close_needs_a_tls_close_notify(wire: Rig, authority: Authority) -> None:
-    """RFC 9112 section 9.8: without TLS's own end (close_notify) the body may be incomplete, and a reset certainly makes it so."""
+    """RFC 9112 section 9.8: without TLS's close_notify the body may be incomplete, and after a reset it certainly is."""
     upstream, caller = await serve(
         wire, authority.server("127.0.0.1"), {"/x": {"size": 10, "content_length": False, "reset": 5}, "/ok": OK}, ca=str(authority.file)
     )

@@ -1,4 +1,4 @@
-"""Who gets the next free worker."""
+"""Which job gets the next free worker."""
 
 import asyncio
 from time import monotonic

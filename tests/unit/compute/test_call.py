@@ -1,4 +1,4 @@
-"""One call of a hook, as a worker makes it: text in, reply out, whatever the hook does."""
+"""One call of a hook in a worker: text in, reply out, whatever the hook does."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is found out about a hook before anything runs."""
+"""Checks of a hook before anything runs."""
 
 import sys
 import types

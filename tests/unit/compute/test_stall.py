@@ -1,4 +1,4 @@
-"""A watched coroutine behaves as the bare one, and says when it held the loop."""
+"""A watched coroutine behaves like the bare one, and reports when it has blocked the loop."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The thread pool: bounded, honest about threads that do not come back, and never in the way of the loop."""
+"""The thread pool: bounded, counts threads that do not return, and never blocks the loop."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from tests.support.jobs import job, outcome_of, value_of
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What the hook `held` waits for. Open at the end, so that no thread is left to the next test."""
+    """The event that the hook `held` waits for. Set at the end, so that no thread remains for the next test."""
     hooks.GATE.clear()
     yield hooks.GATE
     hooks.GATE.set()
@@ -45,7 +45,7 @@ async def until_unstuck(pool: ThreadPool) -> None:
 
 
 def threads() -> int:
-    """Threads of the pool that there are. One that was told to end may take a moment."""
+    """The threads of the pool. A thread that is ending may take a moment to disappear."""
     return sum(thread.name.startswith("compute-test-") for thread in threading.enumerate())
 
 
@@ -172,7 +172,7 @@ async def test_an_async_hook_that_blocks_is_named(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.WARNING)
     async with opened(stall_s=0.02) as pool:
         assert await outcome_of(pool, job("block", seconds=0.05)) is None
-    # One for each turn that took that long: where the machine is busy, another one may have.
+    # One warning for each long turn of the loop; on a busy machine there may be further ones.
     said = [record.getMessage() for record in caplog.records if "event loop" in record.getMessage()]
     assert said
     assert all("tests.support.hooks:block" in line for line in said)

@@ -1,4 +1,4 @@
-"""Loading: the example of the design, every kind of mistake in our own words, and the valid parts of a broken document."""
+"""Loading: the example of the design, our own message for every kind of mistake, and the valid parts of a broken document."""
 
 from pathlib import Path
 

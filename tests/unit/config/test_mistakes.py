@@ -1,4 +1,4 @@
-"""A document with mistakes of every kind, from its syntax to its graph: all of them in one run, each at its place, none twice."""
+"""A document with mistakes of every kind, from its syntax to its graph: all reported in one run, each at its position, none twice."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""YAML text to nodes: the core schema, exact places, and mistakes that are reported instead of raised."""
+"""Parsing of YAML text to nodes: the core schema, exact positions, and mistakes that are reported instead of raised."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Problems: where they are, what they show, and what they must not show."""
+"""Problems: their positions, what they show, and what they must not show."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files and folders: which count, how they go together, and what is said about those that cannot be read."""
+"""Files and folders: which are read, how they are joined, and how unreadable ones are reported."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Substitution: what is put in, what is reported, and that nothing of it shows."""
+"""Substitution: what is substituted, what is reported, and that no value is revealed."""
 
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def test_neither_the_result_nor_its_models_show_values(tmp_path: Path) -> None:
     assert "http" not in repr(draft).replace("httpx", "")
 
 
-# Each makes mistakes of every kind around the place where the secret goes.
+# Each has mistakes of every kind around the position of the secret.
 _PLACES = [
     'upstreams: {a: {url: "S"}}',
     'upstreams: {a: {url: "http://S/S"}}',

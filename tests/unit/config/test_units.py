@@ -1,4 +1,4 @@
-"""Units are read and written back."""
+"""Units are parsed and formatted."""
 
 import pytest
 from hypothesis import given

@@ -43,7 +43,7 @@ def fail(breaker: Breaker, now: float, times: int = MINIMUM) -> None:
 
 
 def state_of(breaker: Breaker) -> State:
-    """Its state now: mypy would go on believing an earlier assertion."""
+    """The current state. A function, because mypy would otherwise keep the type narrowed by an earlier assertion."""
     return breaker.state
 
 
@@ -193,7 +193,7 @@ def test_result_of_a_call_begun_before_it_opened_is_ignored(outcome: Judgement) 
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """Any order of calls, results and waiting. The model: permits that are out, with the time at which they were given."""
+    """Any order of calls, results and waiting. The model: outstanding permits, with the time at which they were issued."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ def test_any_start_value_of_the_clock_works(start: float) -> None:
 
 
 def test_retries_cannot_multiply_an_outage() -> None:
-    """100 calls a second that all fail, each asking for two retries: a tenth more than the calls get through."""
+    """100 calls a second that all fail, each trying to retry twice: retries add only a tenth to the calls."""
     budget = Budget(0.1)
     spent = 0
     for tick in range(6000):
@@ -61,7 +61,7 @@ def test_retries_cannot_multiply_an_outage() -> None:
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Against a model that remembers every call and every spending with its time, in slices as the budget has them."""
+    """Compares with a model that stores every call and every spent attempt with its time, in the same slices as the budget."""
 
     @initialize(ratio=st.sampled_from([0.0, 0.05, 0.1, 0.5, 1.0]), floor=st.integers(0, 5), window_s=st.sampled_from([1.0, 10.0]))
     def start(self, ratio: float, floor: int, window_s: float) -> None:

@@ -17,12 +17,12 @@ def make_gradient(initial: int = 64, *, minimum: int = 4, maximum: int = 512, pr
 
 
 def overload(limit: Limit, *, rate: float = 1500, workers: int = WORKERS, timeout_s: float = 0.5) -> Overload:
-    """Half again as many calls as the workers can serve."""
+    """50% more calls than the workers can serve."""
     return Overload(limit=limit, rate=rate, workers=workers, service_s=SERVICE_S, timeout_s=timeout_s)
 
 
 def feed(limit: Limit, seconds: float, *, elapsed_s: float, in_flight: int, outcome: LimitSignal = "success", now: float = 0.0) -> float:
-    """One hundred samples a second, all alike. Returns the time afterwards."""
+    """One hundred identical samples a second. Returns the time afterwards."""
     end = now + seconds
     while now < end:
         now += 0.01

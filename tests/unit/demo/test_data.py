@@ -1,4 +1,4 @@
-"""The demo's data is what its README says it is."""
+"""The demo's data matches its README."""
 
 import csv
 import gzip

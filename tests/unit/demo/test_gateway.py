@@ -1,4 +1,4 @@
-"""The demo's gateway document is right, and its plans are what its comments say."""
+"""The demo's gateway document is valid, and its plans match its comments."""
 
 from functools import cache
 from pathlib import Path

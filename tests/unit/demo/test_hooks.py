@@ -1,4 +1,4 @@
-"""The demo's hooks: the figures are right, also where there are none."""
+"""The demo's hooks: the figures are correct, even without data."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What `python -m demo` starts, from the environment."""
+"""The programs that `python -m demo` starts, configured by the environment."""
 
 import pytest
 

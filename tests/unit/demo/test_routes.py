@@ -44,7 +44,7 @@ async def refusing(call: Call) -> Answer:
 
 
 async def asked(path: str, *, down: str = "") -> tuple[httpx.Response, FanOut]:
-    """The answer to a GET, and the fan-out that made it. `down`: a service that cannot be reached."""
+    """The answer to a GET, and the fan-out that produced it. `down`: an unreachable service."""
     upstreams = {name: Upstream(url="http://demo") for name in MODULES}
     policies = {name: refusing if name == down else answering(name) for name in MODULES}
     fans: list[FanOut] = []

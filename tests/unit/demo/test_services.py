@@ -1,4 +1,4 @@
-"""The five services, asked as an HTTP client would ask them."""
+"""The five services, called as by an HTTP client."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,4 +1,4 @@
-"""The Dockerfile: clean by hadolint, and what its last stages make is what docs/operations.md promises."""
+"""The Dockerfile: passes hadolint, and its last stages provide what docs/operations.md promises."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def answering() -> Iterator[Callable[[int], int]]:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Be quiet."""
+                """Log nothing."""
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

@@ -1,4 +1,4 @@
-"""deploy/kubernetes, rendered by kustomize: right by the schemas, consistent in itself, with what the gateway knows, and hardened."""
+"""deploy/kubernetes, rendered by kustomize: valid by the schemas, consistent in itself and with the gateway, and hardened."""
 
 import re
 from pathlib import Path
@@ -221,7 +221,7 @@ def test_service_links_are_off_because_they_would_set_our_port(cluster: Cluster)
 
 @pytest.mark.parametrize("which", OVERLAYS)
 def test_mounted_documents_compile(which: str, tmp_path: Path) -> None:
-    """A ConfigMap's folder: the files are links through a link that is swapped."""
+    """A ConfigMap's folder: its files are links through another link, which is swapped on updates."""
     cluster = overlay(which)
     pod = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]
     (volume,) = [volume["configMap"]["name"] for volume in pod["volumes"] if volume["name"] == "document"]

@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: their queries parse, and ask only for metrics and labels that there are."""
+"""The alert rules and the dashboard: their queries parse and use only existing metrics and labels."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from anabranch.observe import catalogue
 DEPLOY = Path(__file__).parents[3] / "deploy"
 RULES = YAML(typ="safe").load((DEPLOY / "prometheus" / "rules.yaml").read_text("utf-8"))
 DASHBOARD = json.loads((DEPLOY / "grafana" / "anabranch.json").read_text("utf-8"))
-# Labels that Prometheus adds to whatever it scrapes.
+# Labels that Prometheus adds to every target.
 TARGET = {"job", "instance"}
 
 
 def known() -> dict[str, set[str]]:
-    """Every series that can be asked for, with its labels."""
+    """Every series that can be queried, with its labels."""
     found: dict[str, set[str]] = {"up": TARGET, **dict.fromkeys(catalogue.PROCESS, TARGET)}
     for metric in catalogue.ALL.values():
         labels = {*metric.labels, *TARGET}
@@ -29,7 +29,7 @@ def known() -> dict[str, set[str]]:
         else:
             found[metric.sample] = labels
     for rule in rules("record"):
-        # By what its outermost aggregation keeps.
+        # The labels that its outermost aggregation keeps.
         found[rule["record"]] = {*re.findall(r"\w+", re.findall(r"by \(([^)]*)\)", rule["expr"])[0])} - {"le"}
     return found
 
@@ -43,7 +43,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Where a query stands, and the query."""
+    """The position of each query, and the query."""
     for rule in (*rules("alert"), *rules("record")):
         yield rule.get("alert") or rule["record"], rule["expr"]
     for panel in panels():
@@ -54,7 +54,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def selectors(query: str) -> list[promql.VectorSelector]:
-    """Parses `query`, Grafana's variables filled in. Raises ValueError when it is none."""
+    """Parses `query`, Grafana's variables filled in. Raises ValueError when it is not a query."""
     found: list[promql.VectorSelector] = []
 
     def visit(expression: promql.Expr) -> bool:

@@ -1,4 +1,4 @@
-"""The reference and the JSON Schema say what the models say, and the file in docs/ is the newest."""
+"""The reference and the JSON Schema match the models, and the file in docs/ is up to date."""
 
 import copy
 import json

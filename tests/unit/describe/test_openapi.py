@@ -168,7 +168,7 @@ def test_description_is_valid_by_fastapis_openapi_model() -> None:
 
 
 def computed(result: dict[str, Any], **written: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of a compute step whose function says `result`, and all component schemas."""
+    """The schema of a compute step whose function has the result schema `result`, and all component schemas."""
     plan = endpoint(name="x", steps={"sum": {"compute": "m:f", **written}})
     compute = ComputePlan(hook="m:f", pool="thread", kind="thread", lane="x.sum", limit=None, build=lambda _: b"{}", result_schema=result)
     plan = replace(plan, steps=(replace(plan.steps[0], compute=compute),))

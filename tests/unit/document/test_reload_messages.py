@@ -1,4 +1,4 @@
-"""What a failed reload says, and how often."""
+"""What a failed reload logs, and how often."""
 
 import logging
 

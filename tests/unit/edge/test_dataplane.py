@@ -18,7 +18,7 @@ UPDATE = endpoint("/flights/{id}", "PUT", parameters=(parameter("id", "path", sl
 
 
 class Engine:
-    """Answers at once and remembers what it was asked."""
+    """Answers at once and records its calls."""
 
     def __init__(self, made: Result | None = None) -> None:
         self.made = made or result(outcome("flight"))
@@ -32,7 +32,7 @@ class Engine:
 
 
 class App:
-    """The data plane as an application of its own."""
+    """The data plane as a separate application."""
 
     def __init__(self, engine: Any, served: DocumentPlan, *, allow_explain: bool = False) -> None:
         self.plane = DataPlane(engine, allow_explain=allow_explain)

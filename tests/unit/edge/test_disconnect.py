@@ -11,7 +11,7 @@ from tests.support.edge_plans import document, endpoint, result
 
 
 class Engine:
-    """A run that waits until it is let go, and writes down how it ended. `cleanup_ticks`: how long its clean-up takes."""
+    """A run that waits until it is released, and records how it ended. `cleanup_ticks`: duration of its clean-up, in turns of the loop."""
 
     def __init__(self, *, swallows: bool = False, cleanup_ticks: int = 0) -> None:
         self.let_go = asyncio.Event()
@@ -40,7 +40,7 @@ class Broken(Client):
 
 
 class Repeating(Client):
-    """A server that says again and again, without waiting, that the body has ended."""
+    """A server whose receive() reports the end of the body every time, without waiting."""
 
     async def receive(self) -> Message:
         self.received += 1
@@ -48,7 +48,7 @@ class Repeating(Client):
 
 
 async def handled(engine: Callable[..., Awaitable[Result]], client: Client, *, watch_after_s: float = 0.0) -> int:
-    """Serve one request. Returns how many cancellations were left on its task, and fails when a task is left over."""
+    """Serve one request. Returns the number of pending cancellations of its task; fails when a task is leaked."""
     plane = DataPlane(engine, watch_after_s=watch_after_s)
     plane.load(document(endpoint()))
     scope = http_scope("GET", "/briefing")

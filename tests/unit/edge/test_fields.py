@@ -42,7 +42,7 @@ def test_string_is_escaped(text: str, written: str) -> None:
 
 
 class Reader:
-    """A strict reader of structured-field lists of tokens with parameters. **Source:** RFC 9651 section 4.2."""
+    """A strict parser of structured-field lists of tokens with parameters. **Source:** RFC 9651 section 4.2."""
 
     def __init__(self, text: str) -> None:
         self.text = text

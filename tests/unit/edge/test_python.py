@@ -1,4 +1,4 @@
-"""Routes in Python on a whole gateway, over real sockets and scripted services."""
+"""Python routes on a complete gateway, over real sockets and scripted services."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ endpoints:
 
 @asynccontextmanager
 async def gateway(users: Any = None, orders: Any = None) -> AsyncIterator[tuple[httpx.AsyncClient, ScriptedUpstream, ScriptedUpstream]]:
-    """A client of a gateway, and the services behind it. `users`, `orders`: what they do with every request."""
+    """A client of a gateway, and the services behind it. `users`, `orders`: their behaviour for every request."""
     async with (
         ScriptedUpstream({"*": users or {"json": USER}}) as user_service,
         ScriptedUpstream({"*": orders or {"json": [1]}}) as order_service,
@@ -52,7 +52,7 @@ async def running(users: str, orders: str) -> AsyncIterator[Gateway]:
 
 
 def timing(response: httpx.Response) -> dict[str, str]:
-    """The entries of Server-Timing: name to the code of the failure, "" for none."""
+    """The entries of Server-Timing: name to failure code, "" for none."""
     entries = [entry.split(";") for entry in response.headers["server-timing"].split(", ")]
     return {name: rest[1].removeprefix('desc="').removesuffix('"') if len(rest) > 1 else "" for name, *rest in entries}
 
@@ -105,7 +105,7 @@ async def test_failed_required_call_gives_the_same_problem_as_a_document_endpoin
         fields = {name: value for name, value in response.headers.items() if name not in {"date", "server-timing", "content-length"}}
         problem = response.json()
         problem["errors"] = [{**error, "elapsed_ms": 0} for error in problem["errors"] if error["step"] == "users"]
-        if problem["type"] == "/problems/invalid_json":  # each decoder has its own words
+        if problem["type"] == "/problems/invalid_json":  # each decoder has its own message
             del problem["detail"], problem["errors"][0]["detail"]
         return fields, problem
 

@@ -1,4 +1,4 @@
-"""The edge on a real uvicorn: what only a socket shows."""
+"""The edge on a real uvicorn: behaviour that only appears on a socket."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from tests.support.serving import LOOPBACK, serve
 
 
 class Engine:
-    """Waits until it is let go. `begun`, `ended`: set by the first run."""
+    """Waits until it is released. `begun`, `ended`: set by the first run."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()

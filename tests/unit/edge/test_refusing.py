@@ -1,4 +1,4 @@
-"""What is no request is refused with a problem document, in its turn, once, and so that the client can read it."""
+"""Malformed requests are rejected with a problem document: in order, once, and so that the client can read it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -78,7 +78,7 @@ async def test_head_too_slow_is_a_problem() -> None:
 
 
 async def test_client_that_keeps_sending_can_still_read_the_rejection(server: HeadServer) -> None:
-    """Closing with bytes unread would reset the connection, and the answer would be lost with it."""
+    """Closing with unread bytes would reset the connection and lose the answer."""
     async with server.connected() as (reader, writer):
         for _ in range(64):
             writer.write(b"garbage \x00" * 4096)
@@ -90,7 +90,7 @@ async def test_garbage_after_a_request_does_not_disturb_its_response(server: Hea
     async with server.connected() as (reader, writer):
         writer.write(GATED + GARBAGE)
         await server.until_refused()
-        writer.write(GET + b"\r\n")  # nothing that comes behind the garbage is a request
+        writer.write(GET + b"\r\n")  # nothing after the garbage is parsed as a request
         server.app.gate.set()
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
         assert problem_of(await rest(reader))[0] == 400

@@ -102,7 +102,7 @@ _TARGETS = st.lists(_VALUES, min_size=1, max_size=4).map(lambda values: "/" + "/
 
 
 def slow_match(paths: list[str], target: str) -> tuple[str, Values] | None:
-    """Every path in turn; of those that fit, the one whose first difference from the others is a static segment."""
+    """Tries every path; of those that match, returns the one that has a static segment at the first difference from the others."""
     best: tuple[list[bool], str, Values] | None = None
     given_segments = [unquote_to_bytes(segment).decode() for segment in target.split("/")[1:]]
     for path in paths:

@@ -12,7 +12,7 @@ from tests.support.documents import plan_of
 
 
 class Pool:
-    """A pool that answers as it is told. `jobs`: all that came."""
+    """A pool with scripted results. `jobs`: all jobs received."""
 
     name = "thread"
     kind: Any = "thread"

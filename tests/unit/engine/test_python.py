@@ -1,4 +1,4 @@
-"""The fan-out without sockets: what a call becomes, what comes back, and what is cancelled."""
+"""The fan-out without sockets: requests built from calls, their results, and cancellation."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ def failing(error: Exception) -> Policy:
 
 
 class Waiting:
-    """A policy that waits until it is let go. `ended`: how each call ended."""
+    """A policy that waits until it is released. `ended`: how each call ended."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()

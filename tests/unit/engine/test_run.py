@@ -1,4 +1,4 @@
-"""The engine with policies that the test answers by hand: when steps begin, what failures do, that nothing is left running."""
+"""The engine with policies that the test controls: when steps start, the effects of failures, and that no task keeps running."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.support.documents import plan_of
 
 
 class Service:
-    """A policy that answers each path when the test says so. `seen`: paths in the order they were called; `cancelled`: likewise."""
+    """A policy that answers each path on the test's command. `seen`: paths in the order of calls; `cancelled`: of cancellations."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -49,7 +49,7 @@ class Service:
 
 
 class Bench:
-    """One request that runs."""
+    """One running request."""
 
     def __init__(self, endpoint: dict[str, Any], ready: Mapping[str, Any] | None = None) -> None:
         self.service = Service()

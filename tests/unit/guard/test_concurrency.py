@@ -1,4 +1,4 @@
-"""Requests beyond the limit wait, then are turned away; the gateway's own pages never are."""
+"""Requests beyond the limit wait and are then rejected; the gateway's own pages never are."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.asgi import ask
 
 
 class Slow:
-    """An application whose requests end when they are let go. `inside`: those that run."""
+    """An application whose requests end when they are released. `inside`: running requests."""
 
     def __init__(self) -> None:
         self.inside = 0

@@ -18,7 +18,7 @@ def archive(folder: Path, *, is_needed: object = None, **config: object) -> Arch
 
 
 def fill(folder: Path, count: int = 5) -> int:
-    """One closed segment a day and an open one. Returns the size of a closed one."""
+    """Write one closed segment for each day and an open one. Returns the size of a closed one."""
     for day in range(count):
         write_segment(folder, [recorded("/x", b'{"day":%d}' % day, [], at_s=day * 86400.0)], sequence=day + 1, is_closed=True)
     write_segment(folder, [recorded("/x", b"1", [], at_s=0.0)], sequence=99)

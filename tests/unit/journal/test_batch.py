@@ -1,4 +1,4 @@
-"""Records are made a few at a time, in order, and one that cannot be made costs no other."""
+"""Records are built a few at a time, in order, and one that cannot be built does not affect the others."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""`anabranch journal`: what it shows, and what it says when there is nothing to show."""
+"""`anabranch journal`: its output, and its message when there is nothing to show."""
 
 import json
 import os

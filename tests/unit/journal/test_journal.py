@@ -1,4 +1,4 @@
-"""The writer and its archive together: what is acknowledged is on the disk once, and no trouble lasts longer than its cause."""
+"""The writer and its archive together: acknowledged records are on disk exactly once, and the journal recovers from every fault."""
 
 import asyncio
 import errno
@@ -46,7 +46,7 @@ def offer(journal: Journal, one: Record) -> bool:
 
 
 class Unmade:
-    """A record that is made when the writer wants it."""
+    """A record that is built when the writer needs it."""
 
     def __init__(self, one: Record) -> None:
         self._one = one
@@ -273,7 +273,7 @@ async def test_during_any_disk_fault_required_records_are_rejected_and_relaxed_o
 
 
 async def until_checked(journal: Journal, disk: FaultyDisk, code: int) -> None:
-    """Make the writer look at the free space: it does after trouble."""
+    """Make the writer check the free space, which it does after a failure."""
     disk.faults["sync"] = OSError(code, os.strerror(code))
     disk.faults["free"] = OSError(code, os.strerror(code))
     with pytest.raises(JournalError):

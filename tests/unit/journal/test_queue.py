@@ -1,4 +1,4 @@
-"""The queue keeps its bounds, its order, and its accounts, whoever leaves while waiting."""
+"""The queue keeps its bounds, its order and its counts, even when waiters are cancelled."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Readers give every record once, by time, whatever form and whichever worker it is in, and only what is asked for."""
+"""Readers return every matching record once, in order of time, from segments of any form and worker."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""A record is one line that proves itself, and bodies come back as they were."""
+"""A record is one line with a checksum, and bodies round-trip unchanged."""
 
 import json
 from datetime import UTC, datetime

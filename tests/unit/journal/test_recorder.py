@@ -1,4 +1,4 @@
-"""What waits to be made into a record says how much of the memory it holds."""
+"""A pending record reports how much memory it holds."""
 
 from datetime import datetime
 from typing import Any, cast
@@ -16,7 +16,7 @@ from tests.support import edge_plans
 
 
 class _Journal:
-    """Takes what is to be made, with its size."""
+    """Collects deferred records with their sizes."""
 
     def __init__(self) -> None:
         self.config = Config()

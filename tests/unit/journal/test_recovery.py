@@ -1,4 +1,4 @@
-"""Whatever a dead worker leaves is put in order or set aside, and what was whole is never lost."""
+"""Files left by a dead worker are repaired or set aside, and complete records are never lost."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is redacted is gone, and nothing else has changed."""
+"""Redacted values are removed, and nothing else changes."""
 
 import json
 

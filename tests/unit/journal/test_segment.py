@@ -1,4 +1,4 @@
-"""Segments have names that sort, two forms that never disagree, and are whole or not there."""
+"""Segments have names that sort by time and two equivalent forms, and compression is all or nothing."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What is shipped, in which order, from where after a restart; and what happens when the place fails."""
+"""What is shipped, in which order, from which position after a restart, and what happens when the sink fails."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.recorded import recorded, write_segment
 
 
 class Place:
-    """A sink in memory. `fail_after`: batches that it takes before it fails."""
+    """An in-memory sink. `fail_after`: batches that it accepts before it fails."""
 
     def __init__(self, fail_after: int | None = None) -> None:
         self.name = "place"
@@ -71,12 +71,12 @@ async def test_shipping_continues_in_a_segment_that_was_compressed_meanwhile(tmp
 
 @pytest.mark.parametrize("is_closed", [False, True])
 async def test_lines_truncated_and_written_again_are_still_shipped(tmp_path: Path, is_closed: bool) -> None:
-    """After a failed write the writer cuts the segment: a position beyond that is not to be trusted."""
+    """After a failed write the writer truncates the segment, so a position beyond that is invalid."""
     place = Place()
     path = write_segment(tmp_path, RECORDS[:10])
     await ship(tmp_path, place)
     path.unlink()
-    # The same name, as a segment has that of its first record; the same length; other records after the first.
+    # The same name, because a segment is named after its first record; the same length; other records after the first.
     write_segment(tmp_path, [RECORDS[0], *RECORDS[10:25]], is_closed=is_closed)
     assert await ship(tmp_path, place) == 16
     assert sorted(place.ids) == sorted(IDS[:25])

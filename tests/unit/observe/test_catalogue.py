@@ -1,4 +1,4 @@
-"""The list of metrics, the documentation and what is exposed say the same."""
+"""The catalogue of metrics, the documentation and the exposed metrics agree."""
 
 from pathlib import Path
 

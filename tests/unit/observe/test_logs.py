@@ -1,4 +1,4 @@
-"""The log's lines: one event each, whatever is in it."""
+"""The log's lines: one event each, whatever it contains."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Stream:
-    """A log that goes into a file. `lines()`: what is in it."""
+    """A log that is written to a file. `lines()`: its content."""
 
     def __init__(self, path: Path, form: Format) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""What is counted, and what is read at scrape time, in both forms of the exposition."""
+"""Metrics counted as events and metrics read at scrape time, in both exposition formats."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -33,7 +33,7 @@ def event(
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    """The one sample with these labels; None when there is none."""
+    """The sample with these labels, or None."""
     body, _ = metrics.render("")
     found = [
         sample.value for family in parse(body.decode()) for sample in family.samples if sample.name == name and sample.labels == labels
@@ -98,7 +98,7 @@ def test_route_in_python_is_counted_by_its_template() -> None:
     metrics = Metrics()
     metrics.requests.observer_of(None)(event("/things/{id}", made=result(outcome("a"), outcome("b"))))
     assert value(metrics, "anabranch_requests_total", endpoint="/things/{id}", status="200", complete="true") == 1
-    # Its calls have names of the programmer's making, perhaps one for each request.
+    # Names of its calls are chosen by the programmer, perhaps a new one for each request.
     assert value(metrics, "anabranch_steps_total", endpoint="/things/{id}", step="a", upstream="as", reason="ok") is None
 
 

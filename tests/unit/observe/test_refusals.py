@@ -7,7 +7,7 @@ from anabranch.observe.refusals import PAUSE_S, Refusals
 
 
 class Events:
-    """Where events go."""
+    """Collects log events."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []

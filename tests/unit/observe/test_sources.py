@@ -1,4 +1,4 @@
-"""What the parts tell is in the catalogue, with as many labels as it says."""
+"""The metrics of the parts are in the catalogue, with the labels that it lists."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Execution times since the start and of the last minutes, on a clock of the test's own."""
+"""Execution times since the start and of the last minutes, on a fake clock."""
 
 from typing import Any
 

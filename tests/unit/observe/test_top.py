@@ -1,4 +1,4 @@
-"""`anabranch top`: the table, and what is said when there are no figures."""
+"""`anabranch top`: the table, and the messages when there are no figures."""
 
 import json
 import threading
@@ -28,7 +28,7 @@ def report() -> dict[str, object]:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """An admin server that asks for a token."""
+    """An admin server that requires a token."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

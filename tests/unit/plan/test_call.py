@@ -1,4 +1,4 @@
-"""What a call puts on the wire, for any value that can come from a client or an upstream."""
+"""What a call sends on the wire, for any value from a client or an upstream."""
 
 from typing import Any
 from urllib.parse import parse_qsl, unquote

@@ -1,4 +1,4 @@
-"""What is found out at load: names, graphs, routes, and the places of all mistakes."""
+"""Results of compilation: names, graphs, routes, and the positions of all mistakes."""
 
 from typing import Any
 

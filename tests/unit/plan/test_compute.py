@@ -1,4 +1,4 @@
-"""Compute steps compiled: pools, arguments, the graph, and what explain says."""
+"""Compilation of compute steps: pools, arguments, the graph, and the output of explain."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Merging: who wins, in which order, byte for byte."""
+"""Merging: which value wins, and the order, byte for byte."""
 
 import json
 from typing import Any

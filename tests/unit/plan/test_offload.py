@@ -1,4 +1,4 @@
-"""Reading and merging elsewhere gives what reading and merging here gives: values, slots and faults alike."""
+"""Reading and merging in a worker gives the same values, slots and faults as on the loop."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ SHAPES = [
     Shape(pick=json.tree(["rows.id", "n"])),
     Shape(drop=json.tree(["rows.x", "a.b"])),
     Shape(rename=json.rename_tree({"a.b": "c", "n": "m"})),
-    Shape(rename=json.rename_tree({"n": "m"})),  # as long as it was
+    Shape(rename=json.rename_tree({"n": "m"})),  # keeps its length
     Shape(wrap="all"),
 ]
 SLOTS = [[], [((), 0)], [(("n",), 1), ((), 0)], [(("a", "b", "1"), 0), (("gone",), 2), (("rows",), 1)]]

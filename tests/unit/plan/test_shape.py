@@ -1,4 +1,4 @@
-"""Decode modes: the choice, and that all of them give the same value."""
+"""Decode modes: which one is chosen, and that all give the same value."""
 
 import json
 from typing import Any

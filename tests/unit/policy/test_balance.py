@@ -251,7 +251,7 @@ async def retried(layer: BalanceLayer) -> Answer:
 
 
 async def test_an_ejected_address_gets_the_second_attempt_when_all_others_have_failed() -> None:
-    """A is restarted, then B while A is still ejected: B cannot be ejected as well, and A is well again."""
+    """A is restarted, then B while A is still ejected: B cannot be ejected as well, and A has recovered."""
     fleet, events = Fleet(), Events()
     layer = make_layer(fleet, A, B, events=events)
     fleet.refusing = {A}

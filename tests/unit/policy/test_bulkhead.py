@@ -25,7 +25,7 @@ def make_layer(
 
 
 async def settle() -> None:
-    """Let everything run that can run now."""
+    """Let all ready tasks run."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -131,7 +131,8 @@ async def test_newcomer_does_not_overtake_waiters() -> None:
 
 
 async def order_of_service(queue: int, kinds: str) -> str:
-    """Queue one call for each letter (r: required, o: optional) and return the letters, numbered, in the order of their service."""
+    """Queue one call for each letter (r: required, o: optional) and return the letters, numbered, in the order in which they were
+    served."""
     layer = make_layer(upstream := Scripted([0.1, OK]), limit=1, queue=queue)
     calls = {}
     tasks = [asyncio.create_task(layer(make_call(seconds=99)))]
@@ -213,7 +214,7 @@ async def test_waiting_and_rejection_are_reported_to_observer_and_notes() -> Non
 
 
 class ScriptedLimit:
-    """An adaptive limit that goes where the test sends it."""
+    """An adaptive limit whose value the test sets."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -37,7 +37,7 @@ def elapsed() -> float:
 
 
 class Slow:
-    """A transport that takes `seconds`, or times out at the deadline as the real ones do."""
+    """A transport that takes `seconds`, or times out at the deadline like the real ones."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -1,4 +1,4 @@
-"""Under pressure optional calls are shed first and required ones keep the capacity: the whole stack before an overloaded upstream."""
+"""The complete stack in front of an overloaded upstream: optional calls are shed first and required ones keep the capacity."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ SERVICE_S = 0.1
 
 
 class Workers:
-    """An upstream whose few workers serve one exchange each, while the others wait in a queue of its own."""
+    """An upstream whose few workers serve one exchange each, while the others wait in its own queue."""
 
     def __init__(self, count: int, chance: Random) -> None:
         self._free = asyncio.Semaphore(count)
@@ -37,8 +37,8 @@ class Workers:
 
 
 async def offer(rate: float, seconds: float, *, required_share: float, concurrency: dict[str, Any]) -> dict[bool, Counter[str]]:
-    """Call an upstream that can answer 100 calls a second `rate` times a second. What became of required and of optional calls, the
-    first third of the time left out."""
+    """Call an upstream that can answer 100 calls a second `rate` times a second. Returns the results of required and optional calls,
+    without the first third of the time."""
     chance = Random(7)
     loop = asyncio.get_running_loop()
     upstream = Upstream.model_validate({"url": "http://127.0.0.1:1", "timeout": "800ms", "concurrency": concurrency})
@@ -79,7 +79,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 async def test_overload_costs_only_optional_calls(concurrency: dict[str, Any]) -> None:
     results = await offer(200, 90, required_share=0.35, concurrency=concurrency)
     assert share_answered(results[True]) > 0.99
-    # The rest of the capacity is theirs.
+    # Optional calls get the rest of the capacity.
     assert 0.15 < share_answered(results[False]) < 0.3
 
 

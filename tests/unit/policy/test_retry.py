@@ -50,7 +50,7 @@ def make_layer(
 
 
 def waits(upstream: Scripted) -> list[float]:
-    """Seconds of loop time at which the attempts began."""
+    """Start times of the attempts, in seconds of loop time."""
     return [round(began - START, 6) for began in upstream.began]
 
 

@@ -1,4 +1,4 @@
-"""A failed call is answered with its last good answer, never with somebody else's, and never with one that is too old."""
+"""A failed call is answered with its own last good answer, never with another principal's and never with one that is too old."""
 
 import asyncio
 
@@ -186,7 +186,7 @@ NAMES_THE_REQUEST = (b"x-request-id", b"traceparent")
 
 @given(REQUESTS, REQUESTS, st.booleans())
 def test_two_principals_never_share_an_answer(one: Request, other: Request, is_required: bool) -> None:
-    """Whatever two requests differ in that is sent, but for what names the request, keeps their answers apart."""
+    """Any difference between two requests, except the fields that identify a request, separates their answers."""
 
     async def ask() -> bool:
         layer = layer_of(Scripted(answer(200, b'"for one"'), ConnectError("x")), Clock())

@@ -12,11 +12,11 @@ from anabranch.policy.call import Call
 from anabranch.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, TokenLayer, TokenSource
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
 
-SECRET = "s3cret:/+ &"  # what form-encoding changes
+SECRET = "s3cret:/+ &"  # characters that form encoding changes
 
 
 class Authority:
-    """A transport to an authority that gives `t1`, `t2`, ... for `expires_in` seconds, each after `delay_s`; or fails with `failure`."""
+    """A transport to an authority that issues `t1`, `t2`, ... for `expires_in` seconds, each after `delay_s`, or fails with `failure`."""
 
     def __init__(self, *, expires_in: object = 100, delay_s: float = 0.1) -> None:
         self.expires_in = expires_in
@@ -59,7 +59,7 @@ def make_source(authority: Authority, *, events: Events | None = None, scope: st
 
 
 class Upstream(Scripted):
-    """A next layer that keeps the request of each call as it arrives."""
+    """A next layer that records the request of each call."""
 
     async def __call__(self, call: Call) -> Answer:
         self.requests.append(call.request)

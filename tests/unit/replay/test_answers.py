@@ -1,4 +1,4 @@
-"""Answers come out of the journal as they went in, the latest first."""
+"""Answers are read from the journal unchanged, and the latest one wins."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Bodies are compared by what they mean, and a difference is named by its path."""
+"""Bodies are compared by their JSON values, and a difference is reported by its path."""
 
 import pytest
 

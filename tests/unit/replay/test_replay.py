@@ -1,4 +1,4 @@
-"""A recorded request is run through another document offline, and what would be answered otherwise is found."""
+"""Runs recorded requests through another document offline and reports different answers."""
 
 from typing import Any
 
@@ -104,7 +104,7 @@ async def test_a_recorded_status_is_evaluated_by_the_new_document() -> None:
 
 
 async def test_a_call_cancelled_by_a_required_failure_is_not_a_new_call() -> None:
-    """In the record the slow step is not there: it was cancelled. Now it must not count as a call that is new."""
+    """The record does not contain the slow step, because it was cancelled. It must not count as a new call."""
     steps = {"slow": {"upstream": "b", "path": "/slow"}, "one": {"upstream": "a", "path": "/one/{path.id}", "required": True}}
     record = recorded(
         "/x/7", b'{"type":"/problems/upstream_status","title":"A service answered with an error","status":404}',
@@ -149,7 +149,7 @@ async def test_calls_are_distinguished_by_their_sent_bodies() -> None:
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        # A service may answer with nothing: its header fields show that the answer was kept.
+        # An answer may have no body: its header fields show that it was kept.
         (recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"", headers={"date": "now"})]), None),
         (
             recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"")], asked={"body": digested(b"{}")}),
@@ -201,7 +201,7 @@ async def test_two_steps_with_the_same_call_get_their_own_answers() -> None:
 
 @pytest.mark.parametrize("failure", [None, "invalid_json"])
 async def test_answers_recorded_without_a_body_are_not_treated_as_empty(failure: str | None) -> None:
-    """`bodies: response`: of an answer there is its status, as of one that had no body."""
+    """With `bodies: response`, only the status of an answer is recorded, like for an answer without a body."""
     steps = [Step(name="one", upstream="a", method="GET", target="/one/7", status=200, failure=failure)]
     report = await replayed(plan_of({"steps": {"one": STEPS["one"]}}), recorded("/x/7", b'{"one":null}', steps, complete=failure is None))
     if failure is None:

@@ -1,4 +1,4 @@
-"""The order in which steps end when a request that a failure decided is run again."""
+"""The order in which steps finish when a request decided by a failure is replayed."""
 
 import asyncio
 
@@ -16,7 +16,8 @@ def record(failure: str | None) -> Record:
 
 
 async def order(turns: Turns, wanted: list[tuple[str, Turn]], *, needs_time: str | None = None) -> list[str]:
-    """In which order these end, when they begin in this one. `needs_time`: ends only after the others have had all the time they want."""
+    """The order in which steps finish when they start in the given order. `needs_time`: finishes only after the others have had enough
+    time."""
     ended: list[str] = []
     gate = asyncio.Event()
 

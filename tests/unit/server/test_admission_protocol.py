@@ -1,4 +1,5 @@
-"""While the gate is full a request waits as bytes: it is served, or turned away, as if it had come later, and no other is disturbed."""
+"""At the concurrency limit a request waits as bytes. It is served or rejected as if it had arrived later, without affecting other
+requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -36,7 +37,7 @@ async def full(
     protocol: type[BoundedProtocol] = Bounded,
     keep_alive_s: float = 600.0,
 ) -> AsyncIterator[tuple[HeadServer, Gate]]:
-    """A server all of whose places are taken by requests that end when `server.app.gate` is set."""
+    """A server whose slots are all in use by requests that end when `server.app.gate` is set."""
     gate = Gate(limit=limit, waiting=waiting, wait_s=wait_s)
     async with serving(protocol, gate=gate, keep_alive_s=keep_alive_s) as server, server.connected() as (_, writer):
         writer.write(SLOW)
@@ -121,7 +122,7 @@ async def test_memory_of_all_waiting_requests_is_bounded(monkeypatch: pytest.Mon
     monkeypatch.setattr("tests.support.head_server.Bounded.max_head_bytes", 64 * 1024)
     monkeypatch.setattr("anabranch.server.backlog.QUICK_PER_S", 0)
     async with full(waiting=9) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
-        # Each is within the bound when its head comes, and the second beyond it when its body does.
+        # Each is within the bound when its head arrives; the second exceeds it when its body arrives.
         head, body = POST.replace(b": 5", b": 60000"), b"x" * 60_000
         to_one.write(head + body)
         await until(lambda: backlog_of(gate).unread_bytes == len(head + body))
@@ -199,9 +200,9 @@ async def test_body_of_a_rejected_request_does_not_keep_the_connection_open() ->
 
 
 async def test_request_after_a_rejected_one_keeps_its_connection() -> None:
-    """With hardly any time between two requests, which is not what one under way has."""
+    """Uses a very short keep-alive timeout, which must not apply to a request in flight."""
     async with full(waiting=1, keep_alive_s=0) as (server, gate), server.connected() as (reader, writer):
-        gate.waiting = 0  # of those that have not been parsed
+        gate.waiting = 0  # no unread requests may wait
         writer.write(GET + GET)
         assert b"/problems/overloaded" in await answer(reader)
         await until(lambda: gate.queued == 1)
@@ -212,7 +213,7 @@ async def test_request_after_a_rejected_one_keeps_its_connection() -> None:
 
 async def test_nothing_is_served_after_a_response_that_closes_the_connection() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
-        gate.waiting = 0  # of those that have not been parsed
+        gate.waiting = 0  # no unread requests may wait
         writer.write(POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"hello" + GET)
         assert (await rest(reader)).count(b"HTTP/1.1 ") == 1
         server.app.gate.set()

@@ -1,4 +1,4 @@
-"""Who waits before the gate, for how long, and what becomes of the others."""
+"""Which requests wait at the concurrency limit, for how long, and what happens to the others."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from anabranch.server.backlog import Backlog
 
 
 class PendingConnection:
-    """Writes down what it is told. `has_request`: whether it takes the place that it is given."""
+    """Records its calls. `has_request`: whether it uses the slot that it is given."""
 
     def __init__(self, told: list[str], name: str, *, has_request: bool = True) -> None:
         self._told = told
@@ -67,7 +67,7 @@ async def test_slot_of_a_cancelled_waiter_goes_to_the_backlog() -> None:
     parsed = asyncio.ensure_future(gate.enter())
     await asyncio.sleep(0)
     backlog.add(PendingConnection(told, "a"))
-    gate.leave()  # hands its place to the request that is parsed, which is cancelled before it knows
+    gate.leave()  # passes its slot to the parsed request, which is cancelled before it runs
     parsed.cancel()
     await asyncio.wait([parsed])
     assert (told, gate.bulkhead.in_use) == (["a in"], 1)
@@ -125,14 +125,14 @@ async def test_discarded_connection_is_not_called() -> None:
 
 
 async def test_storm_of_rejections_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first ones of a second are told at once, the others later: they cannot ask again before."""
+    """The first rejections of each second are sent at once, the others later, so that those clients cannot retry earlier."""
     monkeypatch.setattr(module, "QUICK_PER_S", 3)
     monkeypatch.setattr(module, "_HOLD_S", 0.05)
     told: list[str] = []
     gate, backlog = full(waiting=0)
     for number in range(200):
         backlog.add(PendingConnection(told, str(number)))
-    # Three for each second that began while they came.
+    # Three for each second that started meanwhile.
     assert 3 <= len(told) < 100
     assert gate.shed == 200
     gone = PendingConnection(told, "gone")

@@ -1,4 +1,4 @@
-"""The garbage collector's settings, and that they are put back."""
+"""The garbage collector's settings, and that they are restored."""
 
 import gc
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def test_existing_objects_are_frozen_and_again_after_a_reload() -> None:
 
 def test_objects_replaced_by_a_reload_are_collected() -> None:
     class Old:
-        """Part of a cycle, which only the collector can free."""
+        """Part of a reference cycle, which only the collector can free."""
 
         count = 0
 

@@ -1,4 +1,4 @@
-"""Heads of requests have a size and a time, and requests that keep to them notice nothing."""
+"""Request heads have a size limit and a time limit, and requests within them are unaffected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ async def test_an_unfinished_head_is_rejected_at_the_timeout(hasty: HeadServer) 
 
 
 async def test_slow_bytes_do_not_extend_the_timeout(hasty: HeadServer) -> None:
-    """They come faster than the time for a head is over, and never end by themselves."""
+    """They arrive at short intervals within the time limit of a head, and never end by themselves."""
     async with hasty.connected() as (reader, writer):
         answered = asyncio.ensure_future(answer(reader))
         writer.write(b"GET /")
@@ -94,7 +94,7 @@ async def test_a_body_after_its_response_does_not_keep_the_connection_open() -> 
 
 
 async def test_head_timeout_restarts_with_each_request(hasty: HeadServer) -> None:
-    """Together the four take longer than one head may; each comes in one piece."""
+    """Together the four take longer than the time limit of one head; each arrives in one piece."""
     async with hasty.connected() as (reader, writer):
         for _ in range(4):
             writer.write(GET + b"\r\n")
@@ -112,8 +112,8 @@ async def test_bodies_and_responses_may_exceed_the_limits_of_heads(hasty: HeadSe
 async def test_the_head_of_the_next_request_does_not_end_the_response_in_flight(hasty: HeadServer) -> None:
     async with hasty.connected() as (reader, writer):
         writer.write(b"GET /gated HTTP/1.1\r\nHost: here\r\n\r\n" + GET)
-        await asyncio.sleep(0.5)  # longer than the next head may take
-        assert hasty.refusals == []  # its time counts from the answer on
+        await asyncio.sleep(0.5)  # longer than the time limit of the next head
+        assert hasty.refusals == []  # its time limit starts after the response
         hasty.app.gate.set()
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
         assert (await rest(reader)).startswith(b"HTTP/1.1 408")

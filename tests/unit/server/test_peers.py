@@ -1,4 +1,4 @@
-"""A worker and the other ones; the supervisor between them is played by hand."""
+"""A worker and its peers, with a supervisor simulated by the test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class Supervisor:
 
 
 class Reloads:
-    """What a worker does when it is asked."""
+    """The reload handler of a worker."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -118,7 +118,7 @@ async def test_shutdown_ends_the_waiting(is_told: bool) -> None:
             supervisor.pipe.send_bytes(END)
         else:
             supervisor.pipe.close()
-        assert (await asked) in ({1: {"result": "no answer"}}, None)  # the end may be heard together with the rest
+        assert (await asked) in ({1: {"result": "no answer"}}, None)  # the end may arrive together with the rest
         assert await peers.reload() is None
 
 

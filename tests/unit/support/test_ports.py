@@ -14,4 +14,4 @@ def test_ports_are_distinct_and_free() -> None:
 
 def test_a_port_in_use_is_skipped() -> None:
     with socket.create_server((LOOPBACK, free_port())) as taken:
-        assert taken.getsockname()[1] not in free_ports(999)  # once around
+        assert taken.getsockname()[1] not in free_ports(999)  # one full cycle

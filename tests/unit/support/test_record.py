@@ -1,4 +1,4 @@
-"""Whoever waits for a record goes on when it holds what was waited for, and not before."""
+"""A waiter on a record continues when its condition holds, and not before."""
 
 import asyncio
 from collections.abc import Coroutine

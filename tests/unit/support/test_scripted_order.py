@@ -1,4 +1,4 @@
-"""Answers of scripted upstreams that wait for what has happened, instead of for time."""
+"""Answers of scripted upstreams that wait for events instead of time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,12 +11,12 @@ import pytest
 from tests.support.record import Answers
 from tests.support.scripted import ScriptedUpstream
 
-# Nothing may come in this window; what is waited for cannot happen within it, since nobody does it.
+# No answer may arrive in this window: nothing triggers the event that it waits for.
 QUIET_S = 0.05
 
 
 class Pair:
-    """Two upstreams that know each other. `a` answers as it is told; `b` answers at `/b`, and never at `/hang`."""
+    """Two joined upstreams. `a` has the given behaviour; `b` answers at `/b`, and never at `/hang`."""
 
     def __init__(self, a: dict[str, Any]) -> None:
         self.a = ScriptedUpstream({"*": a})
@@ -28,7 +28,7 @@ class Pair:
 
 @asynccontextmanager
 async def pair(a: dict[str, Any]) -> AsyncIterator[tuple[Pair, Callable[[str], "asyncio.Task[httpx.Response]"]]]:
-    """The upstreams, and a way to ask `a` at `a/...` and `b` at `b/...`."""
+    """The upstreams, and a function that sends requests: `a/...` to `a`, `b/...` to `b`."""
     made = Pair({"json": 1, **a})
     async with AsyncExitStack() as exits:
         urls = {name: (await exits.enter_async_context(upstream)).url for name, upstream in (("a", made.a), ("b", made.b))}
@@ -42,7 +42,7 @@ async def pair(a: dict[str, Any]) -> AsyncIterator[tuple[Pair, Callable[[str], "
 
 
 async def held(made: Pair, task: "asyncio.Task[httpx.Response]", hits: int = 1) -> None:
-    """The request is at `a`, and gets no answer."""
+    """Check that the request has reached `a` and gets no answer."""
     await made.a.until(lambda a: len(a.hits) == hits)
     await asyncio.sleep(QUIET_S)
     assert not task.done()

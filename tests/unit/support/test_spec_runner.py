@@ -1,4 +1,4 @@
-"""The spec runner itself, against a small ASGI application in the gateway's place: it must notice everything a case can be wrong about."""
+"""The spec runner itself, with a small ASGI application in place of the gateway: it must detect every kind of wrong expectation."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ ID = [(b"x-request-id", b"r1")]
 
 
 def _app(document: str, *, crash: bool = False, task: bool = False) -> Any:
-    """Answers with what the upstream `a` has at the same path."""
+    """Returns the answer of the upstream `a` to the same path."""
     url = json.loads(document)["upstreams"].get("a", {}).get("url", "")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""One connection fed byte by byte, without a socket: where messages end, what may be used again, what happens at each callback."""
+"""One connection fed byte by byte, without a socket: where messages end, when it can be reused, and the effect of each callback."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from anabranch.upstream.connection import Connection
 
 
 class Wire:
-    """A transport that keeps what is written and does what it is told."""
+    """A transport that records written bytes and is controlled by the test."""
 
     def __init__(self) -> None:
         self.written = b""

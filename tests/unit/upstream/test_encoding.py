@@ -1,4 +1,4 @@
-"""Content codings: undone, bounded, strict."""
+"""Content codings: decoding is bounded and strict."""
 
 import asyncio
 import gzip

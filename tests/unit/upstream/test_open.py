@@ -1,4 +1,4 @@
-"""Which transport is built from which settings, and what is wrong with unusable TLS files."""
+"""Which transport is built from which settings, and how unusable TLS files are reported."""
 
 import ssl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pool of idle connections, with time passed in."""
+"""The pool of idle connections, with time as an argument."""
 
 import asyncio
 from typing import Any, cast
@@ -11,7 +11,7 @@ from anabranch.upstream.pool import Pool
 
 
 class Fake:
-    """As much of a connection as the pool sees. Tells the pool when it is closed, as real ones do."""
+    """The part of a connection that the pool uses. Notifies the pool when it is closed, like a real one."""
 
     def __init__(self, pool: Pool, expires_at: float = 1000.0) -> None:
         self.pool = pool

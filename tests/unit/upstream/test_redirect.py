@@ -9,7 +9,7 @@ ADDRESS = Address.parse("http://service.example/base")
 
 
 class Inner:
-    """Answers from a map of whole targets (base path included) to Location values; anything else is 200."""
+    """Answers from a map of complete targets (base path included) to Location values; anything else is 200."""
 
     def __init__(self, locations: dict[str, bytes | None], status: int = 302) -> None:
         self.locations = locations

@@ -19,7 +19,7 @@ def at(address: Address, ip: str) -> Address:
 
 
 class Zone:
-    """A scripted DNS: what each name has now. An exception is raised; a float is slept before no answer."""
+    """A scripted DNS: the current addresses of each name. An exception is raised; a float is a delay before an empty answer."""
 
     def __init__(self, **names: list[str] | Exception | float) -> None:
         self.names: dict[str, list[str] | Exception | float] = {f"{name}.svc": found for name, found in names.items()}

@@ -1,4 +1,4 @@
-"""Our seam over httpx's: exceptions, limits and requests, with respx in the place of a pool."""
+"""Our seam over that of httpx: exceptions, limits and requests, with respx in place of a pool."""
 
 import asyncio
 import gzip
@@ -92,7 +92,7 @@ FAILURES: list[tuple[Exception, type[UpstreamError], bool]] = [
 
 
 class Failing(httpx.AsyncBaseTransport):
-    """Raises `error` with its cause as it stands; respx would put its own there."""
+    """Raises `error` with its own cause; respx would replace the cause."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -151,7 +151,7 @@ async def test_response_is_closed_on_every_outcome(router: respx.MockRouter, how
 
 
 async def test_other_exceptions_are_not_hidden(router: respx.MockRouter) -> None:
-    """A route that the test forgot must fail the test."""
+    """A request without a mocked route must fail the test."""
     with pytest.raises(AssertionError, match="not mocked"):
         await ask(router)
 

@@ -1,4 +1,4 @@
-"""What `POST /admin/reload` says where there are several workers."""
+"""The answer to `POST /admin/reload` with several workers."""
 
 from typing import Any
 
