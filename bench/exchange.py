@@ -155,7 +155,7 @@ async def measure(job: Job, exchange: Exchange) -> Result:
         waited_s=waits_s,
         peak_bytes=peak_bytes(os.getpid()),
         lag_us=0.0,
-        asked=answered,
+        sent=answered,
         own_cpu_s=cpu_s,
     )
 

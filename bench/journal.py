@@ -105,7 +105,7 @@ def show(trials: dict[str, list[Trial]], fsyncs: dict[str, float]) -> None:
     for mode, of in trials.items():
         found = middle(of)
         share = median(before.cpu_us / after.cpu_us for before, after in zip(trials["off"], of, strict=True))
-        groups = f"{found.asked / fsyncs[mode]:.1f}" if fsyncs[mode] else "-"
+        groups = f"{found.sent / fsyncs[mode]:.1f}" if fsyncs[mode] else "-"
         print(
             f"{mode:<9} {found.requests_per_s:>11,.0f} {found.cpu_us:>8.0f} {share:>10.1%} {found.p50_ms:>8.2f} {found.p99_ms:>8.2f} "
             f"{fsyncs[mode]:>8,.0f} {groups:>15} {found.errors or 'none'}"

@@ -50,7 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of the measured interval.
 
-    `answered`: correct responses in it. `asked`: requests of the whole job, warm-up included. `errors`: kind to count. `buckets`: of
+    `answered`: correct responses in it. `sent`: requests of the whole job, warm-up included. `errors`: kind to count. `buckets`: of
     `Histogram`, over all requests that were due (open loop) or answered (closed loop) in the interval. `lag_us`: p99 of the generator's own
     delay in sending. `own_cpu_s`: CPU time of the generator. `cpu_s`, `waited_s`, `peak_bytes`: of the server, see `Usage`.
     """
@@ -64,7 +64,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     lag_us: float
     own_cpu_s: float
-    asked: int
+    sent: int
 
 
 class Client(asyncio.Protocol):
@@ -118,7 +118,7 @@ class Load:
         self.lags = Histogram()
         self.errors: Counter[str] = Counter()
         self.answered = 0
-        self.asked = 0
+        self.sent = 0
         self.measured_from = self.measured_to = float("inf")
         self._requests: Iterator[bytes] = cycle([request(job.port, path) for path in job.paths])
         self._idle: deque[Client] = deque()
@@ -172,12 +172,12 @@ class Load:
             peak_bytes=usage.peak_bytes if usage is not None else 0,
             lag_us=self.lags.percentile_us(99),
             own_cpu_s=own_cpu_s,
-            asked=self.asked,
+            sent=self.sent,
         )
 
     def next_request(self) -> bytes:
         """The bytes to send next."""
-        self.asked += 1
+        self.sent += 1
         return next(self._requests)
 
     def done(self, client: Client, verdict: str) -> None:

@@ -156,7 +156,7 @@ class Bench:
         def counted(subject: Subject) -> Trial:
             before = self._flaky_calls()
             trial = self._try(section, subject, rate=rates[subject.peer] or 1.0)
-            extra.setdefault(subject.peer, []).append((self._flaky_calls() - before) / max(trial.asked, 1) - 1)
+            extra.setdefault(subject.peer, []).append((self._flaky_calls() - before) / max(trial.sent, 1) - 1)
             return trial
 
         for subject, trials in self._rounds(section, variants, counted):

@@ -37,7 +37,7 @@ _HEAD_BYTES: Final = 4_096  # the longest plausible response head
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one interval. `busy`: share of one core that the server used. `robbed`: share of the time that it waited for its core
-    while other work used it. `asked`, `lag_ms`: of the generator, see `Result`."""
+    while other work used it. `sent`, `lag_ms`: of the generator, see `Result`."""
 
     requests_per_s: float
     cpu_us: float
@@ -48,7 +48,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     p999_ms: float
     peak_mib: float
     errors: dict[str, int]
-    asked: int
+    sent: int
     lag_ms: float
 
     @classmethod
@@ -66,7 +66,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
             p999_ms=p999_us / 1e3,
             peak_mib=result.peak_bytes / 2**20,
             errors=result.errors,
-            asked=result.asked,
+            sent=result.sent,
             lag_ms=result.lag_us / 1e3,
         )
 
@@ -96,7 +96,7 @@ def middle(trials: Sequence[Trial]) -> Trial:
         p999_ms=of("p999_ms"),
         peak_mib=max(trial.peak_mib for trial in trials),
         errors=dict(errors),
-        asked=sum(trial.asked for trial in trials),
+        sent=sum(trial.sent for trial in trials),
         lag_ms=of("lag_ms"),
     )
 
@@ -172,7 +172,7 @@ def wrk_trial(counted: dict[str, float], length: int | None, usage: Usage) -> Tr
         p999_ms=counted["p999"] / 1e3,
         peak_mib=usage.peak_bytes / 2**20,
         errors=errors,
-        asked=int(counted["requests"]),
+        sent=int(counted["requests"]),
         lag_ms=0.0,
     )
 

@@ -18,7 +18,7 @@ from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK
 
 BATCH: Final = 250
-PLACES: Final = 64
+SLOTS: Final = 64
 QUEUE: Final = 1024
 IDLE: Final = 16
 # Allowed growth between the first batches, which fill caches and pools, and the last one.
@@ -80,7 +80,7 @@ async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedU
                     await asyncio.sleep(0)
             case _:
                 with clients(gateway.port, BATCH, request):
-                    await slow.until(lambda upstream: len(upstream.hits) >= PLACES, within_s=60)
+                    await slow.until(lambda upstream: len(upstream.hits) >= SLOTS, within_s=60)
         await slow.until(lambda upstream: upstream.open == 0, within_s=60)
         slow.hits.clear()
         quick.hits.clear()
@@ -92,7 +92,7 @@ async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedU
 async def test_disconnected_clients_leave_nothing_behind(count: int, tmp_path: Path) -> None:
     well = {"json": {"name": "n"}}
     async with ScriptedUpstream({"*": well}) as slow, ScriptedUpstream({"*": well}) as quick:
-        document = DOCUMENT % (slow.url, PLACES, QUEUE, IDLE, quick.url, IDLE)
+        document = DOCUMENT % (slow.url, SLOTS, QUEUE, IDLE, quick.url, IDLE)
         async with running_gateway(document, tmp_path) as gateway:
             at_first = Footprint.now()
 
@@ -120,9 +120,9 @@ async def test_disconnected_clients_leave_nothing_behind(count: int, tmp_path: P
             assert slow.aborted == slow.counts.total() - 2 * len(warm)
 
             # No slot is lost: the full number of requests runs at once, and all of them are answered.
-            slow.on("*", {**well, "once_hit": {"slow": PLACES}, "delay_s": 0.1})
+            slow.on("*", {**well, "once_hit": {"slow": SLOTS}, "delay_s": 0.1})
             slow.join({"slow": slow}, Answers())
             slow.max_concurrent = 0
-            again = await closed_loop(gateway.port, "/slow", clients=PLACES * 2, requests=PLACES * 2)
+            again = await closed_loop(gateway.port, "/slow", clients=SLOTS * 2, requests=SLOTS * 2)
             assert all(reply.is_complete for reply in again)
-            assert slow.max_concurrent == PLACES
+            assert slow.max_concurrent == SLOTS

@@ -43,9 +43,9 @@ def check_required(replies: list[Reply]) -> None:
 @pytest.mark.both_loops
 async def test_optional_steps_are_shed_first_and_required_ones_keep_the_slots(tmp_path: Path) -> None:
     """24 clients make three calls each where 8 can run and 24 can wait: every required call gets a slot, and few others do."""
-    clients, places, queue, pages = 24, 8, 24, 400
-    async with Workers(count=places, service_s=SERVICE_S) as upstream:
-        document = DOCUMENT % (upstream.url, f"{{limit: {places}, queue: {queue}}}")
+    clients, slots, queue, pages = 24, 8, 24, 400
+    async with Workers(count=slots, service_s=SERVICE_S) as upstream:
+        document = DOCUMENT % (upstream.url, f"{{limit: {slots}, queue: {queue}}}")
         async with running_gateway(document, tmp_path) as gateway:
             async with under_load(gateway.port, "/page", clients=clients) as load:
                 await load.more(clients)
@@ -55,7 +55,7 @@ async def test_optional_steps_are_shed_first_and_required_ones_keep_the_slots(tm
                 worked = upstream.begun.copy()
             replies = load.replies[begun_with:]
         check_required(load.replies)
-        assert upstream.most_inside == places
+        assert upstream.most_inside == slots
         # A third of the calls are required. In order of arrival they would also be a third of the work.
         assert worked["/needed"] / worked.total() > 0.6
         shed = outcomes(replies, "nice", "nicer")["queue_full"]
@@ -66,9 +66,9 @@ async def test_adaptive_limit_follows_a_loss_of_capacity_and_its_return(tmp_path
     """16 workers, then 4, then 16. A fixed limit would send 48 exchanges to the 4 workers at once."""
     clients, most, few, many = 32, 48, 4, 16
     async with Workers(count=many, service_s=SERVICE_S) as upstream:
-        places = f"{{limit: {most}, queue: {most}, adaptive: gradient, min: {few}, max: {most}}}"
+        slots = f"{{limit: {most}, queue: {most}, adaptive: gradient, min: {few}, max: {most}}}"
         async with (
-            running_gateway(DOCUMENT % (upstream.url, places), tmp_path) as gateway,
+            running_gateway(DOCUMENT % (upstream.url, slots), tmp_path) as gateway,
             under_load(gateway.port, "/page", clients=clients) as load,
         ):
             await load.more(150)

@@ -71,7 +71,7 @@ class TCPProxy:
         self._is_through = asyncio.Event()
         self._holder: socket.socket | None = None
         self._server: asyncio.Server | None = None
-        self._deaf: list[socket.socket] = []
+        self._ignoring: list[socket.socket] = []
 
     @property
     def open(self) -> int:
@@ -149,15 +149,15 @@ class TCPProxy:
             case "yes":
                 loop = asyncio.get_running_loop()
                 self._server = await loop.create_server(lambda: _Link(self).near, sock=self._bound(self.port), backlog=4096)
-            case "deaf":
+            case "ignore":
                 # A full backlog: the kernel drops further connection attempts.
-                self._deaf.append(self._bound(self.port))
-                self._deaf[0].listen(0)
+                self._ignoring.append(self._bound(self.port))
+                self._ignoring[0].listen(0)
                 for _ in range(_FILLERS):
                     filler = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
                     filler.setblocking(False)
                     filler.connect_ex((LOOPBACK, self.port))
-                    self._deaf.append(filler)
+                    self._ignoring.append(filler)
             case "no":
                 pass
 
@@ -165,13 +165,13 @@ class TCPProxy:
         server, self._server = self._server, None
         if server is not None:
             server.close()
-        deaf, self._deaf = self._deaf, []
-        for sock in deaf:
+        ignoring, self._ignoring = self._ignoring, []
+        for sock in ignoring:
             sock.close()
 
 
-def _listening(accept: Accept) -> Literal["yes", "deaf", "no"]:
-    return "no" if accept == "refuse" else "deaf" if accept == "ignore" else "yes"
+def _listening(accept: Accept) -> Literal["yes", "ignore", "no"]:
+    return "no" if accept == "refuse" else "ignore" if accept == "ignore" else "yes"
 
 
 class _Link:

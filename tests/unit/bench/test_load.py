@@ -60,7 +60,7 @@ async def test_an_open_loop_counts_a_stall_in_every_request_due_meanwhile() -> N
     assert abs(Histogram(result.buckets).total - 100 * result.seconds) <= 2
     assert Histogram(result.buckets).percentile_us(1) > 0.95e6 * (SLOW_S - result.seconds)
     assert result.errors == {}
-    assert known.flaky == result.asked
+    assert known.flaky == result.sent
 
 
 class HangUp(asyncio.Protocol):

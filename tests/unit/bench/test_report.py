@@ -25,7 +25,7 @@ def trial(cpu_us: float, **changes: object) -> Trial:
         p999_ms=3.0,
         peak_mib=50.0,
         errors={},
-        asked=10,
+        sent=10,
         lag_ms=0.0,
     )
     return msgspec.structs.replace(base, **changes)
@@ -46,7 +46,7 @@ def test_the_middle_is_the_median_of_each_figure_and_the_sum_of_errors() -> None
     assert found.cpu_us == 20
     assert found.peak_mib == 60
     assert found.errors == {"status": 3, "lost": 1}
-    assert found.asked == 30
+    assert found.sent == 30
 
 
 def test_a_round_without_answers_is_ignored_by_the_median() -> None:
