@@ -15,7 +15,7 @@ ENV PIP_NO_CACHE_DIR=1 \
 WORKDIR /src
 COPY constraints.txt ./
 RUN python -m venv /opt/wheel && /opt/wheel/bin/python -m pip install --quiet -c constraints.txt hatchling
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY app ./app
 RUN /opt/wheel/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /opt/wheel/made . \
  && python -m venv /opt/anabranch \

@@ -27,7 +27,7 @@ from uuid_utils import uuid7
 from anabranch.config.journal import Journal as Config
 from anabranch.journal.journal import Journal
 from anabranch.journal.reader import Filter, Tally, lines
-from anabranch.journal.record import VERSION, Asked, Record, Step, encode, kept
+from anabranch.journal.record import VERSION, Record, RecordedRequest, Step, encode, kept
 from anabranch.journal.segment import listed
 from anabranch.journal.statistics import statistics
 from anabranch.journal.verify import verify
@@ -148,7 +148,7 @@ def example(number: int, time_: datetime) -> Record:
     return Record(
         v=VERSION, id=str(uuid7()), time=time_, endpoint=f"get_{number % 10}", plan="0123456789abcdef",
         status=503 if number % 100 == 0 else 200, complete=number % 50 != 0, elapsed_ms=2.0 + number % 97,
-        request=Asked(id=str(number), method="GET", path=f"/things/{number}"), steps=steps, body=kept(body + b" " * 600, is_json=True),
+        request=RecordedRequest(id=str(number), method="GET", path=f"/things/{number}"), steps=steps, body=kept(body + b" " * 600, is_json=True),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Measures the effect of large answers on small requests, with JSON and codings read on and off the loop. `python -m bench.offload`.
 
 Compares three variants: all work on the event loop, all in a thread, and the gateway unchanged. Prints the costs from which the thresholds
-of `anabranch.plan.offload` are derived, then the latency of the plain aggregate while answers of 50 MB arrive.
+of `anabranch.jsontext.order` are derived, then the latency of the plain aggregate while answers of 50 MB arrive.
 """
 
 import argparse
@@ -15,16 +15,15 @@ from statistics import median
 from time import thread_time
 from typing import Any, Final
 
-from anabranch.plan import merge
-from anabranch.plan import raw as json
-from anabranch.plan.shape import Shape, compile_reader
+from anabranch.jsontext import merge, raw
+from anabranch.jsontext.shape import Shape, compile_reader
 from anabranch.upstream.encoding import decode
 from bench.pressure import Pressure, aggregate, endpoints, gateway, large_body, service
 from bench.server import Cores
 
 _MB: Final = 1_000_000
-_PICK: Final = json.tree(["rows.id", "total"])
-_DROP: Final = json.tree(["rows.nested"])
+_PICK: Final = raw.tree(["rows.id", "total"])
+_DROP: Final = raw.tree(["rows.nested"])
 
 ON_LOOP: Final = """
 import anabranch.compute.offload as offload, anabranch.upstream.connection as connection, anabranch.upstream.wire as wire

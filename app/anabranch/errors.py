@@ -2,42 +2,42 @@
 
     AnabranchError
      +-- ConfigError            the operator: a document or a setting
-     +-- RequestError           the client: what it sent, or when
-     +-- JournalError           the response may not be given, because its record is not on the disk
-     |    +-- JournalFull           no room in the queue before it
+     +-- RequestError           the client: the request is invalid, too late, or one too many
+     +-- JournalError           the response must not be sent, because its record is not on disk
+     |    +-- JournalFull           the journal's queue is full
      +-- StepError              a step failed; carried as an outcome, raised only inside the layers of one step
-          +-- UpstreamError     an exchange with a service
-          |    +-- ConnectError            nothing was sent
-          |    |    +-- ResolveError       the name has no address
+          +-- UpstreamError     an exchange with an upstream failed
+          |    +-- ConnectError            no usable connection
+          |    |    +-- ResolveError       the host name has no address
           |    |    +-- ConnectTimeout     no connection within `connect_timeout`
-          |    |    +-- TLSError           the certificate or handshake was refused
-          |    +-- UpstreamTimeout         the attempt's timeout passed
-          |    +-- ConnectionLost          closed or reset before the response was whole
+          |    |    +-- TLSError           the certificate or the handshake was rejected
+          |    +-- UpstreamTimeout         the attempt's timeout expired
+          |    +-- ConnectionLost          closed or reset before the response was complete
           |    +-- ProtocolError           not HTTP, or HTTP that cannot be trusted
           |    +-- ResponseTooLarge        more than `max_response`
           |    +-- InvalidJSON             the body is not JSON
-          |    +-- UpstreamStatus          an answer that is not 2xx
-          +-- RejectedError     we did not even try
+          |    +-- UpstreamStatus          a response that is not 2xx
+          +-- RejectedError     rejected before anything was sent or started
           |    +-- QueueFull               the bulkhead and its queue are full
-          |    +-- QueueTimeout            no place in the bulkhead within `queue_timeout`
-          |    +-- BreakerOpen             the breaker is open
-          |    +-- DeadlineExceeded        no time was left to begin
-          |    +-- ComputePoolFull         no worker was free for a hook, and none will be soon
-          |    +-- ComputePoolDown         the workers themselves are away
-          +-- SkippedError      an input was not there
-          |    +-- MissingReference        a reference found nothing
-          |    +-- DependencyFailed        the step it needs failed
-          +-- ShapeError        the value cannot be merged as the document asks
+          |    +-- QueueTimeout            no free bulkhead slot within `queue_timeout`
+          |    +-- BreakerOpen             the circuit breaker is open
+          |    +-- DeadlineExceeded        no time was left to start
+          |    +-- ComputePoolFull         no worker is free for the hook, and the queue is full or the wait too long
+          |    +-- ComputePoolDown         the workers are unavailable
+          +-- SkippedError      an input is missing
+          |    +-- MissingReference        a reference has no value
+          |    +-- DependencyFailed        a step that this step needs failed
+          +-- ShapeError        the value cannot be merged as the document requires
           +-- NothingAnswered   no visible step has a value
-          +-- ComputeError      a hook
-               +-- ComputeFailed           it raised
-               +-- ComputeTimeout          it was still running when its time was over
-               +-- ComputeInvalidInput     the arguments do not fit its annotations
-               +-- ComputeInvalidResult    what it returned does not fit its annotation, or is not JSON
-               +-- WorkerLost              its worker ended
+          +-- ComputeError      a hook gave no usable value
+               +-- ComputeFailed           the hook raised
+               +-- ComputeTimeout          the hook was still running at its deadline
+               +-- ComputeInvalidInput     the arguments do not fit the hook's annotations
+               +-- ComputeInvalidResult    the result does not fit the hook's annotation, or is not JSON
+               +-- WorkerLost              the hook's worker process ended
 
-Each class has a stable `code`, the `status` that a required step's failure gives the response, the RFC 9209 error type for
-`Proxy-Status`, and a page under /problems/CODE. Nothing here holds a host, a secret or a stack in its message: messages reach clients.
+Each class has a stable `code`, the `status` of the response when a required step fails with it, the RFC 9209 error type for
+`Proxy-Status`, and a page under /problems/CODE. Messages reach clients, so they never contain a host, a secret or a stack trace.
 """
 
 from dataclasses import dataclass
@@ -45,11 +45,11 @@ from typing import ClassVar
 
 
 class AnabranchError(Exception):
-    """The root. `code`: stable snake_case name. `status`: HTTP status when it decides a response. `title`: a few words."""
+    """The root. `code`: stable snake_case name. `status`: HTTP status of a response that ends with this error. `title`: a few words."""
 
     code: ClassVar[str] = "internal_error"
     status: int = 500
-    title: ClassVar[str] = "Something went wrong inside the gateway"
+    title: ClassVar[str] = "Internal gateway error"
 
 
 # ------------------------------------------------------------------------------------------------------------ operator
@@ -57,10 +57,10 @@ class AnabranchError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One mistake in a document: where (`file`, 1-based `line` and `column`, `path` into the document), what, and what to do.
+    """One mistake in a document: its position (`file`, 1-based `line` and `column`, `path` into the document), a message and a hint.
 
-    `value`: the offending value as text, None when there is none or when it may hold a secret. `hint`: "" when there is none.
-    `is_warning`: the document works, but not as its writer would expect.
+    `value`: the offending value as text; None when there is none or when it may contain a secret. `hint`: how to fix it, or "".
+    `is_warning`: the document is usable, but probably does not do what its author expects.
     """
 
     file: str
@@ -80,10 +80,10 @@ class Problem:
 
 
 class ConfigError(AnabranchError):
-    """The document or a setting is wrong. `problems`: every one that was found, in order of file and line."""
+    """The document or a setting is invalid. `problems`: all that were found, in order of file and line."""
 
     code = "config_error"
-    title = "The gateway document is not usable"
+    title = "Invalid gateway document or setting"
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -91,7 +91,7 @@ class ConfigError(AnabranchError):
 
 
 class MissingExtraError(AnabranchError):
-    """A feature needs an optional library. Says which extra of this package brings it."""
+    """A feature needs an optional library. The message names the extra of this package that installs it."""
 
     code = "missing_extra"
 
@@ -103,11 +103,11 @@ class MissingExtraError(AnabranchError):
 
 
 class RequestError(AnabranchError):
-    """What the client sent cannot be served. `errors`: one dict for each fault, as they stand in the problem document."""
+    """The client's request cannot be served. `errors`: one dict for each fault, as in the problem document. `headers`: added to the response."""
 
     code = "bad_request"
     status = 400
-    title = "The request cannot be understood"
+    title = "Bad request"
 
     def __init__(self, detail: str, *, errors: list[dict[str, object]] | None = None, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -117,85 +117,86 @@ class RequestError(AnabranchError):
 
 
 class MalformedRequest(RequestError):
-    """What came is no HTTP/1.1: decided by the server before there is a request."""
+    """The bytes on the connection are not valid HTTP/1.1. Raised by the server, before there is a request."""
 
     code = "malformed_request"
-    title = "The request is not valid HTTP"
+    title = "Malformed HTTP request"
 
 
 class HeadTooLarge(RequestError):
-    """As above, by its size."""
+    """The request line and header fields exceed the size limit. Raised by the server, before there is a request."""
 
     code = "head_too_large"
     status = 431
-    title = "The head of the request is too large"
+    title = "Request head too large"
 
 
 class HeadTimeout(RequestError):
-    """As above, by its time."""
+    """The request line and header fields did not arrive in time. Raised by the server, before there is a request."""
 
     code = "head_timeout"
     status = 408
-    title = "The head of the request did not arrive in time"
+    title = "Request head timed out"
 
 
 class InvalidParameters(RequestError):
     code = "invalid_parameters"
-    title = "Parameters are missing or wrong"
+    title = "Missing or invalid parameters"
 
 
 class InvalidBody(RequestError):
     code = "invalid_body"
-    title = "The request body is not what this endpoint takes"
+    title = "Invalid request body"
 
 
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     status = 413
-    title = "The request body is too large"
+    title = "Request body too large"
 
 
 class BodyTimeout(RequestError):
     code = "body_timeout"
     status = 408
-    title = "The request body did not arrive in time"
+    title = "Request body timed out"
 
 
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     status = 415
-    title = "The request body must be JSON"
+    title = "Request body must be JSON"
 
 
 class NotFound(RequestError):
     code = "not_found"
     status = 404
-    title = "There is no such endpoint"
+    title = "No such endpoint"
 
 
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405
-    title = "The endpoint does not have this method"
+    title = "Method not allowed"
 
 
 class Overloaded(RequestError):
-    """Nothing is wrong with the request; there are too many of them. Decided before its body is read."""
+    """The gateway or the endpoint is at its limit of concurrent requests. Decided before the request body is read."""
 
     code = "overloaded"
     status = 503
-    title = "The gateway has as many requests as it can take"
+    title = "Too many concurrent requests"
 
 
 # --------------------------------------------------------------------------------------------------------------- steps
 
 
 class StepError(AnabranchError):
-    """Why a step has no value. `is_timeout`: counts as "a timeout" when nothing at all could be answered.
+    """Why a step has no value.
 
-    `may_be_processed`: the upstream may have acted on the request (so only an idempotent call may be tried again).
-    `retry_after_s`: seconds after which it makes sense to come again; None when unknown.
-    `proxy_error`: error type of RFC 9209 section 2.3, "" where none fits.
+    `is_timeout`: the failure is a timeout. When no upstream answered and every failure is a timeout, the response is 504 instead of 502.
+    `may_be_processed`: the upstream may have acted on the request, so only an idempotent call may be retried.
+    `retry_after_s`: seconds after which a retry makes sense; None when unknown.
+    `proxy_error`: error type of RFC 9209 section 2.3; "" when none fits.
     """
 
     code = "step_failed"
@@ -212,75 +213,75 @@ class StepError(AnabranchError):
 
 class UpstreamError(StepError):
     code = "upstream_error"
-    title = "A service that this response needs failed"
+    title = "Upstream failed"
 
 
 class ConnectError(UpstreamError):
     code = "connect_failed"
-    title = "A service could not be reached"
+    title = "Upstream unreachable"
     proxy_error = "connection_refused"
 
 
 class ResolveError(ConnectError):
     code = "resolve_failed"
-    title = "A service's name has no address"
+    title = "Upstream host name has no address"
     proxy_error = "dns_error"
 
 
 class ConnectTimeout(ConnectError):
     code = "connect_timeout"
     status = 504
-    title = "A service did not accept a connection in time"
+    title = "Connection to upstream timed out"
     proxy_error = "connection_timeout"
     is_timeout = True
 
 
 class TLSError(ConnectError):
     code = "tls_failed"
-    title = "A service could not prove who it is"
+    title = "TLS handshake with upstream failed"
     proxy_error = "tls_certificate_error"
 
 
 class UpstreamTimeout(UpstreamError):
     code = "timeout"
     status = 504
-    title = "A service did not answer in time"
+    title = "Upstream did not answer in time"
     proxy_error = "http_response_timeout"
     is_timeout = True
 
 
 class ConnectionLost(UpstreamError):
     code = "connection_lost"
-    title = "A service closed the connection before its answer was whole"
+    title = "Upstream connection lost"
     proxy_error = "http_response_incomplete"
 
 
 class ProtocolError(UpstreamError):
     code = "protocol_error"
-    title = "A service sent something that is not valid HTTP"
+    title = "Invalid HTTP from upstream"
     proxy_error = "http_protocol_error"
 
 
 class ResponseTooLarge(UpstreamError):
     code = "response_too_large"
-    title = "A service answered with more than the gateway accepts"
+    title = "Upstream response too large"
     proxy_error = "http_response_body_size"
 
 
 class InvalidJSON(UpstreamError):
     code = "invalid_json"
-    title = "A service answered with something that is not JSON"
+    title = "Upstream response is not JSON"
     proxy_error = "http_protocol_error"
 
 
 class UpstreamStatus(UpstreamError):
-    """An answer that is not 2xx. 4xx goes through to the client when the step is required; anything else is 502."""
+    """A response that is not 2xx. When the step is required, a 4xx is passed on to the client and anything else becomes 502."""
 
     code = "upstream_status"
-    title = "A service answered with an error"
+    title = "Upstream answered with an error"
 
     def __init__(self, upstream_status: int, *, retry_after_s: float | None = None) -> None:
-        super().__init__(f"the service answered {upstream_status}", may_be_processed=True, retry_after_s=retry_after_s)
+        super().__init__(f"the upstream answered {upstream_status}", may_be_processed=True, retry_after_s=retry_after_s)
         self.upstream_status = upstream_status
         self.status = upstream_status if 400 <= upstream_status < 500 else 502
 
@@ -292,76 +293,76 @@ class RejectedError(StepError):
 
 class QueueFull(RejectedError):
     code = "queue_full"
-    title = "Too many requests wait for a service"
+    title = "Upstream queue full"
 
 
 class QueueTimeout(RejectedError):
     code = "queue_timeout"
-    title = "A service was too busy for too long"
+    title = "Timed out waiting for an upstream slot"
 
 
 class BreakerOpen(RejectedError):
     code = "breaker_open"
-    title = "A service is left alone until it recovers"
+    title = "Circuit breaker open"
     proxy_error = "destination_unavailable"
 
 
 class DeadlineExceeded(RejectedError):
     code = "deadline_exceeded"
     status = 504
-    title = "The time for the whole request ran out"
+    title = "Deadline exceeded"
     proxy_error = "http_response_timeout"
     is_timeout = True
 
 
 class SkippedError(StepError):
     code = "skipped"
-    title = "A step had nothing to work on"
+    title = "Step skipped"
 
 
 class MissingReference(SkippedError):
     code = "missing_reference"
-    title = "A value that a step needs was not there"
+    title = "Referenced value is missing"
 
 
 class DependencyFailed(SkippedError):
     code = "dependency_failed"
-    title = "A step that another step needs failed"
+    title = "Step dependency failed"
 
 
 class ShapeError(StepError):
     code = "not_mergeable"
-    title = "A service's answer cannot be merged as the document asks"
+    title = "Step value cannot be merged"
 
 
 class NothingAnswered(StepError):
-    """Every step that the response would show has failed. `status`: 504 when time ran out for all of them, else 502."""
+    """Every step that the response would show has failed. `status`: 504 when all of them failed with a timeout, else 502."""
 
     code = "nothing_answered"
-    title = "No service that this response is made of answered"
+    title = "No upstream answered"
 
     def __init__(self, *, is_timeout: bool) -> None:
-        super().__init__("none of the services that this response is made of answered")
+        super().__init__("every step that this response shows failed")
         self.status = 504 if is_timeout else 502
 
 
 class ComputePoolFull(RejectedError):
     code = "compute_pool_full"
-    title = "Too many computations wait for a worker"
+    title = "Compute pool full"
 
 
 class ComputePoolDown(RejectedError):
     code = "compute_pool_down"
-    title = "The workers of a computation are not there"
+    title = "Compute pool unavailable"
     proxy_error = "destination_unavailable"
 
 
 class ComputeError(StepError):
-    """A hook was started and gave no value. What the hook itself said is in the log, never here."""
+    """A hook gave no usable value. The text of its exception goes to the log only, never into this error."""
 
     code = "compute_error"
     status = 500
-    title = "A computation failed"
+    title = "Compute function failed"
     proxy_error = "proxy_internal_error"
 
 
@@ -372,41 +373,41 @@ class ComputeFailed(ComputeError):
 class ComputeTimeout(ComputeError):
     code = "compute_timeout"
     status = 504
-    title = "A computation did not end in time"
+    title = "Compute function timed out"
     proxy_error = "http_response_timeout"
     is_timeout = True
 
 
 class ComputeInvalidInput(ComputeError):
-    """The arguments came from a request or a service, so it is an answer from beyond that cannot be used."""
+    """The arguments do not fit the hook's annotations. They come from the request or an upstream, hence 502 and not 500."""
 
     code = "compute_invalid_input"
     status = 502
-    title = "A computation was given something that it does not take"
+    title = "Invalid input for compute function"
 
 
 class ComputeInvalidResult(ComputeError):
     code = "compute_invalid_result"
-    title = "A computation returned something that cannot be used"
+    title = "Invalid result from compute function"
 
 
 class WorkerLost(ComputeError):
     code = "compute_worker_lost"
-    title = "A computation ended its worker"
+    title = "Compute worker crashed"
 
 
 # ------------------------------------------------------------------------------------------------------------- journal
 
 
 class JournalError(AnabranchError):
-    """The record that an endpoint owes before it answers could not be written (in time). The services were called all the same.
+    """The record that an endpoint must write before it answers was not written, or not in time. The upstreams were called nevertheless.
 
-    `detail`: a sentence for the client: no paths. `retry_after_s`: seconds after which it makes sense to come again.
+    `detail`: a sentence for the client, without paths. `retry_after_s`: seconds after which a retry makes sense; None when unknown.
     """
 
     code = "journal_unavailable"
     status = 503
-    title = "The response could not be recorded"
+    title = "Response could not be recorded"
 
     def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -415,4 +416,4 @@ class JournalError(AnabranchError):
 
 
 class JournalFull(JournalError):
-    """The queue before the journal has no room."""
+    """The journal's queue is full."""

@@ -23,13 +23,11 @@ from anabranch.document.upstreams import Opener
 from anabranch.document.warm import origins_of, restoring
 from anabranch.document.watch import changes
 from anabranch.edge.app import Gateway, build_app
-from anabranch.edge.dataplane import DataPlane, Generation
-from anabranch.edge.python import ClientGone, FanHeaders, FanOutFailed, FanSource, answer_failed, answer_gone
-from anabranch.engine.event import RequestTracer
+from anabranch.edge.dataplane import DataPlane
+from anabranch.edge.generation import Generation
 from anabranch.errors import ConfigError, MissingExtraError, Problem
-from anabranch.guard.concurrency import Gate
+from anabranch.guard.concurrency import Gate, gates_of
 from anabranch.journal.journal import Journal
-from anabranch.journal.recorder import RecorderOf, recorder_of
 from anabranch.journal.redact import Redaction
 from anabranch.observe import sources
 from anabranch.observe.logs import Logs
@@ -45,6 +43,7 @@ from anabranch.server.admin.server import AdminServer
 from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import observed
 from anabranch.server.health import Health, Probe
+from anabranch.server.health import routes as health_routes
 from anabranch.settings import Settings
 from anabranch.sinks.open import Shippers
 from anabranch.upstream.open import open_transport
@@ -71,9 +70,8 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
     stale = _stale_store(compiled)
     first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings), answers, stale)
     plane = DataPlane(
-        first.engine.run, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
+        first.engine.bind, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
     )
-    plane.load(first.plan, recorder_of=_recorder_of(first))
 
     def prepare() -> Service:
         """The document as it is now, for a reload. What only a restart can change is a warning."""
@@ -86,9 +84,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
         """Both the document's endpoints and the routes in Python see the new service from the same moment on."""
         bounds = service.plan.source.stale
         stale.bound(max_entries=bounds.entries, max_bytes=bounds.size)
-        before = plane.load(service.plan, service.engine.run, _recorder_of(service))
-        app.state.fan_source = _fan_source(service, plane.generation, observation.tracer)
-        return before
+        return app.load(service)
 
     reloader = Reloader(first, prepare=prepare, swap=swap, linger_s=settings.shutdown_timeout_s)
 
@@ -109,7 +105,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
         observation.metrics.register("journal", sources.of_journal(lambda: reloader.service.journal))
         observation.metrics.register("shippers", sources.of_shippers(lambda: reloader.service.shippers))
         observation.metrics.register("compute", sources.of_compute(lambda: reloader.service.compute.pools))
-        observation.metrics.register("gates", sources.of_gates(lambda: plane.gates if gate is None else {"": gate, **plane.gates}))
+        observation.metrics.register("gates", sources.of_gates(lambda: {**({} if gate is None else {"": gate}), **gates_of(plane.guards)}))
     gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
     protocol = observed(observation.refusals)
     public_routes: list[BaseRoute] = []
@@ -136,7 +132,6 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
                 await exits.enter_async_context(admin)
                 logger.info("the admin server is at %s port %d", settings.admin_host, admin.port)
                 app.state.admin_port = admin.port
-            app.state.fan_source = _fan_source(first, plane.generation, observation.tracer)
             if settings.reload == "watch":
                 await exits.enter_async_context(_watching(document, reloader))
             health.clear("start")
@@ -146,23 +141,20 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
     observe_others = None if observation.observer_of is None else observation.observer_of(None)
     app = build_app(
         plane=plane,
-        health_status=health,
         routers=compiled.routers,
-        extra_routes=public_routes,
+        routes=[*health_routes(health), *public_routes],
         lifespan=lifespan,
         is_docs_enabled=settings.docs,
         observe_others=observe_others,
+        tracer=observation.tracer,
     )
+    app.load(first)
     app.state.reloader = reloader
     app.state.health = health
     app.state.protocol = protocol
-    if compiled.routers:
-        app.add_middleware(FanHeaders, observe=observe_others)
-        app.add_exception_handler(FanOutFailed, answer_failed)
-        app.add_exception_handler(ClientGone, answer_gone)
     if gate is not None:
         app.state.gate = gate
-        app.state.protocol = with_admission(protocol, gate)
+        app.state.protocol = with_admission(protocol, gate, app)
         app.limit(gate)
     return app
 
@@ -249,10 +241,6 @@ def _stale_store(compiled: Compiled) -> StaleStore:
     return StaleStore(max_entries=bounds.entries, max_bytes=bounds.size)
 
 
-def _recorder_of(service: Service) -> RecorderOf | None:
-    return None if service.journal is None else recorder_of(service.journal)
-
-
 def _readiness_of(name: str, reloader: Reloader, plan: DocumentPlan) -> Probe:
     """What /readyz asks about one upstream. Raises ConfigError when there is none of this name, or none that could ever say no."""
     known = plan.upstreams.get(name)
@@ -325,10 +313,6 @@ async def _watching(document: Path, reloader: Reloader) -> AsyncIterator[None]:
 def _report_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("changes of the document are no longer noticed; SIGHUP still reloads it", exc_info=error)
-
-
-def _fan_source(service: Service, generation: Generation, tracer: RequestTracer | None) -> FanSource:
-    return FanSource(service.surfaces, service.plan.source.defaults.timeout_s, generation, tracer)
 
 
 def _wrong_setting(name: str, message: str, hint: str = "") -> Problem:

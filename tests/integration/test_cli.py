@@ -273,8 +273,8 @@ endpoints:
     assert (done.returncode, done.stdout) == (3, "")
     assert [line.removeprefix(f"{path}:").replace(str(tmp_path), "") for line in done.stderr.splitlines()] == [
         "3:38: upstreams.a.tls: tls.ca: /missing.pem cannot be read: No such file or directory",
-        "4:38: upstreams.b.tls: tls.ca: /other.pem does not hold certificates in PEM form, or they do not belong together",
-        "5:38: upstreams.c.tls: tls.key is set without tls.cert: name the client certificate as well",
+        "4:38: upstreams.b.tls: tls.ca: /other.pem does not contain certificates in PEM form, or they do not match",
+        "5:38: upstreams.c.tls: tls.key is set without tls.cert: set tls.cert to the client certificate",
         "6:38: upstreams.d.tls: tls.cert and tls.key: /missing.pem cannot be read: No such file or directory",
         "4 problems",
     ]

@@ -21,7 +21,6 @@ from anabranch.edge.app import build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.run import Engine
 from anabranch.plan.compile import compile_document
-from anabranch.server.health import Health
 from anabranch.upstream.stock import HTTPXTransport
 
 DOCUMENT: dict[str, Any] = {
@@ -71,9 +70,9 @@ async def gateway(opener: Opener) -> AsyncIterator[httpx.AsyncClient]:
     plan = compile_document(Document.model_validate(DOCUMENT), problems)
     problems.raise_if_any()
     async with Upstreams(plan.upstreams, opener=opener) as upstreams:
-        plane = DataPlane(Engine(upstreams.policies).run)
+        plane = DataPlane(Engine(upstreams.policies).bind)
         plane.load(plan)
-        app = build_app(plane=plane, health_status=Health())
+        app = build_app(plane=plane)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
             yield client
 

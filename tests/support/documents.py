@@ -5,8 +5,9 @@ from typing import Any
 from anabranch.config.model import Document
 from anabranch.config.problems import Problems
 from anabranch.errors import Problem
+from anabranch.jsontext.frame import Frame
 from anabranch.plan.compile import compile_document
-from anabranch.plan.model import EndpointPlan, Frame
+from anabranch.plan.model import EndpointPlan
 
 UPSTREAMS = {"a": {"url": "http://127.0.0.1:1"}, "b": {"url": "http://127.0.0.1:2"}}
 

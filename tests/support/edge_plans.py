@@ -7,18 +7,9 @@ from anabranch.config import model as config
 from anabranch.core.exchange import Request
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.errors import StepError
-from anabranch.plan.model import (
-    MISSING,
-    BodyPlan,
-    DecodeMode,
-    DocumentPlan,
-    EndpointPlan,
-    Frame,
-    HeaderPairs,
-    ParameterPlan,
-    ResponsePlan,
-    StepPlan,
-)
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.shape import DecodeMode
+from anabranch.plan.model import BodyPlan, DocumentPlan, EndpointPlan, HeaderPairs, ParameterPlan, ResponsePlan, StepPlan
 
 
 def read_text(texts: list[str]) -> Any:
@@ -144,6 +135,7 @@ def endpoint(
         path=path,
         segments=tuple(path.split("/")[1:]),
         timeout_s=timeout_s,
+        max_requests=source.max_requests,
         path_parameters=tuple(item for item in parameters if item.location == "path"),
         query_parameters=tuple(item for item in parameters if item.location == "query"),
         header_parameters=tuple(item for item in parameters if item.location == "header"),
@@ -162,7 +154,8 @@ def endpoint(
 
 
 def document(*endpoints: EndpointPlan, **written: Any) -> DocumentPlan:
-    return DocumentPlan(endpoints=endpoints, source=config.Document.model_validate({"version": 1, **written}))
+    source = config.Document.model_validate({"version": 1, **written})
+    return DocumentPlan(endpoints=endpoints, cors=source.cors, timeout_s=source.defaults.timeout_s, source=source)
 
 
 def outcome(name: str, *, elapsed_ms: float = 1.0, failure: StepError | None = None, attempts: int = 1, upstream: str = "") -> Outcome:

@@ -6,7 +6,7 @@ from anabranch.journal.disk import Appender, Disk
 
 
 class FaultyDisk(Disk):
-    """`faults`: by step (`prepare`, `create`, `append`, `sync`, `cut`, `free`), the error that the step raises while the entry exists.
+    """`faults`: by step (`prepare`, `create`, `append`, `sync`, `truncate`, `free`), the error that the step raises while the entry exists.
     `torn`: bytes of the data that a failing append still writes. `free`: reported free bytes; None reports the real value."""
 
     def __init__(self, folder: Path, worker: str = "0123456789") -> None:
@@ -50,6 +50,6 @@ class FaultyAppender(Appender):
         self._faulty.syncs += 1
         await super().sync()
 
-    async def cut(self, size_bytes: int) -> None:
-        self._faulty.meet("cut")
-        await super().cut(size_bytes)
+    async def truncate(self, size_bytes: int) -> None:
+        self._faulty.meet("truncate")
+        await super().truncate(size_bytes)

@@ -10,8 +10,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from anabranch.edge.admission import Admission, Headers
 from anabranch.engine.event import Refusal
-from anabranch.guard.concurrency import Gate, GateKeeper
+from anabranch.guard.concurrency import Gate
 from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import BoundedProtocol
 from tests.support.serving import LOOPBACK
@@ -43,6 +44,9 @@ class Application:
         self.gate = asyncio.Event()
         self.seen: list[str] = []
         self.gone: list[str] = []
+
+    def cross_origin_fields(self, origin: bytes | None) -> Headers:
+        return [] if origin is None else [(b"access-control-allow-origin", origin)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -144,9 +148,9 @@ async def serving(
     refusals: list[Refusal] = []
     observed: type[BoundedProtocol] = type("Observed", (protocol,), {"observe": staticmethod(refusals.append)})
     config = uvicorn.Config(
-        app if gate is None else GateKeeper(app, gate=gate),
+        app if gate is None else Admission(app, gate=gate, rejections=app),
         port=0,
-        http=observed if gate is None else with_admission(observed, gate),
+        http=observed if gate is None else with_admission(observed, gate, app),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from uuid_utils import uuid7
 
-from anabranch.journal.record import Asked, Record, Step, encode, kept
+from anabranch.journal.record import Record, RecordedRequest, Step, encode, kept
 from anabranch.journal.segment import PLAIN, SegmentName, Summary, compress
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -28,7 +28,7 @@ def failed(name: str, upstream: str, target: str, code: str, **more: Any) -> Ste
 
 def recorded(path: str, body: bytes, steps: Iterable[Step], *, at_s: float = 0.0, **more: Any) -> Record:
     """A record of the endpoint `x`, `at_s` seconds after NOW."""
-    request = Asked(id="r1", method=more.pop("method", "GET"), path=path, query=more.pop("query", ""), **more.pop("asked", {}))
+    request = RecordedRequest(id="r1", method=more.pop("method", "GET"), path=path, query=more.pop("query", ""), **more.pop("asked", {}))
     defaults = {"endpoint": "x", "status": 200, "complete": True, "elapsed_ms": 5.0}
     return Record(
         v=1,

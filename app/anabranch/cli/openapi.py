@@ -8,7 +8,6 @@ from anabranch.document.compile import Compiled
 from anabranch.edge.app import build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.run import Engine
-from anabranch.server.health import Health
 
 
 def openapi(document: Document, output: Output = None) -> None:
@@ -23,7 +22,7 @@ def schema(output: Output = None) -> None:
 
 def describe(compiled: Compiled) -> bytes:
     """The API description of a compiled document as indented JSON: what the gateway shows at /openapi.json."""
-    plane = DataPlane(Engine({}).run)
+    plane = DataPlane(Engine().bind)
     plane.load(compiled.plan)
-    app = build_app(plane=plane, health_status=Health(), routers=compiled.routers)
+    app = build_app(plane=plane, routers=compiled.routers)
     return orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -1,1 +1,1 @@
-"""Runs Python functions off the event loop: on threads, in processes, on a Dask cluster."""
+"""Runs the operator's Python functions (hooks): in threads, in processes, on a Dask cluster, and async ones on the event loop."""

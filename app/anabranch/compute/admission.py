@@ -1,7 +1,7 @@
-"""Which job gets the next free worker: a bounded queue in front of every pool, with a lane for each step that uses it.
+"""The bounded queue in front of every pool, with a lane for each step that uses the pool.
 
-Lanes are served by turns, so an endpoint that sends a thousand jobs delays another one's single job by one job, not by a thousand. When
-the queue is full, the newest job of the longest lane has to go. A job whose time runs out while it waits is never started.
+Lanes are served in turn, so a step that sends a thousand jobs delays another step's single job by one job, not by a thousand. When the
+queue is full, the newest job of the longest lane is rejected. A job whose deadline passes while it waits is never started.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ class _Waiter(Generic[W]):
 
 
 class _Lane(Generic[W]):
-    """`running`: jobs that have a worker. `limit`: of the newest job that came; None: as many as there are workers. `has_turn`: it stands
-    in the line of lanes."""
+    """`running`: jobs that have a worker. `limit`: of the newest job; None: as many as there are workers. `is_scheduled`: the lane is in the
+    queue of lanes."""
 
-    __slots__ = ("has_turn", "limit", "running", "waiting")
+    __slots__ = ("is_scheduled", "limit", "running", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[_Waiter[W]] = deque()
         self.running = 0
-        self.has_turn = False
+        self.is_scheduled = False
         self.limit: int | None = None
 
     @property
@@ -46,10 +46,10 @@ class _Lane(Generic[W]):
 
 
 class Admission(Generic[W]):
-    """`W` is a worker, whatever that is. The pool gives each free one with `offer`; `enter` hands it to a job; `leave` ends the job.
+    """Assigns workers of any type `W` to jobs. The pool adds each free worker by `offer`; `enter` waits for one; `leave` ends the job.
 
-    `queue`: jobs that may wait, over all lanes. `queue_timeout_s`: longest wait; None: until the job's own deadline.
-    Writes `queued`, `running` and `rejected` of the counters.
+    `queue`: how many jobs may wait, over all lanes. `queue_timeout_s`: longest wait; None: until the job's own deadline.
+    Updates `queued`, `running`, `rejected` and `queue_s` of the counters.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Admission(Generic[W]):
         self._clock = clock
         self._free: list[W] = []
         self._lanes: dict[str, _Lane[W]] = {}
-        self._turns: deque[_Lane[W]] = deque()
+        self._scheduled: deque[_Lane[W]] = deque()
 
-    async def enter(self, job: Job, clock: JobTimings) -> W:
-        """Wait for a worker. Writes `clock.queue_s`.
+    async def enter(self, job: Job, timings: JobTimings) -> W:
+        """Wait for a worker. Updates `timings.queue_s`.
 
-        Raises ComputePoolFull and DeadlineExceeded. Cancellation: the place in the queue is given up, and a worker that was given at the
-        same moment goes to the next one.
+        Raises ComputePoolFull and DeadlineExceeded. Cancellation: the job leaves the queue; a worker that was granted at the same moment goes
+        to the next job.
         """
         began = self._clock()
         if job.deadline <= began:
-            raise self._refusal(DeadlineExceeded("no time was left to begin"))
+            raise self._counted(DeadlineExceeded("the deadline passed before the function was started"))
         lane = self._lanes.get(job.lane)
         if lane is None:
             lane = self._lanes[job.lane] = _Lane()
@@ -83,39 +83,39 @@ class Admission(Generic[W]):
         try:
             return await self._wait(job, lane, began)
         finally:
-            clock.queue_s += self._clock() - began
+            timings.queue_s += self._clock() - began
             self._counters.queue_s += self._clock() - began
-            self._forget(job.lane)
+            self._discard_if_empty(job.lane)
 
     def leave(self, lane_name: str) -> None:
-        """A job that had a worker is over. The worker itself is offered, or is gone."""
+        """End a job that had a worker. If the worker is still usable, the pool calls `offer` as well."""
         self._lanes[lane_name].running -= 1
         self._counters.running -= 1
-        self._forget(lane_name)
+        self._discard_if_empty(lane_name)
         self._grant()
 
     def offer(self, worker: W) -> None:
-        """A worker is free. The one that was offered last is taken first: it is warm."""
+        """Add a free worker. The one offered last is used first, since it is warm."""
         self._free.append(worker)
         self._grant()
 
     def withdraw(self, worker: W) -> bool:
-        """A free worker is not to be had any more. False when it was not free."""
+        """Remove a free worker. Returns False if it was not free."""
         try:
             self._free.remove(worker)
         except ValueError:
             return False
         return True
 
-    def refuse_waiting(self, error: Callable[[], RejectedError]) -> None:
-        """Turn every job that waits away: there will be no worker for it."""
+    def reject_waiting(self, error: Callable[[], RejectedError]) -> None:
+        """Reject every waiting job, because no worker will become free for it."""
         for lane in self._lanes.values():
             while lane.waiting:
-                self._turn_away(lane.waiting.pop(), error())
+                self._reject(lane.waiting.pop(), error())
 
-    def refusal(self, detail: str) -> ComputePoolFull:
-        """The error for a job that is not let in, with a guess at when to come again. Counted."""
-        return self._refusal(ComputePoolFull(detail, retry_after_s=self._retry_after_s()))
+    def rejection(self, detail: str) -> ComputePoolFull:
+        """The error for a job that is not admitted, with an estimated `retry_after_s`. Counts it as rejected."""
+        return self._counted(ComputePoolFull(detail, retry_after_s=self._retry_after_s()))
 
     # ------------------------------------------------------------------------------------------------------- waiting
 
@@ -127,7 +127,7 @@ class Admission(Generic[W]):
             wait_s = min(wait_s, self._queue_timeout_s)
         waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._expire, waiter)
         lane.waiting.append(waiter)
-        self._queue_up(lane)
+        self._schedule(lane)
         self._counters.queued += 1
         try:
             return await waiter.future
@@ -148,25 +148,28 @@ class Admission(Generic[W]):
             return
         longest = max(self._lanes.values(), key=lambda other: len(other.waiting))
         if len(longest.waiting) <= len(lane.waiting) + 1:
-            raise self.refusal("no worker is free, and the queue is full" if self._queue else "no worker is free")
-        self._turn_away(longest.waiting.pop(), ComputePoolFull("the queue is full", retry_after_s=self._retry_after_s()))
+            raise self.rejection("no worker is free and the queue is full" if self._queue else "no worker is free")
+        self._reject(
+            longest.waiting.pop(),
+            ComputePoolFull("displaced from the full queue by a job of another step", retry_after_s=self._retry_after_s()),
+        )
 
     def _expire(self, waiter: _Waiter[W]) -> None:
         if waiter.future.done():
             return
         self._lanes[waiter.job.lane].waiting.remove(waiter)
         if self._clock() >= waiter.job.deadline - 0.001:
-            self._turn_away(waiter, DeadlineExceeded("no worker was free before the time was over"))
+            self._reject(waiter, DeadlineExceeded("no worker became free before the deadline"))
         else:
-            self._turn_away(waiter, ComputePoolFull("no worker was free within `queue_timeout`", retry_after_s=self._retry_after_s()))
+            self._reject(waiter, ComputePoolFull("no worker became free within `queue_timeout`", retry_after_s=self._retry_after_s()))
 
-    def _turn_away(self, waiter: _Waiter[W], error: RejectedError) -> None:
-        """For a waiter that has been taken out of its lane."""
+    def _reject(self, waiter: _Waiter[W], error: RejectedError) -> None:
+        """Reject a job that has already been removed from its lane."""
         self._counters.queued -= 1
         if not waiter.future.done():
-            waiter.future.set_exception(self._refusal(error))
+            waiter.future.set_exception(self._counted(error))
 
-    def _refusal(self, error: E) -> E:
+    def _counted(self, error: E) -> E:
         self._counters.rejected += 1
         return error
 
@@ -177,37 +180,37 @@ class Admission(Generic[W]):
             if waiter.future.done():
                 continue
             if waiter.job.deadline <= self._clock():
-                waiter.future.set_exception(self._refusal(DeadlineExceeded("no worker was free before the time was over")))
+                waiter.future.set_exception(self._counted(DeadlineExceeded("no worker became free before the deadline")))
                 continue
             self._lanes[waiter.job.lane].running += 1
             self._counters.running += 1
             waiter.future.set_result(self._free.pop())
 
     def _next(self) -> _Waiter[W] | None:
-        """The first job of the first lane that may run one more; that lane goes to the end."""
-        for _ in range(len(self._turns)):
-            lane = self._turns.popleft()
-            lane.has_turn = False
+        """The first job of the first lane that may run another one; that lane moves to the end."""
+        for _ in range(len(self._scheduled)):
+            lane = self._scheduled.popleft()
+            lane.is_scheduled = False
             waiter = lane.waiting.popleft() if lane.waiting and lane.is_open else None
             if lane.waiting:
-                self._queue_up(lane)
+                self._schedule(lane)
             if waiter is not None:
                 self._counters.queued -= 1
                 return waiter
         return None
 
-    def _queue_up(self, lane: _Lane[W]) -> None:
-        if not lane.has_turn:
-            lane.has_turn = True
-            self._turns.append(lane)
+    def _schedule(self, lane: _Lane[W]) -> None:
+        if not lane.is_scheduled:
+            lane.is_scheduled = True
+            self._scheduled.append(lane)
 
-    def _forget(self, name: str) -> None:
+    def _discard_if_empty(self, name: str) -> None:
         lane = self._lanes.get(name)
         if lane is not None and not lane.running and not lane.waiting:
             del self._lanes[name]
 
     def _retry_after_s(self) -> float:
-        """How long the queue before the next free place takes, going by the mean run time so far."""
+        """Estimated seconds until the present queue is done, from the mean run time so far; between 1 and 30."""
         counters = self._counters
         ended = counters.done + counters.failed + counters.timed_out + counters.lost
         mean_s = counters.run_s / ended if ended else 1.0

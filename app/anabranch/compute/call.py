@@ -1,7 +1,7 @@
-"""A hook, resolved, and one call of it: JSON text in, JSON text out.
+"""Resolves a hook and calls it: JSON text in, JSON text out.
 
-This is what runs where the function runs: in a thread of the gateway, in a worker process, on a cluster. So it imports little, keeps
-nothing of a call, and never raises: whatever happens is a reply.
+Runs wherever the function runs: in a thread of the gateway, in a worker process, on a cluster. So it imports little, keeps no state
+between calls, and `call_hook` never raises: every failure becomes a reply.
 """
 
 import importlib
@@ -27,7 +27,7 @@ _BYTES: Final = (bytes, bytearray, memoryview)
 
 
 class ReplyKind(IntEnum):
-    """What became of a call. With all but VALUE comes a text for the operator's log."""
+    """How a call ended. The payload of every kind but VALUE is a text for the operator's log."""
 
     VALUE = 0
     FAILED = 1
@@ -41,13 +41,13 @@ class JobReply(NamedTuple):
 
 
 class HookError(Exception):
-    """A hook cannot be resolved. Its text is a sentence for the operator, without the hook's name."""
+    """A hook cannot be resolved. The message is a sentence for the operator, without the hook's name."""
 
 
 class Hook:
-    """A function, with what checks its arguments and its result. Made once in each process.
+    """A function with the validators of its arguments and its result. Created once in each process.
 
-    `is_async`: a coroutine function. `result`: of its return annotation; None when there is nothing to check.
+    `is_async`: a coroutine function. `result`: validates the return annotation; None if there is nothing to validate.
     """
 
     __slots__ = ("_arguments", "function", "is_async", "result", "signature")
@@ -57,7 +57,7 @@ class Hook:
             raise HookError("it is not a function")
         try:
             self.signature = inspect.signature(function, eval_str=True)
-        except Exception as error:  # noqa: BLE001 - annotations are evaluated, and anything can stand in them
+        except Exception as error:  # noqa: BLE001 - evaluates annotations, which may run any code
             raise HookError(f"its signature cannot be read: {type(error).__name__}: {error}") from None
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
@@ -65,13 +65,13 @@ class Hook:
         self.result = _result_of(self.signature)
 
     def arguments(self, text: bytes) -> dict[str, Any]:
-        """The arguments by name. Raises ValidationError, and JSONDecodeError for what JSON allows but orjson does not (depth)."""
+        """The arguments by name. Raises ValidationError, and JSONDecodeError for JSON nested deeper than orjson allows."""
         if self._arguments is None:
-            return orjson.loads(text)  # type: ignore[no-any-return]  # it is made by us, an object
+            return orjson.loads(text)  # type: ignore[no-any-return]  # always an object, built by the gateway
         return self._arguments.validate_json(text)
 
     def dump(self, value: Any) -> bytes:
-        """JSON text of what the function returned; bytes are JSON already. Raises ValueError and TypeError."""
+        """The JSON text of the function's result; a result of type bytes is JSON text already. Raises ValueError and TypeError."""
         if isinstance(value, _BYTES):
             text = bytes(value)
             if not text.isascii():
@@ -87,7 +87,7 @@ class Hook:
 
 @cache
 def resolve(hook: str) -> Hook:
-    """The hook named `module:function`. Raises HookError; whatever the module raises when it is imported goes through."""
+    """The hook named `module:function`. Raises HookError, and any exception that importing the module raises."""
     module_name, _, path = hook.partition(":")
     found: Any = importlib.import_module(module_name)
     for name in path.split("."):
@@ -96,41 +96,41 @@ def resolve(hook: str) -> Hook:
 
 
 def call_hook(hook: str, text: bytes) -> JobReply:
-    """Call a function that is not async. `text`: JSON text of an object, the arguments by name. Never raises."""
+    """Call a function that is not async. `text`: JSON text of an object with the arguments by name. Never raises."""
     try:
-        if "=" in hook:  # not of a document, but of the gateway itself (`anabranch.compute.offload`): bytes in, bytes out
+        if "=" in hook:  # used by the gateway itself, not by a document (`anabranch.compute.offload`): bytes in, bytes out
             name, _, order = hook.partition("=")
             return JobReply(ReplyKind.VALUE, resolve(name).function(order, text))
         resolved = resolve(hook)
         arguments = resolved.arguments(text)
     except (ValidationError, orjson.JSONDecodeError, RecursionError) as error:
         return invalid(ReplyKind.INVALID_INPUT, error)
-    except BaseException as error:  # noqa: BLE001 - a module that cannot be imported any more
+    except BaseException as error:  # noqa: BLE001 - a module that can no longer be imported
         return failed(error)
     try:
         value = resolved.function(**arguments)
-    except BaseException as error:  # noqa: BLE001 - a hook may raise anything, SystemExit too
+    except BaseException as error:  # noqa: BLE001 - a hook may raise anything, including SystemExit
         return failed(error)
     return dumped(resolved, value)
 
 
 def dumped(hook: Hook, value: Any) -> JobReply:
-    """The reply for what a hook returned."""
+    """The reply for the result of a hook."""
     try:
         return JobReply(ReplyKind.VALUE, hook.dump(value))
-    except Exception as error:  # noqa: BLE001 - serializers of the user's types run here
+    except Exception as error:  # noqa: BLE001 - runs serializers of the user's types
         return invalid(ReplyKind.INVALID_RESULT, error)
 
 
 def failed(error: BaseException) -> JobReply:
-    """The reply for an exception: its stack, from the hook on."""
+    """The reply for an exception: its traceback, without the gateway's own frame."""
     stack = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, stack))
     return JobReply(ReplyKind.FAILED, text.encode(errors="replace"))
 
 
 def invalid(kind: ReplyKind, error: Exception) -> JobReply:
-    """The reply for a value that does not fit. Says where and what, not the value: it may be a client's secret."""
+    """The reply for an invalid value. Says what is wrong and where, but not the value: it may be a client's secret."""
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False, include_input=False, include_context=False)
         lines = [f"{'.'.join(map(str, fault['loc'])) or 'the value'}: {fault['msg']}" for fault in faults[:_MOST_FAULTS]]
@@ -143,20 +143,20 @@ def invalid(kind: ReplyKind, error: Exception) -> JobReply:
 
 
 def _arguments_of(signature: inspect.Signature) -> TypeAdapter[dict[str, Any]] | None:
-    """What checks the arguments together, in one pass over the JSON; None when no annotation asks for anything."""
+    """Validates all arguments in one pass over the JSON; None if no annotation needs validation."""
     fields: dict[str, Any] = {}
     is_open = is_checked = False
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             is_open = True
         elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            is_needed = parameter.default is parameter.empty
+            is_required = parameter.default is parameter.empty
             annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
             is_checked = is_checked or annotation not in _NOTHING_TO_CHECK
-            fields[name] = Required[annotation] if is_needed else NotRequired[annotation]
+            fields[name] = Required[annotation] if is_required else NotRequired[annotation]
     if not is_checked:
         return None
-    # Made as a class is: a TypedDict written out would need the names now.
+    # Created at run time, because the names of the arguments are not known before.
     arguments: Any = types.new_class("arguments", (TypedDict,), exec_body=lambda body: body.update(__annotations__=fields))
     arguments.__pydantic_config__ = {"extra": "allow" if is_open else "forbid"}
     return _adapter("its arguments", arguments)
@@ -172,6 +172,6 @@ def _result_of(signature: inspect.Signature) -> TypeAdapter[Any] | None:
 def _adapter(what: str, annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation)
-    except Exception as error:  # noqa: BLE001 - pydantic, and hooks of the user's types
+    except Exception as error:  # noqa: BLE001 - pydantic, and code of the user's types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HookError(f"the annotation of {what} cannot be checked: {reason}") from None

@@ -1,6 +1,6 @@
-"""Hooks looked at when a document is loaded: is the function there, does it take what the step gives it, can it run where it should.
+"""Checks hooks when a document is loaded: does the function exist, does it take the step's arguments, can it run on the step's backend.
 
-Imports the user's modules, so it runs in the gateway's own process. Every fault is a sentence for the operator.
+Imports the operator's modules into the gateway's own process. Every fault is a sentence for the operator.
 """
 
 import inspect
@@ -14,20 +14,20 @@ from anabranch.plan.model import PoolKind
 
 
 def check_hook(hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
-    """Look at one hook. `arguments`: names that the step gives. `kind`: of the pool: thread, process or dask."""
+    """Check one hook. `arguments`: names that the step passes. `kind`: of the pool: thread, process or dask."""
     module_name, _, path = hook.partition(":")
     if not module_name or not path or path.startswith(".") or path.endswith("."):
         return HookCheck(fault="a hook is written as module:function")
     try:
         resolved = resolve(hook)
     except ModuleNotFoundError as error:
-        hint = "it is looked for in the working directory and in what is installed"
+        hint = "modules are looked up in the working directory and among the installed packages"
         return HookCheck(fault=f"there is no module {error.name}", hint=hint)
     except AttributeError:
         return _missing(module_name, path)
     except HookError as error:
         return HookCheck(fault=f"{hook} cannot be a hook: {error}")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's module does when it is imported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing runs the operator's code
         return HookCheck(fault=f"the module {module_name} cannot be imported: {type(error).__name__}: {error}")
     if (fault := _kind_fault(resolved.function, module_name, kind, is_async=resolved.is_async)) is not None:
         return fault
@@ -45,15 +45,17 @@ def _missing(module_name: str, path: str) -> HookCheck:
 
 def _kind_fault(function: Any, module_name: str, kind: PoolKind, *, is_async: bool) -> HookCheck | None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        return HookCheck(fault="a hook returns its result; this one is a generator", hint="return a list")
+        return HookCheck(fault="a hook must return its result, but this function is a generator", hint="return a list")
     if kind == "thread":
         return None
     if is_async:
-        return HookCheck(fault=f"an async function runs on the event loop, not on executor: {kind}", hint="make it a plain function")
+        return HookCheck(
+            fault=f"an async function runs on the event loop and cannot use executor: {kind}", hint="define it without `async`"
+        )
     module = sys.modules[module_name]
     if module_name == "__main__" or getattr(module, "__spec__", None) is None:
         return HookCheck(
-            fault=f"executor: {kind} cannot import {module_name} in another process", hint="put the function into a module of its own"
+            fault=f"executor: {kind} cannot import {module_name} in another process", hint="move the function into an importable module"
         )
     return None
 
@@ -66,7 +68,9 @@ def _input_fault(signature: inspect.Signature, arguments: tuple[str, ...]) -> Ho
             takes_any = True
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             if parameter.default is parameter.empty:
-                return HookCheck(fault=f"the function's argument `{name}` cannot be given by name", hint="take the / out of its signature")
+                return HookCheck(
+                    fault=f"the function's argument `{name}` cannot be passed by name", hint="remove the `/` from the signature"
+                )
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             by_name[name] = parameter
     unknown = [name for name in arguments if name not in by_name]
@@ -84,9 +88,9 @@ def _input_fault(signature: inspect.Signature, arguments: tuple[str, ...]) -> Ho
 
 
 def _schema(adapter: Any) -> dict[str, Any] | None:
-    """None for a type that pydantic can check but JSON Schema cannot describe."""
+    """The JSON Schema of a result; None for a type that pydantic can check but JSON Schema cannot describe."""
     try:
         schema: dict[str, Any] = adapter.json_schema(mode="serialization")
-    except Exception:  # noqa: BLE001 - the user's types take part in it
+    except Exception:  # noqa: BLE001 - runs code of the user's types
         return None
     return schema

@@ -1,7 +1,7 @@
-"""What compute is asked to do, what it answers, and the shape that every pool has: thread, process and cluster alike.
+"""A job for a compute pool, its result, and the interface of every pool: thread, process and cluster.
 
-Input and value are JSON text. Parsing, validating, calling and dumping happen where the function runs (`anabranch.compute.call`), so that the
-event loop never touches a big value.
+Input and value are JSON text. Parsing, validating, calling and serialising happen where the function runs (`anabranch.compute.call`), so
+that the event loop never handles a large value.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, Protocol
 class Job:
     """One call of a hook.
 
-    `hook`: as `module:function`. `input`: JSON text of an object, the arguments by name. `deadline`: absolute, monotonic time. `step`: the
-    step's name, for logs. `lane`: jobs of one lane are served in order, and the lanes of a pool by turns; the endpoint's name.
-    `limit`: how many jobs of this endpoint's step may run at once in the pool; None: as many as there are workers.
+    `hook`: as `module:function`. `input`: JSON text of an object with the arguments by name. `deadline`: absolute, monotonic time.
+    `step`: the step's name. `lane`: the endpoint and step, as `endpoint.step`; jobs of one lane run in order, and the lanes of a pool are
+    served in turn. `limit`: how many jobs of the lane may run at once; None: as many as there are workers.
     """
 
     hook: str
@@ -26,7 +26,7 @@ class Job:
 
 
 class JobResult(NamedTuple):
-    """`value`: JSON text. `queue_s`: waited for a worker. `run_s`: from being given to a worker until the value was back."""
+    """`value`: JSON text. `queue_s`: time spent waiting for a worker. `run_s`: from sending the job to a worker until the value arrived."""
 
     value: bytes
     queue_s: float
@@ -34,9 +34,10 @@ class JobResult(NamedTuple):
 
 
 class JobTimings:
-    """What a pool writes down about a job that may fail. Made by the caller, so that it outlives an error.
+    """Timings of a job, written by the pool. Created by the caller, so that they are available after an error too.
 
-    `attempts`: 1 once it was given to a worker. `queue_s`: waited for one. `run_s`: how long it had it; None when it never got one.
+    `attempts`: 1 once the job has a worker, else 0. `queue_s`: time spent waiting for a worker. `run_s`: how long the job had a worker; None
+    if it never got one.
     """
 
     __slots__ = ("attempts", "queue_s", "run_s")
@@ -48,9 +49,11 @@ class JobTimings:
 
 
 class PoolCounters:
-    """What a pool counts. Gauges: `workers` (that there can be), `running`, `queued` (jobs), `stuck` (workers that run for a job whose
-    time is over). Totals: `done` (with a value), `failed` (the hook raised or its value was no use), `timed_out`, `lost` (the worker died),
-    `rejected` (never started), `cancelled`, `restarts` (workers replaced, for whatever reason); `queue_s`, `run_s` (seconds, of all jobs).
+    """The counters of a pool.
+
+    Gauges: `workers` (maximum), `running` and `queued` (jobs), `stuck` (workers still busy with a job whose deadline has passed).
+    Totals: `done` (with a value), `failed` (the hook raised, or its input or result was invalid), `timed_out`, `lost` (the worker died),
+    `rejected` (never started), `cancelled`, `restarts` (workers replaced, for any reason); `queue_s`, `run_s` (seconds, over all jobs).
     """
 
     __slots__ = (
@@ -86,12 +89,12 @@ class ComputePool(Protocol):
     @property
     def counters(self) -> PoolCounters: ...
 
-    async def run(self, job: Job, clock: JobTimings) -> JobResult:
-        """Run one job, no later than its deadline. `clock` is written also when it fails.
+    async def run(self, job: Job, timings: JobTimings) -> JobResult:
+        """Run one job by its deadline. Updates `timings` even if the job fails.
 
-        Raises only children of ComputeError (it was started: ComputeFailed, ComputeInvalidInput, ComputeInvalidResult, ComputeTimeout,
+        Raises only children of ComputeError (the job was started: ComputeFailed, ComputeInvalidInput, ComputeInvalidResult, ComputeTimeout,
         WorkerLost) and of RejectedError (it was not: ComputePoolFull, ComputePoolDown, DeadlineExceeded).
-        Cancellation: the job never starts, or what runs is stopped where that can be done, and otherwise left to end unheard.
+        Cancellation: a waiting job never starts. A running function is stopped if the pool can do that; otherwise its result is dropped.
         """
         ...
 
@@ -100,5 +103,5 @@ class ComputePool(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop. Jobs that run are ended as cancellation does."""
+        """Stop the pool. Running jobs end as if cancelled."""
         ...

@@ -1,6 +1,6 @@
-"""JSON that is too large for the event loop, read and merged in a worker process. Started by the first such body, and not before.
+"""Reads and merges large JSON in worker processes, so that it does not block the event loop.
 
-A gateway that never sees a large body has no process for it. When no worker is to be had, the loop does the work itself, late rather than not.
+The first large body starts the workers; a gateway that never gets one has none. If no worker is available, the work is done on the loop.
 """
 
 import asyncio
@@ -10,10 +10,11 @@ from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.errors import ComputeTimeout, DeadlineExceeded, RejectedError, UpstreamTimeout, WorkerLost
-from anabranch.plan.model import EndpointPlan, Frame, StepPlan
-from anabranch.plan.offload import MERGE_FROM, PLAIN_FROM, pack_values, settle_reading
+from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, pack_values, settle_reading
+from anabranch.plan.model import EndpointPlan, StepPlan
 
-_HOOK: Final = "anabranch.plan.offload:carry_out"
+_HOOK: Final = "anabranch.jsontext.order:carry_out"
 
 _MOST_WORKERS: Final = 4
 _QUEUE: Final = 64
@@ -22,7 +23,7 @@ _MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
 
 
 class Offload:
-    """Owned by a service, and closed with it. Without a large body it does nothing at all."""
+    """Owned and closed by a service. Starts nothing until the first large body."""
 
     def __init__(self) -> None:
         self._pool: ProcessPool | None = None
@@ -34,7 +35,7 @@ class Offload:
         return self._opening is not None
 
     async def aclose(self) -> None:
-        """Stop the workers. Bodies that are being read are read on the loop instead."""
+        """Stop the workers. Bodies that they are reading are read on the loop instead."""
         self._is_closed = True
         if self._opening is not None:
             await asyncio.wait((self._opening,))
@@ -42,7 +43,7 @@ class Offload:
             await self._pool.aclose()
 
     async def read(self, step: StepPlan, body: bytes, frame: Frame, deadline: float) -> bytes:
-        """As `step.read`, elsewhere. Raises UpstreamTimeout too: the time of the step goes on while its answer is read."""
+        """Like `step.read`, in a worker process. May also raise UpstreamTimeout: reading counts towards the step's deadline."""
         reading = step.reading
         if reading is None or len(body) < reading.from_bytes:
             return step.read(body, frame)
@@ -50,26 +51,26 @@ class Offload:
         return step.read(body, frame) if reply is None else settle_reading(reading, body, reply, frame)
 
     async def assemble(self, plan: EndpointPlan, values: list[bytes], frame: Frame, deadline: float) -> bytes:
-        """As `plan.response.assemble`, elsewhere where it is worth it."""
+        """Like `plan.response.assemble`, but off the loop if the response is large."""
         response = plan.response
         size_bytes = sum(len(values[index]) for index in response.visible)
         if size_bytes < (MERGE_FROM if response.merge_order else PLAIN_FROM):
             return response.assemble(values, frame)
         if not response.merge_order:
-            # Only placed, not understood: one join, for which Python lets the GIL go.
+            # Placed without parsing: one join, during which Python releases the GIL.
             return await asyncio.to_thread(response.assemble, values, frame)
         payload = await asyncio.to_thread(pack_values, [values[index] for index in response.visible])
         reply = await self._run(response.merge_order, payload, plan.name, deadline)
         return response.assemble(values, frame) if reply is None else reply
 
     async def _run(self, order: str, payload: bytes, name: str, deadline: float) -> bytes | None:
-        """What the worker answers; None when there was none for it."""
+        """The worker's result; None if no worker was available or it died."""
         try:
             pool = await self._opened()
             job = Job(hook=f"{_HOOK}={order}", input=payload, deadline=deadline, step=name, lane="json")
             return (await pool.run(job, JobTimings())).value
         except (ComputeTimeout, DeadlineExceeded):
-            raise UpstreamTimeout("the time ran out while the answer was being read", may_be_processed=True) from None
+            raise UpstreamTimeout("the deadline passed while the response was being read", may_be_processed=True) from None
         except (WorkerLost, RejectedError, OSError):
             return None
 
@@ -80,11 +81,11 @@ class Offload:
             if self._is_closed:
                 raise OSError("closed")
             self._opening = asyncio.get_running_loop().create_task(self._open())
-        # Shielded: whoever waits with us must not lose the pool to our cancellation.
+        # Shielded: cancelling this caller must not cancel the start for the others.
         try:
             return await asyncio.shield(self._opening)
         except OSError:
-            self._opening = None  # the next one may have more luck
+            self._opening = None  # the next large body tries again
             raise
 
     async def _open(self) -> ProcessPool:

@@ -1,4 +1,4 @@
-"""The compute pools of one document. Owns them: they are made with it, opened and closed with it. Without compute steps there are none."""
+"""The compute pools of one document: built, opened and closed with it. A document without compute steps has none."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from anabranch.plan.model import PoolPlan
 
 STALL_S: Final = 0.05
 DASK_JOBS: Final = 64
-"""On the cluster at once, where the document does not say. How many of them run is the cluster's affair."""
+"""Default number of jobs on a cluster at once. The cluster decides how many of them run."""
 
 PoolMaker = Callable[[PoolPlan], ComputePool]
 
@@ -24,7 +24,7 @@ def processors() -> int:
 
 
 def make_pool(plan: PoolPlan, *, stall_s: float = STALL_S) -> ComputePool:
-    """The pool that a plan asks for, not open yet. `stall_s`: an async hook that holds the event loop for longer is logged.
+    """The pool of a plan, not opened yet. `stall_s`: an async hook that blocks the event loop for longer is logged.
 
     Raises MissingExtraError.
     """
@@ -44,7 +44,7 @@ def make_pool(plan: PoolPlan, *, stall_s: float = STALL_S) -> ComputePool:
         )
     assert backend.address is not None
     try:
-        from anabranch.compute.dask import DaskPool  # noqa: PLC0415 - of an extra
+        from anabranch.compute.dask import DaskPool  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"a compute backend of kind {backend.kind}", backend.kind) from error
     return DaskPool(
@@ -57,7 +57,7 @@ def make_pool(plan: PoolPlan, *, stall_s: float = STALL_S) -> ComputePool:
 
 
 class ComputePools:
-    """An async context manager. `pools`: by name, there for its whole life; jobs are taken while it is open."""
+    """An async context manager that opens and closes the pools. `pools`: by name; they accept jobs while the context is open."""
 
     def __init__(self, plans: Mapping[str, PoolPlan], *, make: PoolMaker = make_pool) -> None:
         self.pools: dict[str, ComputePool] = {name: make(plan) for name, plan in plans.items()}

@@ -1,4 +1,4 @@
-"""What a reply means to the step: a value, or one of our errors. What the hook itself said goes to the operator's log only."""
+"""Turns a hook's reply into the step's value or an error. Exceptions and messages of the hook go to the operator's log only."""
 
 import logging
 
@@ -10,8 +10,8 @@ logger = logging.getLogger("anabranch.compute")
 
 _ERRORS: dict[ReplyKind, tuple[type[ComputeError], str]] = {
     ReplyKind.FAILED: (ComputeFailed, "the function raised an exception"),
-    ReplyKind.INVALID_INPUT: (ComputeInvalidInput, "what the function was given does not fit its annotations"),
-    ReplyKind.INVALID_RESULT: (ComputeInvalidResult, "what the function returned cannot be used"),
+    ReplyKind.INVALID_INPUT: (ComputeInvalidInput, "the arguments do not match the function's annotations"),
+    ReplyKind.INVALID_RESULT: (ComputeInvalidResult, "the function's result does not match its annotation or is not JSON"),
 }
 
 

@@ -1,6 +1,6 @@
-"""Coroutines watched for blocking: how long the event loop is held between two of their awaits.
+"""Detects coroutines that block the event loop, by measuring the time between two of their awaits.
 
-An async hook shares the loop with every other request. This cannot stop one that blocks, but it says which one it was, and for how long.
+An async hook shares the loop with every other request. A hook that blocks cannot be stopped, but it is reported with the time it took.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Watched(Awaitable[Any]):
-    """Awaits `coroutine`. `on_stall`: told the seconds of each turn that took longer than `threshold_s`.
+    """Awaits `coroutine`. `on_stall`: called with the seconds of each run between two awaits that took longer than `threshold_s`.
 
-    Sees the coroutine's own turns; tasks that it starts run by themselves. Cancellation and exceptions go through untouched.
+    Measures only the coroutine itself, not tasks that it starts. Passes on cancellation and exceptions unchanged.
     """
 
     __slots__ = ("_coroutine", "_on_stall", "_threshold_s")
@@ -32,11 +32,11 @@ class Watched(Awaitable[Any]):
             except StopIteration as end:
                 return end.value
             finally:
-                held_s = perf_counter() - began
-                if held_s > self._threshold_s:
-                    self._on_stall(held_s)
+                blocked_s = perf_counter() - began
+                if blocked_s > self._threshold_s:
+                    self._on_stall(blocked_s)
             try:
                 value = yield yielded
                 step = coroutine.send
-            except BaseException as error:  # noqa: BLE001 - a cancellation, above all, belongs to the coroutine
+            except BaseException as error:  # noqa: BLE001 - everything, cancellation above all, is thrown into the coroutine
                 step, value = coroutine.throw, error

@@ -1,7 +1,7 @@
-"""The thread backend: a bounded pool of threads for functions that are short or release the GIL, and the loop itself for async ones.
+"""The thread backend: a bounded pool of threads for functions that are short or release the GIL, and the event loop for async functions.
 
-A thread cannot be stopped. One whose job is over for everybody else is *stuck* until its function returns: it counts, its place stays
-taken, and before such threads fill the pool, calls of the functions that hold them are refused.
+A thread cannot be stopped. If its function runs past the deadline, the thread is *stuck* until the function returns: it is counted and
+cannot take another job. Before stuck threads fill the pool, further calls of the functions that block them are rejected.
 """
 
 import asyncio
@@ -13,19 +13,18 @@ from time import monotonic
 from typing import Any, Final, Literal
 
 from anabranch.compute.admission import Admission
-from anabranch.compute.call import Hook, JobReply, call_hook, dumped, failed, invalid, resolve
-from anabranch.compute.call import ReplyKind as PoolKind
+from anabranch.compute.call import Hook, JobReply, ReplyKind, call_hook, dumped, failed, invalid, resolve
 from anabranch.compute.job import Job, JobResult, JobTimings, PoolCounters
 from anabranch.compute.reply import logger, settle
 from anabranch.compute.stall import Watched
 from anabranch.errors import ComputePoolDown, ComputePoolFull, ComputeTimeout
 
-# How long closing waits for threads that run, and a timed-out coroutine for its own end.
+# How long closing waits for running threads, and how long a cancelled coroutine has to end.
 _PATIENCE_S: Final = 0.5
 
 
 class _Task:
-    """One job on a thread. `reply`: set on the loop; cancelled when nobody waits for it any more."""
+    """One job on a thread. `reply`: set on the loop; cancelled with the caller."""
 
     __slots__ = ("hook", "input", "is_stuck", "lane", "reply")
 
@@ -50,7 +49,7 @@ class _Worker:
 
     def give(self, task: _Task) -> None:
         if self.thread is None:
-            # A daemon: a function that never returns must not keep the process from ending.
+            # A daemon thread: a function that never returns must not keep the process from exiting.
             self.thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self.thread.start()
         self.inbox.put(task)
@@ -61,16 +60,16 @@ class _Worker:
 
     def _work(self) -> None:
         while (task := self.inbox.get()) is not None:
-            # An empty context for each call: what one sets, the next must not see.
+            # An empty context for each call, so that context variables do not leak into the next one.
             reply = Context().run(call_hook, task.hook, task.input)
-            self._pool.returned_soon(self, task, reply)
+            self._pool.report_reply(self, task, reply)
             del task, reply
 
 
 class ThreadPool:
-    """A pool of `workers` threads, started as they are needed.
+    """A pool of at most `workers` threads, each started with its first job.
 
-    `stall_s`: an async hook that holds the loop for longer is logged. Async hooks take a worker's place but no thread.
+    `stall_s`: an async hook that blocks the loop for longer is logged. An async hook occupies a worker but starts no thread.
     """
 
     kind: Literal["thread"] = "thread"
@@ -88,16 +87,16 @@ class ThreadPool:
         self._tasks: set[asyncio.Task[JobReply]] = set()
 
     async def aopen(self) -> None:
-        """Nothing is started: a thread begins with its first job."""
+        """Open the pool. Starts no thread."""
         self._loop = asyncio.get_running_loop()
         self._is_open = True
         for worker in self._workers:
             self._admission.offer(worker)
 
     async def aclose(self) -> None:
-        """Threads that are idle end. Those that run are given a moment, and then left to the end of the process."""
+        """End idle threads. Busy ones get half a second, and are then abandoned until the process exits."""
         self._is_open = False
-        self._admission.refuse_waiting(lambda: ComputePoolDown("the gateway is stopping"))
+        self._admission.reject_waiting(lambda: ComputePoolDown("the gateway is stopping"))
         for worker in self._workers:
             worker.inbox.put(None)
         for coroutine in self._tasks:
@@ -112,14 +111,14 @@ class ThreadPool:
             if not task.reply.done():
                 task.reply.set_exception(ComputePoolDown("the gateway is stopping"))
 
-    async def run(self, job: Job, clock: JobTimings) -> JobResult:
-        """Run one job. Cancellation: the thread ends its function unheard, and its place stays taken until then."""
+    async def run(self, job: Job, timings: JobTimings) -> JobResult:
+        """Run one job. Cancellation: the thread stays occupied until the function returns, and the result is dropped."""
         if not self._is_open:
             raise ComputePoolDown("the pool is not open")
         hook = resolve(job.hook)
-        self._refuse_stuck(job)
-        worker = await self._admission.enter(job, clock)
-        clock.attempts = 1
+        self._reject_stuck(job)
+        worker = await self._admission.enter(job, timings)
+        timings.attempts = 1
         began = monotonic()
         try:
             if hook.is_async:
@@ -133,13 +132,13 @@ class ThreadPool:
             self.counters.cancelled += 1
             raise
         finally:
-            clock.run_s = monotonic() - began
-            self.counters.run_s += clock.run_s
-        if reply.kind is PoolKind.VALUE:
+            timings.run_s = monotonic() - began
+            self.counters.run_s += timings.run_s
+        if reply.kind is ReplyKind.VALUE:
             self.counters.done += 1
         else:
             self.counters.failed += 1
-        return JobResult(settle(job, reply), clock.queue_s, clock.run_s)
+        return JobResult(settle(job, reply), timings.queue_s, timings.run_s)
 
     # ------------------------------------------------------------------------------------------------------- threads
 
@@ -149,21 +148,21 @@ class ThreadPool:
         worker.give(task)
         self._given.add(task)
         timer = loop.call_later(job.deadline - monotonic(), self._expire, task)
-        # The timer outlives a cancellation: a function that is still running at its deadline is stuck, whoever has left meanwhile.
+        # The timer outlives a cancellation: a function still running at its deadline is stuck, whether or not the caller has left.
         reply = await task.reply
         timer.cancel()
         return reply
 
-    def returned_soon(self, worker: _Worker, task: _Task, reply: JobReply) -> None:
-        """Called by a thread."""
+    def report_reply(self, worker: _Worker, task: _Task, reply: JobReply) -> None:
+        """Pass a reply to the loop. Called on a worker's thread."""
         loop = self._loop
         if loop is not None:
             try:
-                loop.call_soon_threadsafe(self._returned, worker, task, reply)
-            except RuntimeError:  # the loop was closed in between, and with it everybody who could have waited
+                loop.call_soon_threadsafe(self._on_reply, worker, task, reply)
+            except RuntimeError:  # the loop was closed meanwhile, so no caller is left
                 return
 
-    def _returned(self, worker: _Worker, task: _Task, reply: JobReply) -> None:
+    def _on_reply(self, worker: _Worker, task: _Task, reply: JobReply) -> None:
         self._given.discard(task)
         if task.is_stuck:
             self._unstick(task.hook)
@@ -185,10 +184,10 @@ class ThreadPool:
     def _stick(self, hook: str) -> None:
         self.counters.stuck += 1
         self._stuck[hook] += 1
-        logger.warning("hook %s runs on after its time was over; %d of %d threads of pool %s are stuck",
+        logger.warning("hook %s is still running after its deadline; %d of %d threads of pool %s are stuck",
                        hook, self.counters.stuck, self.counters.workers, self.name)  # fmt: skip
         if self.counters.stuck >= self.counters.workers:
-            self._admission.refuse_waiting(lambda: ComputePoolFull("every thread is stuck"))
+            self._admission.reject_waiting(lambda: ComputePoolFull("every thread is stuck in a function that exceeded its deadline"))
 
     def _unstick(self, hook: str) -> None:
         self.counters.stuck -= 1
@@ -196,17 +195,17 @@ class ThreadPool:
         if not self._stuck[hook]:
             del self._stuck[hook]
 
-    def _refuse_stuck(self, job: Job) -> None:
-        """Raise ComputePoolFull where waiting has no sense: every thread is stuck, or this hook's calls hold half of them already."""
+    def _reject_stuck(self, job: Job) -> None:
+        """Raise ComputePoolFull if waiting is pointless: every thread is stuck, or this hook's stuck calls occupy half of them."""
         if self.counters.stuck >= self.counters.workers:
-            raise self._admission.refusal("every thread is stuck in a function whose time is over")
+            raise self._admission.rejection("every thread is stuck in a function that exceeded its deadline")
         if self._stuck and self._stuck[job.hook] * 2 >= self.counters.workers:
-            raise self._admission.refusal("too many calls of this function run on after their time was over")
+            raise self._admission.rejection("too many calls of this function are still running after their deadline")
 
     # ---------------------------------------------------------------------------------------------------------- loop
 
     async def _on_loop(self, job: Job, hook: Hook, worker: _Worker) -> JobReply:
-        """Run an async hook as a task of its own. One that does not end when it is cancelled is stuck."""
+        """Run an async hook as a task of its own. If it does not end when cancelled, it is stuck."""
         task = asyncio.get_running_loop().create_task(self._watched(job, hook), context=Context())
         self._tasks.add(task)
         has_ended = False
@@ -235,23 +234,23 @@ class ThreadPool:
         raise ComputeTimeout("the function did not return in time", may_be_processed=True)
 
     async def _watched(self, job: Job, hook: Hook) -> JobReply:
-        def on_stall(held_s: float) -> None:
-            logger.warning("async hook %s held the event loop for %.0f ms", job.hook, held_s * 1000)
+        def on_stall(blocked_s: float) -> None:
+            logger.warning("async hook %s blocked the event loop for %.0f ms", job.hook, blocked_s * 1000)
 
         reply: JobReply = await Watched(_call(hook, job.input), threshold_s=self._stall_s, on_stall=on_stall)
         return reply
 
 
 async def _call(hook: Hook, text: bytes) -> JobReply:
-    """As `call_hook`, for an async hook. Its own cancellation goes through."""
+    """Like `call_hook`, for an async hook. Raises CancelledError."""
     try:
         arguments: dict[str, Any] = hook.arguments(text)
     except (ValueError, RecursionError) as error:
-        return invalid(PoolKind.INVALID_INPUT, error)
+        return invalid(ReplyKind.INVALID_INPUT, error)
     try:
         value = await hook.function(**arguments)
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001 - SystemExit too: it would end the gateway
+    except BaseException as error:  # noqa: BLE001 - includes SystemExit, which would end the gateway
         return failed(error)
     return dumped(hook, value)

@@ -1,1 +1,1 @@
-"""What the operator wrote: strict models of the gateway document, and loading it with every problem located."""
+"""The gateway document as the operator wrote it: strict models, and a loader that reports every problem with its position."""

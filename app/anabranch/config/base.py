@@ -1,4 +1,4 @@
-"""What all models of the gateway document are made of: the base class, and the types of single values with their checks."""
+"""The base class of the gateway document's models, and validated types for single values such as names, URLs and header fields."""
 
 import re
 from collections.abc import Iterable
@@ -9,32 +9,32 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from anabranch.core.exchange import Address
 
-# A YAML value that is any JSON: templates, defaults, schemas.
+# Any JSON value: a template, a default, a schema.
 JSON = Any
 
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 _HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
 _HEADER_VALUE: Final = r"^[\t\x20-\x7e\x80-\xff]*$"
 
-# The sentences of these validators never quote the value: it may hold a secret.
+# The error messages of these validators never quote the value: it may contain a secret.
 
 
 def checked_name(value: str) -> str:
-    """`value`, if an upstream, an endpoint or a step can be called so. Raises ValueError."""
+    """Return `value` if it is a valid name for an upstream, a step or a compute backend. Raises ValueError."""
     if len(value) > 64 or not re.fullmatch(_NAME, value):
-        raise ValueError("a name has at most 64 letters, digits, `_` and `-`, and begins with a letter or `_`")
+        raise ValueError("a name must begin with a letter or `_` and have at most 64 characters: letters, digits, `_` and `-`")
     return value
 
 
 def _header_name(value: str) -> str:
     if len(value) > 128 or not re.fullmatch(_HEADER_NAME, value):
-        raise ValueError("a header field's name has at most 128 letters, digits and characters such as `-`, and no spaces")
+        raise ValueError("a header name must have at most 128 characters: letters, digits and symbols such as `-`, but no spaces")
     return value
 
 
 def _header_value(value: str) -> str:
     if not re.fullmatch(_HEADER_VALUE, value):
-        raise ValueError("a header field's value has no line breaks, no control characters and none beyond ISO 8859-1")
+        raise ValueError("a header value must not contain line breaks, control characters or characters outside ISO 8859-1")
     return value
 
 
@@ -43,9 +43,9 @@ def _url(value: str) -> str:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
-        raise ValueError("this is not a URL such as http://host:8080/base") from None
+        raise ValueError("must be a URL such as http://host:8080/base") from None
     if parts.scheme not in ("http", "https"):
-        raise ValueError("a URL begins with http:// or https://")
+        raise ValueError("a URL must begin with http:// or https://")
     if port == 0:
         raise ValueError("the port must be between 1 and 65535")
     Address.parse(value)
@@ -66,5 +66,5 @@ class Model(BaseModel):
     )
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Only which keys were written: values may hold secrets, and a repr ends up in logs and tracebacks."""
+        """Show only the names of the keys that are set: values may contain secrets, and reprs end up in logs and tracebacks."""
         return [(None, name) for name in type(self).model_fields if name in self.model_fields_set]

@@ -1,4 +1,4 @@
-"""The journal in the document: where it is kept, how sure a record is, what is left out of it, and where it is shipped."""
+"""The journal section of the document: where records are stored, how durable they are, what is redacted, and where they are shipped."""
 
 from typing import Literal
 from urllib.parse import urlsplit
@@ -10,94 +10,95 @@ from anabranch.config.units import Duration, Ratio, Size
 
 
 class JournalRule(Model):
-    """What an endpoint keeps of its responses."""
+    """What the journal records of an endpoint's responses."""
 
     sample: Ratio = 1.0
     """Share of the responses that are recorded."""
     bodies: Literal["response", "steps", "none"] = "response"
-    """`response`: the response's body. `steps`: that, the request's body and every upstream's answer, as replay needs. `none`: digests of
-    all of them. Methods, targets, statuses and timings are kept in any case."""
+    """Bodies that are stored. `response`: the response body. `steps`: also the request body and every upstream's response body, which replay
+    needs. `none`: only digests of these bodies. Methods, targets, statuses and timings are always recorded."""
     durability: Literal["relaxed", "required"] | None = None
-    """`relaxed`: answer first. `required`: answer only when the record is on the disk. Without it as the document's `journal` says."""
+    """`relaxed`: respond before the record is on disk. `required`: respond only after it is on disk. If unset, `journal.durability`."""
     headers: list[HeaderName] = []
-    """Request header fields that are kept."""
+    """Request header fields that are recorded."""
 
 
 class Postgres(Model):
-    """A PostgreSQL database that records are copied to (extra `postgres`)."""
+    """A PostgreSQL database that records are copied to. Needs the extra `postgres`."""
 
     url: str
-    """Connection URL; put the password in by `${NAME}` or `${file:PATH}`."""
+    """Connection URL. Supply the password with `${NAME}` or `${file:PATH}`."""
     table: str = Field("anabranch_journal", pattern=r"^[a-z_][a-z0-9_]{0,50}$")
-    """Partitioned table; made when it is not there."""
+    """Partitioned table. Created if it does not exist."""
     interval_s: Duration = Field(10.0, alias="interval")
-    """New records are shipped this often."""
+    """How often new records are shipped."""
 
     @field_validator("url")
     @classmethod
     def _is_url(cls, url: str) -> str:
-        """A password is in it: what urllib says of it must not be repeated."""
+        """Check the URL without repeating urllib's error, which may quote the password."""
         try:
             is_url = urlsplit(url).scheme in ("postgresql", "postgres") and (urlsplit(url).port or 1) > 0
         except ValueError:
             is_url = False
         if not is_url:
-            raise ValueError("a connection URL is postgresql://user:password@host:port/database")
+            raise ValueError("must be a connection URL such as postgresql://user:password@host:port/database")
         return url
 
 
 class Sink(Model):
-    """One place that the journal is shipped to, at least once."""
+    """One destination that the journal is shipped to. Every record is delivered at least once."""
 
     postgres: Postgres
     """A PostgreSQL database."""
 
 
 class Redact(Model):
-    """What never reaches the journal."""
+    """Values that are redacted before a record is written."""
 
     headers: list[HeaderName] = ["authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key"]
     """Header fields whose value is replaced by `***`."""
     query: list[str] = ["token", "access_token", "api_key", "apikey", "password", "secret"]
     """Query parameters whose value is replaced by `***`."""
     paths: list[str] = []
-    """Paths in all bodies whose value is replaced by `***`; they go into arrays. `**.name` is every member of that name. In a step's bodies a
-    path that begins with the step's name also counts without it."""
+    """Paths in all bodies whose value is replaced by `***`. A path applies to every element of an array. `**.name` matches every member of
+    that name. In a step's bodies, a path that begins with the step's name also matches without it."""
 
 
 class Journal(Model):
-    """The durable, append-only log of what was answered."""
+    """The durable, append-only log of responses."""
 
     path: str = "journal"
-    """Folder of the segments, relative to the working directory. Each worker process has its own files in it. The setting
-    `ANABRANCH_JOURNAL_PATH` wins over it."""
+    """Folder of the segments, relative to the working directory. Each worker process writes its own files there. The setting
+    `ANABRANCH_JOURNAL_PATH` overrides it."""
     durability: Literal["relaxed", "required"] = "relaxed"
-    """For endpoints that say nothing else."""
+    """Default durability of endpoints."""
     flush_interval_s: Duration = Field(0.05, alias="flush_interval")
-    """How often relaxed records are put on the disk: a crash loses at most what came since."""
+    """How often relaxed records are flushed to disk. A crash loses at most the records since the last flush."""
     on_full: Literal["wait", "drop"] = "drop"
-    """What a relaxed record does when the queue is full: `wait` (up to the deadline, behind the response) or `drop` (counted)."""
+    """What happens to a relaxed record when the queue is full. `wait`: it waits for space, up to the deadline, after the response is sent.
+    `drop`: it is dropped and counted."""
     queue_records: int = Field(10_000, ge=1)
-    """Records that may wait to be written."""
+    """Maximum number of records waiting to be written."""
     queue_size: Size = 64 * 1024 * 1024
-    """Bytes that may wait to be written."""
+    """Maximum total size of the records waiting to be written."""
     segment_size: Size = 64 * 1024 * 1024
-    """A segment that has grown to this is closed and compressed."""
+    """A segment that reaches this size is closed and compressed. At least 64KiB."""
     segment_age_s: Duration = Field(600.0, alias="segment_age")
-    """A segment this old is closed and compressed."""
+    """A segment that reaches this age is closed and compressed."""
     keep_age_s: Duration | None = Field(None, alias="keep_age")
-    """Closed segments older than this are deleted. Without it age deletes none."""
+    """Closed segments older than this are deleted. If unset, segments are not deleted by age."""
     keep_size: Size | None = None
-    """The oldest closed segments are deleted while all together are larger than this. Without it size deletes none."""
+    """The oldest closed segments are deleted while the total size exceeds this. If unset, segments are not deleted by size."""
     min_free: Size = 256 * 1024 * 1024
-    """Nothing is written while the file system has less room than this."""
+    """Nothing is written while the file system has less free space than this."""
     redact: Redact = Redact()
-    """What never reaches the journal."""
+    """Values that are redacted before a record is written."""
     sinks: list[Sink] = []
-    """Where records are shipped. What is not shipped yet is never deleted by `keep_age` and `keep_size`."""
+    """Where records are shipped. Records that are not shipped yet are never deleted by `keep_age` or `keep_size`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Journal":
         if self.segment_size < 64 * 1024:
-            raise ValueError("segment_size is at least 64KiB")
+            raise ValueError("`segment_size` must be at least 64KiB")
         return self

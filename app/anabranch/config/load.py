@@ -1,7 +1,7 @@
-"""Loading a gateway document: files, substitution and models together, every problem at once, and the valid parts handed on.
+"""Loads a gateway document: reads the files, substitutes variables, validates the models, and reports every problem at once.
 
-`read` is for the compiler, which goes on to check what the models cannot see and then decides; `load` is for who needs the document alone.
-Nothing here knows what references, graphs or plans are.
+`read` is for the compiler: it returns the valid parts, so that the compiler can report its own problems too before the document is rejected.
+`load` is for callers that need only the document. Must not know references, graphs or plans.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from anabranch.config.substitute import fill
 from anabranch.config.validate import Validator
 from anabranch.errors import Problem
 
-# Stands in for the steps while the rest of an endpoint is checked: each step is checked by itself.
+# Replaces the steps while the rest of an endpoint is checked: each step is checked separately.
 _ANY_STEP = Step(upstream="any", path="/")
 
 
@@ -27,11 +27,11 @@ class Draft:
     """The valid parts of a document that may have problems.
 
     `document`: made of the valid parts. `endpoint_paths`: for each of its endpoints the path in the file, ("endpoints", index).
-    `broken`: paths of what is wrong: ("upstreams", name), ("endpoints", i), ("endpoints", i, "steps", name), ("endpoints", i,
-    "parameters", name) and the paths of their parts that were left out. A broken endpoint or step is in `document` if it can do
-    without the wrong part; an upstream or a step that is not there is unknown only if it is not `is_broken`.
-    `problems`: those found so far; add to them, then call `problems.raise_if_any()`. `files`: all that was read, for watching.
-    `digest`: of the files of the document itself, without those that it takes secrets from.
+    `broken`: paths of the invalid parts: ("upstreams", name), ("endpoints", i), ("endpoints", i, "steps", name), ("endpoints", i,
+    "parameters", name), and the paths of their keys that were left out. A broken endpoint or step is in `document` if it is valid
+    without the wrong key. Report a missing upstream or step as unknown only if `is_broken` is false for its path.
+    `problems`: those found so far; add to them, then call `problems.raise_if_any()`. `files`: every file that was read, to be watched.
+    `digest`: of the document's own files, without the secret files.
     """
 
     document: Document
@@ -42,7 +42,7 @@ class Draft:
     digest: str
 
     def is_broken(self, path: Path) -> bool:
-        """Whether what `path` names, or the mapping or list it belongs to, has a mistake that has been reported."""
+        """Whether the part at `path`, or the mapping or list that contains it, has a problem that has been reported."""
         return path in self.broken or path[:-1] in self.broken
 
     @property
@@ -56,7 +56,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Loaded:
-    """A document that its models accept. `positions`: where each part was written. `files`: all that was read, for watching."""
+    """A document that its models accept. `positions`: where each part was written. `files`: every file that was read, to be watched."""
 
     document: Document
     positions: Positions
@@ -66,7 +66,7 @@ class Loaded:
 
 
 def load(path: File, environ: Mapping[str, str]) -> Loaded:
-    """The document in the file or folder `path`. Raises ConfigError with every problem, sorted by file, line and column."""
+    """Load the document in the file or folder `path`. Raises ConfigError with every problem, sorted by file, line and column."""
     draft = read(path, environ)
     draft.problems.raise_if_any()
     return Loaded(
@@ -79,20 +79,20 @@ def load(path: File, environ: Mapping[str, str]) -> Loaded:
 
 
 def read(path: File, environ: Mapping[str, str]) -> Draft:
-    """The valid parts of the document in the file or folder `path`, and what is wrong with the others.
+    """Read the valid parts of the document in the file or folder `path`, and the problems of the others.
 
-    Raises ConfigError only when a file cannot be read or is not YAML: with parts unseen nothing could be said about the rest.
+    Raises ConfigError only when a file cannot be read or is not YAML: later checks would report every name in that file as unknown.
     """
     problems = Problems()
     source = read_source(path, problems)
     problems.positions = Positions(source.root)
-    draft = _drafted(source, environ, problems)
+    draft = _draft(source, environ, problems)
     if not source.is_whole:
         problems.raise_if_any()
     return draft
 
 
-def _drafted(source: Source, environ: Mapping[str, str], problems: Problems) -> Draft:
+def _draft(source: Source, environ: Mapping[str, str], problems: Problems) -> Draft:
     if not source.root.entries and not source.is_whole:
         return Draft(
             document=Document(version=1),
@@ -128,7 +128,7 @@ def _drafted(source: Source, environ: Mapping[str, str], problems: Problems) -> 
 
 
 def _without_version(data: dict[str, Any], validator: Validator) -> Document:
-    """The document whose version is missing or unknown, which has been reported."""
+    """The valid keys of a document whose version is missing or unknown, which has been reported."""
     known = {key: value for key, value in data.items() if (key,) not in validator.broken}
     return Document.model_validate({**known, "version": 1}, by_alias=True, by_name=False)
 
@@ -141,13 +141,13 @@ def _upstreams(data: dict[str, Any], validator: Validator, problems: Problems) -
         upstream = validator.check(Upstream, path, value)
         if upstream is not None and path not in validator.broken:
             upstreams[name] = (
-                upstream if upstream.tls is None else upstream.model_copy(update={"tls": _placed(upstream.tls, path, problems)})
+                upstream if upstream.tls is None else upstream.model_copy(update={"tls": _resolved(upstream.tls, path, problems)})
             )
     return upstreams
 
 
-def _placed(tls: TLS, path: Path, problems: Problems) -> TLS:
-    """The files that it names, looked for beside the file of the document that names them, as `${file:PATH}` does."""
+def _resolved(tls: TLS, path: Path, problems: Problems) -> TLS:
+    """`tls` with its relative file paths resolved against the folder of the document file that names them, as `${file:PATH}` is."""
     found = {
         key: str(File(problems.positions.locate((*path, "tls", key)).file).parent / name)
         for key in ("ca", "cert", "key")
@@ -157,7 +157,7 @@ def _placed(tls: TLS, path: Path, problems: Problems) -> TLS:
 
 
 def _endpoint(path: Path, data: Any, validator: Validator, problems: Problems) -> Endpoint | None:
-    """The endpoint with its valid steps and parameters, of which each is checked by itself."""
+    """The endpoint with its valid steps and parameters. Each step and parameter is checked separately."""
     if not isinstance(data, dict):
         return validator.check(Endpoint, path, data)
     rest = dict(data)

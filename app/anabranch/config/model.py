@@ -1,7 +1,7 @@
-"""The gateway document as strict pydantic models: what may stand where, in which unit, with which default.
+"""The gateway document as strict pydantic models: the allowed keys, their units and their defaults.
 
-Field docstrings are the reference: `docs/reference.md` and the JSON Schema are generated from them. The models hold what the operator
-wrote and check one value at a time; what needs the whole document (names, references, cycles) is checked by `anabranch.plan`.
+`docs/reference.md` and the JSON Schema are generated from the field docstrings. The models hold what the operator wrote and check one value
+at a time. Checks that need the whole document (names, references, cycles) are in `anabranch.plan`.
 """
 
 from typing import Final, Literal
@@ -30,12 +30,12 @@ from anabranch.config.upstream import Pool as Pool
 from anabranch.config.upstream import Retry as Retry
 from anabranch.config.upstream import Upstream as Upstream
 
-# The parts of a step that are templates. Everything in them may hold references.
+# The keys of a step that are templates. Every string in them may contain references.
 _TEMPLATES: Final = frozenset({"path", "query", "headers", "body", "input"})
 
 
 def is_template(path: tuple[str | int, ...]) -> bool:
-    """Whether the text at `path` of a document is a template, in which braces have a meaning."""
+    """Whether the string at `path` of a document is a template, where braces mark references."""
     match path:
         case ("endpoints", int(), "steps", str(), str(part), *_):
             return part in _TEMPLATES
@@ -50,29 +50,29 @@ EndpointMethod = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class Defaults(Model):
-    """What endpoints have that say nothing else."""
+    """Defaults for endpoints."""
 
     timeout_s: Duration = Field(2.0, alias="timeout")
-    """Deadline of an endpoint that sets none, counted from the arrival of the request."""
+    """Deadline of a request, counted from its arrival."""
     max_body: Size = 1024 * 1024
-    """Largest request body of an endpoint that sets none. A larger one is answered with 413."""
+    """Maximum size of a request body. A larger body is rejected with 413."""
     max_requests: int | None = Field(None, ge=1)
-    """Requests to one endpoint that may be under way at once, where the endpoint sets none. Without it there is no limit."""
+    """Maximum concurrent requests to one endpoint, in one worker. If unset, there is no limit."""
 
 
 class Parameter(Model):
     """A parameter of an endpoint, checked before anything is called."""
 
     in_: Literal["path", "query", "header"] = Field(alias="in")
-    """Where the client sends it."""
+    """Where the client sends the parameter."""
     schema_: dict[str, JSON] = Field({"type": "string"}, alias="schema")
-    """JSON Schema of its value. `type` says what it is read as: string, integer, number, boolean, or array of those."""
+    """JSON Schema of the value. `type` sets how the text is parsed: string, integer, number, boolean, or array of those."""
     required: bool = False
-    """Refuse requests without it. A path parameter always is."""
+    """Reject requests without the parameter. Path parameters are always required."""
     default: JSON = None
-    """Its value when the client sends none."""
+    """Value if the client does not send the parameter."""
     description: str = ""
-    """For the API description."""
+    """Text for the API description."""
 
 
 class Body(Model):
@@ -81,155 +81,157 @@ class Body(Model):
     schema_: dict[str, JSON] | bool = Field(True, alias="schema")
     """JSON Schema of the body."""
     required: bool = True
-    """Refuse requests without a body."""
+    """Reject requests without a body."""
     max_size: Size | None = None
-    """Largest body; a larger one is answered with 413. Without it, `defaults.max_body`."""
+    """Maximum size. A larger body is rejected with 413. If unset, `defaults.max_body`."""
     description: str = ""
-    """For the API description."""
+    """Text for the API description."""
 
 
 class Step(Model):
-    """A call to an upstream, or a compute of a Python function."""
+    """A call to an upstream, or a computation by a Python function."""
 
     upstream: str | None = None
-    """A call: the upstream's name."""
+    """For a call: the name of the upstream."""
     method: Method | None = None
-    """Method of the call. Without it the endpoint's, and GET when the endpoint has several steps and this one sends no body."""
+    """Method of the call. If unset, GET for a step without a body in an endpoint with several steps, otherwise the endpoint's method. A step
+    with a body in a GET endpoint uses POST."""
     path: str | None = None
-    """Path of the call: a template. A reference in it is percent-encoded as one segment."""
+    """Path of the call: a template. The value of a reference is percent-encoded as one segment."""
     query: dict[str, JSON] = {}
-    """Query of the call: templates. An array gives the name once for each element. A parameter the client did not send is left out."""
+    """Query of the call: templates. An array repeats the name for each element. A parameter that the client did not send is left out."""
     headers: dict[HeaderName, HeaderValue] = {}
-    """Header fields of the call: templates. They win over the upstream's."""
+    """Header fields of the call: templates. They override the upstream's."""
     body: JSON = None
-    """Body of the call: a JSON template. `"{body}"` passes the client's on."""
+    """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
     idempotent: bool | None = None
-    """Whether the call may be sent twice. Without it GET, HEAD, PUT and DELETE may."""
+    """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
     coalesce: bool = False
-    """Let identical GET calls that run at the same time share one exchange."""
+    """Identical GET calls that run at the same time share one exchange."""
     stale_if_error_s: Duration | None = Field(None, alias="stale_if_error")
-    """When a GET call fails, answer with its last good answer if that is not older. The response is marked: `Gateway-Complete: ?0`, `Age`,
-    `Cache-Status`."""
+    """If a GET call fails, use its last good answer, unless that is older than this. The response is marked with `Gateway-Complete: ?0`,
+    `Age` and `Cache-Status`."""
     compute: str | None = None
-    """A compute: the function, as `module:function`."""
+    """For a computation: the function, as `module:function`."""
     input: dict[str, JSON] | None = None
     """Arguments of the function: templates."""
     executor: Literal["thread", "process", "dask"] | None = None
-    """Where the function runs: `thread` (short, or it releases the GIL), `process` (busy with Python), `dask` (a cluster). Without it the kind
-    of its `pool`, else `thread`."""
+    """Where the function runs: `thread` (short functions, or functions that release the GIL), `process` (CPU-bound Python), `dask` (a
+    cluster). If unset, the kind of its `pool`, or else `thread`."""
     pool: Name | None = None
-    """One of the document's `compute_backends`. Without it the first one of the executor's kind, or a built-in one for `thread` and
+    """Name of one of the document's `compute_backends`. If unset, the first one of the executor's kind, or a built-in one for `thread` and
     `process`."""
     concurrency: int | None = Field(None, ge=1)
-    """Jobs of this step at once in its pool. More of them wait, while the other steps of the pool go on. Without it, no limit but the
-    pool's."""
+    """Maximum concurrent jobs of this step in its pool. Further jobs wait without blocking the pool's other steps. If unset, only the pool's
+    limit applies."""
     timeout_s: Duration | None = Field(None, alias="timeout")
-    """Longest the whole step may take, waiting and retries included. Without it, what is left of the endpoint's deadline."""
+    """Maximum duration of the whole step, including waiting and retries. If unset, the time left until the endpoint's deadline."""
     required: bool = False
-    """The response is an error when this step fails. Otherwise its `default` or null stands in."""
+    """If true, the response is an error when this step fails. Otherwise `default` or null is used as its value."""
     default: JSON = None
-    """Stands in for the value when the step fails. Without it null."""
+    """Value of the step when it fails. If unset, null."""
     hidden: bool = False
-    """Leave the step out of the response; others may refer to it."""
+    """Leave the step out of the response. Other steps can still refer to it."""
     target: str | None = None
-    """Take what is at this path of the answer, and forget the rest."""
+    """Use only the value at this path of the answer, and discard the rest."""
     pick: list[str] | None = Field(None, min_length=1)
-    """Keep only these paths. They go into arrays: `orders.sku` is every order's sku."""
+    """Keep only these paths. A path applies to every element of an array: `orders.sku` is the `sku` of every order."""
     drop: list[str] | None = Field(None, min_length=1)
-    """Leave these paths out."""
+    """Remove these paths."""
     rename: dict[str, str] | None = None
-    """New names for paths: `{old: new}`. The new name is the last part only: `{a.b: c}` makes `a.c` of `a.b`."""
+    """New names for members: `{old path: new name}`. Only the last part of the path is renamed: `{a.b: c}` turns `a.b` into `a.c`."""
     wrap: str | None = None
-    """Put the value under this key."""
+    """Put the value into an object, under this key."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Step":
         if (self.upstream is None) == (self.compute is None):
-            raise ValueError("a step has either upstream (a call) or compute")
+            raise ValueError("a step needs either `upstream` (a call) or `compute`, not both")
         if self.upstream is not None and self.path is None:
-            raise ValueError("a call needs a path")
+            raise ValueError("a call needs a `path`")
         if self.pick is not None and self.drop is not None:
-            raise ValueError("a step has either pick or drop")
+            raise ValueError("a step can have either `pick` or `drop`, not both")
         foreign = (
             ("input", "executor", "pool", "concurrency")
             if self.compute is None
             else ("method", "path", "body", "idempotent", "query", "headers", "coalesce", "stale_if_error_s")
         )
-        wrong = [name.removesuffix("_s") for name in foreign if name in self.model_fields_set]
+        wrong = [f"`{name.removesuffix('_s')}`" for name in foreign if name in self.model_fields_set]
         if wrong:
-            kind = "call" if self.compute is None else "compute"
-            raise ValueError(f"a {kind} has no {' and no '.join(wrong)}")
+            kind = "call" if self.compute is None else "compute step"
+            raise ValueError(f"a {kind} cannot have {' or '.join(wrong)}")
         return self
 
 
 class Response(Model):
-    """How the steps' values become one response."""
+    """How the values of the steps are combined into one response."""
 
     merge: Literal["group", "flat", "deep"] = "group"
-    """`group`: each step under its name. `flat`: the keys of all together. `deep`: recursively. The later step in the document wins."""
+    """`group`: the value of each step under the step's name. `flat`: the keys of all values in one object. `deep`: all values merged
+    recursively. On a conflict the step that is later in the document wins."""
     arrays: Literal["concat", "replace"] = "replace"
-    """What `deep` does with two arrays at the same place."""
+    """How `deep` combines two arrays at the same path."""
     body: JSON = None
-    """Write the response out by hand, instead of `merge`: a JSON template."""
+    """Body of the response, instead of `merge`: a JSON template."""
     status: int = Field(200, ge=200, le=299)
-    """Status of a response that is not an error."""
+    """Status of responses that are not errors."""
     headers: dict[HeaderName, HeaderValue] = {}
-    """Header fields of every response of the endpoint that is not an error: fixed text."""
+    """Header fields of responses that are not errors: fixed text, not templates."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "Response":
         if "body" in self.model_fields_set and ("merge" in self.model_fields_set or "arrays" in self.model_fields_set):
-            raise ValueError("a response has either merge or body")
+            raise ValueError("a response with `body` cannot have `merge` or `arrays`")
         return self
 
 
 class Endpoint(Model):
-    """A route that we offer."""
+    """A route that the gateway offers."""
 
     path: str
     """Path, with parameters in braces: `/flights/{flight_id}`."""
     method: EndpointMethod = "GET"
-    """Method. GET answers HEAD as well."""
+    """Method. GET endpoints also answer HEAD."""
     name: str | None = None
-    """Stable name, the operation id of the API description. Without it made of method and path."""
+    """Stable name, used as the operation id in the API description. If unset, made from method and path."""
     summary: str = ""
-    """One line for the API description."""
+    """One-line summary for the API description."""
     description: str = ""
-    """More for the API description; Markdown."""
+    """Longer text for the API description, in Markdown."""
     tags: list[str] = []
-    """Groups of the API description."""
+    """Groups in the API description."""
     timeout_s: Duration | None = Field(None, alias="timeout")
-    """Deadline of the whole request. Without it `defaults.timeout`."""
+    """Deadline of the whole request. If unset, `defaults.timeout`."""
     max_requests: int | None = Field(None, ge=1)
-    """Requests to this endpoint that may be under way at once, in one worker. As many again may wait, at most for a quarter of the deadline;
-    one more is answered with 503. Without it `defaults.max_requests`."""
+    """Maximum concurrent requests to this endpoint, in one worker. As many again may wait, for at most a quarter of the deadline. Further
+    requests are rejected with 503. If unset, `defaults.max_requests`."""
     parameters: dict[str, Parameter] = {}
-    """What the client may send in path, query and headers. Anything else in the query is ignored."""
+    """Parameters that the client may send in path, query and headers. Other query parameters are ignored."""
     body: Body | None = None
-    """The request body. Without it an endpoint whose steps refer to `{body}` takes any JSON."""
+    """The request body. If unset, an endpoint whose steps refer to `{body}` accepts any JSON."""
     steps: dict[Name, Step] = Field(min_length=1)
-    """What is called and computed. Order means nothing, except for who wins a merge."""
+    """Calls and computations. Their order decides only which step wins a merge conflict."""
     response: Response = Response()
-    """How the values become one response."""
+    """How the values of the steps are combined into one response."""
     journal: bool | JournalRule = False
-    """Keep a record of every response. `true`: as the document's `journal` says."""
+    """Record every response in the journal. `true`: with the default rule."""
 
 
 class CORS(Model):
-    """Cross-origin requests from browsers (the Fetch standard), to endpoints of the document and to routes in Python."""
+    """Cross-origin requests from browsers (the Fetch standard), to endpoints of the document and to Python routes."""
 
     allow_origins: list[str] = Field(min_length=1)
-    """Origins, or `*`."""
+    """Allowed origins, or `*` for all."""
     allow_methods: list[str] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-    """Methods a page may use."""
+    """Methods that a page may use."""
     allow_headers: list[HeaderName] = []
-    """Request headers a page may send beyond the simple ones."""
+    """Request headers that a page may send, besides the simple ones."""
     allow_credentials: bool = False
-    """Let pages send cookies and credentials."""
-    expose_headers: list[HeaderName] = ["gateway-complete", "server-timing", "proxy-status", "x-request-id"]
-    """Response headers a page may read."""
+    """Allow pages to send cookies and credentials."""
+    expose_headers: list[HeaderName] = ["gateway-complete", "server-timing", "proxy-status", "x-request-id", "retry-after"]
+    """Response headers that a page may read."""
     max_age_s: DurationOrZero = Field(600.0, alias="max_age")
-    """How long a browser may remember a preflight answer."""
+    """How long a browser may cache the answer to a preflight request."""
 
 
 class Document(Model):
@@ -238,24 +240,24 @@ class Document(Model):
     version: Literal[1]
     """Version of this format."""
     defaults: Defaults = Defaults()
-    """What endpoints have that say nothing else."""
+    """Defaults for endpoints."""
     upstreams: dict[Name, Upstream] = {}
-    """The services that we call."""
+    """The services that the gateway calls."""
     endpoints: list[Endpoint] = []
-    """The routes that we offer."""
+    """The routes that the gateway offers."""
     routers: list[str] = []
-    """FastAPI routers with routes in Python, as `module:attribute`."""
+    """FastAPI routers with Python routes, as `module:attribute`."""
     compute_backends: dict[Name, ComputeBackend] = {}
-    """Where compute steps run, by name. Threads and processes are there without it."""
+    """Pools that run compute steps, by name. A thread pool and a process pool are built in."""
     stale: StaleMemory = StaleMemory()
-    """The memory of calls with `stale_if_error`."""
+    """The store for calls with `stale_if_error`."""
     journal: Journal = Journal()
-    """The durable log of responses, for endpoints that say `journal`."""
+    """The durable log of responses, for endpoints that set `journal`."""
     cors: CORS | None = None
     """Cross-origin requests. Off by default."""
     title: str = "Anabranch"
     """Title of the API description."""
     description: str = ""
-    """Description of the API; Markdown."""
+    """Description of the API, in Markdown."""
     api_version: str = "1.0.0"
     """Version of the API that this document describes."""

@@ -1,7 +1,7 @@
-"""A parsed document before it becomes plain data: every node knows where it was written.
+"""A parsed document before it becomes plain data. Every node has the position where it was written.
 
-The tree is a directed acyclic graph: an alias is the very node that its anchor names, so the positions of aliased and merged parts are
-those of the place where a person has to change them. Nodes know nothing of YAML's grammar, of the environment or of our models.
+The tree is a directed acyclic graph: an alias is the same node as its anchor, so aliased and merged parts have the position of the anchor,
+which is where the operator has to change them.
 """
 
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Path = tuple[str | int, ...]
-"""A place in the document: keys of mappings and indexes of lists, from the top."""
+"""A path in the document: keys of mappings and indexes of lists, from the root."""
 
 
 class Located(NamedTuple):
-    """A place in a file. `line` and `column` count from 1, columns in characters."""
+    """A position in a file. `line` and `column` count from 1, columns in characters."""
 
     file: str
     line: int
@@ -27,7 +27,7 @@ class Located(NamedTuple):
 class Scalar:
     """A string, number, boolean or null.
 
-    `is_broken`: the text could not be read, which has been reported; whatever depends on the value must keep still about it.
+    `is_broken`: the text could not be read, which has been reported. Do not report problems that only follow from the missing value.
     """
 
     where: Located
@@ -45,7 +45,7 @@ class Sequence:
 
 @dataclass(slots=True)
 class Entry:
-    """One key of a mapping (`where` is the key's place) and its value."""
+    """One key of a mapping and its value. `where`: the position of the key."""
 
     where: Located
     value: "Node"
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Mapping:
-    """A mapping. Keys are text, in the order of the document."""
+    """A mapping. Keys are strings, in the order of the document."""
 
     where: Located
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -62,10 +62,10 @@ class Mapping:
 Node = Scalar | Sequence | Mapping
 
 
-def trail(root: Node, path: Path) -> Iterator[tuple[Located, Node]]:
-    """Walk from `root` along `path` as far as the document goes: for each node the place of its key, and the node itself.
+def walk(root: Node, path: Path) -> Iterator[tuple[Located, Node]]:
+    """Walk from `root` along `path` as far as the document has it. Yields, for each node, the position of its key and the node.
 
-    The root and the items of lists have no key: theirs is the place of the node.
+    The root and list items have no key, so the position of the node itself is used.
     """
     yield root.where, root
     node = root

@@ -1,7 +1,7 @@
-"""Collecting every problem of a document, each at the place where it has to be mended, with no secret in it.
+"""Collects every problem of a document, each with the position where it has to be fixed, and without secrets.
 
-`Problems` is handed from the reading of the document to the compiling of its plans; who adds to it needs to know the path into the
-document and a sentence. It knows nothing of YAML, of pydantic or of what the document means.
+One `Problems` is used from reading the document to compiling its plans. To add a problem, the caller gives its path in the document and a
+message.
 """
 
 import json
@@ -9,38 +9,39 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
 
-from anabranch.config.node import Located, Node, Path, trail
+from anabranch.config.node import Located, Node, Path, walk
 from anabranch.config.secrets import Secrets
 from anabranch.errors import ConfigError, Problem
 
-_LONGEST_VALUE: Final = 60
+_MAX_SHOWN: Final = 60
+"""Characters of a value that a problem shows."""
 
 
 class Positions:
-    """Where each part of a document was written. Without a document (in a test) everything is at document:1:1."""
+    """Where each part of a document was written. Without a document (in tests) every position is document:1:1."""
 
     def __init__(self, root: Node | None = None) -> None:
         self._root = root
 
     def locate(self, path: Path, *, at_key: bool = False) -> Located:
-        """The place of the value at `path`, or of its key; of the nearest part around it when the document has nothing there.
+        """The position of the value at `path`, or with `at_key` of its key.
 
-        The items of a list have no key of their own: `at_key` makes no difference to them. Where only a part around it is known,
-        the place is always that of the part's key.
+        List items have no key, so `at_key` makes no difference for them. If the document has nothing at `path`, the result is the position
+        of the key of the nearest enclosing part.
         """
         if self._root is None:
             return Located("document", 1, 1)
-        steps = list(trail(self._root, path))
+        steps = list(walk(self._root, path))
         key, node = steps[-1]
         return node.where if len(steps) == len(path) + 1 and not at_key else key
 
     def has(self, path: Path) -> bool:
         """Whether the document has something at `path`."""
-        return self._root is not None and sum(1 for _ in trail(self._root, path)) == len(path) + 1
+        return self._root is not None and sum(1 for _ in walk(self._root, path)) == len(path) + 1
 
 
 class Problems:
-    """All that is wrong with a document. `errors` and `warnings` are sorted by file, line and column."""
+    """All problems of a document. `errors` and `warnings` are sorted by file, line and column."""
 
     def __init__(self, positions: Positions | None = None, secrets: Secrets | None = None) -> None:
         self.positions = Positions() if positions is None else positions
@@ -50,10 +51,10 @@ class Problems:
     def add(
         self, path: Path, message: str, *, value: object = None, hint: str = "", is_warning: bool = False, at_key: bool = False
     ) -> None:
-        """Note a problem with what stands at `path`.
+        """Add a problem at `path`.
 
-        `value`: the offending value; it is shown as JSON, shortened, unless a secret went into it. None: nothing to show.
-        `at_key`: the key is at fault, not its value. What is reported twice (an alias repeats the mistake of its anchor) counts once.
+        `value`: the wrong value. It is shown as shortened JSON, unless it contains a secret. None: nothing to show.
+        `at_key`: the key is wrong, not its value. A problem that is added twice (an alias repeats the mistake of its anchor) counts once.
         """
         shown = None if value is None or self.secrets.touch(path) else self.secrets.redact(json_text(value))
         self.add_at(
@@ -68,7 +69,7 @@ class Problems:
     def add_at(
         self, where: Located, message: str, *, path: Path = (), shown: str | None = None, hint: str = "", is_warning: bool = False
     ) -> None:
-        """Note a problem at a place that the caller knows better than `positions`. `shown`: text that holds no secret."""
+        """Add a problem at a position that the caller knows more precisely than `positions`. `shown`: text without secrets."""
         problem = Problem(
             file=where.file,
             line=where.line,
@@ -83,7 +84,7 @@ class Problems:
         self._found.setdefault(once, problem)
 
     def include(self, other: "Problems") -> None:
-        """Take over what `other` holds."""
+        """Add all problems of `other`."""
         for once, problem in other._found.items():  # noqa: SLF001 - the same class
             self._found.setdefault(once, problem)
 
@@ -105,7 +106,7 @@ class Problems:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The hint "did you mean `flights`?" when one of `choices` looks like `word`, else ""."""
+    """The hint "did you mean `flights`?" when one of `choices` is similar to `word`, else ""."""
     folded: dict[str, str] = {}
     for choice in choices:
         folded.setdefault(choice.casefold(), choice)
@@ -114,7 +115,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def path_text(path: Path) -> str:
-    """`path` as it is written in messages: `endpoints[0].steps.weather.timeout`, `default["a b"]`; `document` for the whole."""
+    """`path` as messages show it: `endpoints[0].steps.weather.timeout`, `default["a b"]`, or `document` for the root."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -127,16 +128,16 @@ def path_text(path: Path) -> str:
 
 
 def json_text(value: object) -> str:
-    """`value` on one line as JSON; what JSON cannot say, as the name of its type."""
+    """`value` as JSON on one line. A value that JSON cannot represent is shown as the name of its type."""
     return json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)
 
 
 def _on_one_line(text: str) -> str:
-    """`text` with line breaks and other control characters escaped: a problem is one line, and harmless to a terminal."""
+    """`text` with line breaks and other control characters escaped: a problem is one line, and cannot control a terminal."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

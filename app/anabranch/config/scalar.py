@@ -1,4 +1,4 @@
-"""What an unquoted YAML scalar means: the core schema, exactly, and only what JSON can carry.
+"""Interprets unquoted YAML scalars exactly by the core schema. Rejects numbers that JSON cannot represent.
 
 **Source:** YAML 1.2.2 section 10.3.2.
 """
@@ -17,7 +17,7 @@ _NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 def plain_value(text: str) -> Value:
-    """What an unquoted scalar means in the core schema. Raises ValueError for a number that JSON cannot carry everywhere."""
+    """The value of an unquoted scalar in the core schema. Raises ValueError for a number that not every JSON parser accepts."""
     if text in _NULL:
         return None
     if text in _BOOLEANS:
@@ -26,12 +26,12 @@ def plain_value(text: str) -> Value:
         bases: dict[str, Literal[8, 16]] = {"0o": 8, "0x": 16}
         base = bases.get(text[:2], 10)
         if len(text) > 64 or not -(2**63) <= (number := int(text[2:] if base != 10 else text, base)) < 2**64:
-            raise ValueError("a whole number has at most 64 bits; put it in quotes if it is text")
+            raise ValueError("a whole number must fit into 64 bits; if it is text, put it in quotes")
         return number
     if _FLOAT.fullmatch(text):
         if math.isinf(real := float(text)):
-            raise ValueError("a number of this size cannot be represented; put it in quotes if it is text")
+            raise ValueError("the number is too large; if it is text, put it in quotes")
         return real
     if _NOT_FINITE.fullmatch(text):
-        raise ValueError("JSON has no infinity and no NaN; put it in quotes if it is text")
+        raise ValueError("infinity and NaN are not allowed; if it is text, put it in quotes")
     return text

@@ -1,6 +1,6 @@
-"""What came from the environment or from a secret file: where it went in the document, and how to keep it out of every text.
+"""Values from environment variables and secret files: their paths in the document, and their redaction from messages.
 
-Any of it may be confidential, so all of it is treated so. This module never shows what it holds; it knows nothing of how it got it.
+Every substituted value is treated as confidential. This module never shows the values it holds.
 """
 
 import json
@@ -10,26 +10,26 @@ from typing import Final
 
 from anabranch.config.node import Path
 
-# Texts shorter than this (a port, a small limit) occur in messages by chance; those are hidden by their place in the document only.
-_SHORTEST_TEXT: Final = 4
+# Shorter values (a port, a small limit) occur in messages by chance. They are hidden only by their path in the document.
+_MIN_LENGTH: Final = 4
 _HIDDEN: Final = "***"
-# Words of YAML itself: no secrets, and to hide them would garble the messages.
+# Words of YAML itself are not secrets, and hiding them would garble messages.
 _WORDS: Final = frozenset({"true", "false", "null"})
 
 
 @dataclass(slots=True, repr=False, eq=False)
 class Secrets:
-    """`paths`: places in the document whose value is, or holds, something substituted. `values`: the texts that were put there."""
+    """`paths`: paths of values that are, or contain, a substituted text. `values`: the substituted texts."""
 
     paths: set[Path] = field(default_factory=set)
     values: set[str] = field(default_factory=set)
 
     def touch(self, path: Path) -> bool:
-        """Whether a secret went into the value at `path`, into a part of it, or into what it is a part of."""
-        return any(place[: len(path)] == path[: len(place)] for place in self.paths)
+        """Whether the value at `path`, a part of it, or a value that contains it holds a secret."""
+        return any(secret[: len(path)] == path[: len(secret)] for secret in self.paths)
 
     def redact(self, text: str) -> str:
-        """`text` with every secret value replaced by `***`, the longest first; also where it was quoted or escaped."""
+        """`text` with every secret value replaced by `***`, the longest first. Quoted and escaped forms are replaced too."""
         for spelling in sorted({spelling for value in self.values for spelling in _spellings(value)}, key=len, reverse=True):
             text = text.replace(spelling, _HIDDEN)
         return text
@@ -39,11 +39,11 @@ class Secrets:
 
 
 def _spellings(value: str) -> Iterable[str]:
-    """The ways in which `value` may stand in a message: plain, stripped, as JSON, as a Python literal, with its braces doubled."""
+    """The forms in which `value` can occur in a message: plain, stripped, as JSON, as a Python literal, with its braces doubled."""
     if value.strip().lower() in _WORDS:
         return
     doubled = value.replace("{", "{{").replace("}", "}}")
     for text in (value, value.strip(), doubled):
         for spelling in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1], repr(text)[1:-1]):
-            if len(spelling) >= _SHORTEST_TEXT:
+            if len(spelling) >= _MIN_LENGTH:
                 yield spelling

@@ -1,7 +1,6 @@
-"""The files of a gateway document: one file, or a folder whose files are read as one document.
+"""Reads the files of a gateway document: one file, or a folder whose files are joined into one document.
 
-It decides which files count and how their contents go together; it knows the top-level keys that may stand in several files, and nothing
-else of what the document means.
+Decides which files are read and how they are joined. Knows only the top-level keys that are allowed in several files.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ _JOINED: Final = frozenset({"upstreams", "endpoints", "routers"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What the files say. `files`: those that were read, in order. `is_whole`: no file had to be left out.
+    """The joined files. `files`: the files that were read, in order. `is_whole`: no file had to be left out.
     `digest`: SHA-256 of their names and contents, in hexadecimal digits."""
 
     root: Mapping
@@ -31,8 +30,8 @@ class Source:
 def read_source(path: Path, problems: Problems) -> Source:
     """Read the file `path`, or the files `*.yaml` and `*.yml` of the folder `path` in the order of their names.
 
-    Sub-folders and names that begin with a dot (among them the `..data` of a Kubernetes volume) do not count; symbolic links do.
-    Never raises: whatever is wrong goes to `problems`.
+    Ignores sub-folders and names that begin with a dot (such as the `..data` of a Kubernetes volume). Follows symbolic links.
+    Never raises: problems are added to `problems`.
     """
     files = document_files(path, problems)
     digest = hashlib.sha256()
@@ -67,7 +66,7 @@ def _read(file: Path, problems: Problems, digest: "hashlib._Hash") -> Mapping | 
         _unreadable(file, error, problems)
         return None
     except ValueError:
-        problems.add_at(start, "this is not the name of a file")
+        problems.add_at(start, "not a valid file name")
         return None
     digest.update(b"%s\0%d\0" % (file.name.encode("utf-8", "surrogateescape"), len(data)))
     digest.update(data)
@@ -87,7 +86,7 @@ def _read(file: Path, problems: Problems, digest: "hashlib._Hash") -> Mapping | 
         if len(problems.errors) == mistakes:
             problems.add_at(start, "the file is empty", hint="a gateway document begins with `version: 1`")
     else:
-        problems.add_at(node.where, "a gateway document is a mapping", hint="it begins with `version: 1`")
+        problems.add_at(node.where, "a gateway document must be a mapping", hint="it begins with `version: 1`")
     return None
 
 
@@ -96,7 +95,7 @@ def _unreadable(path: Path, error: OSError, problems: Problems) -> None:
 
 
 def _joined(roots: list[Mapping], problems: Problems) -> Mapping:
-    """One mapping of several: upstreams together, lists one after the other, anything else from the one file that has it."""
+    """Join several files into one mapping: upstreams are merged, lists are concatenated, any other key comes from the one file that has it."""
     whole = Mapping(roots[0].where)
     for root in roots:
         for name, entry in root.entries.items():
@@ -113,12 +112,12 @@ def _joined(roots: list[Mapping], problems: Problems) -> Mapping:
                 kind = "mapping" if name == "upstreams" else "list"
                 problems.add_at(entry.where, f"`{name}` must be a {kind} in every file that has it", path=(name,))
             else:
-                problems.add_at(entry.where, f"`{name}` may stand in one file only; it is also at {earlier.where}", path=(name,))
+                problems.add_at(entry.where, f"`{name}` is allowed in only one file; it is also at {earlier.where}", path=(name,))
     return whole
 
 
 def _copied(node: Mapping | Sequence | Scalar) -> Mapping | Sequence | Scalar:
-    """A collection that can be added to without changing the one that an alias may share."""
+    """A copy of a collection, because an alias may share the original. The items are not copied."""
     if isinstance(node, Mapping):
         return Mapping(node.where, dict(node.entries))
     return Sequence(node.where, list(node.items)) if isinstance(node, Sequence) else node
@@ -127,7 +126,7 @@ def _copied(node: Mapping | Sequence | Scalar) -> Mapping | Sequence | Scalar:
 def _same_version(earlier: Entry, entry: Entry, problems: Problems) -> None:
     if isinstance(earlier.value, Scalar) and isinstance(entry.value, Scalar) and earlier.value.value == entry.value.value:
         return
-    problems.add_at(entry.value.where, f"the files of a folder have the same version; another one is at {earlier.where}", path=("version",))
+    problems.add_at(entry.value.where, f"all files must have the same version; a different one is at {earlier.where}", path=("version",))
 
 
 def _add_upstreams(whole: Mapping, more: Mapping, problems: Problems) -> None:

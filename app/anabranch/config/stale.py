@@ -1,4 +1,4 @@
-"""The memory for answers that stand in when a service fails."""
+"""The stale-if-error store in the document: old answers that are used when a service fails."""
 
 from pydantic import Field
 
@@ -7,9 +7,9 @@ from anabranch.config.units import Size
 
 
 class StaleMemory(Model):
-    """How much is remembered for calls with `stale_if_error`. What was not asked for longest is forgotten first."""
+    """Size of the store for calls with `stale_if_error`. Evicts the least recently used entry."""
 
     entries: int = Field(10_000, ge=1)
-    """Answers, of all upstreams together. Each worker process has its own memory."""
+    """Maximum number of stored answers, of all upstreams together. Each worker process has its own store."""
     size: Size = 64 * 1024 * 1024
-    """Bytes of these answers."""
+    """Maximum total size of the stored answers."""

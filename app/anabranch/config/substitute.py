@@ -1,7 +1,6 @@
-"""`${NAME}`, `${NAME:-default}` and `${file:PATH}`: nodes to plain data, with the values of the environment and of secret files in it.
+"""Converts nodes to plain data, and substitutes `${NAME}`, `${NAME:-default}` and `${file:PATH}`.
 
-Everything that is put in counts as a secret. In a template a value's braces are doubled, so that it is text and never a reference.
-The module knows which parts of a document are templates, and nothing else of what it means.
+Every substituted value is treated as a secret. In a template its braces are doubled, so that it is text and never a reference.
 """
 
 import re
@@ -16,17 +15,17 @@ from anabranch.config.problems import Problems
 
 _OPENING: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
-_LARGEST_FILE: Final = 1024 * 1024
-_FORMS: Final = "write ${NAME}, ${NAME:-default} or ${file:PATH}, and $${ for a plain ${"
+_MAX_FILE_BYTES: Final = 1024 * 1024
+_FORMS: Final = "write ${NAME}, ${NAME:-default} or ${file:PATH}, or $${ for a literal ${"
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
 class Filled:
-    """`data`: the document as dicts, lists and scalars; its own copy, free to change.
+    """`data`: the document as dicts, lists and scalars; a copy that may be changed.
 
-    `texts`: the places whose whole value is one substitution, and what was put there: the text of a YAML scalar, should a string not do.
-    `broken`: the places that have no value because of a problem that has been reported; an empty string stands there.
-    `files`: the secret files that were asked for.
+    `texts`: paths whose whole value is one substitution, with the substituted text. It is read as a YAML scalar if a string is not accepted.
+    `broken`: paths without a value, because of a problem that has been reported. Their value in `data` is an empty string.
+    `files`: the secret files that the document names.
     """
 
     data: Any
@@ -36,7 +35,7 @@ class Filled:
 
 
 def fill(root: Node, environ: Environ[str, str], problems: Problems) -> Filled:
-    """The data of `root`. Problems and secrets go to `problems`; a relative PATH starts at the folder of the file it stands in."""
+    """The data of `root`. Adds problems and secrets to `problems`. A relative PATH starts at the folder of the file that names it."""
     filling = _Filling(environ, problems)
     filling.filled.data = filling.data(root, ())
     return filling.filled
@@ -55,7 +54,7 @@ class _Filling:
         if isinstance(node, Mapping):
             for name in node.entries:
                 if "${" in name.replace("$${", ""):
-                    self._problems.add((*path, name), "a key is taken as it stands; only a value can be substituted", at_key=True)
+                    self._problems.add((*path, name), "variables are substituted only in values, not in keys", at_key=True)
             return {name: self.data(entry.value, (*path, name)) for name, entry in node.entries.items()}
         if node.is_broken:
             self.filled.broken.add(path)
@@ -101,11 +100,11 @@ class _Filling:
             return self._file(inside.removeprefix("file:"), path, folder)
         match = _VARIABLE.fullmatch(inside)
         if match is None:
-            self._problems.add(path, f"`${{{inside}}}` is not a substitution", hint=_FORMS)
+            self._problems.add(path, f"`${{{inside}}}` is not a valid substitution", hint=_FORMS)
             return None
         name, default = match[1], match[2]
         if default is not None and "${" in default:
-            self._problems.add(path, f"the default of `{name}` cannot hold another substitution")
+            self._problems.add(path, f"the default of `{name}` cannot contain another substitution")
             return None
         value = self._environ.get(name)
         if value is None or (value == "" and default is not None):
@@ -136,13 +135,13 @@ class _Filling:
 
 
 def _content(file: File) -> tuple[str | None, str]:
-    """The text of a secret file without the newline at its end, or None and why there is none."""
+    """The text of a secret file without the newline at its end and "", or None and the reason for the failure."""
     try:
         with file.open("rb") as opened:
-            data = opened.read(_LARGEST_FILE + 1)
+            data = opened.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         return None, f"cannot be read: {error.strerror or type(error).__name__}"
-    if len(data) > _LARGEST_FILE:
+    if len(data) > _MAX_FILE_BYTES:
         return None, "is larger than 1 MiB"
     try:
         return data.decode().rstrip("\r\n"), ""

@@ -1,11 +1,11 @@
-"""Durations, sizes and ratios as people write them: `250ms`, `10MiB`, `10%`. Parsed once, at load."""
+"""Durations, sizes and ratios in human-readable form: `250ms`, `10MiB`, `10%`. Parsed once, at load."""
 
 import re
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-# No more digits than anybody needs, so that no number overflows.
+# At most 15 digits on each side, so that no number overflows.
 _NUMBER: Final = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)"
 _DURATION: Final = re.compile(_NUMBER + r"(us|ms|s|m|h|d)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -15,10 +15,10 @@ _RATIO: Final = re.compile(_NUMBER + r"%")
 
 
 def parse_duration(value: Any) -> float:
-    """Seconds from `250ms`, `2s`, `1m` (also us, h, d). A bare number has no unit and is refused. Raises ValueError."""
+    """Seconds from `250ms`, `2s`, `1m` (also us, h, d). A number without a unit is rejected. Raises ValueError."""
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         return float(match[1]) * _SECONDS[match[2]]
-    raise ValueError("a duration is a number with a unit, such as 250ms, 2s or 1m")
+    raise ValueError("must be a duration with a unit, such as 250ms, 2s or 1m")
 
 
 def parse_size(value: Any) -> int:
@@ -27,7 +27,7 @@ def parse_size(value: Any) -> int:
         return value
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
         return int(float(match[1]) * _BYTES[match[2]])
-    raise ValueError("a size is a number of bytes, or a number with a unit such as 64KiB or 10MiB")
+    raise ValueError("must be a size: a number of bytes, or a number with a unit such as 64KiB or 10MiB")
 
 
 def parse_ratio(value: Any) -> float:
@@ -39,13 +39,13 @@ def parse_ratio(value: Any) -> float:
         ratio = float(value)
     if 0 <= ratio <= 1:
         return ratio
-    raise ValueError("a ratio is a percentage such as 10%, or a number between 0 and 1")
+    raise ValueError("must be a ratio: a percentage such as 10%, or a number between 0 and 1")
 
 
 def _positive_duration(value: Any) -> float:
     seconds = parse_duration(value)
     if seconds <= 0:
-        raise ValueError("this duration must be longer than zero")
+        raise ValueError("must be longer than zero")
     return seconds
 
 
@@ -62,7 +62,7 @@ _RATIO_SCHEMA: Final = {
 Duration = Annotated[float, BeforeValidator(_positive_duration), WithJsonSchema(_DURATION_SCHEMA)]
 """Seconds; more than zero."""
 DurationOrZero = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
-"""Seconds; zero is allowed and the field says what it means."""
+"""Seconds; zero is allowed. The field's docstring gives the meaning of zero."""
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes."""
 Ratio = Annotated[float, BeforeValidator(parse_ratio), WithJsonSchema(_RATIO_SCHEMA)]
@@ -70,7 +70,7 @@ Ratio = Annotated[float, BeforeValidator(parse_ratio), WithJsonSchema(_RATIO_SCH
 
 
 def format_duration(seconds: float) -> str:
-    """`seconds` as a person writes it: in the largest unit that needs no fraction, such as `250ms`; `parse_duration` reads it back."""
+    """`seconds` in the largest unit that needs no fraction, such as `250ms`; `parse_duration` reads it back."""
     for unit in ("d", "h", "m", "s", "ms"):
         count = round(seconds / _SECONDS[unit], 9)
         if count >= 1 and count.is_integer():

@@ -1,6 +1,6 @@
-"""Data against our models: what pydantic finds, as problems in our own sentences, and the valid parts for whoever checks further.
+"""Validates data against the models, translates pydantic's errors into our own messages, and keeps the valid parts for further checks.
 
-It knows pydantic's error types and nothing of what the document means.
+Must not know the meaning of the document.
 """
 
 import re
@@ -40,13 +40,13 @@ _CHOICE: Final = re.compile(r"'([^']*)'")
 _YAML_11_BOOLEANS: Final = frozenset({"yes", "no", "on", "off", "y", "n"})
 
 
-class _Sentence(NamedTuple):
-    message: str
+class _Message(NamedTuple):
+    text: str
     hint: str = ""
 
 
 class Validator:
-    """Checks parts of one document. `broken`: the paths of parts that are wrong, which grows with each `check`."""
+    """Validates parts of one document. `broken`: paths of the invalid parts that all calls of `check` have found."""
 
     def __init__(self, filled: Filled, problems: Problems) -> None:
         self._filled = filled
@@ -54,22 +54,21 @@ class Validator:
         self.broken: set[Path] = set()
 
     def check(self, model: type[M], path: Path, data: Any) -> M | None:
-        """The model of what stands at `path`, as far as it is valid.
+        """Validate `data`, the part of the document at `path`. Returns None when there is no valid model.
 
-        A part with a mistake is left out if the model can do without it; if not there is no model. Either way the mistakes are
-        reported, and `path` and the path of each part that was left out are added to `broken`. `data` may be changed: where a
-        number or the like is wanted, and the text of a substitution stands there, it is read as a YAML scalar.
+        An invalid key is left out if the model is valid without it. The mistakes are reported, and `path` and the path of each key that was
+        left out are added to `broken`. `data` may be changed: a substituted text is read as a YAML scalar where a string is not accepted.
         """
         if path in self._filled.broken:
             self.broken.add(path)
             return None
         built, errors = self._attempt(model, path, data)
-        for (place, is_key), group in _grouped(errors, data).items():
-            self._add(model, path, place, group, data, is_key=is_key)
+        for (inner, is_key), group in _grouped(errors, data).items():
+            self._add(model, path, inner, group, data, is_key=is_key)
         missing = {
-            place[len(path)]
-            for place in self._filled.broken
-            if len(place) > len(path) and place[: len(path)] == path and _has(data, place[len(path) :])
+            broken[len(path)]
+            for broken in self._filled.broken
+            if len(broken) > len(path) and broken[: len(path)] == path and _has(data, broken[len(path) :])
         }
         bad = {error["loc"][0] for error in errors if error["loc"]} | missing
         if not errors and not bad:
@@ -87,66 +86,67 @@ class Validator:
                 return model.model_validate(data, by_alias=True, by_name=False), []
             except ValidationError as error:
                 errors = error.errors(include_url=False, include_input=False)
-            places = {(*path, *_place(error["loc"], data)) for error in errors} - reread
-            reread |= places
-            reread_now = [place for place in places & self._filled.texts.keys() if self._reread(place, path, data)]
+            invalid = {(*path, *_inner_path(error["loc"], data)) for error in errors} - reread
+            reread |= invalid
+            reread_now = [where for where in invalid & self._filled.texts.keys() if self._reread(where, path, data)]
             if not reread_now:
                 return None, errors
 
-    def _reread(self, place: Path, path: Path, data: Any) -> bool:
-        """Put the YAML scalar that a substituted text spells into `data`; False when the text is just text."""
+    def _reread(self, where: Path, path: Path, data: Any) -> bool:
+        """Replace the substituted text at `where` by its value as a YAML scalar. Returns False when that is the same string."""
         try:
-            value = plain_value(self._filled.texts[place])
+            value = plain_value(self._filled.texts[where])
         except ValueError:
             return False
         if isinstance(value, str):
             return False
-        if place == path:
+        if where == path:
             return False
-        *way, last = place[len(path) :]
-        for part in way:
+        *parents, last = where[len(path) :]
+        for part in parents:
             data = data[part]
         data[last] = value
         return True
 
-    def _add(self, model: type[BaseModel], path: Path, place: Path, errors: list[ErrorDetails], data: Any, *, is_key: bool) -> None:
-        where = (*path, *place)
+    def _add(self, model: type[BaseModel], path: Path, inner: Path, errors: list[ErrorDetails], data: Any, *, is_key: bool) -> None:
+        """Report the errors at `inner`, a path below `path`."""
+        where = (*path, *inner)
         if any(where[: len(broken)] == broken for broken in self._filled.broken):
             return
         error = errors[0]
         kind = error["type"]
-        value = _value(data, place)
+        value = _value(data, inner)
         if kind == "missing":
             self._problems.add(where[:-1], f"the key `{where[-1]}` is missing", at_key=True)
         elif kind == "extra_forbidden":
-            owner = model_at(model, place[:-1])
-            present = _value(data, place[:-1])
+            owner = model_at(model, inner[:-1])
+            present = _value(data, inner[:-1])
             keys = [] if owner is None else [key for key in keys_of(owner) if not isinstance(present, Mapping) or key not in present]
             hint = did_you_mean(str(where[-1]), keys)
             if not hint and keys:
-                hint = f"other keys that may stand here are {', '.join(f'`{key}`' for key in keys)}" if len(keys) <= 12 else ""
+                hint = f"other keys allowed here: {', '.join(f'`{key}`' for key in keys)}" if len(keys) <= 12 else ""
             self._problems.add(where, f"unknown key `{where[-1]}`", hint=hint, at_key=True)
         elif is_key:
-            self._problems.add(where, _sentence(error, where[-1]).message, at_key=True)
+            self._problems.add(where, _message(error, where[-1]).text, at_key=True)
         elif all(other["type"] in _KINDS for other in errors):
             kinds = dict.fromkeys(_KINDS[other["type"]] for other in errors)
             is_null = ", not null" if value is None else ""
             self._problems.add(where, f"must be {', or '.join(kinds)}{is_null}", value=value, hint=_type_hint(kinds, value))
         else:
             is_whole = kind == "value_error" and isinstance(value, dict)
-            sentence = _sentence(error, "" if self._problems.secrets.touch(where) else value)
-            self._problems.add(where, sentence.message, value=None if is_whole else value, hint=sentence.hint, at_key=is_whole)
+            message = _message(error, "" if self._problems.secrets.touch(where) else value)
+            self._problems.add(where, message.text, value=None if is_whole else value, hint=message.hint, at_key=is_whole)
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
-    """The keys that may stand in a document where `model` is expected, in order."""
+    """The keys of `model` as the document writes them, in order."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def model_at(model: type[BaseModel], place: Path) -> type[BaseModel] | None:
-    """The model of what stands at `place` inside of `model`; None when something else does."""
+def model_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
+    """The model of the value at `path` inside `model`; None when that value is not a model."""
     annotation: Any = model
-    for part in place:
+    for part in path:
         inner = next((found for candidate in _alternatives(annotation) if (found := _inside(candidate, part)) is not None), None)
         if inner is None:
             return None
@@ -171,32 +171,32 @@ def _inside(annotation: Any, part: str | int) -> Any:
     return arguments[1] if origin is dict else None
 
 
-def _place(loc: Path, data: Any) -> Path:
-    """The part of the data that an error is about: its location without the names of union members and without `[key]`."""
-    place: list[str | int] = []
+def _inner_path(loc: Path, data: Any) -> Path:
+    """The path in `data` that an error is about: pydantic's location without the names of union members and without `[key]`."""
+    path: list[str | int] = []
     for index, part in enumerate(loc):
         if _has(data, (part,)):
             data = data[part]
         elif part == "[key]" or index != len(loc) - 1 or not isinstance(data, dict):
             continue
         else:
-            return (*place, part)  # a key that is missing
-        place.append(part)
-    return tuple(place)
+            return (*path, part)  # a missing key
+        path.append(part)
+    return tuple(path)
 
 
 def _grouped(errors: list[ErrorDetails], data: Any) -> dict[tuple[Path, bool], list[ErrorDetails]]:
-    """The errors by place, and whether they are about the key there: each member of a union complains on its own."""
+    """The errors by path, and whether they are about the key there. Each member of a union reports its own error."""
     groups: dict[tuple[Path, bool], list[ErrorDetails]] = {}
     for error in errors:
         is_key = len(error["loc"]) > 1 and error["loc"][-1] == "[key]"
-        groups.setdefault((_place(error["loc"], data), is_key), []).append(error)
+        groups.setdefault((_inner_path(error["loc"], data), is_key), []).append(error)
     return groups
 
 
-def _has(data: Any, place: Path) -> bool:
-    """Whether `data` has something at `place`: the parts that are checked by themselves have been taken out."""
-    for part in place:
+def _has(data: Any, path: Path) -> bool:
+    """Whether `data` has something at `path`. Parts that are checked separately have been removed from it."""
+    for part in path:
         is_there = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int) and part < len(data)
         if not is_there:
             return False
@@ -204,47 +204,47 @@ def _has(data: Any, place: Path) -> bool:
     return True
 
 
-def _value(data: Any, place: Path) -> Any:
-    """What is at `place`; None when that is a key that is missing."""
-    if not _has(data, place):
+def _value(data: Any, path: Path) -> Any:
+    """The value at `path`; None when the key is missing."""
+    if not _has(data, path):
         return None
-    for part in place:
+    for part in path:
         data = data[part]
     return data
 
 
-def _sentence(error: ErrorDetails, value: Any) -> _Sentence:
-    """The sentence for an error that is about one value. It never quotes the value; the hint may."""
+def _message(error: ErrorDetails, value: Any) -> _Message:
+    """The message for an error that is about one value. Its text never quotes the value; the hint may."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
-        return _Sentence(str(context["error"]))
+        return _Message(str(context["error"]))
     if kind == "literal_error":
         choices = _CHOICE.findall(context["expected"])
         if not choices:
-            return _Sentence(f"must be {context['expected']}")
+            return _Message(f"must be {context['expected']}")
         listed = ", ".join(f"`{choice}`" for choice in choices)
-        return _Sentence(f"must be one of {listed}" if len(choices) > 1 else f"must be {listed}", did_you_mean(str(value), choices))
+        return _Message(f"must be one of {listed}" if len(choices) > 1 else f"must be {listed}", did_you_mean(str(value), choices))
     if kind in _LIMITS:
         words, key = _LIMITS[kind]
-        return _Sentence(f"must be {words} {context[key]}")
+        return _Message(f"must be {words} {context[key]}")
     if kind in _LENGTHS:
         words, key = _LENGTHS[kind]
         count = context[key]
-        return _Sentence(f"must have {words} {count} {'entry' if count == 1 else 'entries'}")
+        return _Message(f"must have {words} {count} {'entry' if count == 1 else 'entries'}")
     if kind in _KINDS:
-        return _Sentence(f"must be {_KINDS[kind]}")
-    return _Sentence("is not valid here")
+        return _Message(f"must be {_KINDS[kind]}")
+    return _Message("is not valid here")
 
 
 def _type_hint(kinds: Mapping[str, str] | dict[str, None], value: Any) -> str:
     if "true or false" in kinds and isinstance(value, str) and value.lower() in _YAML_11_BOOLEANS:
-        return "yes, no, on and off are plain text in YAML 1.2; write true or false"
+        return "yes, no, on and off are strings in YAML 1.2; write true or false"
     if "a string" in kinds and isinstance(value, bool | int | float):
         return "put it in quotes"
     if "a string" in kinds and isinstance(value, dict):
         return "put it in quotes: without them YAML reads braces as a mapping"
     if "a list" in kinds and isinstance(value, str | int):
-        return "write a list of one in brackets: [...]"
+        return "write it as a list: [...]"
     if "a whole number" in kinds and isinstance(value, str):
         return "write it without quotes" if value.lstrip("-").isdigit() else ""
     return ""

@@ -1,1 +1,1 @@
-"""Pure algorithms and the plain data that travels between the layers. No I/O, no asyncio; the clock is passed in."""
+"""Pure algorithms and the plain data that the layers exchange. No I/O and no asyncio; the current time is an argument."""

@@ -1,7 +1,7 @@
-"""Which of several addresses the next exchange goes to. Pure choice: the addresses themselves, their breakers and who has been tried
-already are the balance layer's business.
+"""Chooses one of several addresses for the next exchange.
 
-Each address has one `Load`, which outlives changes of the set around it; a picker looks only at the loads that it is offered.
+A picker sees only the loads of the candidates. The balance layer holds the addresses and their breakers, and excludes those already tried.
+Each address has one `Load`, which is kept when the set of addresses changes.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,18 +10,18 @@ from typing import Final
 
 
 class Load:
-    """What is known of one address's load.
+    """The load of one address.
 
-    `pending`: exchanges under way. `picked`: when it was last chosen, as a count of choices. The latency is a *peak* moving average
-    over unevenly spaced observations: a longer time is believed at once, a shorter one as the past fades.
+    `pending`: exchanges in flight. `picked`: sequence number of the choice that last picked this address. The latency is a *peak* moving
+    average over unevenly spaced observations: a longer time counts in full at once, a shorter one only as older observations fade.
 
         w    = exp(-(now - stamp) / DECAY_S)
         cost = elapsed                           where elapsed > cost
                cost * w + elapsed * (1 - w)      elsewhere
         load = cost * w * (pending + 1)
 
-    A failed exchange counts as one of at least FAILURE_S, so that an address that fails fast does not look like the best one. A
-    cancelled one took at least as long as it ran: it counts only where that is news.
+    A failed exchange counts as taking at least FAILURE_S, so that an address that fails fast does not look like the best one. A
+    cancelled exchange would have taken at least as long as it ran, so it counts only if it raises the average.
 
     **Source:** Finagle, loadbalancer/PeakEwma; A. Eckner, Algorithms for Unevenly Spaced Time Series (2017).
     """
@@ -38,11 +38,11 @@ class Load:
         self._stamp = -inf
 
     def begin(self) -> None:
-        """An exchange has begun."""
+        """Count an exchange that has begun."""
         self.pending += 1
 
     def end(self, now: float, elapsed_s: float, *, is_ok: bool | None) -> None:
-        """An exchange has ended, `elapsed_s` after it began. `is_ok`: None when it was cancelled."""
+        """Count an exchange that ended `elapsed_s` after it began. `is_ok`: None if it was cancelled."""
         self.pending -= 1
         fade = self._fade(now)
         if is_ok is False:
@@ -56,7 +56,7 @@ class Load:
         self._stamp = now
 
     def load(self, now: float) -> float:
-        """What the next exchange here would cost, in seconds times exchanges. A fresh address is tried by one exchange at first."""
+        """The cost of one more exchange, in seconds times exchanges. An address without samples gets only one exchange at first."""
         if self._cost_s == 0.0:
             return inf if self.pending else 0.0
         return self._cost_s * self._fade(now) * (self.pending + 1)
@@ -66,11 +66,11 @@ class Load:
 
 
 Picker = Callable[[float, Sequence[Load]], int]
-"""`picker(now, candidates)`: the index of the chosen one. There is at least one candidate. Cost: O(candidates), or O(1)."""
+"""`picker(now, candidates)`: the index of the chosen candidate. There is at least one candidate. Cost: O(candidates), or O(1)."""
 
 
 class RoundRobin:
-    """Each in turn: the one that was chosen longest ago. Stays fair when some candidates are left out for a while."""
+    """Picks the candidate that was picked longest ago. Stays fair when some addresses are excluded for a while."""
 
     __slots__ = ("_count",)
 
@@ -88,7 +88,7 @@ class RoundRobin:
 
 
 class LeastPending:
-    """The one with the fewest exchanges under way; among equals each in turn."""
+    """Picks the candidate with the fewest exchanges in flight; round robin among equals."""
 
     __slots__ = ("_count",)
 
@@ -106,7 +106,7 @@ class LeastPending:
 
 
 class RandomChoice:
-    """Any. `random` draws from [0, 1)."""
+    """Picks any candidate with equal probability. `random` draws from [0, 1)."""
 
     __slots__ = ("_random",)
 
@@ -118,10 +118,10 @@ class RandomChoice:
 
 
 class PeakEWMA:
-    """The better of two different random ones by `Load.load`.
+    """Picks the less loaded of two different random candidates, by `Load.load`.
 
-    Two random choices keep the longest queue near log log n, where one keeps it near log n, and unlike the best of all they do not send
-    everybody to the same address at once. **Source:** Mitzenmacher, The Power of Two Choices (2001).
+    Two random choices keep the longest queue near log log n; one keeps it near log n. Picking the best of all would send all callers
+    to the same address at once. **Source:** Mitzenmacher, The Power of Two Choices (2001).
     """
 
     __slots__ = ("_random",)
@@ -139,7 +139,7 @@ class PeakEWMA:
 
 
 def picker_of(kind: str, random: Callable[[], float]) -> Picker:
-    """The picker that a document calls `kind`: round_robin, least_pending, random or peak_ewma. Raises ValueError for any other."""
+    """The picker for the document's `balance`: round_robin, least_pending, random or peak_ewma. Raises ValueError for any other."""
     match kind:
         case "round_robin":
             return RoundRobin()
@@ -149,4 +149,4 @@ def picker_of(kind: str, random: Callable[[], float]) -> Picker:
             return RandomChoice(random)
         case "peak_ewma":
             return PeakEWMA(random)
-    raise ValueError(f"there is no balance {kind!r}; use round_robin, least_pending, random or peak_ewma")
+    raise ValueError(f"unknown balance {kind!r}; use round_robin, least_pending, random or peak_ewma")

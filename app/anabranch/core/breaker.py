@@ -1,4 +1,4 @@
-"""The circuit breaker's states and what moves it between them. It knows calls only by permits and outcomes, and time by what it is told."""
+"""The circuit breaker's states and the transitions between them. It sees permits and outcomes, not calls; the current time is an argument."""
 
 from typing import Final, Literal
 
@@ -9,7 +9,7 @@ Judgement = Literal["success", "failure", "ignore"]
 
 
 class Permit:
-    """Leave for one call. Give it back by exactly one `Breaker.record`."""
+    """Permission for one call. Return it by exactly one `Breaker.record`."""
 
     __slots__ = ("generation", "serial")
 
@@ -19,19 +19,19 @@ class Permit:
 
 
 class Breaker:
-    """Leaves an upstream alone while it fails, and tries it carefully afterwards.
+    """Rejects calls to an upstream while it fails, then lets a few probes through to see whether it has recovered.
 
         closed    -> open       calls >= minimum_calls in the window, and failures / calls >= failure_rate or slow / calls >= slow_rate
         open      -> half_open  at the first `allow` after open_for_s
         half_open -> closed     `probes` calls succeeded
         half_open -> open       one probe failed or was slow
 
-    Every move begins a new `generation`. What is recorded under a permit of an earlier one is ignored: a call that began before the
-    breaker opened says nothing about whether the upstream has recovered.
+    Every transition begins a new `generation`. Outcomes recorded under a permit of an earlier generation are ignored: a call that began
+    before the breaker opened says nothing about whether the upstream has recovered.
 
-    Half-open gives out `probes` permits. An ignored probe (cancelled, rejected further in) gives its permit back. One that reports
-    nothing within open_for_s frees its place for another, so that a lost permit cannot keep the breaker half-open for ever; should it
-    report later after all, it counts.
+    While half-open, the breaker grants `probes` permits. An ignored probe (cancelled, rejected by an inner layer) returns its permit. A probe
+    that is not recorded within open_for_s makes room for another one, so that a lost permit cannot keep the breaker half-open for ever. If
+    it is recorded later, it still counts.
 
     All times are seconds of one steady clock. Every method is O(1).
 
@@ -39,7 +39,7 @@ class Breaker:
     """
 
     __slots__ = (
-        "_closed_permit", "_failure_rate", "_minimum_calls", "_open_for_s", "_opened_at", "_out", "_probes", "_serial", "_slow_after_s",
+        "_closed_permit", "_failure_rate", "_minimum_calls", "_open_for_s", "_opened_at", "_probes", "_probing", "_serial", "_slow_after_s",
         "_slow_rate", "_succeeded", "_window", "generation", "state",
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ class Breaker:
         slow_after_s: float | None = None,
         slow_rate: float = 1.0,
     ) -> None:
-        """Rates are shares between 0 and 1; 0 opens at the first failure (or slow call) once `minimum_calls` are there."""
+        """Rates are between 0 and 1; 0 opens at the first failure (or slow call) once there are `minimum_calls` in the window."""
         self.state: State = "closed"
         self.generation = 0
         self._window = RollingWindow(window_s)
@@ -68,19 +68,19 @@ class Breaker:
         self._opened_at = 0.0
         self._succeeded = 0
         self._serial = 0
-        self._out: dict[int, float] = {}  # probe's serial -> when its place is freed; in order of time
+        self._probing: dict[int, float] = {}  # serial of a probe in flight -> when its permit expires; in order of time
 
     def would_allow(self, now: float) -> bool:
-        """Whether `allow` would give a permit. Takes none and moves nothing."""
+        """Whether `allow` would grant a permit. Changes nothing."""
         if self.state == "closed":
             return True
         if self.state == "open":
             return now >= self._opened_at + self._open_for_s
-        out = sum(frees_at > now for frees_at in self._out.values())
-        return self._succeeded + out < self._probes
+        in_flight = sum(expires_at > now for expires_at in self._probing.values())
+        return self._succeeded + in_flight < self._probes
 
     def allow(self, now: float) -> Permit | None:
-        """A permit for one call, or None: leave the upstream alone."""
+        """A permit for one call, or None if the call must be rejected."""
         if self.state == "closed":
             return self._closed_permit
         if not self.would_allow(now):
@@ -88,20 +88,20 @@ class Breaker:
         if self.state == "open":
             self._enter("half_open")
             self._succeeded = 0
-            self._out.clear()
-        for serial in [serial for serial, frees_at in self._out.items() if frees_at <= now]:
-            del self._out[serial]
+            self._probing.clear()
+        for serial in [serial for serial, expires_at in self._probing.items() if expires_at <= now]:
+            del self._probing[serial]
         self._serial += 1
-        self._out[self._serial] = now + self._open_for_s
+        self._probing[self._serial] = now + self._open_for_s
         return Permit(self.generation, self._serial)
 
     def record(self, now: float, permit: Permit, outcome: Judgement, elapsed_s: float) -> None:
-        """Say how the call under `permit` ended. `elapsed_s`: how long it took. `ignore`: it says nothing about the upstream."""
+        """Record how the call under `permit` ended. `elapsed_s`: how long it took. `ignore`: it says nothing about the upstream's health."""
         if permit.generation != self.generation:
             return
         is_slow = self._slow_after_s is not None and elapsed_s > self._slow_after_s and outcome != "ignore"
         if self.state == "half_open":
-            self._out.pop(permit.serial, None)
+            self._probing.pop(permit.serial, None)
             if outcome == "failure" or is_slow:
                 self._open(now)
             elif outcome == "success":
@@ -120,12 +120,12 @@ class Breaker:
                 self._open(now)
 
     def retry_after_s(self, now: float) -> float:
-        """Seconds until a call can be let through at the latest; 0 when it can be now."""
+        """Upper bound of the seconds until a call is allowed; 0 if one is allowed now."""
         if self.would_allow(now):
             return 0.0
         if self.state == "open":
             return self._opened_at + self._open_for_s - now
-        return min((frees_at for frees_at in self._out.values() if frees_at > now), default=now) - now
+        return min((expires_at for expires_at in self._probing.values() if expires_at > now), default=now) - now
 
     def _open(self, now: float) -> None:
         self._enter("open")

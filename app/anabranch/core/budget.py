@@ -1,9 +1,9 @@
-"""A budget for further attempts: a share of the recent calls, so that retries can never multiply an outage.
+"""A budget for extra attempts (retries, hedges): a share of the recent calls, so that retries cannot amplify an outage.
 
     allowed while   spent < floor + ratio * calls        (both counted over the last `window_s`)
 
-With a ratio of 10% an upstream that fails every call gets 1.1 times the traffic, not 3 times. The floor lets an upstream that is seldom
-called retry at all. Pure: the time is handed in.
+With a ratio of 10%, an upstream that fails every call gets 1.1 times the traffic, not 3 times. The floor allows retries to an upstream
+that is seldom called. Pure: the current time is an argument.
 
 **Source:** Finagle's RetryBudget (ratio, floor per second and window); Google SRE book, "Handling Overload", per-client retry budget.
 """
@@ -14,10 +14,10 @@ _SLICES: Final = 10
 
 
 class Budget:
-    """Counts calls and further attempts in a ring of ten slices of the window. Every operation is O(1).
+    """Counts calls and extra attempts in a ring of ten slices of the window. Every operation is O(1).
 
-    `ratio`: further attempts as a share of calls, 0 and up. `window_s`: how far back is counted; to the nearest slice, never further.
-    `floor`: attempts allowed within any window however few calls there were.
+    `ratio`: extra attempts as a share of calls, 0 and up. `window_s`: how far back counts reach, rounded down to a slice (a tenth of it).
+    `floor`: extra attempts allowed within any window, however few calls there were.
     """
 
     __slots__ = ("_calls", "_calls_in", "_floor", "_number", "_ratio", "_slice", "_slice_ends", "_slice_s", "_spent", "_spent_in")
@@ -36,20 +36,20 @@ class Budget:
 
     @classmethod
     def of_share(cls, ratio: float) -> "Budget":
-        """The budget that a document asks for by a share: 0 means never, so there is no floor either."""
+        """The budget for a share set in the document: 0 disables extra attempts, so it has no floor either."""
         return cls(ratio) if ratio > 0 else cls(0.0, floor=0)
 
     def record(self, now: float) -> None:
         """Count a call (its first attempt) at `now`, seconds of any steady clock."""
         if now >= self._slice_ends:
-            self._turn(now)
+            self._advance(now)
         self._calls_in[self._slice] += 1
         self._calls += 1
 
     def try_spend(self, now: float) -> bool:
-        """Take one further attempt out of the budget. False when it is used up; then nothing is counted."""
+        """Spend one extra attempt. Returns False, and counts nothing, if the budget is used up."""
         if now >= self._slice_ends:
-            self._turn(now)
+            self._advance(now)
         if self._spent + 1 > self._floor + self._ratio * self._calls:
             return False
         self._spent_in[self._slice] += 1
@@ -57,13 +57,13 @@ class Budget:
         return True
 
     def balance(self, now: float) -> float:
-        """How many further attempts are left at `now`; not below 0."""
+        """How many extra attempts are left at `now`; never below 0."""
         if now >= self._slice_ends:
-            self._turn(now)
+            self._advance(now)
         return max(self._floor + self._ratio * self._calls - self._spent, 0.0)
 
-    def _turn(self, now: float) -> None:
-        """Move on to the slice of `now`, forgetting those that left the window."""
+    def _advance(self, now: float) -> None:
+        """Advance to the slice of `now` and clear those that have left the window."""
         number = now // self._slice_s
         for _ in range(int(min(number - self._number, _SLICES))):
             self._slice = (self._slice + 1) % _SLICES

@@ -1,7 +1,6 @@
-"""The two ends of one HTTP exchange as plain data: what is asked, of whom, and what was answered.
+"""One HTTP exchange as plain data: the request, the address and the response.
 
 These are built and read on the hot path, so they are msgspec structs (created in about 0.1 us; a frozen dataclass takes 1 us).
-The module knows nothing of sockets or policies.
 """
 
 from typing import Final
@@ -16,7 +15,7 @@ class HeaderBlock(msgspec.Struct, frozen=True):
     """Header fields that are the same for every request of a call, rendered once at plan time.
 
     `pairs`: (lower-case name, value), in order. `wire`: the same as `name: value\\r\\n` lines, without the empty line.
-    Neither holds `host`, `content-length` or `transfer-encoding`: the transport writes those.
+    Neither contains `host`, `content-length` or `transfer-encoding`: the transport writes those.
     """
 
     pairs: tuple[tuple[bytes, bytes], ...]
@@ -24,7 +23,7 @@ class HeaderBlock(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, pairs: "list[tuple[bytes, bytes]]") -> "HeaderBlock":
-        """Render `pairs`; names are folded to lower case. The caller has made sure that no CR, LF or NUL is in them."""
+        """Render `pairs`; names become lower case. The caller guarantees that they contain no CR, LF or NUL."""
         folded = tuple((name.lower(), value) for name, value in pairs)
         return cls(pairs=folded, wire=b"".join(b"%b: %b\r\n" % pair for pair in folded))
 
@@ -33,11 +32,11 @@ NO_HEADERS: Final = HeaderBlock(pairs=(), wire=b"")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request to an upstream, before an address is chosen for it.
+    """One request to an upstream, before an address is chosen.
 
-    `target`: path and query in origin form, ASCII, percent-encoded, starting with `/`; the address's base path goes before it.
-    `headers`: fixed at plan time. `extra`: fields of this request, names in lower case, values proven free of CR, LF and NUL.
-    `body`: None when there is none (then no `content-length` is sent).
+    `target`: path and query in origin form, ASCII, percent-encoded, starting with `/`; the transport prepends the address's base path.
+    `headers`: fixed at plan time. `extra`: fields of this request, names in lower case, values without CR, LF and NUL.
+    `body`: None if there is none. Then `content-length` is sent only for methods that normally have a body, as 0.
     """
 
     method: str
@@ -48,10 +47,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class StaleRule(msgspec.Struct, frozen=True):
-    """How a failed call may be answered with what was answered before.
+    """Lets a failed call be answered with an earlier response.
 
-    `max_age_s`: how old that may be. `origin`: digest of all that is fixed about the call (its step and its upstream in the document), "" when
-    something else about it comes from the client's header fields: then answers from a journal cannot be told apart.
+    `max_age_s`: maximum age of that response. `origin`: digest of the fixed parts of the call (its step and its upstream in the document).
+    It is "" if the call also depends on the client's header fields: the journal does not keep those, so its responses could not be matched.
     """
 
     max_age_s: float
@@ -59,7 +58,7 @@ class StaleRule(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One whole response: final status, header fields (lower-case names, wire order, repeats kept), content-decoded body."""
+    """One complete response: final status, header fields (lower-case names, wire order, repeats kept), content-decoded body."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -74,10 +73,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where an upstream can be reached.
+    """Where to reach an upstream.
 
-    `host`: as written, without brackets (it is verified by TLS and sent as Host). `port`: TCP. `base_path`: percent-encoded, no
-    trailing slash, "" for none. `ip`: connect to this literal address instead of resolving `host`; None to resolve at connect.
+    `host`: as written, without brackets (verified by TLS and sent as Host). `port`: TCP. `base_path`: percent-encoded, no
+    trailing slash, "" for none. `ip`: connect to this literal address instead of resolving `host`; None resolves when connecting.
     """
 
     scheme: str
@@ -88,18 +87,18 @@ class Address(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Read `http(s)://host[:port][/base]`. Raises ValueError with a sentence for the operator."""
+        """Parse `http(s)://host[:port][/base]`. Raises ValueError with a sentence for the operator."""
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS:
             raise ValueError(f"the scheme must be http or https, not {parts.scheme or 'empty'}")
         if not parts.hostname:
-            raise ValueError("a host is missing")
+            raise ValueError("the host is missing")
         if parts.username is not None or parts.password is not None:
-            raise ValueError("credentials do not belong in a URL; set a header instead")
+            raise ValueError("credentials are not allowed in a URL; set a header instead")
         if parts.query or parts.fragment:
-            raise ValueError("a query or fragment does not belong in an upstream's URL")
+            raise ValueError("a query or fragment is not allowed in an upstream's URL")
         if any(ord(char) <= 0x20 or ord(char) > 0x7E for char in url):
-            raise ValueError("only printable ASCII may stand in a URL; percent-encode the rest")
+            raise ValueError("a URL may contain only printable ASCII; percent-encode other characters")
         port = parts.port if parts.port is not None else DEFAULT_PORTS[parts.scheme]
         if not 0 < port < 65536:
             raise ValueError("the port must be between 1 and 65535")
@@ -107,7 +106,7 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """The Host header's value: the port stands there only when it is not the scheme's own (RFC 9110 section 7.2)."""
+        """The value of the Host header: contains the port only if it is not the scheme's default (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 

@@ -1,7 +1,7 @@
-"""How many exchanges with one upstream may run at once: a number that stands still or follows what the upstream can take.
+"""How many exchanges with one upstream may run at once: a fixed number, or one that adapts to what the upstream can handle.
 
-Only the number: samples in, `limit` out. Who may run and who waits is enforced by the bulkhead (`app/anabranch/policy/bulkhead.py`), which reports
-every exchange that ended by exactly one `sample`.
+Only computes the number: samples in, `limit` out. The bulkhead (`app/anabranch/policy/bulkhead.py`) enforces it and reports every
+exchange that ended by exactly one `sample`.
 
 **Source:** docs/decisions/0003-adaptive-limits-and-ejection.md.
 """
@@ -11,25 +11,25 @@ from math import inf, sqrt
 from typing import Final, Literal, Protocol
 
 LimitSignal = Literal["success", "ignore", "dropped"]
-"""`success`: the time it took tells how loaded the upstream is. `dropped`: the upstream is overloaded (timeout, refused, 429, 503).
-`ignore`: says nothing (cancelled, answered without work)."""
+"""`success`: the elapsed time shows how loaded the upstream is. `dropped`: the upstream is overloaded (timeout, 429, 503, 504).
+`ignore`: no information about the load (cancelled, connection refused, other 5xx)."""
 
 
 class Limit(Protocol):
-    """`limit`: exchanges that may run now; read before each, changed only inside `sample`."""
+    """`limit`: how many exchanges may run now; read before each exchange, changed only by `sample`."""
 
     limit: int
 
     def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
-        """Report one exchange that ended at `now` (seconds, any steady clock) and took `elapsed_s` on the wire, waiting excluded.
+        """Record one exchange that ended at `now` (seconds, any steady clock) and took `elapsed_s` on the wire, without queueing.
 
-        `in_flight`: exchanges under way when it ended, itself included. O(1); does not raise.
+        `in_flight`: exchanges in flight when it ended, including itself. O(1); does not raise.
         """
         ...
 
 
 class FixedLimit:
-    """A limit that stands still."""
+    """A limit that never changes."""
 
     __slots__ = ("limit",)
 
@@ -37,7 +37,7 @@ class FixedLimit:
         self.limit = limit
 
     def sample(self, now: float, elapsed_s: float, in_flight: int, outcome: LimitSignal) -> None:
-        """Nothing is learned."""
+        """Does nothing: the limit is fixed."""
 
 
 class AIMDLimit:
@@ -46,9 +46,9 @@ class AIMDLimit:
         success, and at least half of the limit in use:   limit += 1 / limit      (one more for each limit's worth of successes)
         dropped:                                          limit *= 0.9
 
-    One overload drops many exchanges together. Only one that began after the last decrease decreases again: the others are news of
-    the load that has already been cut. Blind to latency, so it fills the upstream's own queue until something is dropped: choose it
-    for upstreams that refuse work early or whose latency says nothing.
+    One overload drops many exchanges together. Only an exchange that began after the last decrease can decrease the limit again: the
+    others were caused by the load that has already been cut. Latency is ignored, so the upstream's own queue fills until something is
+    dropped: choose this limit for upstreams that reject work early or whose latency says nothing about their load.
 
     **Source:** Chiu and Jain 1989; RFC 6582 section 3.2 for one decrease a flight; Netflix concurrency-limits, AIMDLimit.
     """
@@ -76,25 +76,25 @@ class AIMDLimit:
 
 
 class GradientLimit:
-    """Follows latency: where exchanges take longer than they do on an unloaded upstream, they wait in a queue of our making.
+    """Follows latency: if exchanges take longer than on an unloaded upstream, they wait in a queue that the gateway itself has caused.
 
         short    = mean time of a window of samples (0.1 to 1 s, at least 10)
-        long     = time when unloaded: exponential average over windows that used less than half of the limit, set anew by probes
+        long     = time when unloaded: exponential average over windows that used less than half of the limit, replaced by probes
         gradient = tolerance * long / short * (share not dropped), kept within 0.5 and 1
         limit    = (1 - smoothing) * limit + smoothing * (gradient * limit + sqrt(limit)), kept within minimum and maximum
 
-    With an upstream that works on K exchanges at once it settles near tolerance * K + sqrt(limit): the square root is the queue that
-    keeps the upstream busy. The limit grows only while it is in use. It differs from Gradient2 in what is known to go wrong there:
+    For an upstream that works on K exchanges at once, the limit settles near tolerance * K + sqrt(limit): the square root is the queue
+    that keeps the upstream busy. The limit grows only while it is in use. It differs from Gradient2 where that is known to go wrong:
 
     - Under lasting load Gradient2's long average learns the queue, and the limit drifts to its maximum. Here a loaded window can lower
-      `long` but never raise it; it is measured by a *probe*: every `probe_interval_s` under load the limit is cut to a third for a
-      moment, and only exchanges begun since then count. A third of where it settles is below K for every K, so the queue is empty then.
-      A probe may go below `minimum`: that is the floor for traffic. (Envoy pins all traffic to a constant few while it measures, which
-      rejects bursts.) A probe that lowers `long` much is soon repeated: from far too high it takes several to come down.
-    - Steady timeouts look like steady latency. Here dropped exchanges are no latency samples, and their share lowers the gradient.
+      `long` but never raise it. Under load `long` is measured by a *probe*: every `probe_interval_s` the limit is briefly cut to a third,
+      and only exchanges begun since then count. A third of the settled limit is below K for every K, so the queue is empty by then.
+      A probe may go below `minimum`, which is the floor for normal traffic. (Envoy allows only a constant few requests while it measures,
+      which rejects bursts.) A probe that lowers `long` a lot is repeated soon: a limit that is far too high needs several to come down.
+    - Steady timeouts look like steady latency. Here dropped exchanges are not latency samples, and their share lowers the gradient.
 
-    **Source:** Netflix concurrency-limits, Gradient2Limit and its issues 134 and 137; Envoy, adaptive concurrency filter; a probe that
-    is a share of the limit as in BBR's ProbeRTT (draft-ietf-ccwg-bbr).
+    **Source:** Netflix concurrency-limits, Gradient2Limit and its issues 134 and 137; Envoy, adaptive concurrency filter; BBR's ProbeRTT
+    (draft-ietf-ccwg-bbr) for a probe that is a share of the limit.
     """
 
     __slots__ = (
@@ -119,7 +119,7 @@ class GradientLimit:
         smoothing: float = 0.2,
         probe_interval_s: float = 30.0,
     ) -> None:
-        """`random`: draws from [0, 1); spreads the probes of many gateways. `tolerance`: how much longer than unloaded is still good."""
+        """`random`: draws from [0, 1); spreads the probes of many gateways. `tolerance`: acceptable latency as a multiple of unloaded."""
         self.limit = initial
         self._estimate = float(initial)
         self._minimum = minimum
@@ -177,10 +177,10 @@ class GradientLimit:
                 self._long_s += self.RISE * (short_s - self._long_s)
             gradient = min(self._tolerance * self._long_s / short_s, 1.0)
         gradient = max(gradient * answered / self._count, 0.5)
-        wanted = gradient * self._estimate + sqrt(self._estimate)
-        wanted = self._estimate + self._smoothing * (wanted - self._estimate)
-        if is_loaded or (self._dropped and wanted < self._estimate):
-            self._estimate = min(max(wanted, self._minimum), self._maximum)
+        target = gradient * self._estimate + sqrt(self._estimate)
+        target = self._estimate + self._smoothing * (target - self._estimate)
+        if is_loaded or (self._dropped and target < self._estimate):
+            self._estimate = min(max(target, self._minimum), self._maximum)
         if not is_loaded:
             self._probe_at = now + self._probe_interval_s
         if is_loaded and answered and now >= self._probe_at:
@@ -192,7 +192,7 @@ class GradientLimit:
             self._open_window(now, self._window_s())
 
     def _sample_probe(self, now: float, elapsed_s: float, outcome: LimitSignal) -> None:
-        """Count an exchange that began under the cut limit; end the probe with the new `long`, or without one when too few came."""
+        """Count an exchange that began under the cut limit. End the probe with a new `long`, or with the old one if there were too few."""
         if outcome == "success" and self._probe_since is not None and now - elapsed_s >= self._probe_since:
             self._count += 1
             self._total_s += elapsed_s

@@ -1,4 +1,4 @@
-"""Finds the address that fails while its neighbours do not, and leaves it out for a while."""
+"""Detects addresses that fail much more often than the others of an upstream, and ejects them for a while."""
 
 from collections.abc import Iterable
 from math import inf
@@ -8,7 +8,11 @@ from anabranch.core.window import RollingWindow
 
 
 class TargetHealth:
-    """What is known of one address. `ejected_at`, `ejected_until`: it is left out between these. `ejections`: how often in a row it was."""
+    """The health of one address.
+
+    `consecutive`: failures in a row. `ejected_at`, `ejected_until`: begin and end of the last ejection. `ejections`: number of ejections
+    that still lengthen the next one.
+    """
 
     __slots__ = ("consecutive", "ejected_at", "ejected_until", "ejections", "window")
 
@@ -23,7 +27,10 @@ class TargetHealth:
         return now < self.ejected_until
 
     def recover(self, now: float, elapsed_s: float) -> bool:
-        """An exchange with an ejected address succeeded. Ends the ejection, True, if it began after that; else it is old news."""
+        """Record that an exchange with an ejected address succeeded.
+
+        Ends the ejection and returns True if the exchange began after it. An earlier exchange proves nothing: False.
+        """
         if now - elapsed_s < self.ejected_at:
             return False
         self.ejected_until = now - elapsed_s
@@ -31,14 +38,14 @@ class TargetHealth:
 
 
 class OutlierDetector:
-    """Ejects an address after CONSECUTIVE failures in a row, or when it fails much more often than the others.
+    """Ejects an address after CONSECUTIVE failures in a row, or if it fails much more often than the others.
 
         by rate:  calls >= MINIMUM_CALLS  and  rate >= FAILURE_RATE  and  rate >= 2 * rate of all the others together
         for:      min(BASE_S * 2 ** (ejections - 1), LONGEST_S) seconds
 
-    Never more than half of the addresses are out: where more of them fail, leaving out the bad ones would drown the good ones, and it
-    is likely not they who are ill. An address that comes back is on probation: one failure ejects it again, for longer, one success
-    ends that. For every BASE_S that it has been back one ejection is forgotten.
+    At most half of the addresses are ejected: if more of them fail, the rest would be overloaded, and the cause is probably not the
+    addresses. A restored address is on probation: one failure ejects it again for longer, one success ends the probation. Its count of
+    ejections drops by one for every BASE_S without an ejection.
 
     **Source:** Envoy, outlier detection (consecutive failures, growing ejection time, limit on the share ejected).
     """
@@ -52,9 +59,9 @@ class OutlierDetector:
     LONGEST_S: Final = 120.0
 
     def record(self, now: float, health: TargetHealth, *, is_failure: bool, elapsed_s: float, everyone: Iterable[TargetHealth]) -> bool:
-        """Count an exchange that ended at `now`; True when that ejected the address. `everyone`: all addresses, this one included.
+        """Count an exchange that ended at `now`; True if it ejected the address. `everyone`: all addresses, including this one.
 
-        An exchange that began before the address came back is old news and not counted. O(1); O(addresses) only where one may be ejected.
+        Ignores an exchange that began before the last ejection ended. O(1); O(addresses) only if an ejection is possible.
         """
         if now - elapsed_s < health.ejected_until:
             return False
@@ -68,8 +75,8 @@ class OutlierDetector:
         if health.consecutive < self.CONSECUTIVE and not by_rate:
             return False
         others = [other for other in everyone if other is not health]
-        out = sum(other.is_ejected(now) for other in others)
-        if (out + 1) * 2 > len(others) + 1:
+        ejected = sum(other.is_ejected(now) for other in others)
+        if (ejected + 1) * 2 > len(others) + 1:
             return False
         if health.consecutive < self.CONSECUTIVE and not self._fails_more(now, window, others):
             return False

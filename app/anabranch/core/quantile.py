@@ -1,8 +1,8 @@
-"""Quantiles of durations in a stream, in bounded memory: what p95 is, without keeping the samples.
+"""Quantiles of a stream of durations, such as p95, in bounded memory and without keeping the samples.
 
-`Sketch` counts samples in buckets whose bounds grow by a constant factor, so that every quantile is right within a constant relative
-error whatever the distribution; two sketches add up to the sketch of both. `RollingSketch` forgets: it holds the last window or so.
-Neither knows a clock.
+`Sketch` counts samples in buckets whose bounds grow by a constant factor, so that every quantile has a constant relative error whatever
+the distribution. Two sketches merge into the sketch of all samples. `RollingSketch` keeps only recent samples. The current time is an
+argument.
 
     bucket of x = 1 + floor(ln(x / 1 us) / ln(gamma)),   gamma = (1 + error) / (1 - error)
 
@@ -18,14 +18,14 @@ _PER_LN: Final = 1 / _LN_GAMMA
 _SMALLEST_S: Final = 1e-6
 _LARGEST_S: Final = 3600.0
 _OFFSET: Final = 1 - log(_SMALLEST_S) * _PER_LN
-# Bucket 0 is everything up to a microsecond, the last everything from an hour on.
+# Bucket 0 holds everything up to a microsecond, the last bucket everything from an hour.
 _SIZE: Final = int(log(_LARGEST_S) * _PER_LN + _OFFSET) + 1
 
 
 class Sketch:
-    """How long things took: `count`, `total_s`, `max_s`, and any quantile within 2%. About 4 kB. Adding takes about 0.2 us.
+    """A distribution of durations: `count`, `total_s`, `max_s`, and any quantile within 2%. About 4 kB. Adding takes about 0.2 us.
 
-    Values up to 1 us are one bucket and values over an hour another; `max_s` is exact.
+    Values up to 1 us share one bucket, and so do values from an hour. `max_s` is exact.
     """
 
     __slots__ = ("_buckets", "count", "max_s", "total_s")
@@ -51,15 +51,15 @@ class Sketch:
 
     @property
     def mean_s(self) -> float:
-        """The mean; 0 when there are no samples."""
+        """The mean; 0 if there are no samples."""
         return self.total_s / self.count if self.count else 0.0
 
     def quantile(self, q: float) -> float:
-        """Seconds that the share `q` (0 to 1) of the samples did not exceed; 0 when there are none. About 10 us."""
+        """The quantile `q` (0 to 1) in seconds; 0 if there are no samples. About 10 us."""
         return self.quantiles((q,))[0]
 
     def quantiles(self, shares: tuple[float, ...]) -> tuple[float, ...]:
-        """The quantiles of ascending `shares`, in one pass."""
+        """Several quantiles in one pass. `shares`: ascending."""
         if not self.count:
             return (0.0,) * len(shares)
         found: list[float] = []
@@ -76,7 +76,7 @@ class Sketch:
         return tuple(found)
 
     def merge(self, other: "Sketch") -> None:
-        """Count the samples of `other` here too."""
+        """Add the samples of `other`."""
         theirs = other._buckets  # noqa: SLF001 - of the same class
         self._buckets = [mine + their for mine, their in zip(self._buckets, theirs, strict=True)]
         self.count += other.count
@@ -85,7 +85,7 @@ class Sketch:
 
 
 def _middle_s(index: int) -> float:
-    """The value that is within the relative error of everything in the bucket."""
+    """The value within the relative error of every value in the bucket."""
     if index == 0:
         return _SMALLEST_S
     low = exp((index - _OFFSET) * _LN_GAMMA)
@@ -93,9 +93,9 @@ def _middle_s(index: int) -> float:
 
 
 class RollingSketch:
-    """A sketch of the recent past: at least the last `window_s`, at most the last two of them (less right after the start).
+    """A sketch of the recent past: at least the last `window_s` and at most twice that (less right after the start).
 
-    Two sketches take turns; when the newer one has filled its window the older one is dropped.
+    Uses two sketches: when the newer one's window ends, it becomes the older one, and the previous older one is dropped.
     """
 
     __slots__ = ("_ends", "_newer", "_older", "_window_s")
@@ -109,19 +109,19 @@ class RollingSketch:
     def add(self, now: float, seconds: float) -> None:
         """Count one duration that ended at `now`, seconds of any steady clock."""
         if now >= self._ends:
-            self._turn(now)
+            self._rotate(now)
         self._newer.add(seconds)
 
     def recent(self, now: float) -> Sketch:
-        """A new sketch of the samples that are not forgotten at `now`."""
+        """A new sketch of the samples that are recent at `now`."""
         if now >= self._ends:
-            self._turn(now)
+            self._rotate(now)
         both = Sketch()
         both.merge(self._older)
         both.merge(self._newer)
         return both
 
-    def _turn(self, now: float) -> None:
+    def _rotate(self, now: float) -> None:
         is_recent = now < self._ends + self._window_s
         self._older = self._newer if is_recent else Sketch()
         self._newer = Sketch()

@@ -1,13 +1,13 @@
-"""Counts over the last seconds: a ring of buckets, so that the past falls out by itself and nothing is kept for each call."""
+"""Counts calls over the last seconds in a ring of buckets. Nothing is stored for each call."""
 
 from typing import Final
 
 
 class RollingWindow:
-    """Calls, failed calls and slow calls of the last `window_s` seconds, exact to a tenth of that.
+    """Calls, failed calls and slow calls of the last `window_s` seconds, with a resolution of a tenth of that.
 
-    bucket of an instant = floor(now / (window_s / 10)); a bucket is cleared when its turn comes round again. Adding is O(1): at most ten
-    buckets are cleared, and sums are kept beside the ring. A clock that stands still or goes back counts into the newest bucket.
+    bucket of an instant = floor(now / (window_s / 10)); a bucket is cleared before it is reused. Adding is O(1): at most ten buckets
+    are cleared, and the sums are kept beside the ring. If the clock stands still or goes back, calls count into the newest bucket.
     """
 
     __slots__ = ("_calls", "_failures", "_newest", "_slow", "_width_s", "calls", "failures", "slow")
@@ -20,7 +20,7 @@ class RollingWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Set every count to 0."""
         self._calls = [0] * self.BUCKETS
         self._failures = [0] * self.BUCKETS
         self._slow = [0] * self.BUCKETS
@@ -29,7 +29,7 @@ class RollingWindow:
         self.slow = 0
 
     def advance(self, now: float) -> None:
-        """Let what is too old fall out. `calls`, `failures` and `slow` are right after this or `add`."""
+        """Drop counts that are too old. `calls`, `failures` and `slow` are up to date after this and after `add`."""
         bucket = int(now / self._width_s)
         passed = bucket - self._newest
         if passed <= 0:
@@ -40,21 +40,21 @@ class RollingWindow:
                 self.clear()
             return
         for index in range(bucket - passed + 1, bucket + 1):
-            place = index % self.BUCKETS
-            self.calls -= self._calls[place]
-            self.failures -= self._failures[place]
-            self.slow -= self._slow[place]
-            self._calls[place] = self._failures[place] = self._slow[place] = 0
+            slot = index % self.BUCKETS
+            self.calls -= self._calls[slot]
+            self.failures -= self._failures[slot]
+            self.slow -= self._slow[slot]
+            self._calls[slot] = self._failures[slot] = self._slow[slot] = 0
 
     def add(self, now: float, *, is_failure: bool, is_slow: bool = False) -> None:
         """Count one call that ended at `now`."""
         self.advance(now)
-        place = self._newest % self.BUCKETS
-        self._calls[place] += 1
+        slot = self._newest % self.BUCKETS
+        self._calls[slot] += 1
         self.calls += 1
         if is_failure:
-            self._failures[place] += 1
+            self._failures[slot] += 1
             self.failures += 1
         if is_slow:
-            self._slow[place] += 1
+            self._slow[slot] += 1
             self.slow += 1

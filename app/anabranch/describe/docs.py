@@ -1,4 +1,4 @@
-"""/docs, /redoc and their files, from this process alone: the pages name no other host, and their policy forbids the browser to ask one."""
+"""Serves /docs, /redoc and their files. The pages load nothing from other hosts, and their content security policy forbids it."""
 
 import hashlib
 from importlib.resources import files
@@ -35,14 +35,14 @@ _START_SWAGGER: Final = b"""SwaggerUIBundle({
 _SWAGGER: Final = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>API</title>
 <link rel="icon" href="docs/static/favicon-32x32.png"><link rel="stylesheet" href="docs/static/swagger-ui.css"></head>
-<body><div id="swagger-ui"></div><noscript>This page needs JavaScript. The description itself is at <a href="openapi.json">openapi.json</a>.</noscript>
+<body><div id="swagger-ui"></div><noscript>This page needs JavaScript. The API description is at <a href="openapi.json">openapi.json</a>.</noscript>
 <script src="docs/static/swagger-ui-bundle.js"></script><script src="docs/static/start-swagger.js"></script></body></html>
 """
 _REDOC: Final = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>API</title>
 <link rel="icon" href="docs/static/favicon-32x32.png"></head>
 <body style="margin:0"><redoc spec-url="openapi.json"></redoc>
-<noscript>This page needs JavaScript. The description itself is at <a href="openapi.json">openapi.json</a>.</noscript>
+<noscript>This page needs JavaScript. The API description is at <a href="openapi.json">openapi.json</a>.</noscript>
 <script src="docs/static/redoc.standalone.js"></script></body></html>
 """
 
@@ -54,7 +54,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def routes() -> list[Route]:
-    """The pages and files, read into memory here (3 MB), so that no request touches the disk. An unknown name raises NotFound."""
+    """Routes of the pages and their files. The files are read into memory here (3 MB). An unknown file name raises NotFound."""
     folder = files("anabranch.describe") / "static"
     static = {name: _file((folder / name).read_bytes(), media_type) for name, media_type in _VENDORED.items()}
     static["start-swagger.js"] = _file(_START_SWAGGER, "text/javascript")
@@ -62,7 +62,7 @@ def routes() -> list[Route]:
     async def show_file(request: Request) -> Response:
         file = static.get(request.path_params["name"])
         if file is None:
-            raise NotFound("there is no such file")
+            raise NotFound("no file has this name")
         return cached(request, file.content, file.media_type, file.etag, _CACHED)
 
     async def show_swagger(request: Request) -> Response:
@@ -79,11 +79,12 @@ def routes() -> list[Route]:
 
 
 def etag(content: bytes) -> str:
+    """A strong entity tag, from the hash of the content."""
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 def cached(request: Request, content: bytes, media_type: str, tag: str, cache_control: str) -> Response:
-    """The content, or 304 when the client has it already. **Source:** RFC 9110 section 13.1.2."""
+    """A response with the content, or 304 when the client already has it. **Source:** RFC 9110 section 13.1.2."""
     headers = {"etag": tag, "cache-control": cache_control, "x-content-type-options": "nosniff"}
     known = [known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")]
     if tag in known or "*" in known:

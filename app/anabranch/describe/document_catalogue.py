@@ -1,6 +1,6 @@
-"""The models as data: each key with its type, default and meaning, in the words and units of the document.
+"""The document's models as data: each key with its type, default and meaning, in the terms and units of the document.
 
-The reference and the JSON Schema are both made from this; it knows nothing of either.
+The reference and the JSON Schema are both generated from this. Must not know either.
 """
 
 from collections.abc import Callable
@@ -40,10 +40,10 @@ _UNITS: Final[tuple[tuple[Any, Callable[[Any], str]], ...]] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key of a model. `kind`: its type in users' words. `default`: as it would be written in the document (data, not text).
+    """One key of a model. `kind`: its type in the terms of the reference. `default`: as the document would write it (data, not text).
 
-    `is_required`: there is no default. `has_default`: there is one worth telling: not null, and not a section of its own.
-    `model`: the section that stands there, in a list or mapping too; None when it is not a section.
+    `is_required`: there is no default. `has_default`: the default is worth showing: not null, and not a section of its own.
+    `model`: the section that is the value, or the item of a list or mapping; None when there is no section.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Key:
 
 
 def keys(model: type[BaseModel]) -> list[Key]:
-    """The keys of `model` in the order of the document."""
+    """The keys of `model`, in the order of its fields."""
     hints = get_type_hints(model, include_extras=True)
     return [_key(field, hints[name], name) for name, field in model.model_fields.items()]
 
 
 def sections() -> list[type[BaseModel]]:
-    """The models of a whole document, each once, in the order in which a reader meets them."""
+    """The models of a whole document, each once, breadth first from `Document`."""
     found: list[type[BaseModel]] = [Document]
     for model in found:
         found += [inner for inner in dict.fromkeys(key.model for key in keys(model)) if inner is not None and inner not in found]
@@ -83,7 +83,7 @@ def _key(field: FieldInfo, hint: Any, name: str) -> Key:
 
 
 def _is(hint: Any, other: Any) -> bool:
-    """Whether two annotations are the same. Equality alone takes two aliases with equal metadata for one; those mean the same."""
+    """Whether two annotations are equal. Two aliases with equal metadata count as equal; they have the same meaning."""
     return bool(hint == other)
 
 
@@ -129,7 +129,7 @@ def _limits(field: FieldInfo) -> str:
 
 
 def _members(hint: Any) -> list[Any]:
-    """The alternatives of a union but null, which stands for a key that is left out. Our own unions with a name stay whole."""
+    """The alternatives of a union without null, which means that the key is left out. Named unions such as HedgeDelay stay whole."""
     if get_origin(hint) in (Union, UnionType):
         return [member for member in get_args(hint) if member is not NoneType]
     return [hint]

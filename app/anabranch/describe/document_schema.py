@@ -1,7 +1,7 @@
-"""The JSON Schema of the gateway document, for editors: completion, descriptions and red lines while it is written.
+"""The JSON Schema of the gateway document, which lets editors complete, describe and check the document.
 
-It says what `anabranch.config.model` says, with two differences: `${...}` may stand wherever a value can be substituted, and the defaults are
-in the units of the document. `anabranch check` finds more than any schema can.
+It matches `anabranch.config.model`, with two differences: `${...}` is accepted wherever a value can be substituted, and the defaults are in
+the units of the document. `anabranch check` finds more mistakes than any schema can.
 
 **Source:** JSON Schema 2020-12.
 """
@@ -16,15 +16,15 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _SUBSTITUTION: Final = {
     "type": "string",
     "pattern": r"\$\{[^}]+\}",
-    "description": "Taken from the environment, `${NAME}` or `${NAME:-default}`, or from a secret file, `${file:PATH}`.",
+    "description": "A value from the environment, `${NAME}` or `${NAME:-default}`, or from a secret file, `${file:PATH}`.",
 }
 _REFERENCE: Final = {"$ref": "#/$defs/Substitution"}
-# What describes a value instead of restricting it: these stay beside the alternatives, where editors look for them.
+# Keywords that describe a value instead of restricting it. They stay beside the alternatives, where editors look for them.
 _ANNOTATIONS: Final = frozenset({"description", "default", "examples", "title"})
 
 
 def document_schema() -> dict[str, Any]:
-    """A new JSON Schema of the whole document."""
+    """The JSON Schema of the whole document, as a new object."""
     raw = Document.model_json_schema(by_alias=True)
     definitions = {model.__name__: _section(raw["$defs"][model.__name__]) for model in sections()[1:]}
     for model in sections():
@@ -47,20 +47,20 @@ def document_schema() -> dict[str, Any]:
 
 
 def _section(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of one model, substitutions allowed in its values."""
+    """The schema of one model, with substitutions allowed in its values."""
     properties = {name: _value(value) for name, value in schema["properties"].items()}
     section = {name: value for name, value in schema.items() if name != "title"}
     return {**section, "properties": properties}
 
 
 def _value(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of one value without the title made of its Python name, and with `${...}` where the type would forbid it."""
+    """The schema of one value, without the title that pydantic derives from the Python name, and accepting `${...}` where the type does not."""
     schema = {name: value for name, value in schema.items() if name != "title"}
     for name in ("items", "additionalProperties"):
         if isinstance(schema.get(name), dict):
             schema[name] = _value(schema[name])
     if "patternProperties" in schema:
-        # As a rule for all keys it is checked; a pattern alone would let every other key pass.
+        # `patternProperties` alone would accept any other key, so the pattern becomes a rule for all keys.
         ((pattern, inner),) = schema.pop("patternProperties").items()
         schema["propertyNames"] = {**schema.get("propertyNames", {}), "pattern": pattern}
         schema["additionalProperties"] = _value(inner)
@@ -79,7 +79,7 @@ def _value(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_strict(schema: dict[str, Any]) -> bool:
-    """Whether the text `${...}` would be refused although a value may be put there."""
+    """Whether the schema rejects the string `${...}`, although a substitution is allowed there."""
     if schema.get("type") == "string":
         return "pattern" in schema or "enum" in schema
     return schema.get("type") in ("integer", "number", "boolean") or "const" in schema or "enum" in schema

@@ -1,7 +1,8 @@
 """Describes the endpoints of a document in OpenAPI 3.1. Pure: the same plan gives the same description.
 
-What an upstream answers is not known, so nothing is claimed about it: a step's value is any JSON, of which `pick`, `rename` and `wrap`
-tell the names. What a compute gives is known where its function says so. What the gateway itself makes (the object around the steps, header fields, problems) is described exactly.
+The response of an upstream is unknown, so a step's value is described as any JSON, with the names that `pick`, `rename` and `wrap` imply.
+The value of a compute is described when its function has a return annotation. What the gateway itself produces (the object around the
+steps, header fields, problems) is described exactly.
 """
 
 from typing import Any, Final
@@ -13,37 +14,40 @@ JSON = dict[str, Any]
 
 _HEADERS: Final[JSON] = {
     "Gateway-Complete": {
-        "description": "`?1`: every step was answered. `?0`: some optional step failed and the rest is here (a structured boolean, RFC 9651).",
+        "description": "`?1`: every step succeeded. `?0`: the response is partial, because an optional step failed or a step has a stale answer (a structured boolean, RFC 9651).",
         "required": True,
         "schema": {"type": "string", "enum": ["?1", "?0"]},
     },
     "Server-Timing": {
-        "description": "How long each step took, in milliseconds, of a compute also `queue` and `run`; in `desc` the code of its failure (W3C Server Timing).",
+        "description": "Duration of each step in milliseconds; of a compute also `queue` and `run`. `desc` is the code of a failure, or `stale` (W3C Server Timing).",
         "schema": {"type": "string"},
     },
-    "Proxy-Status": {"description": "Why steps failed, one member for each (RFC 9209).", "schema": {"type": "string"}},
+    "Proxy-Status": {"description": "The reason of each failed step, one member per step (RFC 9209).", "schema": {"type": "string"}},
     "X-Request-Id": {
-        "description": "The id of the request: the client's own, or a new one.",
+        "description": "The id of the request: the client's, or a generated one.",
         "required": True,
         "schema": {"type": "string"},
     },
 }
 _PROBLEMS: Final = {
-    "400": ("BadRequest", "The parameters or the body are not what the endpoint takes; `errors` lists every fault."),
-    "404": ("NotFound", "There is no such endpoint: a path parameter was empty or a dot segment."),
-    "408": ("BodyTimeout", "The request body did not arrive in time."),
-    "413": ("BodyTooLarge", "The request body is larger than the endpoint takes."),
-    "415": ("UnsupportedMediaType", "The request body is not JSON."),
-    "4XX": ("UpstreamRefusal", "A service that the response cannot do without refused the request; its status is passed on."),
-    "500": ("InternalError", "The gateway itself failed, or a function of its operator did."),
-    "502": ("BadGateway", "A service that the response cannot do without failed, or no service could be asked."),
-    "503": ("ServiceUnavailable", "A service that the response cannot do without is too busy or left alone; come back later."),
-    "504": ("GatewayTimeout", "A service that the response cannot do without did not answer in time."),
+    "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
+    "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
+    "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
+    "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
+    "415": ("UnsupportedMediaType", "The content type of the request body is not JSON."),
+    "4XX": ("UpstreamRefusal", "The upstream of a required step answered with a 4xx status, which is passed on."),
+    "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
+    "502": ("BadGateway", "A required step failed, or no upstream answered."),
+    "503": (
+        "ServiceUnavailable",
+        "The gateway or an upstream is overloaded or unavailable, or the response could not be recorded; retry later.",
+    ),
+    "504": ("GatewayTimeout", "A required step, or every step, timed out."),
 }
 _OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _PROBLEM: Final[JSON] = {
     "type": "object",
-    "description": "What went wrong (RFC 9457). `type` is the address of a page that explains it.",
+    "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem.",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference", "examples": ["/problems/timeout"]},
@@ -74,7 +78,7 @@ _PROBLEM: Final[JSON] = {
 
 
 def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSON, JSON]:
-    """`paths` and `components` of every endpoint. `problem_name`: what the schema of problem documents is called."""
+    """`paths` and `components` for all endpoints. `problem_name`: name of the schema of problem documents."""
     paths: JSON = {}
     schemas: JSON = {problem_name: _PROBLEM}
     for plan in document.endpoints:
@@ -84,7 +88,7 @@ def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSO
 
 
 def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
-    """Describe what a route in Python may answer beside what it describes itself: 500, and what its fan-out may end with."""
+    """Add to a route in Python the failures that it does not describe itself: 500, and those of its fan-out."""
     responses: JSON = operation.setdefault("responses", {})
     for status in _OF_FAN_OUT if has_fan_out else ("500",):
         responses.setdefault(status, _reference(status))
@@ -108,7 +112,7 @@ def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
         operation["requestBody"] = {
             **({"description": body.description} if body is not None and body.description else {}),
             "required": plan.body.is_required,
-            "content": {"application/json": {"schema": _placed(schema, f"{plan.name}_body", schemas)}},
+            "content": {"application/json": {"schema": _embedded(schema, f"{plan.name}_body", schemas)}},
         }
     operation["responses"] = {str(plan.response.status): _success(plan, schemas), **_failures(plan, has_parameters=bool(parameters))}
     return operation
@@ -116,7 +120,7 @@ def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
 
 def _parameter(plan: EndpointPlan, parameter: ParameterPlan, schemas: JSON) -> JSON:
     source = parameter.source
-    schema = _placed(source.schema_, f"{plan.name}_{parameter.location}_{parameter.name}", schemas)
+    schema = _embedded(source.schema_, f"{plan.name}_{parameter.location}_{parameter.name}", schemas)
     if "default" in source.model_fields_set and "default" not in schema:
         schema = {**schema, "default": source.default}
     return {
@@ -133,9 +137,9 @@ def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
     media_type = fixed.pop("content-type", "application/json")
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     headers.update({name: {"schema": {"type": "string", "const": value}} for name, value in sorted(fixed.items())})
-    response: JSON = {"description": "The answers of the steps, joined.", "headers": headers}
+    response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if plan.response.status not in (204, 205):
-        schema = response_schema(plan, lambda step, schema: _placed(schema, f"{plan.name}_{step}", schemas))
+        schema = response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
         response["content"] = {media_type: {"schema": schema}}
     return response
 
@@ -160,13 +164,13 @@ def _reference(status: str) -> JSON:
 def _problem_response(status: str, description: str, problem_name: str) -> JSON:
     headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
     if status == "503":
-        headers["Retry-After"] = {"description": "Seconds to wait.", "schema": {"type": "string"}}
+        headers["Retry-After"] = {"description": "Seconds after which to retry.", "schema": {"type": "string"}}
     content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{problem_name}"}}}
     return {"description": description, "headers": headers, "content": content}
 
 
-def _placed(schema: JSON, name: str, schemas: JSON) -> JSON:
-    """The schema as it can stand inside the description: one that refers to itself becomes a component, so that `#` still means it."""
+def _embedded(schema: JSON, name: str, schemas: JSON) -> JSON:
+    """The schema in a form that can be embedded in the description: one that refers to itself becomes a component, so that its `#` references hold."""
     if not _has_local_reference(schema):
         return schema
     key = "".join(char if char.isascii() and char.isalnum() else "_" for char in name)

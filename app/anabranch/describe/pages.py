@@ -1,4 +1,4 @@
-"""The pages under /problems/: one for every error code, as HTML for people and as JSON for programs. Made once, from the error tree."""
+"""The pages under /problems/: one for each error code, as HTML and as JSON. Built once, from the error tree."""
 
 from html import escape
 from typing import Final
@@ -18,11 +18,11 @@ _STYLE: Final = (
     "code{font-family:ui-monospace,monospace}dt{font-weight:600;margin-top:1rem}dd{margin:0}"
     "@media(prefers-color-scheme:dark){body{color:#dde5ec;background:#12181f}a{color:#7db8ff}}"
 )
-_UNKNOWN: Final = Advice("No further description.", "Read `detail`.", "Look for the request id in the log.")
+_UNKNOWN: Final = Advice("No further description.", "Read `detail`.", "Search the log for the request id.")
 
 
 def error_classes() -> dict[str, type[AnabranchError]]:
-    """Every class of the error tree by its code; where classes share a code, the one nearest to the root."""
+    """The classes of the error tree, by code. Of classes that share a code, the one nearest to the root."""
     classes: dict[str, type[AnabranchError]] = {}
     for thing in vars(errors).values():
         if isinstance(thing, type) and issubclass(thing, AnabranchError):
@@ -33,7 +33,7 @@ def error_classes() -> dict[str, type[AnabranchError]]:
 
 
 def routes() -> list[Route]:
-    """The index and the pages. An unknown code raises NotFound, for the application's own handler of problems."""
+    """Routes of the index and the pages. An unknown code raises NotFound, which the application's exception handler answers."""
     classes = error_classes()
     pages = {code: (_html_page(code, kind), _json_page(code, kind)) for code, kind in classes.items()}
     index = (_html_index(classes), orjson.dumps([_facts(code, kind) for code, kind in classes.items()]))
@@ -52,7 +52,7 @@ def routes() -> list[Route]:
 
 
 def _negotiated(request: Request, page: tuple[bytes, bytes]) -> Response:
-    """JSON for those who ask for JSON and not for HTML; HTML for everybody else."""
+    """JSON if `Accept` contains JSON and not HTML; otherwise HTML."""
     accept = request.headers.get("accept", "").lower()
     headers = {"cache-control": "public, max-age=3600", "vary": "accept"}
     if "json" in accept and "html" not in accept:
@@ -61,7 +61,7 @@ def _negotiated(request: Request, page: tuple[bytes, bytes]) -> Response:
 
 
 def _status(kind: type[AnabranchError]) -> int | None:
-    """None where the answer depends on the service's own, or where no request is ever answered with it."""
+    """The status of a response with this error; None if it depends on the upstream, or if no request is ever answered with the error."""
     if issubclass(kind, errors.UpstreamStatus | errors.ConfigError | errors.MissingExtraError):
         return None
     return kind.status
@@ -103,7 +103,7 @@ def _html_index(classes: dict[str, type[AnabranchError]]) -> bytes:
         f'<dt><a href="problems/{escape(code)}"><code>{escape(code)}</code></a></dt><dd>{escape(kind.title)}</dd>'
         for code, kind in classes.items()
     )
-    return _html("Problems", f"<h1>Problems</h1><p>Every error that this gateway answers with.</p><dl>{items}</dl>")
+    return _html("Problems", f"<h1>Problems</h1><p>All error codes of this gateway.</p><dl>{items}</dl>")
 
 
 def _html(title: str, body: str) -> bytes:
@@ -114,6 +114,6 @@ def _html(title: str, body: str) -> bytes:
 
 
 def _marked(text: str) -> str:
-    """Escape, and set what stands between backticks as code."""
+    """`text` as HTML: escaped, with text between backticks as code."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))

@@ -1,4 +1,4 @@
-"""What can be said about a response before any upstream has answered, as JSON Schema. Claims nothing that an upstream could break."""
+"""JSON Schema of a response, from the plan alone. Makes no claim that an upstream's answer could break."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,11 @@ from anabranch.config import model as config
 from anabranch.plan.model import EndpointPlan, StepPlan
 
 JSON = dict[str, Any]
-Place = Callable[[str, JSON], JSON]
-"""Makes the schema of the named step one that can stand inside the description."""
+Embed = Callable[[str, JSON], JSON]
+"""Takes a step's name and schema; returns the schema in a form that can be embedded in the description."""
 
 
-def response_schema(plan: EndpointPlan, place: Place) -> JSON:
+def response_schema(plan: EndpointPlan, embed: Embed) -> JSON:
     """Schema of the merged response."""
     response = plan.source.response
     if "body" in response.model_fields_set:
@@ -21,7 +21,7 @@ def response_schema(plan: EndpointPlan, place: Place) -> JSON:
         return {
             "type": "object",
             "required": [name for name, _ in visible],
-            "properties": {step.name: _step(step.source, _computed(step, place)) for step in plan.steps if not step.is_hidden},
+            "properties": {step.name: _step(step.source, _computed(step, embed)) for step in plan.steps if not step.is_hidden},
         }
     known: JSON = {}
     for _, step in visible:
@@ -29,16 +29,16 @@ def response_schema(plan: EndpointPlan, place: Place) -> JSON:
     return {"type": "object", **({"properties": known} if known else {})}
 
 
-def _computed(step: StepPlan, place: Place) -> JSON:
-    """What a function says about its result, where that reaches the response as it is; {} where nothing is known."""
+def _computed(step: StepPlan, embed: Embed) -> JSON:
+    """The schema of a function's result, if the result reaches the response unchanged; {} if nothing is known."""
     source = step.source
     if step.compute is None or step.compute.result_schema is None or source.target or source.pick or source.drop or source.rename:
         return {}
-    return place(step.name, step.compute.result_schema)
+    return embed(step.name, step.compute.result_schema)
 
 
 def _step(step: config.Step, computed: JSON) -> JSON:
-    """A failed optional step has its default, so that must fit as well."""
+    """The schema of a step's value. The value of a failed optional step is its default, so the schema allows that too."""
     value = _value(step, computed)
     kind = f"From {step.upstream}." if step.upstream else "Computed."
     if step.required:
@@ -51,7 +51,7 @@ def _step(step: config.Step, computed: JSON) -> JSON:
 
 
 def _value(step: config.Step, computed: JSON) -> JSON:
-    """No `type` unless a function told it, or the gateway makes the object itself: `pick` goes into arrays, and lets anything else through."""
+    """Without `type`, unless a function declares it or `wrap` makes an object: `pick` also applies inside arrays and passes other values through."""
     value: JSON = dict(computed)
     if step.pick is not None:
         for path in step.pick:
@@ -71,7 +71,7 @@ def _grow(schema: JSON, path: tuple[str, ...]) -> None:
 
 
 def _template(value: Any) -> JSON:
-    """The literal parts of a template; what a reference brings is any JSON."""
+    """The schema of a template's literal parts; a reference may be any JSON."""
     if isinstance(value, dict):
         return {"type": "object", "required": list(value), "properties": {name: _template(item) for name, item in value.items()}}
     if isinstance(value, list):

@@ -3,7 +3,6 @@
 Owns the upstreams and whatever else the document asks for. Knows nothing of the edge, and nothing of the service before it or after it.
 """
 
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -11,10 +10,11 @@ from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools, PoolMaker, make_pool
 from anabranch.document.upstreams import Opener, Upstreams
 from anabranch.engine.event import AroundStep
-from anabranch.engine.python import UpstreamHandle, surfaces
+from anabranch.engine.python import UpstreamHandle, upstream_handles
 from anabranch.engine.run import Engine
 from anabranch.errors import Problem
 from anabranch.journal.journal import Journal
+from anabranch.journal.recorder import recorder_of
 from anabranch.plan.model import DocumentPlan
 from anabranch.policy.event import Observer
 from anabranch.policy.stale import StaleStore
@@ -27,7 +27,7 @@ class Service:
 
     `plan`: the document compiled. `digest`: tells one document from another. `warnings`: what its writer may not have expected.
     `files`: absolute or relative paths of all that was read for it. `engine`: runs its plans, while the service is open.
-    `surfaces`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
+    `upstream_handles`: its upstreams for routes in Python, while it is open. `journal`: None when no endpoint keeps records.
     `shippers`: None when it is not shipped anywhere. `stale`: remembers good answers; of its own when None.
     """
 
@@ -51,6 +51,7 @@ class Service:
         self.warnings = warnings
         self.files = files
         self.journal = journal
+        self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
         store = StaleStore(max_entries=plan.source.stale.entries, max_bytes=plan.source.stale.size) if stale is None else stale
         remembered = {step.upstream: store for endpoint in plan.endpoints for step in endpoint.steps if step.stale is not None}
@@ -58,7 +59,7 @@ class Service:
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, around, self.compute.pools, self.offload)
-        self.surfaces: Mapping[str, UpstreamHandle] = {}
+        self.upstream_handles: dict[str, UpstreamHandle] = {}
         self._exits = AsyncExitStack()
 
     @property
@@ -76,7 +77,7 @@ class Service:
             await exits.enter_async_context(self.upstreams)
             await exits.enter_async_context(self.compute)
             exits.push_async_callback(self.offload.aclose)
-            self.surfaces = surfaces(self.plan.upstreams, self.upstreams.policies)
+            self.upstream_handles.update(upstream_handles(self.plan.upstreams, self.upstreams.policies))
             self._exits = exits.pop_all()
         return self
 

@@ -82,4 +82,4 @@ def _remember(store: StaleStore, step: Step, since_s: float) -> None:
     if may_be_stored(answer) and is_json(body) and MASK.encode() not in body:
         store.put(key, answer, since_s - age_of(answer))
     else:
-        store.forget(key)
+        store.discard(key)

@@ -1,1 +1,1 @@
-"""A request to an endpoint: route table, parameters, body, response, problems; and routes in Python."""
+"""Serves client requests: route table, parameters, body, response and problems, and the routes in Python."""

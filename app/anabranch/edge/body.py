@@ -1,44 +1,52 @@
-"""Reads a request body: within its limit, in time, JSON in UTF-8, as the plan's schema wants it. What it means is the plan's business."""
+"""Reads a request body and checks its size, its arrival in time, that it is JSON in UTF-8, and the plan's schema."""
 
 import asyncio
 from typing import Final
 
-import msgspec
 from starlette.types import Receive
 
+from anabranch.edge.disconnect import ClientGone
+from anabranch.engine.request import ClientRequest
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
-from anabranch.plan.model import BodyPlan, Frame
+from anabranch.jsontext.proof import NotJSON, prove
+from anabranch.plan.model import BodyPlan
 
-_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _CURL_HINT: Final = "; with curl, add -H 'content-type: application/json' (or use --json)"
 
 
-class ClientGone(Exception):
-    """The client went away before its request was whole. Nobody is left to answer."""
-
-
-async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receive: Receive, deadline: float) -> bytes:
-    """Read the body, fill the frame from it, and return it. Without a body that is not required the slots stay empty.
-
-    `headers`: lower-case names. `deadline`: loop time; a body that is not whole by then is given up.
-    Raises InvalidBody, BodyTooLarge, UnsupportedMediaType, BodyTimeout, ClientGone.
-    """
-    length = headers.get(b"content-length")
+def check_head(request: ClientRequest, plan: BodyPlan) -> None:
+    """Reject a body by what the head says of it. Raises BodyTooLarge, UnsupportedMediaType."""
+    length = request.headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length) > plan.max_size_bytes:
         raise _too_large(plan)
-    media_type = headers.get(b"content-type")
+    media_type = request.headers.get(b"content-type")
     if media_type is not None and length != b"0" and media_type != b"application/json" and not _is_json(media_type):
         raise _unsupported(media_type)
+
+
+async def receive_body(request: ClientRequest, plan: BodyPlan, receive: Receive) -> None:
+    """Receive the request's body, within its limit and before the deadline. Raises BodyTooLarge, BodyTimeout, ClientGone."""
     try:
-        async with asyncio.timeout_at(deadline):
-            raw = await _receive_all(plan, receive)
+        async with asyncio.timeout_at(request.deadline):
+            request.body = await _receive_all(plan, receive)
     except TimeoutError:
-        raise BodyTimeout("the body was not whole when the time for this request was over") from None
+        raise BodyTimeout("the body did not arrive before the request's deadline") from None
+
+
+def read_body(request: ClientRequest, plan: BodyPlan) -> None:
+    """Check the body that the request has, and fill the frame from it. When an optional body is missing, its slots stay empty.
+
+    Raises InvalidBody.
+    """
+    raw = request.body
     if not raw:
         if plan.is_required:
             raise InvalidBody("a JSON body is required")
-        return raw
-    check_json(raw)
+        return
+    try:
+        prove(raw)
+    except NotJSON as error:
+        raise InvalidBody(f"the body is {error}") from None
     if plan.validate is not None:
         try:
             plan.validate(raw)
@@ -46,8 +54,7 @@ async def read(plan: BodyPlan, frame: Frame, headers: dict[bytes, bytes], receiv
             faults = [str(fault) for fault in error.args]
             detail = f"the body does not fit its schema: {faults[0]}" if len(faults) == 1 else f"the body has {len(faults)} faults"
             raise InvalidBody(detail, errors=[{"in": "body", "detail": fault} for fault in faults]) from None
-    plan.read(raw, frame)
-    return raw
+    plan.read(raw, request.frame)
 
 
 async def _receive_all(plan: BodyPlan, receive: Receive) -> bytes:
@@ -71,35 +78,8 @@ async def _receive_all(plan: BodyPlan, receive: Receive) -> bytes:
     raise ClientGone
 
 
-def check_json(raw: bytes) -> None:
-    """Prove that `raw` is one JSON value in UTF-8. Raises InvalidBody that says where it is not.
-
-    msgspec checks the grammar but not the encoding inside strings. **Source:** RFC 8259 sections 2 and 8.1.
-    """
-    try:
-        raw.decode()
-        _RAW.decode(raw)
-    except UnicodeDecodeError as error:
-        raise InvalidBody(f"the body is not UTF-8: byte {error.start + 1} is not part of a character") from None
-    except msgspec.DecodeError as error:
-        raise InvalidBody(f"the body is not JSON: {_where(raw, str(error))}") from None
-    except RecursionError:
-        raise InvalidBody("the body is nested too deeply") from None
-
-
-def _where(raw: bytes, message: str) -> str:
-    """msgspec says `JSON is malformed: REASON (byte N)`, N counted from 0 (from 1 in the case below), or that the input ended too early."""
-    reason, _, position = message.removeprefix("JSON is malformed: ").rpartition(" (byte ")
-    if not reason:
-        return "it ends too early"
-    offset = int(position.rstrip(")")) - (reason == "trailing characters")
-    line = raw.count(b"\n", 0, offset) + 1
-    column = len(raw[raw.rfind(b"\n", 0, offset) + 1 : offset].decode(errors="replace")) + 1
-    return f"{reason} at line {line}, column {column}"
-
-
 def _is_json(media_type: bytes) -> bool:
-    """`application/json` and the `+json` suffix (RFC 6839 section 3.1), whatever their parameters."""
+    """True for `application/json` and the `+json` suffix (RFC 6839 section 3.1), with any parameters."""
     essence = media_type.partition(b";")[0].strip().lower()
     return essence == b"application/json" or essence.endswith(b"+json")
 
@@ -107,8 +87,8 @@ def _is_json(media_type: bytes) -> bool:
 def _unsupported(media_type: bytes) -> UnsupportedMediaType:
     hint = _CURL_HINT if media_type.startswith(b"application/x-www-form-urlencoded") else ""
     shown = media_type.partition(b";")[0].decode("ascii", "replace")[:100]
-    return UnsupportedMediaType(f"this endpoint takes application/json, not {shown}{hint}", headers={"accept": "application/json"})
+    return UnsupportedMediaType(f"this endpoint accepts application/json, not {shown}{hint}", headers={"accept": "application/json"})
 
 
 def _too_large(plan: BodyPlan) -> BodyTooLarge:
-    return BodyTooLarge(f"the body may have {plan.max_size_bytes} bytes at most")
+    return BodyTooLarge(f"the body is larger than the limit of {plan.max_size_bytes} bytes")

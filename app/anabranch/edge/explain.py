@@ -1,4 +1,4 @@
-"""The answer to `?_explain=true`: the plan of the endpoint with what became of each step. For the operator's eyes; hides values."""
+"""The response to `?_explain=true`: the endpoint's plan with the outcome of each step. For the operator; contains no values."""
 
 from typing import Any, Final
 
@@ -11,14 +11,14 @@ from anabranch.plan.model import EndpointPlan, StepPlan
 _MARK: Final = b"_explain=true"
 
 
-def is_asked(query: bytes) -> bool:
+def is_requested(query: bytes) -> bool:
     return _MARK in query and _MARK in query.split(b"&")
 
 
 def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
-    """JSON. Times are in milliseconds, `started_ms` since the request arrived at the engine.
+    """The explanation as JSON. Times in milliseconds; `started_ms` counts from the request's arrival at the engine.
 
-    `state` of a step: `ok`, `failed`, `skipped` (an input was not there), or `not_run` (the response was decided before it could).
+    `state` of a step: `ok`, `failed`, `skipped` (an input was missing) or `not_run` (another step's failure ended the request first).
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -35,7 +35,7 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
 
 
 def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+    description: dict[str, Any] = {
         "step": step.name,
         "upstream": step.upstream or None,
         "mode": step.mode.value,
@@ -45,13 +45,13 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None) -> dict[s
         "timeout_ms": None if step.timeout_s is None else _ms(step.timeout_s),
     }
     if (compute := step.compute) is not None:
-        shown |= {"compute": compute.hook, "executor": compute.kind, "pool": compute.pool}
+        description |= {"compute": compute.hook, "executor": compute.kind, "pool": compute.pool}
     if outcome is None:
-        return {**shown, "state": "not_run"}
+        return {**description, "state": "not_run"}
     failure = outcome.failure
     state = "ok" if failure is None else "skipped" if isinstance(failure, SkippedError) else "failed"
     return {
-        **shown,
+        **description,
         "state": state,
         "started_ms": _ms(outcome.started_s),
         "elapsed_ms": _ms(outcome.elapsed_s),

@@ -1,28 +1,52 @@
-"""The response header fields that tell how a request went: Server-Timing and Proxy-Status. Only outcomes go in, only bytes come out."""
+"""Renders outcomes as response header fields: Server-Timing, Proxy-Status, Cache-Status and Age."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError, UpstreamStatus
 
+_MOST_TIMING_BYTES: Final = 2048
+_MOST_STATUS_BYTES: Final = 1024
+"""All of a response's head should fit into 4 KiB: many proxies take no more by default."""
+
 
 def server_timing(outcomes: Sequence[Outcome]) -> bytes:
-    """One entry a step, with the code of its failure as `desc`; for a compute with `queue` and `run` apart. Step names are tokens.
+    """One entry per step, with the code of a failure as `desc`; for a compute with `queue` and `run` in addition. Step names are tokens.
 
-    **Source:** W3C Server Timing, section 4, by which readers pass over parameters that they do not know.
+    At most 2 KiB: beyond that the failed steps come first, and `omitted` says how many entries are left out.
+
+    **Source:** W3C Server Timing, section 4: readers ignore unknown parameters.
     """
-    return ", ".join(
-        [
-            f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
-            if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None
-            else _timing(outcome)
-            for outcome in outcomes
-        ]
-    ).encode("ascii")
+    entries = [
+        f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
+        if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None
+        else _timing(outcome)
+        for outcome in outcomes
+    ]
+    value = ", ".join(entries)
+    if len(value) > _MOST_TIMING_BYTES:
+        is_failed = [outcome.failure is not None for outcome in outcomes]
+        ordered = [entry for wanted in (True, False) for entry, failed in zip(entries, is_failed, strict=True) if failed is wanted]
+        value = _bounded(ordered, _MOST_TIMING_BYTES, 'omitted;desc="{} more steps"')
+    return value.encode("ascii")
+
+
+def _bounded(entries: list[str], most_bytes: int, rest: str) -> str:
+    """As many of the entries as fit, and `rest` with the number of the others. A head that is too large makes proxies refuse the response."""
+    room = most_bytes - len(rest) - 8
+    kept: list[str] = []
+    for entry in entries:
+        room -= len(entry) + 2
+        if room < 0:
+            break
+        kept.append(entry)
+    left = len(entries) - len(kept)
+    return ", ".join([*kept, rest.format(left)] if left else kept)
 
 
 def _timing(outcome: Outcome) -> str:
-    """The entry of a compute, of a step that failed, or of one with an old answer."""
+    """The entry of a compute, of a step that failed, or of one with a stale answer."""
     entry = f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
     if outcome.run_s is not None:
         entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
@@ -32,23 +56,23 @@ def _timing(outcome: Outcome) -> str:
 
 
 def proxy_status(outcomes: Sequence[Outcome]) -> bytes:
-    """One member for each failed step; b"" when none failed. **Source:** RFC 9209 section 2, serialized as RFC 9651 section 4.1 says."""
-    return ", ".join([_member(outcome.step, outcome.failure) for outcome in outcomes if outcome.failure is not None]).encode("ascii")
+    """One member per failed step, at most 1 KiB; b"" when none failed. **Source:** RFC 9209 section 2, serialized as in RFC 9651 section 4.1."""
+    members = [_member(outcome.step, outcome.failure) for outcome in outcomes if outcome.failure is not None]
+    return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;details="{} more steps failed"').encode("ascii")
 
 
 def cache_status(outcomes: Sequence[Outcome]) -> bytes:
-    """One member for each step with an old answer; b"" when there is none. **Source:** RFC 9211 section 2."""
-    return ", ".join(
-        [
-            f"anabranch;hit;detail=stale-if-error;key={sf_string(outcome.step)}"
-            for outcome in outcomes
-            if outcome.stale_age_s is not None and outcome.failure is None
-        ]
-    ).encode("ascii")
+    """One member per step with a stale answer, at most 1 KiB; b"" when there is none. **Source:** RFC 9211 section 2."""
+    members = [
+        f"anabranch;hit;detail=stale-if-error;key={sf_string(outcome.step)}"
+        for outcome in outcomes
+        if outcome.stale_age_s is not None and outcome.failure is None
+    ]
+    return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;hit;detail="{} more steps"').encode("ascii")
 
 
 def age(outcomes: Sequence[Outcome]) -> bytes:
-    """Whole seconds of the oldest of the old answers. **Source:** RFC 9111 section 5.1."""
+    """Age of the oldest stale answer, in whole seconds. **Source:** RFC 9111 section 5.1."""
     return b"%d" % max((outcome.stale_age_s for outcome in outcomes if outcome.stale_age_s is not None), default=0.0)
 
 
@@ -59,6 +83,6 @@ def _member(step: str, failure: StepError) -> str:
 
 
 def sf_string(text: str) -> str:
-    """A structured-field string. What is not printable ASCII becomes `?`. **Source:** RFC 9651 section 4.1.6."""
+    """A structured-field string. Characters outside printable ASCII become `?`. **Source:** RFC 9651 section 4.1.6."""
     safe = "".join([char if " " <= char <= "~" else "?" for char in text])
     return '"' + safe.replace("\\", "\\\\").replace('"', '\\"') + '"'

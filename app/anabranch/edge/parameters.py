@@ -1,36 +1,34 @@
-"""Fills a request's frame from its path, query and headers, as the plan declares. Reports all faults at once; runs nothing."""
+"""Fills a request's frame with the parameters that the plan declares, from path, query and headers. Reports all faults at once."""
 
 from typing import Final
 
 from anabranch.edge.percent import parse_query
-from anabranch.edge.table import Values
+from anabranch.engine.request import ClientRequest
 from anabranch.errors import InvalidParameters
-from anabranch.plan.model import EndpointPlan, Frame, ParameterPlan
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.model import ParameterPlan
 
 _SHOWN_CHARS: Final = 100
 _NOT_UTF8: Final = "is not UTF-8 text"
 
-Headers = list[tuple[bytes, bytes]]
 Faults = list[dict[str, object]]
 
 
-def fill(plan: EndpointPlan, frame: Frame, values: Values, query: bytes, headers: Headers) -> None:
-    """Read every declared parameter into its slot.
-
-    `values`: of the path's parameters, in order. `query`: the raw query string. `headers`: lower-case names.
-    Raises InvalidParameters with one error for each fault, in the order path, query, header.
-    """
+def fill(request: ClientRequest) -> None:
+    """Read every declared parameter of a request into its slot. Raises InvalidParameters with one error for each fault, in the order path,
+    query, header."""
+    plan, frame = request.plan, request.frame
     faults: Faults | None = None
-    for parameter, value in zip(plan.path_parameters, values, strict=True):
+    for parameter, value in zip(plan.path_parameters, request.path_values, strict=True):
         faults = _read(parameter, [value], frame, faults)
     if plan.query_parameters:
-        given = parse_query(query) if query else {}
+        given = parse_query(request.query) if request.query else {}
         for parameter in plan.query_parameters:
             texts = given.get(parameter.name)
             faults = _absent(parameter, frame, faults) if texts is None else _read(parameter, texts, frame, faults)
     for parameter in plan.header_parameters:
         name = parameter.name.lower().encode("latin-1")
-        lines: list[str | None] = [value.decode("latin-1") for key, value in headers if key == name]
+        lines: list[str | None] = [value.decode("latin-1") for key, value in request.header_lines if key == name]
         faults = _read(parameter, lines, frame, faults) if lines else _absent(parameter, frame, faults)
     if faults is not None:
         raise InvalidParameters(_summary(faults), errors=faults)
@@ -57,7 +55,7 @@ def _absent(parameter: ParameterPlan, frame: Frame, faults: Faults | None) -> Fa
 
 
 def _fault(parameter: ParameterPlan, detail: str, texts: list[str | None] | None, faults: Faults | None) -> Faults:
-    """A header's value is left out: it may be a credential, and problem documents are logged by clients."""
+    """Add a fault. The value of a header is omitted: it may be a credential, and clients log problem documents."""
     fault: dict[str, object] = {"in": parameter.location, "name": parameter.name, "detail": detail}
     if texts is not None and parameter.location != "header":
         value = ", ".join(text or "" for text in texts)
@@ -72,4 +70,4 @@ def _summary(faults: Faults) -> str:
     first = faults[0]
     if len(faults) == 1:
         return f"the {first['in']} parameter '{first['name']}' {first['detail']}"
-    return f"{len(faults)} parameters are missing or wrong: " + ", ".join(f"{fault['in']} '{fault['name']}'" for fault in faults)
+    return f"{len(faults)} parameters are missing or invalid: " + ", ".join(f"{fault['in']} '{fault['name']}'" for fault in faults)

@@ -1,4 +1,4 @@
-"""Percent-encoding as clients send it: text out of path segments and query strings. Knows nothing of routes or parameters."""
+"""Decodes percent-encoded path segments and query strings."""
 
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -7,9 +7,9 @@ _PLUS: Final = str.maketrans("+", " ")
 
 
 def decode(text: str) -> str | None:
-    """Decode one path segment, or one name or value of a query whose `+` are spaces already.
+    """Decode one path segment, or one name or value of a query in which `+` has been replaced by a space.
 
-    `text`: the raw bytes read as Latin-1. A `%` that is not followed by two hexadecimal digits stands for itself (URL Standard,
+    `text`: the raw bytes decoded as Latin-1. A `%` that is not followed by two hexadecimal digits is kept as it is (URL Standard,
     section 1.3). Returns None when the bytes are not UTF-8.
     """
     if "%" not in text and text.isascii():
@@ -21,7 +21,7 @@ def decode(text: str) -> str | None:
 
 
 def parse_query(raw: bytes) -> dict[str, list[str | None]]:
-    """Every name of a query string with its values, in order; a value that is not UTF-8 is None, and such a name is left out.
+    """The values of each name in a query string, in order. A value that is not UTF-8 is None; a name that is not UTF-8 is dropped.
 
     **Source:** URL Standard, section 5.1 (application/x-www-form-urlencoded).
     """

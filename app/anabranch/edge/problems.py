@@ -1,6 +1,7 @@
-"""Problem documents (RFC 9457): how every failure is told to the client. Nothing about hosts, stacks or secrets is in them.
+"""Problem documents (RFC 9457): the response for every failure. They contain no hosts, stack traces or secrets.
 
-A foreign exception's text never gets here: what is not one of our own errors is `internal_error` with a fixed sentence.
+The text of a foreign exception is never included: anything but an error of ours becomes `internal_error` with a fixed sentence. Everywhere
+`prefix` is the path below which the client sees the gateway ("" for none): the problem's `type` must lead to the page that explains it.
 """
 
 import math
@@ -13,64 +14,58 @@ import orjson
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.errors import AnabranchError, JournalError, RequestError, StepError
 
-# A year. What an upstream asks for beyond that means never.
+# A year. A longer Retry-After from an upstream means never.
 _LONGEST_WAIT_S: Final = 365 * 86400
 MEDIA_TYPE: Final = b"application/problem+json"
-_INTERNAL_DETAIL: Final = "the gateway failed in a way that it should not have; the operator finds more in its log under this request id"
+_INTERNAL_DETAIL: Final = "unexpected error in the gateway; its log has the details under this request id"
 
 HeaderList = list[tuple[bytes, bytes]]
 
 
 class ProblemResponse(msgspec.Struct, frozen=True):
-    """`headers`: everything but `content-length` and `x-request-id`, which the sender adds. `body`: JSON."""
+    """`headers`: all except `content-length`, which depends on how it is sent. `body`: JSON."""
 
     status: int
     headers: HeaderList
     body: bytes
 
 
-def of_request(error: RequestError, request_id: str) -> ProblemResponse:
-    """For a client's fault. 405 and 415 bring their own header fields."""
-    headers = [(b"content-type", MEDIA_TYPE), *((name.encode(), value.encode()) for name, value in error.headers.items())]
-    body = _document(type(error), error.status, error.detail, request_id, error.errors)
-    return ProblemResponse(error.status, headers, body)
+def of_request(error: RequestError, request_id: bytes, prefix: str = "") -> ProblemResponse:
+    """For a faulty request. Some errors have header fields of their own, such as 405 and 415."""
+    fields = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    return _response(error.status, _document(type(error), error.status, error.detail, request_id, prefix, error.errors), request_id, fields)
 
 
-def of_result(result: Result, request_id: str) -> ProblemResponse:
-    """For a request that a failed step decides. `result.failure` must be set."""
+def of_result(result: Result, request_id: bytes, prefix: str = "") -> ProblemResponse:
+    """For a request that ended because a step failed. `result.failure` must be set."""
     failure = result.failure
     assert failure is not None
     step = next((outcome.step for outcome in result.outcomes if outcome.failure is failure), None)
     detail = failure.detail if step is None else f"step '{step}': {failure.detail}"
     errors = [describe(outcome) for outcome in result.outcomes if outcome.failure is not None]
-    return _of_failure(failure, result.status, detail, errors, request_id)
+    return _of_failure(failure, result.status, detail, errors, request_id, prefix)
 
 
-def of_failure(failure: StepError, request_id: str) -> ProblemResponse:
-    """For a failed call outside any plan: one that a Python route let through."""
-    return _of_failure(failure, failure.status, failure.detail, [], request_id)
+def of_failure(failure: StepError | JournalError, request_id: bytes, prefix: str = "") -> ProblemResponse:
+    """For a failed call outside any plan (a StepError that a route in Python did not catch), or a record that could not be written."""
+    return _of_failure(failure, failure.status, failure.detail, [], request_id, prefix)
 
 
-def of_journal(error: JournalError, request_id: str) -> ProblemResponse:
-    """For a response that may not be given because its record could not be written."""
-    return _of_failure(error, error.status, error.detail, [], request_id)
+def internal(request_id: bytes, prefix: str = "") -> ProblemResponse:
+    """For an unexpected exception: 500 with a fixed sentence."""
+    return _response(500, _document(AnabranchError, 500, _INTERNAL_DETAIL, request_id, prefix, ()), request_id)
 
 
-def internal(request_id: str) -> ProblemResponse:
-    """For everything that nobody foresaw."""
-    return ProblemResponse(500, [(b"content-type", MEDIA_TYPE)], _document(AnabranchError, 500, _INTERNAL_DETAIL, request_id, ()))
-
-
-def of_status(status: int, title: str, detail: str, request_id: str, errors: Sequence[dict[str, Any]] = ()) -> ProblemResponse:
-    """For a bare HTTP status that a Python route chose. **Source:** RFC 9457 section 4.2.1 (`about:blank`)."""
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": request_id}
+def of_status(status: int, title: str, detail: str, request_id: bytes, errors: Sequence[dict[str, Any]] = ()) -> ProblemResponse:
+    """For a bare HTTP status raised by a route in Python. **Source:** RFC 9457 section 4.2.1 (`about:blank`)."""
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": request_id.decode()}
     if errors:
         document["errors"] = list(errors)
-    return ProblemResponse(status, [(b"content-type", MEDIA_TYPE)], orjson.dumps(document, default=str))
+    return _response(status, orjson.dumps(document, default=str), request_id)
 
 
 def describe(outcome: Outcome) -> dict[str, object]:
-    """One failed step, as it stands in `errors`."""
+    """The entry of a failed step in `errors`."""
     failure = outcome.failure
     assert failure is not None
     return {
@@ -84,30 +79,34 @@ def describe(outcome: Outcome) -> dict[str, object]:
 
 
 def retry_after(failure: StepError | JournalError, status: int) -> bytes | None:
-    """Value of Retry-After: whole seconds, at least 1. A 503 always has one; others when the upstream gave one."""
+    """Value of Retry-After: whole seconds, at least 1. A 503 always has one, other statuses when the failure has `retry_after_s`; else None."""
     if failure.retry_after_s is None:
         return b"1" if status == 503 else None
     return str(max(1, math.ceil(min(failure.retry_after_s, _LONGEST_WAIT_S)))).encode()
 
 
 def _of_failure(
-    failure: StepError | JournalError, status: int, detail: str, errors: list[dict[str, object]], request_id: str
+    failure: StepError | JournalError, status: int, detail: str, errors: list[dict[str, object]], request_id: bytes, prefix: str
 ) -> ProblemResponse:
-    headers = [(b"content-type", MEDIA_TYPE)]
     wait = retry_after(failure, status)
-    if wait is not None:
-        headers.append((b"retry-after", wait))
-    return ProblemResponse(status, headers, _document(type(failure), status, detail, request_id, errors))
+    fields = [] if wait is None else [(b"retry-after", wait)]
+    return _response(status, _document(type(failure), status, detail, request_id, prefix, errors), request_id, fields)
 
 
-def _document(kind: type[AnabranchError], status: int, detail: str, request_id: str, errors: Sequence[dict[str, object]]) -> bytes:
+def _response(status: int, body: bytes, request_id: bytes, fields: HeaderList | None = None) -> ProblemResponse:
+    return ProblemResponse(status, [(b"content-type", MEDIA_TYPE), *(fields or ()), (b"x-request-id", request_id)], body)
+
+
+def _document(
+    kind: type[AnabranchError], status: int, detail: str, request_id: bytes, prefix: str, errors: Sequence[dict[str, object]]
+) -> bytes:
     return orjson.dumps(
         {
-            "type": f"/problems/{kind.code}",
+            "type": f"{prefix}/problems/{kind.code}",
             "title": kind.title,
             "status": status,
             "detail": detail,
-            "instance": request_id,
+            "instance": request_id.decode(),
             **({"errors": errors} if errors else {}),
         },
         default=str,

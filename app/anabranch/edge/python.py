@@ -1,11 +1,10 @@
-"""`Fan`: the dependency that gives a Python route the document's upstreams, and the headers that say how the fan-out went.
+"""`Fan`: the FastAPI dependency through which a Python route calls the document's upstreams, and the life of a request to such a route.
 
 @router.get("/things/{id}")
 async def thing(id: int, fan: Fan) -> Thing:
     user, orders = await fan.gather(fan.call("users", f"/users/{id}"), fan.call("orders", "/orders", query={"user": id}, optional=True))
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -14,105 +13,114 @@ from typing import Annotated, Any, Final
 from fastapi import Depends
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from anabranch.edge import problems
-from anabranch.edge import request_id as trace
-from anabranch.edge.dataplane import Generation, join_headers
-from anabranch.edge.disconnect import DisconnectWatch
+from anabranch.edge import request_id
+from anabranch.edge.disconnect import run_watched
+from anabranch.edge.generation import Generation
 from anabranch.edge.respond import outcome_headers
-from anabranch.engine.event import RequestSpan, RequestTracer, ResponseEvent, ResponseObserver
-from anabranch.engine.outcome import Outcome, Result
+from anabranch.edge.scope import join_headers
+from anabranch.edge.served import Served
+from anabranch.engine.event import RequestTracer, ResponseObserver
+from anabranch.engine.outcome import Result
 from anabranch.engine.python import FanCall, FanOut, FanOutFailed, UpstreamHandle, segment
+from anabranch.engine.request import forwarded_prefix
 
-__all__ = ["Fan", "FanCall", "FanHeaders", "FanOut", "FanOutFailed", "FanSource", "segment"]
+__all__ = ["Fan", "FanCall", "FanOut", "FanOutFailed", "FanSource", "PythonRoutes", "segment"]
 
-_SCOPE_KEY: Final = "anabranch.fan"
-_MOST_SHOWN: Final = 50
-"""Calls in Server-Timing and Proxy-Status. A route that calls in a loop must not make a head that proxies refuse."""
+_KEY: Final = "anabranch.python"
 
 
 @dataclass(frozen=True, slots=True)
 class FanSource:
-    """Where fan-outs come from: the surfaces of the document in force and its default deadline in seconds. A reload puts another one in its
-    place; a request keeps the one that it began with. `generation`: where such requests count as running until they have ended.
-    `tracer`: makes the spans of requests that fan out; may be None."""
+    """What a fan-out needs from the current document. A reload replaces the source; a request keeps the one that it started with.
 
-    surfaces: Mapping[str, UpstreamHandle]
+    `upstream_handles`: handles of the document's upstreams, by name. `timeout_s`: default deadline in seconds. `generation`: counts requests that
+    fan out as in flight until they end. `tracer`: starts the spans of these requests; may be None.
+    """
+
+    upstream_handles: Mapping[str, UpstreamHandle]
     timeout_s: float
     generation: Generation
     tracer: RequestTracer | None = None
 
 
-class _Used:
-    """What the middleware learns of a request's fan-out."""
+class PythonRequest:
+    """One request to FastAPI. `fan`: None until the route asks for it. `is_unknown`: no route has its path."""
 
-    __slots__ = ("fan", "generation", "request_id", "span")
+    __slots__ = ("fan", "headers", "is_unknown", "root_path", "served")
 
-    def __init__(self) -> None:
+    def __init__(self, scope: Scope) -> None:
+        self.headers = join_headers(scope["headers"])
+        self.served = Served(scope["method"], scope["path"], request_id.read(self.headers), monotonic())
+        self.served.status = 500
+        self.root_path: str = scope.get("root_path", "")
         self.fan: FanOut | None = None
-        self.generation: Generation | None = None
-        self.request_id = b""
-        self.span: RequestSpan | None = None
+        self.is_unknown = False
+
+    @property
+    def id(self) -> bytes:
+        return self.served.trace.request_id
+
+    @property
+    def prefix(self) -> str:
+        """The path below which the client sees the gateway."""
+        return forwarded_prefix(self.headers.get(b"x-forwarded-prefix")) + self.root_path
+
+    def outcome_headers(self) -> list[tuple[bytes, bytes]]:
+        """What the response says of the fan-out; nothing when there was none."""
+        fan = self.fan
+        if fan is None:
+            return []
+        return [*outcome_headers(fan.outcomes, is_complete=fan.is_complete), (b"x-request-id", self.id)]
+
+    def end(self, route: APIRoute | None, observe: ResponseObserver | None) -> None:
+        """The response was sent, or never will be. `route`: the one that was found; None: none of the users' routes."""
+        fan, served = self.fan, self.served
+        if fan is not None and fan.outcomes:
+            served.result = Result(outcomes=fan.outcomes, status=served.status, body=None, is_complete=fan.is_complete)
+        is_reported = route is not None or self.is_unknown
+        served.end(observe if is_reported else None, None if route is None else route.path)
 
 
 class _WatchedFanOut(FanOut):
-    """A fan-out that ends when its client goes."""
+    """A fan-out that cancels its calls when the client disconnects."""
 
-    def __init__(self, request: Request, surfaces: Mapping[str, UpstreamHandle], **options: Any) -> None:
-        super().__init__(surfaces, **options)
+    def __init__(self, request: Request, upstream_handles: Mapping[str, UpstreamHandle], **options: Any) -> None:
+        super().__init__(upstream_handles, **options)
         self._receive = request.receive
 
     async def gather(self, *calls: FanCall) -> list[Any]:
-        watch = DisconnectWatch(self._receive, asyncio.get_running_loop())
-        try:
-            try:
-                values = await super().gather(*calls)
-            finally:
-                await watch.stop()
-        except asyncio.CancelledError:
-            if watch.absorb():
-                raise ClientGone from None
-            raise
-        if watch.is_gone:
-            watch.absorb()
-            raise ClientGone
-        return values
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+        return await run_watched(self._receive, super().gather(*calls))
 
 
 async def fan_out(request: Request) -> FanOut:
-    """The dependency behind `Fan`. A coroutine function: FastAPI runs plain ones in a thread, where there is no loop to take time from."""
-    source: FanSource = request.app.state.fan_source
-    headers = join_headers(request.scope["headers"])
-    context = trace.read(headers)
-    deadline = monotonic() + source.timeout_s
-    fan = _WatchedFanOut(request, source.surfaces, deadline=deadline, client_headers=headers, extra=context.extra)
-    used: _Used = request.scope[_SCOPE_KEY]
-    if used.generation is None:
-        used.generation = source.generation
-        used.generation.active += 1
-        if source.tracer is not None:
-            scope = request.scope
-            route = scope["route"].path
-            used.span = source.tracer.begin(route, route, scope["method"], scope["path"], headers)
-    used.fan = fan
-    used.request_id = context.request_id
-    return fan
+    """The dependency behind `Fan`. A coroutine function, since FastAPI runs plain functions in a thread, which has no event loop."""
+    source: FanSource = request.app.fan_source
+    python = request_of(request)
+    served = python.served
+    if not served.is_counted:
+        route = request.scope["route"].path
+        served.begin(route, route, python.headers, source.generation, source.tracer)
+    python.fan = _WatchedFanOut(
+        request,
+        source.upstream_handles,
+        deadline=monotonic() + source.timeout_s,
+        client_headers=python.headers,
+        extra=served.trace.extra,
+    )
+    return python.fan
 
 
 Fan = Annotated[FanOut, Depends(fan_out)]
-"""A route's parameter of this type is the fan-out of its request."""
+"""Type of a route parameter that receives the fan-out of the request."""
 
 
-class FanHeaders:
-    """Middleware that puts `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id` on responses of routes that used a fan.
+class PythonRoutes:
+    """ASGI middleware around FastAPI: gives each request its life, and responses of routes that used a fan the fields that tell how it went.
 
-    `observe`: told of each request to a route in Python, whether it used a fan or not; may be None.
+    `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id`; a route's own fields of these names are kept. `observe`: called for
+    each request to a route in Python, with or without a fan, and for each to a path that nothing serves; may be None.
     """
 
     def __init__(self, app: ASGIApp, observe: ResponseObserver | None = None) -> None:
@@ -123,85 +131,30 @@ class FanHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        used = scope[_SCOPE_KEY] = _Used()
-        began = monotonic()
-        status, sent_bytes = 500, 0
+        python = scope[_KEY] = PythonRequest(scope)
+        served = python.served
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
-                status = message["status"]
+                served.status = message["status"]
+                if python.fan is not None:
+                    named = {name.lower() for name, _ in message.get("headers", ())}
+                    added = [field for field in python.outcome_headers() if field[0] not in named]
+                    message = {**message, "headers": [*message.get("headers", ()), *added]}
             else:
-                sent_bytes += len(message.get("body", b""))
-            if used.fan is not None and message["type"] == "http.response.start":
-                named = {name.lower() for name, _ in message.get("headers", ())}
-                added = [pair for pair in _outcome_headers(used.fan, used.request_id) if pair[0] not in named]
-                message = {**message, "headers": [*message.get("headers", ()), *added]}
+                served.sent_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
-            if used.generation is not None:
-                used.generation.leave()
             route = scope.get("route")
-            if (self._observe is not None or used.span is not None) and isinstance(route, APIRoute):
-                event = _event(scope, route.path, used, status, monotonic() - began, sent_bytes)
-                if used.span is not None:
-                    used.span.end(event)
-                if self._observe is not None:
-                    self._observe(event)
+            python.end(route if isinstance(route, APIRoute) else None, self._observe)
 
 
-def _event(scope: Scope, route: str, used: _Used, status: int, elapsed_s: float, sent_bytes: int) -> ResponseEvent:
-    context = trace.read(join_headers(scope["headers"]))
-    fan = used.fan if used.fan is not None and used.fan.outcomes else None
-    result = None if fan is None else Result(outcomes=fan.outcomes, status=status, body=None, is_complete=fan.is_complete)
-    return ResponseEvent(
-        route,
-        scope["method"],
-        scope["path"],
-        status,
-        None,
-        None if fan is None else fan.is_complete,
-        elapsed_s,
-        result,
-        used.request_id or context.request_id,
-        context.traceparent if used.span is None else used.span.traceparent,
-        sent_bytes,
-    )
-
-
-def _outcome_headers(fan: FanOut, request_id: bytes) -> list[tuple[bytes, bytes]]:
-    return [*outcome_headers(_shown(fan.outcomes), is_complete=fan.is_complete), (b"x-request-id", request_id)]
-
-
-def _shown(outcomes: list[Outcome]) -> list[Outcome]:
-    """All outcomes or, where they are too many, the failed ones and the first of the others."""
-    if len(outcomes) <= _MOST_SHOWN:
-        return outcomes
-    return sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_SHOWN]
-
-
-def request_id_of(request: Request) -> bytes:
-    """The id of this request: what its upstreams were told, its answer says, and the log has."""
-    used: _Used | None = request.scope.get(_SCOPE_KEY)
-    if used is None:
-        return trace.read(join_headers(request.scope["headers"])).request_id
-    if not used.request_id:
-        used.request_id = trace.read(join_headers(request.scope["headers"])).request_id
-    return used.request_id
-
-
-async def answer_failed(request: Request, error: Exception) -> Response:
-    """The exception handler of FanOutFailed: the same problem that an endpoint of the document would give."""
-    assert isinstance(error, FanOutFailed)
-    used: _Used = request.scope[_SCOPE_KEY]
-    result = Result(outcomes=error.outcomes, status=error.failure.status, body=None, is_complete=False, failure=error.failure)
-    problem = problems.of_result(result, used.request_id.decode())
-    return Response(problem.body, problem.status, {name.decode(): value.decode() for name, value in problem.headers})
-
-
-async def answer_gone(request: Request, error: Exception) -> Response:
-    """The exception handler of ClientGone: whatever is answered, nobody reads it (499 as in access logs of nginx)."""
-    return Response(status_code=499)
+def request_of(request: Request) -> PythonRequest:
+    """The request as the gateway knows it: its id, and what is reported of it."""
+    found: PythonRequest | None = request.scope.get(_KEY)
+    if found is None:
+        found = request.scope[_KEY] = PythonRequest(request.scope)
+    return found

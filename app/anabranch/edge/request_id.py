@@ -1,4 +1,4 @@
-"""Who a request is: its id, and the W3C trace context that it came with. Reads headers only; makes no spans."""
+"""The id of a request, and the W3C trace context that the client sent. Creates no spans."""
 
 from typing import Final
 
@@ -12,8 +12,8 @@ _MAX_STATE_BYTES: Final = 8192
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """`request_id`: in bytes, safe in a header. `extra`: the header fields that every upstream call of this request carries.
-    `traceparent`: the client's, when it sent a valid one."""
+    """`request_id`: safe in a header. `extra`: header fields for every upstream call of this request.
+    `traceparent`: the client's, if valid; else None."""
 
     request_id: bytes
     extra: tuple[tuple[bytes, bytes], ...]
@@ -23,8 +23,8 @@ class Trace(msgspec.Struct, frozen=True):
 def read(headers: dict[bytes, bytes]) -> Trace:
     """The trace of a request with these headers (lower-case names, repeats joined).
 
-    A usable `X-Request-Id` (1 to 128 unreserved characters) is taken, else one is made, sortable by time (UUID version 7, RFC 9562).
-    A valid `traceparent` is passed on as it came, with its `tracestate`; an invalid one is dropped together with it.
+    A valid `X-Request-Id` (1 to 128 unreserved characters) is used; otherwise a new id is generated (UUID version 7, sortable by time,
+    RFC 9562). A valid `traceparent` is passed on unchanged, with a valid `tracestate`; an invalid one is dropped with its `tracestate`.
     """
     request_id = headers.get(b"x-request-id")
     if request_id is None or not is_request_id(request_id):
@@ -43,9 +43,9 @@ def is_request_id(value: bytes) -> bool:
 
 
 def is_traceparent(value: bytes) -> bool:
-    """Whether `value` is a traceparent of any version that we may pass on.
+    """Whether `value` is a valid traceparent, of this or a later version.
 
-    **Source:** W3C Trace Context, sections 3.2.2 (format) and 4.3 (versions that are not known yet).
+    **Source:** W3C Trace Context, sections 3.2.2 (format) and 4.3 (unknown versions).
     """
     if len(value) < 55 or value[2:3] != b"-" or value[35:36] != b"-" or value[52:53] != b"-":
         return False

@@ -1,5 +1,4 @@
-"""Makes a response of what a request ended with, and sends it. Decides header fields and framing; the bodies come from the plan and from
-`problems`."""
+"""Builds the response from a request's result and sends it. Sets header fields and framing; bodies come from the plan and `problems`."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,6 +9,7 @@ from starlette.types import Send
 from anabranch.edge.fields import age, cache_status, proxy_status, server_timing
 from anabranch.edge.problems import HeaderList, ProblemResponse, of_result
 from anabranch.engine.outcome import Outcome, Result
+from anabranch.engine.request import ClientRequest
 from anabranch.plan.model import ResponsePlan
 
 _COMPLETE: Final = (b"gateway-complete", b"?1")
@@ -21,7 +21,7 @@ _OWN: Final = frozenset(
 
 
 class Response(msgspec.Struct, gc=False):
-    """`headers`, `body`: as they are sent."""
+    """A complete response. `headers`, `body`: exactly as sent."""
 
     status: int
     headers: HeaderList
@@ -29,7 +29,7 @@ class Response(msgspec.Struct, gc=False):
 
 
 class Responder:
-    """Answers for one endpoint. Made once with its plan: the header fields that never change are rendered here."""
+    """Builds the responses of one endpoint. Created once per plan, so that constant header fields are rendered only once."""
 
     __slots__ = ("_head",)
 
@@ -38,20 +38,21 @@ class Responder:
         has_type = any(name == b"content-type" for name, _ in fixed)
         self._head = fixed if has_type else ((b"content-type", b"application/json"), *fixed)
 
-    def respond(self, result: Result, request_id: bytes, *, is_head: bool) -> Response:
-        """The merged response, or the problem when a failure decided it."""
+    def respond(self, result: Result, request: ClientRequest) -> Response:
+        """The merged response, or the problem when a failure ended the request."""
         if result.body is None or result.failure is not None:
-            problem = of_result(result, request_id.decode())
+            problem = of_result(result, request.id, request.prefix)
             headers, body, status = problem.headers, problem.body, problem.status
+            headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
         else:
             headers, body, status = list(self._head), result.body, result.status
-        headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
-        headers.append((b"x-request-id", request_id))
-        return whole(status, headers, body, is_head=is_head)
+            headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
+            headers.append((b"x-request-id", request.id))
+        return framed(status, headers, body, is_head=request.method == "HEAD")
 
 
 def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
-    """Gateway-Complete, Server-Timing; where a step failed, Proxy-Status; where one has an old answer, Age and Cache-Status."""
+    """Gateway-Complete and Server-Timing; Proxy-Status if a step failed; Age and Cache-Status if a step has a stale answer."""
     if is_complete:
         return [_COMPLETE, (b"server-timing", server_timing(outcomes))]
     headers = [_PARTIAL, (b"server-timing", server_timing(outcomes))]
@@ -64,14 +65,15 @@ def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> Header
     return headers
 
 
-def of_problem(problem: ProblemResponse, request_id: bytes, *, is_head: bool) -> Response:
-    return whole(problem.status, [*problem.headers, (b"x-request-id", request_id)], problem.body, is_head=is_head)
+def of_problem(problem: ProblemResponse, *, is_head: bool) -> Response:
+    """The response that carries `problem`."""
+    return framed(problem.status, list(problem.headers), problem.body, is_head=is_head)
 
 
-def whole(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Response:
-    """A response as it is sent. `headers`: without content-length; it is added to.
+def framed(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Response:
+    """The complete response. `headers`: without content-length, which this function appends to the list.
 
-    HEAD has the header fields of GET and no body; 204 and 205 have neither body nor type (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6).
+    HEAD has the header fields of GET and no body; 204 and 205 have neither body nor content type (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6).
     """
     if status in _BODYLESS:
         headers = [pair for pair in headers if pair[0] != b"content-type"]
@@ -82,7 +84,7 @@ def whole(status: int, headers: HeaderList, body: bytes, *, is_head: bool) -> Re
 
 
 async def send_response(response: Response, send: Send) -> int:
-    """Returns the bytes of the body sent."""
+    """Send the response. Returns the size of the body sent, in bytes."""
     await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
     await send({"type": "http.response.body", "body": response.body})
     return len(response.body)

@@ -1,7 +1,7 @@
-"""The compiled route table: from a request's path to what is served there. Knows segments and methods, not what an endpoint does.
+"""The compiled route table: finds the route of a request's path. Generic over what a route serves.
 
-A path is looked up by its own segments, so the cost depends on how deep it is and not on how many endpoints there are. A path without
-parameters is one dictionary look-up.
+A path is looked up segment by segment, so the cost depends on its depth and not on the number of endpoints. A path that matches a route
+without parameters costs one dictionary look-up.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ Values = tuple[str | None, ...]
 
 
 class Leaf(Generic[T]):
-    """What stands at one path. `methods`: what is served by method; GET answers HEAD too. `allow`: the Allow header's value."""
+    """The routes of one path. `methods`: what is served, by method; GET also serves HEAD. `allow`: value of the Allow header."""
 
     __slots__ = ("allow", "methods")
 
@@ -30,7 +30,7 @@ class Leaf(Generic[T]):
 
 
 class _Node(Generic[T]):
-    """One place in the trie: the segments that may follow, by text, and the parameter that may."""
+    """A node of the trie: the static segments that may follow, by text, and the parameter that may follow."""
 
     __slots__ = ("leaf", "parameter", "static")
 
@@ -43,24 +43,27 @@ class _Node(Generic[T]):
 class RouteTable(Generic[T]):
     """Finds the leaf of a path.
 
-    `routes`: (method, path, what is served); a path's segment `{name}` is a parameter. Two routes with the same method and the same
-    shape are told apart by nothing: the compiler has refused them, and here the later one would stand. `reserved`: first segments that
-    are somebody else's: `/{anything}` does not match them.
+    `routes`: (method, path, what is served); a segment `{name}` of a path is a parameter. Two routes with the same method and shape are
+    ambiguous: the compiler rejects them, and here the later one would win. `reserved`: first segments of the gateway's own pages, which
+    `/{anything}` does not match.
 
-    The path alone decides, and then the method: where `/a/b` and `/a/{x}` both exist, `/a/b` is always the first one's, and a method
-    that only the second has is not allowed there. Static segments win over parameters from left to right, with backtracking.
+    The path is matched first, then the method. If `/a/b` and `/a/{x}` both exist, `/a/b` always matches the first, and a method that only
+    the second has is not allowed there. Static segments take precedence over parameters, from left to right, with backtracking.
     """
 
-    __slots__ = ("_reserved", "_root", "_static")
+    __slots__ = ("_reserved", "_root", "_static", "served")
 
     def __init__(self, routes: Iterable[tuple[str, str, T]] = (), reserved: Iterable[str] = ()) -> None:
         self._reserved = frozenset(reserved)
         self._static: dict[bytes, Leaf[T]] = {}
         self._root: _Node[T] = _Node()
+        self.served: list[T] = []
+        """What is served at all routes, in order."""
         for method, path, served in routes:
             self._add(method, path, served)
 
     def _add(self, method: str, path: str, served: T) -> None:
+        self.served.append(served)
         node = self._root
         is_static = True
         for segment in path.split("/")[1:]:
@@ -79,10 +82,10 @@ class RouteTable(Generic[T]):
             self._static[path.encode()] = node.leaf
 
     def match(self, raw_path: bytes) -> tuple[Leaf[T], Values] | None:
-        """The leaf at `raw_path` (percent-encoded, without the query) and the values of its parameters, in order of the segments.
+        """The leaf at `raw_path` (percent-encoded, without the query) and its parameter values, in segment order; None if no route matches.
 
-        Segments are split before they are decoded, so `%2F` stays inside one. A value that is not UTF-8 is None: the reader of the
-        parameter says so. An empty segment and the dot segments `.` and `..` are never a parameter's value.
+        The path is split before decoding, so `%2F` does not separate segments. A value that is not UTF-8 is None, which the parameter's
+        reader reports as a fault. An empty segment and the dot segments `.` and `..` never match a parameter.
         """
         leaf = self._static.get(raw_path)
         if leaf is not None:

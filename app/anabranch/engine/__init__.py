@@ -1,1 +1,1 @@
-"""Runs one client request: schedules the steps of a plan, collects their outcomes, decides between answer, partial answer and problem."""
+"""Runs one client request: schedules the steps of a plan, collects their outcomes, and decides between full, partial and failed response."""

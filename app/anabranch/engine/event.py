@@ -1,6 +1,6 @@
-"""What the edge tells whoever watches the requests: one value a request, and the shape of those who listen. Knows no log, metric or trace.
+"""Events that the edge emits, one per finished request, and the interfaces of their observers. Imports no log, metric or trace library.
 
-All of them are optional: where nobody listens, a request pays one comparison.
+All observers are optional: without one, a request pays one comparison.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,14 +13,14 @@ from anabranch.plan.model import EndpointPlan, StepPlan
 
 
 class ResponseEvent(msgspec.Struct, frozen=True):
-    """One request that is over.
+    """One finished request.
 
     `endpoint`: name of its plan, or the path template of a route in Python; None when the request reached neither.
-    `path`: percent-decoded, without the query; whatever the client wrote. `status`: as sent; 499 when nobody waited for the answer.
-    `code`: of the problem that was answered; None when it was none. `is_complete`: no step failed; None when no step was run.
-    `elapsed_s`: from the head of the request to the last byte handed to the server. `result`: None when no step was run.
-    `traceparent`: of the request's own span when it is traced, else the one that the client sent; None when there is neither.
-    `sent_bytes`: of the body.
+    `path`: percent-decoded, without the query, otherwise as the client sent it. `status`: as sent; 499 when the client disconnected.
+    `code`: code of the problem that was sent; None for any other response. `is_complete`: no step failed and none has a stale answer; None
+    when no step ran. `elapsed_s`: from the request's head to the last byte handed to the server. `result`: None when no step ran.
+    `traceparent`: that of the request's own span if it is traced, else the client's; None when there is neither.
+    `sent_bytes`: size of the body sent.
     """
 
     endpoint: str | None
@@ -37,10 +37,10 @@ class ResponseEvent(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """What was refused before it was a request, so that there is no event of it; its connection is closed.
+    """A connection that was refused and closed because of malformed, oversized or late input, usually before there was a request.
 
-    `code`, `status`, `detail`: of the problem, whether or not it could still be told. Nothing that the client sent is in it.
-    `request_id`: in the problem. `client`: address and port of the other side; None when it has none.
+    `code`, `status`, `detail`: those of the problem, even when it could no longer be sent. They contain nothing that the client sent.
+    `request_id`: as in the problem. `client`: address and port of the peer; None when unknown.
     """
 
     code: str
@@ -50,25 +50,25 @@ class Refusal(msgspec.Struct, frozen=True):
     client: tuple[str, int] | None
 
 
-# Called in the loop. It must be quick and must not raise.
+# Called on the event loop. Must be quick and must not raise.
 RefusalObserver = Callable[[Refusal], None]
 
-# Called in the loop, right after the answer was handed to the server. It must be quick and must not raise.
+# Called on the event loop, right after the response was handed to the server. Must be quick and must not raise.
 ResponseObserver = Callable[[ResponseEvent], None]
 
-# Gives each endpoint its observer when a document is loaded, so that whatever it counts in is looked up once; None: for requests that
-# reach no endpoint.
+# Returns the observer of an endpoint's requests, or with None the one of requests that reach no endpoint. Called when a document is loaded,
+# so that an observer looks up its counters only once.
 ObserverOf = Callable[[EndpointPlan | None], ResponseObserver]
 
 
 class RequestSpan(Protocol):
-    """One traced request. `traceparent`: what says so to others (W3C Trace Context)."""
+    """The span of one request. `traceparent`: identifies the span to other services (W3C Trace Context); may be None."""
 
     @property
     def traceparent(self) -> bytes | None: ...
 
     def end(self, event: ResponseEvent) -> None:
-        """The request is over. Called once, in the task that began it."""
+        """End the span. Called once, when the request is finished, in the task that began the span."""
         ...
 
 
@@ -76,10 +76,10 @@ class RequestTracer(Protocol):
     """Begins a span for each request that reaches an endpoint."""
 
     def begin(self, endpoint: str, route: str, method: str, path: str, headers: Mapping[bytes, bytes]) -> RequestSpan:
-        """Called in the request's task, before any step. `endpoint`: its name. `route`: its path template. `headers`: the client's,
-        lower-case names."""
+        """Begin a span. Called in the request's task, before any step runs. `endpoint`: its name. `route`: its path template. `headers`: the
+        client's, with lower-case names."""
         ...
 
 
-# Runs a step by calling what it is given, once, and hands on what that returns or raises.
+# Wraps the run of a step: calls the given function with the step, once, and returns or raises what that call returns or raises.
 AroundStep = Callable[[StepPlan, Callable[[StepPlan], Awaitable[Outcome]]], Awaitable[Outcome]]

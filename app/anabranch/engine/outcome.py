@@ -1,4 +1,4 @@
-"""What steps and requests end with."""
+"""The outcome of a step and the result of a request."""
 
 from time import time
 
@@ -7,25 +7,25 @@ from anabranch.core.exchange import Answer, Request
 from anabranch.errors import StepError, UpstreamStatus
 
 
-def refused(answer: Answer) -> UpstreamStatus:
-    """The failure that an answer which is not 2xx stands for. What its `Retry-After` says goes on to the client."""
-    asked = answer.header(b"retry-after")
-    return UpstreamStatus(answer.status, retry_after_s=None if asked is None else retry_after_s(asked, unix_now=time()))
+def status_failure(answer: Answer) -> UpstreamStatus:
+    """The failure for an answer that is not 2xx. Its `Retry-After` is passed on to the client."""
+    retry_after = answer.header(b"retry-after")
+    return UpstreamStatus(answer.status, retry_after_s=None if retry_after is None else retry_after_s(retry_after, unix_now=time()))
 
 
 class Outcome:
-    """What one step ended with.
+    """The outcome of one step: a value or a failure, with timings.
 
-    `raw`: its value as JSON text after shaping; None when it failed, and then `failure` says why.
-    `started_s`: since the request began. `elapsed_s`: from then to the end. `queue_s`: how much of that it waited in a queue.
-    `run_s`: of a compute, how long its worker was busy with it; None for a call, and where it never started.
-    `attempts`: exchanges begun; 0 when it was skipped or rejected. `status`: of the upstream's answer; None when there was none.
-    `stale_age_s`: how old the answer is that stood in for a failed call; None for an answer to this very call.
-    `notes`: what the policies did, for explain. `request`, `answer`: what was sent and what came back, only when the endpoint keeps records.
+    `raw`: the value as JSON text after shaping; None when the step failed, and then `failure` is set.
+    `started_s`: seconds from the start of the request to the start of the step. `elapsed_s`: duration of the step. `queue_s`: part of it
+    spent in a queue. `run_s`: for a compute, how long a worker had the job; None for a call, or when the job never started.
+    `attempts`: exchanges started; 0 when the step was skipped or rejected. `status`: the upstream's status; None without an answer.
+    `stale_age_s`: age of the stored answer used in place of a failed call; None when the answer is fresh.
+    `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
     """
 
     __slots__ = (
-        "answer", "attempts", "elapsed_s", "failure", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "elapsed_s", "failure", "is_large", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -41,15 +41,16 @@ class Outcome:
         self.attempts = 0
         self.status: int | None = None
         self.notes: list[str] | None = None
+        self.is_large = False
         self.request: Request | None = None
         self.answer: Answer | None = None
 
 
 class Result:
-    """What a request ended with. `outcomes`: in document order; a step that never ran because a required one failed is not in it.
+    """The result of one request.
 
-    `body`: the merged response; None when `failure` decides the response, and then `status` is its status.
-    `is_complete`: no step failed, and none has an old answer.
+    `outcomes`: in document order, without the steps that never finished because a required step failed. `body`: the merged response; None
+    when the request ended with `failure`, and then `status` is that of the failure. `is_complete`: no step failed or has a stale answer.
     """
 
     __slots__ = ("body", "failure", "is_complete", "outcomes", "status")

@@ -1,6 +1,6 @@
-"""Fan-out from Python: the same upstreams, policies, deadlines and outcomes that the document's endpoints have, called from code.
+"""Fan-out from Python code, with the same upstreams, policies, deadlines and outcomes as the document's endpoints.
 
-Knows nothing of FastAPI; `anabranch.edge.python` makes it a dependency.
+Independent of FastAPI; `anabranch.edge.python` makes it a dependency.
 """
 
 import asyncio
@@ -14,9 +14,11 @@ import orjson
 
 from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request
-from anabranch.engine.outcome import Outcome, refused
+from anabranch.core.tasks import cancel_and_wait
+from anabranch.engine.operation import send
+from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
-from anabranch.plan import raw as json
+from anabranch.jsontext import raw
 from anabranch.plan.call import compile_headers
 from anabranch.plan.fields import name_fault, value_fault
 from anabranch.plan.model import HeaderPairs
@@ -28,7 +30,7 @@ _PATH_SAFE: Final = "/-._~!$&'()*+,;=:@%?"
 
 
 class FanOutFailed(Exception):
-    """A required call failed. `failure`: why; `outcomes`: of every call of the request that has ended."""
+    """A required call failed. `failure`: its reason. `outcomes`: those of all calls of the request that have ended."""
 
     def __init__(self, failure: StepError, outcomes: list[Outcome]) -> None:
         super().__init__(failure.detail)
@@ -37,19 +39,19 @@ class FanOutFailed(Exception):
 
 
 def segment(value: object) -> str:
-    """A value as one segment of a path, percent-encoded; `true` and `false` for booleans.
+    """`value` as one percent-encoded path segment; booleans become `true` and `false`.
 
-    Raises ValueError for None, for an empty one and for dots, which change the path.
+    Raises ValueError for None, an empty text, `.` and `..`, which would change the path.
     """
     text = _text(value)
     if value is None or text in ("", ".", ".."):
-        raise ValueError(f"{value!r} cannot be a segment of a path")
+        raise ValueError(f"{value!r} cannot be a path segment")
     return quote(text, safe="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FanCall:
-    """One call that has been described but not sent. Made by `FanOut.call`."""
+    """A call that is described but not sent yet. Made by `FanOut.call`."""
 
     name: str
     upstream: str
@@ -62,32 +64,32 @@ class FanCall:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamHandle:
-    """What an upstream adds to every request from Python: fixed header fields, and those that it forwards."""
+    """An upstream as called from Python: its policy stack, its fixed header fields, and the forwarding of the client's."""
 
     policy: Policy
     headers: HeaderBlock
     forward: "Any" = field(repr=False)
 
 
-def surfaces(upstreams: Mapping[str, config.Upstream], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
-    """One for each upstream of a document, made once."""
-    made = {}
+def upstream_handles(upstreams: Mapping[str, config.Upstream], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
+    """A handle for each upstream of a document, by name. Called once per document."""
+    handles = {}
     for name, upstream in upstreams.items():
         block, forward = compile_headers(
             defaults=DEFAULT_HEADERS, upstream=upstream.headers, step={}, forward=upstream.forward_headers,
             slot_of=lambda _: 0, optional=lambda _: False,
         )  # fmt: skip
-        made[name] = UpstreamHandle(policies[name], block, forward)
-    return made
+        handles[name] = UpstreamHandle(policies[name], block, forward)
+    return handles
 
 
 class FanOut:
-    """The calls of one request. `deadline`: absolute, monotonic time; no call goes on after it. `outcomes`: of every call so far."""
+    """The calls of one request. `deadline`: absolute, monotonic time at which every call ends. `outcomes`: those of all calls so far."""
 
     def __init__(
-        self, surfaces: Mapping[str, UpstreamHandle], *, deadline: float, client_headers: Mapping[bytes, bytes], extra: HeaderPairs
+        self, handles: Mapping[str, UpstreamHandle], *, deadline: float, client_headers: Mapping[bytes, bytes], extra: HeaderPairs
     ) -> None:
-        self._surfaces = surfaces
+        self._handles = handles
         self._client_headers = client_headers
         self._extra = extra
         self._began = monotonic()
@@ -96,11 +98,11 @@ class FanOut:
 
     @property
     def is_complete(self) -> bool:
-        """No call has failed."""
+        """Whether no call has failed so far."""
         return all(outcome.failure is None for outcome in self.outcomes)
 
     def set_timeout(self, seconds: float) -> None:
-        """A deadline of its own for this request, counted from when it began."""
+        """Replace the default timeout of this request. `seconds`: from the start of the request."""
         self.deadline = self._began + seconds
 
     def call(
@@ -120,22 +122,22 @@ class FanOut:
     ) -> FanCall:
         """Describe a call; `gather` sends it.
 
-        `path`: as it goes on the wire; put foreign values into it with `segment(value)`. `query`: a list gives its name once for each
-        element, None leaves it out. `body`: any JSON value; None sends none. `timeout`: seconds for the whole call, waiting and retries
-        included. `optional`: when it fails, `default` stands in. `name`: in Server-Timing and problems; the upstream's when None; letters,
-        digits, `_` and `-`.
+        `path`: as sent on the wire; insert untrusted values with `segment(value)`. `query`: a list repeats its name for each element; None
+        values are omitted. `body`: any JSON value; None sends no body. `timeout`: seconds for the whole call, including waiting and
+        retries. `optional`: a failed call gives `default`. `idempotent`: whether the call may be sent twice; None: if the method is
+        idempotent. `name`: name in Server-Timing and problems, of letters, digits, `_` and `-`; None: the upstream's.
 
-        Raises KeyError for an upstream that the document does not have and ValueError for what cannot be sent.
+        Raises KeyError for an upstream that is not in the document and ValueError for an invalid path, header field or name.
         """
-        surface = self._surfaces.get(upstream)
-        if surface is None:
-            raise KeyError(f"the document has no upstream {upstream!r}; it has {', '.join(self._surfaces) or 'none'}")
+        handle = self._handles.get(upstream)
+        if handle is None:
+            raise KeyError(f"the document has no upstream {upstream!r}; it has {', '.join(self._handles) or 'none'}")
         if not path.startswith("/") or "#" in path:
-            raise ValueError(f"a path starts with / and has no fragment: {path!r}")
+            raise ValueError(f"a path must start with / and have no fragment: {path!r}")
         target = quote(path, safe=_PATH_SAFE)
         if pairs := [(key, _text(item)) for key, value in (query or {}).items() for item in _items(value) if item is not None]:
             target += ("&" if "?" in target else "?") + urlencode(pairs, quote_via=quote)
-        extra = list(surface.forward([], self._client_headers, self._extra))
+        extra = list(handle.forward([], self._client_headers, self._extra))
         content = None
         if body is not None:
             content = orjson.dumps(body)
@@ -145,7 +147,7 @@ class FanOut:
                 raise ValueError(fault)
             extra = [pair for pair in extra if pair[0] != field_name.lower().encode()]
             extra.append((field_name.lower().encode(), value.encode()))
-        block = surface.headers
+        block = handle.headers
         named = {pair[0] for pair in extra}
         if any(key in named for key, _ in block.pairs):
             block = HeaderBlock.of([pair for pair in block.pairs if pair[0] not in named])
@@ -161,14 +163,14 @@ class FanOut:
         )
 
     async def get(self, upstream: str, path: str, **options: Any) -> Any:
-        """One GET, sent at once: `gather(call(...))[0]`. Options as of `call`."""
+        """Send one GET and return its value: `gather(call(...))[0]`. `options`: those of `call`."""
         return (await self.gather(self.call(upstream, path, **options)))[0]
 
     async def gather(self, *calls: FanCall) -> list[Any]:
-        """Run the calls at the same time. Their JSON values, in the order of the calls; `default` for an optional one that failed.
+        """Run the calls concurrently. Returns their JSON values in call order, with `default` for an optional call that failed.
 
-        Raises FanOutFailed when a required call fails, and then cancels the others at once. Cancellation cancels all of them. Either way
-        every call has ended when this returns.
+        Raises FanOutFailed when a required call fails, after cancelling the others. Cancellation cancels all calls. In every case all
+        calls have ended when this method returns or raises.
         """
         if len(calls) < 2:
             return [await self._run(call) for call in calls]
@@ -176,7 +178,7 @@ class FanOut:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            await _end(tasks)
+            await cancel_and_wait(tasks)
         errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
         if errors:
             raise errors[0]
@@ -190,40 +192,20 @@ class FanOut:
         sent = Call(call.request, deadline=deadline, is_idempotent=call.is_idempotent, is_required=call.is_required)
         value = call.default
         try:
-            answer = await self._surfaces[call.upstream].policy(sent)
-            outcome.status = answer.status
-            if not 200 <= answer.status < 300:
-                raise refused(answer)
-            body = json.prepare(answer.body)
+            answer = await send(self._handles[call.upstream].policy, sent, outcome)
+            body = raw.prepare(answer.body)
             try:
                 value = orjson.loads(body)
             except orjson.JSONDecodeError as error:
-                raise json.invalid(error) from None
+                raise raw.invalid(error) from None
             outcome.raw = body
         except StepError as error:
             outcome.failure = error
         outcome.elapsed_s = monotonic() - began
-        outcome.attempts = sent.attempts
-        outcome.queue_s = sent.queue_s
         self.outcomes.append(outcome)
         if outcome.failure is not None and call.is_required:
             raise FanOutFailed(outcome.failure, self.outcomes)
         return value
-
-
-async def _end(tasks: list[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks that still run and wait until they have closed what they had open, even when this is cancelled meanwhile."""
-    interruption: asyncio.CancelledError | None = None
-    unfinished = [task for task in tasks if not task.done()]
-    for task in unfinished:
-        task.cancel()
-    while any(not task.done() for task in unfinished):
-        try:
-            await asyncio.wait(unfinished)
-        except asyncio.CancelledError as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
 
 
 def _items(value: Any) -> list[Any] | tuple[Any, ...]:
@@ -231,6 +213,6 @@ def _items(value: Any) -> list[Any] | tuple[Any, ...]:
 
 
 def _text(value: Any) -> str:
-    """Booleans and numbers as JSON writes them, everything else as Python does."""
+    """Booleans and numbers as in JSON, anything else as `str` formats it."""
     text = as_text(value)
     return str(value) if text is None else text

@@ -1,1 +1,1 @@
-"""Decides from the head of a request whether it may come in. Knows no step."""
+"""Decides from the head of a request whether to admit it."""

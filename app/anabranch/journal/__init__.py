@@ -1,1 +1,1 @@
-"""The journal: records, the writer, segments, recovery, reading."""
+"""The journal: its records, writer, segments, recovery and readers."""

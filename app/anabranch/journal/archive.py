@@ -1,7 +1,7 @@
-"""What happens to segments once they are not written any more: compressed, kept for a while, deleted. One task and one thread of low priority.
+"""Compresses closed segments, and deletes those that retention no longer keeps. One task and one thread of low priority.
 
-Also looks after what dead workers left, at the start and every now and then. Nothing here holds up the writer or a request; what fails is
-tried again at the next round.
+Also recovers what dead workers left, at the start and at intervals. Never holds up the writer or a request. Whatever fails is tried again
+in the next round.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ _PAUSE_S: Final = 0.001
 
 
 class Archive:
-    """`submit` takes a segment; `run` is the task's body and ends after `close`.
+    """`submit` accepts a segment; `run` is the task's body and ends after `close`.
 
-    `is_needed`: whether a closed segment must be kept though retention would delete it, because a sink has not shipped it yet.
-    `round_s`: how often it looks after everything, in seconds.
+    `is_needed`: whether a closed segment must be kept although retention would delete it, because a sink has not shipped it yet.
+    `round_s`: interval of recovery and retention, in seconds.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class Archive:
         self._pending: dict[Path, Summary | None] = {}
         self._wake = asyncio.Event()
         self._is_closing = False
-        self._thread = ThreadPoolExecutor(1, "journal-archive", initializer=_be_nice)
+        self._thread = ThreadPoolExecutor(1, "journal-archive", initializer=_lower_priority)
 
     def submit(self, path: Path, summary: Summary | None) -> None:
-        """Compress this plain segment of ours. `summary` None: look into it first, and cut off what is torn."""
+        """Compress a plain segment of this worker. `summary` None: scan it first and cut off a torn tail."""
         self._pending[path] = summary
         self._wake.set()
 
     def close(self) -> None:
-        """Finish what was submitted; `run` ends then."""
+        """Finish what was submitted; `run` then ends."""
         self._is_closing = True
         self._wake.set()
 
@@ -96,7 +96,7 @@ class Archive:
             except FileNotFoundError:
                 return
             except OSError as error:
-                logger.warning("the journal's folder %s cannot be looked after: %s", self._folder, error.strerror)
+                logger.warning("the journal's folder %s cannot be read for recovery and retention: %s", self._folder, error.strerror)
                 return
         if is_round or pending:
             self.retain()
@@ -111,14 +111,16 @@ class Archive:
                 compress(path, summary, self._pause)
                 self._counters.compressed += 1
         except FileNotFoundError:
-            logger.warning("the journal's segment %s has vanished before it was compressed", path.name)
+            logger.warning("the journal's segment %s was deleted before it was compressed", path.name)
         except OSError as error:
-            logger.warning("the journal's segment %s stays uncompressed for now: %s", path.name, error.strerror or error)
+            logger.warning(
+                "the journal's segment %s could not be compressed, and is tried again later: %s", path.name, error.strerror or error
+            )
             return
         self._pending.pop(path, None)
 
     def _pause(self) -> None:
-        """Let requests go first: low priority alone still takes the core for some milliseconds at a stretch. Not where work piles up."""
+        """Yield the core to requests: low priority alone still takes it for some milliseconds at a stretch. Skipped when work piles up."""
         if len(self._pending) <= 1 and not self._is_closing:
             sleep(_PAUSE_S)
 
@@ -131,7 +133,7 @@ class Archive:
         counters.set_aside += done.set_aside
 
     def retain(self) -> None:
-        """Delete the closed segments that are too old or too many. Never raises."""
+        """Delete closed segments that exceed `keep_age` or `keep_size`. Never raises."""
         keep_age_s, keep_size = self._config.keep_age_s, self._config.keep_size
         if keep_age_s is None and keep_size is None:
             return
@@ -161,7 +163,7 @@ class Archive:
                 self._counters.deleted += 1
 
 
-def _be_nice() -> None:
-    """Let requests go first. On Linux a priority belongs to a thread."""
+def _lower_priority() -> None:
+    """Give requests precedence over this thread. On Linux, priorities belong to threads."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

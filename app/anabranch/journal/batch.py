@@ -1,7 +1,7 @@
-"""Relaxed records that are not written out yet. What one needs is set aside when its response goes out; many are made one after the other.
+"""Collects relaxed records whose encoding is deferred, and encodes them in batches.
 
-Making a record right behind its own response costs twice as much as behind another record, because the processor's caches hold everything
-else by then. Nothing waits here longer than until the writer takes its next group. Knows nothing of what is in a record.
+Encoding a record right behind its own response takes twice as long as encoding it behind another record, because the CPU caches hold other
+data by then. A record waits here at most until the writer takes its next group.
 """
 
 import logging
@@ -11,13 +11,14 @@ from typing import Final, Protocol
 
 logger = logging.getLogger("anabranch.journal")
 
-# So many are made without a pause: a quarter of a millisecond in which no request goes on. And no more of the memory than this is held by them.
-_MOST: Final = 32
-_MOST_BYTES: Final = 256 * 1024
+# Upper bounds of a batch. Encoding 32 records takes a quarter of a millisecond, during which no request proceeds. The bytes bound the
+# memory that deferred records hold.
+_MAX_RECORDS: Final = 32
+_MAX_BYTES: Final = 256 * 1024
 
 
-class Unmade(Protocol):
-    """What a record is made of."""
+class DeferredRecord(Protocol):
+    """Everything needed to encode one record."""
 
     def write(self, lines: bytearray) -> datetime:
         """Append the record's line, and return its time."""
@@ -25,37 +26,38 @@ class Unmade(Protocol):
 
 
 class Batch:
-    """`take`: told the lines that were made, one behind the other, and the time of each. `lost`: told how many records could not be made."""
+    """`on_encoded`: called with the lines, concatenated, and the time of each. `on_lost`: called with the number of records that could not
+    be encoded."""
 
-    __slots__ = ("_lost", "_size_bytes", "_take", "_unmade")
+    __slots__ = ("_on_encoded", "_on_lost", "_records", "_size_bytes")
 
-    def __init__(self, take: Callable[[bytes, list[datetime]], object], lost: Callable[[int], None]) -> None:
-        self._take = take
-        self._lost = lost
-        self._unmade: list[Unmade] = []
+    def __init__(self, on_encoded: Callable[[bytes, list[datetime]], object], on_lost: Callable[[int], None]) -> None:
+        self._on_encoded = on_encoded
+        self._on_lost = on_lost
+        self._records: list[DeferredRecord] = []
         self._size_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._unmade)
+        return len(self._records)
 
-    def add(self, unmade: Unmade, size_bytes: int) -> None:
-        """`size_bytes`: about what it holds of the memory."""
-        self._unmade.append(unmade)
+    def add(self, record: DeferredRecord, size_bytes: int) -> None:
+        """Add a record, and encode the batch when it is full. `size_bytes`: approximate memory that the record holds."""
+        self._records.append(record)
         self._size_bytes += size_bytes
-        if len(self._unmade) >= _MOST or self._size_bytes >= _MOST_BYTES:
-            self.make()
+        if len(self._records) >= _MAX_RECORDS or self._size_bytes >= _MAX_BYTES:
+            self.encode()
 
-    def make(self) -> None:
-        """Make all records that are set aside. One that cannot be made is logged, and costs no other."""
-        unmade, self._unmade, self._size_bytes = self._unmade, [], 0
+    def encode(self) -> None:
+        """Encode all collected records. One that fails is logged and does not affect the others."""
+        records, self._records, self._size_bytes = self._records, [], 0
         lines, times = bytearray(), []
-        for one in unmade:
+        for record in records:
             start = len(lines)
             try:
-                times.append(one.write(lines))
+                times.append(record.write(lines))
             except Exception:
-                logger.exception("a record could not be made")
+                logger.exception("a journal record could not be encoded and is lost")
                 del lines[start:]
-                self._lost(1)
+                self._on_lost(1)
         if times:
-            self._take(bytes(lines), times)
+            self._on_encoded(bytes(lines), times)

@@ -1,6 +1,6 @@
-"""The file system as the writer uses it: one thread of its own, appending through aiofiles, and every call either done or an OSError.
+"""File system access for the writer: one thread of its own, and appends through aiofiles. A call either succeeds or raises OSError.
 
-A file that nobody can find any more is an error like a full disk: what is written to it would be lost without a sign.
+Writing to a deleted file raises OSError; otherwise the data would be lost silently.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from typing import TypeVar
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
-from anabranch.journal.segment import FILE_MODE, forget, sync_folder
+from anabranch.journal.segment import FILE_MODE, drop_from_page_cache, sync_folder
 
 T = TypeVar("T")
 
 
 class Appender:
-    """One open segment. `size_bytes`: what has been appended, on the disk or not."""
+    """One open segment. `size_bytes`: appended so far, on disk or not."""
 
     __slots__ = ("_disk", "_file", "path", "size_bytes")
 
@@ -33,7 +33,7 @@ class Appender:
         self._disk = disk
 
     async def append(self, data: bytes) -> None:
-        """Append all of `data`, or raise OSError with any part of it written."""
+        """Append all of `data`. After an OSError any part of it may have been written."""
         rest = memoryview(data)
         while rest:
             written = await self._file.write(rest)
@@ -41,21 +41,21 @@ class Appender:
             rest = rest[written:]
 
     async def sync(self) -> None:
-        """Return when everything appended is on the disk, under a name."""
+        """Return when everything appended is on disk. Raises OSError, also when the file was deleted."""
         await self._disk.run(self._sync)
 
     def _sync(self) -> None:
         descriptor = self._file.fileno()
         os.fdatasync(descriptor)
-        forget(descriptor, self.size_bytes)
+        drop_from_page_cache(descriptor, self.size_bytes)
         if not os.fstat(descriptor).st_nlink:
             raise FileNotFoundError(errno.ENOENT, "the segment was deleted while it was written")
 
-    async def cut(self, size_bytes: int) -> None:
-        """Forget what was appended after the first `size_bytes`."""
-        await self._disk.run(self._cut, size_bytes)
+    async def truncate(self, size_bytes: int) -> None:
+        """Discard everything after the first `size_bytes`."""
+        await self._disk.run(self._truncate, size_bytes)
 
-    def _cut(self, size_bytes: int) -> None:
+    def _truncate(self, size_bytes: int) -> None:
         descriptor = self._file.fileno()
         os.ftruncate(descriptor, size_bytes)
         os.fsync(descriptor)
@@ -66,7 +66,7 @@ class Appender:
 
 
 class Disk:
-    """The folder of a journal. `prepare` makes it and takes this worker's lock; it may be called again after trouble."""
+    """The folder of a journal. `prepare` creates it and takes this worker's lock. It may be called again after a failure."""
 
     def __init__(self, folder: Path, worker: str) -> None:
         self.folder = folder
@@ -75,11 +75,11 @@ class Disk:
         self._thread = ThreadPoolExecutor(1, "journal-writer")
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Call `work` in the writer's thread. It ends even when the caller is cancelled; calls run one after the other."""
+        """Call `work` in the writer's thread. Calls run one after the other, each to its end even if the caller is cancelled."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
 
     async def prepare(self) -> None:
-        """The folder is there, and locked files in it say that this worker lives. Raises OSError."""
+        """Create the folder, and lock this worker's file in it, which marks the worker as alive. Raises OSError."""
         await self.run(self._prepare)
 
     def _prepare(self) -> None:
@@ -93,14 +93,14 @@ class Disk:
             raise OSError(errno.EAGAIN, f"another process holds the lock of the worker {self.worker}")
 
     def _is_locked(self, descriptor: int) -> bool:
-        """Whether the file that we hold is still the one that others find."""
+        """Whether the locked file is still the one with the lock's name."""
         try:
             return os.path.samestat(os.fstat(descriptor), lock_path(self.folder, self.worker).stat())
         except FileNotFoundError:
             return False
 
     async def create(self, name: str) -> Appender:
-        """A new segment, its name on the disk. Raises OSError; FileExistsError when there is one of that name."""
+        """Create a segment, with its name on disk. Raises OSError; FileExistsError when the name is taken."""
         path = self.folder / name
         file = await aiofiles.open(path, "xb", buffering=0, opener=_opener, executor=self._thread)
         try:
@@ -111,7 +111,7 @@ class Disk:
         return Appender(path, file, self)
 
     async def free_bytes(self) -> int:
-        """Room that is left for us on the file system. Raises OSError."""
+        """Free space on the file system that this process may use. Raises OSError."""
         return await self.run(self._free_bytes)
 
     def _free_bytes(self) -> int:
@@ -119,7 +119,7 @@ class Disk:
         return found.f_bavail * found.f_frsize
 
     def release(self) -> None:
-        """Give the lock back; its file goes with it."""
+        """Release the lock and delete its file."""
         if self._lock is not None:
             unlock(self.folder, self.worker, self._lock)
             self._lock = None
@@ -134,7 +134,7 @@ def lock_path(folder: Path, worker: str) -> Path:
 
 
 def lock(folder: Path, worker: str) -> int | None:
-    """Lock a worker's file, made when it is not there. Returns its descriptor, None when somebody else holds it. Raises OSError."""
+    """Lock a worker's file, created if missing. Returns its descriptor, or None when another process holds it. Raises OSError."""
     descriptor = os.open(lock_path(folder, worker), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,7 +148,7 @@ def lock(folder: Path, worker: str) -> int | None:
 
 
 def unlock(folder: Path, worker: str, descriptor: int) -> None:
-    """Delete the lock's file, then let go of it. Never raises: the system lets go of the lock in any case."""
+    """Delete the lock's file, then release the lock. Never raises: the system releases the lock in any case."""
     try:
         lock_path(folder, worker).unlink(missing_ok=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""Follows a journal as it grows: what all workers write from now on, within a poll of when they write it. Blocking; sleeps between two looks."""
+"""Follows a journal as it grows: yields what all workers write from now on, at most one poll later. Blocking; sleeps between polls."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,27 +12,27 @@ _BLOCK_BYTES: Final = 1024 * 1024
 
 
 class Follower:
-    """Made, it stands at the end of everything that is in the folder. `poll` gives what has come since the last one."""
+    """Starts at the end of everything in the folder. `poll` yields what was written since the last poll."""
 
     def __init__(self, folder: Path, where: Filter = EVERYTHING) -> None:
         self._folder = folder
         self._where = where
         self._read: dict[SegmentName, int | None] = {}
-        """How many bytes of a segment's lines are read; None for one that was closed when we first saw it, or is read to its end."""
+        """Bytes of each segment's lines that have been read; None for one that was closed at the start, or is read to its end."""
         for segment in listed(folder):
             self._read[segment.name] = None if segment.is_closed else _whole_bytes(segment)
 
     def poll(self) -> Iterator[tuple[Head, bytes]]:
-        """The proven lines that are new, segment by segment. Raises OSError when the folder cannot be read."""
+        """Yield the new lines, verified, segment by segment. Raises OSError when the folder cannot be read."""
         segments = listed(self._folder)
         for segment in segments:
             done = self._read.get(segment.name, 0)
             if done is not None:
-                yield from self._rest(segment, done)
+                yield from self._unread(segment, done)
         present = {segment.name for segment in segments}
         self._read = {name: done for name, done in self._read.items() if name in present}
 
-    def _rest(self, segment: Segment, done: int) -> Iterator[tuple[Head, bytes]]:
+    def _unread(self, segment: Segment, done: int) -> Iterator[tuple[Head, bytes]]:
         try:
             for raw in _skip(segment, done) if segment.is_closed else _new_lines(segment.path, done):
                 done += len(raw)
@@ -42,24 +42,24 @@ class Follower:
                     head = read_head(line)
                 except RecordError:
                     continue
-                if self._where.takes(head):
+                if self._where.matches(head):
                     yield head, line
         except FileNotFoundError:
-            pass  # it was compressed this moment: the next look finds it so
+            pass  # it was compressed just now: the next poll lists its new form
         except SegmentDamaged:
             done = 0
         self._read[segment.name] = None if segment.is_closed else done
 
 
 def follow(follower: Follower, *, sleep: Callable[[float], None], every_s: float = 0.25) -> Iterator[tuple[Head, bytes]]:
-    """Everything new, for ever. `every_s`: between two looks."""
+    """Yield everything new, forever. `every_s`: between two polls."""
     while True:
         yield from follower.poll()
         sleep(every_s)
 
 
 def _whole_bytes(segment: Segment) -> int:
-    """The size of a plain segment's whole lines: the last one may be half written."""
+    """Size of the complete lines in a plain segment. The last line may be half written."""
     try:
         with segment.path.open("rb") as file:
             position = file.seek(0, 2)

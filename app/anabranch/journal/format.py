@@ -1,4 +1,4 @@
-"""Records, segments and statistics as `anabranch journal` shows them: lines for the eye, and objects for programs. Knows no terminal."""
+"""Formats records, segments and statistics for `anabranch journal`: human-readable lines, and objects for programs."""
 
 from collections.abc import Iterator
 from datetime import UTC
@@ -24,51 +24,51 @@ def record_line(record: Record) -> str:
 
 def segment_line(segment: Segment) -> str:
     summary = segment.summary
-    what = "open" if summary is None else f"{summary.records} records until {summary.last.isoformat(timespec='milliseconds')}"
-    return f"{segment.path.name}  {size(segment.size_bytes)}  {what}"
+    content = "open" if summary is None else f"{summary.records} records until {summary.last.isoformat(timespec='milliseconds')}"
+    return f"{segment.path.name}  {size(segment.size_bytes)}  {content}"
 
 
 def verdict_line(segment: Segment, verdict: Verdict) -> str | None:
-    """What is to be said of a segment's checksums; None when all is well."""
+    """Describe what is wrong in a segment; None when nothing is."""
     if not verdict.is_sound:
-        faults = [f"{verdict.damaged} damaged lines"] * bool(verdict.damaged) + ([verdict.fault] if verdict.fault else [])
-        faults += [f"{verdict.torn_bytes} torn bytes at the end"] * bool(verdict.torn_bytes)
+        faults = [counted(verdict.damaged, "damaged line")] * bool(verdict.damaged) + ([verdict.fault] if verdict.fault else [])
+        faults += [f"{counted(verdict.torn_bytes, 'torn byte')} at the end"] * bool(verdict.torn_bytes)
         return f"{segment.path.name}: {verdict.records} records, {', '.join(faults)}"
     if verdict.torn_bytes:
-        return f"{segment.path.name}: its last line is not whole: it is being written, or is cut off when a gateway next starts here"
+        return f"{segment.path.name}: the last line is incomplete: it is being written, or the next gateway that starts here cuts it off"
     return None
 
 
 def statistics_table(found: dict[str, EndpointStatistics]) -> Iterator[str]:
-    """A line with the columns' names, and one for each endpoint. There must be one."""
+    """Yield a header line and one line for each endpoint. `found` must not be empty."""
     width = max(8, *(len(name) for name in found))
     yield f"{'endpoint':<{width}}  {'records':>9}  {'partial':>8}  {'5xx':>7}  {'p50 ms':>9}  {'p95 ms':>9}  {'p99 ms':>9}  {'max ms':>9}"
-    for name, of in sorted(found.items()):
-        p50, p95, p99 = (value * 1000 for value in of.elapsed.quantiles((0.5, 0.95, 0.99)))
-        failed = sum(count for status, count in of.statuses.items() if status >= 500)
-        partial = of.incomplete - sum(of.failures.values())
+    for name, entry in sorted(found.items()):
+        p50, p95, p99 = (value * 1000 for value in entry.elapsed.quantiles((0.5, 0.95, 0.99)))
+        failed = sum(count for status, count in entry.statuses.items() if status >= 500)
+        partial = entry.incomplete - sum(entry.failures.values())
         yield (
-            f"{name:<{width}}  {of.records:>9}  {partial:>8}  {failed:>7}  {p50:>9.1f}  {p95:>9.1f}  {p99:>9.1f}  "
-            f"{of.elapsed.max_s * 1000:>9.1f}"
+            f"{name:<{width}}  {entry.records:>9}  {partial:>8}  {failed:>7}  {p50:>9.1f}  {p95:>9.1f}  {p99:>9.1f}  "
+            f"{entry.elapsed.max_s * 1000:>9.1f}"
         )
 
 
-def statistics_object(of: EndpointStatistics) -> dict[str, object]:
-    p50, p95, p99 = (round(value * 1000, 3) for value in of.elapsed.quantiles((0.5, 0.95, 0.99)))
+def statistics_object(entry: EndpointStatistics) -> dict[str, object]:
+    p50, p95, p99 = (round(value * 1000, 3) for value in entry.elapsed.quantiles((0.5, 0.95, 0.99)))
     return {
-        "records": of.records,
-        "incomplete": of.incomplete,
-        "size_bytes": of.size_bytes,
-        "first": of.first,
-        "last": of.last,
-        "statuses": {str(status): count for status, count in sorted(of.statuses.items())},
-        "failures": dict(sorted(of.failures.items())),
-        "elapsed_ms": {"p50": p50, "p95": p95, "p99": p99, "max": round(of.elapsed.max_s * 1000, 3)},
+        "records": entry.records,
+        "incomplete": entry.incomplete,
+        "size_bytes": entry.size_bytes,
+        "first": entry.first,
+        "last": entry.last,
+        "statuses": {str(status): count for status, count in sorted(entry.statuses.items())},
+        "failures": dict(sorted(entry.failures.items())),
+        "elapsed_ms": {"p50": p50, "p95": p95, "p99": p99, "max": round(entry.elapsed.max_s * 1000, 3)},
     }
 
 
 def size(size_bytes: int) -> str:
-    """A size for the eye: three digits or so."""
+    """Format a size human-readably, with about three digits."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""The journal of one process: its writer and its archive, opened and closed together. Takes lines; what is in them is others' business."""
+"""The journal of one process: opens and closes its writer and its archive together. Accepts encoded lines and does not look into them."""
 
 import asyncio
 import logging
@@ -21,19 +21,19 @@ logger = logging.getLogger("anabranch.journal")
 
 
 def new_worker() -> str:
-    """A name for one writer of segments: process ids repeat between machines and after restarts, random ones do not."""
+    """A random name for one writer of segments. A process id would not do: it repeats across machines and after restarts."""
     return secrets.token_hex(5)
 
 
 class Journal:
-    """An async context manager. Opening it never fails: when the folder cannot be used, that is trouble to get over, as it is later.
+    """An async context manager. Opening it never fails: a folder that cannot be used is retried, as after a later failure.
 
-    `folder`: wins over the one in `config`. `is_needed`: see Archive.
-    `disk`: a test may put another one in.
+    `folder`: overrides the one in `config`. `is_needed`: see Archive.
+    `disk`: replaces the real one in tests.
 
-    `queue`: to look at; None before it is open.
+    `queue`: read by metrics; None until the journal is open.
 
-    Leaving it puts everything that is queued on the disk, and compresses the last segment.
+    Leaving the context writes everything queued to disk and compresses the last segment.
     """
 
     def __init__(
@@ -77,6 +77,6 @@ class Journal:
 
 
 async def _finish(worker: Writer | Archive, task: "asyncio.Task[None]") -> None:
-    """Let a worker end its work. It is not cancelled half-way: records that were taken would be lost."""
+    """Close a worker and wait for its task. It is not cancelled: accepted records would be lost."""
     worker.close()
     await asyncio.shield(task)

@@ -1,4 +1,7 @@
-"""The queue before the writer: bounded in records and bytes, what is being written included. Pure bookkeeping in one event loop; no files."""
+"""The queue in front of the writer. Its limits on records and bytes include what is being written.
+
+Pure bookkeeping in one event loop; no files.
+"""
 
 import asyncio
 from collections import deque
@@ -11,49 +14,52 @@ from anabranch.errors import JournalFull
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
-    """One line on its way to the disk, or a few of `records` that go there together. `time`: the earliest record's. `last`: the latest one's,
-    None where it is the same. `committed`: resolved when it is on the disk, None when nobody waits for it; only for a single line.
-    `is_void`: nobody wants it any more; it is passed over if it is not being written yet."""
+    """One line to be written, or several lines of `records` that are written together.
+
+    `time`: of the earliest record. `last`: of the latest record, None when it is the same. `committed`: resolved when the line is on disk,
+    None when no request waits for that; only for a single line. `is_abandoned`: the request stopped waiting, and the entry is skipped
+    unless it is being written already.
+    """
 
     line: bytes
     time: datetime
     records: int = 1
     last: datetime | None = None
     committed: Any = None  # a Future[None]
-    is_void: bool = False
+    is_abandoned: bool = False
 
 
 class Queue:
-    """`records`, `size_bytes`: what is in it or being written. A single line larger than the whole queue gets in when it is empty."""
+    """`records`, `size_bytes`: queued or being written. A line larger than the whole queue is accepted when the queue is empty."""
 
-    __slots__ = ("_entries", "_max_bytes", "_max_records", "_room", "records", "required", "size_bytes")
+    __slots__ = ("_entries", "_max_bytes", "_max_records", "_waiting", "records", "required", "size_bytes")
 
     def __init__(self, *, max_records: int, max_bytes: int) -> None:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._entries: deque[Entry] = deque()
-        self._room: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self.records = 0
         self.size_bytes = 0
         self.required = 0
-        """Entries in it that somebody waits for."""
+        """Queued entries that a request waits for."""
 
     def __len__(self) -> int:
-        """Entries that are not being written yet."""
+        """Number of entries that are not being written yet."""
         return len(self._entries)
 
     @property
     def oldest(self) -> datetime | None:
-        """Time of the record that waits longest; None when none waits."""
+        """Time of the oldest queued record; None when the queue is empty."""
         return self._entries[0].time if self._entries else None
 
     def has_room(self, size_bytes: int) -> bool:
         return not self.records or (self.records < self._max_records and self.size_bytes + size_bytes <= self._max_bytes)
 
     def add(self, entry: Entry) -> bool:
-        """Put `entry` in, if there is room and nobody has been waiting for it before. Says whether it is in."""
+        """Enqueue `entry` if there is room and no earlier entry waits for room. Returns whether it was enqueued."""
         size_bytes, records = len(entry.line), self.records + entry.records
-        if self._room or (records > 1 and (records > self._max_records or self.size_bytes + size_bytes > self._max_bytes)):
+        if self._waiting or (records > 1 and (records > self._max_records or self.size_bytes + size_bytes > self._max_bytes)):
             return False
         self.records = records
         self.size_bytes += size_bytes
@@ -61,28 +67,34 @@ class Queue:
         return True
 
     async def add_in_turn(self, entry: Entry, deadline: float) -> None:
-        """Put `entry` in as soon as there is room, first come, first served. Raises JournalFull when there is none by `deadline` (loop time)."""
+        """Enqueue `entry` as soon as there is room, in order of arrival. Raises JournalFull when there is none by `deadline` (loop time).
+
+        Cancellation: the entry is not enqueued.
+        """
         if self.add(entry):
             return
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = (len(entry.line), place)
-        self._room.append(waiting)
+        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = (len(entry.line), slot)
+        self._waiting.append(waiter)
         try:
             async with asyncio.timeout_at(deadline):
-                await place
+                await slot
         except BaseException as error:
-            if place.done() and not place.cancelled() and place.exception() is None:
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
                 self.release(1, len(entry.line))
-            elif waiting in self._room:
-                self._room.remove(waiting)
+            elif waiter in self._waiting:
+                self._waiting.remove(waiter)
                 self._admit()
             if isinstance(error, TimeoutError):
-                raise JournalFull("the journal's queue had no room for the record in time") from None
+                raise JournalFull("the journal's queue had no room for the record before the deadline") from None
             raise
         self._append(entry)
 
     def take(self, max_bytes: int) -> list[Entry]:
-        """The next entries to write, at least one if there is any that is wanted. They count until `release`."""
+        """Remove and return the next entries to write: up to `max_bytes`, but at least one. Skips and discards abandoned ones.
+
+        The room of the returned entries stays taken until `release`.
+        """
         taken: list[Entry] = []
         size = 0
         entries = self._entries
@@ -90,7 +102,7 @@ class Queue:
             entry = entries.popleft()
             if entry.committed is not None:
                 self.required -= 1
-            if entry.is_void:
+            if entry.is_abandoned:
                 self.release(1, len(entry.line))
                 continue
             taken.append(entry)
@@ -98,39 +110,39 @@ class Queue:
         return taken
 
     def put_back(self, entries: list[Entry]) -> None:
-        """Entries that could not be written, to the front again, in their order."""
+        """Put entries that could not be written back at the front, in their order."""
         for entry in reversed(entries):
             self._entries.appendleft(entry)
             self.required += entry.committed is not None
 
     def release(self, records: int, size_bytes: int) -> None:
-        """What was taken is done with: its room is free."""
+        """Free the room of entries that were taken, and admit waiting ones."""
         self.records -= records
         self.size_bytes -= size_bytes
         self._admit()
 
-    def void_required(self) -> list[Entry]:
-        """Give up every entry that somebody waits for. Returns them; their room is free."""
-        given_up = [entry for entry in self._entries if entry.committed is not None]
-        if given_up:
+    def discard_required(self) -> list[Entry]:
+        """Remove and return every entry that a request waits for. Frees their room."""
+        discarded = [entry for entry in self._entries if entry.committed is not None]
+        if discarded:
             self._entries = deque(entry for entry in self._entries if entry.committed is None)
             self.required = 0
-            self.release(len(given_up), sum(len(entry.line) for entry in given_up))
-        return given_up
+            self.release(len(discarded), sum(len(entry.line) for entry in discarded))
+        return discarded
 
-    def refuse_waiting(self, reason: str) -> None:
-        """There will be no room: end everybody's wait for it with JournalFull."""
-        for _, place in self._room:
-            if not place.done():
-                place.set_exception(JournalFull(reason))
-        self._room.clear()
+    def reject_waiting(self, reason: str) -> None:
+        """Fail every wait for room with JournalFull."""
+        for _, slot in self._waiting:
+            if not slot.done():
+                slot.set_exception(JournalFull(reason))
+        self._waiting.clear()
 
     def _admit(self) -> None:
-        while self._room and (self._room[0][1].done() or self.has_room(self._room[0][0])):
-            size, place = self._room.popleft()
-            if not place.done():
+        while self._waiting and (self._waiting[0][1].done() or self.has_room(self._waiting[0][0])):
+            size, slot = self._waiting.popleft()
+            if not slot.done():
                 self._reserve(size)
-                place.set_result(None)
+                slot.set_result(None)
 
     def _reserve(self, size_bytes: int) -> None:
         self.records += 1

@@ -1,7 +1,7 @@
-"""Reads a journal's folder: the records of all workers merged by time, in constant memory, whole or only those that are asked for.
+"""Reads a journal's folder: the records of all workers merged by time, in constant memory, all of them or those that match a filter.
 
-Reads while others write: a line that is not whole yet at the end of a segment is passed over in silence. Damaged lines are passed over and
-counted. Knows nothing of the writer. Blocking: whoever has an event loop reads in a thread.
+Safe while others write: an incomplete line at the end of an open segment is skipped silently. Damaged lines are skipped and counted.
+Independent of the writer. Blocking: read in a thread from an event loop.
 """
 
 import heapq
@@ -15,15 +15,15 @@ from uuid import UUID
 from anabranch.journal.record import Head, Record, RecordError, check, read_head, read_record
 from anabranch.journal.segment import Segment, SegmentDamaged, listed, read_lines
 
-# The time in an id is the record's time in milliseconds; the two are read from the clock one after the other.
+# An id contains the record's time in milliseconds, but the two are taken from the clock one after the other.
 _ID_SLACK: Final = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which records are asked for. `since` is inclusive, `until` is not. Empty sets and None let everything pass.
+    """Which records to read. `since` is inclusive, `until` exclusive. Empty sets and None match everything.
 
-    `statuses`: whole ones such as 404, and classes: 4 stands for 400 to 499. `slower_than_ms`: took at least so long.
+    `statuses`: exact ones such as 404, and classes: 4 matches 400 to 499. `slower_than_ms`: took at least this long.
     """
 
     endpoints: frozenset[str] = frozenset()
@@ -33,7 +33,7 @@ class Filter:
     is_incomplete: bool = False
     slower_than_ms: float | None = None
 
-    def takes(self, head: Head) -> bool:
+    def matches(self, head: Head) -> bool:
         return not (
             (self.since is not None and head.time < self.since)
             or (self.until is not None and head.time >= self.until)
@@ -44,7 +44,7 @@ class Filter:
         )
 
     def may_be_in(self, segment: Segment) -> bool:
-        """Whether the segment can hold a record within the times. One that is still written can hold any."""
+        """Whether the segment may contain records between `since` and `until`. An open segment may contain any."""
         summary = segment.summary
         if summary is None:
             return True
@@ -56,8 +56,8 @@ EVERYTHING: Final = Filter()
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What a reading came across. `damaged`: lines that fail their checksum. `unreadable`: segments that could not be read to the end, and why.
-    `bytes_read`: of segment files that are done with, as they lie on the disk."""
+    """What was encountered while reading. `damaged`: lines that fail their checksum. `unreadable`: segments that could not be read to their
+    end, and why. `bytes_read`: size of the segment files that are finished, as stored on disk."""
 
     records: int = 0
     damaged: int = 0
@@ -71,7 +71,7 @@ class Tally:
 
 
 def records(folder: Path, where: Filter = EVERYTHING, tally: Tally | None = None) -> Iterator[Record]:
-    """The records of `folder` that `where` takes, by time. Raises OSError when the folder cannot be read."""
+    """Yield the records of `folder` that match `where`, by time. Raises OSError when the folder cannot be read."""
     tally = Tally() if tally is None else tally
     for _, line in lines(folder, where, tally):
         try:
@@ -81,13 +81,16 @@ def records(folder: Path, where: Filter = EVERYTHING, tally: Tally | None = None
 
 
 def lines(folder: Path, where: Filter = EVERYTHING, tally: Tally | None = None) -> Iterator[tuple[Head, bytes]]:
-    """The same as proven lines (without line feed) with their heads: cheaper where not all of a record is looked at."""
+    """Like `records`, but yields verified lines (without line feed) with their heads. Cheaper when whole records are not needed."""
     return merged([segment for segment in listed(folder) if where.may_be_in(segment)], where, tally)
 
 
 def merged(segments: list[Segment], where: Filter = EVERYTHING, tally: Tally | None = None) -> Iterator[tuple[Head, bytes]]:
-    """The lines of `segments` (the earliest first), by time. A segment is open only while the merge is within its time, so that thousands of
-    them need few files. Where a worker's clock went back, its records keep their order."""
+    """Yield the lines of `segments` (the earliest first), by time.
+
+    A segment is open only while the merge is within its time, so that thousands of them need few open files. Where a worker's clock went
+    back, its records keep the order in which they were written.
+    """
     tally = Tally() if tally is None else tally
     waiting = list(reversed(segments))
     streams: list[tuple[datetime, int, Head, bytes, Iterator[tuple[Head, bytes]]]] = []
@@ -110,9 +113,9 @@ def merged(segments: list[Segment], where: Filter = EVERYTHING, tally: Tally | N
 
 
 def of_segment(segment: Segment, where: Filter = EVERYTHING, tally: Tally | None = None) -> Iterator[tuple[Head, bytes]]:
-    """The proven lines of one segment, in the order they were written."""
+    """Yield the verified lines of one segment, in the order in which they were written."""
     tally = Tally() if tally is None else tally
-    takes = None if where == EVERYTHING else where.takes
+    matches = None if where == EVERYTHING else where.matches
     try:
         for raw in read_lines(segment):
             line = raw[:-1]
@@ -125,7 +128,7 @@ def of_segment(segment: Segment, where: Filter = EVERYTHING, tally: Tally | None
             except RecordError:
                 tally.damaged += 1
                 continue
-            if takes is None or takes(head):
+            if matches is None or matches(head):
                 tally.records += 1
                 yield head, line
     except (SegmentDamaged, OSError) as error:
@@ -134,7 +137,7 @@ def of_segment(segment: Segment, where: Filter = EVERYTHING, tally: Tally | None
 
 
 def find(folder: Path, record_id: str) -> Record | None:
-    """The record with this id, or None. Segments of its time are read first. Raises OSError when the folder cannot be read."""
+    """Find the record with this id, or None. Reads the segments of its time first. Raises OSError when the folder cannot be read."""
     where = EVERYTHING
     try:
         uuid = UUID(record_id)
@@ -152,7 +155,7 @@ def find(folder: Path, record_id: str) -> Record | None:
 
 
 def last(folder: Path, count: int, where: Filter = EVERYTHING, tally: Tally | None = None) -> list[tuple[Head, bytes]]:
-    """The last `count` records that `where` takes, by time. Reads the latest segments, and only as many as are needed."""
+    """Return the last `count` records that match `where`, by time. Starts with the latest segments and reads only as many as needed."""
     found: list[tuple[datetime, int, Head, bytes]] = []
     number = 0
     for segment in reversed(listed(folder)):

@@ -1,7 +1,7 @@
-"""Records what is answered, with what it was made of.
+"""Turns finished requests into journal records.
 
-With `durability: relaxed` the response goes out at once and the record follows; with `required` it is held back until its record is on the
-disk. Knows records and the journal; nothing of files, nothing of how the response came about, and nothing of how it is sent.
+With `durability: relaxed` the response is sent at once and the record follows. With `required` the response is held back until its record
+is on disk. Knows records and the journal; must not know how a response is produced or sent.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,9 @@ from uuid_utils import uuid7
 
 from anabranch.config.journal import JournalRule
 from anabranch.engine.outcome import Outcome, Result
+from anabranch.engine.request import ClientRequest
 from anabranch.journal.journal import Journal
-from anabranch.journal.record import ANSWER_HEADERS, VERSION, Asked, Content, Record, Step, digested, encode, encode_into, kept
+from anabranch.journal.record import ANSWER_HEADERS, VERSION, Content, Record, RecordedRequest, Step, digested, encode, encode_into, kept
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
 from anabranch.plan.digest import endpoint_digest
 from anabranch.plan.model import EndpointPlan
@@ -25,11 +26,11 @@ _NOT_THE_START_OF_JSON: Final = (b"", b"\xef")
 NO_HEADERS: Final[dict[str, str]] = {}
 
 RecorderOf = Callable[[EndpointPlan], "Recorder | None"]
-"""Gives each endpoint its recorder when a document is loaded; None for one that keeps no records."""
+"""Returns the recorder of an endpoint when a document is loaded; None for an endpoint without a journal."""
 
 
 def recorder_of(journal: Journal) -> RecorderOf:
-    """The recorders of a document's endpoints, which write to `journal`."""
+    """Return a factory of recorders that write to `journal`."""
     redaction = Redaction(journal.config.redact)
 
     def make(plan: EndpointPlan) -> Recorder | None:
@@ -42,20 +43,14 @@ def recorder_of(journal: Journal) -> RecorderOf:
 
 
 class CompletedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A response that is ready, and what is recorded of it and of its request.
+    """A finished request, with everything that its record needs.
 
-    `path`, `query`: as the client sent them. `headers`: of the request, lower-case names. `asked`: the request's body. `result`: None when
-    it did not come to that. `code`: of the problem that was answered without a result. `status`, `response`: as they are to be sent.
-    `elapsed_s`: since the request arrived. `ready_s`: Unix time.
+    `result`: None when the request was rejected or failed unexpectedly. `code`: of the problem that was sent without a result. `status`,
+    `response`: as they will be sent. `elapsed_s`: since the request arrived. `ready_s`: Unix time when the response was ready.
     """
 
     recorder: "Recorder"
-    request_id: bytes
-    method: str
-    path: bytes
-    query: bytes
-    headers: dict[bytes, bytes]
-    asked: bytes
+    request: ClientRequest
     result: Result | None
     code: str | None
     status: int
@@ -64,17 +59,17 @@ class CompletedRequest(msgspec.Struct, frozen=True, gc=False):
     ready_s: float
 
     def write(self, lines: bytearray) -> datetime:
-        """Append its record's line, and return the record's time."""
+        """Append the record's line, and return the record's time."""
         record = self.recorder.record(self)
         encode_into(record, lines)
         return record.time
 
 
 class Recorder:
-    """Records the responses of one endpoint. Made once with its plan: what never changes is looked up here.
+    """Records the responses of one endpoint. Created once with its plan; everything that never changes is computed then.
 
-    `when`: `before` a response is sent it is to be committed; `after` it was sent it is to be put into the queue, which may have to wait
-    for room; or the record is deferred and made `later`.
+    `when`: when the caller records a response. `before`: commit before the response is sent. `after`: `put` after it was sent, which may
+    wait for room in the queue. `later`: `defer`, which encodes the record in a batch.
     """
 
     __slots__ = (
@@ -97,14 +92,14 @@ class Recorder:
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
 
     def is_wanted(self) -> bool:
-        """Whether the next response is recorded: the sample may leave it out."""
-        return self._sample >= 1.0 or random() < self._sample  # noqa: S311 - nobody guards anything with it
+        """Whether the next response is recorded, according to `sample`."""
+        return self._sample >= 1.0 or random() < self._sample  # noqa: S311 - not used for security
 
     # ------------------------------------------------------------------------------------------------------- records
 
-    def record(self, of: CompletedRequest) -> Record:
-        """The record of a response that is ready."""
-        result, response = of.result, of.response
+    def record(self, completed: CompletedRequest) -> Record:
+        """Build the record of a finished request."""
+        result, response = completed.result, completed.response
         problem = None if result is None else result.failure
         bodies = self._bodies
         if result is None and b'"value":' in response:
@@ -112,44 +107,45 @@ class Recorder:
         return Record(
             v=VERSION,
             id=str(uuid7()),
-            time=datetime.fromtimestamp(of.ready_s, UTC),
+            time=datetime.fromtimestamp(completed.ready_s, UTC),
             endpoint=self._plan.name,
             plan=self._digest,
-            status=of.status,
+            status=completed.status,
             complete=result is not None and result.is_complete,
-            elapsed_ms=_ms(of.elapsed_s),
-            request=self._asked(of),
-            steps=[] if result is None else list(map(self._brief if bodies == "response" else self._step, result.outcomes)),
-            failure=of.code if problem is None else problem.code,
+            elapsed_ms=_ms(completed.elapsed_s),
+            request=self._request(completed),
+            steps=[] if result is None else list(map(self._step_without_answer if bodies == "response" else self._step, result.outcomes)),
+            failure=completed.code if problem is None else problem.code,
             body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=True),
         )
 
     def _without_values(self, problem: bytes) -> bytes:
-        """A problem document quotes the parameters that are wrong. What is redacted in the query is redacted here too."""
+        """Redact the parameter values that a problem document quotes, as they are redacted in the query."""
         document = orjson.loads(problem)
         for error in document.get("errors", ()):
             if error.get("in") == "query" and "value" in error and self._redaction.is_secret_parameter(str(error.get("name"))):
                 error["value"] = MASK
         return orjson.dumps(document)
 
-    def _asked(self, of: CompletedRequest) -> Asked:
+    def _request(self, completed: CompletedRequest) -> RecordedRequest:
         redaction = self._redaction
         headers = {}
         for name in self._headers:
-            value = of.headers.get(name.encode())
+            value = completed.request.headers.get(name.encode())
             if value is not None:
                 headers[name] = redaction.header(name, value.decode("latin-1"))
-        return Asked(
-            id=of.request_id.decode(),
-            method=of.method,
-            path=of.path.decode("latin-1"),
-            query=redaction.query(of.query.decode("latin-1")) if of.query else "",
+        request = completed.request
+        return RecordedRequest(
+            id=request.id.decode(),
+            method=request.method,
+            path=request.path.decode("latin-1"),
+            query=redaction.query(request.query.decode("latin-1")) if request.query else "",
             headers=headers,
-            body=_content(of.asked, redaction.body, is_kept=self._bodies == "steps", is_json=True),
+            body=_content(request.body, redaction.body, is_kept=self._bodies == "steps", is_json=True),
         )
 
-    def _brief(self, outcome: Outcome) -> Step:
-        """A step without any bodies but the digest of what was sent. By position: a call by keywords takes twice as long."""
+    def _step_without_answer(self, outcome: Outcome) -> Step:
+        """A step without bodies, except the digest of the sent one. Fields are passed by position: keywords take twice as long."""
         request, failure = outcome.request, outcome.failure
         method = target = sent = None
         if request is not None:
@@ -213,23 +209,26 @@ class Recorder:
             self._origins.get(outcome.step, "") if is_kept and self._origins else "",
         )
 
-    async def commit(self, of: CompletedRequest, deadline: float) -> None:
-        record = self.record(of)
-        await self._journal.commit(encode(record), record.time, deadline)
+    async def commit(self, completed: CompletedRequest) -> None:
+        record = self.record(completed)
+        await self._journal.commit(encode(record), record.time, completed.request.deadline)
 
-    async def put(self, of: CompletedRequest, deadline: float) -> None:
-        record = self.record(of)
-        await self._journal.put(encode(record), record.time, deadline)
+    async def put(self, completed: CompletedRequest) -> None:
+        record = self.record(completed)
+        await self._journal.put(encode(record), record.time, completed.request.deadline)
 
-    def defer(self, of: CompletedRequest) -> None:
-        size_bytes = len(of.response) + len(of.asked)
-        if self._plan.keeps_answers and of.result is not None:
-            size_bytes += sum(len(outcome.answer.body) for outcome in of.result.outcomes if outcome.answer is not None)
-        self._journal.defer(of, size_bytes)
+    def defer(self, completed: CompletedRequest) -> None:
+        size_bytes = len(completed.response) + len(completed.request.body)
+        if self._plan.keeps_answers and completed.result is not None:
+            size_bytes += sum(len(outcome.answer.body) for outcome in completed.result.outcomes if outcome.answer is not None)
+        self._journal.defer(completed, size_bytes)
 
 
 def _content(body: bytes, redaction: BodyRedaction, *, is_kept: bool, is_json: bool) -> Content | None:
-    """A body as it stands in a record. None for an empty one. `is_json`: proven, but for what readers of answers forgive."""
+    """A body as a record stores it; None for an empty one.
+
+    `is_json`: verified to be JSON, apart from what parsers of upstream answers tolerate.
+    """
     if not body:
         return None
     if not is_kept and redaction.is_empty:

@@ -1,6 +1,7 @@
-"""Puts the files of workers that have died in order: tails cut, half-made files made anew, unreadable ones set aside. Refuses nothing.
+"""Recovers the files of dead workers: cuts off torn tails, redoes unfinished compression, and sets unreadable files aside.
 
-A worker lives as long as somebody holds its lock, so this may run at any time, in several processes at once. Blocking: it runs in a thread.
+A worker is alive as long as its lock is held, so recovery may run at any time, in several processes at once. A bad file is logged and never
+stops it. Blocking: run it in a thread.
 """
 
 import contextlib
@@ -36,8 +37,8 @@ _RECORD: Final = b'{"v":'
 
 @dataclass(slots=True, kw_only=True)
 class Recovery:
-    """What was done. `segments`: put in order and compressed. `torn_bytes`: cut off. `damaged`: lines that were left though their checksum is
-    wrong. `set_aside`: files that are no segments though they are called so."""
+    """What was done. `segments`: recovered and compressed. `torn_bytes`: cut off. `damaged`: lines with a wrong checksum, which were left
+    in place. `set_aside`: files named like a segment that are not one; they were renamed."""
 
     segments: int = 0
     torn_bytes: int = 0
@@ -47,7 +48,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What is in a plain segment. `whole_bytes`: up to the end of its last whole line; anything behind that is torn."""
+    """The content of a plain segment. `whole_bytes`: up to the end of its last valid line. `damaged`: invalid lines before that."""
 
     summary: Summary | None
     whole_bytes: int
@@ -55,20 +56,19 @@ class Scan:
 
 
 def recover(folder: Path) -> Recovery:
-    """Put in order whatever dead workers left in `folder`. A file that makes trouble is passed over with a message. Raises OSError when the
-    folder cannot be read."""
+    """Recover what dead workers left in `folder`. A file that fails is logged and skipped. Raises OSError when the folder is unreadable."""
     done = Recovery()
     by_worker: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if (worker := _worker(path.name)) is not None:
             by_worker.setdefault(worker, []).append(path)
         elif path.name.endswith(CLOSED) and not _is_readable(path):
-            _set_aside(path, "it is not compressed by zstd", done)
+            _set_aside(path, "is not a zstd file", done)
     for worker, paths in by_worker.items():
         try:
             held = lock(folder, worker)
         except OSError as error:
-            logger.warning("the journal's worker %s cannot be looked after: %s", worker, error.strerror)
+            logger.warning("cannot lock the files of the journal's worker %s for recovery: %s", worker, error.strerror)
             continue
         if held is None:
             continue
@@ -81,7 +81,7 @@ def recover(folder: Path) -> Recovery:
 
 
 def _worker(name: str) -> str | None:
-    """The worker that has to be dead before this file may be touched; None for files that nobody writes any more, and foreign ones."""
+    """The worker that must be dead before this file may be touched. None for closed segments and for foreign files."""
     if name.startswith("worker-") and name.endswith(".lock"):
         worker = name.removeprefix("worker-").removesuffix(".lock")
         return worker if is_worker(worker) else None
@@ -108,11 +108,11 @@ def _recover_file(path: Path, done: Recovery) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        logger.warning("the journal's segment %s stays as it is for now: %s", path.name, error.strerror or error)
+        logger.warning("the journal's segment %s could not be recovered, and is tried again later: %s", path.name, error.strerror or error)
 
 
 def recover_segment(path: Path, done: Recovery) -> None:
-    """Cut the torn tail of a plain segment that nobody writes any more, and close it. Raises OSError; then it is as it was, or cut."""
+    """Cut off the torn tail of a plain segment that is no longer written, and compress it. An OSError leaves it unchanged or cut."""
     closed = path.with_name(path.name.removesuffix(PLAIN) + CLOSED)
     if closed.exists() and _is_whole(closed):
         path.unlink()
@@ -120,16 +120,16 @@ def recover_segment(path: Path, done: Recovery) -> None:
     size = path.stat().st_size
     found = scan(path)
     if found.summary is None and size and not _begins_as_record(path):
-        _set_aside(path, "there is no record in it", done)
+        _set_aside(path, "contains no record", done)
         return
     if found.whole_bytes < size:
         with path.open("r+b") as file:
             file.truncate(found.whole_bytes)
         done.torn_bytes += size - found.whole_bytes
-        logger.warning("the journal's segment %s had a torn end: %d bytes are cut off", path.name, size - found.whole_bytes)
+        logger.warning("the journal's segment %s ended in a torn line: cut off %d bytes", path.name, size - found.whole_bytes)
     if found.damaged:
         done.damaged += found.damaged
-        logger.error("the journal's segment %s has %d damaged lines; they stay in it", path.name, found.damaged)
+        logger.error("the journal's segment %s has %d damaged lines; they stay in it, and readers skip them", path.name, found.damaged)
     if found.summary is None:
         path.unlink()
         return
@@ -138,7 +138,7 @@ def recover_segment(path: Path, done: Recovery) -> None:
 
 
 def scan(path: Path) -> Scan:
-    """Read a plain segment from its beginning to its end. Raises OSError."""
+    """Read a whole plain segment. Raises OSError."""
     times: list[tuple[datetime, int]] = []
     position = whole = 0
     damaged = damaged_before_whole = 0
@@ -182,4 +182,4 @@ def _set_aside(path: Path, reason: str, done: Recovery) -> None:
     with contextlib.suppress(OSError):
         path.rename(path.with_name(path.name + ASIDE))
         done.set_aside += 1
-        logger.error("%s is called like a segment of the journal, but %s: it is now %s%s", path.name, reason, path.name, ASIDE)
+        logger.error("%s has the name of a journal segment but %s: renamed to %s%s", path.name, reason, path.name, ASIDE)

@@ -1,7 +1,7 @@
-"""What never reaches the journal: header values, query values and parts of bodies, compiled once from the document's `redact`.
+"""Removes secrets before they reach the journal: header values, query values and parts of bodies. Compiled from the document's `redact`.
 
-Bodies are taken apart only along the paths that are redacted; everything else keeps its spelling. Runs before the queue: what is queued is
-clean. Knows nothing of records.
+Bodies are parsed only along the redacted paths; everything else keeps its spelling. Redaction runs before a record is queued, so the queue
+holds no secrets.
 """
 
 from typing import Any, Final
@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from anabranch.config.journal import Redact
 from anabranch.errors import InvalidJSON
-from anabranch.plan.raw import Tree, encode, items, members, prepare, tree, validate
+from anabranch.jsontext.raw import Tree, encode, items, members, prepare, tree, validate
 
 MASK: Final = "***"
 _MASK_JSON: Final = Raw(b'"***"')
@@ -19,11 +19,11 @@ _ANYWHERE: Final = "**."
 
 
 class UnreadableBody(ValueError):
-    """Parts of the body may have to be redacted, but it is no JSON that they could be found in: it must not be kept."""
+    """The body may contain something to redact but is not JSON, so that it cannot be found. The body must not be kept."""
 
 
 class Redaction:
-    """The document's rules. `for_step(name)` gives those for the bodies that the step of that name exchanges."""
+    """The document's rules. `for_step(name)` returns the rules for the bodies that this step sends and receives."""
 
     __slots__ = ("_headers", "_query", "_rules", "body")
 
@@ -34,20 +34,23 @@ class Redaction:
         self.body = BodyRedaction(rules.paths)
 
     def for_step(self, name: str) -> "BodyRedaction":
-        """A response in which steps stand under their names has the path `payment.card.number`; the answer that it comes from has
-        `card.number`. So a step's bodies are redacted at the paths as they stand, and at those that begin with its name, without it."""
+        """Return the rules for one step's bodies: all paths as listed, and those that begin with the step's name also without it.
+
+        In a response with one member for each step, a path is `payment.card.number`; in the answer of the step `payment` it is
+        `card.number`.
+        """
         own = [path.removeprefix(f"{name}.") for path in self._rules.paths if path.startswith(f"{name}.")]
         return BodyRedaction([*self._rules.paths, *own]) if own else self.body
 
     def header(self, name: str, value: str) -> str:
-        """`name`: in lower case."""
+        """Return the value, masked if the rules list `name` (lower case)."""
         return MASK if name in self._headers else value
 
     def is_secret_parameter(self, name: str) -> bool:
         return name.lower() in self._query
 
     def query(self, query: str) -> str:
-        """A query string (without `?`), the values of secret parameters replaced."""
+        """Return a query string (without `?`) with the values of secret parameters masked."""
         if not query or not self._query or not self._may_hold_secret(query):
             return query
         pairs = []
@@ -58,12 +61,12 @@ class Redaction:
         return "&".join(pairs)
 
     def target(self, target: str) -> str:
-        """A request target: path and query."""
+        """Return a request target (path and query) with the values of secret parameters masked."""
         path, separator, query = target.partition("?")
         return f"{path}?{self.query(query)}" if separator else target
 
     def _may_hold_secret(self, query: str) -> bool:
-        """A cheap look: most queries have neither a secret's name nor anything encoded that could be one."""
+        """A cheap check first: most queries contain neither a secret name nor an encoded character that could be part of one."""
         if "%" in query or "+" in query:
             return True
         folded = query.lower()
@@ -71,7 +74,7 @@ class Redaction:
 
 
 class BodyRedaction:
-    """Paths in bodies. A path goes into arrays; `**.name` means every member of that name, however deep."""
+    """Redacts paths in bodies. A path descends into arrays; `**.name` matches every member of that name, at any depth."""
 
     __slots__ = ("_anywhere", "_leaves", "_tree", "is_empty")
 
@@ -83,9 +86,9 @@ class BodyRedaction:
         self.is_empty = not paths
 
     def apply(self, body: bytes, *, is_json: bool) -> bytes:
-        """The body without what must not be kept; itself when there is nothing of it in it.
+        """Return the body with all matching values masked, or unchanged when there are none.
 
-        `is_json`: it has been proven to be. Raises UnreadableBody for what is no JSON.
+        `is_json`: the caller has verified that it is JSON. Raises UnreadableBody when it is not JSON, or is nested too deeply.
         """
         if not self._leaves or not body:
             return body
@@ -94,7 +97,7 @@ class BodyRedaction:
                 body = validate(prepare(body))
             except InvalidJSON:
                 raise UnreadableBody from None
-        # A name that is spelled with escapes can be any name; without them it stands there as we would write it.
+        # A name spelled with escapes could be any name. Without escapes it appears in the body exactly as we encode it.
         if b"\\" not in body and not any(leaf in body for leaf in self._leaves):
             return body
         try:
@@ -104,7 +107,7 @@ class BodyRedaction:
         return body if masked is None else encode(masked)
 
     def _masked(self, raw: bytes | Raw, below: Tree) -> Any:
-        """`raw` with its secrets replaced, or None when there is none in it."""
+        """Return `raw` with its secrets masked, or None when it contains none."""
         if (fields := members(raw)) is not None:
             changed: dict[str, Any] = {}
             names = fields if self._anywhere else below

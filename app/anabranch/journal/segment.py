@@ -1,11 +1,11 @@
-"""One file of a journal: its name, its two forms, and what is known of it without reading it.
+"""One file of a journal: its name, its plain and compressed forms, and its summary.
 
-`20261122T160203.123456Z-1f3a9c02e7-000001.jsonl` is written by the worker `1f3a9c02e7`: its first, begun with a record of that time (UTC).
-Once closed it becomes `...jsonl.zst`: a skippable zstd frame with its summary in JSON, then one frame with the lines and their checksum.
-`...jsonl.zst.part` is such a file before it is whole; `....aside` is one that could not be read. `worker-1f3a9c02e7.lock` is locked by its
-worker as long as that lives.
+`20261122T160203.123456Z-1f3a9c02e7-000001.jsonl` is written by the worker `1f3a9c02e7`. It is that worker's first segment, and its first
+record has that time (UTC). Once closed, it becomes `...jsonl.zst`: a skippable zstd frame with a summary in JSON, then one frame with the
+lines and their checksum. `...jsonl.zst.part` is such a file that is not complete yet; `....aside` is one that could not be read.
+`worker-1f3a9c02e7.lock` is locked by its worker while that is alive.
 
-Blocking functions: whoever has an event loop calls them in a thread.
+The functions block: call them in a thread from an event loop.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ _MAX_SUMMARY_BYTES: Final = 64 * 1024
 _LEVEL: Final = 1
 _CHUNK_BYTES: Final = 256 * 1024
 _SLICE_BYTES: Final = 64 * 1024
-"""So much is compressed at a time: a tenth of a millisecond, or two."""
-_CAN_FORGET: Final = hasattr(os, "posix_fadvise")
+"""Bytes compressed between two pauses; takes 0.1 to 0.2 ms."""
+_HAS_FADVISE: Final = hasattr(os, "posix_fadvise")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class SegmentName:
-    """`created`: time of the first record. `worker`: ten hexadecimal digits, another one for each process. `sequence`: counts from 1."""
+    """`created`: time of the first record. `worker`: ten hexadecimal digits, different for each writer. `sequence`: counts from 1."""
 
     created: datetime
     worker: str
@@ -57,7 +57,7 @@ class SegmentName:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The name in `text` (no suffix), or None when it is none."""
+        """Parse a name without its suffix; None when it is not a segment's name."""
         created, _, rest = text.partition("-")
         worker, _, sequence = rest.partition("-")
         if not is_worker(worker) or len(sequence) < 6 or not (sequence.isascii() and sequence.isdecimal()):
@@ -73,7 +73,7 @@ def is_worker(text: str) -> bool:
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a closed segment says of itself. `size_bytes`: of its lines, uncompressed. `first`, `last`: the earliest and latest time in it."""
+    """The summary at the start of a closed segment. `size_bytes`: of its lines, uncompressed. `first`, `last`: earliest and latest time."""
 
     records: int
     size_bytes: int
@@ -83,7 +83,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A segment on the disk. `size_bytes`: of the file. `summary`: None while it is not compressed."""
+    """A segment on disk. `size_bytes`: of the file. `summary`: None while it is not compressed."""
 
     name: SegmentName
     path: Path
@@ -97,11 +97,12 @@ class Segment:
 
 
 class SegmentDamaged(Exception):
-    """A closed segment cannot be read (on). The message is a sentence."""
+    """A closed segment cannot be read, or not to its end. The message says why."""
 
 
 def listed(folder: Path) -> list[Segment]:
-    """The segments in `folder`, the earliest first. Where both forms are there the compressed one counts: it appears only when it is whole.
+    """Return the segments in `folder`, the earliest first. Where both forms exist, the compressed one is used: it appears only when
+    complete.
 
     Raises OSError when the folder cannot be read.
     """
@@ -112,7 +113,7 @@ def listed(folder: Path) -> list[Segment]:
             name = None if suffix is None else SegmentName.parse(entry.name.removesuffix(suffix))
             if name is None or (suffix == PLAIN and name in found):
                 continue
-            # A file that was compressed or deleted since the folder was read is in the next list.
+            # The file was compressed or deleted since the folder was read. The next listing reflects that.
             with contextlib.suppress(FileNotFoundError):
                 path = Path(entry.path)
                 summary = read_summary(path) if suffix == CLOSED else None
@@ -122,7 +123,7 @@ def listed(folder: Path) -> list[Segment]:
 
 
 def read_summary(path: Path) -> Summary | None:
-    """The summary at the beginning of a closed segment; None when there is none that can be read."""
+    """Read the summary at the start of a closed segment; None when there is no readable one."""
     with path.open("rb") as file:
         head = file.read(_FRAME.size)
         if len(head) < _FRAME.size:
@@ -137,16 +138,17 @@ def read_summary(path: Path) -> Summary | None:
 
 
 def is_zstd(path: Path) -> bool:
-    """Whether the file begins as a closed segment does."""
+    """Whether the file begins with the magic number of a zstd frame."""
     with path.open("rb") as file:
         head = file.read(4)
     return head in (_SKIPPABLE.to_bytes(4, "little"), _ZSTD.to_bytes(4, "little"))
 
 
 def read_lines(segment: Segment) -> Iterator[bytes]:
-    """The lines of a segment as they are, each with its line feed except for a torn last one. Constant memory.
+    """Yield the lines of a segment unverified, each with its line feed except for a torn last one. Constant memory.
 
-    A segment that was compressed meanwhile is read from its new form; one that was deleted has no lines. Raises SegmentDamaged, OSError.
+    A segment that was compressed in the meantime is read from its compressed form; one that was deleted has no lines. Raises SegmentDamaged
+    and OSError.
     """
     try:
         file = _open(segment.path, is_closed=segment.is_closed)
@@ -171,9 +173,10 @@ def _open(path: Path, *, is_closed: bool) -> "IO[bytes] | zstd.ZstdFile":
 
 
 def compress(plain: Path, summary: Summary, pause: Callable[[], None] = lambda: None) -> Path:
-    """Make the closed form of a segment: whole and on the disk before it has its name, and only then is the plain one deleted.
+    """Write and sync the compressed form of a segment under a temporary name, rename it, and only then delete the plain form.
 
-    `pause`: called between any two small pieces of work, for whoever shares the core. Returns the new path. Raises OSError; what was begun is deleted then, and the plain form stays.
+    `pause`: called between small pieces of work, to let other threads on the core run. Returns the new path. Raises OSError; the incomplete
+    file is then deleted and the plain form stays.
     """
     name = plain.name.removesuffix(PLAIN)
     part, closed = plain.with_name(name + PART), plain.with_name(name + CLOSED)
@@ -188,14 +191,14 @@ def compress(plain: Path, summary: Summary, pause: Callable[[], None] = lambda: 
                 for at in range(0, len(chunk), _SLICE_BYTES):
                     target.write(compressor.compress(chunk[at : at + _SLICE_BYTES]))
                     pause()
-                forget(source.fileno(), source.tell())
+                drop_from_page_cache(source.fileno(), source.tell())
             target.write(compressor.flush())
             target.flush()
             os.fsync(target.fileno())
         part.replace(closed)
     except zstd.ZstdError as error:
         part.unlink(missing_ok=True)
-        raise OSError(0, f"{plain.name} changed while it was compressed: {error}") from None
+        raise OSError(0, f"{plain.name} changed while it was being compressed: {error}") from None
     except OSError:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -209,20 +212,20 @@ def _opener(path: str, flags: int) -> int:
     return os.open(path, flags, FILE_MODE)
 
 
-def forget(descriptor: int, size_bytes: int) -> None:
-    """Let the system use the memory of a file's first bytes, which are on the disk, for what comes next.
+def drop_from_page_cache(descriptor: int, size_bytes: int) -> None:
+    """Let the system reuse the page cache memory of a file's first bytes, which are already on disk.
 
-    Otherwise it takes new memory for each page of a day's journal. That costs more than writing it, and counts against a container's
-    limit. A page that they fill in part stays.
+    Otherwise each page of a day's journal takes new memory. That costs more than writing the page, and counts against a container's memory
+    limit. A last page that is only partly filled stays cached.
     """
-    if not _CAN_FORGET:
+    if not _HAS_FADVISE:
         return
-    with contextlib.suppress(OSError):  # it was advice only
+    with contextlib.suppress(OSError):  # this is only advice to the system
         os.posix_fadvise(descriptor, 0, size_bytes - size_bytes % _PAGE_BYTES, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk: a new file is only there after a power cut when its folder was synced too."""
+    """Sync the entries of a folder to disk. A new file survives a power cut only if its folder was synced too."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -231,7 +234,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def summarise(lines: Iterable[tuple[datetime, int]]) -> Summary | None:
-    """The summary of records with these times and sizes; None when there are none."""
+    """Summarise records by their times and sizes; None when there are none."""
     records = size = 0
     first = last = None
     for time, length in lines:

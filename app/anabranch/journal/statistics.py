@@ -1,4 +1,4 @@
-"""Counts what is in a journal, endpoint by endpoint, in memory that does not grow with the records."""
+"""Aggregates the records of a journal by endpoint, in memory that does not grow with the number of records."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from anabranch.journal.record import Head
 
 @dataclass(slots=True)
 class EndpointStatistics:
-    """`statuses`: how often each was answered. `failures`: how often each problem was. `size_bytes`: of its lines, uncompressed."""
+    """`statuses`: responses by status. `failures`: responses by problem code. `size_bytes`: of the records' lines, uncompressed."""
 
     records: int = 0
     incomplete: int = 0
@@ -35,11 +35,11 @@ class EndpointStatistics:
 
 
 def statistics(lines: Iterable[tuple[Head, bytes]]) -> dict[str, EndpointStatistics]:
-    """By the endpoint's name, in the order of their first records."""
+    """Return the statistics by endpoint name, in the order of each endpoint's first record."""
     found: dict[str, EndpointStatistics] = {}
     for head, line in lines:
-        of = found.get(head.endpoint)
-        if of is None:
-            of = found[head.endpoint] = EndpointStatistics()
-        of.add(head, len(line))
+        entry = found.get(head.endpoint)
+        if entry is None:
+            entry = found[head.endpoint] = EndpointStatistics()
+        entry.add(head, len(line))
     return found

@@ -1,4 +1,4 @@
-"""Proves a journal: every line of every segment by its checksum, every closed segment by its own. Changes nothing. Blocking."""
+"""Verifies a journal: the checksum of every line in every segment, and that of every closed segment. Changes nothing. Blocking."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,9 @@ from anabranch.journal.segment import Segment, SegmentDamaged, read_lines
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What is in one segment. `damaged`: lines whose checksum is wrong. `torn_bytes`: of a last line that is not whole; in a plain segment
-    it may be just being written, and recovery cuts it off. `fault`: why it cannot be read to its end; None when it can."""
+    """The result for one segment. `damaged`: lines with a wrong checksum. `torn_bytes`: of an incomplete last line; in a plain segment that
+    line may still be being written, and recovery cuts it off if not. `fault`: why the segment cannot be read to its end; None when it
+    can."""
 
     segment: Segment
     records: int
@@ -23,7 +24,7 @@ class Verdict:
 
 
 def verify(segment: Segment) -> Verdict:
-    """Read a segment from its beginning to its end."""
+    """Verify a whole segment."""
     records = damaged = torn_bytes = 0
     fault = None
     try:
@@ -42,5 +43,5 @@ def verify(segment: Segment) -> Verdict:
     except OSError as error:
         fault = error.strerror or str(error)
     if fault is None and segment.summary is not None and records + damaged < segment.summary.records:
-        fault = f"it should have {segment.summary.records} records"
+        fault = f"its summary says {segment.summary.records} records"
     return Verdict(segment=segment, records=records, damaged=damaged, torn_bytes=torn_bytes, fault=fault)

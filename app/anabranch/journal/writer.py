@@ -1,7 +1,7 @@
-"""The writer: one task that takes what is queued and puts it on the disk in groups, one append and one fsync for many records.
+"""The writer: one task that drains the queue to disk in groups, with one append and one fsync for many records.
 
-It goes on for ever: when the disk fails it says so, keeps the relaxed records it has, refuses the required ones, and tries again, less and less
-often, until writing works. Knows lines and times; nothing of what is in a record, and nothing of closed segments.
+A failure never ends it. When the disk fails, it logs that, keeps the relaxed records that are queued, rejects the required ones, and
+retries at growing intervals until writing works. Handles lines and times only; the archive takes care of closed segments.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import Final
 from anabranch.config.journal import Journal as Config
 from anabranch.config.units import format_size
 from anabranch.errors import JournalError, JournalFull
-from anabranch.journal.batch import Batch, Unmade
+from anabranch.journal.batch import Batch, DeferredRecord
 from anabranch.journal.counters import JournalCounters
 from anabranch.journal.disk import Appender, Disk
 from anabranch.journal.queue import Entry, Queue
@@ -28,22 +28,22 @@ from anabranch.journal.segment import PLAIN, SegmentName, Summary
 logger = logging.getLogger("anabranch.journal")
 
 _GROUP_BYTES: Final = 8 * 1024 * 1024
-"""Most that one commit writes."""
+"""Upper bound of one commit."""
 _EAGER_BYTES: Final = 1024 * 1024
-"""So much is written at once, though the flush interval is not over."""
+"""This many queued bytes are written without waiting for the flush interval."""
 _ROOM_CHECK_S: Final = 1.0
 _FIRST_BACKOFF_S: Final = 0.1
 _LONGEST_BACKOFF_S: Final = 5.0
 _PROBE: Final = b"\n" * 4096
-# Clocks are corrected by small steps all the time; one that goes back further begins a new segment, so that a segment's times are in order.
+# Clocks are corrected in small steps all the time. One that goes back further begins a new segment: a segment's times are in order.
 _CLOCK_SLACK: Final = timedelta(seconds=1)
-_UNAVAILABLE: Final = "the response could not be recorded; nothing can be written at the moment"
+_UNAVAILABLE: Final = "the response could not be recorded: the journal cannot be written at the moment"
 
 Closed = Callable[[Path, Summary | None], None]
 
 
-class _Open:
-    """The segment that is written. `durable_bytes`: what is on the disk of it."""
+class _OpenSegment:
+    """The segment that is being written. `durable_bytes`: how much of it is known to be on disk."""
 
     __slots__ = ("appender", "began", "durable_bytes", "first", "last", "records")
 
@@ -60,10 +60,11 @@ class _Open:
 
 
 class Writer:
-    """`offer`, `put` and `commit` take a record's line, `defer` what one is made of; `run` is the task's body and ends after `close`.
+    """`offer`, `put` and `commit` take an encoded line, `defer` a record to be encoded later. `run` is the task's body; it ends after
+    `close`.
 
-    `on_closed`: told of each segment that will not be written any more, with its summary (None: what is in it is not known for sure).
-    `clock`: the loop's time.
+    `on_closed`: called with each segment that will not be written any more and its summary (None: its content is not known for certain).
+    `clock`: returns the loop's time.
     """
 
     def __init__(
@@ -81,49 +82,49 @@ class Writer:
         self._on_closed = on_closed
         self._clock = clock
         self._queue = self.queue = Queue(max_records=config.queue_records, max_bytes=config.queue_size)
-        self._batch = Batch(self._offer_together, self._lose)
+        self._batch = Batch(self._offer_batch, self._count_lost)
         self._arrived = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._open: _Open | None = None
+        self._flush_now = asyncio.Event()
+        self._open: _OpenSegment | None = None
         self._sequence = 0
         self._is_prepared = False
         self._is_closing = False
         self._room_checked = -_ROOM_CHECK_S
         self._began = -inf
-        """When the last group's writing began: the next one's begins a flush interval later, whatever came in between."""
+        """When writing the last group began. The next group begins one flush interval later, unless it is urgent."""
         self._backoff_s = _FIRST_BACKOFF_S
 
-    # ------------------------------------------------------------------------------------------------------- taking
+    # ---------------------------------------------------------------------------------------------------- accepting
 
-    def defer(self, unmade: Unmade, size_bytes: int) -> None:
-        """Take a relaxed record that is yet to be made, at the latest when the next group is written. `size_bytes`: about what it holds."""
-        self._batch.add(unmade, size_bytes)
+    def defer(self, record: DeferredRecord, size_bytes: int) -> None:
+        """Accept a relaxed record that is encoded later, at the latest for the next group. `size_bytes`: memory it holds, about."""
+        self._batch.add(record, size_bytes)
         if self._is_closing:
-            self._batch.make()
+            self._batch.encode()
         elif not self._arrived.is_set():
             self._arrived.set()
 
-    def _offer_together(self, lines: bytes, times: list[datetime]) -> None:
-        """Queue lines as one entry, or each for itself where there is no room for all."""
+    def _offer_batch(self, lines: bytes, times: list[datetime]) -> None:
+        """Enqueue lines as one entry, or one by one when there is no room for all."""
         if not self._is_closing and self._queue.add(Entry(lines, min(times), len(times), max(times))):
-            self._notice()
+            self._wake()
             return
         for line, time in zip(lines.splitlines(keepends=True), times, strict=True):
             self.offer(line, time)
 
-    def _lose(self, records: int) -> None:
+    def _count_lost(self, records: int) -> None:
         self._counters.dropped += records
 
     def offer(self, line: bytes, time: datetime) -> bool:
-        """Queue a relaxed record if there is room. Otherwise it is dropped and counted. Says whether it is queued."""
+        """Enqueue a relaxed record if there is room; otherwise drop and count it. Returns whether it was enqueued."""
         if self._is_closing or not self._queue.add(Entry(line, time)):
             self._counters.dropped += 1
             return False
-        self._notice()
+        self._wake()
         return True
 
     async def put(self, line: bytes, time: datetime, deadline: float) -> bool:
-        """The same, but wait for room until `deadline` (loop time), unless nothing can be written at the moment."""
+        """Like `offer`, but wait for room until `deadline` (loop time), unless the journal cannot be written or is closing."""
         if self._counters.trouble is not None or self._is_closing:
             return self.offer(line, time)
         try:
@@ -134,13 +135,13 @@ class Writer:
         except asyncio.CancelledError:
             self._counters.dropped += 1
             raise
-        self._notice()
+        self._wake()
         return True
 
     async def commit(self, line: bytes, time: datetime, deadline: float) -> None:
-        """Return when the record is on the disk. Raises JournalError when it is not by `deadline` (loop time), or cannot be.
+        """Return when the record is on disk. Raises JournalError when it is not by `deadline` (loop time), or cannot be written.
 
-        Cancellation: the record is written all the same, once it is queued.
+        Cancellation: a record that is already queued is written all the same.
         """
         try:
             await self._commit(line, time, deadline)
@@ -154,34 +155,34 @@ class Writer:
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = Entry(line, time, committed=committed)
         await self._queue.add_in_turn(entry, deadline)
-        self._notice()
+        self._wake()
         try:
             async with asyncio.timeout_at(deadline):
                 await committed
         except TimeoutError:
-            entry.is_void = True
-            raise JournalError("the response was not recorded in time") from None
+            entry.is_abandoned = True
+            raise JournalError("the response could not be recorded in time") from None
 
-    def _notice(self) -> None:
+    def _wake(self) -> None:
         if not self._arrived.is_set():
             self._arrived.set()
-        if (self._queue.required or self._queue.size_bytes >= _EAGER_BYTES) and not self._hurry.is_set():
-            self._hurry.set()
+        if (self._queue.required or self._queue.size_bytes >= _EAGER_BYTES) and not self._flush_now.is_set():
+            self._flush_now.set()
 
     def close(self) -> None:
-        """Take no more; `run` ends when everything queued is on the disk, or cannot be put there."""
-        self._batch.make()
+        """Accept no more records. `run` ends when everything queued is on disk, or cannot be written."""
+        self._batch.encode()
         self._is_closing = True
         self._arrived.set()
-        self._hurry.set()
+        self._flush_now.set()
 
     # ------------------------------------------------------------------------------------------------------ writing
 
     async def run(self) -> None:
-        """Write until `close`. Whatever fails on the way is trouble that it tries to get over; it raises nothing."""
+        """Write until `close`. Failures are counted and retried; raises nothing."""
         while True:
-            await self._due()
-            self._batch.make()
+            await self._wait_for_work()
+            self._batch.encode()
             if self._is_closing and not len(self._queue):
                 break
             try:
@@ -197,15 +198,15 @@ class Writer:
                 self._failed(error)
                 if self._is_closing:
                     break
-                await self._pause()
+                await self._back_off()
             else:
-                self._works()
-        self._give_up_the_rest()
+                self._succeeded()
+        self._discard_rest()
         with suppress(OSError):
             await self._close_segment()
 
-    async def _due(self) -> None:
-        """Return when there is something to do: records whose time has come, an old segment to close, or the end."""
+    async def _wait_for_work(self) -> None:
+        """Return when there is something to do: records that are due, an old segment to close, a failed disk to probe, or `close`."""
         if not self._has_records():
             self._arrived.clear()
             if self._is_closing or self._counters.trouble is not None:
@@ -214,13 +215,13 @@ class Writer:
             if not self._has_records():
                 return
         if self._queue.required or self._is_closing or self._queue.size_bytes >= _EAGER_BYTES:
-            # Whatever else gets ready in this turn of the loop comes along.
+            # Include whatever else becomes ready in this turn of the loop.
             await asyncio.sleep(0)
             return
         due = self._began + self._config.flush_interval_s
         if due > self._clock():
-            self._hurry.clear()
-            await self._wait(self._hurry, due)
+            self._flush_now.clear()
+            await self._wait(self._flush_now, due)
 
     def _has_records(self) -> bool:
         return len(self._queue) > 0 or len(self._batch) > 0
@@ -231,7 +232,7 @@ class Writer:
                 await event.wait()
 
     async def _write(self) -> None:
-        """One group. Raises OSError when it is not on the disk; then the relaxed records of it are queued again."""
+        """Write one group. Raises OSError when that fails; the group's relaxed records are then queued again."""
         group = self._queue.take(_GROUP_BYTES)
         if not group:
             return
@@ -242,10 +243,10 @@ class Writer:
         except Exception:
             await self._abandon_segment()
             kept = [entry for entry in group if entry.committed is None]
-            refused = [entry for entry in group if entry.committed is not None]
+            rejected = [entry for entry in group if entry.committed is not None]
             self._queue.put_back(kept)
-            _refuse(refused)
-            self._queue.release(len(refused), sum(len(entry.line) for entry in refused))
+            _reject(rejected)
+            self._queue.release(len(rejected), sum(len(entry.line) for entry in rejected))
             raise
         self._counters.commits += 1
         records = sum(entry.records for entry in group)
@@ -262,7 +263,7 @@ class Writer:
         first, last = min(entry.time for entry in group), max(entry.last or entry.time for entry in group)
         if self._open is not None and first < self._open.last - _CLOCK_SLACK:
             await self._close_segment()
-        segment = await self._ready(first)
+        segment = await self._segment(first)
         await segment.appender.append(data)
         await segment.appender.sync()
         segment.durable_bytes += len(data)
@@ -270,8 +271,8 @@ class Writer:
         segment.first = min(first, segment.first)
         segment.last = max(last, segment.last)
 
-    async def _ready(self, time: datetime) -> _Open:
-        """The open segment, begun when there is none. Raises OSError, also when the file system has too little room."""
+    async def _segment(self, time: datetime) -> _OpenSegment:
+        """Return the open segment, created if there is none. Raises OSError, also when the file system has too little free space."""
         if not self._is_prepared:
             await self._disk.prepare()
             self._is_prepared = True
@@ -279,12 +280,12 @@ class Writer:
         if self._config.min_free and now - self._room_checked >= _ROOM_CHECK_S:
             free = await self._disk.free_bytes()
             if free < self._config.min_free:
-                raise OSError(errno.ENOSPC, f"only {format_size(free)} are free, and min_free is {format_size(self._config.min_free)}")
+                raise OSError(errno.ENOSPC, f"{format_size(free)} free, less than min_free ({format_size(self._config.min_free)})")
             self._room_checked = now
         if self._open is None:
             self._sequence += 1
             name = SegmentName(time, self._disk.worker, self._sequence)
-            self._open = _Open(await self._disk.create(f"{name}{PLAIN}"), now, time)
+            self._open = _OpenSegment(await self._disk.create(f"{name}{PLAIN}"), now, time)
             self._counters.segments += 1
         return self._open
 
@@ -301,21 +302,21 @@ class Writer:
         else:
             await self._disk.run(os.unlink, segment.appender.path)
 
-    # ------------------------------------------------------------------------------------------------------ trouble
+    # ----------------------------------------------------------------------------------------------------- failures
 
     async def _probe(self) -> None:
-        """Find out whether writing works, with nothing to write. Raises OSError."""
+        """Test whether writing works when there is nothing to write. Raises OSError."""
         try:
-            segment = await self._ready(datetime.now(UTC))
+            segment = await self._segment(datetime.now(UTC))
             await segment.appender.append(_PROBE)
             await segment.appender.sync()
-            await segment.appender.cut(0)
+            await segment.appender.truncate(0)
         except OSError:
             await self._abandon_segment()
             raise
 
     async def _abandon_segment(self) -> None:
-        """Nothing more goes into this segment, and what is not known to be on the disk is cut off: nothing may be there twice."""
+        """Stop using the open segment, and cut off what is not known to be on disk: a record must not be there twice."""
         segment, self._open = self._open, None
         self._is_prepared = False
         self._room_checked = -_ROOM_CHECK_S
@@ -323,7 +324,7 @@ class Writer:
             return
         is_cut = True
         try:
-            await segment.appender.cut(segment.durable_bytes)
+            await segment.appender.truncate(segment.durable_bytes)
         except OSError:
             is_cut = False
         with suppress(OSError):
@@ -336,56 +337,60 @@ class Writer:
 
     def _failed(self, error: Exception) -> None:
         self._counters.failures += 1
-        reason = _sentence(error)
+        reason = _reason(error)
         if self._counters.trouble is None:
-            logger.error("the journal in %s cannot be written: %s; required endpoints answer 503 until it can", self._disk.folder, reason)
+            logger.error(
+                "the journal in %s cannot be written: %s; endpoints with `durability: required` answer 503 until it can",
+                self._disk.folder,
+                reason,
+            )
         if self._counters.trouble != reason:
             self._counters.trouble = reason
-        _refuse(self._queue.void_required())
-        self._queue.refuse_waiting(_UNAVAILABLE)
+        _reject(self._queue.discard_required())
+        self._queue.reject_waiting(_UNAVAILABLE)
 
-    def _works(self) -> None:
+    def _succeeded(self) -> None:
         self._backoff_s = _FIRST_BACKOFF_S
         if self._counters.trouble is not None:
             self._counters.trouble = None
-            logger.warning("the journal in %s can be written again; dropped so far: %d", self._disk.folder, self._counters.dropped)
+            logger.warning("the journal in %s can be written again; records dropped so far: %d", self._disk.folder, self._counters.dropped)
 
-    async def _pause(self) -> None:
+    async def _back_off(self) -> None:
         until = self._clock() + self._backoff_s
         self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
         while not self._is_closing and self._clock() < until:
-            self._hurry.clear()
-            await self._wait(self._hurry, until)
+            self._flush_now.clear()
+            await self._wait(self._flush_now, until)
 
-    def _give_up_the_rest(self) -> None:
+    def _discard_rest(self) -> None:
         lost = self._queue.take(1 << 62)
         if lost:
             records = sum(entry.records for entry in lost)
             self._counters.dropped += sum(entry.records for entry in lost if entry.committed is None)
-            _refuse([entry for entry in lost if entry.committed is not None])
+            _reject([entry for entry in lost if entry.committed is not None])
             self._queue.release(records, sum(len(entry.line) for entry in lost))
-            logger.error("the journal could not be written at the end: %d records are lost", records)
-        self._queue.refuse_waiting(_UNAVAILABLE)
+            logger.error("the journal could not be written during shutdown: %d records are lost", records)
+        self._queue.reject_waiting(_UNAVAILABLE)
 
 
-def _refuse(entries: list[Entry]) -> None:
+def _reject(entries: list[Entry]) -> None:
     for entry in entries:
         if entry.committed is not None and not entry.committed.done():
             entry.committed.set_exception(JournalError(_UNAVAILABLE, retry_after_s=1.0))
 
 
-def _sentence(error: Exception) -> str:
-    """Why, for the operator. Without numbers that change, so that one trouble is one message."""
+def _reason(error: Exception) -> str:
+    """The reason, for the operator. Contains no numbers that change, so that one failure has one message."""
     if not isinstance(error, OSError):
-        return "the writer failed unexpectedly"
+        return "unexpected error in the writer, see the log"
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return "its file system has too little room"
+            return "its file system has too little free space"
         case errno.EROFS:
             return "its file system is read-only"
         case errno.ENOENT:
-            return "its folder or segment has vanished"
+            return "its folder or open segment was deleted"
         case errno.EACCES | errno.EPERM:
-            return "the gateway may not write there"
+            return "the gateway has no permission to write there"
         case _:
-            return f"the disk failed: {error.strerror or error}"
+            return f"disk error: {error.strerror or error}"

@@ -1,1 +1,1 @@
-"""From the document to plans: everything that can be decided before a request comes is decided here. Pure: no I/O, clock or asyncio."""
+"""Compiles the document to plans: everything that can be decided before a request arrives is decided here. No I/O, clock or asyncio."""

@@ -1,7 +1,7 @@
-"""A call compiled: from a frame to the request that goes to the upstream.
+"""Compiles a call: a function from a frame to the request for the upstream.
 
-Everything that does not depend on the client's request is rendered here, once. Nothing that comes from a request can leave its place: a
-value in a path is one segment, in a query one value, in a header one line.
+Parts that do not depend on the client's request are rendered once, at compile time. A value from a request cannot inject anything: in a path
+it is exactly one segment, in a query one value, in a header one line.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.errors import MissingReference
-from anabranch.plan.model import MISSING, Frame, HeaderPairs
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
 from anabranch.plan.value import as_long_text, as_text, elements
 
@@ -18,24 +19,25 @@ SlotOf = Callable[[Reference], int]
 Build = Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
 
 _LITERAL_PATH: Final = "/-._~!$&'()*+,;=:@%?"
-"""Characters that stay as they are in the literal parts of a path template (RFC 3986 section 3.3, and a query written by hand)."""
+"""Characters that are not percent-encoded in the literal parts of a path template (RFC 3986 section 3.3), and of a query in the template."""
 _FORBIDDEN_IN_HEADER: Final = {*range(0x20), 0x7F} - {0x09}
 PROPAGATED: Final = (b"x-request-id", b"traceparent", b"tracestate")
-"""Fields that every upstream call carries; `extra` of the build brings them."""
+"""Fields that every upstream call carries. The caller of the build passes their values as `always`."""
 
 
 def _segment(value: Any, source: str) -> str:
-    """A value as one path segment, percent-encoded. A dot segment would change the path's meaning, an empty one its shape."""
+    """A value as one path segment, percent-encoded. Rejects empty and dot segments, because they would change the path."""
     text = as_text(value)
     if text is None:
-        raise MissingReference(f"{source} found nothing" if value is MISSING else f"{source} is no text or number to put into a path")
+        fault = "has no value" if value is MISSING else "cannot be used in a path: it is not a string, number or boolean"
+        raise MissingReference(f"{source} {fault}")
     if text in ("", ".", ".."):
-        raise MissingReference(f"{source} is {text!r}, which cannot be a segment of a path")
+        raise MissingReference(f"{source} is {text!r}, which is not allowed as a path segment")
     return text if text.isalnum() and text.isascii() else quote(text, safe="")
 
 
 def compile_path(template: Template, slot_of: SlotOf) -> Callable[[Frame], str]:
-    """A function from a frame to the path. It raises MissingReference."""
+    """A function from a frame to the path. The function raises MissingReference."""
     parts = [quote(part, safe=_LITERAL_PATH) if isinstance(part, str) else (slot_of(part), str(part)) for part in template]
     if all(isinstance(part, str) for part in parts):
         constant = "".join(str(part) for part in parts)
@@ -53,10 +55,10 @@ def compile_path(template: Template, slot_of: SlotOf) -> Callable[[Frame], str]:
 def compile_query(
     query: Mapping[str, Any], parse: Callable[[str], Template], slot_of: SlotOf, optional: Callable[[Reference], bool]
 ) -> Callable[[Frame], str]:
-    """A function from a frame to the query without `?`; "" when it is empty.
+    """A function from a frame to the query without `?`; "" when it is empty. The function raises MissingReference.
 
-    A value that is one reference to an array gives the name once for each element. `optional`: whether a reference names something that
-    the client may leave out; such a query parameter is left out as well. Raises MissingReference.
+    A value that is one reference to an array repeats the name for each element. `optional`: whether the client may leave out what a reference
+    names. If the client does, the query parameter is left out of the call too.
     """
     parts: list[str | Callable[[Frame], str]] = []
     for name, node in query.items():
@@ -96,7 +98,8 @@ def _whole_value(key: str, slot: int, source: str, *, is_optional: bool) -> Call
                 return "".join([prefix + _encode(text) for text in texts if text is not None])
         elif is_optional and (value is MISSING or value is None):
             return ""
-        raise MissingReference(f"{source} found nothing" if value is MISSING else f"{source} is nothing that can be put into a query")
+        fault = "has no value" if value is MISSING else "cannot be used in a query: it is not a string, number, boolean or list of these"
+        raise MissingReference(f"{source} {fault}")
 
     return render
 
@@ -115,7 +118,7 @@ def _long_text(parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
                 continue
             text = as_long_text(frame[part[0]])
             if text is None:
-                raise MissingReference(f"{part[1]} found nothing")
+                raise MissingReference(f"{part[1]} has no value")
             out.append(text)
         return "".join(out)
 
@@ -123,7 +126,8 @@ def _long_text(parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
 
 
 def _header(name: bytes, template: Template, slot_of: SlotOf, *, is_optional: bool) -> Callable[[Frame], tuple[bytes, bytes] | None]:
-    """A header field from a template. `is_optional`: it is one reference that the client may leave out, and then it is left out."""
+    """A function from a frame to a header field. `is_optional`: the template is one reference that the client may leave out; the field is
+    then left out too."""
     parts: list[str | tuple[int, str]] = [part if isinstance(part, str) else (slot_of(part), str(part)) for part in template]
     render = _long_text(parts)
     slot = parts[0][0] if is_optional and isinstance(parts[0], tuple) else None
@@ -133,7 +137,7 @@ def _header(name: bytes, template: Template, slot_of: SlotOf, *, is_optional: bo
             return None
         value = render(frame).encode()
         if not _FORBIDDEN_IN_HEADER.isdisjoint(value):
-            raise MissingReference(f"a value for the header {name.decode()} has control characters in it")
+            raise MissingReference(f"the value of the header {name.decode()} contains control characters")
         return name, value.strip()
 
     return field
@@ -150,7 +154,7 @@ def compile_headers(
 ) -> tuple[HeaderBlock, Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs]]:
     """The fixed header fields of a call, and a function for those that depend on the request.
 
-    Who wins, for the same name: the step, the upstream, what the client sent (`forward`), our own defaults.
+    Precedence for the same name, highest first: the step, the upstream, the client (`forward`), the gateway's defaults.
     """
     fixed: dict[str, str] = {name.lower(): value for name, value in upstream.items()}
     dynamic: list[Callable[[Frame], tuple[bytes, bytes] | None]] = []
@@ -166,10 +170,10 @@ def compile_headers(
             fixed[low] = "".join(map(str, template))
     propagated = {name.decode() for name in PROPAGATED}
     forwarded = [(low, low.encode()) for low in dict.fromkeys(name.lower() for name in forward) if low not in named | propagated]
-    # A default that the client may replace has to wait for the request.
-    waiting = {low: value for low, value in defaults.items() if any(low == name for name, _ in forwarded)}
-    fixed = {**{low: value for low, value in defaults.items() if low not in named and low not in waiting}, **fixed}
-    forwards = [(name, waiting[low].encode() if low in waiting else None) for low, name in forwarded]
+    # A default that the client may replace depends on the request.
+    replaceable = {low: value for low, value in defaults.items() if any(low == name for name, _ in forwarded)}
+    fixed = {**{low: value for low, value in defaults.items() if low not in named and low not in replaceable}, **fixed}
+    forwards = [(name, replaceable[low].encode() if low in replaceable else None) for low, name in forwarded]
     blocked = {low.encode() for low in named & propagated}
 
     def extra(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs) -> HeaderPairs:
@@ -199,7 +203,7 @@ def compile_build(
     extra: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs],
     body: Callable[[Frame], bytes] | None,
 ) -> Build:
-    """Put the compiled parts of a call together. `query_glue`: `?`, or `&` when the path has a query of its own."""
+    """Combine the compiled parts of a call. `query_glue`: `?`, or `&` when the path already has a query."""
     if query is None and body is None:
         return lambda frame, client, always: Request(method, path(frame), headers, extra(frame, client, always), None)
 

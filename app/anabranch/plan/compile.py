@@ -1,4 +1,4 @@
-"""The whole document compiled: every endpoint, and what concerns several of them."""
+"""Compiles the whole document: every endpoint, and the checks across endpoints."""
 
 from collections.abc import Collection, Sequence
 
@@ -20,10 +20,10 @@ def compile_document(
     broken: Collection[Path] = (),
     check_hook: CheckHook = trust_hook,
 ) -> DocumentPlan:
-    """Compile a document. Problems are added to `problems`; the caller raises them. The plan holds the endpoints that have none.
+    """Compile a document. Adds problems to `problems`; the caller raises them. The plan contains the endpoints without problems.
 
-    `endpoint_paths`: where each endpoint stands in the document as written (its index there may differ). `broken`: paths of the parts that
-    the models refused: references to them are not reported again. `check_hook`: looks at the functions of compute steps.
+    `endpoint_paths`: the path of each endpoint in the document as written, where its index may differ. `broken`: paths of the parts that the
+    models rejected; references to them are not reported again. `check_hook`: checks the functions of compute steps.
     """
     paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
     broken_upstreams = {str(path[1]) for path in broken if len(path) == 2 and path[0] == "upstreams"}
@@ -59,6 +59,8 @@ def compile_document(
         endpoints=tuple(plan for plan, _ in plans),
         upstreams=dict(document.upstreams),
         pools=pools_of(computes, document.compute_backends),
+        timeout_s=document.defaults.timeout_s,
+        cors=document.cors,
         source=document,
     )
 
@@ -84,7 +86,7 @@ def _check_routes(document: config.Document, paths: Sequence[Path], problems: Pr
             first = problems.positions.locate((*seen[key], "path"))
             problems.add(
                 (*at, "path"),
-                f"{endpoint.method} {endpoint.path} can never be told apart from the endpoint at {first}",
+                f"{endpoint.method} {endpoint.path} matches the same requests as the endpoint at {first}",
                 value=endpoint.path,
             )
         else:
@@ -92,9 +94,9 @@ def _check_routes(document: config.Document, paths: Sequence[Path], problems: Pr
 
 
 def _check_names(plans: Sequence[tuple[EndpointPlan, Path]], problems: Problems) -> None:
-    """Names are made or given; either way one name is one endpoint."""
+    """Report names that several endpoints have, whether set or generated."""
     seen: set[str] = set()
     for plan, at in plans:
         if plan.name in seen:
-            problems.add((*at, "name"), f"two endpoints are called `{plan.name}`", hint="give one of them another `name`")
+            problems.add((*at, "name"), f"two endpoints have the name `{plan.name}`", hint="give one of them another `name`")
         seen.add(plan.name)

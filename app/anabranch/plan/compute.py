@@ -1,6 +1,6 @@
-"""Compute steps compiled: which function, in which pool, and the JSON text of its arguments.
+"""Compiles compute steps: the function, its pool, and the JSON text of its arguments.
 
-Whether the function exists and fits is somebody else's knowledge, handed in as `CheckHook`: plans import nothing of the user's.
+Must not import the user's code: the caller passes a `CheckHook` that checks whether a function exists and accepts its arguments.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,9 +20,9 @@ _KINDS: Final = (*BUILT_IN, "dask")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookCheck:
-    """What was found about a hook. `fault`: why it cannot be used; None when it can. `is_about_input`: its arguments are at fault.
+    """Result of checking a hook. `fault`: why it cannot be used; None when it can. `is_about_input`: the arguments are wrong, not the hook.
 
-    `result_schema`: JSON Schema of what the function returns, by its annotation; None when it says nothing.
+    `result_schema`: JSON Schema of the return annotation; None when there is no schema.
     """
 
     fault: str | None = None
@@ -32,11 +32,11 @@ class HookCheck:
 
 
 CheckHook = Callable[[str, tuple[str, ...], PoolKind], HookCheck]
-"""Looks at a hook: its name, the names of the arguments that the step gives, and the kind of the pool."""
+"""Checks a hook, given its name, the names of the step's arguments, and the kind of the pool."""
 
 
 def trust_hook(_hook: str, _arguments: tuple[str, ...], _kind: PoolKind) -> HookCheck:
-    """Takes every hook as it is written."""
+    """Accept every hook without checking it."""
     return HookCheck()
 
 
@@ -44,7 +44,7 @@ def compile_compute(
     name: str, step: config.Step, *, endpoint: str, backends: Mapping[str, config.ComputeBackend], broken_backends: Collection[str],
     scope: Scope, problems: Problems, at: Path, check_hook: CheckHook, needs: set[str],
 ) -> ComputePlan | None:  # fmt: skip
-    """The compute of one step; None when there is a problem. The steps that its input refers to are added to `needs`."""
+    """Compile one compute step; None when there is a problem. Adds the steps that its input refers to to `needs`."""
     assert step.compute is not None
     given = step.input or {}
     for where, text in strings(given):
@@ -74,14 +74,14 @@ def compile_compute(
 
 
 def check_backends(backends: Mapping[str, config.ComputeBackend], problems: Problems) -> None:
-    """The names of the kinds belong to pools of that kind."""
+    """Report backends that have the name of one kind but are of another."""
     for name, backend in backends.items():
         if name in _KINDS and backend.kind != name:
-            problems.add(("compute_backends", name), f"a backend called `{name}` is one of kind: {name}", at_key=True)
+            problems.add(("compute_backends", name), f"a backend called `{name}` must have `kind: {name}`", at_key=True)
 
 
 def pools_of(plans: Collection[ComputePlan], backends: Mapping[str, config.ComputeBackend]) -> dict[str, PoolPlan]:
-    """The pools that compute steps use, with the hooks of each. A pool that no step uses is not there."""
+    """The pools that compute steps use, with the hooks of each. Unused pools are left out."""
     hooks: dict[str, dict[str, None]] = {}
     for plan in plans:
         hooks.setdefault(plan.pool, {})[plan.hook] = None
@@ -95,7 +95,7 @@ def pools_of(plans: Collection[ComputePlan], backends: Mapping[str, config.Compu
 def _pool(
     step: config.Step, backends: Mapping[str, config.ComputeBackend], broken: Collection[str], problems: Problems, at: Path
 ) -> tuple[str, PoolKind] | None:
-    """Name and kind of the step's pool; None when there is no such (reported, unless the backend itself was)."""
+    """Name and kind of the step's pool. None when there is no such pool; the problem is reported unless the backend itself is broken."""
     if step.pool is not None:
         backend = backends.get(step.pool)
         if backend is None and step.pool not in broken and step.pool in BUILT_IN:
@@ -103,12 +103,12 @@ def _pool(
         if backend is None:
             if step.pool not in broken:
                 known = [*backends, *broken]
-                hint = did_you_mean(step.pool, known) or "the document's compute backends are " + (", ".join(known) or "none")
+                hint = did_you_mean(step.pool, known) or f"known compute backends: {', '.join(known) or 'none'}"
                 problems.add((*at, "pool"), f"unknown compute backend `{step.pool}`", hint=hint)
             return None
         if step.executor is not None and step.executor != backend.kind:
             message = f"the pool `{step.pool}` is of kind {backend.kind}, not {step.executor}"
-            problems.add((*at, "executor"), message, hint="leave `executor` out: the pool decides")
+            problems.add((*at, "executor"), message, hint="remove `executor`: the pool determines it")
             return None
         return step.pool, backend.kind
     kind = step.executor or "thread"
@@ -117,6 +117,6 @@ def _pool(
             return name, kind
     if kind == "dask":
         hint = "add one: `compute_backends: {cluster: {kind: dask, address: tcp://...}}`"
-        problems.add((*at, "executor"), "executor: dask needs a compute backend of that kind", hint=hint)
+        problems.add((*at, "executor"), "`executor: dask` needs a compute backend of that kind", hint=hint)
         return None
     return kind, kind

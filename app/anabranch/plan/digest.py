@@ -1,15 +1,15 @@
-"""What tells one version of an endpoint from another: a digest of its part of the document."""
+"""Identifies the version of an endpoint by a digest of its part of the document."""
 
 from hashlib import sha256
 from typing import Final
 
 from anabranch.config import model as config
 
-# What changes nothing about an answer.
+# Keys that do not affect the response.
 _IRRELEVANT: Final = {"summary", "description", "tags", "journal"}
 _DIGITS: Final = 16
 
 
 def endpoint_digest(endpoint: config.Endpoint) -> str:
-    """Sixteen hexadecimal digits; the same for the same endpoint in every process, however the document spells it."""
+    """Sixteen hexadecimal digits: the same in every process, and independent of how the YAML is written."""
     return sha256(endpoint.model_dump_json(by_alias=True, exclude=_IRRELEVANT).encode()).hexdigest()[:_DIGITS]

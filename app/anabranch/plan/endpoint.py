@@ -1,4 +1,4 @@
-"""One endpoint compiled: its parameters, its steps and their graph, its response. Every problem on the way is reported, none stops it."""
+"""Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -7,24 +7,25 @@ import orjson
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
-from anabranch.plan import merge
+from anabranch.jsontext import merge
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.order import merging
+from anabranch.jsontext.shape import Shape, compile_reader
 from anabranch.plan.compute import CheckHook, compile_compute, trust_hook
 from anabranch.plan.explain import worst_case_s
 from anabranch.plan.graph import find_cycle, longest_path
-from anabranch.plan.model import MISSING, BodyPlan, EndpointPlan, Frame, ParameterPlan, ResponsePlan
-from anabranch.plan.offload import merging
+from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, ResponsePlan
 from anabranch.plan.parameters import SchemaError, compile_default, compile_parameter, validator
 from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.scope import Path, Scope
-from anabranch.plan.shape import Shape, compile_reader
 from anabranch.plan.step import StepDraft, check_header, check_shape, draft_call, draft_compute, plan_step
 from anabranch.plan.template import compile_json
 
 
 class EndpointCompiler:
-    """Compiles one endpoint of a document. `at`: its path in the document. `broken`, `broken_parameters`: names of its steps and parameters that
-    were refused by the models; None: all its parameters were."""
+    """Compiles one endpoint of a document. `at`: its path in the document. `broken`, `broken_parameters`: names of its steps and parameters
+    that the models rejected. `broken_parameters` None: all its parameters were rejected."""
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class EndpointCompiler:
             path=endpoint.path,
             segments=self._segments,
             timeout_s=endpoint.timeout_s or self._defaults.timeout_s,
+            max_requests=endpoint.max_requests or self._defaults.max_requests,
             path_parameters=tuple(item for item in parameters if item.location == "path"),
             query_parameters=tuple(item for item in parameters if item.location == "query"),
             header_parameters=tuple(item for item in parameters if item.location == "header"),
@@ -130,7 +132,7 @@ class EndpointCompiler:
         return names
 
     def _misplaced(self) -> list[str]:
-        """Parameters that are said to be in the path and are not."""
+        """Parameters declared with `in: path` that the path does not have."""
         known = parameter_names(self._segments)
         return [name for name, parameter in self._endpoint.parameters.items() if parameter.in_ == "path" and name not in known]
 
@@ -138,7 +140,7 @@ class EndpointCompiler:
         for name, step in self._endpoint.steps.items():
             at = (*self._at, "steps", name)
             if name in ROOTS:
-                message = f"a step may not be called `{name}`: it would shadow the reference root of that name"
+                message = f"a step cannot be called `{name}`: it would shadow the reference root of that name"
                 self._problems.add(at, message, hint=f"the roots are {', '.join(ROOTS)}", at_key=True)
             check_shape(step, at, self._problems)
         for name, value in self._endpoint.response.headers.items():
@@ -149,7 +151,7 @@ class EndpointCompiler:
     def _draft(self, name: str, step: config.Step) -> StepDraft | None:
         at = (*self._at, "steps", name)
         if self._endpoint.response.merge != "group" and step.default is not None and not isinstance(step.default, dict):
-            message = f"with `merge: {self._endpoint.response.merge}` a default is an object or null: it is merged by its keys"
+            message = f"with `merge: {self._endpoint.response.merge}` a default must be an object or null: it is merged by its keys"
             self._problems.add((*at, "default"), message, value=step.default)
         if step.compute is not None:
             needs: set[str] = set()
@@ -168,8 +170,8 @@ class EndpointCompiler:
         cycle = find_cycle(needs)
         if cycle is not None:
             self._problems.add(
-                (*self._at, "steps", cycle[0]), f"the steps wait for each other: {' -> '.join(cycle)}",
-                hint="a step runs when all that it refers to is there; take one of these references out", at_key=True,
+                (*self._at, "steps", cycle[0]), f"the steps depend on each other in a cycle: {' -> '.join(cycle)}",
+                hint="a step waits for every step that it refers to; remove one of these references", at_key=True,
             )  # fmt: skip
 
     def _check_deadline(self, plan: EndpointPlan) -> None:
@@ -179,8 +181,8 @@ class EndpointCompiler:
             names = " -> ".join(plan.steps[index].name for index in chain)
             self._problems.add(
                 (*self._at, "timeout") if self._endpoint.timeout_s else (*self._at, "path"),
-                f"the longest way, {names}, may take {longest:.3g}s, but the deadline is {plan.timeout_s:.3g}s",
-                hint="the deadline wins; make the timeouts or the number of attempts smaller, or the deadline longer",
+                f"the critical path {names} may take {longest:.3g}s, but the deadline is {plan.timeout_s:.3g}s",
+                hint="the deadline cuts it off; reduce the timeouts or the number of attempts, or extend the deadline",
                 is_warning=True,
             )
 
@@ -210,7 +212,7 @@ class EndpointCompiler:
         return merging("deep_concat" if response.merge == "deep" and response.arrays == "concat" else response.merge)
 
     def _counted(self, names: list[str]) -> tuple[int, ...]:
-        """The steps that are asked whether anything could be answered: with a body by hand those that it shows, else the visible ones."""
+        """The steps that decide whether anything could be answered: those that `response.body` refers to, otherwise the visible ones."""
         response = self._endpoint.response
         if "body" in response.model_fields_set:
             shown = {part.root for _, text in strings(response.body) for part in parse(text) if isinstance(part, Reference)}
@@ -226,7 +228,7 @@ class EndpointCompiler:
         for name, parameter in declared.items():
             if parameter.in_ == "path" and name not in in_path:
                 message = f"the path has no parameter `{name}`"
-                self._problems.add((*self._at, "parameters", name), message, hint=f"write {{{name}}} into the path", at_key=True)
+                self._problems.add((*self._at, "parameters", name), message, hint=f"add {{{name}}} to the path", at_key=True)
         ordered = [(name, declared[name] if name in declared and declared[name].in_ == "path" else _UNDECLARED) for name in in_path]
         ordered += [(name, parameter) for name, parameter in declared.items() if parameter.in_ != "path"]
         plans = [self._parameter(name, parameter) for name, parameter in ordered]
@@ -245,7 +247,7 @@ class EndpointCompiler:
             try:
                 compile_default(parameter.schema_, default)
             except ValueError as error:
-                self._problems.add((*at, "default"), f"the default does not fit the schema: {error}", value=default)
+                self._problems.add((*at, "default"), f"the default does not match the schema: {error}", value=default)
         key = name.lower() if parameter.in_ == "header" else name
         slots = self._scope.slots_of(parameter.in_)
         return ParameterPlan(
@@ -262,7 +264,7 @@ class EndpointCompiler:
         source = self._endpoint.body
         slots = self._scope.slots_of("body")
         if source is not None and not self._has_body:
-            self._problems.add((*self._at, "body"), "a GET has no request body", hint="choose another method", at_key=True)
+            self._problems.add((*self._at, "body"), "a GET endpoint has no request body", hint="use another method", at_key=True)
         if source is None and not slots:
             return None
         validate = None
@@ -294,7 +296,7 @@ def _body_check(compiled: Any) -> Callable[[bytes], None]:
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise ValueError(f"the body cannot be checked: {error.msg}") from None
+            raise ValueError(f"the body cannot be checked against its schema: {error.msg}") from None
         if compiled.is_valid(value):
             return
         faults = []

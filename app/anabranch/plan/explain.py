@@ -1,4 +1,4 @@
-"""Plans as text: what runs when, how much of each answer is read, the longest way against the deadline, how many calls at most."""
+"""Plans as text: when each step runs, how much of each answer is decoded, the critical path and the deadline, the most upstream calls."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from anabranch.plan.model import EndpointPlan, StepPlan
 
 
 def worst_case_s(step: StepPlan, upstream: config.Upstream | None) -> float:
-    """The longest that a step can take by its own limits, in seconds; 0 when only the deadline limits it. `upstream`: None for a compute."""
+    """The longest a step can take by its own limits, in seconds; 0 when only the deadline limits it. `upstream`: None for a compute step."""
     if step.timeout_s is not None:
         return step.timeout_s
     if upstream is None or upstream.timeout_s is None:
@@ -20,7 +20,7 @@ def worst_case_s(step: StepPlan, upstream: config.Upstream | None) -> float:
 
 
 def most_calls(step: StepPlan, upstream: config.Upstream) -> int:
-    """How many exchanges one run of the step can begin."""
+    """The maximum number of exchanges that one run of the step can start."""
     if not step.is_idempotent:
         return 1
     attempts = upstream.retry.attempts if upstream.retry is not None else 1
@@ -28,7 +28,7 @@ def most_calls(step: StepPlan, upstream: config.Upstream) -> int:
 
 
 def explain(plan: EndpointPlan, upstreams: dict[str, config.Upstream], policies: Callable[[config.Upstream], list[str]]) -> str:
-    """The plan of an endpoint for people. Nothing of an upstream but its name is shown, so no secret can be."""
+    """The plan of an endpoint in human-readable form. Of an upstream only its name is shown, so no secret can leak."""
     steps = plan.steps
     costs = [worst_case_s(step, upstreams.get(step.upstream)) for step in steps]
     longest, chain = longest_path([step.needs for step in steps], costs)
@@ -38,8 +38,8 @@ def explain(plan: EndpointPlan, upstreams: dict[str, config.Upstream], policies:
         waits = sorted({steps[need].name for index in level for need in steps[index].needs})
         lines.append(f"  {'at once' if not waits else 'after ' + ', '.join(waits)}")
         lines += [f"    {_step(steps[index], costs[index])}" for index in level]
-    lines.append(f"  longest way {' -> '.join(steps[index].name for index in chain) or 'none'}: {_against(longest, plan.timeout_s)}")
-    lines.append(f"  upstream calls at most {calls}")
+    lines.append(f"  critical path {' -> '.join(steps[index].name for index in chain) or 'none'}: {_against(longest, plan.timeout_s)}")
+    lines.append(f"  upstream calls: at most {calls}")
     for name in dict.fromkeys(step.upstream for step in steps if step.compute is None):
         lines.append(f"  policies of {name}: {' > '.join(policies(upstreams[name]))}")
     lines.append(f"  response {_response(plan)}")
@@ -47,7 +47,7 @@ def explain(plan: EndpointPlan, upstreams: dict[str, config.Upstream], policies:
 
 
 def _levels(plan: EndpointPlan) -> list[list[int]]:
-    """Steps that wait for the same others stand together, in the order in which they can begin."""
+    """Groups of steps that wait for the same steps, in the order in which they can start."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index in order([step.needs for step in plan.steps]):
         groups.setdefault(plan.steps[index].needs, []).append(index)
@@ -74,15 +74,15 @@ def _step(step: StepPlan, worst_s: float) -> str:
 
 def _against(longest_s: float, deadline_s: float) -> str:
     if not longest_s:
-        return "limited by the deadline only"
-    verdict = "fits into" if longest_s <= deadline_s + 1e-9 else "is longer than"
-    return f"{_seconds(longest_s)}, {verdict} the deadline"
+        return f"limited only by the deadline of {_seconds(deadline_s)}"
+    verdict = "" if longest_s <= deadline_s + 1e-9 else ", exceeded"
+    return f"{_seconds(longest_s)} (deadline {_seconds(deadline_s)}{verdict})"
 
 
 def _response(plan: EndpointPlan) -> str:
     response = plan.source.response
     if "body" in response.model_fields_set:
-        return f"{plan.response.status}, written out by hand"
+        return f"{plan.response.status}, from `body`"
     shown = ", ".join(step.name for step in plan.steps if not step.is_hidden)
     return f"{plan.response.status}, {response.merge}: {shown}"
 

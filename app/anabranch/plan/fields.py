@@ -1,4 +1,4 @@
-"""Header fields that an operator may write: which names are the gateway's own business, and which values can stand on the wire."""
+"""Checks of header fields that an operator sets: names that are reserved for the gateway, and values that are not valid in HTTP."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ OURS: Final = frozenset(
         "te", "trailer", "transfer-encoding", "upgrade", "expect",
     }
 )  # fmt: skip
-"""Hop-by-hop fields (RFC 9110 section 7.6.1) and those that frame a message."""
+"""Hop-by-hop fields (RFC 9110 section 7.6.1) and fields that frame a message."""
 
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
@@ -16,12 +16,12 @@ _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZab
 def name_fault(name: str) -> str | None:
     """Why a header of this name cannot be set or forwarded; None when it can (RFC 9110 section 5.1)."""
     if not name or not _TOKEN.issuperset(name):
-        return f"the name of a header has letters, digits and characters such as `-` only, not {name!r}"
-    return f"the header {name.lower()} belongs to one connection and is written by the gateway itself" if name.lower() in OURS else None
+        return f"a header name can have only letters, digits and symbols such as `-`, not {name!r}"
+    return f"the header {name.lower()} belongs to one connection and is set by the gateway itself" if name.lower() in OURS else None
 
 
 def value_fault(value: str) -> str | None:
-    """Why this text cannot be a header's value; None when it can (RFC 9110 section 5.5)."""
+    """Why this text cannot be a header value; None when it can (RFC 9110 section 5.5)."""
     if any((ord(char) < 0x20 and char != "\t") or ord(char) == 0x7F for char in value):
-        return "a header's value has no control characters or line breaks"
+        return "a header value must not contain control characters or line breaks"
     return None

@@ -1,4 +1,4 @@
-"""The graph of an endpoint's steps: who needs whom, cycles, and the longest way through."""
+"""The dependency graph of an endpoint's steps: cycles, the costliest path, and a topological order."""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,7 +34,7 @@ def _visit(name: str, needs: Mapping[str, Sequence[str]], trail: list[str], done
 
 
 def longest_path(needs: Sequence[Sequence[int]], cost: Sequence[float]) -> tuple[float, list[int]]:
-    """The costliest chain of an acyclic graph: its cost and its steps in order. `needs[i]`: indexes that step i waits for."""
+    """The costliest path of an acyclic graph: its cost and its steps in order. `needs[i]`: indexes of the steps that step i waits for."""
     best: dict[int, tuple[float, list[int]]] = {}
 
     def reach(index: int) -> tuple[float, list[int]]:
@@ -43,22 +43,22 @@ def longest_path(needs: Sequence[Sequence[int]], cost: Sequence[float]) -> tuple
             best[index] = (before[0] + cost[index], [*before[1], index])
         return best[index]
 
-    # Steps are few and chains short, but a document may hold a chain longer than the interpreter's stack: go in order of need.
+    # A document may contain a chain longer than the interpreter's stack. Topological order keeps the recursion shallow.
     for index in order(needs):
         reach(index)
     return max(best.values(), key=lambda item: item[0], default=(0.0, []))
 
 
 def order(needs: Sequence[Sequence[int]]) -> list[int]:
-    """An order in which every step comes after what it needs; document order among equals."""
-    placed: set[int] = set()
+    """A topological order: every step comes after the steps that it needs, in document order where there is a choice."""
+    done: set[int] = set()
     result: list[int] = []
-    waiting = list(range(len(needs)))
-    while waiting:
-        ready = [index for index in waiting if all(need in placed for need in needs[index])]
+    pending = list(range(len(needs)))
+    while pending:
+        ready = [index for index in pending if all(need in done for need in needs[index])]
         if not ready:
             break
         result += ready
-        placed.update(ready)
-        waiting = [index for index in waiting if index not in placed]
+        done.update(ready)
+        pending = [index for index in pending if index not in done]
     return result

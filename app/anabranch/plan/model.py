@@ -1,45 +1,16 @@
-"""The shape of a compiled document. Immutable, all names resolved, all defaults filled in, ready to run.
-
-Values travel in a *frame*: one list a request, one slot for each reference that somebody uses. A slot holds `MISSING`, a Python value
-(from path, query and headers: str, int, float, bool, None or a list of those) or `bytes`: the JSON text of a value that came out of a
-body, in its exact spelling.
-"""
+"""The data classes of a compiled document. Immutable, with all names resolved and all defaults filled in."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from anabranch.config import model as config
 from anabranch.core.exchange import Request, StaleRule
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.order import Reading
+from anabranch.jsontext.shape import DecodeMode
 
-
-class Missing:
-    """The type of `MISSING`: a reference found nothing."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-    def __bool__(self) -> bool:
-        return False
-
-
-MISSING: Final = Missing()
-Frame = list[Any]
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
-
-
-class DecodeMode(StrEnum):
-    """How much of an answer must be understood (DESIGN section 7)."""
-
-    SPLICE = "splice"
-    """Only placed in the response: validated as UTF-8 JSON, never built."""
-    PROJECT = "project"
-    """Some fields are read: compiled to a struct whose leaves stay JSON text."""
-    FULL = "full"
-    """Taken apart level by level, because the rules need more than fixed fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +18,7 @@ class ParameterPlan:
     """One declared parameter.
 
     `read`: takes the texts that the client sent (one for each occurrence, percent-decoded) and returns the typed value, or raises
-    ValueError with a sentence for the client. `slot`: where the value goes; None when no reference uses it.
+    ValueError with a message for the client. `slot`: the slot of the value; None when no reference uses it.
     `default`: the typed value for an absent parameter; MISSING when there is none.
     """
 
@@ -62,8 +33,8 @@ class ParameterPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyPlan:
-    """The request body. `validate`: raises ValueError with a sentence for each fault found (args are the sentences); None when any
-    JSON will do. `read`: fills the frame's slots from the body, which has been proven to be JSON in UTF-8."""
+    """The request body. `validate`: raises ValueError whose args are one message for each fault; None when any JSON is accepted. `read`: fills
+    the frame's slots from a body that is known to be JSON in UTF-8."""
 
     is_required: bool
     max_size_bytes: int
@@ -77,11 +48,11 @@ PoolKind = Literal["thread", "process", "dask"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputePlan:
-    """What a compute step runs. `hook`: as `module:function`. `pool`, `kind`: where. `build`: makes the JSON text of an object, the
-    arguments by name, of a frame; raises MissingReference.
+    """A compiled compute. `hook`: `module:function`. `pool`, `kind`: where it runs. `build`: renders the arguments from a frame, as the JSON
+    text of an object; raises MissingReference.
 
-    `lane`: the step among all that use the pool. `limit`: its jobs at once; None: as many as the pool has workers. `result_schema`: JSON
-    Schema of the function's result, None when nothing is known about it.
+    `lane`: identifies the step among all that use the pool. `limit`: its maximum concurrent jobs; None: as many as the pool has workers.
+    `result_schema`: JSON Schema of the function's result; None when it is unknown.
     """
 
     hook: str
@@ -95,7 +66,7 @@ class ComputePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
-    """A pool that some step uses. `hooks`: all that run in it."""
+    """A pool that some step uses. `hooks`: all hooks that run in it."""
 
     name: str
     backend: config.ComputeBackend
@@ -103,29 +74,19 @@ class PoolPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How another process reads a step's body. `order`: for `anabranch.plan.offload`. `from_bytes`: smaller bodies are read where they are.
-    `whole`: slots of the value as a whole."""
-
-    order: str
-    from_bytes: int
-    whole: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """One step. `needs`, `dependents`: indexes of steps.
 
-    `build`: makes the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
+    `build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference.
 
     `read`: takes the body of a successful answer, fills the frame's slots, and returns the shaped value as JSON text; raises
     InvalidJSON or ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
-    `default`: JSON text that stands in for a failed step. `timeout_s`: None: what is left of the deadline.
+    `default`: JSON text used as the value of a failed step. `timeout_s`: None: the time left until the deadline.
 
-    `stale`: how a failed call may be answered; None: not at all.
+    `stale`: how a failed call may use an old answer; None: not at all.
 
-    `compute`: None for a call. A compute has no upstream (""), no method and no `build`; its result is read as an answer's body is.
+    `compute`: None for a call. A compute step has no upstream (""), no method and no `build`; `read` takes its result instead of a body.
     """
 
     index: int
@@ -149,27 +110,28 @@ class StepPlan:
     compute: ComputePlan | None = None
     reading: Reading | None = None
     large_from: int = 1 << 62
-    """Bytes from which a body may be too large for the loop: to be read, or to be merged with others."""
+    """Size in bytes from which reading or merging a body may block the event loop for too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponsePlan:
-    """`assemble`: the response body from the steps' values (JSON text by step index; a failed step has its default) and the frame.
-    `visible`: indexes of the steps that count when it is asked whether anything could be answered. `headers`: lower-case names."""
+    """`assemble`: builds the response body from the steps' values (JSON text by step index; a failed step has its default) and the frame.
+    `visible`: indexes of the steps that decide whether anything could be answered. `headers`: lower-case names."""
 
     assemble: Callable[[list[bytes], Frame], bytes]
     visible: tuple[int, ...]
     status: int
     headers: HeaderPairs
     merge_order: str = ""
-    """How another process merges the visible steps (`anabranch.plan.offload`); empty when the values are only placed."""
+    """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointPlan:
-    """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `new_frame()` starts a request's frame.
+    """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
+    `max_requests`: concurrent requests admitted; None: no limit.
 
-    `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by place, in document order (path parameters
+    `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
     """
 
@@ -178,6 +140,7 @@ class EndpointPlan:
     path: str
     segments: tuple[str, ...]
     timeout_s: float
+    max_requests: int | None
     path_parameters: tuple[ParameterPlan, ...]
     query_parameters: tuple[ParameterPlan, ...]
     header_parameters: tuple[ParameterPlan, ...]
@@ -188,14 +151,14 @@ class EndpointPlan:
     response: ResponsePlan
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
-    """How many steps each step waits for."""
+    """For each step, the number of steps that it waits for."""
     defaults: tuple[bytes, ...] = field(init=False)
-    """What stands in for each step's value until it has one."""
+    """For each step, the value that is used until it has one."""
     has_required: bool = field(init=False)
     is_recorded: bool = field(init=False)
-    """Whether the journal wants to know what was sent."""
+    """Whether the journal records the requests that were sent to upstreams."""
     keeps_answers: bool = field(init=False)
-    """Whether it wants what came back as well."""
+    """Whether the journal also records the answers."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "waiting", tuple(len(step.needs) for step in self.steps))
@@ -206,14 +169,18 @@ class EndpointPlan:
         object.__setattr__(self, "keeps_answers", not isinstance(journal, bool) and journal.bodies != "response")
 
     def new_frame(self) -> Frame:
+        """The empty frame of a new request."""
         return [MISSING] * self.slot_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
-    """A whole document, compiled. `endpoints`: in document order. `pools`: those that some compute step uses, by name."""
+    """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, config.Upstream] = field(default_factory=dict)
     pools: dict[str, PoolPlan] = field(default_factory=dict)
+    timeout_s: float = 2.0
+    """Deadline of requests to routes in Python."""
+    cors: config.CORS | None = None
     source: config.Document

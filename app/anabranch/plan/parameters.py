@@ -1,4 +1,4 @@
-"""Declared parameters: from the texts that a client sent to typed, checked values. Compiled once from their JSON Schemas."""
+"""Compiles the JSON Schemas of declared parameters to functions that turn a client's texts into typed, validated values."""
 
 import math
 from collections.abc import Callable
@@ -11,15 +11,15 @@ Reader = Callable[[list[str]], Any]
 _TYPES: Final = ("string", "integer", "number", "boolean", "array")
 _ANNOTATIONS: Final = frozenset({"type", "title", "description", "default", "examples", "example", "deprecated", "items"})
 _MAX_DIGITS: Final = 400
-"""Longer integers are refused: turning them into numbers takes time that grows with the square of their length."""
+"""Longer integers are rejected: parsing them takes time quadratic in their length."""
 
 
 class SchemaError(ValueError):
-    """A JSON Schema in the document cannot be used. The message is a sentence for the operator."""
+    """A JSON Schema in the document cannot be used. The message is for the operator."""
 
 
 def _no_fetch(uri: str) -> Any:
-    raise ValueError(f"a schema may not refer to {uri}: only to parts of itself")
+    raise ValueError(f"a schema can refer only to parts of itself, not to {uri}")
 
 
 def validator(schema: dict[str, Any] | bool) -> Any:
@@ -27,7 +27,7 @@ def validator(schema: dict[str, Any] | bool) -> Any:
     try:
         return jsonschema_rs.validator_for(schema, validate_formats=True, retriever=_no_fetch)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        raise SchemaError(f"this is not a usable JSON Schema: {str(error).splitlines()[0]}") from None
+        raise SchemaError(f"not a valid JSON Schema: {str(error).splitlines()[0]}") from None
 
 
 def _string(text: str) -> str:
@@ -74,19 +74,19 @@ def _type_of(schema: dict[str, Any]) -> str:
         kinds = [name for name in kind if name != "null"]
         kind = kinds[0] if len(kinds) == 1 else None
     if kind not in _TYPES:
-        raise SchemaError(f"a parameter's type is one of {', '.join(_TYPES)}")
+        raise SchemaError(f"the type of a parameter must be one of {', '.join(_TYPES)}")
     return str(kind)
 
 
 def compile_parameter(schema: dict[str, Any]) -> Reader:
-    """A function from the client's texts to the value. It raises ValueError with a sentence for the client. Raises SchemaError."""
+    """A function from the client's texts to the value. The function raises ValueError with a message for the client. Raises SchemaError."""
     kind = _type_of(schema)
     check = _check(schema)
     if kind == "array":
         items = schema.get("items", {"type": "string"})
         item_kind = _type_of(items) if isinstance(items, dict) else "string"
         if item_kind == "array":
-            raise SchemaError("an array parameter holds strings, numbers or booleans, not arrays")
+            raise SchemaError("an array parameter can contain strings, numbers or booleans, not arrays")
         one = _READERS[item_kind]
 
         def read_array(texts: list[str]) -> Any:
@@ -127,6 +127,6 @@ def _check(schema: dict[str, Any]) -> Callable[[Any], None]:
 
 
 def compile_default(schema: dict[str, Any], default: Any) -> Any:
-    """The default as it is, proven to fit its own schema. Raises ValueError with a sentence."""
+    """The default, after validating it against its own schema. Raises ValueError with a message."""
     _check(schema)(default)
     return default

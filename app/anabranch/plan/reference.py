@@ -1,18 +1,15 @@
-"""Templates: strings with references in them, `{root.path.to.field}`, taken apart once at plan time.
-
-Knows the grammar only; what a root means is decided by the compiler.
-"""
+"""Parses templates: strings with references `{root.path.to.field}` in them. Knows only the grammar; the compiler resolves the roots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 ROOTS: Final = ("path", "query", "header", "body")
-"""Roots that name a part of the client's request; every other root is a step."""
+"""Roots that refer to a part of the client's request. Every other root is a step's name."""
 
 
 class TemplateError(ValueError):
-    """A string is not a template. The message is a sentence for the operator."""
+    """A string is not a valid template. The message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +24,11 @@ class Reference:
 
 
 Template = tuple[str | Reference, ...]
-"""Literal text and references by turns; never two literals in a row, never an empty literal."""
+"""Literal texts and references. Never two literals in a row, never an empty literal."""
 
 
 def parse(text: str) -> Template:
-    """Take a string apart. `{{` and `}}` are literal braces. Raises TemplateError."""
+    """Parse a string. `{{` and `}}` are literal braces. Raises TemplateError."""
     parts: list[str | Reference] = []
     literal: list[str] = []
     at = 0
@@ -43,14 +40,14 @@ def parse(text: str) -> Template:
         elif char == "{":
             end = text.find("}", at)
             if end < 0:
-                raise TemplateError(f"the brace at character {at + 1} is never closed; write {{{{ for a literal brace")
+                raise TemplateError(f"the opening brace at character {at + 1} is never closed; write {{{{ for a literal brace")
             if literal:
                 parts.append("".join(literal))
                 literal = []
             parts.append(_reference(text[at + 1 : end]))
             at = end + 1
         elif char == "}":
-            raise TemplateError(f"the brace at character {at + 1} closes nothing; write }}}} for a literal brace")
+            raise TemplateError(f"the closing brace at character {at + 1} has no opening brace; write }}}} for a literal brace")
         else:
             literal.append(char)
             at += 1
@@ -62,7 +59,7 @@ def parse(text: str) -> Template:
 def _reference(inner: str) -> Reference:
     root, *path = inner.split(".")
     if not root or not all(path) or any(char.isspace() or char == "{" for char in inner):
-        raise TemplateError(f"{{{inner}}} is not a reference; write {{root.field}}, without spaces")
+        raise TemplateError(f"{{{inner}}} is not a valid reference; write {{root.field}}, without spaces")
     return Reference(root, tuple(path))
 
 
@@ -72,7 +69,7 @@ def references(template: Template) -> Iterator[Reference]:
 
 
 def is_whole(template: Template) -> bool:
-    """Whether the string is exactly one reference, which then keeps the JSON type of its value."""
+    """Whether the string is exactly one reference. Such a reference keeps the JSON type of its value."""
     return len(template) == 1 and isinstance(template[0], Reference)
 
 

@@ -1,7 +1,7 @@
-"""The names that references of one endpoint can use, and the slots that they are given.
+"""Resolves the references of one endpoint, and assigns their slots.
 
-Resolving the same reference twice gives the same slot. What cannot be resolved is reported and given a slot all the same, so that the
-compiler goes on and finds the next problem.
+The same reference always gets the same slot. A reference that cannot be resolved is reported and gets a slot too, so that the compiler can
+continue and find the next problem.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,10 +15,10 @@ Path = tuple[str | int, ...]
 
 
 class Scope:
-    """`steps`: all steps by name. `broken`: names of steps whose own text is wrong, which has been reported already.
+    """`steps`: all valid steps by name. `broken`: names of invalid steps, which have been reported already.
 
-    `parameters`: (place, name) of what the client may send, with whether it may be left out; header names in lower case.
-    `broken_parameters`: names of declared ones of which nobody knows the place, which has been reported; None: of all that there may be.
+    `parameters`: (location, name) of each parameter, with whether the client may leave it out; header names in lower case.
+    `broken_parameters`: names of declared parameters whose location is unknown, which has been reported; None: all may be.
     """
 
     def __init__(
@@ -44,17 +44,18 @@ class Scope:
         return len(self._slots)
 
     def slots_of(self, root: str) -> list[tuple[tuple[str, ...], int]]:
-        """Everything that is asked of one root: (path, slot)."""
+        """All references to one root: (path, slot)."""
         return [(path, slot) for (of, path), slot in self._slots.items() if of == root]
 
     def slot(self, reference: Reference) -> int:
+        """The slot of a reference. Assigns a new one for a new reference."""
         path = reference.path
         if reference.root == "header" and path:
             path = (path[0].lower(), *path[1:])
         return self._slots.setdefault((reference.root, path), len(self._slots))
 
     def parse(self, text: str, at: Path, *, user: str | None = None, needs: "set[str] | None" = None) -> Template:
-        """Take a template apart and check its references. `user`: the step it stands in; the steps it refers to are added to `needs`."""
+        """Parse a template and check its references. `user`: the step that it belongs to. Adds the steps that it refers to to `needs`."""
         try:
             template = parse(text)
         except TemplateError as error:
@@ -76,7 +77,7 @@ class Scope:
         root, path = reference.root, reference.path
         if root == "body":
             if not self._has_body:
-                self._problems.add(at, "there is no request body to refer to: a GET has none", value=str(reference))
+                self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
         elif root in ROOTS:
             self._check_parameter(reference, at)
         elif root in self._steps:
@@ -85,18 +86,20 @@ class Scope:
             elif (reason := hidden_reason(self._steps[root], path)) is not None:
                 self._problems.add(
                     at,
-                    f"{reference} can never find anything: {reason}",
-                    hint="references see the value after target, pick, drop, rename and wrap",
+                    f"{reference} never has a value: {reason}",
+                    hint="references are resolved after target, pick, drop, rename and wrap",
                 )
         elif root not in self._broken:
             hint = did_you_mean(root, [*self._steps, *ROOTS])
             self._problems.add(
-                at, f"unknown step `{root}` in {reference}", hint=hint or "a reference begins with path, query, header, body or a step"
+                at,
+                f"unknown step `{root}` in {reference}",
+                hint=hint or "a reference begins with path, query, header, body or a step's name",
             )
 
     def _check_parameter(self, reference: Reference, at: Path) -> None:
         root, path = reference.root, reference.path
-        known = [name for place, name in self._parameters if place == root]
+        known = [name for location, name in self._parameters if location == root]
         if not path:
             self._problems.add(at, f"{reference} names no parameter", hint=f"write {{{root}.name}}")
             return
@@ -105,9 +108,11 @@ class Scope:
             if self._broken_parameters is None or name.lower() in self._broken_parameters:
                 return
             where = "the endpoint's path" if root == "path" else "the endpoint's parameters"
-            places = [place for place, declared in self._parameters if declared == (name.lower() if place == "header" else path[0])]
-            if places:
-                hint = f"it is declared with `in: {places[0]}`: write {{{places[0]}.{path[0]}}}"
+            locations = [
+                location for location, declared in self._parameters if declared == (name.lower() if location == "header" else path[0])
+            ]
+            if locations:
+                hint = f"it is declared with `in: {locations[0]}`: write {{{locations[0]}.{path[0]}}}"
             elif not (hint := did_you_mean(name, known)):
                 hint = f"declare it: `parameters: {{{path[0]}: {{in: {root}}}}}`"
                 if root == "path":

@@ -1,4 +1,4 @@
-"""One step compiled: its request, its shaping, its place in the graph. First pass: `StepDraft`; second pass, when all slots are known: plans."""
+"""Compiles one step in two passes. The first compiles its request (`StepDraft`); the second, when all slots are known, its `StepPlan`."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -10,14 +10,15 @@ from anabranch import __version__
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
 from anabranch.core.exchange import HeaderBlock, StaleRule
-from anabranch.plan import raw as json
+from anabranch.jsontext import raw
+from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, reading
+from anabranch.jsontext.shape import DecodeMode, Shape, choose_mode, compile_reader
 from anabranch.plan.call import Build, compile_build, compile_headers, compile_path, compile_query
 from anabranch.plan.fields import name_fault, value_fault
-from anabranch.plan.model import ComputePlan, DecodeMode, Frame, StepPlan
-from anabranch.plan.offload import MERGE_FROM, PLAIN_FROM, reading
+from anabranch.plan.model import ComputePlan, StepPlan
 from anabranch.plan.reference import strings
 from anabranch.plan.scope import Path, Scope
-from anabranch.plan.shape import Shape, choose_mode, compile_reader
 from anabranch.plan.template import compile_json
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -42,7 +43,8 @@ class StepDraft:
 
 
 def method_of(step: config.Step, endpoint: config.Endpoint) -> str:
-    """The method of a call. Without one it is the endpoint's when the step is alone or sends a body, else GET; a body never goes by GET."""
+    """The method of a call. If unset, the endpoint's if the step is the only one or sends a body, else GET. A step with a body never defaults
+    to GET: it becomes POST."""
     if step.method is not None:
         return step.method
     has_body = "body" in step.model_fields_set
@@ -55,20 +57,20 @@ def draft_call(
     name: str, step: config.Step, *, endpoint: config.Endpoint, upstreams: Mapping[str, config.Upstream], broken_upstreams: set[str],
     scope: Scope, problems: Problems, at: Path,
 ) -> StepDraft | None:  # fmt: skip
-    """Compile what a call sends. None when its upstream is not known (reported)."""
+    """Compile the request of a call. After a problem, which is reported, the draft has no usable `build`."""
     needs: set[str] = set()
     method = method_of(step, endpoint)
     path = step.path or ""
     if not path.startswith("/"):
-        problems.add((*at, "path"), "a path starts with /", value=path)
+        problems.add((*at, "path"), "a path must start with /", value=path)
     path_template = scope.parse(path, (*at, "path"), user=name, needs=needs)
     if any(char == "#" or char <= " " for part in path_template if isinstance(part, str) for char in part):
-        problems.add((*at, "path"), "a path has no fragment and no white space", value=path)
+        problems.add((*at, "path"), "a path must not have a fragment or white space", value=path)
     for where, text in strings(step.query):
         scope.parse(text, (*at, "query", *where), user=name, needs=needs)
     for field, value in step.query.items():
         if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
-            problems.add((*at, "query", field), "a query value is text, a number, a boolean or a list of those")
+            problems.add((*at, "query", field), "a query value must be a string, a number, a boolean or a list of those")
     header_templates = {}
     for field, text in step.headers.items():
         check_header((*at, "headers", field), field, text, problems)
@@ -82,12 +84,12 @@ def draft_call(
     if step.coalesce and method != "GET":
         problems.add((*at, "coalesce"), f"only a GET can share an exchange, and this is a {method}")
     if step.stale_if_error_s is not None and method != "GET":
-        problems.add((*at, "stale_if_error"), f"only a GET can be answered with what was answered before, and this is a {method}")
+        problems.add((*at, "stale_if_error"), f"only a GET can use an old answer, and this is a {method}")
     assert step.upstream is not None
     upstream = upstreams.get(step.upstream)
     if upstream is None and step.upstream not in broken_upstreams:
         known = [*upstreams, *broken_upstreams]
-        hint = did_you_mean(step.upstream, known) or "the document's upstreams are " + (", ".join(known) or "none")
+        hint = did_you_mean(step.upstream, known) or f"known upstreams: {', '.join(known) or 'none'}"
         problems.add((*at, "upstream"), f"unknown upstream `{step.upstream}`", hint=hint)
     if upstream is None or problems.errors:
         return StepDraft(name=name, source=step, at=at, method=method, needs=needs, build=_unbuilt)
@@ -115,13 +117,13 @@ def draft_call(
 
 
 def _origin(name: str, upstream: config.Upstream, headers: HeaderBlock) -> str:
-    """Digest of what is fixed about a call but for its target: who is asked, as whom, and with which header fields."""
-    who = upstream.model_dump_json(include={"url", "urls", "oauth2", "tls"})
-    return blake2b(b"\0".join((name.encode(), who.encode(), headers.wire)), digest_size=12).hexdigest()
+    """Digest of the fixed parts of a call except its target: the upstream, the gateway's credentials, and the header fields."""
+    identity = upstream.model_dump_json(include={"url", "urls", "oauth2", "tls"})
+    return blake2b(b"\0".join((name.encode(), identity.encode(), headers.wire)), digest_size=12).hexdigest()
 
 
 def draft_compute(name: str, step: config.Step, *, at: Path, needs: set[str], compute: ComputePlan | None) -> StepDraft:
-    """A compute step after the first pass. `compute`: None when it has a problem, which was reported."""
+    """A compute step after the first pass. `compute`: None when it has a problem, which has been reported."""
     return StepDraft(name=name, source=step, at=at, method="", needs=needs, build=_no_request, compute=compute)
 
 
@@ -143,35 +145,35 @@ def check_header(at: Path, name: str, value: str, problems: Problems) -> None:
 def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
     return Shape(
         target=tuple(step.target.split(".")) if step.target else (),
-        pick=json.tree(step.pick) if step.pick is not None else None,
-        drop=json.tree(step.drop) if step.drop is not None else None,
-        rename=json.rename_tree(step.rename) if step.rename else None,
+        pick=raw.tree(step.pick) if step.pick is not None else None,
+        drop=raw.tree(step.drop) if step.drop is not None else None,
+        rename=raw.rename_tree(step.rename) if step.rename else None,
         wrap=step.wrap,
         must_be_object=must_be_object and not step.hidden,
     )
 
 
 def check_shape(step: config.Step, at: Path, problems: Problems) -> None:
-    """Report paths that are not paths."""
+    """Report invalid paths in the shaping rules."""
     listed: list[tuple[Path, str]] = [((*at, "target"), step.target)] if step.target is not None else []
     for rule in ("pick", "drop"):
         listed += [((*at, rule, index), path) for index, path in enumerate(getattr(step, rule) or ())]
     listed += [((*at, "rename", old), old) for old in step.rename or ()]
     for where, path in listed:
         if "" in path.split("."):
-            problems.add(where, "a path is names with dots between them, such as orders.sku", value=path)
+            problems.add(where, "a path must be names separated by dots, such as orders.sku", value=path)
     for old, new in (step.rename or {}).items():
         if not new or "." in new:
-            problems.add((*at, "rename", old), "a new name is a name, not a path: a member stays where it is", value=new)
+            problems.add((*at, "rename", old), "a new name must be a name, not a path: a member cannot be moved", value=new)
 
 
 def plan_step(draft: StepDraft, index: int, *, names: list[str], dependents: list[int], scope: Scope, must_be_object: bool) -> StepPlan:
-    """The second pass: all slots are known."""
+    """The second pass, when all slots are known."""
     step = draft.source
     slots = scope.slots_of(draft.name)
     shape = shape_of(step, must_be_object=must_be_object)
     mode = choose_mode(shape, slots)
-    elsewhere = reading(shape, slots, mode)
+    offloaded = reading(shape, slots, mode)
     default = orjson.dumps(step.default)
     fill_default = None
     if "default" in step.model_fields_set:
@@ -200,6 +202,6 @@ def plan_step(draft: StepDraft, index: int, *, names: list[str], dependents: lis
         fill_default=fill_default,
         source=step,
         compute=draft.compute,
-        reading=elsewhere,
-        large_from=min(elsewhere.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
+        reading=offloaded,
+        large_from=min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
     )

@@ -1,6 +1,6 @@
-"""JSON templates: any JSON whose strings may hold references, compiled to pieces of JSON text with slots between them.
+"""Compiles JSON templates, JSON whose strings may contain references, to pieces of JSON text with slots between them.
 
-A string that is one reference becomes the JSON of its value, in its exact spelling; inside a longer string the value is text.
+A string that is exactly one reference becomes the JSON of its value, in its exact spelling. Inside a longer string the value becomes text.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from typing import Any
 import orjson
 
 from anabranch.errors import MissingReference
-from anabranch.plan.model import MISSING, Frame
+from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.reference import Reference, Template, is_whole, parse
 from anabranch.plan.value import as_json, as_long_text
 
 SlotOf = Callable[[Reference], int]
-"""Gives the slot of a reference; makes one where there is none yet."""
+"""The slot of a reference. Assigns a new one for a new reference."""
 
 
 def render_text(template: Template, slot_of: SlotOf) -> Callable[[Frame], str | None]:
-    """A function from a frame to the text of a template; None when one of its references has no text."""
+    """A function from a frame to the text of a template. It returns None when one of the references has no text."""
     parts = [part if isinstance(part, str) else slot_of(part) for part in template]
 
     def render(frame: Frame) -> str | None:
@@ -36,8 +36,8 @@ def render_text(template: Template, slot_of: SlotOf) -> Callable[[Frame], str | 
 def compile_json(node: Any, slot_of: SlotOf, *, is_strict: bool) -> Callable[[Frame], bytes]:
     """A function from a frame to JSON text.
 
-    `is_strict`: raise MissingReference when a reference finds nothing (a call's body); otherwise null stands there (a response).
-    Raises TemplateError at compile time for a string that is no template.
+    `is_strict`: the function raises MissingReference when a reference finds nothing (a call's body); otherwise it writes null (a response).
+    Raises TemplateError at compile time for a string that is not a valid template.
     """
     pieces: list[bytes | tuple[int, str] | Callable[[Frame], bytes]] = []
     _walk(node, pieces, slot_of, is_strict=is_strict)
@@ -55,7 +55,7 @@ def compile_json(node: Any, slot_of: SlotOf, *, is_strict: bool) -> Callable[[Fr
                 value = frame[piece[0]]
                 if value is MISSING:
                     if is_strict:
-                        raise MissingReference(f"{piece[1]} found nothing")
+                        raise MissingReference(f"{piece[1]} has no value")
                     out.append(b"null")
                 else:
                     out.append(as_json(value))
@@ -99,7 +99,7 @@ def _long_string(source: str, text_of: Callable[[Frame], str | None], *, is_stri
         text = text_of(frame)
         if text is None:
             if is_strict:
-                raise MissingReference(f'a reference in "{source}" found nothing')
+                raise MissingReference(f'a reference in "{source}" has no value')
             return b"null"
         return orjson.dumps(text)
 
@@ -107,7 +107,7 @@ def _long_string(source: str, text_of: Callable[[Frame], str | None], *, is_stri
 
 
 def _fold(pieces: list[Any]) -> list[Any]:
-    """Join neighbouring literals."""
+    """Join adjacent literals."""
     folded: list[Any] = []
     for piece in pieces:
         if folded and isinstance(piece, bytes) and isinstance(folded[-1], bytes):

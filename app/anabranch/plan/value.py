@@ -1,11 +1,11 @@
-"""Values in a frame: how one reads as text and as JSON. JSON text (`bytes`) keeps its exact spelling wherever it is not taken apart."""
+"""Converts values in a frame to text and to JSON. JSON text (`bytes`) keeps its exact spelling unless it is decoded."""
 
 from typing import Any, Final
 
 import msgspec
 import orjson
 
-from anabranch.plan.model import MISSING
+from anabranch.jsontext.frame import MISSING
 
 _text_of_json: Final = msgspec.json.Decoder(str).decode
 
@@ -15,14 +15,14 @@ BRACKET: Final = 0x5B
 
 
 def as_json(value: Any) -> bytes:
-    """JSON text of a value that is there."""
+    """JSON text of a value other than MISSING."""
     return value if type(value) is bytes else orjson.dumps(value)
 
 
 def as_text(value: Any) -> str | None:
     """Text of a scalar: strings without quotes, numbers in their own spelling, `true` and `false`.
 
-    None for what has no text: MISSING, null, arrays and objects.
+    None for MISSING, null, arrays and objects.
     """
     kind = type(value)
     if kind is str:
@@ -42,7 +42,7 @@ def as_text(value: Any) -> str | None:
 
 
 def as_long_text(value: Any) -> str | None:
-    """Text of any value inside a longer string of JSON: as `as_text`, arrays and objects as their JSON. None for MISSING and null."""
+    """Text of a value inside a longer string: like `as_text`, but arrays and objects as their JSON. None for MISSING and null."""
     text = as_text(value)
     if text is None and value is not MISSING and value is not None and value != b"null":
         return as_json(value).decode()
@@ -50,7 +50,7 @@ def as_long_text(value: Any) -> str | None:
 
 
 def elements(value: Any) -> list[Any] | None:
-    """The elements of an array; None when the value is no array."""
+    """The elements of an array; None when the value is not an array."""
     if type(value) is list:
         return value
     if type(value) is bytes and value[0] == BRACKET:

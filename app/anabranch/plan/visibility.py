@@ -1,28 +1,28 @@
-"""What shaping leaves of a step's value: found out without running it, so that a reference to what is not there is a problem at load."""
+"""Finds references to fields that a step's shaping removes, so that they are reported when the document is loaded."""
 
 from anabranch.config import model as config
-from anabranch.plan import raw as json
+from anabranch.jsontext import raw
 
 
 def hidden_reason(step: config.Step, path: tuple[str, ...]) -> str | None:
-    """Why a reference to `path` in the step's shaped value can never find anything; None when it may. Array indexes match any level."""
+    """Why a reference to `path` in the step's shaped value never has a value; None when it may have one. Array indexes match any level."""
     if step.wrap is not None and path:
         if path[0] != step.wrap:
             return f"the step wraps its value under `{step.wrap}`"
         path = path[1:]
     if step.rename is not None:
-        reason, path = _unrenamed(json.rename_tree(step.rename), path)
+        reason, path = _unrenamed(raw.rename_tree(step.rename), path)
         if reason is not None:
             return reason
-    if step.drop is not None and (dropped := _dropped(json.tree(step.drop), path)) is not None:
+    if step.drop is not None and (dropped := _dropped(raw.tree(step.drop), path)) is not None:
         return f"the step drops `{dropped}`"
-    if step.pick is not None and not _is_picked(json.tree(step.pick), path):
+    if step.pick is not None and not _is_picked(raw.tree(step.pick), path):
         return f"the step picks only {', '.join(f'`{name}`' for name in step.pick)}"
     return None
 
 
-def _unrenamed(names: json.Tree, path: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
-    """The path with the old names; or the reason why one of its names is gone."""
+def _unrenamed(names: raw.Tree, path: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """The path with the old names, or the reason why one of its names does not exist any more."""
     old_path = []
     for at, name in enumerate(path):
         back = {new: old for old, (new, _) in names.items() if new is not None}
@@ -42,7 +42,7 @@ def _unrenamed(names: json.Tree, path: tuple[str, ...]) -> tuple[str | None, tup
     return None, tuple(old_path)
 
 
-def _dropped(unwanted: json.Tree, path: tuple[str, ...]) -> str | None:
+def _dropped(unwanted: raw.Tree, path: tuple[str, ...]) -> str | None:
     walked = []
     for name in path:
         if name not in unwanted:
@@ -56,7 +56,7 @@ def _dropped(unwanted: json.Tree, path: tuple[str, ...]) -> str | None:
     return None
 
 
-def _is_picked(wanted: json.Tree, path: tuple[str, ...]) -> bool:
+def _is_picked(wanted: raw.Tree, path: tuple[str, ...]) -> bool:
     for name in path:
         if not wanted:
             return True

@@ -1,1 +1,1 @@
-"""One layer around a call in each file; `stack` knows their order."""
+"""The policy layers around a call, one in each module. `stack` defines their order."""

@@ -1,4 +1,4 @@
-"""The innermost layer: one exchange, with the deadline that is left for it. Knows the transport; knows nothing of other attempts."""
+"""The innermost layer: sends one request by the transport, within the time that is left. Does not retry."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from anabranch.upstream.seam import Transport
 class AttemptLayer:
     """Sends the call's request once.
 
-    The attempt may take `timeout_s` (None: no limit of its own), but never longer than the call's deadline. With nothing left it raises
-    DeadlineExceeded and does not touch the transport. `deadline_header`: lower-case name of the header that tells the upstream how many
-    whole milliseconds this attempt has left, at least 1; None to send none.
-    `address`: where to, when the upstream has only one; None when a layer further out chooses and writes it to `call.address`.
+    `timeout_s`: limit for this attempt (None: only the call's deadline). If the deadline has already passed, raises DeadlineExceeded
+    without touching the transport. `deadline_header`: lower-case name of the header that carries the time left for this attempt, in whole
+    milliseconds and at least 1; None sends no such header.
+    `address`: the upstream's only address; None if an outer layer chooses one and writes it to `call.address`.
 
     Raises what the transport raises. Cancellation closes the exchange's connection.
     """
@@ -46,39 +46,39 @@ class AttemptLayer:
         now = self._clock()
         deadline = call.deadline
         if deadline <= now:
-            raise DeadlineExceeded("no time was left to begin an exchange")
+            raise DeadlineExceeded("the deadline passed before the request was sent")
         if self._timeout_s is not None and now + self._timeout_s < deadline:
             deadline = now + self._timeout_s
         address = self._address
         if address is None:
             address = call.address
-            assert address is not None, "the balancer chooses an address before every attempt"
+            assert address is not None, "the balance layer sets an address before every attempt"
         else:
             call.address = address
         request = call.request
         if self._deadline_header is not None:
-            left = (self._deadline_header, b"%d" % max(int((deadline - now) * 1000), 1))
-            request = Request(request.method, request.target, request.headers, (*request.extra, left), request.body)
+            time_left = (self._deadline_header, b"%d" % max(int((deadline - now) * 1000), 1))
+            request = Request(request.method, request.target, request.headers, (*request.extra, time_left), request.body)
         call.attempts += 1
         if self._observer is None and call.notes is None:
             return await self._exchange(request, address, deadline)
-        return await self._watched(call, request, address, deadline, now)
+        return await self._observed(call, request, address, deadline, now)
 
-    async def _watched(self, call: Call, request: Request, address: Address, deadline: float, began: float) -> Answer:
-        """The same exchange, told to the observer and to the call's notes."""
+    async def _observed(self, call: Call, request: Request, address: Address, deadline: float, began: float) -> Answer:
+        """Run the exchange and report it to the observer and the call's notes."""
         attempt = call.attempts
         try:
             answer = await self._exchange(request, address, deadline)
         except StepError as error:
-            self._tell(call, address, attempt, began, error.code)
+            self._report(call, address, attempt, began, error.code)
             raise
         except asyncio.CancelledError:
-            self._tell(call, address, attempt, began, "cancelled")
+            self._report(call, address, attempt, began, "cancelled")
             raise
-        self._tell(call, address, attempt, began, str(answer.status))
+        self._report(call, address, attempt, began, str(answer.status))
         return answer
 
-    def _tell(self, call: Call, address: Address, attempt: int, began: float, result: str) -> None:
+    def _report(self, call: Call, address: Address, attempt: int, began: float, result: str) -> None:
         elapsed_s = self._clock() - began
         if call.notes is not None:
             call.notes.append(f"attempt {attempt}: {result} after {elapsed_s * 1000:.1f} ms")

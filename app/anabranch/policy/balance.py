@@ -1,7 +1,7 @@
-"""Chooses the address of each attempt among several, and keeps what is known of each: load, breaker, health.
+"""Chooses the address of each attempt among several, and keeps the load, breaker and health of each address.
 
-How one is preferred to another is a picker's business (`anabranch.core.balance`); what makes one unfit, that of its breaker and of the
-outlier detector. Where the addresses come from is not known here: `set_addresses` swaps them while calls are under way.
+A picker (`anabranch.core.balance`) chooses among the usable addresses. The breaker and the outlier detector decide which ones are usable.
+`set_addresses` replaces the addresses while calls are in flight.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,13 +12,13 @@ from anabranch.core.breaker import Breaker, Judgement, Permit
 from anabranch.core.exchange import Address, Answer
 from anabranch.core.outlier import OutlierDetector, TargetHealth
 from anabranch.errors import BreakerOpen, ResolveError
-from anabranch.policy.breaker import FailureClassifier, tell_change
+from anabranch.policy.breaker import FailureClassifier, report_change
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 
 
 class Target:
-    """One address and what is known of it. `breaker`: None where the document asks for none. `is_out`: ejected, and not yet back."""
+    """One address with its load, breaker and health. `breaker`: None if the document sets none. `is_out`: ejected and not yet restored."""
 
     __slots__ = ("address", "breaker", "health", "is_out", "load")
 
@@ -31,20 +31,24 @@ class Target:
 
 
 class BalanceLayer:
-    """Writes an address to `call.address` and `call.avoid` for the layers below, and learns from how the attempt ended.
+    """Writes an address to `call.address` for the inner layers, adds it to `call.avoid`, and records how the attempt ended.
 
-    Whom it offers to the picker: the addresses that are not ejected, whose breaker allows a call, and that are not in `call.avoid`;
-    if there are none, those that are in it, unless the last exchange of each of them failed and an ejected one has not been tried for
-    this call: that one may be well again by now, and they are not. If there are none of these either, any ejected one. When all breakers
-    are open it raises BreakerOpen with the smallest `retry_after_s`, without touching anything further in.
+    An address whose breaker rejects calls is never used. The picker chooses from the first of these groups that is not empty:
 
-    Attempts that run side by side need a call each (`Call.fork`): they must not share `call.address`. Time that an attempt spent waiting
-    for a place is not counted as time that the address took.
+    1. addresses that are neither ejected nor in `call.avoid`;
+    2. addresses in `call.avoid` that are not ejected. But if the last exchange of each of them failed, ejected addresses that this call
+       has not tried come first, since they may have recovered;
+    3. ejected addresses.
 
-    Cancellation: the permit goes back; breaker and health learn nothing. Cost: O(addresses) for each attempt.
+    If all breakers are open, raises BreakerOpen with the smallest `retry_after_s` without calling the inner layers.
+
+    Concurrent attempts need a call each (`Call.fork`), because they must not share `call.address`. Time spent waiting for a bulkhead slot
+    does not count as time of the address.
+
+    Cancellation: returns the permit; breaker and health record nothing. Cost: O(addresses) for each attempt.
     """
 
-    __slots__ = ("_clock", "_detector", "_judge", "_new_breaker", "_next", "_observer", "_picker", "_targets", "_upstream")
+    __slots__ = ("_classifier", "_clock", "_detector", "_new_breaker", "_next", "_observer", "_picker", "_targets", "_upstream")
 
     def __init__(
         self,
@@ -52,16 +56,16 @@ class BalanceLayer:
         *,
         addresses: Iterable[Address],
         picker: Picker,
-        judge: FailureClassifier,
+        classifier: FailureClassifier,
         new_breaker: Callable[[], Breaker] | None,
         clock: Callable[[], float],
         upstream: str,
         observer: Observer | None = None,
     ) -> None:
-        """`new_breaker`: makes the breaker of an address; None where the document asks for none."""
+        """`new_breaker`: makes the breaker of an address; None if the document sets none."""
         self._next = next_
         self._picker = picker
-        self._judge = judge
+        self._classifier = classifier
         self._new_breaker = new_breaker
         self._clock = clock
         self._upstream = upstream
@@ -72,19 +76,19 @@ class BalanceLayer:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The addresses in use and what is known of them, to look at."""
+        """The addresses in use with their load, breaker and health. Read only."""
         return self._targets
 
     def set_addresses(self, addresses: Iterable[Address]) -> None:
-        """Use these from the next attempt on. Those that stay keep what is known of them; attempts under way end where they began."""
+        """Use `addresses` from the next attempt on. Addresses that stay keep their state; attempts in flight finish on their address."""
         if self._replace(addresses) and self._observer is not None:
             self._observer(PolicyEvent(upstream=self._upstream, kind="balance", reason="addresses"))
 
     def _replace(self, addresses: Iterable[Address]) -> bool:
         known = {target.address: target for target in self._targets}
-        fresh = tuple(known.get(address) or self._new_target(address) for address in dict.fromkeys(addresses))
-        has_changed = fresh != self._targets
-        self._targets = fresh
+        targets = tuple(known.get(address) or self._new_target(address) for address in dict.fromkeys(addresses))
+        has_changed = targets != self._targets
+        self._targets = targets
         return has_changed
 
     def _new_target(self, address: Address) -> Target:
@@ -102,30 +106,30 @@ class BalanceLayer:
         try:
             answer = await self._next(call)
         except BaseException as error:
-            outcome = self._judge.error(error)
+            outcome = self._classifier.error(error)
             raise
         else:
-            outcome = self._judge.answer(answer.status)
+            outcome = self._classifier.response(answer.status)
             return answer
         finally:
             now = self._clock()
-            self._learn(now, max(now - began - (call.queue_s - queued_s), 0.0), target, permit, outcome)
+            self._record(now, max(now - began - (call.queue_s - queued_s), 0.0), target, permit, outcome)
 
     def _choose(self, now: float, call: Call) -> tuple[Target, Permit | None]:
-        fresh: list[Target] = []
-        again: list[Target] = []
+        untried: list[Target] = []
+        tried: list[Target] = []
         ejected: list[Target] = []
         for target in self._targets:
             breaker = target.breaker
             if breaker is not None and breaker.state != "closed" and not breaker.would_allow(now):
                 continue
-            if target.is_out and not self._is_back(now, target):
+            if target.is_out and not self._is_restored(now, target):
                 ejected.append(target)
             elif target.address in call.avoid:
-                again.append(target)
+                tried.append(target)
             else:
-                fresh.append(target)
-        candidates = fresh or self._second_best(call, again, ejected)
+                untried.append(target)
+        candidates = untried or self._second_best(call, tried, ejected)
         if not candidates:
             self._reject(now, call)
         chosen = candidates[self._picker(now, [target.load for target in candidates])] if len(candidates) > 1 else candidates[0]
@@ -135,50 +139,50 @@ class BalanceLayer:
         before = breaker.state
         permit = breaker.allow(now)
         if breaker.state != before:
-            tell_change(self._observer, self._upstream, breaker.state, chosen.address)
+            report_change(self._observer, self._upstream, breaker.state, chosen.address)
         return chosen, permit
 
     @staticmethod
-    def _second_best(call: Call, again: list[Target], ejected: list[Target]) -> list[Target]:
-        if ejected and all(target.health.consecutive for target in again):
+    def _second_best(call: Call, tried: list[Target], ejected: list[Target]) -> list[Target]:
+        if ejected and all(target.health.consecutive for target in tried):
             untried = [target for target in ejected if target.address not in call.avoid]
-            return untried or again or ejected
-        return again or ejected
+            return untried or tried or ejected
+        return tried or ejected
 
-    def _is_back(self, now: float, target: Target) -> bool:
+    def _is_restored(self, now: float, target: Target) -> bool:
         if target.health.is_ejected(now):
             return False
         target.is_out = False
-        self._tell("restore", "time", target.address)
+        self._report("restore", "time", target.address)
         return True
 
     def _reject(self, now: float, call: Call) -> None:
         if not self._targets:
             raise ResolveError("the service has no address")
         if call.notes is not None:
-            call.notes.append("breakers of all addresses open: nothing was sent")
+            call.notes.append("the breakers of all addresses are open: nothing was sent")
         wait_s = min(target.breaker.retry_after_s(now) for target in self._targets if target.breaker is not None)
-        raise BreakerOpen("every instance of the service is left alone until it recovers", retry_after_s=wait_s)
+        raise BreakerOpen("the circuit breakers for all addresses of the service are open", retry_after_s=wait_s)
 
-    def _learn(self, now: float, elapsed_s: float, target: Target, permit: Permit | None, outcome: Judgement) -> None:
+    def _record(self, now: float, elapsed_s: float, target: Target, permit: Permit | None, outcome: Judgement) -> None:
         target.load.end(now, elapsed_s, is_ok=None if outcome == "ignore" else outcome == "success")
         breaker = target.breaker
         if breaker is not None and permit is not None:
             before = breaker.state
             breaker.record(now, permit, outcome, elapsed_s)
             if breaker.state != before:
-                tell_change(self._observer, self._upstream, breaker.state, target.address)
+                report_change(self._observer, self._upstream, breaker.state, target.address)
         if outcome == "ignore":
             return
         if target.is_out and outcome == "success" and target.health.recover(now, elapsed_s):
             target.is_out = False
-            self._tell("restore", "success", target.address)
+            self._report("restore", "success", target.address)
         is_failure = outcome == "failure"
         everyone = (other.health for other in self._targets)
         if self._detector.record(now, target.health, is_failure=is_failure, elapsed_s=elapsed_s, everyone=everyone):
             target.is_out = True
-            self._tell("eject", "failures", target.address)
+            self._report("eject", "failures", target.address)
 
-    def _tell(self, kind: Literal["eject", "restore"], reason: str, address: Address) -> None:
+    def _report(self, kind: Literal["eject", "restore"], reason: str, address: Address) -> None:
         if self._observer is not None:
             self._observer(PolicyEvent(upstream=self._upstream, kind=kind, reason=reason, address=address))

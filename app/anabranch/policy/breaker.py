@@ -1,7 +1,7 @@
-"""The breaker around one upstream: rejects calls while it is open, and tells it how the others ended.
+"""The breaker layer of an upstream with one address: rejects calls while the breaker is open and records how the others ended.
 
-Knows which answers and errors count as failures. When the breaker opens and closes is `anabranch.core.breaker`'s business; a breaker for each
-of several addresses is `anabranch.policy.balance`'s.
+Also defines which responses and errors count as failures. `anabranch.core.breaker` decides when the breaker opens and closes. For several
+addresses, `anabranch.policy.balance` keeps one breaker for each.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,21 +14,21 @@ from anabranch.policy.event import Observer, PolicyEvent
 
 
 class FailureClassifier:
-    """What an answer or an error says about the health of the upstream. `on`: the document's `breaker.on`.
+    """Classifies a response or an error by what it says about the upstream's health. `on`: the document's `breaker.on`.
 
-    An answer is a success unless it is 5xx and that counts. An error is a failure when its kind counts. Every other way to end says
-    nothing and is ignored: rejected further in, cancelled, too large, a kind that does not count.
+    A response is a success, unless it is 5xx and `on` lists `5xx`. An error is a failure if `on` lists its kind. Every other ending is
+    ignored: rejected by an inner layer, cancelled, too large, a kind that `on` does not list.
     """
 
     __slots__ = ("_fails_on_5xx", "_failures")
 
     def __init__(self, on: Iterable[str]) -> None:
         kinds = {"timeout": UpstreamTimeout, "connect": ConnectError, "connection_lost": ConnectionLost, "protocol_error": ProtocolError}
-        wanted = set(on)
-        self._fails_on_5xx = "5xx" in wanted
-        self._failures: tuple[type[BaseException], ...] = tuple(error for kind, error in kinds.items() if kind in wanted)
+        listed = set(on)
+        self._fails_on_5xx = "5xx" in listed
+        self._failures: tuple[type[BaseException], ...] = tuple(error for kind, error in kinds.items() if kind in listed)
 
-    def answer(self, status: int) -> Judgement:
+    def response(self, status: int) -> Judgement:
         return "failure" if status >= 500 and self._fails_on_5xx else "success"
 
     def error(self, error: BaseException) -> Judgement:
@@ -36,27 +36,27 @@ class FailureClassifier:
 
 
 class BreakerLayer:
-    """Lets a call through when the breaker allows it and records how it ended, whatever way that was.
+    """Forwards a call if the breaker allows it, and records how it ended.
 
-    Raises BreakerOpen with `retry_after_s` when the breaker is open, before anything further in is touched. Time that the call spent
-    waiting for a place is not counted as time the upstream took. Cancellation: gives the permit back and counts nothing.
-    Every change of state is one event of kind `breaker` whose reason is the new state.
+    Raises BreakerOpen with `retry_after_s` if the breaker is open, without calling the inner layers. Time spent waiting for a bulkhead
+    slot does not count as time of the upstream. Cancellation: returns the permit and counts nothing.
+    Every change of state emits one event of kind `breaker`, whose reason is the new state.
     """
 
-    __slots__ = ("_clock", "_judge", "_next", "_observer", "_upstream", "breaker")
+    __slots__ = ("_classifier", "_clock", "_next", "_observer", "_upstream", "breaker")
 
     def __init__(
         self,
         next_: Policy,
         *,
         breaker: Breaker,
-        judge: FailureClassifier,
+        classifier: FailureClassifier,
         clock: Callable[[], float],
         upstream: str,
         observer: Observer | None = None,
     ) -> None:
         self._next = next_
-        self._judge = judge
+        self._classifier = classifier
         self._clock = clock
         self._upstream = upstream
         self._observer = observer
@@ -70,28 +70,28 @@ class BreakerLayer:
         if permit is None:
             if call.notes is not None:
                 call.notes.append("breaker open: nothing was sent")
-            raise BreakerOpen("the service is left alone until it recovers", retry_after_s=breaker.retry_after_s(began))
+            raise BreakerOpen("the circuit breaker for the service is open", retry_after_s=breaker.retry_after_s(began))
         if breaker.state != before:
-            tell_change(self._observer, self._upstream, breaker.state, None)
+            report_change(self._observer, self._upstream, breaker.state, None)
         queued_s = call.queue_s
         outcome: Judgement = "ignore"
         try:
             answer = await self._next(call)
         except BaseException as error:
-            outcome = self._judge.error(error)
+            outcome = self._classifier.error(error)
             raise
         else:
-            outcome = self._judge.answer(answer.status)
+            outcome = self._classifier.response(answer.status)
             return answer
         finally:
             now = self._clock()
             before = breaker.state
             breaker.record(now, permit, outcome, max(now - began - (call.queue_s - queued_s), 0.0))
             if breaker.state != before:
-                tell_change(self._observer, self._upstream, breaker.state, None)
+                report_change(self._observer, self._upstream, breaker.state, None)
 
 
-def tell_change(observer: Observer | None, upstream: str, state: State, address: Address | None) -> None:
-    """Tell the observer that a breaker is in another state now."""
+def report_change(observer: Observer | None, upstream: str, state: State, address: Address | None) -> None:
+    """Notify the observer that a breaker has changed to `state`."""
     if observer is not None:
         observer(PolicyEvent(upstream=upstream, kind="breaker", reason=state, address=address))

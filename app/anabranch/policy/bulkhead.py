@@ -1,8 +1,7 @@
-"""The bulkhead: caps how many attempts run at once against one upstream, and lets a bounded number of others wait their turn.
+"""The bulkhead: a semaphore that caps concurrent attempts to one upstream, with a bounded queue.
 
-It is a semaphore of our own, because it must do what asyncio's cannot: reject at once when the queue is full, change its limit while it
-runs, let required calls go before optional ones under pressure, and cost nothing when nobody waits. It does not know why the limit is
-what it is: that is the business of `anabranch.core.limit`.
+asyncio's semaphore cannot do what this one must: reject at once when the queue is full, change its limit while in use, admit required
+calls before optional ones under pressure, and cost nothing while the queue is empty. `anabranch.core.limit` computes the limit.
 """
 
 import asyncio
@@ -16,24 +15,24 @@ from anabranch.errors import ConnectTimeout, DeadlineExceeded, QueueFull, QueueT
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 
-# What a caller who was turned away is told by Retry-After: queues are drained or overfull within about that time.
+# Retry-After of a rejection: within about this time a queue has either drained or overflowed.
 RETRY_AFTER_S: Final = 1.0
 _OVERLOAD_STATUSES: Final = frozenset((429, 503, 504))
 
-# A waiter's future: its result is the place; its exception says why it gets none.
+# A waiting call's future: done when the call gets a slot; its exception is the reason for a rejection.
 _Waiter = asyncio.Future[None]
 
 
 class Bulkhead:
-    """The places of one upstream and the queue for them.
+    """The slots of one upstream and the queue for them.
 
-    `limit.limit` places; at most `queue` calls wait, each at most `queue_timeout_s` (None: until its own deadline).
+    There are `limit.limit` slots. At most `queue` calls wait, each at most `queue_timeout_s` (None: until its own deadline).
 
-    Who is next: the one that waits longest. Under pressure, which is while more than half of the queue is taken, required calls go
-    before optional ones; and when the queue is full, a required call takes the place of the optional one that came last, which is
-    rejected. So optional steps are shed first and required ones keep the capacity.
+    The call that has waited longest is next. Under pressure, while more than half of the queue is in use, required calls go before
+    optional ones. When the queue is full, a required call replaces the newest optional one, which is rejected. So optional steps are
+    shed first and required ones keep the capacity.
 
-    Cancellation: a waiter leaves the queue; one that was just handed a place passes it on. No place is ever lost.
+    Cancellation: a waiting call leaves the queue; one that has just been granted a slot releases it. No slot is ever lost.
     """
 
     __slots__ = ("_in_use", "_limit", "_loop", "_optional", "_queue", "_queue_timeout_s", "_required", "_ticket")
@@ -44,43 +43,43 @@ class Bulkhead:
         self._queue_timeout_s = queue_timeout_s
         self._in_use = 0
         self._ticket = 0
-        # Oldest first, with the number of its arrival. Linked lists, so that leaving from the middle is O(1) too.
+        # Oldest first, with its arrival number. Linked lists, so that removing from the middle is O(1) too.
         self._required: OrderedDict[_Waiter, int] = OrderedDict()
         self._optional: OrderedDict[_Waiter, int] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def limit(self) -> int:
-        """How many may run at once now."""
+        """How many attempts may run at once now."""
         return self._limit.limit
 
     @property
     def in_use(self) -> int:
-        """How many run. More than `limit` for a while after an adaptive limit has shrunk."""
+        """How many attempts run now. Exceeds `limit` for a while after an adaptive limit has shrunk."""
         return self._in_use
 
     @property
     def queued(self) -> int:
-        """How many wait."""
+        """How many calls wait."""
         return len(self._required) + len(self._optional)
 
     def try_acquire(self) -> bool:
-        """Take a place if one is free. Never waits, and overtakes nobody: a place that becomes free is handed to a waiter at once."""
+        """Acquire a slot if one is free. Never waits. Overtakes no waiting call, since a released slot is granted to one at once."""
         if self._in_use < self._limit.limit:
             self._in_use += 1
             return True
         return False
 
     async def acquire(self, *, now: float, deadline: float, is_required: bool) -> None:
-        """Take a place, waiting for it if need be. Every success is followed by exactly one `release`.
+        """Acquire a slot, waiting if necessary. The caller must call `release` exactly once after each success.
 
-        Raises QueueFull at once when nobody else may wait, QueueTimeout after `queue_timeout_s`, DeadlineExceeded when `deadline`
-        (loop time, like `now`) passes first.
+        Raises QueueFull at once if the queue is full, QueueTimeout after `queue_timeout_s`, DeadlineExceeded if `deadline` (loop time,
+        like `now`) passes first.
         """
         if self.try_acquire():
             return
         if deadline <= now:
-            raise DeadlineExceeded("no time was left to wait for a place")
+            raise DeadlineExceeded("no slot was free and the deadline had passed")
         if self.queued >= self._queue:
             self._make_room(is_required=is_required)
         loop = self._loop
@@ -91,9 +90,9 @@ class Bulkhead:
         self._ticket += 1
         line[waiter] = self._ticket
         if self._queue_timeout_s is not None and now + self._queue_timeout_s < deadline:
-            timer = loop.call_at(now + self._queue_timeout_s, self._give_up, line, waiter, _queue_timeout)
+            timer = loop.call_at(now + self._queue_timeout_s, self._expire, line, waiter, _queue_timeout)
         else:
-            timer = loop.call_at(deadline, self._give_up, line, waiter, _deadline_exceeded)
+            timer = loop.call_at(deadline, self._expire, line, waiter, _deadline_exceeded)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -106,16 +105,16 @@ class Bulkhead:
             timer.cancel()
 
     def release(self) -> None:
-        """Give a place back; it goes to the next waiter."""
+        """Release a slot; it is granted to the next waiting call."""
         self._in_use -= 1
         if self._required or self._optional:
-            self.serve()
+            self.grant()
 
-    def serve(self) -> None:
-        """Hand the free places to waiters. Called by `release`; call it too when the limit has grown without one."""
+    def grant(self) -> None:
+        """Grant free slots to waiting calls. `release` calls it; call it as well when the limit has grown without a release."""
         while self._in_use < self._limit.limit and (self._required or self._optional):
             waiter, _ = self._next_line().popitem(last=False)
-            # One that was cancelled a moment ago still stands here until its task runs.
+            # A call that has just been cancelled stays in the queue until its task runs.
             if not waiter.done():
                 self._in_use += 1
                 waiter.set_result(None)
@@ -131,33 +130,33 @@ class Bulkhead:
         return required if required[next(iter(required))] < optional[next(iter(optional))] else optional
 
     def _make_room(self, *, is_required: bool) -> None:
-        """Make the optional waiter that came last leave the full queue for a required call; raise QueueFull when that is not possible."""
+        """Reject the newest optional call in the full queue in favour of a required one; raise QueueFull if that is not possible."""
         while is_required and self._optional:
             waiter, _ = self._optional.popitem()
             if not waiter.done():
-                waiter.set_exception(QueueFull("a required call took its place in the full queue", retry_after_s=RETRY_AFTER_S))
+                waiter.set_exception(QueueFull("displaced from the full queue by a required call", retry_after_s=RETRY_AFTER_S))
                 return
             if self.queued < self._queue:
                 return
-        raise QueueFull("all places are taken and the queue for them is full", retry_after_s=RETRY_AFTER_S)
+        raise QueueFull("all slots are in use and the queue is full", retry_after_s=RETRY_AFTER_S)
 
     @staticmethod
-    def _give_up(line: "OrderedDict[_Waiter, int]", waiter: _Waiter, reason: Callable[[], RejectedError]) -> None:
+    def _expire(line: "OrderedDict[_Waiter, int]", waiter: _Waiter, reason: Callable[[], RejectedError]) -> None:
         if not waiter.done():
             del line[waiter]
             waiter.set_exception(reason())
 
 
 def _queue_timeout() -> RejectedError:
-    return QueueTimeout("no place became free in time", retry_after_s=RETRY_AFTER_S)
+    return QueueTimeout("timed out waiting for a free slot", retry_after_s=RETRY_AFTER_S)
 
 
 def _deadline_exceeded() -> RejectedError:
-    return DeadlineExceeded("the deadline passed while the call waited for a place")
+    return DeadlineExceeded("the deadline passed while waiting for a free slot")
 
 
 class BulkheadLayer:
-    """Runs each attempt in a place of the bulkhead. `bulkhead`: for whoever wants to see how full it is."""
+    """Runs each attempt in a slot of the bulkhead. `bulkhead`: public for metrics."""
 
     __slots__ = ("_clock", "_is_adaptive", "_limit", "_next", "_observer", "_upstream", "bulkhead")
 
@@ -183,7 +182,7 @@ class BulkheadLayer:
     async def __call__(self, call: Call) -> Answer:
         bulkhead = self.bulkhead
         if not bulkhead.try_acquire():
-            await self._wait(call)
+            await self._acquire(call)
         if self._is_adaptive:
             return await self._sampled(call)
         try:
@@ -191,20 +190,20 @@ class BulkheadLayer:
         finally:
             bulkhead.release()
 
-    async def _wait(self, call: Call) -> None:
+    async def _acquire(self, call: Call) -> None:
         began = self._clock()
         try:
             await self.bulkhead.acquire(now=began, deadline=call.deadline, is_required=call.is_required)
         except RejectedError as error:
-            self._account(call, began, "reject", error.code)
+            self._report(call, began, "reject", error.code)
             raise
-        self._account(call, began, "queue", "")
+        self._report(call, began, "queue", "")
 
-    def _account(self, call: Call, began: float, kind: Literal["queue", "reject"], reason: str) -> None:
+    def _report(self, call: Call, began: float, kind: Literal["queue", "reject"], reason: str) -> None:
         waited_s = self._clock() - began
         call.queue_s += waited_s
         if call.notes is not None:
-            call.notes.append(f"{reason or 'queued'} after {waited_s * 1000:.1f} ms in the queue")
+            call.notes.append(f"{reason or 'admitted'} after {waited_s * 1000:.1f} ms in the queue")
         if self._observer is not None:
             self._observer(
                 PolicyEvent(
@@ -219,7 +218,7 @@ class BulkheadLayer:
         try:
             answer = await self._next(call)
         except StepError as error:
-            # Only what tells of overload: a reset or a bad certificate says nothing about how much the upstream can take.
+            # Only signs of overload count: a reset or a bad certificate says nothing about the upstream's capacity.
             if isinstance(error, UpstreamTimeout | ConnectTimeout):
                 outcome = "dropped"
             raise

@@ -1,4 +1,4 @@
-"""One call on its way through the policy layers, and the shape that every layer has."""
+"""The state of one call in the policy layers, and the type of a layer."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,16 +6,17 @@ from anabranch.core.exchange import Address, Answer, Request, StaleRule
 
 
 class Call:
-    """What the layers know about one call, and what they write down about it. Lives as long as the step.
+    """The input of one call and the state that the layers record. Lives as long as the step.
 
-    Given: `request`; `deadline` (absolute, loop time: the smaller of the step's own timeout and the request's deadline);
-    `is_idempotent`; `is_required` (an optional call is shed first when an upstream is under pressure); `is_coalesced` (identical
-    calls may share one exchange); `stale` (how it may be answered when it fails; None: not at all); `is_traced` (somebody will read `notes`; otherwise none are taken).
+    Input: `request`; `deadline` (absolute, loop time: the earlier of the step's own timeout and the request's deadline);
+    `is_idempotent`; `is_required` (optional calls are shed first when an upstream is under pressure); `is_coalesced` (identical
+    calls may share one exchange); `stale` (rule for answering a failed call with an earlier response; None: never); `wants_notes`
+    (collect `notes` for explain).
 
     Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead, summed over attempts),
-    `address` (of the last attempt), `avoid` (addresses that attempts of this call have used: the balancer takes another one where
-    there is one), `is_hedged` (a hedge was sent), `stale_age_s` (seconds since the answer was fresh that stands in for a failure; None for an answer
-    to this very call), `notes` (what a policy did, in order, for explain; None when not traced).
+    `address` (of the last attempt), `avoid` (addresses already used by this call; the balance layer prefers others), `is_hedged` (a hedge
+    was sent), `stale_age_s` (age in seconds of an earlier response that replaces a failure; None for a response to this call),
+    `notes` (human-readable actions of the policies, in order; None without `wants_notes`).
     """
 
     __slots__ = (
@@ -60,14 +61,14 @@ class Call:
         self.notes: list[str] | None = [] if wants_notes else None
 
     def note(self, text: str) -> None:
-        """Write `text` down when the call is traced. Where `text` costs something to make, ask `call.notes is not None` first."""
+        """Add `text` to the notes, if they are collected. If `text` is costly to build, check `call.notes is not None` first."""
         if self.notes is not None:
             self.notes.append(text)
 
     def fork(self) -> "Call":
-        """A second call for the same request, for an attempt that runs beside this one and must not share its `address`.
+        """A second call for the same request, for a concurrent attempt that must not share this call's `address`.
 
-        It goes on counting from this one's `attempts`, shares its `notes` and starts with no time queued.
+        It continues from this call's `attempts`, shares its `notes`, and starts with a `queue_s` of 0.
         """
         twin = Call(self.request, deadline=self.deadline, is_idempotent=self.is_idempotent, is_required=self.is_required, stale=self.stale)
         twin.attempts = self.attempts
@@ -76,6 +77,6 @@ class Call:
         return twin
 
 
-# A layer is made once, around the next one, when the stack of an upstream is built. It returns an answer of any status or raises
-# a StepError. A layer that has nothing to do for this upstream is not built.
+# A layer is built once, around the next one, with the stack of an upstream. It returns a response of any status or raises
+# a StepError. A layer with nothing to do for this upstream is not built.
 Policy = Callable[[Call], Awaitable[Answer]]

@@ -1,8 +1,8 @@
-"""Lets identical calls that run at the same time share one exchange (single flight). Keeps nothing once the answer is there.
+"""Lets identical concurrent calls share one exchange (single flight). Keeps nothing after the response has arrived.
 
-Two calls are identical when nothing that is sent can tell them apart: method, target, body, and every header field, whether fixed by the
-document, forwarded or computed. So two principals never share an answer, whatever their credentials stand in. Left out are only the fields
-that name the request and not what is asked for: request id and trace context.
+Two calls are identical if they send the same method, target, body and header fields, whether fixed by the document, forwarded or computed.
+So two principals never share a response, whichever field carries their credentials. Only the fields that identify the request itself are
+ignored: request id and trace context.
 """
 
 import asyncio
@@ -12,125 +12,127 @@ from typing import Final
 from anabranch.core.exchange import Answer
 from anabranch.errors import ConnectionLost, DeadlineExceeded, StepError, UpstreamTimeout
 from anabranch.policy.call import Call, Policy
-from anabranch.policy.ending import end_task
 from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.policy.tasks import cancel_and_wait
 
-NOISE: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
-# Timers may fire early by as much as the loop's resolution (a millisecond on uvloop).
+IGNORED_FIELDS: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
+# Timers may fire early by the resolution of the event loop (a millisecond on uvloop).
 _EARLY_S: Final = 0.002
 
 Key = tuple[object, ...]
 
 
 def coalescing_key(call: Call) -> Key:
-    """What calls must have in common to share one exchange.
+    """Calls with the same key share one exchange.
 
-    That both are required, or both optional, belongs to it: an optional flight is shed first under pressure, and no required call may be
-    shed with it. Field order counts, which can only keep calls apart.
+    The key includes `is_required`: an optional call is shed first under pressure, and no required call may be shed with it. The order of
+    header fields counts, so calls that differ only in it are not shared.
     """
     request = call.request
     extra = request.extra
     for field in extra:
-        if field[0] in NOISE:
-            extra = tuple(field for field in extra if field[0] not in NOISE)
+        if field[0] in IGNORED_FIELDS:
+            extra = tuple(field for field in extra if field[0] not in IGNORED_FIELDS)
             break
     return (request.method, request.target, request.headers, extra, request.body, call.is_required)
 
 
 class CoalesceLayer:
-    """Joins a coalesced GET or HEAD to the flight of an identical one, or begins its own. Other calls pass through.
+    """Joins a coalesced GET or HEAD to an identical shared call, or starts a shared call for it. Other calls pass through.
 
-    A flight is the call of its leader, run in a task of its own: the leader waits for it like everybody else, so that its cancellation
-    fails nobody. The task is cancelled, and awaited, when the last one who waits is gone.
+    The shared call runs in its own task, so cancelling the first caller does not fail the others. When the last caller has left, the task
+    is cancelled and awaited.
 
-    Deadlines: the flight has its leader's, because an exchange cannot be given more time once it is under way and the upstream may have
-    been told. Whoever has less time leaves with UpstreamTimeout (DeadlineExceeded when nothing was sent yet) when it is up, and the
-    flight goes on. Whoever has more time, when the flight fails because its leader's time is up, goes into another flight with those
-    that are left: so joining costs nobody a chance, and there are never more flights than calls.
+    Deadlines: the shared call has the deadline of its first caller. It cannot be extended, because the exchange is in flight and the
+    upstream may have been sent the deadline. A caller with an earlier deadline leaves when that passes, with UpstreamTimeout (DeadlineExceeded
+    if nothing was sent yet), and the shared call goes on. If the shared call fails because the first caller's deadline passed, the callers
+    with a later deadline start or join another one. So joining never costs a caller its chance, and there are never more shared calls than
+    calls.
     """
 
-    __slots__ = ("_clock", "_flights", "_next", "_observer", "_upstream")
+    __slots__ = ("_clock", "_next", "_observer", "_shared", "_upstream")
 
     def __init__(self, next_: Policy, *, clock: Callable[[], float], upstream: str, observer: Observer | None = None) -> None:
         self._next = next_
         self._clock = clock
         self._upstream = upstream
         self._observer = observer
-        self._flights: dict[Key, _Flight] = {}
+        self._shared: dict[Key, _SharedCall] = {}
 
     @property
-    def flights(self) -> int:
-        """How many exchanges are shared, or could be, now."""
-        return len(self._flights)
+    def shared_calls(self) -> int:
+        """How many shared calls are in flight, including those with only one caller."""
+        return len(self._shared)
 
     def __call__(self, call: Call) -> Awaitable[Answer]:
         if call.is_coalesced and call.request.method in ("GET", "HEAD"):
-            return self._fly(call)
+            return self._share(call)
         return self._next(call)
 
     async def aclose(self) -> None:
-        """Cancel the flights that are under way, and wait for their end. Whoever waits for one gets ConnectionLost."""
-        for flight in tuple(self._flights.values()):
-            await flight.end()
+        """Cancel the shared calls in flight and wait for their end. Their callers get ConnectionLost."""
+        for shared in tuple(self._shared.values()):
+            await shared.end()
 
-    async def _fly(self, call: Call) -> Answer:
+    async def _share(self, call: Call) -> Answer:
         key = coalescing_key(call)
         is_restarted = False
         while True:
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = _Flight(self, key, call)
-                self._flights[key] = flight
+            shared = self._shared.get(key)
+            if shared is None:
+                shared = _SharedCall(self, key, call)
+                self._shared[key] = shared
             else:
-                self._tell(call, "restarted" if is_restarted else "joined")
-            failure = await flight.wait(call)
+                self._report(call, "restarted" if is_restarted else "joined")
+            failure = await shared.wait(call)
             if failure is None:
-                return flight.answer()
+                return shared.answer()
             now = self._clock()
-            if now >= call.deadline or call.deadline <= flight.deadline or not _is_out_of_time(failure, flight, now):
+            if now >= call.deadline or call.deadline <= shared.deadline or not _is_out_of_time(failure, shared, now):
                 raise failure.with_traceback(None)
             is_restarted = True
 
     async def run(self, call: Call) -> Answer:
-        """The flight's call, as a coroutine for its task."""
+        """Run a shared call; a coroutine for its task."""
         return await self._next(call)
 
-    def forget(self, key: Key, flight: "_Flight") -> None:
-        """Let nobody else join `flight`."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def discard(self, key: Key, shared: "_SharedCall") -> None:
+        """Stop others from joining `shared`."""
+        if self._shared.get(key) is shared:
+            del self._shared[key]
 
-    def _tell(self, call: Call, reason: str) -> None:
+    def _report(self, call: Call, reason: str) -> None:
         call.note(f"coalesce ({reason})")
         if self._observer is not None:
             self._observer(PolicyEvent(upstream=self._upstream, kind="coalesce", reason=reason))
 
 
-class _Flight:
-    """One shared call: its task, and those that wait for it. `deadline`: its leader's."""
+class _SharedCall:
+    """One shared call: its task and the futures of its callers. `deadline`: of its first caller."""
 
-    __slots__ = ("_attempts", "_call", "_key", "_layer", "_leader", "_loop", "_task", "_waiters", "deadline")
+    __slots__ = ("_attempts", "_call", "_first", "_key", "_layer", "_loop", "_task", "_waiters", "deadline")
 
-    def __init__(self, layer: CoalesceLayer, key: Key, leader: Call) -> None:
+    def __init__(self, layer: CoalesceLayer, key: Key, first: Call) -> None:
         self._layer = layer
         self._key = key
-        self._leader = leader
-        self._call = leader.fork()
-        self._attempts = leader.attempts
-        self.deadline = leader.deadline
+        self._first = first
+        self._call = first.fork()
+        self._attempts = first.attempts
+        self.deadline = first.deadline
         self._waiters: set[asyncio.Future[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(layer.run(self._call))
-        self._task.add_done_callback(self._land)
+        self._task.add_done_callback(self._on_done)
 
     async def wait(self, call: Call) -> StepError | None:
-        """Wait for the end of the flight. Returns its failure, or None when it has an answer; raises when the time of `call` is up first.
+        """Wait for the end of the shared call. Returns its failure, or None if there is a response.
 
-        Cancellation, or time that is up: leaves the flight, and ends it when nobody else is in it.
+        Raises UpstreamTimeout or DeadlineExceeded if the deadline of `call` passes first. On that and on cancellation the caller leaves the
+        shared call; the last caller to leave ends it.
         """
         waiter: asyncio.Future[None] = self._loop.create_future()
-        # Who has as much time as the flight, or more, needs no timer: the layers further in end it in time, and see why.
-        timer = self._loop.call_at(call.deadline, self._give_up, waiter) if call.deadline < self.deadline else None
+        # A caller with the same or a later deadline needs no timer: the inner layers end the shared call in time and know the reason.
+        timer = self._loop.call_at(call.deadline, self._expire, waiter) if call.deadline < self.deadline else None
         self._waiters.add(waiter)
         try:
             await waiter
@@ -149,42 +151,42 @@ class _Flight:
         raise failure
 
     def answer(self) -> Answer:
-        """What the flight brought."""
+        """The response, once `wait` has returned None."""
         return self._task.result()
 
     async def end(self) -> None:
-        """Cancel the flight and wait until it has ended."""
-        self._layer.forget(self._key, self)
-        await end_task(self._task)
+        """Cancel the shared call and wait until it has ended."""
+        self._layer.discard(self._key, self)
+        await cancel_and_wait(self._task)
 
-    def _land(self, task: asyncio.Task[Answer]) -> None:
-        self._layer.forget(self._key, self)
+    def _on_done(self, task: asyncio.Task[Answer]) -> None:
+        self._layer.discard(self._key, self)
         if not task.cancelled():
-            # Marks a failure as seen: there may be nobody left to see it.
+            # Marks the exception as retrieved: there may be no caller left.
             task.exception()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _give_up(self, waiter: asyncio.Future[None]) -> None:
+    def _expire(self, waiter: asyncio.Future[None]) -> None:
         if waiter.done():
             return
         if self._call.attempts > self._attempts:
-            waiter.set_exception(UpstreamTimeout("the time for this call was up before the shared exchange ended", may_be_processed=True))
+            waiter.set_exception(UpstreamTimeout("this call timed out before the shared exchange ended", may_be_processed=True))
         else:
-            waiter.set_exception(DeadlineExceeded("the time for this call was up before the shared exchange began"))
+            waiter.set_exception(DeadlineExceeded("this call timed out before the shared exchange began"))
 
     def _account(self, call: Call) -> None:
-        """Write down in `call` what the flight did for it."""
+        """Record in `call` what the shared call did for it."""
         shared = self._call
         call.attempts += shared.attempts - self._attempts
         call.address = shared.address
         call.is_hedged = call.is_hedged or shared.is_hedged
         call.stale_age_s = shared.stale_age_s
-        if call is self._leader:
+        if call is self._first:
             call.queue_s += shared.queue_s
 
 
-def _is_out_of_time(failure: StepError, flight: _Flight, now: float) -> bool:
-    """Whether the flight failed because its leader's time was up, and not because of a timeout that anybody would have met."""
-    return failure.is_timeout and now >= flight.deadline - _EARLY_S
+def _is_out_of_time(failure: StepError, shared: _SharedCall, now: float) -> bool:
+    """Whether the shared call failed because its first caller's deadline passed, not because of a timeout that applies to every caller."""
+    return failure.is_timeout and now >= shared.deadline - _EARLY_S

@@ -1,4 +1,4 @@
-"""What the layers tell whoever watches them: one hook, one frozen value. The layers know nothing of logs, metrics or traces."""
+"""The events that the layers emit to an observer. The layers must not import `observe`: logs, metrics and traces use this hook."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,32 +8,32 @@ import msgspec
 from anabranch.core.exchange import Address
 
 EventKind = Literal[
-    "attempt",  # an exchange ended; reason: the status of its answer, the error's code, or cancelled
-    "queue",  # a call got its place after waiting
-    "reject",  # a call was turned away before anything was sent; reason: the error's code
-    "retry",  # a further attempt begins; reason: what the one before ended with
-    "retry_denied",  # a failure is final although it could be tried again; reason: budget, deadline or queue_full, breaker_open, ...
+    "attempt",  # an exchange ended; reason: the response's status, the error's code, or cancelled
+    "queue",  # a call got a slot after waiting
+    "reject",  # a call was rejected before anything was sent; reason: the error's code
+    "retry",  # another attempt begins; reason: the status or error code of the previous one
+    "retry_denied",  # a retryable failure is final; reason: budget, deadline, or the code of a rejection (queue_full, breaker_open, ...)
     "hedge",  # a second attempt begins beside the first; reason: fixed, or the quantile such as p95
-    "hedge_won",  # the second attempt was the first good one; reason: "", elapsed_s: how long it took
-    "hedge_denied",  # the first attempt is slow, but no second one begins; reason: budget or queued
-    "coalesce",  # a call joined an exchange that was under way; reason: joined, or restarted after its leader ran out of time
-    "stale",  # a call that failed was answered with an earlier answer; reason: the error's code, or the status
-    "breaker",  # a breaker changed; reason: its new state
+    "hedge_won",  # the second attempt gave the response; reason: ""
+    "hedge_denied",  # the first attempt is slow, but no second one begins; reason: budget
+    "coalesce",  # a call joined a shared one; reason: joined, or restarted after the first caller's deadline passed
+    "stale",  # a failed call was answered with an earlier response; reason: the error's code, or the status
+    "breaker",  # a breaker changed state; reason: the new state
     "limit",  # an adaptive limit changed; reason: the new limit
-    "balance",  # the addresses changed; reason: why
-    "eject",  # an address was taken out; reason: why
-    "restore",  # an address came back; reason: why
-    "token",  # a token was fetched, or could not be; reason: why
+    "balance",  # the addresses changed; reason: addresses
+    "eject",  # an address was ejected; reason: failures
+    "restore",  # an ejected address is used again; reason: time, or success
+    "token",  # an access token was fetched, or could not be; reason: fetched, or failed
 ]
 
 
 class PolicyEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a layer did.
+    """One action of a layer.
 
-    `upstream`: its name. `kind`: what happened. `reason`: why, as a short stable word; "" when there is nothing to say.
-    `elapsed_s`: how long the thing took, 0 for something that takes no time. `queue_s`: how much of that was spent in the queue.
-    `attempt`: number of the call's attempt that it is about, from 1; 0 when it is about none. `address`: where to; None when
-    no address was chosen yet.
+    `upstream`: its name. `kind`: what happened. `reason`: a short stable word, "" if the kind has none.
+    `elapsed_s`: how long the action took, 0 if it takes no time. `queue_s`: seconds spent in the queue.
+    `attempt`: number of the call's attempt, from 1; 0 if the event is about no attempt. `address`: of the attempt; None if no address
+    was chosen yet.
     """
 
     upstream: str
@@ -45,5 +45,5 @@ class PolicyEvent(msgspec.Struct, frozen=True, kw_only=True):
     address: Address | None = None
 
 
-# Called in the loop, in the middle of a call: it must be quick and must not raise. None instead of an observer costs nothing.
+# Called on the event loop during a call: must be quick and must not raise. Passing None instead of an observer costs nothing.
 Observer = Callable[[PolicyEvent], None]

@@ -1,4 +1,4 @@
-"""Tries a failed call again: only what is safe to repeat, only while there is time, and never more than the budget allows."""
+"""Retries failed calls: only those that are safe to repeat, only before the deadline, and only within the budget."""
 
 import asyncio
 import time
@@ -21,15 +21,15 @@ _ERRORS: Final[dict[str, type[UpstreamError]]] = {
 
 
 class RetryLayer:
-    """Makes up to `attempts` attempts of a call in all.
+    """Makes at most `attempts` attempts of a call in total.
 
-    What is tried again: the errors and statuses named by `on` (`connect`, `timeout`, `connection_lost`, or a status), of an idempotent
-    call; of any other call only an error of which the transport knows that no byte of the request reached the service. A rejection
-    (breaker open, queue full) is not: the layers further in have already looked for another address.
+    Retries an idempotent call after the errors and statuses listed in `on` (`connect`, `timeout`, `connection_lost`, or a status). Retries
+    any other call only after a listed error for which the transport knows that no byte of the request reached the service. Does not retry a
+    rejection (breaker open, queue full): the inner layers have already tried other addresses.
 
-    Waits with full jitter between attempts, or as long as `Retry-After` of a 429 or 503 asks for when that is longer. A wait that would
-    not end before the deadline is not begun, and the failure is final. So it is when the budget is used up, or when the next attempt
-    is rejected before anything was sent: then the failure before it stands.
+    Waits with full jitter between attempts, or as long as the `Retry-After` of a 429 or 503 if that is longer. A failure is final if the
+    wait would not end before the deadline, if the budget is used up, or if the next attempt is rejected before anything was sent; in the
+    last case the call fails like the attempt before.
 
     Cancellation ends the wait or the attempt; nothing runs in the background.
     """
@@ -89,12 +89,12 @@ class RetryLayer:
             if answer.status not in self._statuses or not call.is_idempotent:
                 return answer
             failure = answer
-        return await self._again(call, failure)
+        return await self._retry(call, failure)
 
-    async def _again(self, call: Call, failure: Answer | UpstreamError) -> Answer:
-        """Make further attempts after `failure` until one is good or the failure is final."""
+    async def _retry(self, call: Call, failure: Answer | UpstreamError) -> Answer:
+        """Make more attempts after `failure`, until one succeeds or the failure is final."""
         for attempt in range(2, self._attempts + 1):
-            if not await self._may_try(call, attempt, failure):
+            if not await self._wait_for(call, attempt, failure):
                 break
             try:
                 answer = await self._next(call)
@@ -103,7 +103,7 @@ class RetryLayer:
                 if error.may_be_processed and not call.is_idempotent:
                     break
             except RejectedError as rejection:
-                self._tell(call, "retry_denied", rejection.code, attempt)
+                self._report(call, "retry_denied", rejection.code, attempt)
                 break
             else:
                 if answer.status not in self._statuses or not call.is_idempotent:
@@ -114,30 +114,30 @@ class RetryLayer:
         try:
             raise failure
         finally:
-            # Its traceback holds this frame, which holds it: without this every failed call waits for the garbage collector.
+            # Breaks the cycle of exception, traceback and this frame, which would otherwise be left to the garbage collector.
             del failure
 
-    async def _may_try(self, call: Call, attempt: int, failure: Answer | UpstreamError) -> bool:
-        """Wait until it is time for `attempt`. False, and no wait, when there is not to be one."""
+    async def _wait_for(self, call: Call, attempt: int, failure: Answer | UpstreamError) -> bool:
+        """Wait until it is time for `attempt`. Returns False without waiting if the failure is final."""
         delay_s = full_jitter(attempt - 1, backoff_s=self._backoff_s, max_backoff_s=self._max_backoff_s, random=self._random)
         if isinstance(failure, Answer):
             reason = str(failure.status)
-            if failure.status in _RETRY_AFTER_STATUSES and (asked := failure.header(b"retry-after")) is not None:
-                delay_s = max(delay_s, retry_after_s(asked, unix_now=self._wall_clock()) or 0.0)
+            if failure.status in _RETRY_AFTER_STATUSES and (requested := failure.header(b"retry-after")) is not None:
+                delay_s = max(delay_s, retry_after_s(requested, unix_now=self._wall_clock()) or 0.0)
         else:
             reason = failure.code
         now = self._clock()
         if now + delay_s >= call.deadline:
-            self._tell(call, "retry_denied", "deadline", attempt)
+            self._report(call, "retry_denied", "deadline", attempt)
             return False
         if not self.budget.try_spend(now):
-            self._tell(call, "retry_denied", "budget", attempt)
+            self._report(call, "retry_denied", "budget", attempt)
             return False
         await asyncio.sleep(delay_s)
-        self._tell(call, "retry", reason, attempt, delay_s)
+        self._report(call, "retry", reason, attempt, delay_s)
         return True
 
-    def _tell(self, call: Call, kind: EventKind, reason: str, attempt: int, elapsed_s: float = 0.0) -> None:
+    def _report(self, call: Call, kind: EventKind, reason: str, attempt: int, elapsed_s: float = 0.0) -> None:
         if call.notes is not None:
             waited = f", {elapsed_s * 1000:.1f} ms later" if elapsed_s else ""
             call.notes.append(f"retry {attempt} after {reason}{waited}" if kind == "retry" else f"no retry: {reason}")

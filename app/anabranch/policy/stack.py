@@ -1,16 +1,16 @@
-"""The order of the policy layers. This is the only module that knows it; reading it is reading how a call is protected.
+"""Builds the policy layers of an upstream. Only this module defines their order.
 
 Outermost first:
 
-    coalesce    identical calls that run at the same time become one; all that follows is done once for them
-    stale       answers from the last good exchange when all that follows has failed
-    retry       tries again what failed; each further attempt passes through all that follows anew
+    coalesce    shares one call between identical concurrent calls; the layers below run once for all of them
+    stale       answers with the last good response when the layers below have failed
+    retry       retries a failed call; each retry passes through the layers below again
     hedge       runs a second attempt beside a slow first one
-    balance     chooses the attempt's address; keeps a breaker for each of them and ejects outliers
-    breaker     the same for an upstream with a single address
-    bulkhead    waits for one of the upstream's places (fixed or adaptive limit)
-    token       puts the bearer token on, and gets a new one when it is refused
-    attempt     one exchange, with its own timeout and the deadline that is left
+    balance     chooses the address of the attempt; keeps a breaker for each address and ejects outliers
+    breaker     the breaker of an upstream with a single address
+    bulkhead    waits for one of the upstream's slots (fixed or adaptive limit)
+    token       adds the bearer token, and fetches a new one when the upstream rejects it
+    attempt     one exchange, limited by its own timeout and the call's deadline
 
 A layer with nothing to do for an upstream is not built. Why this order: docs/decisions/0002-order-of-policies.md.
 """
@@ -40,10 +40,10 @@ from anabranch.upstream.seam import Transport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """The layers of one upstream, ready to be called, and handles to look into them.
+    """The layers of one upstream, ready to be called, and the parts that metrics and tests inspect.
 
-    `call`: the outermost layer. `layers`: the names of those that were built, outermost first. The rest is None where its layer was not
-    built: `balance` (its addresses may be swapped by a resolver), `breaker` (of the single address; with several they are in
+    `call`: the outermost layer. `layers`: the names of the built layers, outermost first. The others are None if their layer was not
+    built: `balance` (a resolver may replace its addresses), `breaker` (of a single address; with several, each has one in
     `balance.targets`), the budgets, `token`.
     """
 
@@ -59,14 +59,14 @@ class Stack:
     token: TokenSource | None
 
     def would_allow(self, now: float) -> bool:
-        """Whether a call that begins now would be let through by a breaker; true where there are none. Changes nothing."""
+        """Whether a breaker would allow a call now; True without breakers. Changes nothing."""
         if self.balance is not None:
-            breakers = [endpoint.breaker for endpoint in self.balance.targets]
+            breakers = [target.breaker for target in self.balance.targets]
             return any(breaker is None or breaker.would_allow(now) for breaker in breakers) or not breakers
         return self.breaker is None or self.breaker.would_allow(now)
 
     async def aclose(self) -> None:
-        """End what the layers themselves still run: shared flights and the fetch of a token. The transports belong to the caller.
+        """Cancel the tasks that the layers own: shared calls and a token fetch. Does not close the transports; the caller owns them.
         May be called twice."""
         await self.coalesce.aclose()
         if self.token is not None:
@@ -84,11 +84,10 @@ def build_stack(
     authority: Transport | None = None,
     stale: StaleStore | None = None,
 ) -> Stack:
-    """Build the layers of the upstream called `name` around `transport`.
+    """Build the layers of the upstream `name` around `transport`.
 
-    `clock`: the loop's `time`, the one that deadlines are measured by. `random`: draws from [0, 1). `authority`: a transport for the
-    token endpoint of `oauth2`; without it that of the upstream is used. `stale`: where good answers are remembered; None when no call of the
-    upstream has a stale rule.
+    `clock`: the loop's `time`, which deadlines refer to. `random`: draws from [0, 1). `authority`: a transport for the token endpoint of
+    `oauth2`; None uses the upstream's transport. `stale`: stores good responses; None if no call of the upstream has a stale rule.
     """
     layers = ["attempt"]
     is_balanced = _is_balanced(upstream)
@@ -127,7 +126,7 @@ def build_stack(
         observer=observer,
     )
     layers.append("bulkhead")
-    judge = FailureClassifier((upstream.breaker or config.Breaker()).on)
+    classifier = FailureClassifier((upstream.breaker or config.Breaker()).on)
     balance: BalanceLayer | None = None
     breaker: Breaker | None = None
     if is_balanced:
@@ -135,7 +134,7 @@ def build_stack(
             policy,
             addresses=upstream.addresses,
             picker=picker_of(upstream.balance, random),
-            judge=judge,
+            classifier=classifier,
             new_breaker=_breakers(upstream.breaker),
             clock=clock,
             upstream=name,
@@ -144,7 +143,7 @@ def build_stack(
         layers.append("balance")
     elif (new_breaker := _breakers(upstream.breaker)) is not None:
         breaker = new_breaker()
-        policy = BreakerLayer(policy, breaker=breaker, judge=judge, clock=clock, upstream=name, observer=observer)
+        policy = BreakerLayer(policy, breaker=breaker, classifier=classifier, clock=clock, upstream=name, observer=observer)
         layers.append("breaker")
     hedge_budget: Budget | None = None
     if upstream.hedge is not None:
@@ -173,7 +172,7 @@ def build_stack(
     if stale is not None:
         policy = StaleLayer(policy, store=stale, clock=clock, upstream=name, observer=observer)
         layers.append("stale")
-    # Whether there is anything to share is said by each call, and asking it is all that this layer costs the others.
+    # Each call decides whether it is shared; for the others, this layer costs only that check.
     policy = coalesce = CoalesceLayer(policy, clock=clock, upstream=name, observer=observer)
     layers.append("coalesce")
     return Stack(
@@ -191,8 +190,8 @@ def build_stack(
 
 
 def describe(upstream: config.Upstream) -> list[str]:
-    """The layers that `build_stack` would build, outermost first: each one's name, then its key figures. Holds no secret."""
-    lines = ["coalesce where a call asks for it"]
+    """The layers that `build_stack` would build, outermost first: name and key figures of each. Contains no secrets."""
+    lines = ["coalesce identical calls that enable it"]
     if _is_retried(upstream):
         assert upstream.retry is not None
         retry = upstream.retry
@@ -206,15 +205,15 @@ def describe(upstream: config.Upstream) -> list[str]:
     )
     if _is_balanced(upstream):
         count = len(upstream.addresses)
-        where = f"{count} address{'' if count == 1 else 'es'}"
-        renewed = f" resolved every {_time(upstream.dns_ttl_s)}" if upstream.dns_ttl_s is not None else ""
-        lines.append(f"balance {upstream.balance} over {where}{renewed}" + (f", each with a breaker at {rule}" if rule else ""))
+        addresses = f"{count} address{'' if count == 1 else 'es'}"
+        resolved = f" resolved every {_time(upstream.dns_ttl_s)}" if upstream.dns_ttl_s is not None else ""
+        lines.append(f"balance {upstream.balance} over {addresses}{resolved}" + (f", each with a breaker at {rule}" if rule else ""))
     elif breaker is not None:
         lines.append(f"breaker at {rule}, open for {_time(breaker.open_for_s)}")
-    places = upstream.concurrency
-    limit = f"{places.limit}" if places.adaptive is None else f"{places.limit} ({places.adaptive}, {places.min} to {places.max})"
-    wait = f" up to {_time(places.queue_timeout_s)}" if places.queue_timeout_s is not None else ""
-    lines.append(f"bulkhead {limit} at once, {places.queue} waiting{wait}")
+    slots = upstream.concurrency
+    limit = f"{slots.limit}" if slots.adaptive is None else f"{slots.limit} ({slots.adaptive}, {slots.min} to {slots.max})"
+    wait = f" up to {_time(slots.queue_timeout_s)}" if slots.queue_timeout_s is not None else ""
+    lines.append(f"bulkhead {limit} at once, {slots.queue} waiting{wait}")
     if upstream.oauth2 is not None:
         lines.append("token by client credentials")
     lines.append("attempt " + (f"within {_time(upstream.timeout_s)}" if upstream.timeout_s is not None else "until the deadline"))
@@ -229,16 +228,16 @@ def _is_retried(upstream: config.Upstream) -> bool:
     return upstream.retry is not None and upstream.retry.attempts > 1
 
 
-def _limit(places: config.Concurrency, random: Callable[[], float]) -> Limit:
-    if places.adaptive == "gradient":
-        return GradientLimit(places.limit, minimum=places.min, maximum=places.max, random=random)
-    if places.adaptive == "aimd":
-        return AIMDLimit(places.limit, minimum=places.min, maximum=places.max)
-    return FixedLimit(places.limit)
+def _limit(slots: config.Concurrency, random: Callable[[], float]) -> Limit:
+    if slots.adaptive == "gradient":
+        return GradientLimit(slots.limit, minimum=slots.min, maximum=slots.max, random=random)
+    if slots.adaptive == "aimd":
+        return AIMDLimit(slots.limit, minimum=slots.min, maximum=slots.max)
+    return FixedLimit(slots.limit)
 
 
 def _breakers(breaker: config.Breaker | None) -> Callable[[], Breaker] | None:
-    """What makes a breaker as the document asks for; None where it asks for none."""
+    """A factory for breakers with the document's settings; None if the document sets none."""
     if breaker is None:
         return None
     return lambda: Breaker(

@@ -1,8 +1,8 @@
-"""Answers from the last good exchange when a call fails: stale-if-error, as far as the document allows its age.
+"""Answers a failed call with the last good response (stale-if-error), up to the age that the document allows.
 
-What is remembered belongs to a request as it was sent: method, target, body, and every header field, whether fixed by the document, forwarded
-or computed; only the fields that name the request are left out, as for coalesced calls. So nobody is ever answered with what another
-principal was told.
+A stored response belongs to a request as it was sent: method, target, body and header fields, whether fixed by the document, forwarded
+or computed. Only the fields that identify the request itself are ignored, as for coalesced calls. So a principal never gets a response
+that belongs to another one.
 
 **Source:** RFC 5861 section 4; RFC 9111 sections 4.2.3 (age) and 5.2.2.5 (no-store).
 """
@@ -24,8 +24,8 @@ _OVERHEAD_BYTES: Final = 512
 _MAX_AGE_HEADER_S: Final = 2**31
 
 
-class Remembered(msgspec.Struct, frozen=True):
-    """`since_s`: when it was fresh, on the store's clock; an age that the service itself gave it is taken off. `size_bytes`: about."""
+class StoredAnswer(msgspec.Struct, frozen=True):
+    """`since_s`: when the response was fresh, in time of the layer's clock: its arrival minus its `Age`. `size_bytes`: approximate."""
 
     answer: Answer
     since_s: float
@@ -33,63 +33,63 @@ class Remembered(msgspec.Struct, frozen=True):
 
 
 class StaleStore:
-    """Good answers by what was asked, bounded in number and bytes. Belongs to a process, not to a document: it outlives reloads.
+    """Good responses by request, bounded in number and bytes; evicts the least recently used. Owned by the process, so it outlives reloads.
 
-    `size_bytes`: about what it takes.
+    `size_bytes`: approximate memory in use.
     """
 
     def __init__(self, *, max_entries: int, max_bytes: int) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Key, Remembered] = OrderedDict()
+        self._stored: OrderedDict[Key, StoredAnswer] = OrderedDict()
         self.size_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._stored)
 
     def bound(self, *, max_entries: int, max_bytes: int) -> None:
-        """Other bounds, from now on."""
+        """Change the bounds. Evicts entries that exceed them."""
         self._max_entries, self._max_bytes = max_entries, max_bytes
-        self._shrink()
+        self._evict()
 
     def put(self, key: Key, answer: Answer, since_s: float) -> None:
-        """Remember an answer; a single one that is larger than everything allowed is not."""
-        self.forget(key)
+        """Store a response, replacing the one at `key`. Does not store one that is larger than the whole store may be."""
+        self.discard(key)
         size_bytes = _OVERHEAD_BYTES + len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers)
         if size_bytes > self._max_bytes:
             return
-        self._kept[key] = Remembered(answer, since_s, size_bytes)
+        self._stored[key] = StoredAnswer(answer, since_s, size_bytes)
         self.size_bytes += size_bytes
-        self._shrink()
+        self._evict()
 
-    def get(self, key: Key) -> Remembered | None:
-        found = self._kept.get(key)
+    def get(self, key: Key) -> StoredAnswer | None:
+        found = self._stored.get(key)
         if found is not None:
-            self._kept.move_to_end(key)
+            self._stored.move_to_end(key)
         return found
 
     def add_missing(self, other: "StaleStore") -> None:
-        """Take over what is not here: what is here is newer."""
-        for key, remembered in other._kept.items():  # noqa: SLF001 - it is one of us
-            if key not in self._kept:
-                self.put(key, remembered.answer, remembered.since_s)
+        """Add the entries of `other` whose keys are not stored here. Keeps existing entries, which are newer."""
+        for key, stored in other._stored.items():  # noqa: SLF001 - same class
+            if key not in self._stored:
+                self.put(key, stored.answer, stored.since_s)
 
-    def forget(self, key: Key) -> None:
-        found = self._kept.pop(key, None)
+    def discard(self, key: Key) -> None:
+        found = self._stored.pop(key, None)
         if found is not None:
             self.size_bytes -= found.size_bytes
 
-    def _shrink(self) -> None:
-        while self._kept and (len(self._kept) > self._max_entries or self.size_bytes > self._max_bytes):
-            _, oldest = self._kept.popitem(last=False)
+    def _evict(self) -> None:
+        while self._stored and (len(self._stored) > self._max_entries or self.size_bytes > self._max_bytes):
+            _, oldest = self._stored.popitem(last=False)
             self.size_bytes -= oldest.size_bytes
 
 
 class StaleLayer:
-    """Remembers the 2xx answers of calls that have a stale rule, and gives them again when such a call fails: with an error of ours, a
-    status of 500 and more, or a body that is not JSON. The age is written to `call.stale_age_s`. Other calls pass through.
+    """Stores the 2xx responses of calls that have a stale rule, and returns the stored one when such a call fails.
 
-    A 4xx is an answer, and no failure. Cancellation passes through; nothing is remembered of it.
+    A call fails by a StepError, a status of 500 or more, or a 2xx body that is not JSON; a 4xx is not a failure. The age of the response is
+    written to `call.stale_age_s`. Other calls pass through. Cancellation passes through; nothing is stored.
     """
 
     __slots__ = ("_clock", "_next", "_observer", "_store", "_upstream")
@@ -111,22 +111,23 @@ class StaleLayer:
         try:
             answer = await self._next(call)
         except StepError as error:
-            remembered = self._remembered(call, key, error.code)
-            if remembered is None:
+            stored = self._stored(call, key, error.code)
+            if stored is None:
                 raise
-            return remembered
+            return stored
         is_good = 200 <= answer.status < 300
         if answer.status >= 500 or (is_good and not is_json(answer.body)):
-            remembered = self._remembered(call, key, InvalidJSON.code if is_good else str(answer.status))
-            return answer if remembered is None else remembered
+            stored = self._stored(call, key, InvalidJSON.code if is_good else str(answer.status))
+            return answer if stored is None else stored
         if is_good:
             if may_be_stored(answer):
                 self._store.put(key, answer, self._clock() - age_of(answer))
             else:
-                self._store.forget(key)
+                self._store.discard(key)
         return answer
 
-    def _remembered(self, call: Call, key: Key, reason: str) -> Answer | None:
+    def _stored(self, call: Call, key: Key, reason: str) -> Answer | None:
+        """The stored response for a call that failed with `reason`; None if there is none that is fresh enough."""
         rule = call.stale
         assert rule is not None
         now = self._clock()
@@ -137,30 +138,30 @@ class StaleLayer:
             return None
         call.stale_age_s = age_s
         if call.notes is not None:
-            call.notes.append(f"stale answer of {age_s:.1f} s ago instead of {reason}")
+            call.notes.append(f"stale response, {age_s:.1f} s old, instead of {reason}")
         if self._observer is not None:
             self._observer(PolicyEvent(upstream=self._upstream, kind="stale", reason=reason))
         return found.answer
 
 
 def stale_key(upstream: str, call: Call) -> Key:
-    """What calls must have in common to be answered with the same. Whether they are required makes no difference to the answer."""
+    """Calls with the same key have the same stored response. Unlike for coalescing, `is_required` is not part of the key."""
     return (upstream, *coalescing_key(call)[:-1])
 
 
 def recorded_key(origin: str, method: str, target: str) -> Key:
-    """The same for an answer from the journal, where header fields are not kept: only for calls whose fields are all fixed by the document,
-    and `origin` is a digest of these."""
+    """The key of a response read from the journal, which keeps no request header fields. Only for calls whose fields are all fixed by the
+    document. `origin`: `StaleRule.origin`."""
     return ("recorded", origin, method, target)
 
 
 def may_be_stored(answer: Answer) -> bool:
-    """Whether the service allows it."""
+    """Whether the response allows storing it: no `Cache-Control: no-store`."""
     return not any(name == b"cache-control" and b"no-store" in value.lower() for name, value in answer.headers)
 
 
 def is_json(body: bytes) -> bool:
-    """Whether a body can be read; an empty one is null, and a byte order mark is forgiven. 0.8 ms for each MB."""
+    """Whether a body is JSON. Accepts an empty body (null) and a byte order mark. 0.8 ms for each MB."""
     if not body:
         return True
     try:
@@ -173,6 +174,6 @@ def is_json(body: bytes) -> bool:
 
 
 def age_of(answer: Answer) -> float:
-    """Seconds that an answer was under way or in caches before it came to us, as it says itself."""
+    """The response's own age in seconds, from its `Age` field: time in transit and in caches. 0 without a valid field."""
     value = answer.header(b"age")
     return float(min(int(value), _MAX_AGE_HEADER_S)) if value is not None and value.isdigit() and len(value) < 20 else 0.0

@@ -1,7 +1,7 @@
-"""A bearer token on every request of an upstream, got by the OAuth2 client credentials grant.
+"""Adds a bearer token to every request of an upstream, obtained by the OAuth2 client credentials grant.
 
-`TokenSource` gets and keeps the token; `TokenLayer` puts it on requests. Neither ever writes the token or the secret into an error, a
-note, an event or a repr. Tokens of users, and other grants, are not known here.
+`TokenSource` fetches and keeps the token; `TokenLayer` adds it to requests. Neither ever writes the token or the client secret into an
+error, a note, an event or a repr. Other grants are not supported.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ import msgspec
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
 from anabranch.errors import DeadlineExceeded, StepError, UpstreamError
 from anabranch.policy.call import Call, Policy
-from anabranch.policy.ending import end_task
 from anabranch.policy.event import Observer, PolicyEvent
+from anabranch.policy.tasks import cancel_and_wait
 from anabranch.upstream.seam import Transport
 
 FETCH_TIMEOUT_S: Final = 10.0
@@ -24,21 +24,21 @@ DEFAULT_LIFETIME_S: Final = 300.0
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 INVALIDATE_PAUSE_S: Final = 10.0
-# RFC 6749 section 5.2. Only these words are passed on from what an authority says.
+# RFC 6749 section 5.2. Only these words of an authority's error response appear in our errors.
 _ERRORS: Final = frozenset(
     ("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope")
 )
 
 
 class _Grant(msgspec.Struct):
-    """RFC 6749 section 5.1. Some authorities write the number as a string."""
+    """RFC 6749 section 5.1. Some authorities send `expires_in` as a string."""
 
     access_token: str
     token_type: str
     expires_in: float | str | None = None
 
 
-class _Refusal(msgspec.Struct):
+class _ErrorBody(msgspec.Struct):
     """RFC 6749 section 5.2."""
 
     error: str = ""
@@ -47,19 +47,19 @@ class _Refusal(msgspec.Struct):
 class TokenSource:
     """The token of one client at one authority.
 
-    It is fetched when it is first needed and renewed in the background from 80 to 90% of its life on (drawn by `random`, so that many
-    gateways do not come at once), while calls go on with the old one. All callers share one fetch, which belongs to this object: a caller
-    that is cancelled or runs out of time leaves it to the others, and `aclose` cancels it and waits for its end. A life that the authority
-    does not tell is taken as DEFAULT_LIFETIME_S; the last twentieth of it (at most 5 s) is not used, for clocks and for the way.
+    The token is fetched when it is first needed and renewed in the background after 80 to 90% of its lifetime (drawn by `random`, so that
+    many gateways do not renew at once); calls use the old one meanwhile. All callers share one fetch, which this object owns: it goes on
+    when a caller is cancelled or times out, and `aclose` cancels it and waits for its end. If the authority gives no lifetime,
+    DEFAULT_LIFETIME_S is assumed. The last twentieth of the lifetime (at most 5 s) is not used, to allow for clock skew and network latency.
 
-    After a failed fetch nothing is asked for FIRST_PAUSE_S, then twice as long each time up to LONGEST_PAUSE_S (each spread by a half):
-    an outage of the authority is not hammered. Calls without a valid token fail at once meanwhile.
+    After a failed fetch, no fetch starts for FIRST_PAUSE_S. The pause doubles after each failure up to LONGEST_PAUSE_S (each spread by up to
+    a half), so that a failing authority is not flooded. Meanwhile calls without a valid token fail at once.
 
     **Source:** RFC 6749 sections 2.3.1 (client authentication by Basic, both parts form-encoded first), 4.4 and 5; RFC 6750 section 2.1.
     """
 
     __slots__ = (
-        "_address", "_clock", "_expires_at", "_failure", "_flight", "_header", "_invalidate_at", "_is_closed", "_observer", "_pause_s",
+        "_address", "_clock", "_expires_at", "_failure", "_fetching", "_header", "_invalidate_at", "_is_closed", "_observer", "_pause_s",
         "_random", "_renew_at", "_request", "_retry_at", "_transport", "_upstream",
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ class TokenSource:
         upstream: str,
         observer: Observer | None = None,
     ) -> None:
-        """`transport`: for the authority; opened and closed by its owner. `clock`: the loop's time. `random`: draws from [0, 1)."""
+        """`transport`: to the authority; the caller opens and closes it. `clock`: the loop's time. `random`: draws from [0, 1)."""
         form = {"grant_type": "client_credentials", "scope": scope, "audience": audience}
         credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(client_secret)}".encode())
         self._request = Request(
@@ -105,48 +105,48 @@ class TokenSource:
         self._retry_at = 0.0
         self._pause_s = FIRST_PAUSE_S
         self._failure = ""
-        self._flight: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def current(self) -> bytes | None:
-        """The value of the authorization header when it is valid, else None. Begins a renewal when one is due. Never waits."""
+        """The value of the authorization header if the token is valid, else None. Starts a renewal if one is due. Never waits."""
         now = self._clock()
         if self._header is None or now >= self._expires_at:
             return None
-        if now >= self._renew_at and now >= self._retry_at and self._flight is None and not self._is_closed:
-            self._begin()
+        if now >= self._renew_at and now >= self._retry_at and self._fetching is None and not self._is_closed:
+            self._start_fetch()
         return self._header
 
     async def get(self, deadline: float) -> bytes:
-        """The value of the authorization header; waits for the token when there is none.
+        """The value of the authorization header; waits for a token if there is none.
 
-        Raises UpstreamError when the authority does not give one, DeadlineExceeded when `deadline` (loop time) passes first.
+        Raises UpstreamError if the authority issues no token, DeadlineExceeded if `deadline` (loop time) passes first.
         """
         while (header := self.current()) is None:
             if self._is_closed:
-                raise UpstreamError("the gateway is shutting down and gets no access token any more")
-            if self._flight is None:
+                raise UpstreamError("the gateway is shutting down and no longer fetches access tokens")
+            if self._fetching is None:
                 wait_s = self._retry_at - self._clock()
                 if wait_s > 0:
                     raise UpstreamError(f"no access token for the service: {self._failure}", retry_after_s=wait_s)
-                self._begin()
-            flight = self._flight
-            assert flight is not None
+                self._start_fetch()
+            fetching = self._fetching
+            assert fetching is not None
             try:
                 async with asyncio.timeout_at(deadline):
-                    # Not the task itself: waiting for it must neither cancel it nor be cancelled with it.
-                    await asyncio.wait([flight])
+                    # Awaiting the task directly would cancel it with the caller, and the caller with it.
+                    await asyncio.wait([fetching])
             except TimeoutError:
-                raise DeadlineExceeded("the deadline passed while the call waited for an access token") from None
-            if not flight.cancelled():
-                flight.result()
+                raise DeadlineExceeded("the deadline passed while waiting for an access token") from None
+            if not fetching.cancelled():
+                fetching.result()
         return header
 
     def invalidate(self, header: bytes) -> bool:
-        """The upstream refused `header`. Forgets it, and returns whether asking `get` again may bring another one.
+        """Discard `header`, which the upstream has rejected. Returns whether `get` may now return another token.
 
-        A token that was replaced meanwhile is not forgotten. A service that refuses every token is not let near the authority more than
-        once in INVALIDATE_PAUSE_S.
+        Keeps a token that has replaced `header` meanwhile. A service that rejects every token causes at most one fetch in
+        INVALIDATE_PAUSE_S: within it, returns False and keeps the token.
         """
         if header != self._header:
             return True
@@ -158,13 +158,13 @@ class TokenSource:
         return True
 
     async def aclose(self) -> None:
-        """Cancel a fetch that is under way and wait for its end. May be called twice."""
+        """Cancel a fetch in progress and wait for its end. May be called twice."""
         self._is_closed = True
-        if self._flight is not None:
-            await end_task(self._flight)
+        if self._fetching is not None:
+            await cancel_and_wait(self._fetching)
 
-    def _begin(self) -> None:
-        self._flight = asyncio.create_task(self._fetch(), name="token")
+    def _start_fetch(self) -> None:
+        self._fetching = asyncio.create_task(self._fetch(), name="token")
 
     async def _fetch(self) -> None:
         began = self._clock()
@@ -174,26 +174,26 @@ class TokenSource:
         except StepError as error:
             self._fail(error.detail)
         finally:
-            self._flight = None
-        self._tell(self._failure and "failed", began)
+            self._fetching = None
+        self._report(self._failure and "failed", began)
 
     def _accept(self, answer: Answer, began: float) -> None:
-        """Keep the token that the authority answered with. Raises UpstreamError when there is none to be used."""
+        """Store the token from the authority's response. Raises UpstreamError if it contains no usable token."""
         if answer.status != 200:
-            raise UpstreamError(_refusal(answer))
+            raise UpstreamError(_error_of(answer))
         try:
             grant = msgspec.json.decode(answer.body, type=_Grant)
             lifetime_s = DEFAULT_LIFETIME_S if grant.expires_in is None else float(grant.expires_in)
         except ValueError:
-            # Without a cause: it could quote the token.
-            raise UpstreamError("the authority's answer is not a token (RFC 6749 section 5.1)") from None
+            # No cause: its message could contain the token.
+            raise UpstreamError("the authority's response is not a token response (RFC 6749 section 5.1)") from None
         if grant.token_type.lower() != "bearer":
-            raise UpstreamError("the authority gave a token that is not a bearer token")
+            raise UpstreamError("the authority issued a token that is not a bearer token")
         token = grant.access_token
         if not token or not all("\x21" <= char <= "\x7e" for char in token):
-            raise UpstreamError("the authority gave a token with characters that cannot stand in a header")
+            raise UpstreamError("the authority issued a token that is empty or has characters that are not allowed in a header")
         if not lifetime_s > 0:
-            raise UpstreamError("the authority gave a token that has expired already")
+            raise UpstreamError("the authority issued a token that has already expired")
         self._header = b"Bearer " + token.encode()
         self._renew_at = began + lifetime_s * (0.8 + 0.1 * self._random())
         self._expires_at = began + lifetime_s - min(0.05 * lifetime_s, 5.0)
@@ -206,25 +206,25 @@ class TokenSource:
         self._retry_at = self._clock() + self._pause_s * (0.5 + self._random())
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def _tell(self, reason: str, began: float) -> None:
+    def _report(self, reason: str, began: float) -> None:
         if self._observer is not None:
             elapsed_s = self._clock() - began
             self._observer(PolicyEvent(upstream=self._upstream, kind="token", reason=reason or "fetched", elapsed_s=elapsed_s))
 
 
-def _refusal(answer: Answer) -> str:
+def _error_of(answer: Answer) -> str:
     try:
-        error = msgspec.json.decode(answer.body, type=_Refusal).error
+        error = msgspec.json.decode(answer.body, type=_ErrorBody).error
     except ValueError:
         error = ""
     return f"the authority answered {answer.status}" + (f" ({error})" if error in _ERRORS else "")
 
 
 class TokenLayer:
-    """Sends each request with the token of `source`, in place of any other authorization: of the document, a step or the client.
+    """Sends each request with the token of `source`. It replaces any other authorization: of the document, a step or the client.
 
-    When the upstream answers 401 the token is forgotten, and an idempotent call is sent once more with a new one; any other call gets
-    the 401. `call.request` is put back afterwards, so that nobody further out sees the token.
+    On a 401 response the token is discarded, and an idempotent call is sent once more with a new one; any other call gets the 401.
+    `call.request` is restored afterwards, so that the outer layers never see the token.
     """
 
     __slots__ = ("_next", "source")
@@ -243,7 +243,7 @@ class TokenLayer:
             answer = await self._next(call)
             if answer.status != 401 or not source.invalidate(header) or not call.is_idempotent:
                 return answer
-            call.note("token refused: sent once more with a new one")
+            call.note("token rejected: request sent again with a new token")
             header = await source.get(call.deadline)
             call.request = msgspec.structs.replace(bare, extra=(*bare.extra, (b"authorization", header)))
             return await self._next(call)
@@ -252,7 +252,7 @@ class TokenLayer:
 
 
 def _without_authorization(request: Request) -> Request:
-    """The request without an authorization of its own: two of them would be for the service to choose from."""
+    """The request without authorization fields of its own: with two of them, the service would choose one."""
     headers, extra = request.headers, request.extra
     if any(field[0] == b"authorization" for field in headers.pairs):
         headers = HeaderBlock.of([field for field in headers.pairs if field[0] != b"authorization"])

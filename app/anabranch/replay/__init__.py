@@ -1,1 +1,1 @@
-"""Runs recorded requests again, offline or live, and compares the answers."""
+"""Runs recorded requests again, offline or live, and compares the responses."""

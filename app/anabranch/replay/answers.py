@@ -1,7 +1,7 @@
-"""The services' answers out of a journal, by what was asked: a gateway that runs on them needs no service.
+"""Looks up services' answers in a journal by call, so that a gateway can run without its services.
 
-They lie in a temporary database on the disk that nobody else sees and that goes with the process, so that memory does not grow with the
-journal. Of the answers to one call the latest counts; one of 500 and more only where there is no better one.
+The answers are stored in a private temporary database on disk that disappears with the process, so that memory does not grow with the
+journal. The latest answer to a call wins; one with status 500 or above only if there is no better one.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ _TOKEN: Final = Answer(
 
 
 class RecordedAnswers:
-    """`calls`: how many different calls have an answer. Closed by `close`; lookups take the time of a file read, in a thread."""
+    """`calls`: number of different calls with an answer. `close` it after use. A lookup takes about as long as a file read, in a thread."""
 
     def __init__(self, found: Iterable[Record], redaction: Redaction) -> None:
-        """Read all records. Blocking; about 30,000 steps a second."""
+        """Read all records. Blocking; handles about 30,000 steps a second."""
         self._redaction = redaction
         self._thread = ThreadPoolExecutor(1, "recorded-answers")
-        # An empty name is a temporary file, deleted already. Nothing of it has to survive anything.
+        # An empty name means a temporary file that is already deleted. Its content need not survive a crash.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8192"):
             self._database.execute(f"PRAGMA {setting}")
@@ -53,11 +53,11 @@ class RecordedAnswers:
 
     @classmethod
     def of_folder(cls, folder: Path, redaction: Redaction) -> "RecordedAnswers":
-        """Raises OSError when the folder cannot be read."""
+        """Read all records of a folder. Raises OSError when it cannot be read."""
         return cls(records(folder), redaction)
 
     async def find(self, upstream: str, request: Request) -> Answer | None:
-        """The answer to this call with this body; else to this call with any; else None."""
+        """Find the answer to this call with this body, else with any body, else None."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._find, upstream, request)
 
     def _find(self, upstream: str, request: Request) -> Answer | None:
@@ -70,7 +70,7 @@ class RecordedAnswers:
         return None
 
     def _forms(self, body: bytes | None) -> Iterator[str]:
-        """The digests that a sent body may stand under: redacted or as it is, with or without its line breaks."""
+        """Yield the digests under which a sent body may be stored: redacted or not, with or without its line breaks."""
         if not body:
             return
         try:
@@ -79,8 +79,8 @@ class RecordedAnswers:
             redacted = body
         yield from dict.fromkeys(_digest(content) for content in (kept(redacted), digested(redacted), digested(body)))
 
-    def shown(self, target: str) -> str:
-        """A target without what is secret in it, for a message."""
+    def redacted(self, target: str) -> str:
+        """Return a target without its secrets, for a message."""
         return self._redaction.target(target)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class RecordedAnswers:
 
 
 class RecordedTransport:
-    """Stands where an upstream's transport stands, and answers from the journal. `upstream`: its name; None for a token endpoint."""
+    """Replaces an upstream's transport and answers from the journal. `upstream`: its name; None for a token endpoint."""
 
     def __init__(self, answers: RecordedAnswers, upstream: str | None) -> None:
         self._answers = answers
@@ -101,16 +101,16 @@ class RecordedTransport:
             return _TOKEN
         answer = await self._answers.find(self._upstream, request)
         if answer is None:
-            path = self._answers.shown(request.target)
-            raise ConnectError(f"the journal has no answer of {self._upstream} to {request.method} {path}")
+            path = self._answers.redacted(request.target)
+            raise ConnectError(f"the journal has no answer from {self._upstream} to {request.method} {path}")
         return answer
 
     async def aclose(self) -> None:
-        """There is nothing to close: the answers outlive a reload."""
+        """Does nothing: the answers outlive a reload."""
 
 
 def opener_of(answers: RecordedAnswers, upstreams: Mapping[str, Upstream]) -> Callable[[Upstream], RecordedTransport]:
-    """What opens these upstreams' transports. An upstream that is not among them is the authority that gives out tokens."""
+    """Return a function that opens transports for these upstreams. Any other upstream is taken for an authority that issues tokens."""
     names = {id(upstream): name for name, upstream in upstreams.items()}
     return lambda upstream: RecordedTransport(answers, names.get(id(upstream)))
 

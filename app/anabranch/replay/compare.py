@@ -1,7 +1,6 @@
-"""Compares two JSON texts by what they mean: numbers by value, objects without order, arrays by position.
+"""Compares two JSON texts by meaning: numbers by value, objects regardless of order, arrays by position.
 
-A difference is named by its path, as `pick` has it: names with dots between them, arrays are gone through without an index. Knows nothing of
-records and endpoints.
+A difference is named by its path, written as in `pick`: names separated by dots, descending into arrays without an index.
 """
 
 import json
@@ -21,8 +20,8 @@ _ANY_DEPTH: Final = "**"
 
 
 class Change(msgspec.Struct):
-    """What became of the value at one path. `count`: at how many places of it, in arrays. `before`, `after`: of the first place, cut short;
-    None where there was nothing. `length`: an array has another number of elements."""
+    """The difference at one path. `count`: number of its occurrences, in arrays. `before`, `after`: of the first occurrence, shortened;
+    None for a value that was missing. Kind `length`: an array has a different number of elements."""
 
     path: Path
     kind: DifferenceKind
@@ -32,31 +31,31 @@ class Change(msgspec.Struct):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """`changes`: by path, in the order they were come across. `is_respelled`: the texts mean the same and are not spelled the same."""
+    """`changes`: in the order in which they were found. `is_respelled`: the texts mean the same but are spelled differently."""
 
     changes: list[Change]
     is_respelled: bool = False
 
 
 class Ignored:
-    """Paths whose differences do not count, and all that is below them. `*` is any one name; `**.time` is `time` at any depth."""
+    """Paths to ignore, with everything below them. `*` matches any one name; `**.time` matches `time` at any depth."""
 
     __slots__ = ("_anywhere", "_paths")
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
-        """Raises ValueError for a path that is none."""
+        """Raises ValueError for an invalid path."""
         self._paths: list[Path] = []
         self._anywhere: list[Path] = []
         for path in paths:
             names = tuple(path.split("."))
             if "" in names or _ANY_DEPTH in names[1:] or names == (_ANY_DEPTH,):
-                raise ValueError(f"{path!r} is not a path: it is names with dots between them, such as meta.time or **.time")
+                raise ValueError(f"{path!r} is not a path: write names separated by dots, such as meta.time or **.time")
             if names[0] == _ANY_DEPTH:
                 self._anywhere.append(names[1:])
             else:
                 self._paths.append(names)
 
-    def takes(self, path: Path) -> bool:
+    def matches(self, path: Path) -> bool:
         return any(_begins(path, names) for names in self._paths) or any(
             _begins(path[start:], names) for names in self._anywhere for start in range(len(path))
         )
@@ -66,8 +65,7 @@ NOTHING_IGNORED: Final = Ignored()
 
 
 def compare(before: bytes, after: bytes, ignored: Ignored = NOTHING_IGNORED) -> Comparison:
-    """What differs between two bodies. A text `***` stands for a value that was redacted, there or in what it comes from: it
-    equals any.
+    """Compare two bodies. A string `***` in either of them stands for a redacted value and equals any value.
 
     Texts that are not JSON are compared as bytes.
     """
@@ -76,29 +74,29 @@ def compare(before: bytes, after: bytes, ignored: Ignored = NOTHING_IGNORED) -> 
     try:
         old, new = _read(before), _read(after)
         found = _Found(ignored)
-        found.look(old, new, ())
+        found.compare(old, new, ())
     except (ValueError, RecursionError):
-        if ignored.takes(()):
+        if ignored.matches(()):
             return Comparison([])
         return Comparison([Change((), "changed", _cut(before.decode(errors="replace")), _cut(after.decode(errors="replace")))])
-    return Comparison(list(found.changes.values()), is_respelled=not found.changes and not found.is_excused)
+    return Comparison(list(found.changes.values()), is_respelled=not found.changes and not found.has_ignored)
 
 
 class _Found:
-    """Gathers changes by path and kind. `is_excused`: there were some that do not count."""
+    """Collects changes by path and kind. `has_ignored`: there were differences that do not count."""
 
     def __init__(self, ignored: Ignored) -> None:
         self._ignored = ignored
         self.changes: dict[tuple[Path, DifferenceKind], Change] = {}
-        self.is_excused = False
+        self.has_ignored = False
 
-    def look(self, old: Any, new: Any, path: Path) -> None:
+    def compare(self, old: Any, new: Any, path: Path) -> None:
         if _MASK in (old, new):
-            self.is_excused = self.is_excused or new != old
+            self.has_ignored = self.has_ignored or new != old
         elif isinstance(old, dict) and isinstance(new, dict):
             for name, value in old.items():
                 if name in new:
-                    self.look(value, new[name], (*path, name))
+                    self.compare(value, new[name], (*path, name))
                 else:
                     self._note((*path, name), "removed", value, None)
             for name in new.keys() - old.keys() if new.keys() != old.keys() else ():
@@ -107,13 +105,13 @@ class _Found:
             if len(old) != len(new):
                 self._note(path, "length", len(old), len(new))
             for one, other in zip(old, new, strict=False):
-                self.look(one, other, path)
+                self.compare(one, other, path)
         elif (type(old) is not type(new) and (not _is_number(old) or not _is_number(new))) or old != new:
             self._note(path, "changed", old, new)
 
     def _note(self, path: Path, kind: DifferenceKind, old: Any, new: Any) -> None:
-        if self._ignored.takes(path):
-            self.is_excused = True
+        if self._ignored.matches(path):
+            self.has_ignored = True
             return
         known = self.changes.get((path, kind))
         if known is not None:
@@ -125,7 +123,7 @@ class _Found:
 
 
 def _read(text: bytes) -> Any:
-    """Numbers keep their whole value, however many digits they have."""
+    """Parse JSON. Numbers keep all their digits."""
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 

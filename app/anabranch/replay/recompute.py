@@ -1,7 +1,7 @@
-"""Compute steps of a replay: the functions as they are now, on this machine, with time enough.
+"""Compute pools for replay: current code, local executors, relaxed deadlines.
 
-A function that a cluster runs for the gateway runs in a process here: nothing is called over a network. What ended a step because of the
-time or the place then ends it again. Knows pools and recordings; nothing of requests.
+A function that a cluster runs for the gateway runs in a local process here; nothing is called over a network. A recorded failure that came
+from load or time limits is raised again. Must not know requests.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,30 +16,30 @@ from anabranch.config.compute import ComputeBackend
 from anabranch.plan.model import PoolPlan
 from anabranch.replay.recording import Recording
 
-_PATIENCE_S: Final = 60.0
-"""Least time that a function gets, whatever the document gives it: a replay says nothing about time, but one that never returns must end."""
+_MIN_TIME_S: Final = 60.0
+"""Minimum time for a function, whatever the document says. A replay does not judge time, but a function that never returns must end."""
 
-_ROOM: Final = 1 << 20
+_QUEUE: Final = 1 << 20
 """More jobs than a request has steps."""
 
 
 @asynccontextmanager
 async def local_pools(plans: Mapping[str, PoolPlan]) -> AsyncIterator[Mapping[str, ComputePool]]:
-    """The pools of a document, open, and none of them anywhere else."""
-    local = {name: replace(plan, backend=_patient(plan.backend)) for name, plan in plans.items()}
+    """Open the pools of a document, all of them on this machine."""
+    local = {name: replace(plan, backend=_local(plan.backend)) for name, plan in plans.items()}
     async with ComputePools(local) as opened:
         yield opened.pools
 
 
-def _patient(backend: ComputeBackend) -> ComputeBackend:
-    """On this machine, and without refusing anybody: jobs that came one after the other then may all come at once now."""
+def _local(backend: ComputeBackend) -> ComputeBackend:
+    """Return a local backend that rejects no job: jobs that came one after the other when recorded may now all come at once."""
     if backend.kind == "dask":
         backend = ComputeBackend(kind="process")
-    return backend.model_copy(update={"queue": _ROOM, "queue_timeout_s": None})
+    return backend.model_copy(update={"queue": _QUEUE, "queue_timeout_s": None})
 
 
 class RecordedPool:
-    """A pool in a replay. `recording`: gives that of the request that is run just now."""
+    """A pool in a replay. `recording`: returns the recording of the request that is running."""
 
     def __init__(self, pool: ComputePool, recording: Callable[[], Recording]) -> None:
         self._pool = pool
@@ -57,13 +57,13 @@ class RecordedPool:
     def counters(self) -> PoolCounters:
         return self._pool.counters
 
-    async def run(self, job: Job, clock: JobTimings) -> JobResult:
-        """As any pool does. Cancellation: as of the pool behind it."""
-        patient = replace(job, deadline=max(job.deadline, monotonic() + _PATIENCE_S))
-        return await self._recording().compute(job.step, job.input, lambda: self._pool.run(patient, clock))
+    async def run(self, job: Job, timings: JobTimings) -> JobResult:
+        """Run a job as any pool does. Cancellation: as in the wrapped pool."""
+        relaxed = replace(job, deadline=max(job.deadline, monotonic() + _MIN_TIME_S))
+        return await self._recording().compute(job.step, job.input, lambda: self._pool.run(relaxed, timings))
 
     async def aopen(self) -> None:
-        """The pool behind it is open."""
+        """Does nothing: the wrapped pool is open."""
 
     async def aclose(self) -> None:
-        """The pool behind it is closed by whoever opened it."""
+        """Does nothing: `local_pools` closes the wrapped pool."""

@@ -1,6 +1,6 @@
-"""Replay: compares what a recorded request is answered with now with what it was answered with then, and counts what differs.
+"""Compares the response to a replayed request with the recorded one, and counts the differences.
 
-How a request is run is not known here: `Replayer.look` is given the new response. One record at a time, in constant memory.
+Does not run requests itself: `Replayer.compare` is given the new response. One record at a time, in constant memory.
 """
 
 from typing import Final
@@ -13,20 +13,21 @@ from anabranch.journal.redact import MASK, Redaction, UnreadableBody
 from anabranch.replay.compare import NOTHING_IGNORED, Comparison, Ignored, compare
 from anabranch.replay.recording import Recording
 
-# Problem documents tell of times and sentences that are new each time; what decides is their type, status, and the failed steps' codes.
-_OF_PROBLEMS: Final = Ignored(["detail", "instance", "errors.detail", "errors.elapsed_ms", "errors.attempts"])
-_REFUSED_BODIES: Final = (InvalidBody.code, BodyTooLarge.code, BodyTimeout.code, UnsupportedMediaType.code)
-_MAX_KINDS: Final = 500
+# Members of problem documents whose times and sentences vary. Type, status and the codes of failed steps are compared.
+_VARYING_IN_PROBLEMS: Final = Ignored(["detail", "instance", "errors.detail", "errors.elapsed_ms", "errors.attempts"])
+_REJECTED_BODIES: Final = (InvalidBody.code, BodyTooLarge.code, BodyTimeout.code, UnsupportedMediaType.code)
+_MAX_FIELDS: Final = 500
 _MASK: Final = MASK.encode()
 
 
 class CannotReplay(Exception):
-    """A record does not hold what its request needs to be run again. The message is a phrase without anything of one record in it."""
+    """A record lacks something that is needed to run its request again. The message has no details of one record, so that reasons can be
+    counted."""
 
 
 class ReplayedResponse(msgspec.Struct, frozen=True):
-    """What a request was answered with now. `endpoint`: that answered; None when there is none with this path and method.
-    `is_complete`: None where the answer does not say. `body`: as sent."""
+    """The response to a replayed request. `endpoint`: the one that answered; None when no endpoint has this path and method. `is_complete`:
+    None when the response does not say. `body`: as sent."""
 
     endpoint: str | None
     status: int
@@ -35,9 +36,9 @@ class ReplayedResponse(msgspec.Struct, frozen=True):
 
 
 class Example(msgspec.Struct):
-    """How often something was seen, and where first. `record`: its id. `before`, `after`: of that one; None where there was nothing.
+    """How often a difference was seen, and where first. `record`: id of the first one. `before`, `after`: its values, None when missing.
 
-    `records`: in how many of them; `places`: how often, in arrays, in all of them together."""
+    `records`: number of records with it. `places`: number of occurrences, in arrays, over all these records."""
 
     record: str
     before: str | None = None
@@ -47,12 +48,13 @@ class Example(msgspec.Struct):
 
 
 class EndpointReport(msgspec.Struct):
-    """What became of the recorded requests of one endpoint, by the name it had then.
+    """The result for the recorded requests of one endpoint, under the name it had then.
 
-    `replayed` = `same` + `different`. `respelled`: of the same ones, those that are spelled otherwise. `skipped`: records that could not be
-    replayed, by reason. `is_removed`: no endpoint has their path and method any more. `status`, `complete`, `fields` (by path, then by kind),
-    `new_calls` (calls that were not recorded, by upstream and method), `dropped_calls` (not made any more): what differs, with an example.
-    `guessed`: compute steps that were given a redacted value in records that differ, so that it may be for that alone.
+    `replayed` = `same` + `different`. `respelled`: same ones that are spelled differently. `skipped`: records that could not be replayed,
+    by reason. `is_removed`: no endpoint has their path and method any more. The differences, each with an example: `status`, `complete`,
+    `fields` (by path, then by kind), `new_calls` (calls that were not recorded, by upstream and method), `dropped_calls` (no longer made).
+    `guessed`: compute steps that were given a redacted value in a record that differs; that alone may be the reason.
+    `more_fields`: not all differing fields are listed.
     """
 
     replayed: int = 0
@@ -71,7 +73,7 @@ class EndpointReport(msgspec.Struct):
 
 
 class Replayer:
-    """Compares responses with records. `endpoints`: the report so far, by name."""
+    """Compares responses with records. `endpoints`: the report so far, by endpoint name."""
 
     def __init__(self, redaction: Redaction, ignored: Ignored = NOTHING_IGNORED) -> None:
         self._redaction = redaction
@@ -84,46 +86,46 @@ class Replayer:
 
     @property
     def has_only_skipped(self) -> bool:
-        """There were records, and none of them could be replayed."""
+        """There were records, but none of them could be replayed."""
         return bool(self.endpoints) and not any(report.replayed for report in self.endpoints.values())
 
     def recording(self, record: Record) -> Recording:
         return Recording(record, self._redaction)
 
     def skip(self, record: Record, reason: str) -> None:
-        """A record that cannot be replayed."""
+        """Count a record that cannot be replayed."""
         skipped = self._report(record).skipped
         skipped[reason] = skipped.get(reason, 0) + 1
 
-    def look(self, record: Record, reply: ReplayedResponse, recording: Recording | None) -> None:
-        """Compare `reply` with what was answered then. `recording`: where its answers came from; None when they came from the services."""
+    def compare(self, record: Record, response: ReplayedResponse, recording: Recording | None) -> None:
+        """Compare `response` with the recorded one. `recording`: where its answers came from; None for real services."""
         if recording is not None and recording.fault is not None:
             self.skip(record, recording.fault)
             return
-        if reply.status != record.status and InvalidBody.code.encode() in reply.body and is_body_redacted(record):
-            self.skip(record, "a value in the body of the request was redacted, and is not taken so (leave its path out of `redact`)")
+        if response.status != record.status and InvalidBody.code.encode() in response.body and is_body_redacted(record):
+            self.skip(record, "the request body has a redacted value, and `***` is not valid there (leave its path out of `redact`)")
             return
         report = self._report(record)
         report.replayed += 1
-        if reply.endpoint is None:
+        if response.endpoint is None:
             report.is_removed = True
             report.different += 1
             return
         is_different = False
-        if reply.status != record.status:
+        if response.status != record.status:
             is_different = True
-            _note(report.status, f"{record.status} -> {reply.status}", record, str(record.status), str(reply.status))
-        elif record.status < 400 and reply.is_complete is not None and reply.is_complete != record.complete:
+            _note(report.status, f"{record.status} -> {response.status}", record, str(record.status), str(response.status))
+        elif record.status < 400 and response.is_complete is not None and response.is_complete != record.complete:
             is_different = True
-            _note(report.complete, f"{_yes(record.complete)} -> {_yes(reply.is_complete)}", record)
-        is_same_kind = (reply.status < 400) == (record.status < 400)
-        found = self._compared(record, reply) if is_same_kind else Comparison([])
+            _note(report.complete, f"{_completeness(record.complete)} -> {_completeness(response.is_complete)}", record)
+        is_same_kind = (response.status < 400) == (record.status < 400)
+        found = self._compared(record, response) if is_same_kind else Comparison([])
         for change in found.changes:
             is_different = True
             path = ".".join(change.path)
             kinds = report.fields.get(path)
             if kinds is None:
-                if len(report.fields) >= _MAX_KINDS:
+                if len(report.fields) >= _MAX_FIELDS:
                     report.more_fields = True
                     continue
                 kinds = report.fields[path] = {}
@@ -143,8 +145,8 @@ class Replayer:
     def _report(self, record: Record) -> EndpointReport:
         return self.endpoints.setdefault(record.endpoint, EndpointReport())
 
-    def _compared(self, record: Record, reply: ReplayedResponse) -> Comparison:
-        before, body = record.body, reply.body
+    def _compared(self, record: Record, response: ReplayedResponse) -> Comparison:
+        before, body = record.body, response.body
         try:
             body = self._redaction.body.apply(body, is_json=False)
         except UnreadableBody:
@@ -155,24 +157,24 @@ class Replayer:
         after = kept(body).to_bytes() if body else b""
         if record.status < 400:
             return compare(old, after, self._ignored)
-        found = compare(old, after, _OF_PROBLEMS)
-        return Comparison([change for change in found.changes if not self._ignored.takes(change.path)])
+        found = compare(old, after, _VARYING_IN_PROBLEMS)
+        return Comparison([change for change in found.changes if not self._ignored.matches(change.path)])
 
 
 def request_body(record: Record) -> bytes:
-    """The body that the client sent. Raises CannotReplay when it was not kept."""
+    """Return the body that the client sent. Raises CannotReplay when it was not kept."""
     content = record.request.body
-    if content is None and record.failure in _REFUSED_BODIES:
-        raise CannotReplay("the body of the request was refused, and is not in the record")
+    if content is None and record.failure in _REJECTED_BODIES:
+        raise CannotReplay("the request body was rejected, and is not in the record")
     if content is None:
         return b""
     if not content.is_kept:
-        raise CannotReplay("the body of the request was not kept (`bodies: steps` keeps it)")
+        raise CannotReplay("the request body was not kept (`bodies: steps` keeps it)")
     return content.to_bytes()
 
 
 def is_body_redacted(record: Record) -> bool:
-    """Whether the body that the client sent is not all there."""
+    """Whether part of the body that the client sent was redacted."""
     content = record.request.body
     return content is not None and content.is_kept and _MASK in content.to_bytes()
 
@@ -187,5 +189,5 @@ def _note(
     example.places += places
 
 
-def _yes(value: bool) -> str:
+def _completeness(value: bool) -> str:
     return "complete" if value else "incomplete"

@@ -1,4 +1,4 @@
-"""What a replay found, for the eye and as JSON. Knows the report's values only."""
+"""Formats what a replay found: human-readable, and as JSON."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
@@ -11,14 +11,14 @@ _SHOWN: Final = 20
 
 
 def as_json(endpoints: Mapping[str, EndpointReport], never_asked: Collection[str], *, has_difference: bool) -> bytes:
-    """One object: `same` (nothing differs), `endpoints` by name, `never_asked` (endpoints that no record was for)."""
+    """One object: `same` (nothing differs), `endpoints` by name, and `never_asked` (endpoints without a record)."""
     return msgspec.json.format(
         msgspec.json.encode({"same": not has_difference, "endpoints": endpoints, "never_asked": sorted(never_asked)}), indent=2
     )
 
 
 def as_text(endpoints: Mapping[str, EndpointReport], never_asked: Collection[str], *, has_difference: bool) -> str:
-    """A paragraph for each endpoint, those that differ last, and one line to close."""
+    """One paragraph for each endpoint, those that differ last, and a summary line."""
     lines: list[str] = []
     for name, report in sorted(endpoints.items(), key=lambda item: (item[1].different > 0, item[0])):
         lines += _endpoint(name, report)
@@ -26,14 +26,14 @@ def as_text(endpoints: Mapping[str, EndpointReport], never_asked: Collection[str
         lines.append(f"no records for: {', '.join(sorted(never_asked))}")
     replayed = sum(report.replayed for report in endpoints.values())
     skipped = sum(sum(report.skipped.values()) for report in endpoints.values())
-    left_out = f", {skipped:,} could not be replayed" if skipped else ""
+    not_replayed = f", {skipped:,} could not be replayed" if skipped else ""
     if not replayed:
-        lines.append(f"nothing was replayed{left_out}")
+        lines.append(f"nothing was replayed{not_replayed}")
     elif has_difference:
         different = sum(report.different for report in endpoints.values())
-        lines.append(f"{different:,} of {_records(replayed)} would be answered differently{left_out}")
+        lines.append(f"{different:,} of {_records(replayed)} would be answered differently{not_replayed}")
     else:
-        lines.append(f"no difference in {_records(replayed)}{left_out}")
+        lines.append(f"no difference in {_records(replayed)}{not_replayed}")
     return "\n".join(lines)
 
 
@@ -50,32 +50,32 @@ def _endpoint(name: str, report: EndpointReport) -> Iterator[str]:
         yield _line("complete", change, example)
     for index, (path, kinds) in enumerate(report.fields.items()):
         if index == _SHOWN:
-            yield f"  ... and {len(report.fields) - _SHOWN:,} fields more (--format json has them)"
+            yield f"  ... and {len(report.fields) - _SHOWN:,} more fields (--format json lists them)"
             break
         for kind, example in kinds.items():
             yield _line(kind, path or "(the whole body)", example)
     if report.more_fields:
-        yield "  ... and more fields than are kept apart"
+        yield "  ... and more fields than a report can list"
     for call, example in report.new_calls.items():
         yield _line("not recorded", f"the call {call}", example)
     for call, example in report.dropped_calls.items():
-        yield _line("note", f"the call {call} is not made any more", example)
+        yield _line("note", f"the call {call} is no longer made", example)
     for step, example in report.guessed.items():
-        yield _line("note", f"the step {step} was given a redacted value, and its result may differ for that", example)
+        yield _line("note", f"the step {step} was given a redacted value, and may differ for that reason alone", example)
     if report.respelled:
-        yield f"  note         {_records(report.respelled)} mean the same in another spelling or order"
+        yield f"  note         {_records(report.respelled)} differ only in spelling or order"
     for reason, count in report.skipped.items():
         yield f"  skipped      {_records(count)}: {reason}"
 
 
-def _line(kind: str, what: str, example: Example) -> str:
+def _line(kind: str, subject: str, example: Example) -> str:
     places = f" ({example.places:,} places)" if example.places > example.records else ""
     shown = ""
-    if example.before is not None and example.after is not None and what != f"{example.before} -> {example.after}":
+    if example.before is not None and example.after is not None and subject != f"{example.before} -> {example.after}":
         shown = f": {example.before} -> {example.after}"
     elif (example.before is None) != (example.after is None):
         shown = f": {example.before or example.after}"
-    return f"  {kind:<12} {what}  {_records(example.records)}{places}, such as {example.record}{shown}"
+    return f"  {kind:<12} {subject}  {_records(example.records)}{places}, such as {example.record}{shown}"
 
 
 def _records(count: int) -> str:

@@ -1,120 +1,89 @@
-"""Runs recorded requests again: through the data plane as if a client had sent them, with no server between.
+"""Runs recorded requests again: by the handlers of their endpoints, with neither client nor server.
 
-Offline the answers come from the records, and neither time, retries, breakers nor places play a part: what was recorded is what the policies
-brought then. Functions of compute steps are called again. Knows nothing of files or of what the comparison is for.
+Offline, the upstreams' answers come from the records. Time, retries, breakers and slots play no part: the record holds what the policies
+produced. Functions of compute steps are called again.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Final
-
-from starlette.routing import Match
-from starlette.types import Message
+from time import monotonic
 
 from anabranch.compute.job import ComputePool
 from anabranch.core.exchange import Answer
 from anabranch.document.service import Service
-from anabranch.edge.dataplane import DataPlane, Run
+from anabranch.edge import request_id
+from anabranch.edge.endpoint import EndpointHandler
 from anabranch.edge.percent import parse_query
+from anabranch.edge.scope import join_headers
+from anabranch.edge.table import RouteTable
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.run import Engine
 from anabranch.journal.record import Record
 from anabranch.journal.redact import MASK
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StepPlan
+from anabranch.plan.routes import RESERVED
 from anabranch.policy.call import Call, Policy
 from anabranch.replay.recompute import RecordedPool, local_pools
 from anabranch.replay.recording import Recording
 from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, is_body_redacted, request_body
 
-# Longer than any request takes: there is no client that could leave.
-_NO_WATCH_S: Final = 1e6
-_JSON: Final = (b"content-type", b"application/json")
-
 
 class Rerun:
-    """Sends recorded requests to the endpoints of `plan`, by `run`. One after the other, or side by side where `run` allows it."""
+    """Runs recorded requests on the endpoints of `plan` by `engine`. One after the other, or side by side where the engine allows it."""
 
-    def __init__(self, plan: DocumentPlan, run: Run) -> None:
-        self._plane = DataPlane(run, watch_after_s=_NO_WATCH_S)
-        self._plane.load(plan)
+    def __init__(self, plan: DocumentPlan, engine: Engine) -> None:
+        routes = [(endpoint.method, endpoint.path, EndpointHandler(endpoint, engine.bind(endpoint))) for endpoint in plan.endpoints]
+        self._table = RouteTable(routes, reserved=RESERVED)
 
-    async def reply(self, record: Record, *, is_harmless: bool = False) -> ReplayedResponse:
-        """What the request of `record` is answered with now.
+    async def run(self, record: Record, *, is_live: bool = False) -> ReplayedResponse:
+        """Run the request of `record` and return its response.
 
-        `is_harmless`: only where every call of the endpoint may be made again. Raises CannotReplay.
+        `is_live`: the calls go to real services, so every call of the endpoint must be idempotent. Raises CannotReplay.
         """
-        asked = record.request
+        recorded = record.request
         body = request_body(record)
-        headers = [
-            (b"x-request-id", asked.id.encode()),
-            *((name.encode(), value.encode("latin-1")) for name, value in asked.headers.items()),
-        ]
-        if body:
-            headers.append((b"content-length", str(len(body)).encode()))
-            if "content-type" not in asked.headers:
-                headers.append(_JSON)
-        scope: dict[str, Any] = {
-            "type": "http",
-            "method": asked.method,
-            "path": asked.path,
-            "raw_path": asked.path.encode("latin-1"),
-            "query_string": asked.query.encode("latin-1"),
-            "headers": headers,
-        }
-        match, found = self._plane.matches(scope)
-        if match is not Match.FULL:
+        path = recorded.path.encode("latin-1")
+        found = self._table.match(path)
+        if found is None:
             return ReplayedResponse(None, 404, None, b"")
-        plan = self._plan_of(found, asked.method)
-        if plan is None:
+        leaf, values = found
+        handler = leaf.methods.get(recorded.method)
+        if handler is None:
             return ReplayedResponse(None, 405, None, b"")
-        _check(plan, record, is_harmless=is_harmless)
-        exchange = _Exchange(body)
-        await self._plane.handle({**scope, **found}, exchange.receive, exchange.send)
-        return ReplayedResponse(plan.name, exchange.status, exchange.is_complete, exchange.body)
-
-    def _plan_of(self, found: Mapping[str, Any], method: str) -> EndpointPlan | None:
-        ((_, leaf, _),) = found.values()
-        served = leaf.methods.get(method)
-        plan: EndpointPlan | None = None if served is None else served.plan
-        return plan
-
-
-class _Exchange:
-    """The client's end of one request."""
-
-    def __init__(self, body: bytes) -> None:
-        self._request: Message | None = {"type": "http.request", "body": body, "more_body": False}
-        self.status = 0
-        self.is_complete: bool | None = None
-        self.body = b""
-
-    async def receive(self) -> Message:
-        message, self._request = self._request, None
-        if message is None:
-            await asyncio.get_running_loop().create_future()
-            raise AssertionError("a future that nobody resolves")
-        return message
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            complete = next((value for name, value in message["headers"] if name == b"gateway-complete"), None)
-            self.is_complete = None if complete is None else complete == b"?1"
-        else:
-            self.body += message.get("body", b"")
+        _check_replayable(handler.plan, record, is_live=is_live)
+        lines = [(name.encode(), value.encode("latin-1")) for name, value in recorded.headers.items()]
+        lines.append((b"x-request-id", recorded.id.encode()))
+        if body:
+            lines.append((b"content-length", str(len(body)).encode()))
+            if "content-type" not in recorded.headers:
+                lines.append((b"content-type", b"application/json"))
+        scope = {
+            "method": recorded.method,
+            "path": recorded.path,
+            "raw_path": path,
+            "query_string": recorded.query.encode("latin-1"),
+            "headers": lines,
+        }
+        headers = join_headers(lines)
+        request = handler.request_of(scope, headers, values, request_id.read(headers), monotonic(), wants_notes=False)
+        request.body = body
+        answered = await handler.answer(request, None)
+        result = answered.result
+        return ReplayedResponse(
+            handler.plan.name, answered.response.status, None if result is None else result.is_complete, answered.response.body
+        )
 
 
 @asynccontextmanager
 async def offline(plan: DocumentPlan, replayer: Replayer) -> AsyncIterator["Offline"]:
-    """Replays against the records themselves, without any upstream or cluster. Functions of compute steps are run as they are now."""
+    """Replay against the records themselves, without any upstream or cluster. Functions of compute steps run with their current code."""
     async with local_pools(plan.pools) as pools:
         yield Offline(plan, replayer, pools)
 
 
 class Offline:
-    """One record at a time: its answers stand for the upstreams."""
+    """Replays one record at a time, with its recorded answers in place of the upstreams."""
 
     def __init__(self, plan: DocumentPlan, replayer: Replayer, pools: Mapping[str, ComputePool]) -> None:
         self._replayer = replayer
@@ -122,71 +91,71 @@ class Offline:
         self._step: ContextVar[str] = ContextVar("step")
         policies = {name: self._policy(name) for name in plan.upstreams}
         computes = {name: RecordedPool(pool, self._recording) for name, pool in pools.items()}
-        self._rerun = Rerun(plan, Engine(policies, self._around, computes).run)
+        self._rerun = Rerun(plan, Engine(policies, self._around, computes))
 
     async def replay(self, record: Record) -> None:
-        """Run it again, and let the replayer compare."""
+        """Run the record's request again and compare the responses."""
         recording = self._current = self._replayer.recording(record)
         try:
-            reply = await self._rerun.reply(record)
+            response = await self._rerun.run(record)
         except CannotReplay as error:
             self._replayer.skip(record, str(error))
         else:
-            self._replayer.look(record, reply, recording)
+            self._replayer.compare(record, response, recording)
 
     def _recording(self) -> Recording:
         assert self._current is not None
         return self._current
 
     def _policy(self, upstream: str) -> Policy:
-        async def ask(call: Call) -> Answer:
+        async def play_back(call: Call) -> Answer:
             call.attempts += 1
-            answer, call.stale_age_s = await self._recording().ask(upstream, call.request, self._step.get(), call.stale)
+            answer, call.stale_age_s = await self._recording().call(upstream, call.request, self._step.get(), call.stale)
             return answer
 
-        return ask
+        return play_back
 
     async def _around(self, step: StepPlan, run: Callable[[StepPlan], Awaitable[Outcome]]) -> Outcome:
-        """Steps may make the same call: the policies must know which one they work for."""
+        """Note which step runs: several steps may make the same call."""
         self._step.set(step.name)
         return await run(step)
 
 
 class Live:
-    """One record at a time, on the real upstreams of an open service, where no call can do harm by being made again."""
+    """Replays one record at a time against the real upstreams of an open service. Only endpoints whose calls are all idempotent."""
 
     def __init__(self, service: Service, replayer: Replayer) -> None:
         self._replayer = replayer
-        self._rerun = Rerun(service.plan, service.engine.run)
+        self._rerun = Rerun(service.plan, service.engine)
 
     async def replay(self, record: Record) -> None:
-        """Run it again, and let the replayer compare."""
+        """Run the record's request again and compare the responses."""
         try:
-            reply = await self._rerun.reply(record, is_harmless=True)
+            response = await self._rerun.run(record, is_live=True)
         except CannotReplay as error:
             self._replayer.skip(record, str(error))
         else:
-            self._replayer.look(record, reply, None)
+            self._replayer.compare(record, response, None)
 
 
-def _check(plan: EndpointPlan, record: Record, *, is_harmless: bool) -> None:
-    """Raise CannotReplay for a request of which something is not in the journal that the endpoint wants to know."""
-    if is_harmless and not all(step.is_idempotent for step in plan.steps if step.upstream):
-        raise CannotReplay("a call of it is not idempotent (`idempotent: true` on the call says that it may be made again)")
-    if is_harmless and is_body_redacted(record):
-        raise CannotReplay("a value in the body of the request was redacted, and no service should be sent what stands there instead")
-    asked = record.request
+def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> None:
+    """Raise CannotReplay when the journal lacks part of the request that the endpoint needs."""
+    if is_live and not all(step.is_idempotent for step in plan.steps if step.upstream):
+        raise CannotReplay("one of its calls is not idempotent (set `idempotent: true` on the call if it may be repeated)")
+    if is_live and is_body_redacted(record):
+        raise CannotReplay("the request body has a redacted value, and `***` must not be sent to a service")
+    request = record.request
     rule = plan.source.journal
     listed = () if isinstance(rule, bool) else {name.lower() for name in rule.headers}
     for parameter in plan.header_parameters:
         name = parameter.name.lower()
-        value = asked.headers.get(name)
+        value = request.headers.get(name)
         if value == MASK:
             raise CannotReplay(f"the header {name} was redacted")
         if value is None and name not in listed and (parameter.is_required or parameter.slot is not None) and record.status != 400:
             raise CannotReplay(f"the header {name} was not kept (`journal: {{headers: [{name}]}}` keeps it)")
-    if MASK in asked.query:
-        values = parse_query(asked.query.encode("latin-1"))
+    if MASK in request.query:
+        values = parse_query(request.query.encode("latin-1"))
         for parameter in plan.query_parameters:
             if MASK in (values.get(parameter.name) or ()):
                 raise CannotReplay(f"the query parameter {parameter.name} was redacted")

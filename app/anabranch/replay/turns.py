@@ -1,7 +1,7 @@
-"""Who ends first, when a recorded request is run again: where a failure decided the response and everything else was cancelled, its steps
-must end in the order of then, though nothing takes the time that it took. Other requests do not need it, and wait for nothing.
+"""Finishes replayed steps in their recorded order. Needed only when a failure cancelled the others.
 
-Knows the times in a record; nothing of calls and functions.
+Replayed steps take none of their recorded time, so without this a different failure could come first. Requests without a failure do not
+wait. Uses only the times in a record.
 """
 
 import asyncio
@@ -13,21 +13,22 @@ from typing import Final
 from anabranch.journal.record import Record, Step
 
 Turn = tuple[float, int]
-"""When a step ended: milliseconds since the request began, and its place in the document, which decides between equal ones."""
+"""When a step ended: milliseconds since the request arrived, and its position in the document, which breaks ties."""
 
 UNKNOWN_FUNCTION: Final[Turn] = (inf, 0)
-"""Of a compute that had not ended when the failure decided: after all that had."""
+"""Turn of a compute that had not ended when the failure decided the response: after all steps that had."""
 UNKNOWN_CALL: Final[Turn] = (inf, 1)
-"""The same of a call: also after such computes, because there is nothing that it could be answered with."""
+"""Turn of such a call: after those computes too, because there is no recorded answer for it."""
 
-# Turns of the loop after the end of a step until what it brings about has happened: all is cancelled (two), or steps begin that needed it.
+# Turns of the event loop from the end of a step until its consequences have happened: the others are cancelled (two turns), or steps that
+# depend on it begin.
 _SETTLING: Final = 4
 
 
 class Turns:
-    """The order of one record's steps. Whoever runs a step says so by `running`, and awaits `come` before it ends.
+    """The order of one record's steps. The code that runs a step wraps it in `running`, and awaits `wait` before the step ends.
 
-    Nobody waits for a later one, so nobody waits for ever.
+    A step waits only for earlier ones, so there is no deadlock.
     """
 
     __slots__ = ("_ended", "_is_ordered", "_left", "_of", "_running")
@@ -36,18 +37,18 @@ class Turns:
         self._is_ordered = record.failure is not None
         self._of: dict[str, Turn] = {}
         if self._is_ordered:
-            self._of = {step.name: (step.started_ms + step.elapsed_ms, place) for place, step in enumerate(record.steps)}
+            self._of = {step.name: (step.started_ms + step.elapsed_ms, position) for position, step in enumerate(record.steps)}
         self._running: list[Turn] = []
         self._ended = 0
         self._left = asyncio.Event()
 
     def of(self, step: Step | None, unknown: Turn) -> Turn:
-        """The turn of a recorded step; `unknown` for one that is not in the record."""
+        """Return the turn of a recorded step; `unknown` for one that is not in the record."""
         return unknown if step is None else self._of.get(step.name, unknown)
 
     @contextmanager
     def running(self, turn: Turn) -> Iterator[None]:
-        """For as long as the block runs, later ones wait."""
+        """Later steps wait while the block runs."""
         self._running.append(turn)
         try:
             yield
@@ -57,8 +58,8 @@ class Turns:
             self._left.set()
             self._left.clear()
 
-    async def come(self, turn: Turn) -> None:
-        """Return when nothing runs that ended earlier then."""
+    async def wait(self, turn: Turn) -> None:
+        """Return when no step is running that ended earlier in the record."""
         while self._is_ordered:
             ended = self._ended
             for _ in range(_SETTLING):

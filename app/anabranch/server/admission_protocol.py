@@ -6,21 +6,17 @@ scope, no task and no application comes into it: the answer is written at the en
 
 from typing import Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from anabranch.edge.problems import MEDIA_TYPE
-from anabranch.errors import Overloaded
-from anabranch.guard.concurrency import ADMITTED, RETRY_AFTER, Gate, limit_problem
+from anabranch.edge.admission import ADMITTED, Rejections, rejection
+from anabranch.guard.concurrency import Gate
 from anabranch.server.backlog import Backlog
-from anabranch.server.head import BoundedProtocol
-
-_STATUS: Final = STATUS_LINE[Overloaded.status]
+from anabranch.server.head import BoundedProtocol, as_http1
 
 
 class AdmissionProtocol(BoundedProtocol):
     """For `uvicorn.Config(http=...)`, by `gated`. `backlog`: where connections wait that find the gate full."""
 
     backlog: ClassVar[Backlog]
+    rejections: ClassVar[Rejections]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,11 +108,8 @@ class AdmissionProtocol(BoundedProtocol):
         keeps = parser.get_http_version() != "1.0" and parser.should_keep_alive() and not self.expect_100_continue and not self._is_ending
         # Nor do we go on with one that asks and asks and does not read our answers.
         keeps = keeps and not any(name == b"connection" for name, _ in fields) and not self.flow.write_paused
-        body = limit_problem(next((value for name, value in self.headers if name == b"x-request-id"), None))
-        head = b"%bcontent-type: %b\r\nretry-after: %b\r\ncontent-length: %d\r\n" % (_STATUS, MEDIA_TYPE, RETRY_AFTER.encode(), len(body))
-        rest = b"".join([b"%b: %b\r\n" % field for field in fields if field[0] != b"connection"])
-        end = b"\r\n" if keeps else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join((head, rest, end, b"" if parser.get_method() == b"HEAD" else body)))
+        problem = rejection(self.headers, self.rejections)
+        self.transport.write(as_http1(problem, fields, is_head=parser.get_method() == b"HEAD", closes=not keeps))
         self.cycle = _ANSWERED
         if keeps:
             self.on_response_complete()
@@ -146,6 +139,6 @@ class _Answered:
 _ANSWERED: Final[Any] = _Answered()
 
 
-def with_admission(protocol: type[BoundedProtocol], gate: Gate) -> type[AdmissionProtocol]:
+def with_admission(protocol: type[BoundedProtocol], gate: Gate, rejections: Rejections) -> type[AdmissionProtocol]:
     """The protocol, with a backlog before `gate` in front of its parser."""
-    return type("AdmissionProtocol", (AdmissionProtocol, protocol), {"backlog": Backlog(gate)})
+    return type("AdmissionProtocol", (AdmissionProtocol, protocol), {"backlog": Backlog(gate), "rejections": rejections})

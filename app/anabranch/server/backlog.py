@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from anabranch.edge.admission import OPEN_TO_ALL
 from anabranch.guard.concurrency import Gate
-from anabranch.plan.routes import RESERVED
 from anabranch.policy.bulkhead import RETRY_AFTER_S
 
-_OPEN_TO_ALL: Final = frozenset(name.encode() for name in RESERVED)
+_OPEN_TO_ALL: Final = frozenset(name.encode() for name in OPEN_TO_ALL)
 _PEEK_BYTES: Final = 64
 QUICK_PER_S: Final = 200
 """Requests that are turned away at once in each second."""

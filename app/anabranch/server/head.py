@@ -147,56 +147,56 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read nothing more, tell of it once, and close as soon as what is being answered allows it."""
         self._is_refused = True
         self._stop_timer()
-        request_id = trace.read({}).request_id.decode()
+        request_id = trace.read({}).request_id
         observe = type(self).observe
         if observe is not None:
-            observe(Refusal(error.code, error.status, error.detail, request_id, self.client))
+            observe(Refusal(error.code, error.status, error.detail, request_id.decode(), self.client))
         problem = problems.of_request(error, request_id)
         cycle: RequestResponseCycle | None = self.cycle
         if not self._is_in_head and cycle is not None and cycle.more_body:
-            self._refuse_body(cycle, problem, request_id)
+            self._refuse_body(cycle, problem)
         elif cycle is None or cycle.response_complete:
-            self._end(problem, request_id)
+            self._end(problem)
         else:
-            self._end_after(cycle, problem, request_id)
+            self._end_after(cycle, problem)
 
-    def _refuse_body(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse, request_id: str) -> None:
+    def _refuse_body(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse) -> None:
         """It is the body of this request that is none: the refusal is its answer, if it has no other one yet."""
         if cycle.response_complete:
-            self._end(None, request_id)
+            self._end(None)
         elif self.pipeline and self.pipeline[0][0] is cycle:  # nobody has seen it yet
 
             async def refuse(*_: object) -> None:
-                self._end_instead(cycle, problem, request_id)
+                self._end_instead(cycle, problem)
 
             self.pipeline[0] = (cycle, refuse)
         elif not cycle.response_started:
-            self._end_instead(cycle, problem, request_id)
+            self._end_instead(cycle, problem)
         else:
             self.transport.close()
 
-    def _end_instead(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse, request_id: str) -> None:
+    def _end_instead(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse) -> None:
         """Give this answer in place of the one that is to come. What is made for it from here on goes nowhere, as when its client had gone."""
         cycle.disconnected = True
         cycle.message_event.set()
-        self._end(problem, request_id)
+        self._end(problem)
 
-    def _end_after(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse, request_id: str) -> None:
+    def _end_after(self, cycle: RequestResponseCycle, problem: problems.ProblemResponse) -> None:
         """Let the last of the answers under way be given, and refuse behind it, where it leaves the connection open."""
         on_response = cycle.on_response
 
         def answered() -> None:
             on_response()
             if not self.transport.is_closing():
-                self._end(problem, request_id)
+                self._end(problem)
 
         cycle.on_response = answered
 
-    def _end(self, problem: problems.ProblemResponse | None, request_id: str) -> None:
+    def _end(self, problem: problems.ProblemResponse | None) -> None:
         """Say why, and that nothing follows."""
         self._unset_keepalive_if_required()
         if problem is not None:
-            self.transport.write(_as_bytes(problem, request_id, self.server_state.default_headers))
+            self.transport.write(as_http1(problem, self.server_state.default_headers))
         self._close()
 
     def _close(self) -> None:
@@ -229,14 +229,16 @@ def _explained(error: httptools.HttpParserError, data: bytes) -> str:
     return f"what came is not HTTP/1.1: {reason}. Look at what writes request line, header fields and body"
 
 
-def _as_bytes(problem: problems.ProblemResponse, request_id: str, default_headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The whole response. `default_headers`: of the server: Date, and in a drain that the connection closes."""
+def as_http1(
+    problem: problems.ProblemResponse, default_headers: list[tuple[bytes, bytes]], *, is_head: bool = False, closes: bool = True
+) -> bytes:
+    """The whole response on the wire. `default_headers`: of the server: Date, and in a drain that the connection closes."""
     fields = [
         *(pair for pair in default_headers if pair[0].lower() != b"connection"),
         *problem.headers,
         (b"content-length", b"%d" % len(problem.body)),
-        (b"x-request-id", request_id.encode()),
-        (b"connection", b"close"),
     ]
-    head = b"".join(b"%b: %b\r\n" % pair for pair in fields)
-    return b"%b%b\r\n%b" % (STATUS_LINE[problem.status], head, problem.body)
+    if closes:
+        fields.append((b"connection", b"close"))
+    head = b"".join([b"%b: %b\r\n" % pair for pair in fields])
+    return b"%b%b\r\n%b" % (STATUS_LINE[problem.status], head, b"" if is_head else problem.body)

@@ -1,9 +1,9 @@
-"""How far a journal has been shipped to one place: a small file beside the segments, replaced as a whole.
+"""How far a journal has been shipped to one sink: a small file beside the segments, replaced atomically.
 
-A position counts the bytes of a segment's lines, compressed or not, so it outlives the compression. It holds the end of the last line that
-was shipped: a segment whose lines were cut and written anew is noticed by it, and shipped from its beginning.
+A position counts the bytes of a segment's uncompressed lines, so it stays valid when the segment is compressed. It also holds the end of
+the last line that was shipped. That detects a segment whose lines were cut off and rewritten, which is then shipped from its beginning.
 
-Blocking functions: whoever has an event loop calls them in a thread.
+The functions block: call them in a thread from an event loop.
 """
 
 import fcntl
@@ -20,14 +20,14 @@ _MARK_BYTES: Final = 12
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`offset`: bytes of lines that were shipped. `mark`: the end of the last of them. `is_done`: the segment is closed, and all of it was."""
+    """`offset`: bytes of lines that were shipped. `mark`: the end of the last of them. `is_done`: closed and fully shipped."""
 
     offset: int = 0
     mark: str = ""
     is_done: bool = False
 
     def after(self, line: bytes) -> "Position":
-        """`line`: with its line feed."""
+        """Return the position behind `line` (with its line feed)."""
         return Position(self.offset + len(line), line[-1 - _MARK_BYTES : -1].decode("latin-1"))
 
 
@@ -36,7 +36,7 @@ _decode: Final = msgspec.json.Decoder(dict[str, Position]).decode
 
 
 class Checkpoint:
-    """The positions in one folder for one sink, by the segments' names."""
+    """The positions of one sink in one folder, by segment name."""
 
     def __init__(self, folder: Path, sink: str) -> None:
         self._path = folder / f"sink-{sink}.json"
@@ -49,7 +49,7 @@ class Checkpoint:
         return self._lock is not None
 
     def lock(self) -> bool:
-        """Become the one who ships this folder there, and read how far that is. False when another process is. Raises OSError."""
+        """Become the process that ships the folder, and read the positions. False when another process already is. Raises OSError."""
         if self._lock is not None:
             return True
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
@@ -66,13 +66,13 @@ class Checkpoint:
         return True
 
     def unlock(self) -> None:
-        """The file stays: it has no content, and another process may be about to lock it."""
+        """Release the lock. Its empty file stays: another process may be about to lock it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def save(self, existing: Collection[str]) -> None:
-        """Put the positions on the disk; those of segments that are gone are forgotten. Raises OSError."""
+        """Write the positions to disk, without those of segments that no longer exist. Raises OSError."""
         self.positions = {name: position for name, position in self.positions.items() if name in existing}
         part = self._path.with_suffix(".part")
         with open(part, "wb", opener=lambda path, flags: os.open(path, flags, FILE_MODE)) as file:
@@ -83,7 +83,7 @@ class Checkpoint:
         sync_folder(self._path.parent)
 
     def is_needed(self, segment: Segment) -> bool:
-        """Whether some of a segment has still to be shipped, as the file says: whichever process ships."""
+        """Whether part of a segment has still to be shipped, according to the file, which may be another process's."""
         try:
             positions = read(self._path)
         except OSError:
@@ -91,9 +91,9 @@ class Checkpoint:
         return not positions.get(str(segment.name), START).is_done
 
     def waiting(self, segments: Collection[Segment]) -> list[int]:
-        """Of these segments, the bytes on the disk that have still to be shipped, as the file says; segments of which all was are left out.
+        """Return the bytes on disk still to be shipped, according to the file: one number for each segment that is not fully shipped.
 
-        A closed one counts as a whole until all of it was. Raises OSError.
+        A closed segment counts in full until all of it is shipped. Raises OSError.
         """
         positions = read(self._path)
         found = []
@@ -106,7 +106,7 @@ class Checkpoint:
 
 
 def read(path: Path) -> dict[str, Position]:
-    """The positions in a file; none when it is not there, or not one of ours: everything is shipped again then. Raises OSError."""
+    """Read the positions from a file. Empty when the file is missing or invalid; everything is then shipped again. Raises OSError."""
     try:
         return _decode(path.read_bytes())
     except FileNotFoundError:

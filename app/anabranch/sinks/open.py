@@ -1,4 +1,4 @@
-"""Makes the sinks that a document asks for. The only module that knows all kinds of them."""
+"""Creates the sinks that a document configures. The only module that knows all kinds of them."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from anabranch.sinks.sink import Sink
 
 
 def open_sink(config: Config) -> Sink:
-    """The sink, not connected yet. Raises MissingExtraError."""
+    """Create a sink, not connected yet. Raises MissingExtraError."""
     if find_spec("asyncpg") is None:
         raise MissingExtraError("a PostgreSQL sink", "postgres")
     from anabranch.sinks.postgres import PostgresSink  # noqa: PLC0415 - its library is an extra
@@ -21,12 +21,12 @@ def open_sink(config: Config) -> Sink:
 
 
 class Shippers:
-    """The shippers of one document's journal, in one hand. Raises MissingExtraError when it is made."""
+    """The shippers of one document's journal. The constructor raises MissingExtraError."""
 
     def __init__(self, config: Journal, folder: Path | None = None) -> None:
         folder = Path(config.path) if folder is None else folder
         self.each = tuple(Shipper(folder, open_sink(sink), interval_s=sink.postgres.interval_s) for sink in config.sinks)
 
     def is_needed(self, segment: Segment) -> bool:
-        """Whether some sink has not got all of a segment yet. Blocking."""
+        """Whether part of a segment has still to be shipped to some sink. Blocking."""
         return any(shipper.is_needed(segment) for shipper in self.each)

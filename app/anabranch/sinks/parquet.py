@@ -1,6 +1,6 @@
-"""Writes records as a Parquet file (extra `parquet`), one row group at a time, so that memory does not grow with the records.
+"""Writes records to a Parquet file (extra `parquet`), one row group at a time, so that memory does not grow with the number of records.
 
-The only module that imports pyarrow. What has no fixed columns (request, steps, bodies) stands as JSON text.
+The only module that imports pyarrow. Parts without fixed columns (request, steps, bodies) are stored as JSON text.
 """
 
 from collections.abc import Iterable
@@ -82,5 +82,5 @@ def _json(value: Any) -> str:
 
 
 def _body(content: Content) -> str:
-    """The body itself where it is JSON; otherwise what the record has in its place."""
+    """Return the body itself if it is JSON, otherwise its `Content` as JSON."""
     return content.to_bytes().decode() if isinstance(content.json, msgspec.Raw) else _json(content)

@@ -1,7 +1,7 @@
-"""Ships records to PostgreSQL: by COPY into a temporary table, from there into a table with a partition for each day (UTC).
+"""Ships records to PostgreSQL: by COPY into a temporary table, then into a table with one partition for each day (UTC).
 
-The key is the record's time and id: what is there already is passed over, so records may come any number of times. The only module that
-imports asyncpg (extra `postgres`).
+The key is the record's time and id. Existing rows are skipped, so records may be shipped any number of times. The only module that imports
+asyncpg (extra `postgres`).
 """
 
 import logging
@@ -28,7 +28,7 @@ COLUMNS: Final = (
     "time", "id", "endpoint", "plan", "status", "complete", "failure", "elapsed_ms", "request_id", "method", "path", "record",
 )  # fmt: skip
 
-# `json` and not `jsonb`: it keeps how things are spelled, and takes every string that JSON has.
+# `json`, not `jsonb`: it keeps the original spelling and accepts every JSON string.
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS {table} (
     time timestamptz NOT NULL,
@@ -50,7 +50,7 @@ CREATE INDEX IF NOT EXISTS {table}_r ON {table} (request_id);
 CREATE INDEX IF NOT EXISTS {table}_e ON {table} (endpoint, time);
 CREATE INDEX IF NOT EXISTS {table}_f ON {table} (time) WHERE NOT complete OR status >= 500;
 """
-# What is in the checkpoint must not be lost by the database, however it is set up for others.
+# The database must not lose records that the checkpoint counts as shipped, whatever its own default is.
 _DURABLE: Final = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _EXISTS: Final = "SELECT to_regclass($1) IS NOT NULL"
 _DAY: Final = (
@@ -61,17 +61,17 @@ _MOVE: Final = "INSERT INTO {table} SELECT * FROM pg_temp.{table}_incoming ON CO
 
 
 class PostgresSink:
-    """One connection, made when it is needed, and again after trouble. Not to be used by two tasks at once.
+    """One connection, opened when needed, and again after a failure. Must not be used by two tasks at once.
 
-    `refused`: records that the database does not take whatever happens. They are logged by their id and passed over, so that they do not
-    hold up all others; the journal has them.
+    `rejected`: records that the database never accepts. They are logged by their id and skipped, so that they do not block all others; they
+    stay in the journal.
     """
 
     def __init__(self, config: Postgres) -> None:
         parts = urlsplit(config.url)
-        place = f"{parts.hostname}:{parts.port}{parts.path}?{parts.query}#{config.table}"
-        self.name = f"postgres-{blake2b(place.encode(), digest_size=5).hexdigest()}"
-        self.refused = 0
+        target = f"{parts.hostname}:{parts.port}{parts.path}?{parts.query}#{config.table}"
+        self.name = f"postgres-{blake2b(target.encode(), digest_size=5).hexdigest()}"
+        self.rejected = 0
         self._url = config.url
         self._table = config.table
         self._connection: asyncpg.Connection | None = None
@@ -85,11 +85,11 @@ class PostgresSink:
             await self.aclose()
             raise SinkError(_reason(error)) from error
         except ValueError as error:
-            # What asyncpg says of a URL that is none may repeat it.
+            # asyncpg's message about an invalid URL may contain the URL.
             await self.aclose()
-            raise SinkError("the connection URL cannot be used") from error
+            raise SinkError("the connection URL is invalid") from error
         except BaseException:
-            # Cancelled in the middle of something: nobody knows what the connection is up to.
+            # Cancelled in the middle of an operation: the state of the connection is unknown.
             await self.aclose()
             raise
 
@@ -111,9 +111,9 @@ class PostgresSink:
             return int(done.rpartition(" ")[2])
         except asyncpg.DataError as error:
             if len(shipments) == 1:
-                self.refused += 1
+                self.rejected += 1
                 record = shipments[0].record
-                logger.error("the record %s is not shipped: the database does not take it (%s)", record.id, type(error).__name__)  # noqa: TRY400
+                logger.error("the record %s is not shipped: the database rejects it (%s)", record.id, type(error).__name__)  # noqa: TRY400
                 return 0
             middle = len(shipments) // 2
             return await self._ship(shipments[:middle]) + await self._ship(shipments[middle:])
@@ -127,7 +127,7 @@ class PostgresSink:
         )
         self._connection = connection
         await connection.execute(_DURABLE)
-        # Who may only insert can still ship: where the table stands, nothing is made.
+        # A role that may only INSERT can still ship: an existing table is not created again.
         if not await connection.fetchval(_EXISTS, self._table):
             async with connection.transaction():
                 await self._lock(connection)
@@ -146,17 +146,17 @@ class PostgresSink:
             self._days.add(day)
 
     async def _lock(self, connection: asyncpg.Connection) -> None:
-        """Several gateways may begin at once, and `IF NOT EXISTS` alone does not keep them apart."""
+        """Keep gateways that start at the same time from creating the same table. `IF NOT EXISTS` alone does not."""
         await connection.execute("SELECT pg_advisory_xact_lock($1)", crc32(self._table.encode()))
 
 
 def _rows(shipments: Sequence[Shipment]) -> Iterator[tuple[object, ...]]:
     for shipment in shipments:
         record = shipment.record
-        asked = record.request
+        request = record.request
         yield (
             record.time, UUID(record.id), record.endpoint, record.plan, record.status, record.complete, record.failure,
-            record.elapsed_ms, asked.id, asked.method, asked.path, shipment.line.decode(),
+            record.elapsed_ms, request.id, request.method, request.path, shipment.line.decode(),
         )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def _day(time: datetime) -> date:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, asyncpg.PostgresError):
-        return f"the database says: {error}"
+        return f"database error: {error}"
     if isinstance(error, TimeoutError):
         return "the database did not answer in time"
     if isinstance(error, OSError):

@@ -1,8 +1,8 @@
-"""Ships a journal to one place: whatever is in its segments, in batches, at least once, from a checkpoint.
+"""Ships a journal to one sink: everything in its segments, in batches, at least once, from a checkpoint.
 
-It reads the segments as anybody may, also the one that is being written, so that the writer knows nothing of it and is never held up. Of
-several processes on one folder one ships; another takes over when it ends. When the place is away, nothing is lost but time: the journal
-keeps what was not shipped.
+Reads segments like any other reader, including the one that is being written, so the writer does not depend on it and never waits for it.
+When several processes share a folder, one of them ships; another takes over when that one ends. While the sink is unavailable nothing is
+lost: the journal keeps what was not shipped.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ logger = logging.getLogger("anabranch.journal")
 
 T = TypeVar("T")
 
-# Handing a batch to a database holds the loop for about 3 ms, whatever there is to catch up. Four times as much would be a fifth faster.
+# Handing a batch to a database blocks the loop for about 3 ms. Batches four times this size would ship a backlog only a fifth faster.
 _BATCH_RECORDS: Final = 500
 _BATCH_BYTES: Final = 1024 * 1024
 _FIRST_BACKOFF_S: Final = 0.5
@@ -34,8 +34,8 @@ _LAST_ROUND_S: Final = 5.0
 
 
 class Shipped(msgspec.Struct):
-    """What has been shipped since the start. `records`: taken by the place. `fresh`: those that it did not have. `failures`: rounds that
-    failed. `trouble`: why nothing can be shipped now; None when all is well."""
+    """What was shipped since the start. `records`: accepted by the sink. `fresh`: those that were new to it. `failures`: rounds that
+    failed. `trouble`: why nothing can be shipped at the moment; None when shipping works."""
 
     records: int = 0
     fresh: int = 0
@@ -44,9 +44,8 @@ class Shipped(msgspec.Struct):
 
 
 class Shipper:
-    """An async context manager: ships every `interval_s` seconds while it is open, and once more when it is left, for a short while.
-
-    `sink` is closed with it.
+    """An async context manager: ships every `interval_s` seconds while it is open. On leaving it ships once more, for at most 5 s, and
+    closes `sink`.
     """
 
     def __init__(self, folder: Path, sink: Sink, *, interval_s: float) -> None:
@@ -61,15 +60,15 @@ class Shipper:
 
     @property
     def name(self) -> str:
-        """The sink's."""
+        """The sink's name."""
         return self._sink.name
 
     def is_needed(self, segment: Segment) -> bool:
-        """Whether retention must leave a segment alone. Blocking; for the archive's thread."""
+        """Whether retention must keep a segment. Blocking; called in the archive's thread."""
         return self._checkpoint.is_needed(segment)
 
     def waiting(self, segments: Collection[Segment]) -> list[int]:
-        """The bytes that some of these segments have still to be shipped, one number for each of them. Blocking. Raises OSError."""
+        """Return the bytes still to be shipped, one number for each segment that is not fully shipped. Blocking. Raises OSError."""
         return self._checkpoint.waiting(segments)
 
     async def __aenter__(self) -> Self:
@@ -86,7 +85,7 @@ class Shipper:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of the place and of the folder."""
+        """Disconnect from the sink and release the folder's lock."""
         await self._sink.aclose()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint.unlock)
         self._thread.shutdown(wait=False)
@@ -100,15 +99,15 @@ class Shipper:
                 await self.ship()
             except (SinkError, OSError) as error:
                 self._note_failure(error)
-                wait_s = backoff_s * (0.5 + random() / 2)  # noqa: S311 - nobody guards anything with it
+                wait_s = backoff_s * (0.5 + random() / 2)  # noqa: S311 - not used for security
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
             except Exception:
-                logger.exception("shipping the journal to %s failed unexpectedly; it is tried again", self._sink.name)
+                logger.exception("unexpected error while shipping the journal to %s; it is tried again", self._sink.name)
                 self.counters.failures += 1
                 wait_s = _MAX_BACKOFF_S
             else:
                 if self.counters.trouble is not None:
-                    logger.info("the journal is shipped to %s again", self._sink.name)
+                    logger.info("the journal is being shipped to %s again", self._sink.name)
                     self.counters.trouble = None
                 backoff_s = _FIRST_BACKOFF_S
             if is_last:
@@ -121,13 +120,15 @@ class Shipper:
         self.counters.failures += 1
         reason = str(error) if isinstance(error, SinkError) else f"the journal cannot be read: {error.strerror or error}"
         if self.counters.trouble is None:
-            logger.warning("the journal is not shipped to %s for now: %s", self._sink.name, reason)
+            logger.warning("the journal cannot be shipped to %s, and is tried again: %s", self._sink.name, reason)
         self.counters.trouble = reason
 
     async def ship(self, *, on_progress: Callable[[int, int], None] | None = None) -> bool:
-        """Ship all that is there now. False when another process does it. `on_progress`: told records and bytes of each batch.
+        """Ship everything that is there now. False when there is no journal, or another process ships it.
 
-        Raises SinkError, OSError. Cancellation: what was not in the checkpoint yet comes again.
+        `on_progress`: called with the records and bytes of each batch.
+
+        Raises SinkError, OSError. Cancellation: what is not in the checkpoint yet is shipped again.
         """
         if not self._folder.exists() or not await self._blocking(self._checkpoint.lock):
             return False
@@ -164,14 +165,14 @@ class Shipper:
     # ------------------------------------------------------------------------------------------------- in the thread
 
     def _batches(self, segment: Segment) -> Generator[tuple[list[Shipment], Position, int], None, None]:
-        """What has not been shipped of a segment, with the position after each batch. Damaged lines are passed over."""
+        """Yield the unshipped records of a segment in batches, with the position after each batch. Skips damaged lines."""
         start = position = self._position(segment)
         shipments: list[Shipment] = []
         size_bytes = 0
         try:
             for line in _lines_after(segment, start):
                 if line is None:
-                    # What was shipped is not what is there: from the beginning, then.
+                    # The lines that were shipped are no longer in the segment: start from its beginning.
                     position = START
                     continue
                 if line[-1:] != b"\n":
@@ -195,7 +196,7 @@ class Shipper:
 
 
 def _lines_after(segment: Segment, start: Position) -> Iterator[bytes | None]:
-    """The lines of a segment after a position. None first, and then all of them, where the position is not one in it (any more)."""
+    """Yield the lines of a segment after a position. When the position is no longer in the segment, yield None, and then all lines."""
     if start.offset and not segment.is_closed:
         try:
             with segment.path.open("rb") as file:
@@ -204,7 +205,7 @@ def _lines_after(segment: Segment, start: Position) -> Iterator[bytes | None]:
                     yield from file
                     return
         except FileNotFoundError:
-            # It was compressed meanwhile: its new form is in the next list.
+            # It was compressed in the meantime: the next listing has its new form.
             return
         yield None
         yield from read_lines(segment)

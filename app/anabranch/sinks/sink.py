@@ -1,4 +1,4 @@
-"""The seam between the shipper and the places that records are shipped to. Two methods; anything that has them can stand here."""
+"""The interface between the shipper and the systems that it ships to. Any class with its two methods can be a sink."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,29 +9,29 @@ from anabranch.journal.record import Record
 
 
 class Shipment(msgspec.Struct, frozen=True):
-    """One record on its way. `line`: as it stands in the segment, proven, without its line feed."""
+    """One record to ship. `line`: as stored in the segment, verified, without its line feed."""
 
     record: Record
     line: bytes
 
 
 class SinkError(Exception):
-    """The place cannot be reached, or did not take the records. They come again. The message is a sentence without credentials."""
+    """The sink cannot be reached, or did not accept the records. They are shipped again. The message must not contain credentials."""
 
 
 class Sink(Protocol):
-    """`name`: tells one place from another, also after a restart; lower-case letters, digits and `-`. A checkpoint is kept for it."""
+    """`name`: identifies the target, also after a restart; lower-case letters, digits and `-`. The checkpoint is kept under this name."""
 
     name: str
 
     async def ship(self, shipments: Sequence[Shipment]) -> int:
-        """Keep these records. Returns when they are durable there: how many were new.
+        """Store these records. Returns when they are durable: how many of them were new.
 
-        Records that are there already are passed over: after a crash, some come again. Raises SinkError, and then all of them come again.
-        Cancellation: some or none of them are kept.
+        Records that are already stored are skipped: after a crash, some are shipped again. Raises SinkError; all of them are then shipped
+        again. Cancellation: some, all or none of them are stored.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of the place. May be called twice; the next `ship` connects again."""
+        """Disconnect. May be called twice; the next `ship` connects again."""
         ...

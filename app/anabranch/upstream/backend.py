@@ -1,7 +1,7 @@
-"""The stock pool's sockets: httpcore2's network backend on our own way of connecting.
+"""The stock pool's sockets: a network backend for httpcore2 that connects by `anabranch.upstream.dial`.
 
-httpcore2's own backend leaves a socket open when a connect or a TLS handshake is cancelled at the wrong moment. Here every such path closes
-what it opened, and both transports resolve, connect and name their failures alike. Knows no HTTP.
+httpcore2's own backend leaks a socket when a connect or a TLS handshake is cancelled at the wrong moment. This one closes every socket on
+every path, and makes both transports resolve, connect and report failures alike.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
 class Backend(httpcore2.AsyncNetworkBackend):
-    """TCP only. Failures are httpcore2's exceptions with ours as their cause."""
+    """TCP only. Raises httpcore2's exceptions with ours as their cause."""
 
     async def connect_tcp(
         self,
@@ -76,7 +76,7 @@ class Stream(httpcore2.AsyncNetworkStream):
             raise httpcore2.WriteError from error
 
     async def aclose(self) -> None:
-        # The transport is closed before this waits for anything, so a cancellation changes nothing.
+        # The transport is closed before the first await, so cancellation is safe.
         await anyio.aclose_forcefully(self._stream)
 
     async def start_tls(
@@ -116,7 +116,7 @@ class Stream(httpcore2.AsyncNetworkStream):
 
 
 def _is_readable(sock: Any) -> bool:
-    """Something came in on an idle connection: bytes nobody asked for, or its end. Either way it must not be used."""
+    """Whether an idle connection has received something: unexpected bytes or its end. Either way it must not be reused."""
     if sock is None or sock.fileno() < 0:
         return True
     poll = select.poll()

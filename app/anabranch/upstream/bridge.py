@@ -1,6 +1,6 @@
-"""Any of our transports as an `httpx.AsyncBaseTransport`, so that `httpx.AsyncClient(transport=Bridge(wire))` works on our connections.
+"""Adapts a transport to `httpx.AsyncBaseTransport`, so that `httpx.AsyncClient(transport=Bridge(wire))` uses our connections.
 
-For hooks, routers in Python and tests; the engine does not go this way. Knows nothing of connections.
+For hooks, routers in Python and tests. The engine does not use it.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from anabranch.core.exchange import Address, HeaderBlock, Request
 from anabranch.errors import ConnectError, ConnectionLost, ConnectTimeout, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
 from anabranch.upstream.seam import Transport
 
-# The transport writes these itself.
+# Request fields that the transport writes itself.
 _OURS: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
-# Bodies come decoded, so these would be wrong.
+# Response fields that would be wrong, because the body is already decoded.
 _DROPPED: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 # Most specific first.
@@ -29,15 +29,16 @@ _TO_HTTPX: Final[tuple[tuple[type[UpstreamError], type[httpx.TransportError]], .
     (UpstreamError, httpx.TransportError),
 )
 
-# Where the caller sets no timeout: an exchange needs some deadline.
+# Deadline if the caller sets no timeout: an exchange needs one.
 _NO_LIMIT_S: Final = 24 * 3600.0
 
 
 class Bridge(httpx.AsyncBaseTransport):
-    """`inner` behind httpx's seam. Closes it with itself.
+    """An httpx transport around `inner`. Closes `inner` when it is closed.
 
-    Answers are whole: the body is read and its content codings undone before the response is handed over. The request's
-    `timeout` extension becomes one deadline, the sum of its parts (none of them set: a day). The Host field is always the URL's.
+    Responses are complete: the body is read and its content codings are decoded before the response is returned. The request's `timeout`
+    extension becomes one deadline, the sum of its connect, write and read parts (a day if any of them is not set). The Host field is
+    always the URL's.
     """
 
     def __init__(self, inner: Transport) -> None:
@@ -50,14 +51,14 @@ class Bridge(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol(str(error), request=request) from error
         body = await request.aread()
         sized = "content-length" in request.headers or "transfer-encoding" in request.headers
-        asked = Request(
+        outgoing = Request(
             method=request.method,
             target=request.url.raw_path.decode("ascii"),
             headers=HeaderBlock.of([(name, value) for name, value in request.headers.raw if name.lower() not in _OURS]),
             body=body if body or sized else None,
         )
         try:
-            answer = await self._inner.exchange(asked, address, _deadline(request))
+            answer = await self._inner.exchange(outgoing, address, _deadline(request))
         except UpstreamError as error:
             kind = next(to for origin, to in _TO_HTTPX if isinstance(error, origin))
             raise kind(error.detail, request=request) from error

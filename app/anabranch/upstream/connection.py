@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection, client side: writes one request at a time, reads its response, and knows whether it may be used again.
+"""One HTTP/1.1 client connection: writes one request at a time, reads its response, and decides whether the connection may be reused.
 
-An `asyncio.Protocol` around llhttp (by httptools), which is strict about the grammar. What llhttp leaves open is decided in `anabranch.upstream.head`
-and here: where a message ends to the byte, and how large it may be. Everything happens in callbacks: one future and one timer an exchange, no
-task, no stream. Whatever cannot be proven safe closes the connection. Knows nothing of addresses, pools or content codings.
+An `asyncio.Protocol` around llhttp (by httptools), which enforces the grammar. `anabranch.upstream.head` and this module check what llhttp
+does not: where exactly a message ends, and how large it may be. Everything runs in callbacks: one future and one timer for each exchange, no
+task, no stream. The connection is closed unless it is proven safe to reuse. Does not decode content codings.
 
 **Source:** RFC 9112 sections 2 to 9 and 11, RFC 9110 section 6.4.
 """
@@ -19,32 +19,33 @@ from anabranch.errors import ConnectionLost, ProtocolError, UpstreamError, Upstr
 from anabranch.upstream.head import END, MAX_HEAD, HeadReader, Stop
 from anabranch.upstream.tls import tls_error
 
-# Chunk sizes, extensions and trailers: bytes allowed for each byte of the body, and beside. Chunks of one byte take six.
+# Bytes allowed for chunk sizes, extensions and trailers: this many for each byte of the body, plus a constant. One-byte chunks take six.
 OVERHEAD_RATIO: Final = 8
 OVERHEAD: Final = 2 * MAX_HEAD
-# Bodies up to this size are joined to the head, so that they leave in one packet; larger ones are written in slices of this size.
+# Request bodies up to this size are written together with the head; larger ones are written in slices of this size.
 SLICE: Final = 64 * 1024
-# Answers above it are put together as they come; smaller ones are joined at their end.
+# Response bodies above this size are assembled as they arrive; smaller ones are joined at the end.
 LARGE: Final = 4 * 1024 * 1024
 
 
 class Owner(Protocol):
-    """Who keeps connections and wants to know what becomes of them. Each call comes at most once for a connection, in this order."""
+    """Receives the state changes of its connections. Each method is called at most once for a connection, in this order."""
 
     def opened(self, connection: "Connection") -> None:
-        """Its socket is open, and the TLS handshake over."""
+        """The socket is open and the TLS handshake is complete."""
 
     def closed(self, connection: "Connection") -> None:
-        """It must not be used again."""
+        """The connection must not be used again."""
 
     def gone(self, connection: "Connection") -> None:
-        """Its socket is closed."""
+        """The socket is closed."""
 
 
 class Connection(HeadReader, asyncio.Protocol):
-    """`is_open`: may be given a request. `is_silent`: no byte of an answer has come since the last request.
-    `exchanges`: answers read. `failure`: why it was closed, None when by us or not yet. `idle_since`, `expires_at`: for the owner (loop time). `coding`: Content-Encoding of the last answer, b"" for none.
-    """  # fmt: skip
+    """`is_open`: can take a request. `is_silent`: no byte of a response has arrived since the last request. `exchanges`: responses read.
+    `failure`: why the connection was closed; None if we closed it or it is open. `idle_since`, `expires_at`: for the owner (loop time).
+    `coding`: Content-Encoding of the last response, b"" for none.
+    """
 
     __slots__ = (
         "_body_size", "_has_body", "_is_discarded", "_is_paused", "_large", "_loop", "_owner", "_parts", "_tail", "_timer", "_transport", "_unsent",
@@ -77,11 +78,11 @@ class Connection(HeadReader, asyncio.Protocol):
     # --------------------------------------------------------------------------------------------------------- sending
 
     def send(self, head: bytes, body: bytes | None, *, is_head: bool, deadline: float) -> "asyncio.Future[Answer]":
-        """Write a request and return the future of its answer, whose body is as it came (content codings not undone).
+        """Write a request and return the future of its response, with the body as received (content codings not decoded).
 
-        `head`: with its empty line. `is_head`: the method is HEAD. `deadline`: loop time.
-        The future fails with a child of UpstreamError, and then the connection is closed. When it is cancelled or not waited for, the
-        caller must call `abort`. Precondition: `is_open`, and no exchange is under way.
+        `head`: including its empty line. `is_head`: the method is HEAD. `deadline`: loop time.
+        If the future fails, it raises a child of UpstreamError and the connection is closed. If it is cancelled or not awaited, the caller
+        must call `abort`. Precondition: `is_open`, and no exchange is in flight.
         """
         transport = self._transport
         assert transport is not None
@@ -119,25 +120,25 @@ class Connection(HeadReader, asyncio.Protocol):
         return waiter
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full. Only a body written in slices minds."""
+        """The transport's buffer is full. Only matters for a body written in slices."""
         self._is_paused = True
 
     def resume_writing(self) -> None:
         """Write slices of a large body until the transport's buffer is full."""
         self._is_paused = False
         while self._unsent is not None and not self._is_paused and self._transport is not None:
-            piece, rest = self._unsent[:SLICE], self._unsent[SLICE:]
+            part, rest = self._unsent[:SLICE], self._unsent[SLICE:]
             self._unsent = rest or None
-            self._transport.write(piece)
+            self._transport.write(part)
 
     # --------------------------------------------------------------------------------------------------------- closing
 
     def abort(self) -> None:
-        """Close at once, whatever is under way. A pending answer is forgotten, not failed. May be called twice."""
+        """Close at once. The future of a pending response is dropped and never set. May be called twice."""
         was_open, self.is_open = self.is_open, False
         self._settle()
         self._unsent = None
-        # The parser holds our bound methods: without this the two would wait for the garbage collector.
+        # Breaks the reference cycle with the parser, which would otherwise be left to the garbage collector.
         self._parser = None
         if self._transport is not None:
             self._transport.abort()
@@ -145,7 +146,7 @@ class Connection(HeadReader, asyncio.Protocol):
             self._owner.closed(self)
 
     def fail(self, error: UpstreamError) -> None:
-        """Close at once; a pending answer fails with `error`."""
+        """Close at once; a pending response fails with `error`."""
         waiter = self._waiter
         self.failure = error
         self.abort()
@@ -153,7 +154,7 @@ class Connection(HeadReader, asyncio.Protocol):
             waiter.set_exception(error)
 
     def discard(self) -> None:
-        """Close a connection that never came to be used: its socket is, or is about to be, closed by whoever opened it."""
+        """Close a connection that was never used. The caller, which opened its socket, closes the socket."""
         self._is_discarded = True
         self.abort()
         if self._transport is not None:
@@ -183,7 +184,7 @@ class Connection(HeadReader, asyncio.Protocol):
         if self._is_discarded:
             return
         if isinstance(error, ssl.SSLError):
-            # TLS 1.3: a refused client certificate is only told after our first bytes.
+            # TLS 1.3: the service reports a rejected client certificate only after our first bytes.
             self.fail(tls_error(error, may_be_processed=True))
         else:
             self._lost("reset" if error is not None else "closed")
@@ -191,29 +192,29 @@ class Connection(HeadReader, asyncio.Protocol):
         self._owner.gone(self)
 
     def eof_received(self) -> None:
-        if self._is_until_close_answer():
-            # RFC 9112 section 6.3, rule 8: the close is the end of the body.
+        if self._is_reading_until_close():
+            # RFC 9112 section 6.3, rule 8: the close ends the body.
             self._is_reusable = False
             self._finish()
         else:
             self._lost("closed")
 
-    def _is_until_close_answer(self) -> bool:
+    def _is_reading_until_close(self) -> bool:
         return self._waiter is not None and self._is_until_close and not self._waiter.done()
 
     def _lost(self, how: str) -> None:
         if self._waiter is None:
-            # Between two exchanges, or before the first one, where the reason is asked for.
-            self.failure = self.failure or ConnectionLost(f"the service {how} the connection before it was asked")
+            # Between two exchanges, or before the first one; the transport then raises `failure`.
+            self.failure = self.failure or ConnectionLost(f"the service {how} the connection before the request was sent")
             self.abort()
             return
-        when = "answered" if self._received == 0 else "had sent the whole answer"
-        self.fail(ConnectionLost(f"the service {how} the connection before it {when}", may_be_processed=True))
+        when = "it responded" if self._received == 0 else "its response was complete"
+        self.fail(ConnectionLost(f"the service {how} the connection before {when}", may_be_processed=True))
 
     def data_received(self, data: bytes) -> None:
         waiter, parser = self._waiter, self._parser
         if waiter is None or parser is None or waiter.done():
-            # Bytes that nobody asked for: the next answer on this connection could be anybody's.
+            # Unexpected bytes: the next response on this connection could belong to another request.
             self.abort()
             return
         self._received += len(data)
@@ -225,38 +226,35 @@ class Connection(HeadReader, asyncio.Protocol):
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade, Stop) as error:
             if not self._is_complete:
-                self.fail(
-                    self.failure
-                    or ProtocolError(f"the service sent something that is not valid HTTP: {_reason(error)}", may_be_processed=True)
-                )
+                self.fail(self.failure or ProtocolError(f"the service sent invalid HTTP: {_reason(error)}", may_be_processed=True))
                 return
-            # What stands behind the answer is not our business, but the connection is finished.
+            # Bytes after the response are ignored, but the connection must not be reused.
             self._is_reusable = self._is_reusable and self._is_head
         if self._is_chunked:
             self._tail = (self._tail + data[-5:])[-5:]
             if self._received > OVERHEAD_RATIO * self._body_size + OVERHEAD:
-                self.fail(ProtocolError("the chunks of the answer are mostly framing", may_be_processed=True))
+                self.fail(ProtocolError("the chunk framing of the response is much larger than its body", may_be_processed=True))
                 return
         if self._is_complete:
             self._finish()
 
     def _finish(self) -> None:
-        """The answer is whole: hand it over, and close the connection unless it is clean."""
+        """The response is complete: set its future, and close the connection unless it is safe to reuse."""
         waiter = self._waiter
         assert waiter is not None
         self.exchanges += 1
         reusable = self._is_reusable and self._unsent is None
         if reusable:
             if self._is_chunked:
-                # The last chunk ends `0...CRLF CRLF` and nothing follows. llhttp skips empty lines, so they are looked for here.
+                # The last chunk ends with `0...CRLF CRLF` and nothing follows. llhttp skips empty lines, so check for them here.
                 reusable = self._tail.endswith(END) and len(self._tail) == 5 and self._tail[0] != 0x0A
             else:
                 reusable = self._received == self._wire_size + self._length
             if self._has_body and reusable:
-                # An answer before the request was written whole (RFC 9112 section 9.5).
+                # The service responded before the whole request was written (RFC 9112 section 9.5).
                 reusable = self._transport is not None and self._transport.get_write_buffer_size() == 0
             if self._is_head:
-                # llhttp was stopped in the middle of a message that it thinks has a body.
+                # llhttp was stopped inside a message, because it expects a body.
                 self._parser = HttpResponseParser(self)
         self._settle()
         if not reusable:
@@ -280,10 +278,10 @@ class Connection(HeadReader, asyncio.Protocol):
             self._too_large()
         self._parts.append(data)
         if self._body_size > LARGE:
-            self._put_together()
+            self._append_parts()
 
-    def _put_together(self) -> None:
-        """Copy what has come to its place now: to join all of a large body at its end would hold the loop."""
+    def _append_parts(self) -> None:
+        """Append the received parts to one buffer now: joining a large body at the end would block the event loop."""
         if self._large is None:
             self._large = BytesIO()
         for part in self._parts:

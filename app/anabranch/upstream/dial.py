@@ -1,7 +1,7 @@
-"""From an address to an open connection: names, Happy Eyeballs, TCP, the TLS handshake.
+"""Opens a connection to an address: name resolution, Happy Eyeballs, TCP, the TLS handshake.
 
-The cold path. Knows nothing of HTTP, pools or deadlines: the caller bounds `dial` by a timeout and may cancel it at any point; every socket
-and task that it opened is closed by then.
+Not on the hot path. Sets no timeout: the caller bounds `dial` and may cancel it at any point, and then every socket and task that it
+opened is closed.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ _TIMEOUTS: Final = frozenset({errno.ETIMEDOUT})
 
 
 async def dial(address: Address, connection: Connection, *, context: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
-    """Connect `connection` to `address`; done after the TLS handshake if there is a `context`.
+    """Connect `connection` to `address`, including the TLS handshake if there is a `context`.
 
     `server_name`: sent by SNI and verified instead of the address's host.
-    Raises ResolveError, ConnectError, ConnectTimeout (the kernel gave up), TLSError. Cancellation closes whatever is open.
+    Raises ResolveError, ConnectError, ConnectTimeout (timeout of the kernel), TLSError. Cancellation closes the socket.
     """
     loop = asyncio.get_running_loop()
     sock = await connect(address.ip or address.host, address.port)
@@ -42,14 +42,14 @@ async def dial(address: Address, connection: Connection, *, context: ssl.SSLCont
         sock.close()
         raise tls_error(error) from error
     except BaseException:
-        # uvloop has made the transport by now and may never tell the protocol that it was lost.
+        # uvloop may have created the transport already and may never call `connection_lost`.
         connection.discard()
         sock.close()
         raise
 
 
 async def _resolve(host: str, port: int) -> list[SocketAddress]:
-    """Endpoints to try, families in turn (RFC 8305 section 4)."""
+    """Socket addresses to try, alternating between the families (RFC 8305 section 4)."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host)
@@ -58,7 +58,7 @@ async def _resolve(host: str, port: int) -> list[SocketAddress]:
         return [(family, (host, port) if family == socket.AF_INET else (host, port, 0, 0))]
     endpoints = await _lookup(host, port)
     if not endpoints:
-        raise ResolveError("the service's name has no address")
+        raise ResolveError("the service's host name has no address")
     return _interleave(endpoints)
 
 
@@ -66,8 +66,8 @@ async def _lookup(host: str, port: int) -> list[SocketAddress]:
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        # UnicodeError: a label of the name is empty or longer than 63 characters.
-        raise ResolveError("the service's name has no address") from error
+        # UnicodeError: a label of the name is empty or has more than 63 characters.
+        raise ResolveError("the service's host name has no address") from error
     return [(info[0], info[4]) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}]  # type: ignore[misc]
 
 
@@ -80,7 +80,7 @@ def _interleave(endpoints: list[SocketAddress]) -> list[SocketAddress]:
 
 
 async def connect(host: str, port: int) -> socket.socket:
-    """A connected, non-blocking socket. Raises ResolveError, ConnectError, ConnectTimeout. The caller owns the socket."""
+    """A connected, non-blocking socket, owned by the caller. Raises ResolveError, ConnectError, ConnectTimeout."""
     endpoints = await _resolve(host, port)
     if len(endpoints) > 1:
         return await _race(endpoints)
@@ -91,8 +91,8 @@ async def connect(host: str, port: int) -> socket.socket:
 
 
 async def _race(endpoints: list[SocketAddress]) -> socket.socket:
-    """The first socket that connects. The next attempt begins when the one before failed, or after `ATTEMPT_DELAY_S`."""
-    waiting = list(reversed(endpoints))
+    """The first socket that connects. The next attempt starts when the previous one has failed, or after `ATTEMPT_DELAY_S`."""
+    untried = list(reversed(endpoints))
     running: set[asyncio.Task[None]] = set()
     opened: list[socket.socket] = []
     errors: list[OSError] = []
@@ -105,14 +105,14 @@ async def _race(endpoints: list[SocketAddress]) -> socket.socket:
             errors.append(error)
 
     try:
-        while not opened and (waiting or running):
-            if waiting:
-                running.add(asyncio.create_task(attempt(waiting.pop())))
-            delay = ATTEMPT_DELAY_S if waiting else None
+        while not opened and (untried or running):
+            if untried:
+                running.add(asyncio.create_task(attempt(untried.pop())))
+            delay = ATTEMPT_DELAY_S if untried else None
             _, running = await asyncio.wait(running, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
         winner = opened[0] if opened else None
     finally:
-        # What an attempt opened is in `opened` before its task ends, so that nothing can be lost between the two.
+        # An attempt adds its socket to `opened` before its task ends, so no socket is lost in between.
         for task in running:
             task.cancel()
         for sock in opened:
@@ -120,7 +120,7 @@ async def _race(endpoints: list[SocketAddress]) -> socket.socket:
                 sock.close()
     if winner is None:
         raise _connect_error(errors) from errors[-1]
-    # The cancelled attempts close their sockets in the loop's next turn; a caller that is cancelled here must not lose the winner.
+    # The cancelled attempts close their sockets in the next loop iteration. If the caller is cancelled here, the winner is closed too.
     try:
         await asyncio.gather(*running, return_exceptions=True)
     except BaseException:
@@ -133,7 +133,7 @@ async def _open(endpoint: SocketAddress) -> socket.socket:
     sock = socket.socket(endpoint[0], socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        # Requests are written whole: waiting for more (Nagle) would only add latency.
+        # Requests are written whole, so Nagle's algorithm would only add latency.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(sock, endpoint[1])
     except BaseException:
@@ -143,7 +143,7 @@ async def _open(endpoint: SocketAddress) -> socket.socket:
 
 
 def _connect_error(errors: list[OSError]) -> ConnectError:
-    """The last failure decides; no address is told. Kernel timeouts count as such only if nothing else was met."""
+    """The error for failed attempts: by the last one that is not a kernel timeout, if any. Names no address."""
     if all(error.errno in _TIMEOUTS for error in errors):
         return ConnectTimeout("the service did not accept a connection in time")
     number = next(error.errno for error in reversed(errors) if error.errno not in _TIMEOUTS)

@@ -1,8 +1,7 @@
-"""Content codings of responses: gzip, deflate, br, zstd and lists of them, undone within a bound.
+"""Decodes the content codings of responses: gzip, deflate, br, zstd and lists of them, within a size limit.
 
-One decoder for every transport. It works on whole bodies, because answers are buffered up to `max_response` anyway; a bomb costs no more
-memory than that, since each coding is undone in steps that stop at the limit. Knows nothing of connections or headers other than
-`Content-Encoding`.
+Every transport uses this decoder. It works on whole bodies, because responses are buffered up to `max_response` anyway. A decompression
+bomb takes no more memory than that, since decoding stops at the limit.
 
 **Source:** RFC 9110 section 8.4, RFC 1950 to 1952, RFC 7932, RFC 8878 and RFC 9659.
 """
@@ -22,44 +21,45 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# Nobody codes a body more than twice in earnest; each coding more multiplies what a bomb can make us compute.
+# Real responses have at most two codings; each further one multiplies the CPU time that a bomb can cost.
 MAX_CODINGS: Final = 3
 
-# About 1.5 ms of work at most each: bytes as they come, and bytes decoded (python -m bench.offload). A hop to a thread is 0.05 ms.
+# Each about 1.5 ms of work at most: bytes as received, and bytes decoded (python -m bench.offload). A hop to a thread takes 0.05 ms.
 _INLINE_BYTES: Final = 128 * 1024
 _INLINE_LIMIT: Final = 512 * 1024
 
-# RFC 9659 section 3: a decoder must not be asked for a window above 8 MiB.
+# RFC 9659 section 3: a window may have at most 8 MiB.
 _ZSTD_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
 
 
 def decode(body: bytes, coding: bytes, limit: int) -> bytes:
-    """Undo the codings of a `Content-Encoding` value, last one first.
+    """Decode the codings of a `Content-Encoding` value, last one first.
 
-    `limit`: bytes that no result may exceed, those between two codings included.
-    Raises ProtocolError (unknown coding, too many, data that is broken or incomplete, or bytes behind its end) and ResponseTooLarge.
-    An empty body stays empty whatever the header says: services send that to HEAD-like requests.
+    `limit`: maximum size in bytes of every result, including those between two codings.
+    Raises ProtocolError (unknown coding, too many codings, broken or incomplete data, or bytes after its end) and ResponseTooLarge.
+    An empty body stays empty whatever the header says: some services send it in reply to HEAD and similar requests.
     """
     if not body:
         return body
     names = [name for part in coding.lower().split(b",") if (name := part.strip()) and name != b"identity"]
     if len(names) > MAX_CODINGS:
-        raise ProtocolError(f"the answer is coded {len(names)} times, more than {MAX_CODINGS}", may_be_processed=True)
+        raise ProtocolError(f"the response has {len(names)} content codings, more than {MAX_CODINGS}", may_be_processed=True)
     for name in reversed(names):
-        undo = _CODINGS.get(name)
-        if undo is None:
-            raise ProtocolError("the answer has a content coding that is not gzip, deflate, br or zstd", may_be_processed=True)
+        decoder = _CODINGS.get(name)
+        if decoder is None:
+            raise ProtocolError("the response has a content coding that is not gzip, deflate, br or zstd", may_be_processed=True)
         try:
-            body = undo(body, limit)
+            body = decoder(body, limit)
         except (zlib.error, brotli.error, zstd.ZstdError, EOFError) as error:
-            raise ProtocolError(f"the {name.decode('ascii')} content coding of the answer is broken", may_be_processed=True) from error
+            raise ProtocolError(f"the {name.decode('ascii')} content coding of the response is broken", may_be_processed=True) from error
     return body
 
 
 async def decode_soon(body: bytes, coding: bytes, limit: int) -> bytes:
-    """As `decode`, in a thread where it would hold the loop for long: the decoders let the GIL go while they work.
+    """Like `decode`, but in a thread if it would block the event loop for long. The decoders release the GIL.
 
-    A body that comes small may become large, so the loop undoes no more than `_INLINE_LIMIT` of any. Cancellation: the thread ends unheard.
+    A small body may decode to a large one, so the loop decodes at most `_INLINE_LIMIT` bytes of any. Cancellation: the thread finishes and
+    its result is dropped.
     """
     if len(body) <= _INLINE_BYTES:
         if limit <= _INLINE_LIMIT:
@@ -67,16 +67,16 @@ async def decode_soon(body: bytes, coding: bytes, limit: int) -> bytes:
         try:
             return decode(body, coding, _INLINE_LIMIT)
         except ResponseTooLarge:
-            pass  # larger than what the loop undoes
+            pass  # too large to decode on the loop
     return await asyncio.to_thread(decode, body, coding, limit)
 
 
 def _too_large(limit: int) -> ResponseTooLarge:
-    return ResponseTooLarge(f"the answer is larger than {limit} bytes when decoded", may_be_processed=True)
+    return ResponseTooLarge(f"the response is larger than {limit} bytes when decoded", may_be_processed=True)
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
-    """One or more gzip members, one behind the other (RFC 1952 section 2.2)."""
+    """One or more concatenated gzip members (RFC 1952 section 2.2)."""
     parts: list[bytes] = []
     size = 0
     while body:
@@ -92,7 +92,7 @@ def _gunzip(body: bytes, limit: int) -> bytes:
 
 
 def _inflate(body: bytes, limit: int) -> bytes:
-    """zlib data (RFC 1950), or the bare deflate data that some services send instead (RFC 9110 section 8.4.1.2)."""
+    """zlib data (RFC 1950), or the raw deflate data that some services send instead (RFC 9110 section 8.4.1.2)."""
     is_zlib = len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
     inflater = zlib.decompressobj(wbits=15 if is_zlib else -15)
     result = inflater.decompress(body, limit + 1)
@@ -108,7 +108,7 @@ def _unbrotli(body: bytes, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
-        # The limit of one step is rounded up to the decoder's buffer, so the sum is checked as well.
+        # The decoder rounds the limit of one step up to its buffer size, so the total is checked as well.
         part = decompressor.process(body, output_buffer_limit=limit - size + 1)
         body = b""
         parts.append(part)
@@ -122,7 +122,7 @@ def _unbrotli(body: bytes, limit: int) -> bytes:
 
 
 def _unzstd(body: bytes, limit: int) -> bytes:
-    """One or more frames, one behind the other (RFC 8878 section 3)."""
+    """One or more concatenated frames (RFC 8878 section 3)."""
     parts: list[bytes] = []
     size = 0
     while body:

@@ -1,7 +1,7 @@
-"""The head of an answer as it comes: how large it may be, what may come before it, and what its framing fields may say about the body.
+"""Reads the head of a response as it arrives: limits its size, skips interim responses, and validates the fields that frame the body.
 
-The part of a connection that reads heads, as its base class: a call more for each request or chunk would be felt. What llhttp is strict about is
-left to it. Knows nothing of sockets, requests or bodies.
+A base class of the connection rather than a part of it, because an extra call for each request or chunk would be noticeable. llhttp
+enforces the grammar. This module handles neither sockets nor bodies.
 
 **Source:** RFC 9112 sections 2 to 7 and 11, RFC 9110 sections 6.4 and 15.2.
 """
@@ -12,11 +12,11 @@ from httptools import HttpResponseParser
 
 from anabranch.errors import ProtocolError, ResponseTooLarge, UpstreamError
 
-# Status line and fields. Servers allow 8 to 16 KiB, a few proxies 64 KiB; more is a mistake or an attack.
+# Bytes of status line and fields. Servers allow 8 to 16 KiB, a few proxies 64 KiB; more is a mistake or an attack.
 MAX_HEAD: Final = 64 * 1024
-# Fields of a head. Common limits are 100 (Apache, Node) to 1,000; each costs a Python object or two.
+# Number of fields. Common limits are 100 (Apache, Node) to 1,000; each field costs one or two Python objects.
 MAX_FIELDS: Final = 256
-# 1xx answers before the final one (RFC 9110 section 15.2 sets no limit): 100, 102 and 103 with some repetition.
+# 1xx responses before the final one (RFC 9110 section 15.2 sets no limit): 100, 102 and 103 with some repetition.
 MAX_INTERIM: Final = 16
 
 END: Final = b"\r\n\r\n"
@@ -25,15 +25,15 @@ _SPECIAL: Final = frozenset({b"content-length", b"transfer-encoding", b"content-
 
 
 class Stop(Exception):
-    """Raised inside a parser callback to make the parser stop where it is; never leaves the connection."""
+    """Raised inside a parser callback to stop the parser; never leaves the connection."""
 
 
 class HeadReader:
-    """`failure`: why reading stopped. `coding`: Content-Encoding of the last answer, b"" for none.
+    """`failure`: why reading stopped. `coding`: Content-Encoding of the last response, b"" for none.
 
-    The connection sets all of it anew for each exchange, and `_limit` (bytes of a body), once. Of a whole head, `_wire_size` is the length on the
-    wire; 0 before. `_received`: bytes of the final answer so far. `_status`: 0 before its head is whole. `_length`: of the body by
-    Content-Length; -1 without one.
+    The connection resets all attributes for each exchange, except `_limit` (maximum bytes of a body). `_wire_size`: length of the final head
+    on the wire, 0 until it is complete. `_received`: bytes of the final response so far. `_status`: 0 until the final head is complete.
+    `_length`: of the body by Content-Length, -1 without one.
     """
 
     __slots__ = (
@@ -60,9 +60,9 @@ class HeadReader:
     failure: UpstreamError | None
 
     def _read_head(self, data: bytes, parser: HttpResponseParser) -> bytes:
-        """Watch the limits of the head, and step over interim ones. Returns what is still to be parsed: b"" when the head is not whole.
+        """Enforce the limits of the head and skip interim responses. Returns the bytes still to parse; b"" while the head is incomplete.
 
-        Leaves the length of the final head in `_wire_size`. Incomplete heads are parsed as they come, so that nonsense is noticed at once.
+        Stores the length of the final head in `_wire_size`. Incomplete heads are parsed as they arrive, so that invalid data fails at once.
         """
         while True:
             head: bytes | bytearray
@@ -90,9 +90,9 @@ class HeadReader:
                 return data
             self._interim += 1
             if self._interim > MAX_INTERIM:
-                raise self._broken(f"more than {MAX_INTERIM} interim answers")
+                raise self._broken(f"more than {MAX_INTERIM} interim responses")
             if head[9:12] == b"101":
-                raise self._broken("it switched to another protocol without being asked")
+                raise self._broken("it switches to another protocol, which was not requested")
             parser.feed_data(data[: size - start])
             self._fields.clear()
             self._buffer = None
@@ -101,27 +101,27 @@ class HeadReader:
                 return b""
 
     def _broken(self, why: str) -> Stop:
-        self.failure = ProtocolError(f"the service sent something that cannot be trusted as HTTP: {why}", may_be_processed=True)
+        self.failure = ProtocolError(f"the service sent an unacceptable HTTP response: {why}", may_be_processed=True)
         return Stop()
 
     # ------------------------------------------------------------------------------------------------- parser callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._status:
-            return  # a trailer: RFC 9110 section 6.5.1 lets us drop it, and nothing in it may change the framing
+            return  # a trailer: RFC 9110 section 6.5.1 allows dropping it, and it must not change the framing
         name = name.lower()
         if name in _SPECIAL:
             self._special(name, value.strip())
         self._fields.append((name, value.rstrip()))
 
     def _special(self, name: bytes, value: bytes) -> None:
-        # llhttp has refused two lengths, a length that is no number, and a length beside a transfer coding.
+        # llhttp rejects two lengths, a length that is not a number, and a length together with a transfer coding.
         if name == b"content-length":
             self._length = int(value)
         elif name == b"content-encoding":
             self.coding = self.coding + b"," + value if self.coding else value
         elif self._is_chunked or value.lower() != b"chunked":
-            raise self._broken("a transfer coding that is not chunked")
+            raise self._broken("a transfer coding other than chunked")
         else:
             self._is_chunked = True
 
@@ -134,7 +134,7 @@ class HeadReader:
         if status < 200:
             if status < 100:
                 raise self._broken("a status below 100")
-            # Nothing that an interim answer says is about the final one.
+            # The fields of an interim response do not apply to the final one.
             self._length = -1
             self._is_chunked = False
             self.coding = b""
@@ -142,7 +142,7 @@ class HeadReader:
         self._status = status
         self._is_reusable = self._is_http_11 and parser.should_keep_alive()
         if self._is_head or status in {204, 304}:
-            # RFC 9112 section 6.3, rule 1: no body, whatever the fields say. llhttp knows this of the two statuses but not of HEAD.
+            # RFC 9112 section 6.3, rule 1: no body, whatever the fields say. llhttp applies this to the two statuses but not to HEAD.
             self._length = 0
             self._is_chunked = False
             if self._is_head:
@@ -157,5 +157,5 @@ class HeadReader:
             self._is_until_close = self._length < 0
 
     def _too_large(self) -> None:
-        self.failure = ResponseTooLarge(f"the answer is larger than {self._limit} bytes", may_be_processed=True)
+        self.failure = ResponseTooLarge(f"the response is larger than {self._limit} bytes", may_be_processed=True)
         raise Stop

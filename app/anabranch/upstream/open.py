@@ -1,4 +1,4 @@
-"""Chooses and builds the transport of an upstream from its settings. The only module here that knows all the others."""
+"""Chooses and builds the transport of an upstream from its settings."""
 
 from importlib.util import find_spec
 
@@ -15,8 +15,8 @@ def open_transport(upstream: Upstream, contexts: TLSContexts | None = None) -> T
     """The transport for `upstream`, ready for its first exchange; the caller closes it.
 
     `contexts`: shares TLS contexts between the upstreams of one document; None builds one for this upstream alone.
-    Reads the TLS files. Raises ValueError with a sentence for the operator when one of them is unusable, and MissingExtraError when
-    `http2` is on and its library is not installed.
+    Reads the TLS files. Raises ValueError with a sentence for the operator if one of them is unusable, and MissingExtraError if `http2` is
+    enabled and its library is not installed.
     """
     contexts = contexts or TLSContexts()
     is_secure = any(address.scheme == "https" for address in upstream.addresses)

@@ -1,7 +1,7 @@
-"""Kept-alive connections of one address: last in, first out, bounded in number, idle time and age.
+"""The idle (kept-alive) connections of one address: last in, first out, bounded in number, idle time and age.
 
-Hands out only what is open and young enough; everything else it closes. The number of connections in use is not its business: the bulkhead
-limits that. Knows no HTTP. Time is passed in (loop time).
+Returns only connections that are open and young enough, and closes the others. The bulkhead, not the pool, limits the connections in use.
+The current time is an argument (loop time).
 """
 
 from anabranch.config.model import Pool as Settings
@@ -9,7 +9,7 @@ from anabranch.upstream.connection import Connection
 
 
 class Pool:
-    """Idle connections of one address. The most recently used is taken first, so that surplus ones grow old and are closed."""
+    """Idle connections of one address. The most recently used one is taken first, so that surplus ones expire and are closed."""
 
     __slots__ = ("_idle", "_idle_timeout_s", "_max_idle")
 
@@ -22,7 +22,7 @@ class Pool:
         return len(self._idle)
 
     def take(self, now: float) -> Connection | None:
-        """An idle connection that may be used, or None. Those that have become too old are closed on the way."""
+        """An idle connection that may be reused, or None. Closes expired connections that it finds."""
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -32,7 +32,7 @@ class Pool:
         return None
 
     def put(self, connection: Connection, now: float) -> None:
-        """Keep a connection whose exchange is over, or close it when there is no room or it is too old. Closed ones are ignored."""
+        """Keep a connection after its exchange, or close it if the pool is full or the connection too old. Ignores closed ones."""
         if not connection.is_open:
             return
         if len(self._idle) >= self._max_idle or now >= connection.expires_at:
@@ -41,13 +41,13 @@ class Pool:
         connection.idle_since = now
         self._idle.append(connection)
 
-    def forget(self, connection: Connection) -> None:
-        """The peer closed it. One that is not idle is not here, and that is all right."""
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection that was closed. Ignores one that is not idle."""
         if connection in self._idle:
             self._idle.remove(connection)
 
     def sweep(self, now: float) -> None:
-        """Close the idle connections that have become too old."""
+        """Close the idle connections that have expired."""
         for connection in self._idle[:]:
             if now - connection.idle_since >= self._idle_timeout_s or now >= connection.expires_at:
                 connection.abort()

@@ -1,6 +1,6 @@
-"""Follows redirects of GET and HEAD on the same origin. Built only for upstreams that ask for it.
+"""Follows redirects of GET and HEAD on the same origin. Built only for upstreams that set `follow_redirects`.
 
-A redirect to another origin is never followed, since it would carry our credentials there: the 3xx answer is returned as it came.
+A redirect to another origin is never followed, since that would send our credentials there: the 3xx response is returned unchanged.
 
 **Source:** RFC 9110 section 15.4.
 """
@@ -18,7 +18,7 @@ _METHODS: Final = frozenset({"GET", "HEAD"})
 
 
 class Redirecting:
-    """A `seam.Transport` around another one. `limit`: redirects followed in one exchange; the answer after the last one stands."""
+    """A `seam.Transport` around another one. `limit`: maximum number of redirects in one exchange; then the next 3xx is returned."""
 
     def __init__(self, inner: Transport, *, limit: int) -> None:
         self._inner = inner
@@ -26,11 +26,11 @@ class Redirecting:
 
     @property
     def inner(self) -> Transport:
-        """What the exchanges go through."""
+        """The wrapped transport."""
         return self._inner
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
-        """See `seam.Transport`. All exchanges share the one deadline."""
+        """See `seam.Transport`. All exchanges share one deadline."""
         answer = await self._inner.exchange(request, address, deadline)
         if request.method not in _METHODS:
             return answer
@@ -40,7 +40,7 @@ class Redirecting:
             target = _same_origin(address, request.target, answer.header(b"location"))
             if target is None:
                 break
-            # A location is a whole path, so the base path is not put before it again.
+            # A location is a full path, so the base path must not be prepended again.
             address = msgspec.structs.replace(address, base_path="")
             request = msgspec.structs.replace(request, target=target)
             answer = await self._inner.exchange(request, address, deadline)
@@ -51,7 +51,7 @@ class Redirecting:
 
 
 def _same_origin(address: Address, target: str, location: bytes | None) -> str | None:
-    """The target that `location` means, or None when it leads elsewhere or is no clean URL."""
+    """The target of `location`; None if it has another origin or is not a valid URL."""
     if not location or any(not 0x21 <= byte <= 0x7E for byte in location):
         return None
     try:

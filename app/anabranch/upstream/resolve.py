@@ -1,7 +1,7 @@
-"""Keeps the addresses of an upstream's names fresh: resolves them again and again, and reports when they have changed.
+"""Resolves an upstream's host names periodically and reports when their addresses change.
 
-Built only where the document sets `dns_ttl`. It does not know who uses the addresses, and it never makes a call wait: until the first
-answer of DNS the addresses are the ones written, which the transport resolves by itself.
+Built only if the document sets `dns_ttl`. Calls never wait for it: until DNS has answered for the first time, the addresses are those of
+the document, which the transport resolves itself.
 """
 
 import asyncio
@@ -16,29 +16,29 @@ import msgspec
 from anabranch.core.exchange import Address
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""`await lookup(host, port)`: the literal IP addresses of a name. Raises OSError (of which `socket.gaierror` is one) when it has none."""
+"""`await lookup(host, port)`: the literal IP addresses of a name. Raises OSError (such as `socket.gaierror`) if it has none."""
 
 LOOKUP_TIMEOUT_S: Final = 5.0
 
 
 async def system_lookup(host: str, port: int) -> list[str]:
-    """Ask the system's resolver, which heeds /etc/hosts and search domains (a short Kubernetes name works)."""
+    """Look up a name by the system's resolver, which uses /etc/hosts and search domains (short Kubernetes names work)."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
 
 
 class Resolver:
-    """Resolves the names in `addresses` when it is entered and then about every `ttl_s`, in one task of its own.
+    """Resolves the names in `addresses` when it is entered and then about every `ttl_s`, in a task of its own.
 
-    Every address of a name becomes an `Address` with `ip` set; `host` stays, for the Host header and for TLS. Literal IP addresses stay
-    as they are. `on_change`: called in the loop with the whole new set, only when it differs from the one before; the order of the
-    written addresses is kept, and the IPs of one name are sorted, so that DNS's rotation is no change.
+    Every IP of a name becomes an `Address` with `ip` set; it keeps `host` for the Host header and for TLS. Literal IP addresses are not
+    changed. `on_change`: called on the loop with all addresses, only if they differ from before. The order of the configured addresses is
+    kept, and the IPs of one name are sorted, so that DNS rotation is not a change.
 
-    A name that cannot be resolved (or not within LOOKUP_TIMEOUT_S, or to nothing) keeps the addresses that it had: a DNS outage must not
-    become an outage of the service. `on_failure`: told the name and the reason each time. `ttl_s` is spread by a tenth, so that many
-    gateways do not ask at once; `random` draws from [0, 1).
+    A name that cannot be resolved (an error, no result, or none within LOOKUP_TIMEOUT_S) keeps its addresses: a DNS outage must not become
+    an outage of the service. `on_failure`: called each time with the name and the reason. `ttl_s` varies by a tenth, so that many gateways
+    do not resolve at once; `random` draws from [0, 1).
 
-    Leaving the context cancels the task and waits for its end; an error that ended it before (one in `on_change`) is raised there.
+    Leaving the context cancels the task and waits for its end. It raises the error that ended the task before, if any (one in `on_change`).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Resolver:
         lookup: Lookup = system_lookup,
         on_failure: Callable[[str, str], None] | None = None,
     ) -> None:
-        self._written = addresses
+        self._configured = addresses
         self._known: dict[Address, tuple[Address, ...]] = {address: (address,) for address in addresses}
         self._ttl_s = ttl_s
         self._on_change = on_change
@@ -62,8 +62,8 @@ class Resolver:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """What is known now, without repeats."""
-        return tuple(dict.fromkeys(address for written in self._written for address in self._known[written]))
+        """The current addresses, without duplicates."""
+        return tuple(dict.fromkeys(address for configured in self._configured for address in self._known[configured]))
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="resolve")
@@ -78,9 +78,9 @@ class Resolver:
                 task.result()
 
     async def refresh(self) -> None:
-        """Resolve every name once, side by side, and report a change. Does not raise for a name that cannot be resolved."""
+        """Resolve every name once, concurrently, and report a change. Does not raise if a name cannot be resolved."""
         before = self.addresses
-        names = [address for address in dict.fromkeys(self._written) if address.ip is None and not _is_literal(address.host)]
+        names = [address for address in dict.fromkeys(self._configured) if address.ip is None and not _is_literal(address.host)]
         for address, found in zip(names, await asyncio.gather(*map(self._resolve, names)), strict=True):
             if found:
                 self._known[address] = found

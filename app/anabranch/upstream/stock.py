@@ -1,9 +1,9 @@
-"""The `httpx` transport: HTTP/2 and proxies by a stock pool behind httpx's transport seam.
+"""The `httpx` transport: HTTP/2 and proxies by a stock connection pool.
 
-Two parts. `StockPool` puts httpcore2's connection pool behind `httpx.AsyncBaseTransport` (httpx's own pool leaks a slot whenever a waiting
-request is cancelled: encode/httpcore #1093). `HTTPXTransport` is our seam over any `httpx.AsyncBaseTransport`: it builds httpx's request, keeps
-the deadline and the size limit, undoes content codings with our own decoder and translates the exceptions. A mock router can stand
-where the pool stands.
+`StockPool` wraps httpcore2's connection pool as an `httpx.AsyncBaseTransport` (httpx's own pool leaks a slot whenever a waiting request is
+cancelled: encode/httpcore #1093). `HTTPXTransport` makes a transport of ours from any `httpx.AsyncBaseTransport`: it builds httpx's request,
+enforces the deadline and the size limit, decodes content codings with our own decoder, and translates the exceptions. A mock router can
+replace the pool.
 """
 
 import asyncio
@@ -52,27 +52,27 @@ _FROM_HTTPCORE: Final[tuple[tuple[type[Exception], type[httpx.TransportError]], 
 )
 _HTTPCORE_ERRORS: Final = tuple(kind for kind, _ in _FROM_HTTPCORE)
 
-# What httpx says, and what it is to us: (class, is the request possibly processed, detail). Most specific first; what needs a look at the
-# cause is handled in `_translate`.
+# Exceptions of httpx and ours: (httpx's class, our class, `may_be_processed`, detail). Most specific first. `_translate` handles those whose
+# cause matters.
 _FROM_HTTPX: Final[tuple[tuple[type[Exception], type[UpstreamError], bool, str], ...]] = (
     (httpx.ConnectTimeout, ConnectTimeout, False, "the service did not accept a connection in time"),
-    (httpx.PoolTimeout, ConnectTimeout, False, "no connection to the service was free in time"),
+    (httpx.PoolTimeout, ConnectTimeout, False, "timed out waiting for a free connection to the service"),
     (httpx.TimeoutException, UpstreamTimeout, True, "the service did not answer in time"),
     (httpx.ProxyError, ConnectError, False, "the proxy refused to connect to the service"),
-    (httpx.UnsupportedProtocol, ProtocolError, False, "the transport does not speak the address's scheme"),
+    (httpx.UnsupportedProtocol, ProtocolError, False, "the transport does not support the scheme of the address"),
     (httpx.LocalProtocolError, ProtocolError, False, "the request is not valid HTTP"),
     (httpx.InvalidURL, ProtocolError, False, "the request's target is not valid"),
-    (httpx.RemoteProtocolError, ProtocolError, True, "the service sent something that is not valid HTTP"),
-    (httpx.NetworkError, ConnectionLost, True, "the connection broke before the answer was whole"),
-    (httpx.HTTPError, ConnectionLost, True, "the exchange broke off before the answer was whole"),
-    (httpx.StreamError, ConnectionLost, True, "the connection was closed before the answer was whole"),
+    (httpx.RemoteProtocolError, ProtocolError, True, "the service sent invalid HTTP"),
+    (httpx.NetworkError, ConnectionLost, True, "the connection broke before the response was complete"),
+    (httpx.HTTPError, ConnectionLost, True, "the exchange failed before the response was complete"),
+    (httpx.StreamError, ConnectionLost, True, "the connection was closed before the response was complete"),
 )
 _HTTPX_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 
-# How OpenSSL says that it waits for the peer: part of every exception's context, and the reason of none.
+# OpenSSL raises these while it waits for the peer: they are in the context of every exception, but never the cause.
 _NO_FAILURE: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-# How httpcore and h11 say that the connection ended too early; their class does not.
+# Messages of httpcore and h11 for a connection that ended too early; the exception's class does not show it.
 _ENDED: Final = ("server disconnected", "peer closed connection", "connection terminated", "<connectionterminated")
 
 
@@ -99,10 +99,10 @@ def _to_httpx(error: Exception) -> httpx.TransportError:
 
 
 class StockPool(httpx.AsyncBaseTransport):
-    """httpcore2's connection pool as an httpx transport: no limit of connections (the bulkhead is that), idle ones bounded.
+    """httpcore2's connection pool as an httpx transport. Limits idle connections; the bulkhead limits those in use.
 
-    `context`: to be shared only between pools with the same `http2`, since the pool sets the ALPN protocols of it. `max_age_s` of the
-    settings is not kept: the pool has no such notion.
+    `context`: share it only between pools with the same `http2`, since the pool sets its ALPN protocols. The setting `max_age_s` has no
+    effect: the pool does not support it.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class StockPool(httpx.AsyncBaseTransport):
 
     @property
     def connections(self) -> int:
-        """Connections of the pool, idle ones included."""
+        """Number of connections of the pool, including idle ones."""
         return len(self._pool.connections)
 
     @property
@@ -152,17 +152,21 @@ class StockPool(httpx.AsyncBaseTransport):
 
 
 class _Trace:
-    """What the pool told about one request. A transport that tells nothing leaves `is_told` False."""
+    """The progress of one request, from the pool's trace events. `has_events` stays False if the transport emits none.
 
-    __slots__ = ("is_fresh", "is_sent", "is_told")
+    `is_fresh`: on a new connection. `is_sent`: sending has started. `has_head`: the response's head has arrived.
+    """
+
+    __slots__ = ("has_events", "has_head", "is_fresh", "is_sent")
 
     def __init__(self) -> None:
-        self.is_told = False
+        self.has_events = False
+        self.has_head = False
         self.is_fresh = False
         self.is_sent = False
 
     async def __call__(self, event: str, info: object) -> None:
-        self.is_told = True
+        self.has_events = True
         if event.endswith("connect_tcp.started"):
             self.is_fresh = True
         elif event.endswith("send_request_headers.started"):
@@ -170,9 +174,9 @@ class _Trace:
 
 
 class HTTPXTransport:
-    """A `seam.Transport` over any `httpx.AsyncBaseTransport`; also an async context manager. Closes the inner transport with itself.
+    """A `seam.Transport` over any `httpx.AsyncBaseTransport`; also an async context manager. Closes the inner transport when it is closed.
 
-    `max_response`: bytes of a body, before and after content decoding. `server_name`: for SNI and verification instead of the host.
+    `max_response`: maximum bytes of a body, before and after content decoding. `server_name`: for SNI and verification instead of the host.
     """
 
     def __init__(
@@ -187,7 +191,7 @@ class HTTPXTransport:
         self._timeouts = {"connect": connect_timeout_s, "read": None, "write": None, "pool": None}
         self._max_response = max_response
         self._server_name = server_name
-        self._under_way: set[asyncio.Timeout] = set()
+        self._in_flight: set[asyncio.Timeout] = set()
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -198,19 +202,19 @@ class HTTPXTransport:
 
     @property
     def inner(self) -> httpx.AsyncBaseTransport:
-        """What the exchanges go through."""
+        """The wrapped transport."""
         return self._inner
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         """See `seam.Transport`."""
         if asyncio.get_running_loop().time() >= deadline:
-            raise UpstreamTimeout("no time was left to ask the service")
+            raise UpstreamTimeout("the deadline passed before the request was sent")
         trace = _Trace()
         try:
             return await self._once(request, address, deadline, trace)
         except ConnectionLost:
-            # RFC 9112 section 9.3.1. Only where the pool told that it used a kept-alive connection.
-            is_stale = trace.is_told and trace.is_sent and not trace.is_fresh
+            # RFC 9112 section 9.3.1. Only if trace events show that a kept-alive connection broke before the response's head arrived.
+            is_stale = trace.has_events and trace.is_sent and not trace.is_fresh and not trace.has_head
             if not is_stale or request.method not in IDEMPOTENT or self._is_closed:
                 raise
         try:
@@ -223,7 +227,7 @@ class HTTPXTransport:
         """See `seam.Transport`."""
         self._is_closed = True
         now = asyncio.get_running_loop().time()
-        for scope in self._under_way:
+        for scope in self._in_flight:
             scope.reschedule(now)
         await self._inner.aclose()
 
@@ -232,7 +236,7 @@ class HTTPXTransport:
             raise ConnectionLost("the gateway has closed its connections to the service")
         outgoing = self._request(request, address, trace)
         scope = asyncio.timeout_at(deadline)
-        self._under_way.add(scope)
+        self._in_flight.add(scope)
         try:
             async with scope:
                 response = await self._inner.handle_async_request(outgoing)
@@ -241,18 +245,18 @@ class HTTPXTransport:
                 finally:
                     await response.aclose()
         except TimeoutError:
-            may_be_processed = trace.is_sent or not trace.is_told
+            may_be_processed = trace.is_sent or not trace.has_events
             if self._is_closed:
                 raise ConnectionLost(
-                    "the gateway closed the connection before the answer was whole", may_be_processed=may_be_processed
+                    "the gateway closed the connection before the response was complete", may_be_processed=may_be_processed
                 ) from None
             raise UpstreamTimeout("the service did not answer in time", may_be_processed=may_be_processed) from None
         except _HTTPX_ERRORS as error:
             raise _translate(error) from error
         except OSError as error:
-            raise ConnectionLost("the connection broke before the answer was whole", may_be_processed=True) from error
+            raise ConnectionLost("the connection broke before the response was complete", may_be_processed=True) from error
         finally:
-            self._under_way.discard(scope)
+            self._in_flight.discard(scope)
         headers = [(name.lower(), value) for name, value in response.headers.raw]
         if body:
             coding = b",".join(value for name, value in headers if name == b"content-encoding")
@@ -265,7 +269,7 @@ class HTTPXTransport:
         extensions = {
             "timeout": self._timeouts,
             "trace": trace,
-            # The exact bytes: httpx's URL would normalise them.
+            # Keeps the exact bytes; httpx's URL would normalise them.
             "target": target,
         }
         if self._server_name is not None or address.ip is not None:
@@ -280,20 +284,19 @@ class HTTPXTransport:
 
     async def _read(self, request: Request, response: httpx.Response, trace: _Trace) -> bytes:
         limit = self._max_response
-        stated = response.headers.get("content-length", "")
-        if stated.isascii() and stated.isdigit() and int(stated) > limit and request.method != "HEAD" and response.status_code != 304:
-            raise ResponseTooLarge(f"the answer is larger than {limit} bytes", may_be_processed=True)
-        # The head has come, so a connection that breaks from here on is not a stale one.
-        trace.is_fresh = True
+        length = response.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length) > limit and request.method != "HEAD" and response.status_code != 304:
+            raise ResponseTooLarge(f"the response is larger than {limit} bytes", may_be_processed=True)
+        trace.has_head = True
         if response.status_code == 101:
-            raise ProtocolError("the service switched to another protocol without being asked", may_be_processed=True)
+            raise ProtocolError("the service switched to another protocol, which was not requested", may_be_processed=True)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         parts: list[bytes] = []
         size = 0
         async for part in response.stream:
             size += len(part)
             if size > limit:
-                raise ResponseTooLarge(f"the answer is larger than {limit} bytes", may_be_processed=True)
+                raise ResponseTooLarge(f"the response is larger than {limit} bytes", may_be_processed=True)
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -302,26 +305,26 @@ def _translate(error: Exception) -> UpstreamError:
     if isinstance(error, httpx.ConnectError) and not isinstance(error, httpx.ConnectTimeout):
         return _connect_error(error)
     if isinstance(error, httpx.RemoteProtocolError) and str(error).lower().startswith(_ENDED):
-        return ConnectionLost("the service closed the connection before its answer was whole", may_be_processed=True)
+        return ConnectionLost("the service closed the connection before its response was complete", may_be_processed=True)
     if isinstance(error, httpx.NetworkError):
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, _NO_FAILURE):
-                # TLS 1.3: a refused client certificate is only told after our first bytes.
+                # TLS 1.3: the service reports a rejected client certificate only after our first bytes.
                 return tls_error(cause, may_be_processed=True)
     for origin, kind, may_be_processed, detail in _FROM_HTTPX:
         if isinstance(error, origin):
             return kind(detail, may_be_processed=may_be_processed)
-    raise error  # not httpx's: the table holds every root of its tree
+    raise error  # not an exception of httpx: the table contains every root of its tree
 
 
 def _connect_error(error: BaseException) -> ConnectError:
-    """httpx has one class for names, refusals and handshakes: the causes tell which it was."""
+    """The error for httpx's ConnectError, which covers name resolution, refused connections and failed handshakes: decided by its causes."""
     is_refused = False
     for cause in _causes(error):
         if isinstance(cause, ConnectError):
             return type(cause)(cause.detail)  # from our own backend
         if isinstance(cause, socket.gaierror):
-            return ResolveError("the service's name has no address")
+            return ResolveError("the service's host name has no address")
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _NO_FAILURE):
             return tls_error(cause)
         is_refused = is_refused or isinstance(cause, ConnectionRefusedError)
@@ -329,7 +332,7 @@ def _connect_error(error: BaseException) -> ConnectError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what led to it; ten at most, so that a circle ends."""
+    """`error` and its causes; at most ten, so that a cycle ends."""
     cause: BaseException | None = error
     for _ in range(10):
         if cause is None:

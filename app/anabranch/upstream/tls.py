@@ -1,7 +1,7 @@
-"""How https upstreams are trusted: SSL contexts from the document's `tls` settings, and what a failed handshake is called.
+"""Builds SSL contexts from the document's `tls` settings, and describes failed handshakes.
 
-Reads the PEM files, at load. Knows no connection. A context is shared by every upstream with the same settings, because building one reads
-the system's authorities (about 20 ms).
+Reads the PEM files when the document is loaded. Upstreams with the same settings share a context, because building one reads the system's
+certificate authorities (about 20 ms).
 """
 
 import ssl
@@ -14,7 +14,7 @@ HTTP_1: Final = ("http/1.1",)
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
-# X509_V_ERR_* of OpenSSL's x509_vfy.h. The library's own texts are not used: some hold the host's name.
+# X509_V_ERR_* of OpenSSL's x509_vfy.h. OpenSSL's own messages are not used: some contain the host name.
 _VERIFY_REASONS: Final = {
     9: "the certificate is not valid yet",
     10: "the certificate has expired",
@@ -24,28 +24,28 @@ _VERIFY_REASONS: Final = {
     21: "the certificate's issuer is not trusted",
     23: "the certificate has been revoked",
     62: "hostname mismatch: the certificate is for another name",
-    64: "hostname mismatch: the certificate is for another address",
+    64: "hostname mismatch: the certificate is for another IP address",
 }
 _REASONS: Final = {
     "WRONG_VERSION_NUMBER": "the service does not speak TLS on this port",
     "HTTP_REQUEST": "the service does not speak TLS on this port",
     "PACKET_LENGTH_TOO_LONG": "the service does not speak TLS on this port",
     "RECORD_LAYER_FAILURE": "the service does not speak TLS on this port",
-    "UNSUPPORTED_PROTOCOL": "the service offers only TLS versions older than the accepted ones",
-    "NO_PROTOCOLS_AVAILABLE": "the service offers only TLS versions older than the accepted ones",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "the service offers only TLS versions older than the accepted ones",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the service asks for a client certificate",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the service refused the handshake: no common cipher, or it asks for a client certificate",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the service refused our client certificate",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the service refused our client certificate",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the service refused our client certificate: it has expired",
-    "TLSV1_ALERT_UNKNOWN_CA": "the service refused our client certificate: it does not know its issuer",
+    "UNSUPPORTED_PROTOCOL": "the service offers only TLS versions that are too old",
+    "NO_PROTOCOLS_AVAILABLE": "the service offers only TLS versions that are too old",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the service offers only TLS versions that are too old",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the service requires a client certificate",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the service rejected the handshake: no common cipher, or it requires a client certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the service rejected our client certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the service rejected our client certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the service rejected our client certificate: it has expired",
+    "TLSV1_ALERT_UNKNOWN_CA": "the service rejected our client certificate: its issuer is unknown to the service",
     "TLSV1_UNRECOGNIZED_NAME": "the service does not know the server name",
 }
 
 
 class TLSContexts:
-    """Builds contexts and keeps them for the next upstream with the same settings. One for each load of the document, so that a reload
+    """Builds contexts and shares them between upstreams with the same settings. Create one for each load of the document, so that a reload
     reads renewed files.
     """
 
@@ -53,11 +53,11 @@ class TLSContexts:
         self._contexts: dict[tuple[TLS, tuple[str, ...]], ssl.SSLContext] = {}
 
     def get(self, tls: TLS | None, alpn: tuple[str, ...] = HTTP_1) -> ssl.SSLContext:
-        """The context for `tls` (None: the defaults) that offers `alpn`.
+        """The context for `tls` (None: the defaults), offering the ALPN protocols `alpn`.
 
-        Raises ValueError with a sentence for the operator when a file cannot be read or does not hold what it should.
+        Raises ValueError with a sentence for the operator if a file cannot be read or has the wrong content.
         """
-        # The server name is an argument of the handshake and not part of a context.
+        # The server name is an argument of the handshake, not part of a context.
         key = ((tls or TLS()).model_copy(update={"server_name": None}), alpn)
         context = self._contexts.get(key)
         if context is None:
@@ -77,10 +77,10 @@ def _build(tls: TLS, alpn: tuple[str, ...]) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     if tls.cert is None:
         if tls.key is not None:
-            raise ValueError("tls.key is set without tls.cert: name the client certificate as well")
+            raise ValueError("tls.key is set without tls.cert: set tls.cert to the client certificate")
         return context
     try:
-        # A key that needs a password would otherwise be asked for on the terminal.
+        # Without a callback, OpenSSL would ask for the password of an encrypted key on the terminal.
         context.load_cert_chain(tls.cert, tls.key, password=_no_password)
     except OSError as error:
         raise ValueError(_unreadable("tls.cert and tls.key", tls.cert, error, "a certificate and its private key in PEM form")) from error
@@ -91,14 +91,14 @@ def _no_password() -> str:
     raise OSError(0, "the private key is encrypted; store it without a password")
 
 
-def _unreadable(field: str, path: str | None, error: OSError, wanted: str) -> str:
+def _unreadable(field: str, path: str | None, error: OSError, expected: str) -> str:
     if isinstance(error, ssl.SSLError):
-        return f"{field}: {path} does not hold {wanted}, or they do not belong together"
+        return f"{field}: {path} does not contain {expected}, or they do not match"
     return f"{field}: {error.filename or path} cannot be read: {error.strerror or 'unknown reason'}"
 
 
 def tls_error(error: BaseException, *, may_be_processed: bool = False) -> TLSError:
-    """What a failed handshake is to the client: the reason, without the host's name, addresses or the library's texts."""
+    """The error for a failed handshake. Its message contains no host name, no address and no text of OpenSSL."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = _VERIFY_REASONS.get(error.verify_code, "the certificate was not accepted")
     elif isinstance(error, ssl.SSLError):

@@ -1,11 +1,11 @@
-"""Our own HTTP/1.1 client: the transport that upstreams have by default.
+"""Our own HTTP/1.1 client, the default transport of upstreams.
 
-Puts the parts together: a request's bytes, a pooled or fresh connection, one retry where the RFC allows it, content decoding. Cancel-safe
-by construction: an exchange that does not end with a whole answer closes its connection, always, before anything else can run.
+Serialises the request, takes a pooled connection or opens one, resends once where the RFC allows it, and decodes content codings. Safe to
+cancel: an exchange that does not end with a complete response always closes its connection before anything else can run.
 
-About 20 us of CPU for a small exchange on uvloop: one write, one future, one timer. Knows nothing of policies: it tries once.
+About 20 us of CPU for a small exchange on uvloop: one write, one future, one timer. Does not retry failures; that is the policies' task.
 
-Time is `time.monotonic`, the clock that the event loops count by: asking for the running loop costs a system call before Python 3.12.
+Time is `time.monotonic`, the clock of the event loops: getting the running loop costs a system call before Python 3.12.
 
 **Source:** RFC 9112, RFC 8305 (connecting), RFC 9110 section 8.4 (codings).
 """
@@ -25,18 +25,18 @@ from anabranch.upstream.dial import dial
 from anabranch.upstream.encoding import decode_soon
 from anabranch.upstream.pool import Pool
 
-# RFC 9110 section 9.2.2. What a policy may know better (`idempotent: true`) is for the retry policy, not for this one free retry.
+# RFC 9110 section 9.2.2. The document's `idempotent: true` applies to the retry policy, not to this one free resend.
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
-# RFC 9110 section 8.6: these say that they have no body; some servers insist on it (411).
+# RFC 9110 section 8.6: without a body, these methods send `content-length: 0`; some servers require it (411).
 _EXPECT_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
-# Sweeps in one idle timeout: an idle connection is closed at most a quarter late.
+# Sweeps per idle timeout: an idle connection is closed at most a quarter of the timeout late.
 _SWEEPS: Final = 4
 
 
 class _Site:
-    """What is the same for all exchanges with one address, and the owner of its connections."""
+    """State shared by all exchanges with one address: constant request bytes and the pool. The `Owner` of its connections."""
 
     __slots__ = ("_live", "_on_empty", "after_target", "base", "pool")
 
@@ -51,7 +51,7 @@ class _Site:
         self._live.add(connection)
 
     def closed(self, connection: Connection) -> None:
-        self.pool.forget(connection)
+        self.pool.remove(connection)
 
     def gone(self, connection: Connection) -> None:
         self._live.discard(connection)
@@ -62,7 +62,7 @@ class _Site:
 class WireTransport:
     """A `seam.Transport` over HTTP/1.1 for one upstream; also an async context manager.
 
-    `max_response`: bytes of a body, before and after content decoding. `context`: for https addresses; None when there are none.
+    `max_response`: maximum bytes of a body, before and after content decoding. `context`: for https addresses; None if there are none.
     `server_name`: sent by SNI and verified instead of the address's host.
     """
 
@@ -81,7 +81,7 @@ class WireTransport:
         self._context = context
         self._server_name = server_name
         self._sites: dict[Address, _Site] = {}
-        # Every connection whose socket is not closed yet; and the timeouts of those not yet connected.
+        # Every connection whose socket is still open, and the timeouts of those still connecting.
         self._connections: set[Connection] = set()
         self._dialling: set[asyncio.Timeout] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -90,7 +90,7 @@ class WireTransport:
 
     @property
     def connections(self) -> int:
-        """Connections whose socket is open, idle ones included."""
+        """Number of connections whose socket is open, including idle ones."""
         return len(self._connections)
 
     @property
@@ -107,7 +107,7 @@ class WireTransport:
         """See `seam.Transport`."""
         now = monotonic()
         if now >= deadline:
-            raise UpstreamTimeout("no time was left to ask the service")
+            raise UpstreamTimeout("the deadline passed before the request was sent")
         site = self._sites.get(address)
         if site is None:
             site = self._sites[address] = _Site(address, self._pool_settings, self._connections, self._on_empty)
@@ -121,13 +121,13 @@ class WireTransport:
                 answer = await connection.send(head, request.body, is_head=request.method == "HEAD", deadline=deadline)
                 break
             except ConnectionLost:
-                # RFC 9112 section 9.3.1: the peer closed a kept-alive connection while the request was on its way.
+                # RFC 9112 section 9.3.1: the peer closed a kept-alive connection while the request was in transit.
                 if is_fresh or not connection.is_silent or request.method not in IDEMPOTENT or self._is_closed:
                     raise
             except BaseException:
                 connection.abort()
                 raise
-            connection = await self._retry(site, address, deadline)
+            connection = await self._redial(site, address, deadline)
             is_fresh = True
         coding = connection.coding
         if connection.is_open:
@@ -139,7 +139,7 @@ class WireTransport:
         return answer
 
     async def aclose(self) -> None:
-        """See `seam.Transport`. Returns when every socket is closed."""
+        """See `seam.Transport`. Returns once every socket is closed."""
         self._is_closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -148,20 +148,20 @@ class WireTransport:
         for scope in self._dialling:
             scope.reschedule(now)
         for connection in list(self._connections):
-            connection.fail(ConnectionLost("the gateway closed the connection before the answer was whole", may_be_processed=True))
+            connection.fail(ConnectionLost("the gateway closed the connection before the response was complete", may_be_processed=True))
         if self._connections:
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()
-            # Shielded: a caller that is cancelled must not take the future away from another one.
+            # Shielded: a cancelled caller must not cancel the future of another one.
             await asyncio.shield(self._drained)
 
     # ------------------------------------------------------------------------------------------------------ connecting
 
-    async def _retry(self, site: _Site, address: Address, deadline: float) -> Connection:
+    async def _redial(self, site: _Site, address: Address, deadline: float) -> Connection:
         try:
             return await self._dial(site, address, monotonic(), deadline)
         except UpstreamError as error:
-            # The first try had been written, so the claim that nothing was sent does not hold any more.
+            # The request was already written once, so the service may have processed it.
             error.may_be_processed = True
             raise
 
@@ -171,7 +171,7 @@ class WireTransport:
         if address.scheme == "https":
             context = self._context
             if context is None:
-                raise ProtocolError("the upstream was built without TLS settings, and this address needs them")
+                raise ProtocolError("the address needs TLS, but the transport was built without it")
         limit = now + self._connect_timeout_s
 
         opened = Connection(site, max_response=self._max_response, expires_at=now + self._pool_settings.max_age_s)
@@ -183,12 +183,12 @@ class WireTransport:
         except TimeoutError:
             self._check_open()
             if deadline <= limit:
-                raise UpstreamTimeout("the time ran out before the service accepted a connection") from None
+                raise UpstreamTimeout("the deadline passed before the service accepted a connection") from None
             raise ConnectTimeout("the service did not accept a connection in time") from None
         finally:
             self._dialling.discard(scope)
         if not opened.is_open:
-            raise opened.failure or ConnectionLost("the connection was closed before the service was asked")
+            raise opened.failure or ConnectionLost("the connection was closed before the request was sent")
         return opened
 
     def _check_open(self) -> None:

@@ -26,6 +26,7 @@ from anabranch.plan.model import PoolPlan
 from tests.support.dask_cluster import DaskCluster, until
 from tests.support.leaks import no_leaks
 from tests.support.ports import free_port
+from tests.support.requests import request_of
 
 
 def job(hook: str, *, within_s: float = 30.0, lane: str = "endpoint.step", **arguments: object) -> Job:
@@ -150,7 +151,7 @@ async def test_pool_opens_without_a_cluster_and_connects_when_it_starts() -> Non
         assert monotonic() - began < 20.0, "it waits for the cluster"
         try:
             await cluster.start_scheduler()
-            await until(lambda: pool._why == "the cluster has no workers", what="it is connected")
+            await until(lambda: pool._down_reason == "the cluster has no workers", what="it is connected")
             with pytest.raises(ComputePoolDown, match="no workers"):
                 await run(pool, job("add", a=1))
             await cluster.start_worker()
@@ -174,10 +175,10 @@ async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_unavai
     assert not problems.errors
     optional, required = plan.endpoints
     async with no_leaks(), Service(plan) as service:
-        result = await service.engine.run(optional, optional.new_frame(), {}, (), monotonic() + 30)
+        result = await service.engine.bind(optional)(request_of(optional, timeout_s=30))
         assert (result.status, result.body, result.is_complete) == (200, b'{"it":0,"sure":3}', False)
         began = monotonic()
-        result = await service.engine.run(required, required.new_frame(), {}, (), monotonic() + 30)
+        result = await service.engine.bind(required)(request_of(required, timeout_s=30))
         assert monotonic() - began < 15.0, "it waited for its deadline"
         assert result.status == 503
         assert isinstance(result.failure, ComputePoolDown)

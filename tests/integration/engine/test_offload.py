@@ -1,7 +1,6 @@
 """Large answers through a complete service: read and merged in a worker process, with the same bytes as on the loop, which stays free."""
 
 import asyncio
-from time import monotonic
 from typing import Any
 
 import orjson
@@ -13,9 +12,10 @@ from anabranch.config.problems import Problems
 from anabranch.document.service import Service
 from anabranch.engine.outcome import Result
 from anabranch.engine.run import Engine
+from anabranch.jsontext.order import PLAIN_FROM
 from anabranch.plan.compile import compile_document
 from anabranch.plan.model import DocumentPlan
-from anabranch.plan.offload import PLAIN_FROM
+from tests.support.requests import request_of
 from tests.support.scripted import ScriptedUpstream
 
 ROWS = [{"id": number, "name": f"row {number}", "x": [number, number * 0.5]} for number in range(110_000)]
@@ -50,7 +50,7 @@ def answer(body: bytes) -> dict[str, Any]:
 
 async def ask(service: Service, path: str, engine: Engine | None = None) -> Result:
     plan = next(plan for plan in service.plan.endpoints if plan.path == path)
-    return await (engine or service.engine).run(plan, plan.new_frame(), {}, (), monotonic() + plan.timeout_s)
+    return await (engine or service.engine).bind(plan)(request_of(plan))
 
 
 async def test_large_answers_are_the_same_in_a_worker_and_on_the_loop() -> None:

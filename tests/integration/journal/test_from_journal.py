@@ -41,7 +41,7 @@ async def test_recorded_requests_are_answered_without_any_service(tmp_path: Path
         assert (await client.get("/named")).json() == {"it": "here"}
         unknown = await client.get("/x/2")
         assert unknown.status_code == 502
-        assert unknown.json()["errors"][0]["detail"] == "the journal has no answer of a to GET /one/2"
+        assert unknown.json()["errors"][0]["detail"] == "the journal has no answer from a to GET /one/2"
     assert sorted(path.name for path in (tmp_path / "journal").iterdir()) == files
 
 

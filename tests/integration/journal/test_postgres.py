@@ -129,7 +129,7 @@ async def test_a_record_rejected_by_the_database_does_not_block_the_others(confi
     bad = recorded("/x/bad", b"{}", [], endpoint="a\0b")
     sink = PostgresSink(config)
     assert await sink.ship([Shipment(record, encode(record)[:-1]) for record in (*good[:4], bad, *good[4:])]) == 9
-    assert sink.refused == 1
+    assert sink.rejected == 1
     await sink.aclose()
     assert len(await ids(config)) == 9
 

@@ -146,7 +146,7 @@ async def test_no_record_is_lost_or_duplicated_and_no_request_waits_during_an_ou
     assert {record.request.id for record in records(folder)} <= set(load.answered)
     told = [entry.getMessage() for entry in caplog.records if "shipped to" in entry.getMessage()]
     assert len(told) == 2, told
-    assert "the journal is not shipped to postgres-" in told[0]
+    assert "the journal cannot be shipped to postgres-" in told[0]
     assert told[1].endswith("again")
 
 

@@ -102,7 +102,7 @@ async def test_results_of_policies_are_replayed_and_skipped_records_are_counted_
     }  # fmt: skip
     assert endpoints.get("sampled", {"replayed": 0})["replayed"] == kept
     without_answers = "the services' answers were not kept (`bodies: steps` keeps them)"
-    assert endpoints["brief"]["skipped"] == {without_answers: 1, "the body of the request was not kept (`bodies: steps` keeps it)": 1}
+    assert endpoints["brief"]["skipped"] == {without_answers: 1, "the request body was not kept (`bodies: steps` keeps it)": 1}
     assert endpoints["briefer"]["skipped"] == {without_answers: 1}
     code, shown = await asyncio.to_thread(replay, tmp_path, recorded)
     assert f"no difference in {kept + 4} records, 3 could not be replayed" in shown

@@ -108,7 +108,7 @@ async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> Non
     replayed = sum(of["replayed"] for of in endpoints.values())
     skipped = {reason for of in endpoints.values() for reason in of["skipped"]}
     # A redacted parameter that no step uses must still be valid for its schema.
-    assert skipped == {"the query parameter token was redacted", "the body of the request was refused, and is not in the record"}
+    assert skipped == {"the query parameter token was redacted", "the request body was rejected, and is not in the record"}
     assert replayed + sum(sum(of["skipped"].values()) for of in endpoints.values()) == count
     assert {name: of["replayed"] for name, of in endpoints.items()} == {"whole": 7, "strict": 1, "nothing": 1, "odd": 1, "orders": 1}
     assert hits == sum(1 for _ in upstream.hits)
@@ -128,4 +128,4 @@ async def test_live_calls_the_services_but_skips_calls_that_are_not_idempotent(t
         code, report = await asyncio.to_thread(replay, tmp_path, document, "--live", "--endpoint", "orders", "--endpoint", "whole")
         assert sum(1 for hit in upstream.hits if hit.path == "/orders") == orders
         assert (code, report["same"]) == (0, True), json.dumps(report, indent=1)
-        assert any(reason.startswith("a call of it is not idempotent") for reason in report["endpoints"]["orders"]["skipped"])
+        assert any(reason.startswith("one of its calls is not idempotent") for reason in report["endpoints"]["orders"]["skipped"])

@@ -30,7 +30,7 @@ def make_layer(
         AttemptLayer(transport, address=None, timeout_s=None, deadline_header=None, clock=time, upstream="flights"),
         addresses=addresses,
         picker=picker_of("round_robin", lambda: 0.5),
-        judge=FailureClassifier(Settings().on),
+        classifier=FailureClassifier(Settings().on),
         new_breaker=None,
         clock=clock or time,
         upstream="flights",

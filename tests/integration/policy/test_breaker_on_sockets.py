@@ -29,7 +29,7 @@ def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeCl
     return BreakerLayer(
         attempt,
         breaker=Breaker(window_s=10, failure_rate=0.5, minimum_calls=4, open_for_s=0.2, probes=2),
-        judge=FailureClassifier(Settings().on),
+        classifier=FailureClassifier(Settings().on),
         clock=clock or FakeClock(),
         upstream="flights",
         observer=events,

@@ -54,7 +54,7 @@ class Rig:
         await self.stack.aclose()
         await self.transport.aclose()
         await self.service.stop()
-        assert (self.stack.bulkhead.in_use, self.stack.bulkhead.queued, self.stack.coalesce.flights) == (0, 0, 0)
+        assert (self.stack.bulkhead.in_use, self.stack.bulkhead.queued, self.stack.coalesce.shared_calls) == (0, 0, 0)
         assert not tasks
 
     async def ask(self, target: str = "/", *, seconds: float = 30.0, is_coalesced: bool = False) -> Answer:
@@ -152,7 +152,7 @@ def test_storm_of_cancellations_leaves_nothing_behind(run: Run, seed: int) -> No
                     assert task.cancelled()
 
             await asyncio.gather(*(caller(number) for number in range(300)))
-            assert (rig.stack.bulkhead.in_use, rig.stack.bulkhead.queued, rig.stack.coalesce.flights) == (0, 0, 0)
+            assert (rig.stack.bulkhead.in_use, rig.stack.bulkhead.queued, rig.stack.coalesce.shared_calls) == (0, 0, 0)
             await asyncio.sleep(0.05)
             assert (await rig.ask("/calm")).body == b'"calm"'
 

@@ -154,7 +154,7 @@ async def test_all_queued_jobs_can_be_rejected() -> None:
     bench = Bench(0)
     tasks = [bench.send("a"), bench.send("b")]
     await bench.turn()
-    bench.admission.refuse_waiting(lambda: ComputePoolDown("gone"))
+    bench.admission.reject_waiting(lambda: ComputePoolDown("gone"))
     for task in tasks:
         with pytest.raises(ComputePoolDown):
             await task

@@ -24,8 +24,8 @@ MODULE = "tests.support.hooks"
         (f"{MODULE}:mean", "flihgts", "the function has no argument `flihgts`", "did you mean `flights`?"),
         (f"{MODULE}:pid", "a", "the function has no argument `a`", "it takes none"),
         (f"{MODULE}:add", "b", "the function needs the argument `a`", "add it: `input: {a: ...}`"),
-        (f"{MODULE}:positional", "a", "the function's argument `a` cannot be given by name", "take the /"),
-        (f"{MODULE}:generator", "", "a hook returns its result; this one is a generator", "return a list"),
+        (f"{MODULE}:positional", "a", "the function's argument `a` cannot be passed by name", "remove the `/`"),
+        (f"{MODULE}:generator", "", "a hook must return its result, but this function is a generator", "return a list"),
     ],
 )
 def test_a_fault_is_a_sentence(hook: str, arguments: str, fault: str, hint: str) -> None:

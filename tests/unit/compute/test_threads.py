@@ -72,15 +72,15 @@ async def test_queue_time_and_run_time_are_reported_separately(gate: threading.E
     async with opened(1) as pool:
         first = asyncio.ensure_future(value_of(pool, job("held", timeout_s=60)))
         await until(lambda: pool.counters.running == 1)
-        clock, began = JobTimings(), monotonic()
-        second = asyncio.ensure_future(pool.run(job("add", a=1), clock))
+        timings, began = JobTimings(), monotonic()
+        second = asyncio.ensure_future(pool.run(job("add", a=1), timings))
         await until(lambda: pool.counters.queued == 1)
         await asyncio.sleep(0.1)
         gate.set()
         result = await second
         assert result.queue_s >= 0.1
         assert result.queue_s + result.run_s <= monotonic() - began
-        assert (clock.queue_s, clock.run_s, clock.attempts) == (result.queue_s, result.run_s, 1)
+        assert (timings.queue_s, timings.run_s, timings.attempts) == (result.queue_s, result.run_s, 1)
         await first
 
 

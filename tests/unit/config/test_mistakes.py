@@ -33,16 +33,16 @@ endpoints:
 
 _EXPECTED = [
     (3, 41, "unknown key `timout`"),
-    (7, 5, "the key `timeout` stands here twice"),
+    (7, 5, "duplicate key `timeout`"),
     (8, 19, "the environment variable `AIRLINES` is not set"),
-    (11, 14, "a duration is a number with a unit"),
+    (11, 14, "must be a duration with a unit"),
     (13, 26, "unknown upstream `fligts`"),
-    (14, 7, "the steps wait for each other"),
+    (14, 7, "the steps depend on each other in a cycle: a -> b -> a"),
     (15, 46, "unknown key `requierd`"),
     (16, 36, "unknown step `nope`"),
     (16, 57, "must be true or false"),
-    (18, 7, "a call needs a path"),
-    (19, 11, "GET /a/{other} can never be told apart"),
+    (18, 7, "a call needs a `path`"),
+    (19, 11, "GET /a/{other} matches the same requests as the endpoint at "),
     (20, 42, "unknown query parameter `q`"),
 ]
 

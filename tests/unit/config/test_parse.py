@@ -68,22 +68,22 @@ def test_an_empty_value_is_located_at_its_key() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: 1\nb: 2\na: 3", "f:3:1: a: the key `a` stands here twice; the first one is at line 1, column 1"),
-        ("s:\n  - x: {k: 1, 'k': 2}", "f:2:15: s[0].x.k: the key `k` stands here twice; the first one is at line 2, column 9"),
+        ("a: 1\nb: 2\na: 3", "f:3:1: a: duplicate key `a`; the first one is at line 1, column 1"),
+        ("s:\n  - x: {k: 1, 'k': 2}", "f:2:15: s[0].x.k: duplicate key `k`; the first one is at line 2, column 9"),
         ("a: *x", "f:1:4: a: the alias `*x` has no anchor `&x` above it"),
-        ("a: &x [*x]", "f:1:8: a[0]: the alias `*x` stands inside of its own anchor"),
-        ("? [a, b]\n: c", "f:1:3: document: a key must be text"),
-        ("a: !vault x", "f:1:4: a: the tag `!vault` means nothing here; remove it"),
-        ("a: !foo {}", "f:1:4: a: the tag `!foo` means nothing here; remove it"),
-        ("a: !!int x", "f:1:4: a: this is not what its tag `!!int` says"),
-        ("a: .nan", "f:1:4: a: JSON has no infinity and no NaN; put it in quotes if it is text"),
-        ("a: 1e999", "f:1:4: a: a number of this size cannot be represented; put it in quotes if it is text"),
-        ("a: 99999999999999999999", "f:1:4: a: a whole number has at most 64 bits; put it in quotes if it is text"),
-        ('a: "\\ud800"', "f:1:4: a: an escape here makes half of a surrogate pair, which is no character"),
-        ("a: 1\n---\nb: 2", "f:2:1: document: a file holds one document; another one begins here; put it into a file of its own"),
-        ("%YAML 1.1\n---\na: no", "f:1:1: document: documents are read as YAML 1.2; remove the %YAML directive"),
-        ("a: {<<: 5}", "f:1:9: a: `<<` takes an alias of a mapping, or a list of such"),
-        ("a: {<<: {b: 1}, <<: {c: 1}}", "f:1:17: a: the key `<<` stands here twice; give it a list of aliases"),
+        ("a: &x [*x]", "f:1:8: a[0]: the alias `*x` is inside its own anchor"),
+        ("? [a, b]\n: c", "f:1:3: document: a key must be a string"),
+        ("a: !vault x", "f:1:4: a: the tag `!vault` is not supported; remove it"),
+        ("a: !foo {}", "f:1:4: a: the tag `!foo` is not supported; remove it"),
+        ("a: !!int x", "f:1:4: a: the value does not match its tag `!!int`"),
+        ("a: .nan", "f:1:4: a: infinity and NaN are not allowed; if it is text, put it in quotes"),
+        ("a: 1e999", "f:1:4: a: the number is too large; if it is text, put it in quotes"),
+        ("a: 99999999999999999999", "f:1:4: a: a whole number must fit into 64 bits; if it is text, put it in quotes"),
+        ('a: "\\ud800"', "f:1:4: a: the string has an escape for half of a surrogate pair, which is not a character"),
+        ("a: 1\n---\nb: 2", "f:2:1: document: a file can hold only one document; a second one begins here; move it to its own file"),
+        ("%YAML 1.1\n---\na: no", "f:1:1: document: only YAML 1.2 is supported; remove the %YAML directive"),
+        ("a: {<<: 5}", "f:1:9: a: `<<` must be an alias of a mapping, or a list of such aliases"),
+        ("a: {<<: {b: 1}, <<: {c: 1}}", "f:1:17: a: duplicate key `<<`; to merge several mappings, give it a list of aliases"),
     ],
 )
 def test_a_recoverable_mistake_is_located(text: str, expected: str) -> None:
@@ -95,13 +95,16 @@ def test_a_recoverable_mistake_is_located(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: b: c", "f:1:5: document: this is not valid YAML: mapping values are not allowed here; put a text that has `: ` in it in"),
-        ("a:\n\tb: 1", "f:2:1: document: this is not valid YAML: found character '\\t' that cannot start any token; indent with spaces"),
-        ("a: 1\nb: [1,", "f:2:7: document: this is not valid YAML: expected the node content"),
-        ("a: 'x", "f:1:6: document: this is not valid YAML: found unexpected end of stream"),
-        ("a: {b: ${X}}", "f:1:9: document: this is not valid YAML: expected ',' or '}', but got '{'; inside of braces or brackets put"),
-        ("ok: 1\na: \x01", "f:2:4: document: the character U+0001 may not stand in a YAML file"),
-        ('a: "\\UFFFFFFFF"', "f:1:1: document: this is not valid YAML, from about here on"),
+        ("a: b: c", "f:1:5: document: invalid YAML: mapping values are not allowed here; put strings that contain `: ` in quotes"),
+        ("a:\n\tb: 1", "f:2:1: document: invalid YAML: found character '\\t' that cannot start any token; indent with spaces"),
+        ("a: 1\nb: [1,", "f:2:7: document: invalid YAML: expected the node content"),
+        ("a: 'x", "f:1:6: document: invalid YAML: found unexpected end of stream"),
+        (
+            "a: {b: ${X}}",
+            "f:1:9: document: invalid YAML: expected ',' or '}', but got '{'; put `${...}` in quotes inside braces or brackets",
+        ),
+        ("ok: 1\na: \x01", "f:2:4: document: the character U+0001 is not allowed in YAML; write it in double quotes as an escape"),
+        ('a: "\\UFFFFFFFF"', "f:1:1: document: invalid YAML near here"),
     ],
 )
 def test_broken_syntax_is_located(text: str, expected: str) -> None:
@@ -115,7 +118,7 @@ def test_aliases_cannot_multiply_without_bound() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     node, mistakes = _parsed("\n".join(lines))
-    assert "write out to more than 100000 values" in mistakes[0]
+    assert "expand to more than 100000 values" in mistakes[0]
     assert node is not None
     fill(node, {}, Problems())
 

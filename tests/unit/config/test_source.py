@@ -62,8 +62,8 @@ def test_a_key_in_two_files_is_reported_with_both_positions(tmp_path: Path) -> N
     )
     a = tmp_path / "a.yaml"
     assert _problems(tmp_path) == [
-        f"b.yaml:1:10: version: the files of a folder have the same version; another one is at {a}:1:1",
-        f"b.yaml:2:1: defaults: `defaults` may stand in one file only; it is also at {a}:2:1",
+        f"b.yaml:1:10: version: all files must have the same version; a different one is at {a}:1:1",
+        f"b.yaml:2:1: defaults: `defaults` is allowed in only one file; it is also at {a}:2:1",
         f"b.yaml:4:3: upstreams.one: the upstream `one` is already defined at {a}:4:3",
         "b.yaml:5:1: endpoints: `endpoints` must be a list in every file that has it",
     ]
@@ -91,8 +91,8 @@ def test_joining_files_does_not_change_an_anchor_shared_by_an_upstream_map(tmp_p
         (b"", "1:1: document: the file is empty; a gateway document begins with `version: 1`"),
         (b"# nothing\n", "1:1: document: the file is empty; a gateway document begins with `version: 1`"),
         (b"~", "1:1: document: the file is empty; a gateway document begins with `version: 1`"),
-        (b"\n- 1", "2:1: document: a gateway document is a mapping; it begins with `version: 1`"),
-        (b"hello", "1:1: document: a gateway document is a mapping; it begins with `version: 1`"),
+        (b"\n- 1", "2:1: document: a gateway document must be a mapping; it begins with `version: 1`"),
+        (b"hello", "1:1: document: a gateway document must be a mapping; it begins with `version: 1`"),
         (b"a: 1\nb: \xc3\xbc\xff", "2:5: document: the file is not UTF-8; save it as UTF-8"),
         ("version: 1".encode("utf-16"), "1:1: document: the file is not UTF-8; save it as UTF-8"),
     ],
@@ -119,7 +119,7 @@ def test_a_missing_file_an_empty_folder_and_a_dangling_link_are_problems(tmp_pat
     (tmp_path / "gone.yaml").symlink_to("nowhere")
     assert _problems(tmp_path) == ["gone.yaml:1:1: document: cannot be read: No such file or directory"]
     assert _problems(Path("x" * 5000)) == [":1:1: document: cannot be read: File name too long"]
-    assert _problems(Path("a\0b")) == [":1:1: document: this is not the name of a file"]
+    assert _problems(Path("a\0b")) == [":1:1: document: not a valid file name"]
 
 
 def test_one_unreadable_file_does_not_hide_the_problems_of_the_others(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ def test_variables_are_substituted_in_text(text: str, value: str) -> None:
     [
         ("${NO}", "the environment variable `NO` is not set; set it, or give it a default: ${NO:-...}"),
         ("a ${A", "a `${` has no closing brace; write ${NAME}"),
-        ("${}", "`${}` is not a substitution; write ${NAME}"),
-        ("${A-d}", "`${A-d}` is not a substitution; write ${NAME}"),
-        ("${1A}", "`${1A}` is not a substitution"),
-        ("${NO:-${A}}", "the default of `NO` cannot hold another substitution"),
+        ("${}", "`${}` is not a valid substitution; write ${NAME}"),
+        ("${A-d}", "`${A-d}` is not a valid substitution; write ${NAME}"),
+        ("${1A}", "`${1A}` is not a valid substitution"),
+        ("${NO:-${A}}", "the default of `NO` cannot contain another substitution"),
         ("${BAD}", "the environment variable `BAD` is not UTF-8"),
         ("${file:no/such}", "the secret file `no/such` cannot be read: No such file or directory"),
         ("${file:}", "a secret file needs a path"),
@@ -64,9 +64,7 @@ def test_all_missing_variables_are_reported() -> None:
 def test_a_key_is_never_substituted() -> None:
     filled, problems = _filled("${A}: 1\n$${B}: 2", {"A": "x"})
     assert list(filled.data) == ["${A}", "$${B}"]
-    assert [str(problem) for problem in problems.errors] == [
-        'f.yaml:1:1: ["${A}"]: a key is taken as it stands; only a value can be substituted'
-    ]
+    assert [str(problem) for problem in problems.errors] == ['f.yaml:1:1: ["${A}"]: variables are substituted only in values, not in keys']
 
 
 def test_secret_files_are_relative_to_the_document_and_lose_their_newline(tmp_path: Path) -> None:
@@ -137,10 +135,10 @@ def test_a_substituted_value_of_the_wrong_type_is_reported_without_the_value(tmp
     with pytest.raises(ConfigError) as caught:
         _load(tmp_path, _DOCUMENT, {**_ENVIRON, "LIMIT": "lots", "FLAG": "yes", "URL": "geheim://x", "STATUS": "504.5", "RATIO": "150%"})
     assert [str(problem).partition("gateway.yaml:")[2] for problem in caught.value.problems] == [
-        "4:12: upstreams.a.url: a URL begins with http:// or https://",
+        "4:12: upstreams.a.url: a URL must begin with http:// or https://",
         "4:43: upstreams.a.concurrency.limit: must be a whole number",
-        "4:67: upstreams.a.http2: must be true or false; yes, no, on and off are plain text in YAML 1.2; write true or false",
-        "5:23: upstreams.a.retry.budget: a ratio is a percentage such as 10%, or a number between 0 and 1",
+        "4:67: upstreams.a.http2: must be true or false; yes, no, on and off are strings in YAML 1.2; write true or false",
+        "5:23: upstreams.a.retry.budget: must be a ratio: a percentage such as 10%, or a number between 0 and 1",
         "5:40: upstreams.a.retry.on[0]: must be one of `connect`, `timeout`, `connection_lost`, `429`, `500`, `502`, `503`, `504`",
     ]
 

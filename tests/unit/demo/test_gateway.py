@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from anabranch.config.load import read
+from anabranch.jsontext.shape import DecodeMode
 from anabranch.plan.compile import compile_document
-from anabranch.plan.model import DecodeMode, DocumentPlan, EndpointPlan
+from anabranch.plan.model import DocumentPlan, EndpointPlan
 from demo.service import PORTS
 
 DOCUMENT = Path("demo/gateway.yaml")

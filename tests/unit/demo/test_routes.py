@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from anabranch.config.model import Upstream
 from anabranch.core.exchange import Answer
 from anabranch.edge.python import FanOut, FanOutFailed, fan_out
-from anabranch.engine.python import surfaces
+from anabranch.engine.python import upstream_handles
 from anabranch.errors import ConnectError
 from anabranch.policy.call import Call, Policy
 from demo import airports, flights, weather
@@ -50,7 +50,7 @@ async def asked(path: str, *, down: str = "") -> tuple[httpx.Response, FanOut]:
     fans: list[FanOut] = []
 
     async def fan_over_services() -> AsyncIterator[FanOut]:
-        fans.append(FanOut(surfaces(upstreams, policies), deadline=float("inf"), client_headers={}, extra=()))
+        fans.append(FanOut(upstream_handles(upstreams, policies), deadline=float("inf"), client_headers={}, extra=()))
         yield fans[-1]
 
     app = FastAPI()

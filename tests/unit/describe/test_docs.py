@@ -8,7 +8,6 @@ import pytest
 from anabranch.edge.app import build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.outcome import Result
-from anabranch.server.health import Health
 from tests.support.asgi import ask
 
 
@@ -16,7 +15,7 @@ async def run(*_: object) -> Result:
     raise AssertionError("no page runs an endpoint")
 
 
-APP = build_app(plane=DataPlane(run), health_status=Health())
+APP = build_app(plane=DataPlane(lambda _: run))
 STATIC = files("anabranch.describe") / "static"
 
 

@@ -71,7 +71,7 @@ def test_every_default_in_the_schema_is_valid_for_its_key() -> None:
 def test_the_schema_has_no_titles_derived_from_python_names() -> None:
     properties: dict[str, Any] = document_schema()["$defs"]["Upstream"]["properties"]
     assert all("title" not in value for value in properties.values())
-    assert properties["timeout"]["description"].startswith("Longest one attempt may take.")
+    assert properties["timeout"]["description"].startswith("Maximum duration of one attempt.")
     assert properties["connect_timeout"]["default"] == "1s"
 
 

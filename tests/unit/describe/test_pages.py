@@ -9,7 +9,6 @@ from anabranch.describe.pages import error_classes
 from anabranch.edge.app import build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.outcome import Result
-from anabranch.server.health import Health
 from tests.support.asgi import ask
 
 
@@ -17,7 +16,7 @@ async def run(*_: object) -> Result:
     raise AssertionError("no page runs an endpoint")
 
 
-APP = build_app(plane=DataPlane(run), health_status=Health())
+APP = build_app(plane=DataPlane(lambda _: run))
 
 
 def test_every_code_has_advice_and_all_advice_has_a_code() -> None:

@@ -10,12 +10,14 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Message
 
+from anabranch.document.service import Service
 from anabranch.edge.app import Gateway, build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.edge.python import Fan
 from anabranch.engine.outcome import Result
 from anabranch.errors import InvalidBody, QueueFull
 from anabranch.server.health import Health
+from anabranch.server.health import routes as health_routes
 from tests.support.asgi import ask
 from tests.support.edge_plans import document, endpoint, outcome, parameter, result
 
@@ -85,11 +87,11 @@ async def run(*_: object) -> Result:
 
 
 def gateway(*routers: APIRouter, is_docs_enabled: bool = True, is_loaded: bool = True) -> Gateway:
-    plane = DataPlane(run)
+    plane = DataPlane(lambda _: run)
     if is_loaded:
         flight = endpoint("/flights/{id}", name="flight", parameters=(parameter("id", "path"),))
         plane.load(document(flight, title="Flights", api_version="2.1.0", description="All of them."))
-    return build_app(plane=plane, health_status=Health(), routers=routers or (user_router(),), is_docs_enabled=is_docs_enabled)
+    return build_app(plane=plane, routes=health_routes(Health()), routers=routers or (user_router(),), is_docs_enabled=is_docs_enabled)
 
 
 async def test_data_plane_python_routes_and_control_plane_coexist() -> None:
@@ -112,7 +114,7 @@ async def test_unknown_path_is_a_problem() -> None:
     assert (client.status, client.headers["content-type"]) == (404, "application/problem+json")
     assert orjson.loads(client.body) == {
         "type": "/problems/not_found",
-        "title": "There is no such endpoint",
+        "title": "No such endpoint",
         "status": 404,
         "detail": "no endpoint has this path",
         "instance": "r-1",
@@ -249,8 +251,14 @@ async def test_cors_applies_to_python_routes() -> None:
     answer = await ask(app, "GET", "/python/hello", headers=ORIGIN)
     assert "access-control-allow-origin" not in answer.headers
     assert (await ask(app, "OPTIONS", "/python/bookings", headers=PREFLIGHT)).status == 405
-    app.plane.load(document(endpoint("/flights"), cors=CORS))
-    for path, status in (("/python/hello", 200), ("/python/forbidden", 403), ("/python/broken", 500), ("/python/bookings", 405)):
+    app.load(Service(document(endpoint("/flights"), cors=CORS)))
+    for path, status in (
+        ("/python/hello", 200),
+        ("/python/forbidden", 403),
+        ("/python/broken", 500),
+        ("/python/bookings", 405),
+        ("/nowhere", 404),
+    ):
         answer = await ask(app, "GET", path, headers=ORIGIN)
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, "https://app.example"), path
         assert "x-request-id" in answer.headers["access-control-expose-headers"]
@@ -259,7 +267,7 @@ async def test_cors_applies_to_python_routes() -> None:
     answer = await ask(app, "OPTIONS", "/python/bookings", headers=PREFLIGHT)
     assert (answer.status, answer.headers["access-control-max-age"]) == (200, "600")
     assert (await ask(app, "OPTIONS", "/python/bookings", headers={**PREFLIGHT, "origin": "https://evil.example"})).status == 400
-    app.plane.load(document(endpoint("/flights")))
+    app.load(Service(document(endpoint("/flights"))))
     assert "access-control-allow-origin" not in (await ask(app, "GET", "/python/hello", headers=ORIGIN)).headers
 
 
@@ -271,7 +279,7 @@ async def test_cors_does_not_apply_to_the_gateways_own_pages() -> None:
         return path
 
     app = gateway(router)
-    app.plane.load(document(endpoint("/flights"), cors=CORS))
+    app.load(Service(document(endpoint("/flights"), cors=CORS)))
     for path in ("/livez", "/docs", "/problems"):
         assert "access-control-allow-origin" not in (await ask(app, "GET", path, headers=ORIGIN)).headers, path
     assert "access-control-allow-origin" in (await ask(app, "GET", "/anything/else", headers=ORIGIN)).headers
@@ -321,5 +329,5 @@ async def test_lifespan_runs() -> None:
     async def send(message: Message) -> None:
         seen.append(message["type"])
 
-    await build_app(plane=DataPlane(run), health_status=Health(), lifespan=lifespan)({"type": "lifespan", "state": {}}, receive, send)
+    await build_app(plane=DataPlane(lambda _: run), lifespan=lifespan)({"type": "lifespan", "state": {}}, receive, send)
     assert seen == ["up", "lifespan.startup.complete", "down", "lifespan.shutdown.complete"]

@@ -7,9 +7,10 @@ import pytest
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from anabranch.edge.dataplane import DataPlane, join_headers
+from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.outcome import Result
-from anabranch.plan.model import DocumentPlan, EndpointPlan, Frame
+from anabranch.engine.request import ClientRequest
+from anabranch.plan.model import DocumentPlan
 from tests.support.asgi import Client, ask, http_scope
 from tests.support.edge_plans import body, document, endpoint, outcome, parameter, read_integer, result
 
@@ -22,12 +23,10 @@ class Engine:
 
     def __init__(self, made: Result | None = None) -> None:
         self.made = made or result(outcome("flight"))
-        self.asked: list[tuple[EndpointPlan, Frame, dict[bytes, bytes], Any, float, bool]] = []
+        self.asked: list[ClientRequest] = []
 
-    async def __call__(
-        self, plan: EndpointPlan, frame: Frame, headers: dict[bytes, bytes], extra: Any, deadline: float, wants_notes: bool
-    ) -> Result:
-        self.asked.append((plan, frame, headers, extra, deadline, wants_notes))
+    async def __call__(self, request: ClientRequest) -> Result:
+        self.asked.append(request)
         return self.made
 
 
@@ -35,7 +34,7 @@ class App:
     """The data plane as a separate application."""
 
     def __init__(self, engine: Any, served: DocumentPlan, *, allow_explain: bool = False) -> None:
-        self.plane = DataPlane(engine, allow_explain=allow_explain)
+        self.plane = DataPlane(lambda _: engine, allow_explain=allow_explain)
         self.plane.load(served)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,12 +49,13 @@ async def test_request_runs_its_plan_with_typed_values_and_a_deadline() -> None:
     client = await ask(App(engine, document(FLIGHT)), "GET", "/flights/12", headers={"x-request-id": "r-1", "accept": "*/*"})
     assert client.status == 200
     assert client.headers["x-request-id"] == "r-1"
-    ((plan, frame, headers, extra, _, wants_notes),) = engine.asked
-    assert plan is FLIGHT
-    assert frame == [12]
-    assert headers == {b"x-request-id": b"r-1", b"accept": b"*/*"}
-    assert extra == ((b"x-request-id", b"r-1"),)
-    assert not wants_notes
+    (request,) = engine.asked
+    assert request.plan is FLIGHT
+    assert request.frame == [12]
+    assert request.headers == {b"x-request-id": b"r-1", b"accept": b"*/*"}
+    assert request.propagated == ((b"x-request-id", b"r-1"),)
+    assert (request.id, request.method, request.path) == (b"r-1", "GET", b"/flights/12")
+    assert not request.wants_notes
 
 
 async def test_deadline_counts_from_the_arrival_of_the_request() -> None:
@@ -64,7 +64,7 @@ async def test_deadline_counts_from_the_arrival_of_the_request() -> None:
 
     now = asyncio.get_running_loop().time()
     await ask(app, "GET", "/briefing")
-    assert 1.5 <= engine.asked[0][4] - now < 6.5
+    assert 1.5 <= engine.asked[0].deadline - now < 6.5
 
 
 async def test_invalid_parameters_touch_no_upstream() -> None:
@@ -79,8 +79,8 @@ async def test_body_reaches_the_frame() -> None:
     engine = Engine()
     client = await ask(App(engine, document(FLIGHT, UPDATE)), "PUT", "/flights/1", body=b'{"gate": 4}')
     assert client.status == 200
-    ((plan, frame, *_),) = engine.asked
-    assert (plan, frame) == (UPDATE, [1, b'{"gate": 4}'])
+    (request,) = engine.asked
+    assert (request.plan, request.frame, request.body) == (UPDATE, [1, b'{"gate": 4}'], b'{"gate": 4}')
 
 
 async def test_invalid_body_is_a_problem() -> None:
@@ -106,7 +106,7 @@ async def test_head_is_get_without_a_body() -> None:
     engine = Engine()
     client = await ask(App(engine, document(FLIGHT)), "HEAD", "/flights/1")
     assert (client.status, client.body, client.headers["content-length"]) == (200, b"", "13")
-    assert engine.asked[0][0] is FLIGHT
+    assert engine.asked[0].plan is FLIGHT
 
 
 async def test_head_of_a_problem_has_no_body_either() -> None:
@@ -149,7 +149,7 @@ def test_server_without_a_raw_path_is_served_by_the_decoded_one() -> None:
     scope = http_scope("GET", "/flights/1")
     del scope["raw_path"]
     scope["path"] = "/flights/100%25ä"
-    assert plane.matches(scope)[1]["anabranch.match"][2] == ("100%25ä",)
+    assert plane.matches(scope)[1]["anabranch.found"][2] == ("100%25ä",)
 
 
 async def test_unexpected_failure_is_a_problem_without_details_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -173,10 +173,10 @@ async def test_explain_shows_the_plan_only_when_allowed() -> None:
     assert client.status == 200
     assert [step["step"] for step in shown["steps"]] == ["flight"]
     assert client.headers["cache-control"] == "no-store"
-    assert engine.asked[0][5] is True
+    assert engine.asked[0].wants_notes
     client = await ask(App(engine, document(FLIGHT)), "GET", "/flights/1?_explain=true")
     assert orjson.loads(client.body) == {"flight": {}}
-    assert engine.asked[1][5] is False
+    assert not engine.asked[1].wants_notes
 
 
 async def test_next_request_after_a_reload_uses_the_new_document() -> None:
@@ -194,44 +194,6 @@ async def test_next_request_after_a_reload_uses_the_new_document() -> None:
 
 
 def test_plane_is_empty_before_the_first_load() -> None:
-    plane = DataPlane(Engine())
+    plane = DataPlane(lambda _: Engine())
     assert plane.document is None
     assert plane.matches(http_scope("GET", "/"))[0] is Match.NONE
-
-
-CORS = {"allow_origins": ["https://app.example"], "allow_headers": ["x-key"]}
-
-
-async def test_cors_headers_are_sent_only_when_configured() -> None:
-    headers = {"origin": "https://app.example"}
-    client = await ask(App(Engine(), document(FLIGHT)), "GET", "/flights/1", headers=headers)
-    assert "access-control-allow-origin" not in client.headers
-    client = await ask(App(Engine(), document(FLIGHT, cors=CORS)), "GET", "/flights/1", headers=headers)
-    assert client.headers["access-control-allow-origin"] == "https://app.example"
-    assert "gateway-complete" in client.headers["access-control-expose-headers"].lower()
-
-
-async def test_problems_have_cors_headers_too() -> None:
-    client = await ask(App(Engine(), document(FLIGHT, cors=CORS)), "GET", "/flights/x", headers={"origin": "https://app.example"})
-    assert (client.status, client.headers["access-control-allow-origin"]) == (400, "https://app.example")
-
-
-async def test_preflight_is_answered_for_known_origins() -> None:
-    headers = {"origin": "https://app.example", "access-control-request-method": "GET", "access-control-request-headers": "x-key"}
-    client = await ask(App(Engine(), document(FLIGHT, cors=CORS)), "OPTIONS", "/flights/1", headers=headers)
-    assert (client.status, client.headers["access-control-max-age"]) == (200, "600")
-    client = await ask(
-        App(Engine(), document(FLIGHT, cors=CORS)), "OPTIONS", "/flights/1", headers={**headers, "origin": "https://evil.example"}
-    )
-    assert client.status == 400
-
-
-def test_repeated_header_fields_are_joined() -> None:
-    joined = join_headers([(b"a", b"1"), (b"cookie", b"x=1"), (b"a", b"2"), (b"cookie", b"y=2"), (b"b", b"3")])
-    assert joined == {b"a": b"1, 2", b"cookie": b"x=1; y=2", b"b": b"3"}
-    assert join_headers([]) == {}
-
-
-def test_hop_by_hop_fields_are_dropped() -> None:
-    joined = join_headers([(b"connection", b"keep-alive, X-Private"), (b"x-private", b"1"), (b"x-public", b"2")])
-    assert joined == {b"connection": b"keep-alive, X-Private", b"x-public": b"2"}

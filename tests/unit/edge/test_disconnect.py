@@ -49,7 +49,7 @@ class Repeating(Client):
 
 async def handled(engine: Callable[..., Awaitable[Result]], client: Client, *, watch_after_s: float = 0.0) -> int:
     """Serve one request. Returns the number of pending cancellations of its task; fails when a task is leaked."""
-    plane = DataPlane(engine, watch_after_s=watch_after_s)
+    plane = DataPlane(lambda _: engine, watch_after_s=watch_after_s)
     plane.load(document(endpoint()))
     scope = http_scope("GET", "/briefing")
     scope.update(plane.matches(scope)[1])

@@ -2,7 +2,7 @@ from typing import Any
 
 import orjson
 
-from anabranch.edge.explain import explain, is_asked
+from anabranch.edge.explain import explain, is_requested
 from anabranch.errors import DependencyFailed, UpstreamTimeout
 from tests.support.edge_plans import endpoint, outcome, result
 
@@ -60,7 +60,7 @@ def test_explain_shows_the_plan_with_the_outcome_of_each_step() -> None:
 
 
 def test_only_the_exact_parameter_enables_explain() -> None:
-    assert is_asked(b"_explain=true")
-    assert is_asked(b"a=1&_explain=true")
+    assert is_requested(b"_explain=true")
+    assert is_requested(b"a=1&_explain=true")
     for query in (b"", b"_explain=false", b"x_explain=true", b"_explain=true1", b"_explain"):
-        assert not is_asked(query)
+        assert not is_requested(query)

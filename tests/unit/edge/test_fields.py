@@ -41,6 +41,25 @@ def test_string_is_escaped(text: str, written: str) -> None:
     assert sf_string(text) == written
 
 
+@pytest.mark.parametrize("count", [0, 1, 100, 1000])
+@pytest.mark.parametrize("name", ["s", "s" * 64])
+def test_fields_of_many_steps_stay_small_and_mention_omitted_entries(count: int, name: str) -> None:
+    failed = [outcome(f"{name}{number}"[-64:], failure=UpstreamTimeout("slow")) for number in range(count)]
+    fine = [outcome(f"{name}{number}"[-64:]) for number in range(count)]
+    timing = server_timing([*fine, *failed])
+    status = proxy_status([*fine, *failed])
+    assert len(timing) <= 2048
+    assert len(status) <= 1024
+    entries = timing.decode().split(", ")
+    if count >= 100:
+        *shown, rest = entries
+        assert all('desc="timeout"' in entry for entry in shown)
+        assert rest == f'omitted;desc="{2 * count - len(shown)} more steps"'
+        assert status.endswith(f'anabranch;details="{count - len(status.decode().split(", ")) + 1} more steps failed"'.encode())
+    elif count:
+        assert len(entries) == 2 * count
+
+
 class Reader:
     """A strict parser of structured-field lists of tokens with parameters. **Source:** RFC 9651 section 4.2."""
 

@@ -2,8 +2,10 @@ import pytest
 
 from anabranch.edge.parameters import fill
 from anabranch.errors import InvalidParameters
-from anabranch.plan.model import MISSING, Frame, ParameterPlan
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.model import ParameterPlan
 from tests.support.edge_plans import endpoint, parameter, read_integer, read_list
+from tests.support.requests import request_of
 
 FLIGHT = parameter("flight_id", "path", slot=0, read=read_integer)
 
@@ -11,10 +13,9 @@ FLIGHT = parameter("flight_id", "path", slot=0, read=read_integer)
 def filled(
     *parameters: ParameterPlan, values: tuple[str | None, ...] = (), query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None
 ) -> Frame:
-    plan = endpoint(parameters=parameters)
-    frame = plan.new_frame()
-    fill(plan, frame, values, query, headers or [])
-    return frame
+    request = request_of(endpoint(parameters=parameters), values=values, query=query, lines=headers)
+    fill(request)
+    return request.frame
 
 
 def test_values_are_read_into_their_slots() -> None:
@@ -62,7 +63,7 @@ def test_every_fault_is_reported_at_once() -> None:
         {"in": "query", "name": "page", "detail": "may be given only once, not 2 times", "value": "1, 2"},
         {"in": "header", "name": "x-key", "detail": "must be a whole number"},
     ]
-    assert caught.value.detail == "4 parameters are missing or wrong: path 'flight_id', query 'units', query 'page', header 'x-key'"
+    assert caught.value.detail == "4 parameters are missing or invalid: path 'flight_id', query 'units', query 'page', header 'x-key'"
 
 
 def test_single_fault_is_in_the_detail() -> None:

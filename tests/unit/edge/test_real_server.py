@@ -9,7 +9,6 @@ from schemathesis.core.result import Ok
 from anabranch.edge.app import Gateway, build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.outcome import Result
-from anabranch.server.health import Health
 from tests.support.edge_plans import body, document, endpoint, parameter, read_integer, result
 from tests.support.serving import LOOPBACK, serve
 
@@ -37,10 +36,10 @@ class Engine:
 
 
 def gateway(engine: Engine) -> Gateway:
-    plane = DataPlane(engine)
+    plane = DataPlane(lambda _: engine)
     identity = parameter("id", "path", slot=0, read=read_integer, schema={"type": "integer", "minimum": 0})
     plane.load(document(endpoint("/flights/{id}", parameters=(identity,)), endpoint("/flights", "POST", body=body())))
-    return build_app(plane=plane, health_status=Health())
+    return build_app(plane=plane)
 
 
 async def request(port: int, text: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -101,7 +100,7 @@ async def test_disconnect_during_the_request_body_runs_nothing() -> None:
         writer.close()
         await writer.wait_closed()
         engine.let_go.set()
-        reader, other = await request(port, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        reader, other = await request(port, b"GET /problems HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await answer(reader))[0] == 200
         assert not engine.begun.is_set()
         other.close()

@@ -1,16 +1,19 @@
 import orjson
 import pytest
 
-from anabranch.edge.respond import Responder, send_response, whole
+from anabranch.edge.respond import Responder, framed, send_response
 from anabranch.engine.outcome import Result
 from anabranch.errors import QueueFull, UpstreamTimeout
 from tests.support.asgi import Client
 from tests.support.edge_plans import endpoint, outcome, result
+from tests.support.requests import request_of
 
 
 async def sent(made: Result, *, response: dict[str, object] | None = None, is_head: bool = False) -> Client:
     client = Client()
-    await send_response(Responder(endpoint(response=response).response).respond(made, b"r-1", is_head=is_head), client.send)
+    plan = endpoint(response=response)
+    request = request_of(plan, method="HEAD" if is_head else "GET")
+    await send_response(Responder(plan.response).respond(made, request), client.send)
     return client
 
 
@@ -56,7 +59,7 @@ async def test_fixed_header_fields_may_replace_the_content_type_but_not_the_fram
 
 async def test_responses_do_not_share_their_header_list() -> None:
     responder = Responder(endpoint().response)
-    first, second = (responder.respond(result(), name, is_head=False) for name in (b"a", b"b"))
+    first, second = (responder.respond(result(), request_of(endpoint(), request_id=name)) for name in (b"a", b"b"))
     assert [dict(each.headers)[b"x-request-id"] for each in (first, second)] == [b"a", b"b"]
     assert len(first.headers) == len(second.headers)
 
@@ -70,7 +73,7 @@ async def test_head_has_the_header_fields_of_get_and_no_body() -> None:
 @pytest.mark.parametrize(("status", "length"), [(204, None), (205, "0")])
 async def test_status_without_a_body_has_none(status: int, length: str | None) -> None:
     client = Client()
-    await send_response(whole(status, [(b"content-type", b"application/json")], b"{}", is_head=False), client.send)
+    await send_response(framed(status, [(b"content-type", b"application/json")], b"{}", is_head=False), client.send)
     assert client.body == b""
     assert "content-type" not in client.headers
     assert client.headers.get("content-length") == length

@@ -9,6 +9,7 @@ from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.run import Engine
 from anabranch.errors import ComputeFailed, ComputeTimeout, StepError
 from tests.support.documents import plan_of
+from tests.support.requests import request_of
 
 
 class Pool:
@@ -44,7 +45,7 @@ class Pool:
 
 async def run(pool: Pool, steps: dict[str, dict[str, Any]], timeout_s: float = 5.0) -> Result:
     plan = plan_of({"steps": {name: {"compute": "m:f", **step} for name, step in steps.items()}})
-    return await Engine({}, pools={"thread": pool}).run(plan, plan.new_frame(), {}, (), monotonic() + timeout_s)
+    return await Engine(pools={"thread": pool}).bind(plan)(request_of(plan, timeout_s=timeout_s))
 
 
 def outcome(result: Result, step: str) -> Outcome:

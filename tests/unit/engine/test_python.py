@@ -10,7 +10,7 @@ import pytest
 
 from anabranch.config.model import Upstream
 from anabranch.core.exchange import Answer, Request
-from anabranch.engine.python import FanCall, FanOut, FanOutFailed, segment, surfaces
+from anabranch.engine.python import FanCall, FanOut, FanOutFailed, segment, upstream_handles
 from anabranch.errors import ConnectError, InvalidJSON, QueueFull, UpstreamStatus
 from anabranch.policy.call import Call, Policy
 
@@ -60,7 +60,7 @@ def fan_of(
     """A fan-out over these policies. `settings`: of every upstream."""
     upstreams = {name: Upstream.model_validate({"url": "http://127.0.0.1:1", **settings}) for name in policies}
     return FanOut(
-        surfaces(upstreams, policies),
+        upstream_handles(upstreams, policies),
         deadline=monotonic() + 5 if deadline is None else deadline,
         client_headers=client_headers or {},
         extra=EXTRA,
@@ -89,7 +89,7 @@ def test_segment_is_encoded(value: object, text: str) -> None:
 
 @pytest.mark.parametrize("value", ["", ".", "..", None])
 def test_a_value_that_would_change_the_path_is_rejected_as_a_segment(value: object) -> None:
-    with pytest.raises(ValueError, match="cannot be a segment of a path"):
+    with pytest.raises(ValueError, match="cannot be a path segment"):
         segment(value)
 
 
@@ -157,16 +157,16 @@ def test_unknown_upstream_is_an_error_that_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"path": "users"}, "a path starts with /"),
-        ({"path": "http://elsewhere/"}, "a path starts with /"),
-        ({"path": "/#x"}, "has no fragment"),
+        ({"path": "users"}, "a path must start with /"),
+        ({"path": "http://elsewhere/"}, "a path must start with /"),
+        ({"path": "/#x"}, "have no fragment"),
         ({"path": "/", "headers": {"Host": "elsewhere"}}, "the header host belongs to one connection"),
         ({"path": "/", "headers": {"transfer-encoding": "chunked"}}, "the header transfer-encoding belongs to one connection"),
-        ({"path": "/", "headers": {"x-a": "a\r\nx-b: c"}}, "no control characters"),
+        ({"path": "/", "headers": {"x-a": "a\r\nx-b: c"}}, "must not contain control characters"),
         ({"path": "/", "headers": {"x a": "b"}}, "name"),
         ({"path": "/", "headers": {"x-a:": "b"}}, "name"),
-        ({"path": "/", "name": 'a;desc="b"'}, "a name has at most 64 letters"),
-        ({"path": "/", "name": ""}, "a name has at most 64 letters"),
+        ({"path": "/", "name": 'a;desc="b"'}, "a name must begin with a letter"),
+        ({"path": "/", "name": ""}, "a name must begin with a letter"),
     ],
 )
 def test_invalid_requests_are_rejected(options: dict[str, Any], reason: str) -> None:

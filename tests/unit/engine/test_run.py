@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,16 +13,19 @@ from anabranch.engine.run import Engine
 from anabranch.errors import ConnectError, DependencyFailed, MissingReference, NothingAnswered, StepError, UpstreamTimeout
 from anabranch.policy.call import Call
 from tests.support.documents import plan_of
+from tests.support.requests import request_of
 
 
 class Service:
-    """A policy that answers each path on the test's command. `seen`: paths in the order of calls; `cancelled`: of cancellations."""
+    """A policy that answers each path when the test says so. `seen`: paths in the order they were called; `cancelled`: likewise.
+    `cleans_up`: what a cancelled call waits for before it ends; None: nothing."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.cancelled: list[str] = []
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self.ready: dict[str, Answer | StepError] = {}
+        self.cleans_up: asyncio.Event | None = None
 
     async def __call__(self, call: Call) -> Answer:
         path = call.request.target
@@ -38,6 +40,8 @@ class Service:
         try:
             return await self._waiting[path]
         except asyncio.CancelledError:
+            if self.cleans_up is not None:
+                await self.cleans_up.wait()
             self.cancelled.append(path)
             raise
 
@@ -58,7 +62,7 @@ class Bench:
         self.plan = plan_of(endpoint)
         engine = Engine({"a": self.service, "b": self.service})
         self.before = asyncio.all_tasks()
-        self.task = asyncio.ensure_future(engine.run(self.plan, self.plan.new_frame(), {}, (), monotonic() + 5))
+        self.task = asyncio.ensure_future(engine.bind(self.plan)(request_of(self.plan)))
 
     async def turn(self) -> None:
         for _ in range(10):
@@ -143,6 +147,22 @@ async def test_cancelling_the_request_cancels_and_awaits_every_step() -> None:
     assert asyncio.all_tasks() - bench.before == set()
 
 
+@pytest.mark.parametrize("times", [2, 3])
+async def test_repeated_cancellation_of_the_request_still_awaits_every_step(times: int) -> None:
+    bench = Bench(steps(a={}, b={}, c={"required": True}))
+    bench.service.cleans_up = asyncio.Event()
+    await bench.turn()
+    for _ in range(times):
+        bench.task.cancel()
+        await bench.turn()
+    assert not bench.task.done()
+    bench.service.cleans_up.set()
+    with pytest.raises(asyncio.CancelledError):
+        await bench.task
+    assert sorted(bench.service.cancelled) == ["/a", "/b", "/c"]
+    assert asyncio.all_tasks() - bench.before == set()
+
+
 async def test_all_dependents_of_a_failed_step_are_skipped() -> None:
     bench = Bench(
         steps(ok={}, a={}, b={"path": "/b/{a.id}"}, c={"path": "/c/{b.id}/{ok.id}"}), {"/ok": {"id": 1}, "/a": UpstreamTimeout("late")}
@@ -176,7 +196,7 @@ async def test_a_reference_that_finds_nothing_skips_the_step() -> None:
     assert result.body == b'{"a":{"id": 1},"b":null}'
     failure = result.outcomes[1].failure
     assert isinstance(failure, MissingReference)
-    assert "{a.nope} found nothing" in failure.detail
+    assert "{a.nope} has no value" in failure.detail
     assert result.outcomes[1].attempts == 0
 
 

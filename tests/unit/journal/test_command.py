@@ -90,7 +90,7 @@ def test_without_a_folder_the_setting_is_used(folder: Path, monkeypatch: pytest.
     ("options", "said"),
     [
         (["--since", "yesterday"], "--since: 'yesterday' is neither"),
-        (["--slow", "5"], "--slow: a duration is a number with a unit"),
+        (["--slow", "5"], "--slow: must be a duration with a unit"),
         (["--status", "9999"], "--status: '9999' is neither"),
         (["--status", "²xx"], "is neither"),
     ],
@@ -134,7 +134,7 @@ def test_verify_finds_damage(folder: Path) -> None:
     closed = next(folder.glob("*.zst"))
     closed.write_bytes(closed.read_bytes()[:-9])
     out, _ = run("verify", folder=folder, code=3)
-    assert "1 damaged lines" in out
+    assert "1 damaged line" in out
     assert "ends too early" in out
     assert out.endswith("2 segments: 2 damaged\n")
 

@@ -45,7 +45,7 @@ def offer(journal: Journal, one: Record) -> bool:
     return journal.offer(encode(one), one.time)
 
 
-class Unmade:
+class Deferred:
     """A record that is built when the writer needs it."""
 
     def __init__(self, one: Record) -> None:
@@ -77,7 +77,7 @@ async def test_a_deferred_record_is_built_and_written_with_the_next_group(tmp_pa
     async with opened(tmp_path, flush_interval="10ms") as journal:
         wanted = [record(number) for number in range(40)]
         for one in wanted:
-            journal.defer(Unmade(one), 100)
+            journal.defer(Deferred(one), 100)
         await until(lambda: journal.counters.written == len(wanted))
         assert ids(tmp_path) == [one.id for one in wanted]
 
@@ -88,7 +88,7 @@ async def test_deferred_records_beyond_the_queue_size_are_dropped(tmp_path: Path
         disk.faults["sync"] = OSError(errno.EIO, os.strerror(errno.EIO))
         wanted = [record(number) for number in range(8)]
         for one in wanted:
-            journal.defer(Unmade(one), 100)
+            journal.defer(Deferred(one), 100)
         await until(lambda: journal.counters.dropped == 3)
         disk.faults.clear()
         await until(lambda: journal.counters.written == 5)
@@ -98,10 +98,10 @@ async def test_deferred_records_beyond_the_queue_size_are_dropped(tmp_path: Path
 async def test_a_pending_deferred_record_is_written_at_shutdown(tmp_path: Path) -> None:
     async with opened(tmp_path, flush_interval="1h") as journal:
         await commit(journal, record(0))
-        journal.defer(Unmade(late := record(1)), 100)
+        journal.defer(Deferred(late := record(1)), 100)
     assert ids(tmp_path)[-1] == late.id
     assert journal.counters.dropped == 0
-    journal.defer(Unmade(record(2)), 100)
+    journal.defer(Deferred(record(2)), 100)
     assert journal.counters.dropped == 1
 
 
@@ -287,7 +287,7 @@ async def test_too_little_free_space_is_a_failure_before_the_disk_is_full(tmp_pa
     async with opened(tmp_path, disk, min_free=1000) as journal:
         with pytest.raises(JournalError):
             await commit(journal, record())
-        assert journal.counters.trouble == "its file system has too little room"
+        assert journal.counters.trouble == "its file system has too little free space"
         disk.free = 1001
         await until(lambda: journal.counters.trouble is None)
         await commit(journal, record(1))
@@ -333,7 +333,7 @@ async def test_a_torn_tail_that_cannot_be_truncated_is_recovered_later(tmp_path:
     disk = FaultyDisk(tmp_path)
     async with opened(tmp_path, disk) as journal:
         await commit(journal, record())
-        disk.faults |= {"append": FULL, "cut": FULL}
+        disk.faults |= {"append": FULL, "truncate": FULL}
         with pytest.raises(JournalError):
             await commit(journal, record(1))
         disk.faults.clear()

@@ -97,7 +97,7 @@ async def test_all_waiters_can_be_rejected() -> None:
     queue = Queue(max_records=1, max_bytes=100)
     queue.add(entry())
     tasks = [await in_a_moment(queue, entry()) for _ in range(3)]
-    queue.refuse_waiting("nothing can be written")
+    queue.reject_waiting("nothing can be written")
     for task in tasks:
         with pytest.raises(JournalFull, match="nothing"):
             await task
@@ -109,7 +109,7 @@ def test_void_entries_are_skipped() -> None:
     unwanted, wanted = entry(), entry()
     queue.add(unwanted)
     queue.add(wanted)
-    unwanted.is_void = True
+    unwanted.is_abandoned = True
     assert queue.take(1000) == [wanted]
     assert queue.records == 1
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from anabranch.journal.record import (
     VERSION,
-    Asked,
     Content,
     Record,
+    RecordedRequest,
     RecordError,
     check,
     decode,
@@ -57,7 +57,7 @@ def test_any_record_round_trips(body: bytes, name: str, elapsed: float, status: 
         status=status,
         complete=True,
         elapsed_ms=elapsed,
-        request=Asked(id="r", method="GET", path=f"/{name}", query=name, headers={name: name}, body=kept(body)),
+        request=RecordedRequest(id="r", method="GET", path=f"/{name}", query=name, headers={name: name}, body=kept(body)),
         body=kept(body),
     )
     line = encode(record)

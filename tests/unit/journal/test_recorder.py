@@ -8,11 +8,12 @@ import pytest
 from anabranch.config.journal import Journal as Config
 from anabranch.config.journal import JournalRule
 from anabranch.core.exchange import Answer
-from anabranch.journal.batch import Unmade
+from anabranch.journal.batch import DeferredRecord
 from anabranch.journal.journal import Journal
 from anabranch.journal.recorder import CompletedRequest, Recorder
 from anabranch.journal.redact import Redaction
 from tests.support import edge_plans
+from tests.support.requests import request_of
 
 
 class _Journal:
@@ -20,10 +21,10 @@ class _Journal:
 
     def __init__(self) -> None:
         self.config = Config()
-        self.deferred: list[tuple[Unmade, int]] = []
+        self.deferred: list[tuple[DeferredRecord, int]] = []
 
-    def defer(self, unmade: Unmade, size_bytes: int) -> None:
-        self.deferred.append((unmade, size_bytes))
+    def defer(self, record: DeferredRecord, size_bytes: int) -> None:
+        self.deferred.append((record, size_bytes))
 
 
 @pytest.mark.parametrize("bodies", ["none", "steps"])
@@ -33,9 +34,9 @@ def test_upstream_answers_kept_until_the_record_is_built_count_in_its_size(bodie
     recorder = Recorder(plan, JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact))
     outcome = edge_plans.outcome("flight")
     outcome.answer = Answer(200, [], b"x" * 100_000)
-    recorder.defer(CompletedRequest(recorder, b"r", "GET", b"/", b"", {}, b"", edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
-    ((unmade, size_bytes),) = journal.deferred
+    recorder.defer(CompletedRequest(recorder, request_of(plan), edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))
+    ((deferred, size_bytes),) = journal.deferred
     assert size_bytes == 100_002
     lines = bytearray()
-    assert isinstance(unmade.write(lines), datetime)
+    assert isinstance(deferred.write(lines), datetime)
     assert lines.endswith(b"\n")

@@ -101,7 +101,7 @@ def test_files_that_only_have_the_name_of_a_segment_are_set_aside(tmp_path: Path
     assert done.set_aside == 2
     assert {path.name for path in tmp_path.iterdir()} == {plain.name + ASIDE, closed.name + ASIDE}
     assert "dear diary" in (tmp_path / (plain.name + ASIDE)).read_text()
-    assert sum("called like a segment" in message for message in caplog.messages) == 2
+    assert sum("has the name of a journal segment" in message for message in caplog.messages) == 2
 
 
 def test_foreign_files_and_folders_are_left_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from anabranch.core.exchange import Request
 from anabranch.errors import MissingReference
-from anabranch.plan.model import MISSING
+from anabranch.jsontext.frame import MISSING
 from tests.support.documents import plan_of, slot
 
 PARAMETERS = {"v": {"in": "query", "default": None, "schema": {}}, "o": {"in": "query"}, "n": {"in": "query", "required": True}}

@@ -31,17 +31,17 @@ def steps(**named: dict[str, Any]) -> dict[str, Any]:
         (steps(x={"path": "/{path.id}"}), "endpoints[0].steps.x.path", "unknown path parameter `id`", "no parameters"),
         (steps(x={"path": "/{query}"}), "endpoints[0].steps.x.path", "names no parameter", "{query.name}"),
         (steps(x={"path": "/{body.a}"}), "endpoints[0].steps.x.path", "no request body", ""),
-        (steps(x={"path": "/{a\tb}"}), "endpoints[0].steps.x.path", "is not a reference", ""),
+        (steps(x={"path": "/{a\tb}"}), "endpoints[0].steps.x.path", "is not a valid reference", ""),
         (steps(x={"path": "/{"}), "endpoints[0].steps.x.path", "never closed", ""),
-        (steps(x={"path": "/}"}), "endpoints[0].steps.x.path", "closes nothing", ""),
-        (steps(x={"path": "x"}), "endpoints[0].steps.x.path", "starts with /", ""),
-        (steps(x={"path": "/a b"}), "endpoints[0].steps.x.path", "no white space", ""),
-        (steps(x={"query": {"q": {"a": 1}}}), "endpoints[0].steps.x.query.q", "a query value is", ""),
+        (steps(x={"path": "/}"}), "endpoints[0].steps.x.path", "has no opening brace", ""),
+        (steps(x={"path": "x"}), "endpoints[0].steps.x.path", "must start with /", ""),
+        (steps(x={"path": "/a b"}), "endpoints[0].steps.x.path", "must not have a fragment or white space", ""),
+        (steps(x={"query": {"q": {"a": 1}}}), "endpoints[0].steps.x.query.q", "a query value must be", ""),
         (steps(x={"headers": {"host": "a"}}), "endpoints[0].steps.x.headers.host", "by the gateway itself", ""),
-        (steps(x={"pick": ["a..b"]}), "endpoints[0].steps.x.pick[0]", "names with dots", ""),
+        (steps(x={"pick": ["a..b"]}), "endpoints[0].steps.x.pick[0]", "names separated by dots", ""),
         (steps(x={"rename": {"a": "b.c"}}), "endpoints[0].steps.x.rename.a", "not a path", ""),
         (steps(x={"coalesce": True, "method": "POST"}), "endpoints[0].steps.x.coalesce", "only a GET", ""),
-        ({**steps(x={}), "path": "x"}, "endpoints[0].path", "starts with /", ""),
+        ({**steps(x={}), "path": "x"}, "endpoints[0].path", "must start with /", ""),
         ({**steps(x={}), "path": "/a/{b}.json"}, "endpoints[0].path", "whole segment", ""),
         ({**steps(x={}), "path": "/a//b"}, "endpoints[0].path", "empty segments", ""),
         ({**steps(x={}), "path": "/{a}/{a}"}, "endpoints[0].path", "twice", ""),
@@ -51,16 +51,16 @@ def steps(**named: dict[str, Any]) -> dict[str, Any]:
         (
             {**steps(x={}), "parameters": {"q": {"in": "query", "schema": {"type": "int"}}}},
             "endpoints[0].parameters.q.schema",
-            "type is one of",
+            "the type of a parameter must be one of",
             "",
         ),
         (
             {**steps(x={}), "parameters": {"q": {"in": "query", "schema": {"type": "integer"}, "default": "a"}}},
             "endpoints[0].parameters.q.default",
-            "does not fit",
+            "does not match",
             "",
         ),
-        ({**steps(x={}), "body": {}}, "endpoints[0].body", "a GET has no request body", ""),
+        ({**steps(x={}), "body": {}}, "endpoints[0].body", "a GET endpoint has no request body", ""),
         ({**steps(x={}), "method": "POST", "body": {"schema": {"type": "x"}}}, "endpoints[0].body.schema", "JSON Schema", ""),
         ({**steps(x={"default": 1}), "response": {"merge": "flat"}}, "endpoints[0].steps.x.default", "an object or null", ""),
     ],
@@ -108,20 +108,20 @@ def test_indistinguishable_endpoints_are_a_mistake() -> None:
     endpoints = [{"path": "/a/{x}", "steps": {"s": CALL}}, {"path": "/a/{y}", "name": "other", "steps": {"s": CALL}}]
     found = only({}, endpoints=endpoints)
     assert found[0] == "endpoints[1].path"
-    assert "never be told apart" in found[1]
+    assert "matches the same requests as" in found[1]
     assert not problems_of({}, endpoints=[endpoints[0], {**endpoints[1], "method": "POST"}])
 
 
 def test_two_endpoints_with_one_name_are_a_mistake() -> None:
     endpoints = [{"path": "/a", "name": "n", "steps": {"s": CALL}}, {"path": "/b", "name": "n", "steps": {"s": CALL}}]
-    assert "two endpoints are called `n`" in only({}, endpoints=endpoints)[1]
+    assert "two endpoints have the name `n`" in only({}, endpoints=endpoints)[1]
 
 
 def test_a_critical_path_longer_than_the_deadline_is_a_warning() -> None:
     endpoint = {**steps(x={"timeout": "600ms"}, y={"path": "/{x.i}", "timeout": "600ms"}), "timeout": "1s"}
     found = problems_of(endpoint)
     assert [problem.is_warning for problem in found] == [True]
-    assert "x -> y, may take 1.2s" in found[0].message
+    assert "x -> y may take 1.2s, but the deadline is 1s" in found[0].message
     assert not problems_of({**endpoint, "timeout": "1200ms"})
 
 

@@ -125,5 +125,5 @@ def test_explain_shows_where_a_function_runs() -> None:
     plan, _ = document(steps, compute_backends=BACKENDS)
     text = explain(plan.endpoints[0], plan.upstreams, lambda _: ["attempt"])
     assert "f: m:f by process in pool slow; splice, 2 at once, at most 1s" in text
-    assert "longest way" in text
+    assert "critical path a -> f: 1s (deadline 2s)" in text
     assert text.count("policies of") == 1

@@ -56,7 +56,7 @@ def make_layer(
         next_,
         addresses=addresses,
         picker=picker_of(balance, Random(1).random),
-        judge=FailureClassifier(Settings().on),
+        classifier=FailureClassifier(Settings().on),
         new_breaker=new_breaker if has_breaker else None,
         clock=asyncio.get_running_loop().time,
         upstream="flights",
@@ -153,7 +153,7 @@ async def test_all_breakers_open_rejects_with_the_shortest_wait() -> None:
         await layer(call)
     assert caught.value.retry_after_s == 2
     assert (len(fleet.hits), call.address) == (hits, None)
-    assert call.notes == ["breakers of all addresses open: nothing was sent"]
+    assert call.notes == ["the breakers of all addresses are open: nothing was sent"]
 
 
 async def test_failing_address_is_ejected_and_comes_back() -> None:

@@ -34,7 +34,7 @@ def make_layer(
     return BreakerLayer(
         next_,
         breaker=breaker,
-        judge=FailureClassifier(EVERYTHING if on is None else on),
+        classifier=FailureClassifier(EVERYTHING if on is None else on),
         clock=asyncio.get_running_loop().time,
         upstream="flights",
         observer=events,

@@ -286,6 +286,6 @@ async def test_serve_admits_waiters_after_the_limit_has_grown() -> None:
     waiting = asyncio.create_task(bulkhead.acquire(now=now, deadline=now + 9, is_required=True))
     await settle()
     source.limit = 2
-    bulkhead.serve()
+    bulkhead.grant()
     await waiting
     assert bulkhead.in_use == 2

@@ -104,7 +104,7 @@ class BulkheadMachine(RuleBasedStateMachine):
     def limit_changes(self, limit: int) -> None:
         async def step() -> None:
             self.limit.limit = limit
-            self.bulkhead.serve()
+            self.bulkhead.grant()
             await settle()
 
         self.highest = max(self.highest, limit)

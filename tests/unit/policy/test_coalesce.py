@@ -8,7 +8,7 @@ from anabranch.core.exchange import Answer, HeaderBlock
 from anabranch.errors import ConnectionLost, DeadlineExceeded, UpstreamTimeout
 from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.call import Call, Policy
-from anabranch.policy.coalesce import NOISE, CoalesceLayer, coalescing_key
+from anabranch.policy.coalesce import IGNORED_FIELDS, CoalesceLayer, coalescing_key
 from tests.support.clock import START, FakeTimeLoop
 from tests.support.policies import ADDRESS, OK, Events, Scripted, after, answer, make_call
 
@@ -75,7 +75,7 @@ async def test_identical_calls_share_one_exchange() -> None:
     assert await asyncio.gather(*(begin(layer, call) for call in calls)) == [OK] * 5
     assert len(upstream.calls) == 1
     assert [(call.attempts, call.address) for call in calls] == [(1, ADDRESS)] * 5
-    assert (layer.flights, other_tasks()) == (0, 0)
+    assert (layer.shared_calls, other_tasks()) == (0, 0)
 
 
 async def test_answer_is_not_cached() -> None:
@@ -137,7 +137,7 @@ async def test_shared_call_is_cancelled_and_awaited_when_the_last_caller_leaves(
         await asyncio.wait((task,))
         assert task.cancelled()
         assert upstream.running == (0 if number == 2 else 1)
-    assert (layer.flights, other_tasks()) == (0, 0)
+    assert (layer.shared_calls, other_tasks()) == (0, 0)
 
 
 async def test_no_call_joins_a_flight_that_is_being_cancelled() -> None:
@@ -272,7 +272,7 @@ def test_calls_share_exactly_when_only_ignored_fields_differ(
         is_same_key, exchanges = runner.run(run())
 
     def quiet(extra: tuple[tuple[bytes, bytes], ...]) -> list[tuple[bytes, bytes]]:
-        return [field for field in extra if field[0] not in NOISE]
+        return [field for field in extra if field[0] not in IGNORED_FIELDS]
 
     is_same = left_plan == right_plan and quiet(left_extra) == quiet(right_extra)
     assert is_same_key == is_same
@@ -306,4 +306,4 @@ async def test_burst_of_calls_leaves_nothing_behind() -> None:
     for number, task in enumerate(tasks):
         after(number / 400, task.cancel)
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert (layer.flights, upstream.running, other_tasks()) == (0, 0, 0)
+    assert (layer.shared_calls, upstream.running, other_tasks()) == (0, 0, 0)

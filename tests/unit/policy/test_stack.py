@@ -225,7 +225,7 @@ def test_description_names_exactly_the_layers_that_are_built(settings: dict[str,
 
 def test_description_contains_the_key_figures() -> None:
     assert describe(upstream_of(**FULL)) == [
-        "coalesce where a call asks for it",
+        "coalesce identical calls that enable it",
         "retry up to 3 attempts on connect, timeout, connection_lost, 502, 503, 504, budget 10%",
         "hedge after p95, budget 5%",
         "breaker at 50% failures of 20 calls in 10s, open for 5s",
@@ -239,7 +239,7 @@ def test_description_contains_the_key_figures() -> None:
             concurrency={"limit": 64, "queue_timeout": "100ms", "adaptive": "gradient"},
         )
     ) == [
-        "coalesce where a call asks for it",
+        "coalesce identical calls that enable it",
         "hedge after 50ms, budget 5%",
         "balance round_robin over 2 addresses resolved every 30s, each with a breaker at 50% failures of 20 calls in 10s",
         "bulkhead 64 (gradient, 8 to 1024) at once, 1024 waiting up to 100ms",

@@ -52,7 +52,7 @@ async def test_a_failure_is_answered_with_the_last_good_answer(failure: StepErro
     assert (await layer(call)).body == b"2"
     assert call.stale_age_s == 12.5
     assert call.notes is not None
-    assert call.notes[-1].startswith("stale answer of 12.5 s ago instead of ")
+    assert call.notes[-1].startswith("stale response, 12.5 s old, instead of ")
     assert [event.kind for event in events] == ["stale"]
 
 

@@ -153,9 +153,9 @@ class TestFailure:
             (answer(500, b"<html>"), "the authority answered 500"),
             (answer(200, b"<html>"), "not a token"),
             (answer(200, b'{"access_token":"leak-me","token_type":"mac","expires_in":1}'), "not a bearer token"),
-            (answer(200, b'{"access_token":"leak-me\\r\\nx: y","token_type":"bearer"}'), "characters that cannot stand"),
-            (answer(200, b'{"access_token":"","token_type":"bearer"}'), "characters that cannot stand"),
-            (answer(200, b'{"access_token":"leak-me","token_type":"bearer","expires_in":0}'), "expired already"),
+            (answer(200, b'{"access_token":"leak-me\\r\\nx: y","token_type":"bearer"}'), "characters that are not allowed"),
+            (answer(200, b'{"access_token":"","token_type":"bearer"}'), "characters that are not allowed"),
+            (answer(200, b'{"access_token":"leak-me","token_type":"bearer","expires_in":0}'), "already expired"),
             (answer(200, b'{"access_token":"leak-me","token_type":"bearer","expires_in":"soon"}'), "not a token"),
         ],
     )
@@ -253,7 +253,7 @@ class TestLayer:
         call = make_call(wants_notes=True)
         assert await layer(call) is OK
         assert next_.tokens == [b"Bearer t1", b"Bearer t1", b"Bearer t2"]
-        assert call.notes == ["token refused: sent once more with a new one"]
+        assert call.notes == ["token rejected: request sent again with a new token"]
 
     async def test_second_401_is_returned(self) -> None:
         refusal = answer(401)

@@ -59,7 +59,7 @@ async def test_redacted_values_match_any_value(answers: RecordedAnswers) -> None
 
 @pytest.mark.parametrize("target", ["/two", "/bare", "/one?q=2"])
 async def test_a_call_without_a_recorded_answer_fails_with_that_reason(answers: RecordedAnswers, target: str) -> None:
-    with pytest.raises(ConnectError, match="the journal has no answer of b to GET"):
+    with pytest.raises(ConnectError, match="the journal has no answer from b to GET"):
         await ask(answers, "b", target)
 
 

@@ -107,7 +107,7 @@ async def test_a_call_cancelled_by_a_required_failure_is_not_a_new_call() -> Non
     """The record does not contain the slow step, because it was cancelled. It must not count as a new call."""
     steps = {"slow": {"upstream": "b", "path": "/slow"}, "one": {"upstream": "a", "path": "/one/{path.id}", "required": True}}
     record = recorded(
-        "/x/7", b'{"type":"/problems/upstream_status","title":"A service answered with an error","status":404}',
+        "/x/7", b'{"type":"/problems/upstream_status","title":"Upstream answered with an error","status":404}',
         [answered("one", "a", "/one/7", b"{}", status=404, failure="upstream_status")], status=404, complete=False, failure="upstream_status",
     )  # fmt: skip
     report = await replayed(plan_of({"steps": steps}), record, ignore=("errors",))
@@ -153,7 +153,7 @@ async def test_calls_are_distinguished_by_their_sent_bodies() -> None:
         (recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"", headers={"date": "now"})]), None),
         (
             recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"")], asked={"body": digested(b"{}")}),
-            "the body of the request was not kept (`bodies: steps` keeps it)",
+            "the request body was not kept (`bodies: steps` keeps it)",
         ),
     ],
 )
@@ -235,7 +235,7 @@ async def test_a_function_that_fails_on_a_redacted_value_skips_the_record() -> N
     masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
     fine = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"it":"x"}', [masked, Step(name="it", value=kept(b'"x"'))])
     report = await replayed(plan, fine, redact=Redact(paths=["one.t"]))
-    assert report.skipped == {"a compute step fails on a value that was redacted (leave its path out of `redact`)": 1}
+    assert report.skipped == {"a compute step fails on a redacted value (leave its path out of `redact`)": 1}
     failed_then = recorded(
         "/x/7", b'{"one":{"n":1,"t":"***"},"it":null}', [masked, Step(name="it", failure="compute_failed")], complete=False
     )
@@ -256,7 +256,7 @@ async def test_a_call_built_from_a_redacted_value_skips_the_record() -> None:
     record = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"two":2}', [masked, answered("two", "b", "/two/secret", b"2")])
     report = await replayed(plan_of({"steps": steps}), record, redact=Redact(paths=["one.t"]))
     (reason,) = report.skipped
-    assert reason.startswith("a call is made of a value that was redacted")
+    assert reason.startswith("a call is made with a redacted value")
 
 
 async def test_a_redacted_body_that_is_no_longer_valid_skips_the_record() -> None:
@@ -268,7 +268,7 @@ async def test_a_redacted_body_that_is_no_longer_valid_skips_the_record() -> Non
     record = recorded("/x", b'{"one":1}', [answered("one", "a", "/p", b"1")], method="POST", asked=asked)
     report = await replayed(plan_of(endpoint), record, redact=Redact(paths=["card"]))
     (reason,) = report.skipped
-    assert reason.startswith("a value in the body of the request was redacted")
+    assert reason.startswith("the request body has a redacted value")
 
 
 def test_every_failure_of_a_call_can_be_raised_again() -> None:

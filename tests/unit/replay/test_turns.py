@@ -25,7 +25,7 @@ async def order(turns: Turns, wanted: list[tuple[str, Turn]], *, needs_time: str
         with turns.running(turn):
             if name == needs_time:
                 await gate.wait()
-            await turns.come(turn)
+            await turns.wait(turn)
             ended.append(name)
 
     tasks = [asyncio.create_task(step(*one)) for one in wanted]
@@ -61,7 +61,7 @@ async def test_a_cancelled_step_does_not_block_the_others() -> None:
             await asyncio.get_running_loop().create_future()
 
     task = asyncio.create_task(never())
-    waiting = asyncio.create_task(turns.come(late))
+    waiting = asyncio.create_task(turns.wait(late))
     for _ in range(100):
         await asyncio.sleep(0)
     assert not waiting.done()
@@ -73,4 +73,4 @@ async def test_a_cancelled_step_does_not_block_the_others() -> None:
 async def test_without_a_failure_no_step_waits() -> None:
     turns = Turns(record(None))
     with turns.running(turns.of(STEPS[1], UNKNOWN_CALL)):
-        await turns.come(UNKNOWN_CALL)
+        await turns.wait(UNKNOWN_CALL)

@@ -66,9 +66,9 @@ def test_unreadable_tls_file_is_named(tmp_path: Path, field: str) -> None:
 def test_tls_file_with_other_content_is_named(tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("hello")
-    with pytest.raises(ValueError, match=r"tls\.ca: .*junk\.pem does not hold certificates in PEM form"):
+    with pytest.raises(ValueError, match=r"tls\.ca: .*junk\.pem does not contain certificates in PEM form"):
         TLSContexts().get(TLS(ca=str(junk)))
-    with pytest.raises(ValueError, match=r"tls\.cert and tls\.key: .*junk\.pem does not hold"):
+    with pytest.raises(ValueError, match=r"tls\.cert and tls\.key: .*junk\.pem does not contain"):
         TLSContexts().get(TLS(cert=str(junk)))
 
 
@@ -77,7 +77,7 @@ def test_key_of_another_certificate_is_rejected(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     authority.issue_cert("a.example").cert_chain_pems[0].write_to_path(str(cert))
     authority.issue_cert("b.example").private_key_pem.write_to_path(str(key))
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match="do not match"):
         TLSContexts().get(TLS(cert=str(cert), key=str(key)))
 
 

@@ -21,7 +21,7 @@ class Fake:
 
     def abort(self) -> None:
         self.is_open = False
-        self.pool.forget(cast("Connection", self))
+        self.pool.remove(cast("Connection", self))
 
 
 def make(**settings: Any) -> Pool:
@@ -93,7 +93,7 @@ async def test_real_connections_notify_the_pool() -> None:
         def opened(self, connection: Connection) -> None: ...
 
         def closed(self, connection: Connection) -> None:
-            pool.forget(connection)
+            pool.remove(connection)
 
         def gone(self, connection: Connection) -> None: ...
 

@@ -1,4 +1,4 @@
-"""One worker process as the gateway holds it: the socket and the arena that they share, and one job at a time over them."""
+"""The gateway's end of one worker process: a socket and an arena that both share, and one job at a time over them."""
 
 import asyncio
 import io
@@ -10,34 +10,34 @@ from anabranch.compute.call import JobReply, ReplyKind
 from anabranch.compute.job import Job
 from anabranch.compute.processes.frame import ARENA_FROM, JOB, READY, REPLY, make_arena
 
-# Copied in one go; what is larger leaves the loop a turn in between. About 0.2 ms.
+# Copied at once, in about 0.2 ms. Larger payloads are copied in pieces, and the event loop runs in between.
 _PIECE_BYTES: Final = 1 << 20
-# What an arena keeps for the next job: touching fresh memory costs as much as the copying. More goes back.
+# Memory that an arena keeps for the next job, since allocating new memory costs as much as copying. The rest is freed.
 _KEPT_BYTES: Final = 16 << 20
 
 
 class WorkerGone(Exception):
-    """The worker's end of the socket is closed."""
+    """The worker has closed its end of the socket."""
 
 
 class WorkerChannel:
-    """`number`: how the fork server knows it. `jobs`: that it has answered. `resident_bytes`: what it held after the last one.
+    """`number`: identifies the worker to the fork server. `jobs`: how many it has completed. `resident_bytes`: its memory after the last job.
 
-    `is_dead`: it has ended, or was given up. `end`: its exit code, set when it is known.
+    `is_dead`: the worker has ended or is to be replaced. `exit_code`: set once it is known. `worker_socket`: the worker's end, until it is forked.
     """
 
-    __slots__ = ("_arena", "_arena_bytes", "_socket", "end", "is_dead", "jobs", "number", "resident_bytes", "theirs")
+    __slots__ = ("_arena", "_arena_bytes", "_socket", "exit_code", "is_dead", "jobs", "number", "resident_bytes", "worker_socket")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.jobs = 0
         self.resident_bytes = 0
         self.is_dead = False
-        self.end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._arena = make_arena()
         self._arena_bytes = 0
         try:
-            self._socket, self.theirs = socket.socketpair()
+            self._socket, self.worker_socket = socket.socketpair()
         except OSError:
             os.close(self._arena)
             raise
@@ -49,7 +49,7 @@ class WorkerChannel:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the worker has closed its end, of a worker that is free: seen at once, before the fork server tells of its death."""
+        """Whether a free worker has closed its end. Detects its death before the fork server reports it."""
         try:
             return not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -58,12 +58,12 @@ class WorkerChannel:
             return True
 
     async def ready(self) -> None:
-        """Return when the worker can take jobs. Raises WorkerGone."""
+        """Wait until the worker can take jobs. Raises WorkerGone."""
         if await self._receive(len(READY)) != READY:
             raise WorkerGone
 
     async def run(self, job: Job) -> JobReply:
-        """Send a job and await its reply. Raises WorkerGone. After an exception or a cancellation the worker is of no use any more."""
+        """Send a job and await its reply. Raises WorkerGone. After an exception or a cancellation the worker must not be used again."""
         name = job.hook.encode()
         size = len(job.input)
         loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ class WorkerChannel:
         return JobReply(ReplyKind(kind), payload)
 
     def hang_up(self) -> None:
-        """Wake whoever waits for an answer of this worker: there will be none."""
+        """Shut the socket down, so that a pending `run` or `ready` raises WorkerGone."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -90,7 +90,7 @@ class WorkerChannel:
 
     def close(self) -> None:
         self._socket.close()
-        self.theirs.close()
+        self.worker_socket.close()
         os.close(self._arena)
 
     async def _receive(self, size: int) -> bytes:
@@ -133,7 +133,7 @@ class WorkerChannel:
         return content.getvalue()
 
     def _shrink(self) -> None:
-        """An arena that was large gives its memory back."""
+        """Free the memory of an arena that has become large."""
         if self._arena_bytes > _KEPT_BYTES:
             os.ftruncate(self._arena, 0)
             self._arena_bytes = 0

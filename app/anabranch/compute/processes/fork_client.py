@@ -1,4 +1,4 @@
-"""The gateway's end of the fork server: starts it, orders workers, and is told how each one ended."""
+"""The gateway's end of the fork server: starts it, sends it orders to fork and kill workers, and receives their exit codes."""
 
 import asyncio
 import contextlib
@@ -19,8 +19,10 @@ _END_WITHIN_S: Final = 5.0
 
 
 class ForkClient:
-    """One fork server. `on_death(number, code)`: a worker has ended, by an exit code, or by the signal `-code`. `on_end()`: the fork server
-    itself has, and with it every worker that it had. Both are called on the loop; neither after `aclose`.
+    """One fork server.
+
+    `on_death(number, code)`: called when a worker has ended, with its exit code or, if a signal ended it, `-signal`. `on_end()`: called when
+    the fork server itself has ended, and all its workers with it. Both are called on the loop, and neither after `aclose`.
     """
 
     def __init__(self, hooks: Sequence[str], *, on_death: Callable[[int, int], None], on_end: Callable[[], None]) -> None:
@@ -38,21 +40,21 @@ class ForkClient:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the process, which takes this thread a few milliseconds; it imports the hooks by itself. Raises OSError."""
-        control, theirs = socket.socketpair()
-        with theirs:
+        """Start the process, which blocks this thread for a few milliseconds. It then imports the hooks on its own. Raises OSError."""
+        control, server_socket = socket.socketpair()
+        with server_socket:
             try:
-                process = self._spawn(theirs)
+                process = self._spawn(server_socket)
             except OSError:
                 control.close()
                 raise
-        self._attend(process, control)
+        self._watch(process, control)
 
-    async def start_aside(self) -> None:
-        """The same without taking the loop's time: another thread waits for the system. Raises OSError. A process whose start was cancelled
-        finds that nobody holds its socket, and ends."""
-        control, theirs = socket.socketpair()
-        spawning = asyncio.get_running_loop().run_in_executor(None, self._spawn, theirs)
+    async def start_in_thread(self) -> None:
+        """Like `start`, but in another thread, so that the loop is not blocked. Raises OSError. Cancellation: closes the socket, and the
+        process ends when it notices."""
+        control, server_socket = socket.socketpair()
+        spawning = asyncio.get_running_loop().run_in_executor(None, self._spawn, server_socket)
         try:
             process = await asyncio.shield(spawning)
         except BaseException:
@@ -60,43 +62,43 @@ class ForkClient:
             control.close()
             raise
         finally:
-            theirs.close()
-        self._attend(process, control)
+            server_socket.close()
+        self._watch(process, control)
 
-    def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        # What hooks print goes where the gateway's log goes: standard output may be somebody's data.
+    def _spawn(self, server_socket: socket.socket) -> subprocess.Popen[bytes]:
+        # Output of hooks goes to standard error, like the gateway's log: standard output may carry data.
         return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-            (sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(self._hooks), json.dumps(sys.path)),
-            stdin=subprocess.DEVNULL, stdout=2, pass_fds=(theirs.fileno(),), start_new_session=True,
+            (sys.executable, "-c", _BOOT, str(server_socket.fileno()), json.dumps(self._hooks), json.dumps(sys.path)),
+            stdin=subprocess.DEVNULL, stdout=2, pass_fds=(server_socket.fileno(),), start_new_session=True,
         )  # fmt: skip
 
-    def _attend(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    def _watch(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
         self._process = process
         control.setblocking(False)
         self._control = control
         asyncio.get_running_loop().add_reader(control, self._read)
 
     def fork(self, number: int, connection: socket.socket, arena: int) -> None:
-        """Order a worker. Both descriptors stay the caller's: the worker has copies. Raises OSError when the fork server is away."""
+        """Order a worker. The caller keeps both descriptors; the worker gets copies. Raises OSError if there is no fork server."""
         if self._control is None:
             raise ConnectionError("there is no fork server")
         socket.send_fds(self._control, [ORDER.pack(FORK, number, 0)], [connection.fileno(), arena])
 
     def kill(self, number: int) -> None:
-        """Kill a worker, and what its hook has started. Its death is told by `on_death`. Nothing when it is dead."""
+        """Kill a worker and the processes that its hook has started. `on_death` reports its death. Does nothing if it is dead."""
         if self._control is None:
             return
         try:
             self._control.send(ORDER.pack(KILL, number, 0))
         except OSError:
-            # The fork server does not listen just now. It has not said that the worker is dead, so the process id is still the worker's.
+            # The fork server does not read now. It has not reported the worker's death, so the process id still belongs to the worker.
             if (pid := self.pids.get(number)) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     async def aclose(self) -> None:
-        """End the fork server and all its workers, and wait until they have ended."""
-        self._drop()
+        """Stop the fork server and all its workers, and wait until they have ended."""
+        self._close_control()
         process = self._process
         if process is None:
             return
@@ -107,7 +109,7 @@ class ForkClient:
                 process.kill()
             await asyncio.sleep(0.005)
 
-    def _drop(self) -> None:
+    def _close_control(self) -> None:
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
@@ -122,7 +124,7 @@ class ForkClient:
         except OSError:
             received = b""
         if not received:
-            self._drop()
+            self._close_control()
             self._on_end()
             return
         self._buffer += received

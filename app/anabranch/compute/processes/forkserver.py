@@ -1,10 +1,10 @@
-"""The fork server: a process that has the hooks imported, and forks a warm worker in a few milliseconds whenever it is told to.
+"""The fork server: a process that has imported the hooks and forks a warm worker in a few milliseconds on request.
 
-It runs nothing of the user's but their imports, so it stays small, single-threaded and always answers. It is the parent of all workers: it
-alone kills them (a process id can be used again once its process is reaped) and says how each one ended. When the gateway goes, even by
-`kill -9`, it reads the end of its socket, kills all that is left and ends. When it goes itself, the system kills the workers with it.
+It runs no code of the hooks except their imports, so it stays small, single-threaded and responsive. It is the parent of all workers: it
+alone kills them, since a process id can be reused once its process is reaped, and it reports their exit codes. When the gateway ends, even
+by `kill -9`, it reads the end of its socket, kills the remaining workers and exits. When the fork server ends, the system kills its workers.
 
-Workers lead a session of their own, so that a signal from the terminal does not reach them and what a hook has started dies with it.
+Each worker leads its own session, so that signals from the terminal do not reach it, and processes that a hook has started die with it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _WORKER_FDS: Final = 2
 
 
 class ForkServer:
-    """`control`: the socket to the gateway. Owns the workers that it forks."""
+    """`control`: the socket to the gateway. Owns the workers it forks."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -38,17 +38,18 @@ class ForkServer:
         self._wakeup, self._alarm = os.pipe()
 
     def run(self) -> None:
-        """Serve until the gateway is gone."""
+        """Serve until the gateway has ended."""
         os.set_blocking(self._alarm, False)
         os.set_blocking(self._wakeup, False)
         signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Whoever stops the whole group means the gateway, which still has requests to end. Not SIG_IGN: what hooks start would inherit it.
+            # A signal to the whole group is meant for the gateway, which still has to finish requests. Not SIG_IGN: processes that hooks
+            # start would inherit it.
             signal.signal(number, lambda *_: None)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         try:
-            self._tell(WARM, 0, 0)
+            self._send(WARM, 0, 0)
             sources: list[Any] = [self._control, self._wakeup]
             while True:
                 readable: list[object] = select.select(sources, [], [])[0]
@@ -56,7 +57,7 @@ class ForkServer:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wakeup, 4096)
                     self._reap()
-                if self._control in readable and not self._obey():
+                if self._control in readable and not self._handle_order():
                     return
         except (BrokenPipeError, ConnectionResetError):
             return
@@ -64,7 +65,8 @@ class ForkServer:
             for pid in list(self._numbers):
                 _kill(pid)
 
-    def _obey(self) -> bool:
+    def _handle_order(self) -> bool:
+        """Read and carry out one order. Returns False if the gateway has ended."""
         order, fds, _, _ = socket.recv_fds(self._control, ORDER.size, _WORKER_FDS)
         if not order:
             return False
@@ -84,7 +86,7 @@ class ForkServer:
         except OSError as error:
             for fd in fds:
                 os.close(fd)
-            self._tell(DIED, number, -(1000 + (error.errno or 0)))
+            self._send(DIED, number, -(1000 + (error.errno or 0)))
             return
         if not pid:
             self._become_worker(parent, fds)
@@ -92,10 +94,10 @@ class ForkServer:
             os.close(fd)
         self._numbers[pid] = number
         self._pids[number] = pid
-        self._tell(FORKED, number, pid)
+        self._send(FORKED, number, pid)
 
     def _become_worker(self, parent: int, fds: Sequence[int]) -> None:
-        """Never returns: nothing of the fork server may run on in a worker."""
+        """Serve jobs, then exit. Never returns, so that no code of the fork server continues in a worker."""
         status = 1
         try:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -126,16 +128,16 @@ class ForkServer:
             pid = ended.si_pid
             number = self._numbers.pop(pid, None)
             if number is not None:
-                # What it has started goes with it. The process id still belongs to it here, so nobody else can be hit.
+                # Kill the processes that it has started. It is not reaped yet, so its process id cannot belong to another process.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             if number is not None:
                 del self._pids[number]
                 code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-                self._tell(DIED, number, code)
+                self._send(DIED, number, code)
 
-    def _tell(self, verb: bytes, number: int, value: int) -> None:
+    def _send(self, verb: bytes, number: int, value: int) -> None:
         self._control.sendall(ORDER.pack(verb, number, value))
 
 
@@ -146,7 +148,7 @@ def _kill(pid: int) -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Linux only; elsewhere the end of the socket has to do."""
+    """Call prctl, on Linux only. On other systems workers end when their socket is closed."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
@@ -158,7 +160,7 @@ def main(fd: int, hooks: Sequence[str]) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     control = socket.socket(fileno=fd)
     for hook in hooks:
-        # What cannot be imported here fails each of its jobs with a reason; it must not take the other hooks with it.
+        # A hook that cannot be imported fails each of its jobs with the reason. It must not affect the other hooks.
         with contextlib.suppress(BaseException):
             resolve(hook)
     gc.collect()

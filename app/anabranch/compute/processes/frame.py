@@ -1,7 +1,7 @@
-"""The frames between the gateway, its fork server and its workers. All of them run on one machine, from one installation.
+"""The binary messages between the gateway, its fork server and its workers, which run on one machine from one installation.
 
-Gateway and worker share a socket and an *arena*: a file without a name, in memory where the system can do that. A payload above
-`ARENA_FROM` goes through the arena, so that the loop copies it once in pieces, and not byte by byte through a socket.
+Gateway and worker share a socket and an *arena*: an unnamed file, in memory if the system supports that. A payload above `ARENA_FROM` goes
+through the arena: the loop copies it once, in large pieces, instead of sending it through the socket.
 """
 
 import os
@@ -10,15 +10,17 @@ from struct import Struct
 from typing import Final
 
 ARENA_FROM: Final = 64 * 1024
-"""Bytes. Below it a socket is the quicker way (docs/compute.md has the figures)."""
+"""Bytes. Up to this size a socket is faster (figures in docs/compute.md)."""
 
-# Gateway to worker: payload in the arena, length of the hook's name, length of the payload; then the name, and the payload if it is inline.
+# Gateway to worker: is the payload in the arena, length of the hook's name, length of the payload; then the name, and the payload unless it
+# is in the arena.
 JOB: Final = Struct("<?HQ")
-# Worker to gateway: kind of the reply, payload in the arena, resident memory in bytes, length; then the payload if it is inline.
+# Worker to gateway: kind of the reply, is the payload in the arena, resident memory in bytes, length; then the payload unless it is in the
+# arena.
 REPLY: Final = Struct("<B?QQ")
 READY: Final = b"\x01"
 
-# Gateway to fork server, and back: verb, number of the worker, and a process id or exit code.
+# Gateway to fork server and back: verb, number of the worker, and a process id or exit code.
 ORDER: Final = Struct("<cIi")
 FORK: Final = b"F"
 KILL: Final = b"K"
@@ -28,7 +30,7 @@ DIED: Final = b"D"
 
 
 def make_arena() -> int:
-    """A descriptor of a new arena, to be closed by whoever made it."""
+    """The descriptor of a new arena, owned by the caller."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("anabranch-compute", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
@@ -36,7 +38,7 @@ def make_arena() -> int:
 
 
 def write_all(fd: int, payload: bytes | memoryview, offset: int = 0) -> None:
-    """Write at `offset`; blocks for as long as the copying takes."""
+    """Write the whole payload at `offset`. Blocks while it copies."""
     view = memoryview(payload)
     while view:
         written = os.pwrite(fd, view, offset)
@@ -45,7 +47,7 @@ def write_all(fd: int, payload: bytes | memoryview, offset: int = 0) -> None:
 
 
 def read_all(fd: int, size: int) -> bytes:
-    """The first `size` bytes."""
+    """The first `size` bytes. Raises EOFError if there are fewer."""
     content = os.pread(fd, size, 0)
     if len(content) == size:
         return content
@@ -54,7 +56,7 @@ def read_all(fd: int, size: int) -> bytes:
     while offset < size:
         part = os.pread(fd, size - offset, offset)
         if not part:
-            raise EOFError("the arena is shorter than it was said to be")
+            raise EOFError("the arena is shorter than announced")
         parts.append(part)
         offset += len(part)
     return b"".join(parts)

@@ -1,5 +1,5 @@
-"""A worker process: takes one job after the other from its socket, calls the hook, and answers. It knows nothing of pools and deadlines:
-when its time is over it is killed, and when its socket ends it ends."""
+"""A worker process: reads one job after the other from its socket, calls the hook, and replies. It does not enforce deadlines: the gateway
+has it killed. It ends when its socket is closed."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ from anabranch.compute.processes.frame import ARENA_FROM, JOB, READY, REPLY, rea
 
 
 def serve(connection: socket.socket, arena: int) -> None:
-    """Answer jobs until the gateway closes the connection. Blocks."""
+    """Run jobs until the gateway closes the connection. Blocks."""
     connection.setblocking(True)
     connection.sendall(READY)
     while (head := _receive(connection, JOB.size)) is not None:
@@ -23,25 +23,25 @@ def serve(connection: socket.socket, arena: int) -> None:
         reply = call_hook(name.decode(), payload)
         del payload
         _flush()
-        _answer(connection, arena, reply)
+        _send(connection, arena, reply)
         del reply
 
 
-def _answer(connection: socket.socket, arena: int, reply: JobReply) -> None:
+def _send(connection: socket.socket, arena: int, reply: JobReply) -> None:
     value = reply.payload
     is_in_arena = len(value) > ARENA_FROM
     if is_in_arena:
         try:
             write_all(arena, value)
-        except OSError as error:  # no memory left for it
-            reply = JobReply(ReplyKind.FAILED, f"the result of {len(value)} bytes cannot be handed over: {error}".encode())
+        except OSError as error:  # out of memory
+            reply = JobReply(ReplyKind.FAILED, f"the result of {len(value)} bytes cannot be sent to the gateway: {error}".encode())
             value, is_in_arena = reply.payload, False
     head = REPLY.pack(reply.kind, is_in_arena, _resident_bytes(), len(value))
     connection.sendall(head if is_in_arena else head + value)
 
 
 def _receive(connection: socket.socket, size: int) -> bytes | None:
-    """Exactly `size` bytes; None when the gateway is gone."""
+    """Exactly `size` bytes; None if the gateway has closed the connection."""
     content = bytearray()
     while len(content) < size:
         try:
@@ -55,9 +55,9 @@ def _receive(connection: socket.socket, size: int) -> bytes | None:
 
 
 def _resident_bytes() -> int:
-    """What this process holds now; where the system does not tell, the most it ever held."""
+    """The resident memory of this process; where the system does not report it, its maximum so far."""
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - nothing more to import in a worker
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - avoids an import in a worker
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -65,7 +65,7 @@ def _resident_bytes() -> int:
 
 
 def _flush() -> None:
-    """What a hook has printed is shown even when its worker is killed later."""
+    """Flush the output of a hook, so that it is not lost if the worker is killed later."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -12,8 +12,10 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anabranch.edge import problems
-from anabranch.edge.dataplane import EXPLAIN_KEY, DataPlane
+from anabranch.edge.dataplane import DataPlane
 from anabranch.edge.faults import install, respond
+from anabranch.edge.python import request_of
+from anabranch.edge.scope import raw_path
 from anabranch.errors import NotFound
 from anabranch.server import health
 
@@ -55,14 +57,13 @@ class ExplainRoute(BaseRoute):
         return (Match.FULL if is_ours else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        inner = {**scope, "path": scope["path"].removeprefix(_EXPLAIN), EXPLAIN_KEY: True}
+        inner = {**scope, "path": scope["path"].removeprefix(_EXPLAIN)}
         if scope.get("raw_path") is not None:
             inner["raw_path"] = scope["raw_path"].removeprefix(_EXPLAIN.encode())
-        match, child = self._plane.matches(inner)
-        if match is Match.NONE:
-            await respond(problems.of_request(NotFound("no endpoint has this path"), ""), "")(scope, receive, send)
-            return
-        await self._plane.handle({**inner, **child}, receive, send)
+        found = self._plane.find(raw_path(inner))
+        if found is None:
+            raise NotFound("no endpoint has this path")
+        await self._plane.serve(found, inner, receive, send, is_explained=True)
 
 
 def build_admin(*, readiness: health.Readiness, routes: Sequence[BaseRoute], token: str | None) -> ASGIApp:
@@ -89,8 +90,9 @@ class TokenGuard:
         if hmac.compare_digest(given, self._expected):
             await self.app(scope, receive, send)
             return
-        problem = problems.of_status(401, "Unauthorized", "the admin server needs its bearer token", "")
-        await respond(problem, "", {"www-authenticate": 'Bearer realm="anabranch admin"'})(scope, receive, send)
+        request_id = request_of(Request(scope)).id
+        problem = problems.of_status(401, "Unauthorized", "the admin server needs its bearer token", request_id)
+        await respond(problem, {"www-authenticate": 'Bearer realm="anabranch admin"'})(scope, receive, send)
 
 
 _JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from anabranch.config.units import parse_duration
 from anabranch.edge import problems
 from anabranch.edge.faults import respond
+from anabranch.edge.python import request_of
 from anabranch.errors import InvalidParameters, NotFound, RequestError
 from anabranch.journal.reader import Filter, find, last
 from anabranch.journal.record import Head
@@ -54,21 +55,21 @@ def routes(folder_of: Callable[[], Path | None], shippers_of: Callable[[], Shipp
             count, where = _asked(request)
             found = await asyncio.to_thread(_recent, _folder(folder_of), count, where)
         except RequestError as error:
-            return respond(problems.of_request(error, ""), "")
+            return respond(problems.of_request(error, request_of(request).id))
         return Response(msgspec.json.encode({"records": found}), headers=_JSON)
 
     async def one(request: Request) -> Response:
         try:
             content = await asyncio.to_thread(_one, _folder(folder_of), request.path_params["record_id"])
         except RequestError as error:
-            return respond(problems.of_request(error, ""), "")
+            return respond(problems.of_request(error, request_of(request).id))
         return Response(content, headers=_JSON)
 
     async def sinks(request: Request) -> Response:
         try:
             found = await asyncio.to_thread(_sinks, _folder(folder_of), shippers_of())
         except RequestError as error:
-            return respond(problems.of_request(error, ""), "")
+            return respond(problems.of_request(error, request_of(request).id))
         return Response(msgspec.json.encode({"sinks": found}), headers=_JSON)
 
     return [

@@ -1,19 +1,19 @@
-"""Merging: from the steps' values to the response body. The same values give the same bytes, whatever arrived first."""
+"""Merges the values of the steps into the response body. The same values give the same bytes, in whatever order they arrived."""
 
 from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw
 
-from anabranch.plan import raw as json
-from anabranch.plan.model import Frame
+from anabranch.jsontext import raw
+from anabranch.jsontext.frame import Frame
 
 Assemble = Callable[[list[bytes], Frame], bytes]
 
 
 def group(visible: "list[tuple[int, str]]") -> Assemble:
-    """Each visible step (index, name) under its own name. Values are placed as they are spelled."""
-    prefixes = [((b"," if number else b"{") + json.encode(name) + b":", index) for number, (index, name) in enumerate(visible)]
+    """Each visible step (index, name) under its own name. Values keep their exact spelling."""
+    prefixes = [((b"," if number else b"{") + raw.encode(name) + b":", index) for number, (index, name) in enumerate(visible)]
     if not prefixes:
         return lambda _values, _frame: b"{}"
 
@@ -29,25 +29,25 @@ def group(visible: "list[tuple[int, str]]") -> Assemble:
 
 
 def flat(visible: "list[tuple[int, str]]") -> Assemble:
-    """The members of all visible steps together; the later step wins. A null adds nothing."""
+    """The members of all visible steps in one object. On a conflict the later step wins. A null adds nothing."""
 
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Raw] = {}
         for index, _ in visible:
-            merged.update(json.members(values[index]) or {})
-        return json.encode(merged)
+            merged.update(raw.members(values[index]) or {})
+        return raw.encode(merged)
 
     return assemble
 
 
 def deep(visible: "list[tuple[int, str]]", *, concat_arrays: bool) -> Assemble:
-    """Recursively: two objects at the same place are merged, two arrays are joined or replaced, of anything else the later step's stays."""
+    """Merge recursively: two objects at the same path are merged, two arrays are concatenated or replaced, otherwise the later step wins."""
 
     def assemble(values: list[bytes], _frame: Frame) -> bytes:
         merged: dict[str, Any] = {}
         for index, _ in visible:
-            _into(merged, json.members(values[index]) or {}, concat_arrays=concat_arrays)
-        return json.encode(merged)
+            _into(merged, raw.members(values[index]) or {}, concat_arrays=concat_arrays)
+        return raw.encode(merged)
 
     return assemble
 
@@ -57,10 +57,10 @@ def _into(target: dict[str, Any], fields: dict[str, Raw], *, concat_arrays: bool
         earlier = target.get(name)
         if earlier is None:
             target[name] = value
-        elif (below := json.members(value)) is not None and (into := _opened_object(earlier)) is not None:
+        elif (below := raw.members(value)) is not None and (into := _opened_object(earlier)) is not None:
             _into(into, below, concat_arrays=concat_arrays)
             target[name] = into
-        elif concat_arrays and (more := json.items(value)) is not None and (first := _opened_array(earlier)) is not None:
+        elif concat_arrays and (more := raw.items(value)) is not None and (first := _opened_array(earlier)) is not None:
             target[name] = first + more
         else:
             target[name] = value
@@ -68,11 +68,11 @@ def _into(target: dict[str, Any], fields: dict[str, Raw], *, concat_arrays: bool
 
 def _opened_object(value: Any) -> dict[str, Any] | None:
     if isinstance(value, Raw):
-        return json.members(value)
+        return raw.members(value)
     return value if isinstance(value, dict) else None
 
 
 def _opened_array(value: Any) -> list[Any] | None:
     if isinstance(value, Raw):
-        return json.items(value)
+        return raw.items(value)
     return value if isinstance(value, list) else None

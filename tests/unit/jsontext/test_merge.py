@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.plan import merge
+from anabranch.jsontext import merge
 from tests.support.documents import plan_of
 
 objects = st.recursive(

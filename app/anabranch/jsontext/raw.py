@@ -1,7 +1,7 @@
-"""JSON text taken apart one level at a time: objects to their members, arrays to their elements, everything below left as it is spelled.
+"""Decodes JSON text one level at a time: objects to their members, arrays to their elements. Everything below keeps its spelling.
 
-This is what keeps `1.0`, `1e2` and twenty-digit integers exactly as an upstream wrote them, and what makes a rule cost only the levels it
-touches. All functions take JSON that has been proven valid (`validate`).
+This keeps `1.0`, `1e2` and twenty-digit integers exactly as an upstream wrote them, and a rule costs only the levels that it touches. All
+functions but `prepare` and `validate` take JSON that is known to be valid.
 """
 
 from collections.abc import Mapping
@@ -11,26 +11,25 @@ import msgspec
 from msgspec import Raw
 
 from anabranch.errors import InvalidJSON
-from anabranch.plan.model import MISSING, Missing
+from anabranch.jsontext.frame import MISSING, Missing
+from anabranch.jsontext.proof import BOM, decode_raw
 
-_decode_raw: Final = msgspec.json.Decoder(Raw).decode
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array: Final = msgspec.json.Decoder(list[Raw]).decode
 encode: Final = msgspec.json.encode
 
 NULL: Final = b"null"
 WHITESPACE: Final = b" \t\r\n"
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 def prepare(body: bytes) -> bytes:
-    """What every body goes through first: an empty one is null, a byte order mark goes (RFC 8259 section 8.1), UTF-8 is proven.
+    """Prepare a body for decoding: an empty body becomes null, a byte order mark is removed (RFC 8259 section 8.1), UTF-8 is validated.
 
-    msgspec does not look at the bytes inside strings that it passes over, so the check is here. Raises InvalidJSON.
+    UTF-8 is validated here because msgspec does not check the strings that it skips. Raises InvalidJSON.
     """
     if not body:
         return NULL
-    if body.startswith(_BOM):
+    if body.startswith(BOM):
         body = body[3:]
     if not body.isascii():
         try:
@@ -41,22 +40,22 @@ def prepare(body: bytes) -> bytes:
 
 
 def invalid(error: Exception) -> InvalidJSON:
-    """What a decoder's error means for the outcome. Decoder messages hold positions, never content."""
+    """The InvalidJSON for a decoder's error. Decoder messages contain positions, never content."""
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
     return InvalidJSON(f"the body is not JSON: {reason}", may_be_processed=True)
 
 
 def validate(body: bytes) -> bytes:
-    """Prove that `body` is JSON and return it without the white space around it. Nothing is built. Raises InvalidJSON."""
+    """Check that `body` is JSON and return it without the white space around it. Builds no objects. Raises InvalidJSON."""
     try:
-        _decode_raw(body)
+        decode_raw(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise invalid(error) from None
     return body.strip(WHITESPACE)
 
 
 def members(raw: bytes | Raw) -> dict[str, Raw] | None:
-    """The members of an object, values untouched; None when it is none. A repeated name: the last one counts."""
+    """The members of an object, values as raw JSON; None when `raw` is not an object. Of a repeated name the last one counts."""
     try:
         return _decode_object(raw)
     except msgspec.ValidationError:
@@ -64,7 +63,7 @@ def members(raw: bytes | Raw) -> dict[str, Raw] | None:
 
 
 def items(raw: bytes | Raw) -> list[Raw] | None:
-    """The elements of an array, untouched; None when it is none."""
+    """The elements of an array, as raw JSON; None when `raw` is not an array."""
     try:
         return _decode_array(raw)
     except msgspec.ValidationError:
@@ -72,7 +71,7 @@ def items(raw: bytes | Raw) -> list[Raw] | None:
 
 
 def get(raw: bytes | Raw, path: tuple[str, ...]) -> bytes | Missing:
-    """JSON text at `path`: names go into objects, whole numbers into arrays. MISSING when there is nothing."""
+    """The JSON text at `path`: names select members, whole numbers elements of arrays. MISSING when there is nothing."""
     for name in path:
         found: Raw | None = None
         if (fields := members(raw)) is not None:
@@ -90,7 +89,7 @@ Tree = dict[str, Any]
 
 
 def tree(paths: "list[str]") -> Tree:
-    """Make a tree of dotted paths, in their order. A path that goes on below another is swallowed by the shorter one."""
+    """A tree of dotted paths, in their order. A path below another path is dropped, because the shorter one includes it."""
     root: Tree = {}
     for path in sorted(paths, key=lambda path: path.count(".")):
         node = root
@@ -105,7 +104,7 @@ def tree(paths: "list[str]") -> Tree:
 
 
 def _in_order(root: Tree, paths: "list[str]") -> Tree:
-    """The same tree with the names in the order in which the document first has them."""
+    """The same tree with the names in the order in which `paths` first has them."""
     ordered: Tree = {}
     for path in paths:
         source, target = root, ordered
@@ -117,7 +116,7 @@ def _in_order(root: Tree, paths: "list[str]") -> Tree:
 
 
 def pick(raw: bytes | Raw, wanted: Tree) -> Any:
-    """Only the wanted paths. Arrays: of each element. What is neither object nor array has no paths: null."""
+    """Keep only the wanted paths, in an array of each element. A value that is neither object nor array becomes null."""
     if not wanted:
         return raw if isinstance(raw, Raw) else Raw(raw)
     if (fields := members(raw)) is not None:
@@ -128,7 +127,7 @@ def pick(raw: bytes | Raw, wanted: Tree) -> Any:
 
 
 def drop(raw: bytes | Raw, unwanted: Tree) -> Any:
-    """All but the unwanted paths, in the order they came."""
+    """Remove the unwanted paths, in an array from each element. The order of the rest is kept."""
     if (fields := members(raw)) is not None:
         kept: dict[str, Any] = {}
         for name, value in fields.items():
@@ -144,8 +143,8 @@ def drop(raw: bytes | Raw, unwanted: Tree) -> Any:
 
 
 def rename(raw: bytes | Raw, names: Tree) -> Any:
-    """New names for members, at their places; all at once, so that two names can be swapped. A renamed member wins over one that has the
-    name already. `names`: a tree whose node is `(new name or None, tree below)`."""
+    """Rename members without moving them. All renames apply at once, so two names can be swapped. A renamed member replaces one that already
+    has the new name. `names`: a tree whose nodes are `(new name or None, tree below)`."""
     if (fields := members(raw)) is not None:
         result: dict[str, Any] = {}
         taken = {new for old, (new, _) in names.items() if new is not None and old in fields}
@@ -161,7 +160,7 @@ def rename(raw: bytes | Raw, names: Tree) -> Any:
 
 
 def rename_tree(names: Mapping[str, str]) -> Tree:
-    """Make the tree that `rename` takes of `{dotted old path: new name}`."""
+    """The tree for `rename` from `{dotted old path: new name}`."""
     root: Tree = {}
     for path, new in names.items():
         node = root

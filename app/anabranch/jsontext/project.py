@@ -1,7 +1,7 @@
-"""Projection: wanted fields compiled to a tree of msgspec structs with raw leaves.
+"""Projection: compiles the wanted fields to a tree of msgspec structs with raw leaves.
 
-One pass over the body proves that it is JSON and brings out the fields; nothing else is built. A body whose shape is not the expected one
-(an array where the struct has an object, say) is not an error: the caller falls back to `anabranch.plan.raw`, which takes any shape.
+One pass over the body validates it as JSON and extracts the fields; nothing else is decoded. A body with an unexpected shape (such as an
+array where the struct has an object) is not an error: the caller falls back to `anabranch.jsontext.raw`, which accepts any shape.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anabranch.plan.model import MISSING, Frame
-from anabranch.plan.raw import Tree, get
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.raw import Tree, get
 
 _MAX_FIELDS: Final = 64
-"""Wider structs gain nothing over the generic way and would slow the search for a field's name."""
+"""Wider structs are no faster than the generic decoder: looking up a field's name becomes slow."""
 
 
 def _struct(wanted: Tree, *, in_arrays: bool) -> type[msgspec.Struct]:
-    """A struct type with one optional field for each name; `in_arrays`: a node may also be an array of such structs."""
+    """A struct type with one optional field for each name. `in_arrays`: a node may also be an array of such structs."""
     fields: list[tuple[str, Any, Any]] = []
     names: dict[str, str] = {}
     for number, (name, below) in enumerate(wanted.items()):
@@ -32,18 +32,18 @@ def _struct(wanted: Tree, *, in_arrays: bool) -> type[msgspec.Struct]:
 
 
 def is_projectable(wanted: Tree) -> bool:
-    """Whether a struct is possible and worth it for these fields."""
+    """Whether a struct is possible and useful for these fields."""
     return len(wanted) <= _MAX_FIELDS and all(_is_plain(name) and is_projectable(below) for name, below in wanted.items())
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a struct can have a field of this name: msgspec compares names as they are spelled without escapes."""
+    """Whether a struct can have a field of this name: msgspec compares names in their unescaped spelling."""
     return '"' not in name and "\\" not in name and all(char >= " " for char in name)
 
 
 def picker(wanted: Tree) -> Callable[[bytes], bytes]:
-    """A function from a body to the same with only the wanted fields. Raises msgspec.ValidationError for an unexpected shape,
-    msgspec.DecodeError for what is not JSON."""
+    """A function that reduces a body to the wanted fields. It raises msgspec.ValidationError for an unexpected shape, msgspec.DecodeError for
+    invalid JSON."""
     top = _struct(wanted, in_arrays=True)
     decode = msgspec.json.Decoder(top | list[top | None] | None).decode  # type: ignore[valid-type]
     encode = msgspec.json.encode
@@ -51,9 +51,9 @@ def picker(wanted: Tree) -> Callable[[bytes], bytes]:
 
 
 def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[bytes, Frame], None]:
-    """A function that puts what stands at each path of a body into its slot. `references`: (path, slot), no path empty.
+    """A function that puts the value at each path of a body into its slot. `references`: (path, slot), no path empty.
 
-    Raises like `picker`. A path that goes through an array index is projected up to the index and read generically from there.
+    The function raises like that of `picker`. A path with an array index is projected up to the index and read generically from there.
     """
     wanted: Tree = {}
     rest: dict[tuple[str, ...], list[tuple[tuple[str, ...], int]]] = {}
@@ -103,7 +103,7 @@ def _attributes(wanted: Tree, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def is_extractable(references: "list[tuple[tuple[str, ...], int]]") -> bool:
-    """Whether `extractor` takes these: no path is empty or begins with an index, and there are not too many."""
+    """Whether `extractor` accepts these: no path is empty or begins with an index, and there are not too many."""
     return 0 < len(references) <= _MAX_FIELDS and all(
         path and not path[0].isdecimal() and all(map(_is_plain, path)) for path, _ in references
     )

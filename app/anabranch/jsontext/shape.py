@@ -1,48 +1,60 @@
-"""Shaping and reading: from the body of an answer to a step's value and to the slots that others refer to.
+"""Turns the body of an answer into a step's shaped value, and fills the slots of the references to it.
 
-`Shape` is what the document asks of one step. `choose_mode` decides how much of a body has to be understood, and `compile_reader` makes the
-function that does it. All modes give the same value; they differ in cost only.
+`Shape` holds the shaping rules of one step. `choose_mode` decides how much of a body must be decoded, and `compile_reader` builds the function
+that does it. All modes give the same value and differ only in cost.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 
 from anabranch.errors import ShapeError
-from anabranch.plan import raw as json
-from anabranch.plan.model import DecodeMode, Frame
-from anabranch.plan.project import extractor, is_extractable, is_projectable, picker
+from anabranch.jsontext import raw
+from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.project import extractor, is_extractable, is_projectable, picker
 
 Slots = list[tuple[tuple[str, ...], int]]
 """References into a value: (path, slot); the empty path is the whole value."""
 
 
+class DecodeMode(StrEnum):
+    """How much of an answer must be decoded."""
+
+    SPLICE = "splice"
+    """The body is copied into the response: validated as UTF-8 JSON, never decoded to objects."""
+    PROJECT = "project"
+    """Some fields are read: decoded to a struct whose leaves stay JSON text."""
+    FULL = "full"
+    """Decoded level by level, because the rules need more than fixed fields."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Shaping rules of a step, applied in the order of the fields. Empty and None mean that a rule is not there.
+    """Shaping rules of a step, applied in the order of the fields. Empty or None: no such rule.
 
-    `must_be_object`: the shaped value is going to be merged by its keys (`flat`, `deep`), so anything but an object or null fails.
+    `must_be_object`: the shaped value is merged by its keys (`flat`, `deep`), so any value but an object or null fails.
     """
 
     target: tuple[str, ...] = ()
-    pick: json.Tree | None = None
-    drop: json.Tree | None = None
-    rename: json.Tree | None = None
+    pick: raw.Tree | None = None
+    drop: raw.Tree | None = None
+    rename: raw.Tree | None = None
     wrap: str | None = None
     must_be_object: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Whether the value is the body as it came."""
+        """Whether the value is the unchanged body."""
         return not self.target and self.pick is None and self.drop is None and self.rename is None and self.wrap is None
 
 
 def choose_mode(shape: Shape, slots: Slots) -> DecodeMode:
-    """The cheapest mode that is right.
+    """The cheapest mode that gives the right value.
 
-    Taking members away or renaming them needs the levels around them, and so does a merge by keys: full. Fields that are picked, targeted
-    or referred to can be projected. What is left is only placed: splice.
+    Dropping or renaming members and merging by keys need the levels around the members: full. Picked, targeted or referenced fields can be
+    projected. Anything else is copied unchanged: splice.
     """
     fields = [(path, slot) for path, slot in slots if path]
     if shape.drop is not None or shape.rename is not None or shape.must_be_object:
@@ -59,7 +71,7 @@ def choose_mode(shape: Shape, slots: Slots) -> DecodeMode:
 def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -> Callable[[bytes, Frame], bytes]:
     """A function that takes a body, fills the slots of a frame and returns the shaped value as JSON text.
 
-    `mode`: the chosen one when None; FULL may be forced on anything (that is how the modes are tested against each other).
+    `mode`: None chooses it. FULL is possible for every shape (the tests compare the other modes with it).
     The function raises InvalidJSON and ShapeError. Cost: one pass over the body, and one over the shaped value when it has slots.
     """
     mode = mode or choose_mode(shape, slots)
@@ -69,7 +81,7 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
     reshape = _reshaper(shape, is_full=is_full)
     fill = _filler(fields, is_full=is_full) if fields else None
     must_be_object = shape.must_be_object
-    prepare = json.prepare
+    prepare = raw.prepare
 
     def read(body: bytes, frame: Frame) -> bytes:
         body = prepare(body)
@@ -79,11 +91,11 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
                 if fill is not None:
                     fill(value, frame)
             elif fill is not None and fill(body, frame):
-                value = body.strip(json.WHITESPACE)  # the pass that brought the fields out has proven the body
+                value = body.strip(raw.WHITESPACE)  # extracting the fields has validated the body
             else:
-                value = json.validate(body)
+                value = raw.validate(body)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise json.invalid(error) from None
+            raise raw.invalid(error) from None
         for slot in whole:
             frame[slot] = value
         if must_be_object and value[:1] != b"{" and value != b"null":
@@ -94,12 +106,12 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
 
 
 def _filler(fields: Slots, *, is_full: bool) -> Callable[[bytes, Frame], bool]:
-    """A function that fills slots from a body and returns whether that has proven it to be JSON."""
+    """A function that fills slots from a body and returns whether that has validated the body as JSON."""
 
     def generic(body: bytes, frame: Frame) -> bool:
-        value = json.validate(body)
+        value = raw.validate(body)
         for path, slot in fields:
-            frame[slot] = json.get(value, path)
+            frame[slot] = raw.get(value, path)
         return True
 
     if is_full or not is_extractable(fields):
@@ -117,23 +129,23 @@ def _filler(fields: Slots, *, is_full: bool) -> Callable[[bytes, Frame], bool]:
 
 
 def _reshaper(shape: Shape, *, is_full: bool) -> Callable[[bytes], bytes] | None:
-    """A function from a body to the shaped value, proving the body on its way; None when the shape is plain."""
+    """A function from a body to the shaped value, which validates the body as JSON; None when the shape is plain."""
     if shape.is_plain:
         return None
     project = _projected_pick(shape) if not is_full else None
-    wrap = b"{%b:" % json.encode(shape.wrap) if shape.wrap is not None else None
+    wrap = b"{%b:" % raw.encode(shape.wrap) if shape.wrap is not None else None
 
     def generic(body: bytes) -> bytes:
-        value = json.validate(body)
+        value = raw.validate(body)
         if shape.target:
-            found = json.get(value, shape.target)
-            value = found if isinstance(found, bytes) else json.NULL
+            found = raw.get(value, shape.target)
+            value = found if isinstance(found, bytes) else raw.NULL
         if shape.pick is not None:
-            value = json.encode(json.pick(value, shape.pick))
+            value = raw.encode(raw.pick(value, shape.pick))
         if shape.drop is not None:
-            value = json.encode(json.drop(value, shape.drop))
+            value = raw.encode(raw.drop(value, shape.drop))
         if shape.rename is not None:
-            value = json.encode(json.rename(value, shape.rename))
+            value = raw.encode(raw.rename(value, shape.rename))
         return value
 
     def reshape(body: bytes) -> bytes:
@@ -151,7 +163,7 @@ def _reshaper(shape: Shape, *, is_full: bool) -> Callable[[bytes], bytes] | None
 
 
 def _projected_pick(shape: Shape) -> Callable[[bytes], bytes] | None:
-    """The quick way for `target` and `pick`; None when another rule needs the levels between."""
+    """The fast path for `target` and `pick`; None when another rule needs the levels between."""
     if shape.drop is not None or shape.rename is not None:
         return None
     if shape.target:
@@ -165,7 +177,7 @@ def _projected_pick(shape: Shape) -> Callable[[bytes], bytes] | None:
         def target(body: bytes) -> bytes:
             frame: Frame = [b""]
             extract(body, frame)
-            value: bytes = frame[0] or json.NULL
+            value: bytes = frame[0] or raw.NULL
             return below(value) if below is not None else value
 
         return target

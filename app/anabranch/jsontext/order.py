@@ -1,11 +1,12 @@
-"""Reading and merging as orders that another process can carry out, and above which sizes that is worth it.
+"""Serialises read and merge work for a worker process, and defines the body sizes from which that pays.
 
-msgspec and orjson hold the GIL for as long as they work, so a thread is no help: JSON that is too large for the event loop is read in a
-process. An order is text: it names the rules, and the other side compiles and keeps them. Whoever carries bytes there and back is
-`anabranch.compute.offload`; this knows neither processes nor the loop.
+msgspec and orjson hold the GIL while they work, so a thread does not help: JSON that would block the event loop for too long is read in
+another process. An order is a text that names the rules; the worker compiles and caches them. `anabranch.compute.offload` transports orders
+and bytes. Must not know processes or the event loop.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
@@ -13,31 +14,41 @@ from typing import Any, Final
 import msgspec
 
 from anabranch.errors import InvalidJSON, ShapeError, StepError
-from anabranch.plan import merge
-from anabranch.plan.model import MISSING, DecodeMode, Frame, Reading
-from anabranch.plan.shape import Shape, Slots, compile_reader
+from anabranch.jsontext import merge
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.shape import DecodeMode, Shape, Slots, compile_reader
 
 PLAIN_FROM: Final = 4 * 1024 * 1024
 PICK_FROM: Final = 2 * 1024 * 1024
 REBUILD_FROM: Final = 256 * 1024
 MERGE_FROM: Final = 1024 * 1024
-"""Bytes from which the work holds the loop for about 5 ms: proving and splicing, picking and targeting, taking away and renaming, and merging
-by keys. Measured by `python -m bench.offload`; docs/decisions/0008-json-off-the-loop.md says why."""
+"""Sizes in bytes from which the work blocks the loop for about 5 ms: validate and splice, pick and target, drop and rename, and merge by keys.
+Measured by `python -m bench.offload`; docs/decisions/0008-json-off-the-loop.md gives the reasons."""
 
 _NEVER: Final = 1 << 62
-_LONGEST_ORDER: Final = 32 * 1024
+_MAX_ORDER: Final = 32 * 1024
 
-# What comes back begins with a mark that no JSON text begins with, unless it is the shaped value itself.
-_SAME: Final = b"="  # the value is the body as it was sent; then the slots
-_WITH_SLOTS: Final = b"#"  # then the length of the slots, the slots, the value
-_FAULT: Final = b"!"  # then what was wrong
+# A reply is the shaped value itself, or it begins with one of these marks, which no JSON text begins with.
+_SAME: Final = b"="  # the value is the body as it was sent; followed by the slots
+_WITH_SLOTS: Final = b"#"  # followed by the length of the slots, the slots, the value
+_FAULT: Final = b"!"  # followed by the error's code and detail
 _SIZE: Final = Struct("<Q")
 
 _FAULTS: Final[dict[str, type[StepError]]] = {error.code: error for error in (InvalidJSON, ShapeError)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a worker process reads a step's body. `order`: for `carry_out`. `from_bytes`: smaller bodies are read in this process.
+    `whole`: slots that hold the whole value."""
+
+    order: str
+    from_bytes: int
+    whole: tuple[int, ...]
+
+
 class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`slots`: of fields only; the whole value is what comes back. `merge`: flat, deep or deep_concat, and then `sizes` of the values."""
+    """`slots`: of fields only, because the reply is the whole value. `merge`: flat, deep or deep_concat; empty for a read."""
 
     shape: Shape | None = None
     slots: list[tuple[tuple[str, ...], int]] = []
@@ -46,10 +57,10 @@ class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
-    """How a step's body is read elsewhere, and from which size on."""
+    """How a worker process reads a step's body, and from which size."""
     fields = [(path, slot) for path, slot in slots if path]
     order = msgspec.json.encode(_Order(shape=shape, slots=fields, mode=mode.value)).decode()
-    if len(order) > _LONGEST_ORDER:
+    if len(order) > _MAX_ORDER:
         return Reading(order="", from_bytes=_NEVER, whole=())
     if shape.drop is not None or shape.rename is not None:
         from_bytes = REBUILD_FROM
@@ -66,7 +77,7 @@ def merging(kind: str) -> str:
 
 
 def settle_reading(reading: Reading, body: bytes, reply: bytes, frame: Frame) -> bytes:
-    """The shaped value of what came back; the frame's slots are filled. Raises InvalidJSON or ShapeError."""
+    """Decode a worker's reply: fill the frame's slots and return the shaped value. Raises InvalidJSON or ShapeError."""
     mark = reply[:1]
     value = reply
     if mark == _SAME:
@@ -86,13 +97,13 @@ def settle_reading(reading: Reading, body: bytes, reply: bytes, frame: Frame) ->
 
 
 def pack_values(values: list[bytes]) -> bytes:
-    """The values of a merge in one piece. Copies them, without the GIL where they are large."""
+    """The values of a merge as one payload. Copies them, without the GIL if they are large."""
     sizes = msgspec.msgpack.encode([len(value) for value in values])
     return b"".join((_SIZE.pack(len(sizes)), sizes, *values))
 
 
 def carry_out(order: str, payload: bytes) -> bytes:
-    """The other side: do what an order says."""
+    """Execute an order, in the worker process."""
     return _worker(order)(payload)
 
 

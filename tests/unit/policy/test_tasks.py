@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from anabranch.policy.ending import end_task
+from anabranch.policy.tasks import cancel_and_wait
 
 
 async def test_task_has_ended_when_it_returns() -> None:
@@ -17,7 +17,7 @@ async def test_task_has_ended_when_it_returns() -> None:
 
     task = asyncio.create_task(exchange())
     await asyncio.sleep(0)
-    await end_task(task)
+    await cancel_and_wait(task)
     assert closed.is_set()
     assert task.cancelled()
 
@@ -28,7 +28,7 @@ async def test_failure_of_an_ended_task_is_marked_as_retrieved() -> None:
 
     task = asyncio.create_task(fail())
     await asyncio.wait((task,))
-    await end_task(task)
+    await cancel_and_wait(task)
     assert isinstance(task.exception(), ZeroDivisionError)
 
 
@@ -44,7 +44,7 @@ async def test_cancellation_meanwhile_is_raised_only_after_the_task_has_ended() 
 
     task = asyncio.create_task(exchange())
     await asyncio.sleep(0)
-    ender = asyncio.create_task(end_task(task))
+    ender = asyncio.create_task(cancel_and_wait(task))
     await asyncio.sleep(0.05)
     ender.cancel()
     await asyncio.sleep(0.01)

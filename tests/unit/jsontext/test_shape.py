@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anabranch.errors import InvalidJSON, ShapeError
-from anabranch.plan import raw
-from anabranch.plan.model import MISSING, DecodeMode, Frame
-from anabranch.plan.shape import Shape, Slots, choose_mode, compile_reader
+from anabranch.jsontext import raw
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.shape import DecodeMode, Shape, Slots, choose_mode, compile_reader
 
 names = st.sampled_from(["a", "b", "c", "0", "1", "é", 'q"'])
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5))

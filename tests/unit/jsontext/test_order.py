@@ -6,21 +6,30 @@ import orjson
 import pytest
 
 from anabranch.errors import InvalidJSON, ShapeError, StepError
-from anabranch.plan import merge
-from anabranch.plan import raw as json
-from anabranch.plan.model import MISSING, Frame
-from anabranch.plan.offload import MERGE_FROM, PICK_FROM, PLAIN_FROM, REBUILD_FROM, carry_out, merging, pack_values, reading, settle_reading
-from anabranch.plan.shape import Shape, choose_mode, compile_reader
+from anabranch.jsontext import merge, raw
+from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.order import (
+    MERGE_FROM,
+    PICK_FROM,
+    PLAIN_FROM,
+    REBUILD_FROM,
+    carry_out,
+    merging,
+    pack_values,
+    reading,
+    settle_reading,
+)
+from anabranch.jsontext.shape import Shape, choose_mode, compile_reader
 
 BODY = orjson.dumps({"a": {"b": [1, 2.50, "\u00e9"]}, "rows": [{"id": 1, "x": None}, {"id": 2}], "n": 1})
 SHAPES = [
     Shape(),
     Shape(must_be_object=True),
     Shape(target=("a", "b")),
-    Shape(pick=json.tree(["rows.id", "n"])),
-    Shape(drop=json.tree(["rows.x", "a.b"])),
-    Shape(rename=json.rename_tree({"a.b": "c", "n": "m"})),
-    Shape(rename=json.rename_tree({"n": "m"})),  # keeps its length
+    Shape(pick=raw.tree(["rows.id", "n"])),
+    Shape(drop=raw.tree(["rows.x", "a.b"])),
+    Shape(rename=raw.rename_tree({"a.b": "c", "n": "m"})),
+    Shape(rename=raw.rename_tree({"n": "m"})),  # keeps its length
     Shape(wrap="all"),
 ]
 SLOTS = [[], [((), 0)], [(("n",), 1), ((), 0)], [(("a", "b", "1"), 0), (("gone",), 2), (("rows",), 1)]]
@@ -62,15 +71,15 @@ def test_threshold_depends_on_the_cost_of_the_rules() -> None:
         return reading(shape, [], choose_mode(shape, [])).from_bytes
 
     assert limit(Shape()) == PLAIN_FROM
-    assert limit(Shape(pick=json.tree(["a"]))) == PICK_FROM
+    assert limit(Shape(pick=raw.tree(["a"]))) == PICK_FROM
     assert limit(Shape(target=("a",))) == PICK_FROM
-    assert limit(Shape(drop=json.tree(["a"]))) == REBUILD_FROM
-    assert limit(Shape(rename=json.rename_tree({"a": "b"}))) == REBUILD_FROM
+    assert limit(Shape(drop=raw.tree(["a"]))) == REBUILD_FROM
+    assert limit(Shape(rename=raw.rename_tree({"a": "b"}))) == REBUILD_FROM
     assert REBUILD_FROM < MERGE_FROM < PICK_FROM < PLAIN_FROM
 
 
 def test_rules_too_long_for_an_order_stay_on_the_loop() -> None:
-    shape = Shape(pick=json.tree([f"a_long_name_{number}" for number in range(4_000)]))
+    shape = Shape(pick=raw.tree([f"a_long_name_{number}" for number in range(4_000)]))
     assert reading(shape, [], choose_mode(shape, [])).from_bytes > 1 << 60
 
 

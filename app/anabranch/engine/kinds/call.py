@@ -1,0 +1,35 @@
+"""A call: builds a request, sends it through the policies of its upstream, and reads the answer."""
+
+from anabranch.engine.operation import Operation, Resources, deadline_of, read_value, send
+from anabranch.engine.outcome import Outcome
+from anabranch.engine.request import ClientRequest
+from anabranch.plan.model import StepPlan
+from anabranch.policy.call import Call
+
+
+def bind(step: StepPlan, resources: Resources) -> Operation:
+    """The operation of a call step. Raises KeyError when its upstream is not open."""
+    policy, offload = resources.policies[step.upstream], resources.offload
+
+    async def run(request: ClientRequest, outcome: Outcome) -> bytes:
+        sent = step.build(request.frame, request.headers, request.propagated)
+        plan = request.plan
+        if plan.is_recorded:
+            outcome.request = sent
+        deadline = deadline_of(step, request)
+        call = Call(
+            sent,
+            deadline=deadline,
+            is_idempotent=step.is_idempotent,
+            is_required=step.is_required,
+            is_coalesced=step.is_coalesced,
+            wants_notes=request.wants_notes,
+            stale=step.stale,
+        )
+        answer = await send(policy, call, outcome, is_kept=plan.keeps_answers)
+        body = answer.body
+        if len(body) < step.large_from:
+            return step.read(body, request.frame)
+        return await read_value(step, body, request, outcome, offload, deadline)
+
+    return run

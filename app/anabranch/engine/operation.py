@@ -1,0 +1,64 @@
+"""What a step does when it runs. Bound once to what it needs, when the document is opened; called once for each request."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+
+from anabranch.compute.job import ComputePool
+from anabranch.compute.offload import Offload
+from anabranch.core.exchange import Answer
+from anabranch.engine.outcome import Outcome, status_failure
+from anabranch.engine.request import ClientRequest
+from anabranch.plan.model import StepPlan
+from anabranch.policy.call import Call, Policy
+
+Operation = Callable[[ClientRequest, Outcome], Awaitable[bytes]]
+"""Returns the step's shaped value as JSON text, and fills the request's frame from it. Raises StepError. What it learns on the way (status,
+attempts, times) it writes into the outcome, whatever ends it. Cancellation: everything that it has started is cancelled and awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What operations are bound to. `policies`: the policy stack of each upstream, by name. `pools`: the pools of compute steps, by name.
+    `offload`: reads and merges JSON that is too large for the event loop; None: everything is done on the loop."""
+
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    pools: Mapping[str, ComputePool] = field(default_factory=dict)
+    offload: Offload | None = None
+
+
+def deadline_of(step: StepPlan, request: ClientRequest) -> float:
+    """When the step must end: the request's deadline, or the end of its own timeout if that is earlier."""
+    if step.timeout_s is None:
+        return request.deadline
+    return min(request.deadline, monotonic() + step.timeout_s)
+
+
+async def send(policy: Policy, call: Call, outcome: Outcome, *, is_kept: bool = False) -> Answer:
+    """The 2xx answer to `call`; any other status is a failure. What the policies learned goes into the outcome, whatever ends the call.
+
+    `is_kept`: the outcome keeps the answer, of any status. Raises StepError.
+    """
+    try:
+        answer = await policy(call)
+    finally:
+        outcome.attempts = call.attempts
+        outcome.queue_s = call.queue_s
+        outcome.notes = call.notes
+    outcome.status = answer.status
+    outcome.stale_age_s = call.stale_age_s
+    if is_kept:
+        outcome.answer = answer
+    if not 200 <= answer.status < 300:
+        raise status_failure(answer)
+    return answer
+
+
+async def read_value(
+    step: StepPlan, body: bytes, request: ClientRequest, outcome: Outcome, offload: Offload | None, deadline: float
+) -> bytes:
+    """The step's value out of `body`, read off the loop where it is too large for it. Raises StepError."""
+    if len(body) < step.large_from or offload is None:
+        return step.read(body, request.frame)
+    outcome.is_large = True
+    return await offload.read(step, body, request.frame, deadline)

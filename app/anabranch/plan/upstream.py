@@ -1,0 +1,218 @@
+"""An upstream compiled: every default filled in, every name in the form it has on the wire. Behind it nobody reads the document."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from anabranch.config import model as config
+from anabranch.core.exchange import Address
+
+Balance = Literal["round_robin", "least_pending", "random", "peak_ewma"]
+FailureKind = Literal["5xx", "timeout", "connect", "connection_lost", "protocol_error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkheadPlan:
+    """`limit`: exchanges at once; with `adaptive` where the search begins, between `minimum` and `maximum`. `queue`: calls that may wait.
+    `queue_timeout_s`: longest wait; None: until the call's deadline."""
+
+    limit: int
+    queue: int
+    queue_timeout_s: float | None
+    adaptive: Literal["gradient", "aimd"] | None
+    minimum: int
+    maximum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPlan:
+    """`attempts`: in all, at least 2. `on`: what is tried again. `backoff_s`, `max_backoff_s`: see `core.backoff`. `budget`: share of calls."""
+
+    attempts: int
+    on: tuple[str, ...]
+    backoff_s: float
+    max_backoff_s: float
+    budget: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgePlan:
+    """`after`: seconds, or a quantile of this upstream's latency such as `p95`. `budget`: share of calls."""
+
+    after: float | str
+    budget: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerPlan:
+    """Parameters of `core.breaker.Breaker`: durations in seconds, rates between 0 and 1. `slow_after_s`: None: no call counts as slow."""
+
+    window_s: float
+    failure_rate: float
+    minimum_calls: int
+    open_for_s: float
+    probes: int
+    slow_after_s: float | None
+    slow_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLSPlan:
+    """Files are PEM, by path. `ca`: None: the system's authorities. `server_name`: None: the host of the address."""
+
+    ca: str | None
+    cert: str | None
+    key: str | None
+    server_name: str | None
+    min_version: Literal["1.2", "1.3"]
+    verify: bool
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(file for file in (self.ca, self.cert, self.key) if file is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuth2Plan:
+    """Client credentials (RFC 6749 section 4.4) at `token_url`."""
+
+    token_url: str
+    client_id: str
+    client_secret: str
+    scope: str | None
+    audience: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionPoolPlan:
+    """Kept-alive connections. `max_idle`: of each address; 0: none is kept. An idle one is closed after `idle_timeout_s`, and none is used again
+    that is older than `max_age_s`."""
+
+    max_idle: int
+    idle_timeout_s: float
+    max_age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamPlan:
+    """A service that we call.
+
+    `addresses`: at least one. `dns_ttl_s`: how often their names are resolved anew; None: at each new connection. `timeout_s`: of one attempt;
+    None: what is left of the deadline. `failures`: what counts as a failure of the service, for its breakers and for ejection.
+    `forward_headers`: names as written. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
+    A policy that the document does not set is None.
+    """
+
+    name: str
+    addresses: tuple[Address, ...]
+    balance: Balance
+    dns_ttl_s: float | None
+    transport: Literal["wire", "httpx"]
+    http2: bool
+    proxy: str | None
+    timeout_s: float | None
+    connect_timeout_s: float
+    bulkhead: BulkheadPlan
+    retry: RetryPlan | None
+    hedge: HedgePlan | None
+    breaker: BreakerPlan | None
+    failures: tuple[FailureKind, ...]
+    headers: dict[str, str]
+    forward_headers: tuple[str, ...]
+    deadline_header: bytes | None
+    max_response_bytes: int
+    follow_redirects: int
+    tls: TLSPlan | None
+    oauth2: OAuth2Plan | None
+    pool: ConnectionPoolPlan
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether an address is chosen for each attempt."""
+        return len(self.addresses) > 1 or self.dns_ttl_s is not None
+
+    @property
+    def is_secure(self) -> bool:
+        return any(address.scheme == "https" for address in self.addresses)
+
+
+def compile_upstream(name: str, upstream: config.Upstream) -> UpstreamPlan:
+    """The plan of an upstream that its models accept."""
+    bulkhead = upstream.concurrency
+    return UpstreamPlan(
+        name=name,
+        addresses=upstream.addresses,
+        balance=upstream.balance,
+        dns_ttl_s=upstream.dns_ttl_s,
+        transport=upstream.transport,
+        http2=upstream.http2,
+        proxy=upstream.proxy,
+        timeout_s=upstream.timeout_s,
+        connect_timeout_s=upstream.connect_timeout_s,
+        bulkhead=BulkheadPlan(
+            limit=bulkhead.limit,
+            queue=bulkhead.queue,
+            queue_timeout_s=bulkhead.queue_timeout_s,
+            adaptive=bulkhead.adaptive,
+            minimum=bulkhead.min,
+            maximum=bulkhead.max,
+        ),
+        retry=_retry(upstream.retry),
+        hedge=None if upstream.hedge is None else HedgePlan(after=upstream.hedge.after, budget=upstream.hedge.budget),
+        breaker=_breaker(upstream.breaker),
+        failures=tuple((upstream.breaker or config.Breaker()).on),
+        headers=dict(upstream.headers),
+        forward_headers=tuple(upstream.forward_headers),
+        deadline_header=None if upstream.deadline_header is None else upstream.deadline_header.lower().encode(),
+        max_response_bytes=upstream.max_response,
+        follow_redirects=upstream.follow_redirects,
+        tls=_tls(upstream.tls),
+        oauth2=_oauth2(upstream.oauth2),
+        pool=ConnectionPoolPlan(
+            max_idle=upstream.pool.max_idle, idle_timeout_s=upstream.pool.idle_timeout_s, max_age_s=upstream.pool.max_age_s
+        ),
+    )
+
+
+def _retry(retry: config.Retry | None) -> RetryPlan | None:
+    """None where there is nothing to repeat: a single attempt is no retry."""
+    if retry is None or retry.attempts == 1:
+        return None
+    return RetryPlan(
+        attempts=retry.attempts,
+        on=tuple(retry.on),
+        backoff_s=retry.backoff_s,
+        max_backoff_s=retry.max_backoff_s,
+        budget=retry.budget,
+    )
+
+
+def _breaker(breaker: config.Breaker | None) -> BreakerPlan | None:
+    if breaker is None:
+        return None
+    return BreakerPlan(
+        window_s=breaker.window_s,
+        failure_rate=breaker.failure_rate,
+        minimum_calls=breaker.minimum_calls,
+        open_for_s=breaker.open_for_s,
+        probes=breaker.probes,
+        slow_after_s=breaker.slow_after_s,
+        slow_rate=breaker.slow_rate,
+    )
+
+
+def _tls(tls: config.TLS | None) -> TLSPlan | None:
+    if tls is None:
+        return None
+    return TLSPlan(ca=tls.ca, cert=tls.cert, key=tls.key, server_name=tls.server_name, min_version=tls.min_version, verify=tls.verify)
+
+
+def _oauth2(oauth2: config.OAuth2 | None) -> OAuth2Plan | None:
+    if oauth2 is None:
+        return None
+    return OAuth2Plan(
+        token_url=oauth2.token_url,
+        client_id=oauth2.client_id,
+        client_secret=oauth2.client_secret,
+        scope=oauth2.scope,
+        audience=oauth2.audience,
+    )

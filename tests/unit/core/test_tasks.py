@@ -1,0 +1,75 @@
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from anabranch.core.tasks import cancel_and_wait
+
+
+async def stubborn(release: asyncio.Event, log: list[str]) -> None:
+    """Needs a moment to clean up, like a closing connection."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await release.wait()
+        log.append("cleaned up")
+
+
+async def started(work: Awaitable[None]) -> "asyncio.Task[None]":
+    task: asyncio.Task[None] = asyncio.ensure_future(work)
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_returns_only_when_every_task_has_cleaned_up() -> None:
+    release, log = asyncio.Event(), list[str]()
+    tasks = [await started(stubborn(release, log)) for _ in range(3)]
+    ending = await started(cancel_and_wait(tasks))
+    await asyncio.sleep(0)
+    assert not ending.done()
+    release.set()
+    await ending
+    assert log == ["cleaned up"] * 3
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_cancellation_of_the_caller_is_raised_after_the_tasks_have_ended(times: int) -> None:
+    release, log = asyncio.Event(), list[str]()
+    tasks = [await started(stubborn(release, log))]
+    ending = await started(cancel_and_wait(tasks))
+    for _ in range(times):
+        ending.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not ending.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert log == ["cleaned up"]
+
+
+async def test_failures_are_left_to_the_caller_and_marked_as_retrieved() -> None:
+    async def fails() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("while cleaning up")
+
+    task = await started(fails())
+    await cancel_and_wait([task])
+    assert isinstance(task.exception(), ValueError)
+
+
+async def test_ended_tasks_cost_no_turn_of_the_loop() -> None:
+    task = await started(asyncio.sleep(0))
+    await task
+    turned = False
+
+    def turn() -> None:
+        nonlocal turned
+        turned = True
+
+    asyncio.get_running_loop().call_soon(turn)
+    await cancel_and_wait([task])
+    await cancel_and_wait([])
+    assert not turned
