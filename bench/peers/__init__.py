@@ -1,7 +1,7 @@
-"""Who is measured: how each peer is started, and why it cannot be on this machine, where it cannot.
+"""The peers: how each one is started, and why it cannot run on this machine, if so.
 
-All of them serve the paths of `bench.cases`. They are told their port and the addresses of the services by the environment or a
-generated document.
+All peers serve the paths of `bench.cases`. They receive their port and the addresses of the services through the environment or a generated
+document.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ DOCUMENT: Final = HERE.parent / "gateway.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where a peer is to run. `services`: base URLs. `folder`: for generated files. `document`: gateway document of Anabranch."""
+    """The environment of a peer. `services`: base URLs. `folder`: for generated files. `document`: gateway document of Anabranch."""
 
     port: int
     services: tuple[str, ...]
@@ -33,7 +33,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A command and what it needs in its environment."""
+    """A command and its environment variables."""
 
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """`title`: for the report. `start`: how to start it. `missing`: why it cannot be started here, or None; may install it."""
+    """`title`: for the report. `start`: makes the command. `missing`: why the peer cannot run here, or None; may install the peer."""
 
     title: str
     start: Callable[[Site], Start]
@@ -79,7 +79,7 @@ def _krakend(site: Site) -> Start:
 
 
 def _without_module(module: str, advice: str) -> Callable[[], str | None]:
-    return lambda: None if importlib.util.find_spec(module) else f"{module} is not there; {advice}"
+    return lambda: None if importlib.util.find_spec(module) else f"{module} cannot be imported; {advice}"
 
 
 def _without_node() -> str | None:
@@ -115,7 +115,7 @@ PEERS: Final = {
     "floor": Peer(title="floor: uvicorn, empty ASGI application", start=_asgi("floor")),
 }
 
-# Rows that are not servers under test; `bench.measure` knows how each is taken.
+# Rows that are not servers under test; `bench.measure` defines how each is measured.
 YARDSTICKS: Final = {
     "exchange": "one exchange on a bare asyncio protocol",
     "wire": "one exchange on Anabranch's transport",

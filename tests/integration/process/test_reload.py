@@ -1,4 +1,4 @@
-"""Reloads of a whole gateway: nothing fails, nothing is mixed, nothing is left behind, and a bad document changes nothing."""
+"""Reloads of a complete gateway: no request fails or mixes documents, nothing is leaked, and a bad document changes nothing."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ async def stamped(folder: Path, **settings: Any) -> AsyncIterator[tuple[Process,
 
 
 async def pausing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Long enough for most requests to see a reload, and for the compiler to get its share of the processor."""
+    """A service that waits 20 ms, so that most requests see a reload and the compiler gets its share of the processor."""
     if scope["type"] == "http":
         await asyncio.sleep(0.02)
     await service(scope, receive, send)
@@ -48,7 +48,7 @@ def stamps_of(reply: Reply) -> set[str]:
     return {reply.headers["x-stamp"], first["header"], first["path"].strip("/"), second["header"], queried["after"], queried["stamp"]}
 
 
-async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_response_under_load_comes_from_one_document_and_none_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     async with no_leaks(), stamped(tmp_path) as (process, port, path, upstream):
         reloader = process.reloader
@@ -70,10 +70,10 @@ async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_p
             RELOADS // 2,
             RELOADS // 2 + 1,
         )
-        # Clients, the gateway's side of them, and two upstreams with both ends of at most as many connections; old services have none.
+        # Sockets of the clients, of the gateway's side, and both ends of as many connections to two upstreams; old services keep none.
         assert sockets_then <= 2 * CLIENTS + 2 * 2 * CLIENTS + 2 * 2 * CLIENTS
         async with asyncio.timeout(60):
-            while len(asyncio.all_tasks()) >= 30:  # nobody asks for anything any more
+            while len(asyncio.all_tasks()) >= 30:  # no requests are sent any more
                 await asyncio.sleep(0.01)
     assert {reply.status for reply in [*load.replies, *python.replies]} == {200}
     for reply in load.replies:
@@ -84,7 +84,7 @@ async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_p
     assert len(seen) > RELOADS // 4, "the load saw too few of the documents to show anything"
 
 
-async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_bad_document_changes_nothing_and_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with stamped(tmp_path) as (process, port, path, _), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
         reloader = process.reloader
         told: list[ReloadState] = []
@@ -105,7 +105,7 @@ async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: 
     assert any("not usable" in reason for reason in ready.json()["reasons"])
 
 
-async def test_good_document_after_a_bad_one_clears_what_was_said(tmp_path: Path) -> None:
+async def test_good_document_after_a_bad_one_clears_the_report(tmp_path: Path) -> None:
     async with (
         stamped(tmp_path) as (process, port, path, upstream),
         httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
@@ -119,7 +119,7 @@ async def test_good_document_after_a_bad_one_clears_what_was_said(tmp_path: Path
         assert (await client.get("/document")).headers["x-stamp"] == "1"
 
 
-async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_path: Path) -> None:
+async def test_request_in_flight_completes_with_the_document_it_started_with(tmp_path: Path) -> None:
     held: asyncio.Event = asyncio.Event()
     arrived: asyncio.Event = asyncio.Event()
 
@@ -153,7 +153,7 @@ async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_pat
                 arrived.clear()
 
 
-async def test_other_python_routes_are_a_warning(tmp_path: Path) -> None:
+async def test_changed_python_routes_are_a_warning(tmp_path: Path) -> None:
     async with stamped(tmp_path) as (process, _, path, upstream):
         path.write_text(DOCUMENT.format(port=upstream, stamp=1).replace('["tests.support.stamped:router"]', "[]"), "utf-8")
         state = await process.reloader.reload("test")
@@ -161,7 +161,7 @@ async def test_other_python_routes_are_a_warning(tmp_path: Path) -> None:
     assert [warning.message for warning in state.warnings] == ["changes to routers take effect when the gateway is restarted"]
 
 
-async def test_description_follows_the_document(tmp_path: Path) -> None:
+async def test_api_description_follows_the_document(tmp_path: Path) -> None:
     async with (
         stamped(tmp_path) as (process, port, path, upstream),
         httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
@@ -172,8 +172,8 @@ async def test_description_follows_the_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_swapped", [False, True], ids=["written in place", "swapped as Kubernetes does"])
-async def test_change_on_the_disk_is_loaded(tmp_path: Path, is_swapped: bool) -> None:
-    """A ConfigMap's file is a symbolic link into `..data`, which is one to a folder with a date in its name."""
+async def test_change_on_disk_is_loaded(tmp_path: Path, is_swapped: bool) -> None:
+    """A ConfigMap's file is a symbolic link into `..data`, which is itself a link to a folder with a date in its name."""
     async with no_leaks(), serve(service) as upstream:
         documents = [DOCUMENT.format(port=upstream, stamp=stamp) for stamp in range(2)]
         mounted = tmp_path / "mounted"

@@ -7,7 +7,7 @@ from tests.support.edge_plans import endpoint
 from tests.support.requests import request_of
 
 
-async def test_rejection_says_when_to_come_back() -> None:
+async def test_rejection_has_retry_after() -> None:
     gate = Gate(limit=1, waiting=0, wait_s=1)
     await gate.enter()
     with pytest.raises(Overloaded) as refused:

@@ -17,7 +17,7 @@ class Journal:
             yield self.trouble
 
 
-async def test_process_that_answers_is_alive_even_when_it_is_not_ready() -> None:
+async def test_process_is_alive_even_when_not_ready() -> None:
     client = await ask(Starlette(routes=routes(Health())), "GET", "/livez")
     assert (client.status, orjson.loads(client.body)) == (200, {"status": "alive"})
 
