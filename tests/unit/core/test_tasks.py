@@ -3,7 +3,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from anabranch.core.tasks import cancel_and_wait
+from anabranch.core.tasks import cancel_and_wait, start_protected
 
 
 async def stubborn(release: asyncio.Event, log: list[str]) -> None:
@@ -73,3 +73,29 @@ async def test_ended_tasks_cost_no_turn_of_the_loop() -> None:
     await cancel_and_wait([task])
     await cancel_and_wait([])
     assert not turned
+
+
+def test_protected_task_ends_with_its_owner_and_not_with_the_event_loop() -> None:
+    log: list[str] = []
+
+    async def work(closing: asyncio.Event) -> None:
+        await closing.wait()
+        await asyncio.sleep(0)
+        log.append("everything is written")
+
+    async def own() -> None:
+        closing = asyncio.Event()
+        task = start_protected(work(closing), name="writer")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await task
+            log.append("the owner has ended")
+
+    async def main() -> None:
+        asyncio.get_running_loop().create_task(own())  # noqa: RUF006 - left to the end of the loop
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert log == ["everything is written", "the owner has ended"]
