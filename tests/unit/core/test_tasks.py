@@ -94,7 +94,7 @@ def test_protected_task_ends_with_its_owner_and_not_with_the_event_loop() -> Non
             log.append("the owner has ended")
 
     async def main() -> None:
-        asyncio.get_running_loop().create_task(own())  # noqa: RUF006 - left to the end of the loop
+        asyncio.get_running_loop().create_task(own())
         await asyncio.sleep(0)
 
     asyncio.run(main())
