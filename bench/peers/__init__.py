@@ -19,6 +19,8 @@ from bench.peers import krakend
 
 HERE: Final = Path(__file__).parent
 DOCUMENT: Final = HERE.parent / "gateway.yaml"
+OTHER: Final = "BENCH_OTHER"
+"""Environment variable with the command `anabranch` of another version, for a comparison in one run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,15 @@ def _anabranch(site: Site) -> Start:
     environment = {f"BENCH_SERVICE_{number}": url for number, url in enumerate(site.services)}
     environment |= {"ANABRANCH_HOST": "127.0.0.1", "ANABRANCH_PORT": str(site.port)}
     return Start(command=[sys.executable, "-m", "anabranch", "run", str(site.document)], environment=environment)
+
+
+def _other(site: Site) -> Start:
+    return Start(command=[os.environ[OTHER], *_anabranch(site).command[3:]], environment=_anabranch(site).environment)
+
+
+def _without_other() -> str | None:
+    command = os.environ.get(OTHER)
+    return None if command and shutil.which(command) else f"{OTHER} does not name the command `anabranch` of another version"
 
 
 def _asgi(module: str) -> Callable[[Site], Start]:
@@ -112,6 +123,7 @@ PEERS: Final = {
     ),
     "node": Peer(title="Node: fastify + undici", start=_node, missing=_without_node),
     "krakend": Peer(title="KrakenD", start=_krakend, missing=_without_krakend),
+    "other": Peer(title="Anabranch, another version", start=_other, missing=_without_other),
     "floor": Peer(title="floor: uvicorn, empty ASGI application", start=_asgi("floor")),
 }
 
