@@ -22,9 +22,9 @@ from anabranch.server.admin.app import build_admin, metrics_route, routes_of
 from anabranch.server.admin.reload import Others
 from anabranch.server.admin.server import AdminServer
 from anabranch.server.admission_protocol import with_admission
-from anabranch.server.head import BoundedProtocol, observed
 from anabranch.server.health import Health, upstream_probe
 from anabranch.server.health import routes as health_routes
+from anabranch.server.http1.connection import BoundedProtocol, observed
 from anabranch.settings import Settings, document_of, read_settings
 
 logger = logging.getLogger("anabranch")

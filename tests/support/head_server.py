@@ -14,10 +14,10 @@ from anabranch.edge.admission import Admission, Headers
 from anabranch.engine.event import Refusal
 from anabranch.guard.concurrency import Gate
 from anabranch.server.admission_protocol import with_admission
-from anabranch.server.head import BoundedProtocol
+from anabranch.server.http1.connection import BoundedProtocol
 from tests.support.serving import LOOPBACK
 
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 5.0
 
 
 class Bounded(BoundedProtocol):

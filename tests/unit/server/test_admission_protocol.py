@@ -8,7 +8,7 @@ import pytest
 
 from anabranch.guard.concurrency import Gate
 from anabranch.server.backlog import Backlog
-from anabranch.server.head import BoundedProtocol
+from anabranch.server.http1.connection import BoundedProtocol
 from tests.support.head_server import PATIENCE_S, Bounded, Hasty, HeadServer, answer, problem_of, rest, serving
 
 SLOW = b"GET /gated HTTP/1.1\r\nHost: here\r\n\r\n"

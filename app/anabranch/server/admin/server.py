@@ -10,7 +10,7 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp
 
-from anabranch.server.head import BoundedProtocol
+from anabranch.server.http1.connection import BoundedProtocol
 
 logger = logging.getLogger("anabranch")
 
