@@ -56,7 +56,7 @@ class Opening:
     async def _hold(self, opened: "asyncio.Future[None]") -> None:
         try:
             async with self.opened():
-                logger.info("opened at the first request, because the application's lifespan was not run; see docs/python.md")
+                logger.info("opened at the first request, because the application's lifespan was not run; see docs/python-routes.md")
                 opened.set_result(None)
                 await asyncio.get_running_loop().create_future()
         except Exception as error:

@@ -10,6 +10,7 @@ from typing import Self
 
 from anabranch.config.journal import Journal as Config
 from anabranch.core.metric import Sample
+from anabranch.core.tasks import start_protected
 from anabranch.journal import counters
 from anabranch.journal.archive import Archive
 from anabranch.journal.counters import JournalCounters
@@ -65,8 +66,8 @@ class Journal:
         self.commit = writer.commit
         async with AsyncExitStack() as exits:
             exits.push_async_callback(disk.close)
-            exits.push_async_callback(_finish, archive, asyncio.create_task(archive.run(), name="journal-archive"))
-            exits.push_async_callback(_finish, writer, asyncio.create_task(writer.run(), name="journal-writer"))
+            exits.push_async_callback(_finish, archive, start_protected(archive.run(), name="journal-archive"))
+            exits.push_async_callback(_finish, writer, start_protected(writer.run(), name="journal-writer"))
             self._exits = exits.pop_all()
         return self
 

@@ -10,6 +10,7 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp
 
+from anabranch.core.tasks import start_protected
 from anabranch.server.http1.connection import BoundedProtocol
 
 logger = logging.getLogger("anabranch")
@@ -54,7 +55,7 @@ class AdminServer:
         listener.listen()
         self._server = _QuietServer(self._config)
         logger.info("the admin server listens on %s port %d", self._host, self.port)
-        self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]), name="anabranch-admin")
+        self._serving = start_protected(self._server.serve(sockets=[listener]), name="anabranch-admin")
         return self
 
     async def __aexit__(self, *_: object) -> None:
