@@ -15,9 +15,10 @@ from anabranch.engine.event import Refusal
 from anabranch.guard.concurrency import Gate
 from anabranch.server.admission_protocol import with_admission
 from anabranch.server.http1.connection import BoundedProtocol
+from tests.support.eventually import eventually
 from tests.support.serving import LOOPBACK
 
-PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 30.0
 
 
 class Bounded(BoundedProtocol):
@@ -92,10 +93,9 @@ class HeadServer:
         for connection in list(self._state.connections):
             connection.shutdown()
 
-    async def until_refused(self, count: int = 1) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while len(self.refusals) < count:
-                await asyncio.sleep(0.005)
+    async def until_seen(self, path: str) -> None:
+        """Return when the application has been asked for `path`."""
+        await eventually(lambda: path in self.app.seen)
 
     async def exchange(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         """Send the pieces, and return everything received until the server closes the connection."""

@@ -4,7 +4,7 @@ An admitted request is parsed and served as usual. A rejected request is still p
 ASGI scope or task: its answer is written at the end of its head.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from anabranch.edge.admission import ADMITTED, Rejections, rejection
 from anabranch.guard.concurrency import Gate
@@ -12,6 +12,8 @@ from anabranch.server.backlog import Backlog
 from anabranch.server.http1.connection import BoundedProtocol
 from anabranch.server.http1.cycle import as_response
 from anabranch.server.http1.head import Head
+
+_EMPTY: Final = frozenset({b"", b"\r"})
 
 
 class AdmissionProtocol(BoundedProtocol):
@@ -38,14 +40,18 @@ class AdmissionProtocol(BoundedProtocol):
             self._count(len(self._unread))
             self.backlog.on_more_data(self)
 
-    def _read_next(self) -> None:
-        # A request that has begun to arrive does not wait any more: its time is running already.
-        if self._timer is None and not self._is_rejected and self.backlog.must_wait(self._unread):
-            self._is_waiting = True
-            self._count(len(self._unread))
-            self.backlog.add(self)
-        else:
-            super()._read_next()
+    def _read_head(self) -> None:
+        # A request that has begun to arrive does not wait any more: its time is running already. Empty lines are no request yet.
+        has_begun = self._searched or self._is_rejected or self._unread in _EMPTY
+        if has_begun or not self.backlog.must_wait(self._unread):
+            super()._read_head()
+            return
+        self._stop_timer()  # empty lines may have started it
+        self._is_waiting = True
+        self._count(len(self._unread))
+        if self._is_eof:
+            self._watch_half_closed()
+        self.backlog.add(self)
 
     def _is_at_rest(self) -> bool:
         return not self._is_waiting and super()._is_at_rest()
@@ -70,7 +76,7 @@ class AdmissionProtocol(BoundedProtocol):
     def _read_waiting(self) -> None:
         self._is_waiting = False
         self._count(0)
-        super()._read_next()
+        super()._read_head()
         self.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -29,8 +29,8 @@ from anabranch.server.http1.cycle import HIGH_WATER_BYTES, VERSION, Cycle, as_re
 from anabranch.server.http1.head import CHUNKED, Fields, Head, check_beginning, parse_head
 
 _LINGER_S: Final = 1.0
-"""Seconds for which bytes from a client are still read and dropped after the last response. Closing with unread bytes would make the system
-reset the connection, and the client would lose the response."""
+"""Seconds for which bytes from a client are still read and dropped after the last response. If any came after the close, the system would reset the
+connection, and the client could lose the response (RFC 9112 section 9.6)."""
 _RESET_POLL_S: Final = 0.1
 """Seconds between two looks whether a half-closed connection was reset: the event loop reads it no more, and would not notice."""
 _END: Final = b"\r\n\r\n"
@@ -159,8 +159,10 @@ class BoundedProtocol(asyncio.Protocol):
 
     def _read_next(self) -> None:
         """Serve the next request if its head is complete. Otherwise see to it that the rest of it comes in time, and is not too large."""
-        if self._unread[:1] in _LINE_ENDS and not self._skip_empty_lines():
-            return
+        if self._unread[:1] not in _LINE_ENDS or self._skip_empty_lines():
+            self._read_head()
+
+    def _read_head(self) -> None:
         unread = self._unread
         end = unread.find(_END, max(self._searched - 3, 0))
         if end < 0 or end > self.max_head_bytes:
@@ -183,6 +185,7 @@ class BoundedProtocol(asyncio.Protocol):
         if not rest and empty[-1:] == b"\r":  # half of a line end
             empty, rest = empty[:-1], b"\r"
         self._unread = rest
+        self._searched = 0
         self._blank_bytes += len(empty)
         if empty.replace(b"\r\n", b""):
             self._refuse(MalformedRequest("not a valid HTTP/1.1 request: a line does not end with CR LF"))
@@ -191,26 +194,20 @@ class BoundedProtocol(asyncio.Protocol):
 
     def _await_head(self) -> None:
         """The head is incomplete or too large. Faults in what has come are refused at once: the rest might never come."""
-        unread = self._unread
-        if self._blank_bytes + len(unread) > self.max_head_bytes:
-            self._refuse(self._too_large(unread))
-            return
+        unread, limit = self._unread, self.max_head_bytes
         try:
-            check_beginning(unread, self._searched)
+            check_beginning(unread[:limit], self._searched)
         except RefusedRequest as error:
             self._refuse(error)
+            return
+        if self._blank_bytes + len(unread) > limit:
+            self._refuse(_too_large(unread, limit))
             return
         self._searched = len(unread)
         if self._is_eof:
             self._end_of_input()
         elif self._timer is None:
             self._timer = self._loop.call_later(self.head_timeout_s, self._expire)
-
-    def _too_large(self, unread: bytes) -> RefusedRequest:
-        limit = self.max_head_bytes
-        if unread and b"\r\n" not in unread[:limit]:
-            return TargetTooLong(f"the request line has more than {limit} bytes; put large values in the body")
-        return HeadTooLarge(f"the request line and header fields have more than {limit} bytes; send fewer or smaller fields")
 
     def _expire(self) -> None:
         self._timer = None
@@ -379,12 +376,11 @@ class BoundedProtocol(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Close behind the last response. While the client may be sending, wait until it has closed, or has had time to read."""
-        may_be_sending = self._body is not None or self._unread
+        """Close behind the last response: once the client has closed, or has had time to read."""
         self._is_ended = True
         self._unread = b""
         self._stop_timer()
-        if self._is_eof or not may_be_sending or not self._transport.can_write_eof():
+        if self._is_eof or not self._transport.can_write_eof():
             self._transport.close()
             return
         self.resume_reading()
@@ -454,6 +450,12 @@ async def _answer_for_server(scope: Scope, receive: Receive, send: Send) -> None
     """OPTIONS * asks for the server as a whole (RFC 9110 section 9.3.7)."""
     await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", _METHODS)]})
     await send({"type": "http.response.body"})
+
+
+def _too_large(unread: bytes, limit: int) -> RefusedRequest:
+    if unread and b"\r\n" not in unread[:limit]:
+        return TargetTooLong(f"the request line has more than {limit} bytes; put large values in the body")
+    return HeadTooLarge(f"the request line and header fields have more than {limit} bytes; send fewer or smaller fields")
 
 
 def _address(address: object) -> tuple[str, int] | None:
