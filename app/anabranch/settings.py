@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
 def wrong_setting(name: str, message: str, hint: str = "") -> ConfigError:
     """The error for one setting. `name`: of the variable, without the prefix."""
-    return ConfigError([Problem(file="settings", line=1, column=1, path=f"ANABRANCH_{name}", message=message, hint=hint)])
+    return ConfigError([Problem(file="settings", line=0, column=0, path=f"ANABRANCH_{name}", message=message, hint=hint)])
 
 
 def read_settings(**given: object) -> Settings:
@@ -104,7 +104,7 @@ def read_settings(**given: object) -> Settings:
         raise ConfigError(problems) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError([Problem(file=".env", line=1, column=1, path="", message=f"the file cannot be read: {reason}")]) from None
+        raise ConfigError([Problem(file=".env", line=0, column=0, path="", message=f"the file cannot be read: {reason}")]) from None
 
 
 def document_of(settings: Settings) -> Path:

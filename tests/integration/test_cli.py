@@ -241,13 +241,14 @@ def test_every_wrong_setting_is_a_line_with_its_name(document: Path) -> None:
         ["settings", "ANABRANCH_PORT"],
         ["settings", "ANABRANCH_SHUTDOWN_TIMEOUT_S"],
         ["settings", "ANABRANCH_LOG_LEVEL"],
+        ["3 problems"],
     ]
 
 
 def test_settings_file_that_is_not_text_is_named(tmp_path: Path, document: Path) -> None:
     (tmp_path / ".env").write_bytes(b"ANABRANCH_PORT=\xff\xfe")
     done = anabranch("run", document, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (3, "settings: the file .env cannot be read: it is not UTF-8\n")
+    assert (done.returncode, done.stderr) == (3, ".env: the file cannot be read: it is not UTF-8\n1 problem\n")
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

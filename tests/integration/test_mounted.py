@@ -154,7 +154,7 @@ def test_settings_come_from_the_environment_when_none_are_given(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("ANABRANCH_MAX_REQUESTS", "many", "settings:1:1: ANABRANCH_MAX_REQUESTS: input should be a valid integer"),
+        ("ANABRANCH_MAX_REQUESTS", "many", "settings: ANABRANCH_MAX_REQUESTS: input should be a valid integer"),
         ("ANABRANCH_DOCUMENT", "nowhere.yaml", "nowhere.yaml"),
     ],
 )

@@ -73,7 +73,7 @@ class Service:
         self.journal = journal
         self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
-        self.stale = stale or StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes)
+        self.stale = StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes) if stale is None else stale
         self.upstreams = Upstreams(
             plan.upstreams,
             observer=hooks.policy,

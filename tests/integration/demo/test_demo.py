@@ -178,7 +178,7 @@ async def test_endpoints_answer_as_their_comments_describe(demo: Demo) -> None:
                 await asyncio.sleep(0.1)
         found = answer.json()
         refused = await client.post("/search", json={"origin": "LAX", "day": 31})
-    assert (found["found"]["total"], len(found["weather"]["hours"]), found["airport"]["name"]) == (22, 24, "La Guardia")
+    assert (found["found"]["total"], len(found["weather"]["hours"]), found["airport"]["name"]) == (22, 24, "Laguardia Airport")
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
 
     airline = (await demo.whole("/airlines/HA")).json()
