@@ -17,7 +17,20 @@ _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9])\.(
 _FIELD_LINE: Final = re.compile(rb"(" + _TOKEN + rb"):" + _OWS + rb"((?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)" + _OWS + rb"\r\n")
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _CHUNK_LINE: Final = re.compile(
-    rb"([0-9A-Fa-f]+)(?:" + _OWS + rb";" + _OWS + _TOKEN + rb"(?:" + _OWS + rb"=" + _OWS + rb"(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\n"
+    rb"([0-9A-Fa-f]+)(?:"
+    + _OWS
+    + rb";"
+    + _OWS
+    + _TOKEN
+    + rb"(?:"
+    + _OWS
+    + rb"="
+    + _OWS
+    + rb"(?:"
+    + _TOKEN
+    + rb"|"
+    + _QUOTED
+    + rb"))?)*\r\n"
 )
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f][0-9A-Fa-f])+)(?::([0-9]*))?")
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(?:\?(.*))?")

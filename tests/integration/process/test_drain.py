@@ -185,13 +185,8 @@ class LateClients(Server):
 
 
 @pytest.mark.parametrize("is_end", [None, lambda: False], ids=["the end", "others go on"])
-<<<<<<< HEAD
-async def test_connection_that_the_system_accepted_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
-    config = uvicorn.Config(service, http=BoundedProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
-=======
 async def test_connection_in_the_kernel_backlog_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
-    config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
->>>>>>> step6
+    config = uvicorn.Config(service, http=BoundedProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = LateClients(config, on_up=lambda: server.stop(), is_end=is_end)  # noqa: PLW0108 - there is no server yet
     async with asyncio.timeout(30):
         serving = asyncio.create_task(server.serve([free_socket()]))

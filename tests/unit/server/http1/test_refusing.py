@@ -81,7 +81,12 @@ async def test_what_the_server_does_not_do_is_a_problem_of_its_own(
 ) -> None:
     raw = await server.exchange(sent)
     status, headers, problem = problem_of(raw, kind.status)
-    assert (status, headers["connection"], problem["type"], problem["title"]) == (kind.status, "close", f"/problems/{kind.code}", kind.title)
+    assert (status, headers["connection"], problem["type"], problem["title"]) == (
+        kind.status,
+        "close",
+        f"/problems/{kind.code}",
+        kind.title,
+    )
     assert hint in problem["detail"]
     assert b"secret" not in raw
     assert [refusal.code for refusal in server.refusals] == [kind.code]
