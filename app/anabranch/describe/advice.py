@@ -87,8 +87,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "Raise the endpoint's `timeout` if clients have slow connections.",
     ),
     "unsupported_media_type": Advice(
-        "The endpoint accepts JSON, but the request declares another media type.",
-        "Send `Content-Type: application/json`; with curl, use `--json`.",
+        "The endpoint accepts JSON without a content coding, but the request declares another media type or a `Content-Encoding`.",
+        "Send `Content-Type: application/json`; with curl, use `--json`. Send the body uncompressed.",
         "Nothing.",
     ),
     "not_found": Advice(

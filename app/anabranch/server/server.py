@@ -182,8 +182,10 @@ class Server(uvicorn.Server):
             copy.close()
         loop = asyncio.get_running_loop()
         for accepted in pending:
-            with suppress(OSError):  # the client has gone
+            try:
                 await loop.connect_accepted_socket(self._protocol, accepted)
+            except OSError:  # the client has gone
+                accepted.close()
 
     def _protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]

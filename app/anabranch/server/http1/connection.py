@@ -56,6 +56,7 @@ class BoundedProtocol(asyncio.Protocol):
     ) -> None:
         if not config.loaded:
             config.load()
+        self._config = config
         self._app: ASGIApp = config.loaded_app
         self._server_state = server_state
         self._app_state = app_state
@@ -231,7 +232,11 @@ class BoundedProtocol(asyncio.Protocol):
     # ---------------------------------------------------------------------------------------------------------- serving
 
     def _serve(self, head: Head) -> None:
-        """Have the application answer a request whose head has been read."""
+        """Have the application answer a request whose head has been read. Of the protocols that a client may offer, WebSocket is taken up if it is
+        configured; every other offer is ignored."""
+        if head.offers_websocket and self._config.ws_protocol_class is not None and head.keeps_alive and not self._is_eof:
+            self._switch_to_websocket(head, self._config.ws_protocol_class)
+            return
         path = head.target.decode()
         scope: Scope = {
             "type": "http",
@@ -258,6 +263,18 @@ class BoundedProtocol(asyncio.Protocol):
         task = self._loop.create_task(cycle.run(self._app if path != "*" else _answer_for_server))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
+
+    def _switch_to_websocket(self, head: Head, protocol_class: type[asyncio.Protocol]) -> None:
+        """Hand the connection over to uvicorn's WebSocket protocol, together with the request and what has come behind it."""
+        protocol = protocol_class(config=self._config, server_state=self._server_state, app_state=self._app_state)  # type: ignore[call-arg]
+        target = head.target + b"?" + head.query if head.query else head.target
+        lines = b"".join([b"%b: %b\r\n" % field for field in head.fields])
+        rest = self._unread
+        self._transport.set_protocol(protocol)
+        self.connection_lost(None)  # for this protocol it ends here
+        self.resume_reading()
+        protocol.connection_made(self._transport)
+        protocol.data_received(b"GET %b HTTP/1.1\r\n%b\r\n%b" % (target, lines, rest))
 
     def _begin_body(self, length: int) -> None:
         """Read as much of a request's body as has come. It may be refused."""

@@ -4,7 +4,7 @@ Strict, because a gateway that reads a message otherwise than what stands in fro
 What RFC 9112 lets a recipient repair (bare LF, several spaces, folded lines, repeated lengths) is refused. What it says a recipient must
 accept is accepted: optional whitespace around values, empty list elements, leading zeros, empty lines before a request, absolute targets.
 
-**Source:** RFC 9112 sections 2 to 6, RFC 9110 sections 4.2, 5, 7.2, 8.6 and 10.1.1.
+**Source:** RFC 9112 sections 2 to 6, RFC 9110 sections 4.2, 5, 7.2, 7.8, 8.6 and 10.1.1; RFC 6455 section 4.2.1.
 """
 
 import re
@@ -37,7 +37,7 @@ _MAX_AUTHORITY_BYTES: Final = 255 + len(":65535")
 _MAX_PORT: Final = 65535
 _MAX_DIGITS: Final = 18
 _PLAIN: Final = frozenset({b"keep-alive", b"Keep-Alive"})
-_READ_HERE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+_READ_HERE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 _NAMES: Final = {
     spelling: name.encode()
     for name in (
@@ -57,7 +57,7 @@ class Head(msgspec.Struct, gc=False):
 
     `version`: "1.1" or "1.0". `fields`: names in lower case, values without the whitespace around them. `length`: of the body in bytes, or
     CHUNKED. `keeps_alive`: the client allows further requests on this connection. `expects_continue`: it waits for a 100 before it sends
-    the body.
+    the body. `offers_websocket`: it offers to go on with WebSocket.
     """
 
     method: str
@@ -68,6 +68,7 @@ class Head(msgspec.Struct, gc=False):
     length: int
     keeps_alive: bool
     expects_continue: bool
+    offers_websocket: bool
 
 
 def parse_head(raw: bytes) -> Head:
@@ -161,7 +162,14 @@ def _head(method: bytes, target: bytes, minor: int, fields: Fields, read: dict[b
         expects_continue = expect.lower() == b"100-continue"
         if not expects_continue:
             raise ExpectationFailed("the only expectation that this server meets is 100-continue")
-    return Head(method.decode(), path, query, "1.1" if minor else "1.0", fields, _length(minor, read), keeps_alive, expects_continue)
+    length = _length(minor, read)
+    offers_websocket = b"upgrade" in read and method == b"GET" and minor > 0 and not length and _offers_websocket(read)
+    version = "1.1" if minor else "1.0"
+    return Head(method.decode(), path, query, version, fields, length, keeps_alive, expects_continue, offers_websocket)
+
+
+def _offers_websocket(read: dict[bytes, bytes]) -> bool:
+    return b"websocket" in elements(read[b"upgrade"]) and b"upgrade" in elements(read.get(b"connection", b""))
 
 
 def _length(minor: int, read: dict[bytes, bytes]) -> int:
