@@ -1,7 +1,7 @@
 """A server with the gateway's own protocol and an application whose behaviour depends on the target, for tests that send raw bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -86,7 +86,8 @@ class HeadServer:
     @property
     def connections(self) -> list[BoundedProtocol]:
         """The open connections."""
-        return [one for one in self._state.connections if isinstance(one, BoundedProtocol)]
+        connections: Iterable[object] = self._state.connections
+        return [one for one in connections if isinstance(one, BoundedProtocol)]
 
     def drain(self) -> None:
         """Shut connections down as a stopping server does: later responses say that their connection closes."""
