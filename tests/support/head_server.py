@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 import uvicorn
@@ -142,17 +142,22 @@ def problem_of(raw: bytes, status: int = 4) -> tuple[int, dict[str, str], dict[s
 
 @asynccontextmanager
 async def serving(
-    protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: float = 600, gate: Gate | None = None
+    protocol: type[BoundedProtocol] = Bounded,
+    *,
+    keep_alive_s: float = 600,
+    gate: Gate | None = None,
+    app: Application | None = None,
+    websocket: Literal["none", "websockets-sansio", "wsproto"] = "none",
 ) -> AsyncIterator[HeadServer]:
-    """Serve a new `Application` with `protocol`, behind `gate`."""
-    app = Application()
+    """Serve `app`, by default a new one, with `protocol`, behind `gate`."""
+    app = app or Application()
     refusals: list[Refusal] = []
     observed: type[BoundedProtocol] = type("Observed", (protocol,), {"observe": staticmethod(refusals.append)})
     config = uvicorn.Config(
         app if gate is None else Admission(app, gate=gate, rejections=app),
         port=0,
         http=observed if gate is None else with_admission(observed, gate, app),
-        ws="none",
+        ws=websocket,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -149,7 +149,7 @@ def _head(method: bytes, target: bytes, minor: int, fields: Fields, read: dict[b
             raise _malformed("the Host field is missing")
     else:
         _check_authority(host, "the Host field")
-    if target[0] != 0x2F:  # "/"
+    if target[0] != 0x2F or method == b"CONNECT":  # 0x2F: "/"
         target = _unusual_target(method, target, fields)
     path, _, query = target.partition(b"?")
     connection = read.get(b"connection")
