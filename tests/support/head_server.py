@@ -84,6 +84,11 @@ class HeadServer:
         self._state = state
 
     @property
+    def open_connections(self) -> int:
+        """How many there are, WebSockets included."""
+        return len(self._state.connections)
+
+    @property
     def connections(self) -> list[BoundedProtocol]:
         """The open connections."""
         connections: Iterable[object] = self._state.connections
