@@ -369,7 +369,7 @@ class BoundedProtocol(asyncio.Protocol):
 
     def _end_of_input(self) -> None:
         """The client sends no more, amid a request or between two. Nothing is reported: as a rule it has gone."""
-        if self._unread or self._body is not None:
+        if self._body is not None or self._unread.strip(b"\r"):  # half of an empty line is no request
             error = MalformedRequest("the connection was shut down before the request was complete")
             self._answer_last(problems.of_request(error, trace.read({}).request_id))
         else:
@@ -464,7 +464,9 @@ def observed(observe: RefusalObserver | None) -> type[BoundedProtocol]:
 
 
 async def _answer_for_server(scope: Scope, receive: Receive, send: Send) -> None:
-    """OPTIONS * asks for the server as a whole (RFC 9110 section 9.3.7)."""
+    """OPTIONS * asks for the server as a whole (RFC 9110 section 9.3.7). A body has no meaning."""
+    while (await receive()).get("more_body", False):
+        pass
     await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", _METHODS)]})
     await send({"type": "http.response.body"})
 

@@ -159,7 +159,7 @@ def _head(method: bytes, target: bytes, minor: int, fields: Fields, read: dict[b
     expect = read.get(b"expect")
     expects_continue = False
     if expect is not None and minor:
-        expects_continue = expect.lower() == b"100-continue"
+        expects_continue = elements(expect) == [b"100-continue"]
         if not expects_continue:
             raise ExpectationFailed("the only expectation that this server meets is 100-continue")
     length = _length(minor, read)
