@@ -4,6 +4,7 @@ Every substituted value is treated as confidential. This module never shows the 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +16,15 @@ _MIN_LENGTH: Final = 4
 _HIDDEN: Final = "***"
 # Words of YAML itself are not secrets, and hiding them would garble messages.
 _WORDS: Final = frozenset({"true", "false", "null"})
+# RFC 3986 section 3.2.1.
+_USERINFO: Final = re.compile(r"://[^\s\"'<>]*@")
+# Keys of an upstream whose values are confidential even when they are written out in the document.
+_CONFIDENTIAL: Final = frozenset({"client_secret", "headers"})
+
+
+def is_confidential(path: Path) -> bool:
+    """Whether the value at `path` is confidential by the meaning of its key, so that no message may show it."""
+    return path[:1] == ("upstreams",) and not _CONFIDENTIAL.isdisjoint(path)
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -29,7 +39,9 @@ class Secrets:
         return any(secret[: len(path)] == path[: len(secret)] for secret in self.paths)
 
     def redact(self, text: str) -> str:
-        """`text` with every secret value replaced by `***`, the longest first. Quoted and escaped forms are replaced too."""
+        """`text` with every secret value replaced by `***`, the longest first, and the credentials in a URL. Quoted and escaped forms are
+        replaced too."""
+        text = _USERINFO.sub(f"://{_HIDDEN}@", text)
         for spelling in sorted({spelling for value in self.values for spelling in _spellings(value)}, key=len, reverse=True):
             text = text.replace(spelling, _HIDDEN)
         return text

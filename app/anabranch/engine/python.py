@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from anabranch.config import model as config
+from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.operation import send
@@ -42,11 +43,12 @@ class FanOutFailed(Exception):
 def segment(value: object) -> str:
     """`value` as one percent-encoded path segment; booleans become `true` and `false`.
 
-    Raises ValueError for None, an empty text, `.` and `..`, which would change the path.
+    Raises ValueError for None, an empty text, and a text with `.` or `..` as a segment (`a/../b`, `%2e%2e`), which would change the path.
     """
     text = _text(value)
-    if value is None or text in ("", ".", ".."):
-        raise ValueError(f"{value!r} cannot be a path segment")
+    fault = "must not be None: it is part of a path" if value is None else path_value.fault(text)
+    if fault is not None:
+        raise ValueError(f"the value cannot be a path segment: it {fault}")
     return quote(text, safe="")
 
 

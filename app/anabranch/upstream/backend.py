@@ -17,13 +17,17 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from anabranch.errors import UpstreamError
 from anabranch.upstream.dial import connect
+from anabranch.upstream.names import Names
 from anabranch.upstream.tls import tls_error
 
 _BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
 class Backend(httpcore2.AsyncNetworkBackend):
-    """TCP only. Raises httpcore2's exceptions with ours as their cause."""
+    """TCP only. Raises httpcore2's exceptions with ours as their cause. `names`: looks up the hosts of the upstream and of its proxy."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
 
     async def connect_tcp(
         self,
@@ -35,7 +39,7 @@ class Backend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                sock = await connect(host, port)
+                sock = await connect(host, port, self._names)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout from error
         except UpstreamError as error:

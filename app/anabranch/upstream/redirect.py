@@ -59,7 +59,8 @@ def _same_origin(address: Address, target: str, location: bytes | None) -> str |
         port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    is_same = (parts.scheme, (parts.hostname or "").lower(), port) == (address.scheme, address.host.lower(), address.port)
+    host = (parts.hostname or "").removesuffix(".")
+    is_same = (parts.scheme, host, port) == (address.scheme, address.host, address.port)
     if not is_same or parts.username is not None or parts.password is not None:
         return None
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -30,6 +30,7 @@ from anabranch.errors import (
 from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan
 from anabranch.upstream.backend import Backend
 from anabranch.upstream.encoding import decode_soon
+from anabranch.upstream.names import Names
 from anabranch.upstream.tls import tls_error
 from anabranch.upstream.wire import IDEMPOTENT
 
@@ -121,7 +122,7 @@ class StockPool(httpx.AsyncBaseTransport):
             keepalive_expiry=pool.idle_timeout_s,
             http1=True,
             http2=http2,
-            network_backend=Backend(),
+            network_backend=Backend(Names()),
         )
 
     @property

@@ -23,6 +23,7 @@ from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan
 from anabranch.upstream.connection import Connection
 from anabranch.upstream.dial import dial
 from anabranch.upstream.encoding import decode_soon
+from anabranch.upstream.names import Names
 from anabranch.upstream.pool import Pool
 
 # RFC 9110 section 9.2.2. The document's `idempotent: true` applies to the retry policy, not to this one free resend.
@@ -80,6 +81,7 @@ class WireTransport:
         self._max_response = max_response
         self._context = context
         self._server_name = server_name
+        self._names = Names()
         self._sites: dict[Address, _Site] = {}
         # Every connection whose socket is still open, and the timeouts of those still connecting.
         self._connections: set[Connection] = set()
@@ -179,11 +181,13 @@ class WireTransport:
         self._dialling.add(scope)
         try:
             async with scope:
-                await dial(address, opened, context=context, server_name=self._server_name)
+                await dial(address, opened, names=self._names, context=context, server_name=self._server_name)
         except TimeoutError:
             self._check_open()
             if deadline <= limit:
                 raise UpstreamTimeout("the deadline passed before the service accepted a connection") from None
+            if self._names.is_pending(address.lookup_name):
+                raise ConnectTimeout("the service's host name was not resolved in time") from None
             raise ConnectTimeout("the service did not accept a connection in time") from None
         finally:
             self._dialling.discard(scope)

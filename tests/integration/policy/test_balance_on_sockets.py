@@ -13,7 +13,7 @@ from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import FailureClassifier
 from anabranch.policy.stack import build_stack
 from anabranch.policy.tools import Tools
-from anabranch.upstream.resolve import Resolver, system_lookup
+from anabranch.upstream.resolve import Resolver
 from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.documents import upstream_plan
@@ -143,7 +143,3 @@ async def test_hanging_instance_is_ejected_by_its_timeouts() -> None:
             assert (await stack.call(make_call(seconds=30))).status == 200
         await stack.aclose()
         assert (len(one.hits), len(two.hits)) == (50, 5)
-
-
-async def test_system_resolver_knows_localhost() -> None:
-    assert set(await system_lookup("localhost", 80)) & {"127.0.0.1", "::1"}
