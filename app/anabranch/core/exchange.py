@@ -62,6 +62,18 @@ class StaleRule(msgspec.Struct, frozen=True):
     origin: str = ""
 
 
+class StreamRule(msgspec.Struct, frozen=True):
+    """How the body of a streamed response is read.
+
+    `idle_timeout_s`: longest wait for its next part while the reader wants one. `max_bytes`: of the whole body, as received and as decoded;
+    None: any size. `is_decoded`: content codings are undone; False gives the bytes as they are on the wire.
+    """
+
+    idle_timeout_s: float
+    max_bytes: int | None = None
+    is_decoded: bool = False
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One complete response: final status, header fields (lower-case names, wire order, repeats kept), content-decoded body."""
 

@@ -34,6 +34,7 @@ async def dial(
     """
     loop = asyncio.get_running_loop()
     sock = await connect(address.ip or address.lookup_name, address.port, names)
+    connection.socket = sock
     try:
         if context is None:
             await loop.create_connection(lambda: connection, sock=sock)
