@@ -92,7 +92,7 @@ class Connection(MessageReader, asyncio.Protocol):
         """
         transport = self._transport
         assert transport is not None
-        self._begin(is_head=is_head)
+        self._begin(is_head)
         self._parts: list[bytes] | BodyBuffer = []
         self._large: BytesIO | None = None
         self._has_body = False

@@ -88,8 +88,6 @@ class HeadReader:
                         self._buffer = bytearray(data)
                     return b""
             if head[9] != 0x31:
-                if head.find(0, 0, size) >= 0:
-                    raise self._broken("its head has a NUL character")
                 self._wire_size = size
                 self._received = len(head)
                 self._is_http_11 = head[7] == 0x31

@@ -30,7 +30,7 @@ class MessageReader(HeadReader):
         parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
         return parser
 
-    def _begin(self, *, is_head: bool) -> None:
+    def _begin(self, is_head: bool) -> None:
         """Expect a new response. `is_head`: to a HEAD request."""
         self._buffer = None
         self._fields = []
@@ -100,10 +100,10 @@ class MessageReader(HeadReader):
 
     def _is_clean(self) -> bool:
         """Whether nothing has arrived behind the complete response."""
-        if self._is_chunked:
-            # The last chunk ends with `0...CRLF CRLF` and nothing follows. llhttp skips empty lines, so check for them here.
-            return self._tail.endswith(END) and len(self._tail) == 5 and self._tail[0] != 0x0A
-        return self._received == self._wire_size + self._length
+        if not self._is_chunked:
+            return self._received == self._wire_size + self._length
+        # The last chunk ends with `0...CRLF CRLF` and nothing follows. llhttp skips empty lines, so check for them here.
+        return self._tail.endswith(END) and len(self._tail) == 5 and self._tail[0] != 0x0A
 
     # ------------------------------------------------------------------------------------------------- parser callbacks
 

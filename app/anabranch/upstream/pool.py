@@ -36,8 +36,11 @@ class Pool:
         the pool is full. Ignores closed ones."""
         if not connection.is_open:
             return
-        until = min(now + self._idle_timeout_s, connection.expires_at)
-        if (said := connection.keep_alive) is not None:
+        until = now + self._idle_timeout_s
+        if until > connection.expires_at:
+            until = connection.expires_at
+        said = connection.keep_alive
+        if said is not None:
             until = min(until, said.until(now))
             connection.keep_alive = said.after_request()
         if len(self._idle) >= self._max_idle or now >= until:

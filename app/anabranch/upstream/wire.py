@@ -13,10 +13,10 @@ Time is `time.monotonic`, the clock of the event loops: getting the running loop
 import asyncio
 import ssl
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from anabranch.core.exchange import Address, Answer, Request, StreamRule
 from anabranch.errors import ConnectionLost, ConnectTimeout, ProtocolError, UpstreamError, UpstreamTimeout
@@ -34,6 +34,8 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 # RFC 9110 section 8.6: without a body, these methods send `content-length: 0`; some servers require it (411).
 _EXPECT_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+
+_METHODS: Final = {method: f"{method} ".encode() for method in (*IDEMPOTENT, *_EXPECT_BODY)}
 
 # Sweeps per idle timeout: an idle connection is closed at most a quarter of the timeout late.
 _SWEEPS: Final = 4
@@ -121,18 +123,14 @@ class WireTransport:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
 
-    def exchange(self, request: Request, address: Address, deadline: float) -> Coroutine[Any, Any, Answer]:
-        """See `seam.Transport`."""
-        return self._exchange(request, address, deadline, None)
-
     async def stream(self, request: Request, address: Address, deadline: float, rule: StreamRule) -> AnswerStream:
         """See `seam.Transport`."""
         body = BodyBuffer(sys.maxsize if rule.max_bytes is None else rule.max_bytes)
-        head = await self._exchange(request, address, deadline, body)
+        head = await self.exchange(request, address, deadline, body)
         return AnswerStream(head.status, head.headers, body, rule)
 
-    async def _exchange(self, request: Request, address: Address, deadline: float, into: BodyBuffer | None) -> Answer:
-        """One exchange. `into`: takes the body; then it returns when the head is there, and the connection releases itself."""
+    async def exchange(self, request: Request, address: Address, deadline: float, into: BodyBuffer | None = None) -> Answer:
+        """See `seam.Transport`. `into`: takes the body of a stream; then this returns the head, and the connection releases itself."""
         now = monotonic()
         if now >= deadline:
             raise UpstreamTimeout("the deadline passed before the request was sent")
@@ -252,12 +250,13 @@ class WireTransport:
 
 
 def _head(request: Request, site: _Site) -> bytes:
-    parts = [request.method.encode("ascii"), b" ", site.base, request.target.encode("ascii"), site.after_target, request.headers.wire]
+    method = request.method
+    parts = [_METHODS.get(method) or method.encode("ascii") + b" ", site.base, request.target.encode("ascii"), site.after_target, request.headers.wire]
     for name, value in request.extra:
         parts += (name, b": ", value, b"\r\n")
     if request.body is not None:
         parts.append(b"content-length: %d\r\n" % len(request.body))
-    elif request.method in _EXPECT_BODY:
+    elif method in _EXPECT_BODY:
         parts.append(b"content-length: 0\r\n")
     parts.append(b"\r\n")
     return b"".join(parts)
