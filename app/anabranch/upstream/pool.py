@@ -36,9 +36,7 @@ class Pool:
         the pool is full. Ignores closed ones."""
         if not connection.is_open:
             return
-        until = now + self._idle_timeout_s
-        if until > connection.expires_at:
-            until = connection.expires_at
+        until = min(now + self._idle_timeout_s, connection.expires_at)
         said = connection.keep_alive
         if said is not None:
             until = min(until, said.until(now))

@@ -328,17 +328,10 @@ class HTTPXTransport:
     async def _head(self, request: Request, address: Address, trace: _Trace, limit: int | None) -> httpx.Response:
         """Send the request and read the head of the response. The caller closes the response."""
         response = await self._inner.handle_async_request(self._request(request, address, trace))
+        trace.has_head = True
         try:
-            trace.has_head = True
-            length = response.headers.get("content-length", "")
-            is_sized = length.isascii() and length.isdigit() and request.method != "HEAD" and response.status_code not in {204, 304}
-            if limit is not None and is_sized and int(length) > limit:
-                raise ResponseTooLarge(f"the response is larger than {limit} bytes", may_be_processed=True)
-            if response.status_code == 101:
-                raise ProtocolError("the service switched to another protocol, which was not requested", may_be_processed=True)
-            if response.extensions.get("http_version") == b"HTTP/2":
-                _check_fields(response)
-        except BaseException:
+            _check_head(request, response, limit)
+        except ProtocolError:
             await response.aclose()
             raise
         return response
@@ -408,8 +401,19 @@ def _fields(response: httpx.Response) -> list[tuple[bytes, bytes]]:
     return [(name.lower(), value) for name, value in response.headers.raw]
 
 
-def _check_fields(response: httpx.Response) -> None:
-    """Refuse what HTTP/2 forbids in fields and the pool lets through. **Source:** RFC 9113 section 8.2.1."""
+def _check_head(request: httpx.Request | Request, response: httpx.Response, limit: int | None) -> None:
+    """Raises ProtocolError for a head that is too large a promise, switches protocols, or has what HTTP/2 forbids and the pool lets through.
+
+    **Source:** RFC 9113 section 8.2.1.
+    """
+    length = response.headers.get("content-length", "")
+    is_sized = length.isascii() and length.isdigit() and request.method != "HEAD" and response.status_code not in {204, 304}
+    if limit is not None and is_sized and int(length) > limit:
+        raise ResponseTooLarge(f"the response is larger than {limit} bytes", may_be_processed=True)
+    if response.status_code == 101:
+        raise ProtocolError("the service switched to another protocol, which was not requested", may_be_processed=True)
+    if response.extensions.get("http_version") != b"HTTP/2":
+        return
     for name, value in response.headers.raw:
         if not _TOKEN.fullmatch(name) or not _FORBIDDEN.isdisjoint(value):
             raise ProtocolError("the service sent a header field that HTTP/2 forbids", may_be_processed=True)

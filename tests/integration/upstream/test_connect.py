@@ -1,4 +1,4 @@
-"""Connecting: names, refusals, time limits, IPv6 and Happy Eyeballs (RFC 8305)."""
+"""Connecting: names, refused connections, timeouts, IPv6 and Happy Eyeballs (RFC 8305)."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ def has_ipv6() -> bool:
 
 
 class BlackHole:
-    """A listening socket whose queue is full: the kernel answers no further connection attempt."""
+    """A listening socket with a full backlog: the kernel ignores further connection attempts."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self._server = socket.socket()
@@ -51,7 +51,7 @@ class BlackHole:
             sock.close()
 
 
-async def test_refused_connection_sends_nothing(rig: Rig) -> None:
+async def test_refused_connection_is_a_connect_error_and_sends_nothing(rig: Rig) -> None:
     upstream = await rig.serve({})
     caller = rig.caller(upstream.url)
     await upstream.stop()
@@ -62,7 +62,7 @@ async def test_refused_connection_sends_nothing(rig: Rig) -> None:
     assert "127.0.0.1" not in caught.value.detail
 
 
-async def test_name_without_address_sends_nothing(rig: Rig) -> None:
+async def test_unresolvable_name_sends_nothing(rig: Rig) -> None:
     caller = rig.caller("http://no-such-host.invalid:1")
     with pytest.raises(ResolveError) as caught:
         await caller.ask()
@@ -83,7 +83,7 @@ async def test_connect_timeout_is_not_the_deadline(rig: Rig) -> None:
         assert (caller.connections, patient.connections) == (0, 0)
 
 
-async def test_cancelled_while_connecting_leaves_nothing(rig: Rig) -> None:
+async def test_cancellation_while_connecting_leaves_nothing(rig: Rig) -> None:
     with BlackHole() as url:
         caller = rig.caller(url, connect_timeout="30s")
         tasks = [asyncio.create_task(caller.ask()) for _ in range(20)]
@@ -106,7 +106,7 @@ async def test_close_ends_connection_attempts(rig: Rig) -> None:
         assert not caught.value.may_be_processed
 
 
-async def test_connection_that_is_reset_as_soon_as_it_is_open_fails(rig: Rig) -> None:
+async def test_connection_reset_right_after_opening_fails(rig: Rig) -> None:
     _, caller = await rig.both({"reset_on_accept": True, "routes": {}})
     for _ in range(5):
         with pytest.raises(UpstreamError):
@@ -114,7 +114,7 @@ async def test_connection_that_is_reset_as_soon_as_it_is_open_fails(rig: Rig) ->
     assert caller.connections == 0
 
 
-async def test_address_with_ip_is_reached_under_its_own_name(rig: Rig) -> None:
+async def test_address_with_a_fixed_ip_keeps_its_host_name(rig: Rig) -> None:
     upstream = await rig.serve({"*": OK})
     caller = rig.caller(f"http://service.invalid:{upstream.port}")
     caller.address = msgspec.structs.replace(caller.address, ip="127.0.0.1")
@@ -140,9 +140,9 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zone]:
     made.close()
 
 
-async def test_address_that_refuses_is_followed_by_the_next_at_once(rig: Rig, zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where this machine has no IPv6 at all: unreachable is as good as refused."""
-    monkeypatch.setattr("anabranch.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # nobody waits for it
+async def test_next_address_is_tried_at_once_after_a_refused_connection(rig: Rig, zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also works on a machine without IPv6: unreachable is equivalent to refused."""
+    monkeypatch.setattr("anabranch.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # not awaited
     zone.names[SEVERAL] = ("::1", "127.0.0.2", "127.0.0.1")
     upstream = await rig.serve({"*": OK})
     caller = rig.caller(f"http://{SEVERAL}:{upstream.port}")
@@ -150,7 +150,7 @@ async def test_address_that_refuses_is_followed_by_the_next_at_once(rig: Rig, zo
     assert upstream.accepted == 1
 
 
-async def test_all_addresses_refuse(rig: Rig, zone: Zone) -> None:
+async def test_connect_error_when_all_addresses_refuse(rig: Rig, zone: Zone) -> None:
     zone.names[SEVERAL] = ("127.0.0.2", "127.0.0.3")
     upstream = await rig.serve({})
     caller = rig.caller(f"http://{SEVERAL}:{upstream.port}")
@@ -168,7 +168,7 @@ async def test_silent_address_is_overtaken_after_the_attempt_delay(rig: Rig, zon
         assert asyncio.get_running_loop().time() - started >= ATTEMPT_DELAY_S * 0.9
 
 
-async def test_race_that_is_cancelled_leaves_nothing(rig: Rig, zone: Zone) -> None:
+async def test_cancelled_race_of_addresses_leaves_nothing(rig: Rig, zone: Zone) -> None:
     with BlackHole("127.0.0.2") as first, BlackHole("127.0.0.3", Address.parse(first).port):
         zone.names[SEVERAL] = ("127.0.0.2", "127.0.0.3")
         url = f"http://{SEVERAL}:{Address.parse(first).port}"

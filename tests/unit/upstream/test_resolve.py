@@ -59,7 +59,7 @@ def in_fake_time(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         runner.run(main())
 
 
-def test_all_addresses_of_a_name_are_used_and_the_name_stays() -> None:
+def test_all_addresses_of_a_name_are_used_and_the_name_is_kept() -> None:
     async def main() -> None:
         zone, watch = Zone(flights=["10.0.0.2", "10.0.0.1", "10.0.0.2"]), Watch()
         async with watch.resolver(zone, NAME):
@@ -72,7 +72,7 @@ def test_all_addresses_of_a_name_are_used_and_the_name_stays() -> None:
     in_fake_time(main)
 
 
-def test_written_addresses_serve_until_the_first_answer() -> None:
+def test_configured_addresses_are_used_until_the_first_answer() -> None:
     watch = Watch()
     assert watch.resolver(Zone(), NAME, OTHER).addresses == (NAME, OTHER)
 
@@ -91,7 +91,7 @@ def test_names_are_resolved_again_after_the_ttl() -> None:
     in_fake_time(main)
 
 
-def test_rotation_of_the_answers_is_no_change() -> None:
+def test_rotated_dns_answers_are_not_a_change() -> None:
     async def main() -> None:
         zone, watch = Zone(flights=["10.0.0.1", "10.0.0.2"]), Watch()
         resolver = watch.resolver(zone, NAME)
@@ -128,7 +128,7 @@ def test_absolute_name_is_resolved_with_its_dot() -> None:
     in_fake_time(main)
 
 
-def test_dns_that_is_down_from_the_start_leaves_the_written_address() -> None:
+def test_configured_address_is_used_when_dns_is_down_from_the_start() -> None:
     async def main() -> None:
         zone, watch = Zone(flights="down"), Watch()
         async with watch.resolver(zone, NAME) as resolver:
@@ -155,7 +155,7 @@ def test_literal_addresses_are_not_resolved(url: str) -> None:
     in_fake_time(main)
 
 
-def test_leaving_ends_a_lookup_that_hangs() -> None:
+def test_closing_ends_a_hanging_lookup() -> None:
     async def main() -> None:
         async with Watch().resolver(Zone(flights=60.0), NAME):
             await asyncio.sleep(0.1)
@@ -165,7 +165,7 @@ def test_leaving_ends_a_lookup_that_hangs() -> None:
     in_fake_time(main)
 
 
-def test_error_in_the_callback_is_raised_when_leaving() -> None:
+def test_error_in_the_callback_is_raised_at_close() -> None:
     def broken(addresses: tuple[Address, ...]) -> None:
         raise RuntimeError("a bug")
 
