@@ -37,7 +37,6 @@ _ZSTD_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_m
 _FOREIGN: Final = frozenset({b"compress", b"x-compress", b"exi", b"pack200-gzip", b"aes128gcm", b"dcb", b"dcz"})
 
 
-
 def decode(body: bytes, coding: bytes, limit: int) -> bytes:
     """Undo the codings of a `Content-Encoding` value, last one first.
 

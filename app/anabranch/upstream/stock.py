@@ -331,7 +331,7 @@ class HTTPXTransport:
         trace.has_head = True
         try:
             _check_head(request, response, limit)
-        except ProtocolError:
+        except UpstreamError:
             await response.aclose()
             raise
         return response
@@ -401,8 +401,8 @@ def _fields(response: httpx.Response) -> list[tuple[bytes, bytes]]:
     return [(name.lower(), value) for name, value in response.headers.raw]
 
 
-def _check_head(request: httpx.Request | Request, response: httpx.Response, limit: int | None) -> None:
-    """Raises ProtocolError for a head that is too large a promise, switches protocols, or has what HTTP/2 forbids and the pool lets through.
+def _check_head(request: Request, response: httpx.Response, limit: int | None) -> None:
+    """Raises ResponseTooLarge, or ProtocolError for a head that switches protocols, or has what HTTP/2 forbids and the pool lets through.
 
     **Source:** RFC 9113 section 8.2.1.
     """

@@ -251,7 +251,13 @@ class WireTransport:
 
 def _head(request: Request, site: _Site) -> bytes:
     method = request.method
-    parts = [_METHODS.get(method) or method.encode("ascii") + b" ", site.base, request.target.encode("ascii"), site.after_target, request.headers.wire]
+    parts = [
+        _METHODS.get(method) or method.encode("ascii") + b" ",
+        site.base,
+        request.target.encode("ascii"),
+        site.after_target,
+        request.headers.wire,
+    ]
     for name, value in request.extra:
         parts += (name, b": ", value, b"\r\n")
     if request.body is not None:
