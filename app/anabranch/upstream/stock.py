@@ -207,7 +207,7 @@ class _Trace:
 
 
 class HTTPXTransport:
-    """A `seam.Transport` over any `httpx.AsyncBaseTransport`; also an async context manager. Closes the inner transport when it is closed.
+    """A `seam.StreamTransport` over any `httpx.AsyncBaseTransport`; also an async context manager. Closes the inner transport when it is closed.
 
     `max_response`: maximum bytes of a body, before and after content decoding. `server_name`: for SNI and verification instead of the host.
     """
@@ -258,7 +258,7 @@ class HTTPXTransport:
         return await self._resending(request, deadline, once)
 
     async def stream(self, request: Request, address: Address, deadline: float, rule: StreamRule) -> AnswerStream:
-        """See `seam.Transport`."""
+        """See `seam.StreamTransport`."""
 
         async def once(trace: _Trace) -> AnswerStream:
             response: httpx.Response | None = None

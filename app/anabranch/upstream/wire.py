@@ -79,7 +79,7 @@ class _Site:
 
 
 class WireTransport:
-    """A `seam.Transport` over HTTP/1.1 for one upstream; also an async context manager.
+    """A `seam.StreamTransport` over HTTP/1.1 for one upstream; also an async context manager.
 
     `max_response`: maximum bytes of a body, before and after content decoding. `context`: for https addresses; None if there are none.
     `server_name`: sent by SNI and verified instead of the address's host.
@@ -124,7 +124,7 @@ class WireTransport:
         await self.aclose()
 
     async def stream(self, request: Request, address: Address, deadline: float, rule: StreamRule) -> AnswerStream:
-        """See `seam.Transport`."""
+        """See `seam.StreamTransport`."""
         body = BodyBuffer(sys.maxsize if rule.max_bytes is None else rule.max_bytes)
         head = await self.exchange(request, address, deadline, body)
         return AnswerStream(head.status, head.headers, body, rule)
