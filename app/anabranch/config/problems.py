@@ -56,7 +56,7 @@ class Problems:
         `value`: the wrong value. It is shown as shortened JSON, unless it contains a secret. None: nothing to show.
         `at_key`: the key is wrong, not its value. A problem that is added twice (an alias repeats the mistake of its anchor) counts once.
         """
-        shown = None if value is None or self.secrets.touch(path) or is_confidential(path) else self.secrets.redact(json_text(value))
+        shown = None if value is None or self.secrets.touch(path) or is_confidential(path, value) else self.secrets.redact(json_text(value))
         self.add_at(
             self.positions.locate(path, at_key=at_key),
             message,

@@ -17,14 +17,22 @@ _HIDDEN: Final = "***"
 # Words of YAML itself are not secrets, and hiding them would garble messages.
 _WORDS: Final = frozenset({"true", "false", "null"})
 # RFC 3986 section 3.2.1.
-_USERINFO: Final = re.compile(r"://[^\s\"'<>]*@")
+_USERINFO: Final = re.compile(r"://.*@")
 # Keys of an upstream whose values are confidential even when they are written out in the document.
 _CONFIDENTIAL: Final = frozenset({"client_secret", "headers"})
 
 
-def is_confidential(path: Path) -> bool:
-    """Whether the value at `path` is confidential by the meaning of its key, so that no message may show it."""
-    return path[:1] == ("upstreams",) and not _CONFIDENTIAL.isdisjoint(path)
+def is_confidential(path: Path, value: object) -> bool:
+    """Whether no message may show the value at `path`: in an upstream, header fields, client secrets, and URLs that have credentials."""
+    return path[:1] == ("upstreams",) and (not _CONFIDENTIAL.isdisjoint(path) or _holds_credentials(value))
+
+
+def _holds_credentials(value: object) -> bool:
+    if isinstance(value, dict):
+        return not _CONFIDENTIAL.isdisjoint(value) or any(map(_holds_credentials, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_credentials, value))
+    return isinstance(value, str) and "@" in value
 
 
 @dataclass(slots=True, repr=False, eq=False)

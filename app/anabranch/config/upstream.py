@@ -198,9 +198,8 @@ class Upstream(Model):
     follow_redirects: int = Field(0, ge=0, le=10)
     """Maximum number of redirects to follow for GET and HEAD, on the same origin only. 0: a redirect is a failure."""
     encoded_slashes: Literal["keep", "refuse"] = "keep"
-    """What happens to a value in a `path` that has `/` or `\\`. `keep`: it is sent percent-encoded (`%2F`), as one segment. `refuse`: a value of
-    the client is rejected (400), and a step with a value of another step fails; for services that decode a path before they route by it. A
-    value with `.` or `..` between slashes is always refused."""
+    """What happens to a value in a `path` that contains `/` or `\\`. `keep`: it is sent percent-encoded (`%2F`), as one segment. `refuse`: the
+    step fails; for services that decode a path before they route by it. A value with `.` or `..` between slashes is always refused."""
     tls: TLS | None = None
     """TLS settings of https addresses."""
     oauth2: OAuth2 | None = None

@@ -7,8 +7,6 @@ import orjson
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
-from anabranch.core import path_value
-from anabranch.errors import InvalidBody
 from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import merging
@@ -19,13 +17,12 @@ from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.known import Known
 from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
 from anabranch.plan.operation import StepContext
-from anabranch.plan.parameters import Reader, SchemaError, compile_default, compile_parameter, validator
+from anabranch.plan.parameters import SchemaError, compile_default, compile_parameter, validator
 from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.step import StepDraft, draft_step, plan_step
 from anabranch.plan.template import compile_json
-from anabranch.plan.value import as_text
 
 
 class EndpointCompiler:
@@ -244,19 +241,13 @@ class EndpointCompiler:
             except ValueError as error:
                 self._problems.add((*at, "default"), f"the default does not match the schema: {error}", value=default)
         key = name.lower() if parameter.in_ == "header" else name
-        slot = next((slot for path, slot in self._scope.slots_of(parameter.in_) if path == (key,)), None)
-        rule = self._scope.path_rule(slot)
-        if rule is not None:
-            read = _for_path(read, allows_slashes=rule)
-            text = as_text(default)
-            if text is not None and (fault := path_value.fault(text, allows_slashes=rule)) is not None:
-                self._problems.add((*at, "default"), f"the default {fault}", value=default)
+        slots = self._scope.slots_of(parameter.in_)
         return ParameterPlan(
             name=key,
             location=parameter.in_,
             is_required=parameter.required or parameter.in_ == "path",
             default=default,
-            slot=slot,
+            slot=next((slot for path, slot in slots if path == (key,)), None),
             read=read,
             source=parameter,
         )
@@ -275,16 +266,10 @@ class EndpointCompiler:
             except SchemaError as error:
                 self._problems.add((*self._at, "body", "schema"), str(error))
         fill = compile_reader(Shape(), slots) if slots else None
-        in_paths = [(".".join(path), slot, rule) for path, slot in slots if (rule := self._scope.path_rule(slot)) is not None]
 
         def read(body: bytes, frame: Frame) -> None:
             if fill is not None:
                 fill(body, frame)
-            for name, slot, allows_slashes in in_paths:
-                text = as_text(frame[slot])
-                if text is not None and (fault := path_value.fault(text, allows_slashes=allows_slashes)) is not None:
-                    detail = f"{name} {fault}" if name else f"the body {fault}"
-                    raise InvalidBody(detail, errors=[{"in": "body", "detail": detail}])
 
         return BodyPlan(
             is_required=source.required if source is not None else self._endpoint.method != "DELETE",
@@ -293,19 +278,6 @@ class EndpointCompiler:
             read=read,
             source=source,
         )
-
-
-def _for_path(read: Reader, *, allows_slashes: bool) -> Reader:
-    """The reader of a parameter that is used in the path of a call: it also refuses values that would change the path."""
-
-    def read_for_path(texts: list[str]) -> Any:
-        value = read(texts)
-        text = as_text(value)
-        if text is not None and (fault := path_value.fault(text, allows_slashes=allows_slashes)) is not None:
-            raise ValueError(fault)
-        return value
-
-    return read_for_path
 
 
 def _absent(drafts: list[StepDraft]) -> set[str]:

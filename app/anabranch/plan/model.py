@@ -38,7 +38,7 @@ class ParameterPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyPlan:
     """The request body. `validate`: raises ValueError whose args are one message for each fault; None when any JSON is accepted. `read`: fills
-    the frame's slots from a body that is known to be JSON in UTF-8; raises InvalidBody for a value that must not be part of a path."""
+    the frame's slots from a body that is known to be JSON in UTF-8."""
 
     is_required: bool
     max_size_bytes: int

@@ -38,7 +38,6 @@ class Scope:
         self._has_body = has_body
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
-        self._in_paths: dict[int, bool] = {}
 
     @property
     def slot_count(self) -> int:
@@ -54,16 +53,6 @@ class Scope:
         if reference.root == "header" and path:
             path = (path[0].lower(), *path[1:])
         return self._slots.setdefault((reference.root, path), len(self._slots))
-
-    def use_in_path(self, reference: Reference, *, allows_slashes: bool) -> None:
-        """Note that a value of the client becomes part of the path of a call, so that it can be checked before any step runs."""
-        if reference.root in ROOTS:
-            slot = self.slot(reference)
-            self._in_paths[slot] = allows_slashes and self._in_paths.get(slot, True)
-
-    def path_rule(self, slot: int | None) -> bool | None:
-        """None: the slot is in no path. Else whether its value may have slashes."""
-        return None if slot is None else self._in_paths.get(slot)
 
     def parse(self, text: str, at: Path, *, user: str | None = None, needs: "set[str] | None" = None) -> Template:
         """Parse a template and check its references. `user`: the step that it belongs to. Adds the steps that it refers to to `needs`."""

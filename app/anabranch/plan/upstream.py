@@ -97,8 +97,9 @@ class ConnectionPoolPlan:
 class UpstreamPlan:
     """A service that we call.
 
-    `addresses`: at least one. `allows_encoded_slashes`: values in its paths may have `/` and `\\`, percent-encoded. `dns_ttl_s`: how often their names are resolved anew; None: at each new connection. `timeout_s`: of one attempt;
-    None: what is left of the deadline. `failures`: what counts as a failure of the service, for its breakers and for ejection.
+    `addresses`: at least one. `allows_encoded_slashes`: values in its paths may contain `/` and `\\`, percent-encoded. `dns_ttl_s`: how often
+    their names are resolved anew; None: at each new connection. `timeout_s`: of one attempt; None: what is left of the deadline.
+    `failures`: what counts as a failure of the service, for its breakers and for ejection.
     `forward_headers`: names as written. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
     A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer.
     `is_authority`: it only issues tokens for the upstream of this name.

@@ -87,7 +87,7 @@ def test_segment_is_encoded(value: object, text: str) -> None:
     assert segment(value) == text
 
 
-@pytest.mark.parametrize("value", ["", ".", "..", None])
+@pytest.mark.parametrize("value", ["", ".", "..", "a/../b", "%2e%2e", None])
 def test_a_value_that_would_change_the_path_is_rejected_as_a_segment(value: object) -> None:
     with pytest.raises(ValueError, match="cannot be a path segment"):
         segment(value)

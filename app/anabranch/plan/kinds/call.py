@@ -14,7 +14,6 @@ from anabranch.jsontext.frame import Frame
 from anabranch.plan.fields import report_header
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
-from anabranch.plan.reference import references
 from anabranch.plan.request import compile_build, compile_headers, compile_path, compile_query
 from anabranch.plan.template import compile_json
 from anabranch.plan.upstream import UpstreamPlan
@@ -86,8 +85,6 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     if context.problems.errors:
         return None
     scope = context.scope
-    for reference in references(path):
-        scope.use_in_path(reference, allows_slashes=upstream.allows_encoded_slashes)
     block, extra = compile_headers(
         defaults=DEFAULT_HEADERS | ({"content-type": "application/json"} if has_body else {}),
         upstream=upstream.headers,
