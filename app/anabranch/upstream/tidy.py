@@ -1,7 +1,7 @@
 """Puts the head of a response into the form that the parser accepts, where it deviates in a way that every HTTP client takes.
 
 Called only for a head that llhttp has rejected. Repairs what cannot be read in two ways; everything else stays rejected, and nothing is
-repaired in a field that decides where the message ends. docs/decisions/0010-what-services-send.md has the table.
+repaired in a field that decides where the message ends. docs/decisions/0013-what-services-send.md has the table.
 """
 
 from typing import Final
