@@ -243,12 +243,9 @@ class _Run:
         )
 
     def _nothing_answered(self, failures: list[StepError]) -> NothingAnswered | None:
-        visible = self._plan.response.visible
-        for index in visible:
-            outcome = self._outcomes[index]
-            if outcome is not None and outcome.raw is not None:
-                return None
-        if not visible:
+        """The failure of a response that no visible step has a value for; None when one has, or when none of them failed."""
+        shown = [outcome for index in self._plan.response.visible if (outcome := self._outcomes[index]) is not None]
+        if any(outcome.raw is not None for outcome in shown) or all(outcome.is_left_out for outcome in shown):
             return None
         causes = [failure for failure in failures if not isinstance(failure, SkippedError)]
         return NothingAnswered(is_timeout=bool(causes) and all(failure.is_timeout for failure in causes))
