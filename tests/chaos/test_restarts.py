@@ -9,7 +9,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.gateway import running_gateway
 from tests.support.load import closed_loop, under_load
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.tcp_proxy import TCPProxy
 
 CLIENTS: Final = 12

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, closing, suppress
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.serving import LOOPBACK, free_socket
+from anabranch.testing.serving import LOOPBACK, free_socket
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 # A window in which nothing may come; nothing is on its way that could come later.

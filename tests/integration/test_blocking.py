@@ -14,7 +14,7 @@ from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
 
 from tests.support.gateway import running_gateway
 from tests.support.paths import ROOT
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 LARGE = {"items": ["x" * 1000] * 1000}
 DOCUMENT = """

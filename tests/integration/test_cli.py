@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from tests.support.paths import PYTHONPATH, ROOT
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 COMMAND = (sys.executable, "-m", "anabranch")
 TIMEOUT_S = 60.0

@@ -14,7 +14,7 @@ from anabranch.main import create_app
 from anabranch.settings import Settings
 from tests.support.asgi import ask
 from tests.support.gateway import running_gateway
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 DOCUMENT = """\
 version: 1

@@ -33,7 +33,7 @@ from anabranch.main import create_app
 from anabranch.settings import Settings
 from demo import airlines, airports, flights, planes, weather
 from tests.support.paths import ROOT
-from tests.support.serving import LOOPBACK, serve
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.unhurried import unhurried
 
 DOCUMENT = ROOT / "demo" / "gateway.yaml"

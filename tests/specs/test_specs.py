@@ -10,9 +10,9 @@ import pytest
 import uvloop
 
 from tests.support.gateway import problems_of, running_gateway
-from tests.support.spec_document import document_text
-from tests.support.spec_model import Case, read_spec_file
-from tests.support.specs import CaseFailed, check_problems, run_case
+from anabranch.testing.specs.document import document_text
+from anabranch.testing.specs.model import Case, read_spec_file
+from anabranch.testing.specs.run import CaseFailed, check_problems, run_case
 
 FOLDER = Path(__file__).parent
 

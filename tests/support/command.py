@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.paths import ROOT
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 PATIENCE_S: Final = 40.0
 

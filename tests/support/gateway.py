@@ -14,7 +14,7 @@ from anabranch.document.compile import compile_file
 from anabranch.errors import ConfigError, Problem
 from anabranch.main import create_app
 from anabranch.settings import Settings
-from tests.support.serving import LOOPBACK, serve
+from anabranch.testing.serving import LOOPBACK, serve
 
 
 class Gateway:

@@ -15,7 +15,7 @@ from anabranch.engine.event import Refusal
 from anabranch.guard.concurrency import Gate
 from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import BoundedProtocol
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 PATIENCE_S: Final = 30.0
 

@@ -12,7 +12,7 @@ from anabranch.upstream.seam import Transport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.wire import WireTransport
 from tests.support.documents import upstream_plan
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 
 class Caller:

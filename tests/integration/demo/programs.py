@@ -3,7 +3,7 @@
 import asyncio
 
 from demo.supervisor import Program
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 
 def service(name: str, port: int) -> Program:

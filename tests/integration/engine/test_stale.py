@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anabranch.journal.reader import records
 from tests.support.gateway import running_gateway
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

@@ -10,7 +10,7 @@ from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call
 from tests.support.documents import upstream_plan
 from tests.support.policies import Events
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 
 def upstream_of(**settings: Any) -> UpstreamPlan:

@@ -7,7 +7,7 @@ import pytest
 from anabranch.errors import ConfigError
 from tests.support.gateway import running_gateway
 from tests.support.recorded import answered, recorded, write_segment
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

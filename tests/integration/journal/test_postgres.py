@@ -18,7 +18,7 @@ from anabranch.sinks.sink import Shipment, SinkError
 from tests.support.gateway import running_gateway
 from tests.support.postgres import PostgresServer
 from tests.support.recorded import answered, recorded, write_segment
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

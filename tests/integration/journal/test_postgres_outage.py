@@ -18,8 +18,8 @@ from anabranch.main import create_app
 from anabranch.settings import Settings
 from anabranch.sinks import shipper as shipping
 from tests.support.postgres import PostgresServer
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, serve
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK, serve
 
 KEEP_BYTES = 24 * 1024
 QUEUE_RECORDS = 10_000

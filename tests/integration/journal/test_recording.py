@@ -18,8 +18,8 @@ from anabranch.journal.verify import verify
 from anabranch.main import create_app
 from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, serve
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK, serve
 
 DOCUMENT = """
 version: 1

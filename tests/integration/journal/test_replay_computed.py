@@ -14,7 +14,7 @@ from anabranch.cli.main import cli
 from anabranch.journal.reader import records
 from tests.support.gateway import running_gateway
 from tests.support.paths import ROOT
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 HOOKS = "tests.support.replay_hooks"
 DOCUMENT = """

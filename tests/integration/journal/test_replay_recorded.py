@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from anabranch.cli.main import cli
 from anabranch.journal.reader import records
 from tests.support.gateway import running_gateway
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.gateway import running_gateway
 from tests.support.otlp import receiving
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 DOCUMENT = """\
 version: 1

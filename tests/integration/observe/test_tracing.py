@@ -13,7 +13,7 @@ from anabranch.main import create_app
 from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.otlp import ReceivedSpan, Receiver, receiving
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"

@@ -18,7 +18,7 @@ from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.documents import upstream_plan
 from tests.support.policies import Events, make_call
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 HELLO = {"*": {"json": {"hello": 1}}}
 

@@ -12,7 +12,7 @@ from anabranch.policy.breaker import BreakerLayer, FailureClassifier
 from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.policies import Events, make_call
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 
 def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeClock | None = None) -> BreakerLayer:

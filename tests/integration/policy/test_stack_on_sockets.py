@@ -18,7 +18,7 @@ from anabranch.upstream.open import open_transport
 from anabranch.upstream.wire import WireTransport
 from tests.support.documents import upstream_plan
 from tests.support.policies import Events
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 

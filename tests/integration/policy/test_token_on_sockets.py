@@ -10,7 +10,7 @@ from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.token import TokenLayer, TokenSource
 from anabranch.upstream.wire import WireTransport
 from tests.support.policies import make_call
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 
 def grant(token: str) -> dict[str, object]:

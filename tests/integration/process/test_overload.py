@@ -9,8 +9,8 @@ from anabranch.main import create_app
 from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.load import Visitor, closed_loop
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import serve
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import serve
 from tests.support.workers import Workers
 
 PLACES = 8

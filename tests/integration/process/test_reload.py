@@ -17,7 +17,7 @@ from anabranch.main import create_app
 from anabranch.settings import Settings
 from tests.support.leaks import no_leaks, open_sockets
 from tests.support.load import Reply, under_load
-from tests.support.serving import LOOPBACK, serve
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.stamped import BROKEN, DOCUMENT, service
 
 RELOADS = 200

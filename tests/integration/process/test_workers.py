@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.command import PATIENCE_S, ROOT, Command, Tally, ask_until_refused, running_command
-from tests.support.serving import serve
+from anabranch.testing.serving import serve
 from tests.support.stamped import DOCUMENT, service
 
 

@@ -10,7 +10,7 @@ import uvloop
 
 from anabranch.core.exchange import Address, Request
 from anabranch.upstream.wire import WireTransport
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 _TURNS = 12
 

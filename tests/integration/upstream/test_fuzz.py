@@ -15,7 +15,7 @@ from anabranch.upstream.seam import Transport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.wire import WireTransport
 from tests.support.leaks import no_leaks
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 PIECES = [
     b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 204 No Content\r\n", b"HTTP/1.1 304 Not Modified\r\n",

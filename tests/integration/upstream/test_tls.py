@@ -12,7 +12,7 @@ import trustme
 
 from anabranch.errors import ConnectTimeout, TLSError, UpstreamError, UpstreamTimeout
 from tests.support.rig import Caller, Rig
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 OK = {"json": {"ok": True}}
 

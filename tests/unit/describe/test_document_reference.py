@@ -19,8 +19,8 @@ from anabranch.describe.document_catalogue import keys, kinds, sections
 from anabranch.describe.document_reference import reference
 from anabranch.describe.document_schema import document_schema
 from tests.support.example import EXAMPLE
-from tests.support.spec_document import document_text
-from tests.support.spec_model import Case, read_spec_file
+from anabranch.testing.specs.document import document_text
+from anabranch.testing.specs.model import Case, read_spec_file
 
 _DOCS = Path(__file__).parents[3] / "docs" / "reference.md"
 

@@ -1,7 +1,7 @@
 import socket
 
 from tests.support.ports import free_port, free_ports
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 
 def test_ports_differ_and_are_free() -> None:

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
-from tests.support.behaviour import Behaviour, Hit
-from tests.support.record import Answers, Record
+from anabranch.testing.scripted.behaviour import Behaviour, Hit
+from anabranch.testing.scripted.record import Answers, Record
 
 _NOT_FOUND: Final = Behaviour(status=404, json={"error": "the script has no such route"}, has_json=True)
 _RST: Final = struct.pack("ii", 1, 0)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support.spec_model import Expect, Headers, Text
+from anabranch.testing.specs.model import Expect, Headers, Text
 
 _SHOWN = 2000
 

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 import pytest
 
 from tests.support.clock import FakeTimeLoop
-from tests.support.record import PATIENCE_S, Answers
+from anabranch.testing.scripted.record import PATIENCE_S, Answers
 
 
 def run(test: Coroutine[object, object, None]) -> None:

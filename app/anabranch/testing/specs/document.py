@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.behaviour import Behaviour
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK
-from tests.support.spec_model import Case, SpecError
+from anabranch.testing.scripted.behaviour import Behaviour
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK
+from anabranch.testing.specs.model import Case, SpecError
 
 NOBODY = "nobody"
 """Placeholder `http://{nobody}`: an address where every connection is refused."""

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from anabranch.errors import Problem
-from tests.support import compare, raw_client
-from tests.support.raw_client import FramingError, RawAnswer
-from tests.support.record import Answers
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import free_socket
-from tests.support.spec_document import NOBODY, document_text, script
-from tests.support.spec_model import Case, Count, ExpectedProblem, Sent, SpecError, Text
+from anabranch.testing.specs import client, compare
+from anabranch.testing.specs.client import FramingError, RawAnswer
+from anabranch.testing.scripted.record import Answers
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import free_socket
+from anabranch.testing.specs.document import NOBODY, document_text, script
+from anabranch.testing.specs.model import Case, Count, ExpectedProblem, Sent, SpecError, Text
 
 CASE_TIMEOUT_S = 60.0
 SETTLE_S = 10.0

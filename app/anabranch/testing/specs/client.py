@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.record import Answers
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.record import Answers
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 # Nothing may come in this window; what is waited for cannot happen within it, since nobody does it.
 QUIET_S = 0.05

@@ -13,12 +13,12 @@ import pytest
 from pydantic import BaseModel
 
 from anabranch.errors import Problem
-from tests.support.behaviour import Behaviour
-from tests.support.raw_client import FramingError, parse
-from tests.support.serving import serve
-from tests.support.spec_document import document_text, script
-from tests.support.spec_model import Case, Expect, ExpectedProblem, Seen, Sent, SpecError, read_spec_file
-from tests.support.specs import CaseFailed, check_problems, run_case
+from anabranch.testing.scripted.behaviour import Behaviour
+from anabranch.testing.specs.client import FramingError, parse
+from anabranch.testing.serving import serve
+from anabranch.testing.specs.document import document_text, script
+from anabranch.testing.specs.model import Case, Expect, ExpectedProblem, Seen, Sent, SpecError, read_spec_file
+from anabranch.testing.specs.run import CaseFailed, check_problems, run_case
 
 ID = [(b"x-request-id", b"r1")]
 
