@@ -51,10 +51,13 @@ from anabranch.upstream.open import open_transport
 logger = logging.getLogger("anabranch")
 
 
-def create_app(settings: Settings, logs: Logs | None = None, others: Others | None = None) -> Gateway:
+def create_app(
+    settings: Settings, logs: Logs | None = None, others: Others | None = None, *, opener: Opener | None = None
+) -> Gateway:  # fmt: skip
     """The gateway as an ASGI application. Raises ConfigError when the document or the settings are not usable. Opens nothing before its
     lifespan begins. `logs`: where requests are logged; None: a new log on stderr. `others`: the other workers, which an admin reload
-    includes."""
+    includes. `opener`: makes the transports of the upstreams instead of real ones, for tests; then no name is resolved, and no record
+    shipped."""
     if settings.document is None:
         raise ConfigError([_no_document()])
     document = settings.document
@@ -68,7 +71,8 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
     health.block("start", "the gateway is starting")
     answers = _recorded_answers(settings, compiled)
     stale = _stale_store(compiled)
-    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings), answers, stale)
+    is_shipped = opener is None
+    first = _service(compiled, observation, pool_maker, _journal(compiled.plan, settings, is_shipped=is_shipped), answers, stale, opener)
     plane = DataPlane(
         first.engine.bind, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
     )
@@ -78,7 +82,7 @@ def create_app(settings: Settings, logs: Logs | None = None, others: Others | No
         again = compile_file(document)
         keep_routers(compiled.draft.document.routers, again.draft)
         observation.logs.redact = again.draft.secrets.redact
-        return _service(again, observation, pool_maker, _journal(again.plan, settings), answers, stale)
+        return _service(again, observation, pool_maker, _journal(again.plan, settings, is_shipped=is_shipped), answers, stale, opener)
 
     def swap(service: Service) -> Generation:
         """Switch the document's endpoints and the Python routes to the new service at the same moment."""
@@ -191,13 +195,13 @@ def _admin(
     return build_admin(readiness=health, routes=routes, token=token)
 
 
-def _journal(plan: DocumentPlan, settings: Settings) -> tuple[Journal | None, Shippers | None]:
+def _journal(plan: DocumentPlan, settings: Settings, *, is_shipped: bool) -> tuple[Journal | None, Shippers | None]:
     """The document's journal and its shippers, not open yet; None when no endpoint keeps records. Answers that come from a journal are not
     recorded again."""
     if settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
         return None, None
     config = plan.journal
-    shippers = Shippers(config, settings.journal_path) if config.sinks else None
+    shippers = Shippers(config, settings.journal_path) if config.sinks and is_shipped else None
     is_needed = None if shippers is None else shippers.is_needed
     return Journal(config, folder=settings.journal_path, is_needed=is_needed), shippers
 
@@ -271,14 +275,17 @@ def _service(
     journals: tuple[Journal | None, Shippers | None],
     answers: RecordedAnswers | None,
     stale: StaleStore,
+    opener: Opener | None,
 ) -> Service:
-    """The service for this document, not open yet. `answers`: replace its upstreams. `stale`: its stale-if-error store."""
+    """The service for this document, not open yet. `answers` or `opener`: replace its upstreams. `stale`: its stale-if-error store."""
     plan = compiled.plan
-    opener: Opener = partial(open_transport, contexts=compiled.contexts)
     if answers is not None:
+        opener = partial(RecordedTransport, answers)
+    if opener is None:
+        opener = partial(open_transport, contexts=compiled.contexts)
+    else:
         # No DNS lookups for upstreams that are not called.
         plan = replace(plan, upstreams={name: replace(upstream, dns_ttl_s=None) for name, upstream in plan.upstreams.items()})
-        opener = partial(RecordedTransport, answers)
     certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
     return Service(
         plan,

@@ -1,4 +1,4 @@
-"""Starts a whole gateway from a document: the real `create_app`, on a real uvicorn, in the running loop.
+"""Starts a whole gateway from a document: the real `create_app`, on the server of `anabranch run`, in the running loop.
 
 The one module of the tests that knows how the parts of `app` are put together for a run; specs, integration and chaos tests use it.
 """
@@ -41,7 +41,7 @@ async def running_gateway(document: str, folder: Path, **settings: Any) -> Async
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")
     app = create_app(Settings(document=path, **{"reload": "off", **settings}))
-    async with serve(app) as port:
+    async with serve(app, app.state.protocol) as port:
         yield Gateway(port)
 
 

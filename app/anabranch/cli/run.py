@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from anabranch import __version__
 from anabranch.cli.options import BAD_CONFIG, exit_with, settings_of
@@ -23,6 +22,7 @@ from anabranch.main import create_app
 from anabranch.observe.logs import Logs
 from anabranch.server import gc_tuning
 from anabranch.server.admin.reload import outcome_of
+from anabranch.server.config import server_config
 from anabranch.server.health import Health
 from anabranch.server.heartbeat import Heartbeat
 from anabranch.server.peers import PeerResult, Peers
@@ -142,19 +142,8 @@ def _server(
     """The server of this process, which reloads at SIGHUP, and drains at SIGTERM and SIGINT."""
     health: Health = app.state.health
     reloader: Reloader = app.state.reloader
-    config = uvicorn.Config(
-        app,
-        http=app.state.protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        date_header=True,
-        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are passed to asyncio unchanged
-        timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]
+    config = server_config(
+        app, protocol=app.state.protocol, keep_alive_s=settings.keep_alive_s, shutdown_timeout_s=settings.shutdown_timeout_s
     )
 
     def up() -> None:

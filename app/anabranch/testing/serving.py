@@ -1,52 +1,30 @@
-"""Serves an ASGI application on a real loopback socket inside the running loop.
-
-It is uvicorn as it runs in production, without its process supervision: no signals are taken, and it stops when it is told to instead of
-asking every tenth of a second. It knows nothing of the gateway.
-"""
+"""Serves an ASGI application on a real loopback socket inside the running loop: by the server that `anabranch run` uses, without its signals."""
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Final
 
-import uvicorn
+from anabranch.server.config import server_config
+from anabranch.server.head import BoundedProtocol
+from anabranch.server.server import Server
 
-LOOPBACK = "127.0.0.1"
-STOP_TIMEOUT_S = 5.0
+LOOPBACK: Final = "127.0.0.1"
+STOP_TIMEOUT_S: Final = 5.0
 
 
-class LoopServer(uvicorn.Server):
-    """A uvicorn server that lives as long as its context."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._up = asyncio.Event()
-        self._stop = asyncio.Event()
+class _QuietServer(Server):
+    """Leaves the signals of the process alone."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._up.set()
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self._stop.wait()
-
-    async def up(self) -> None:
-        await self._up.wait()
-
-    def stop(self) -> None:
-        self.should_exit = True
-        self._stop.set()
-
 
 def free_socket() -> socket.socket:
     """A loopback socket bound to a port that the system chose."""
-    # With its protocol, as in anabranch.cli.run: asyncio turns Nagle's algorithm off only where it is named.
+    # Names IPPROTO_TCP: asyncio turns Nagle's algorithm off only where it is named.
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((LOOPBACK, 0))
@@ -55,20 +33,19 @@ def free_socket() -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def serve(app: Any) -> AsyncIterator[int]:
-    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited.
+async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> AsyncIterator[int]:
+    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the gateway's own, if it is one.
 
     Raises RuntimeError when the application does not start. An application that does not let go within five seconds fails the test.
     """
     listener = free_socket()
     port: int = listener.getsockname()[1]
-    # httptools and no websockets: what `anabranch run` uses, and no warning from an import nobody needs.
-    config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=int(STOP_TIMEOUT_S)
-    )
-    server = LoopServer(config)
+    is_up = asyncio.Event()
+    config = server_config(app, protocol=protocol, shutdown_timeout_s=STOP_TIMEOUT_S)
+    # Not the end of all processes that share the socket: nobody connects any more, so there are no handshakes to wait for.
+    server = _QuietServer(config, on_up=is_up.set, is_end=lambda: False)
     serving = asyncio.create_task(_serve(server, listener), name="serving")
-    starting = asyncio.create_task(server.up(), name="starting")
+    starting = asyncio.create_task(is_up.wait(), name="starting")
     try:
         await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -84,7 +61,7 @@ async def serve(app: Any) -> AsyncIterator[int]:
         listener.close()
 
 
-async def _serve(server: LoopServer, listener: socket.socket) -> None:
+async def _serve(server: Server, listener: socket.socket) -> None:
     try:
         await server.serve(sockets=[listener])
     except SystemExit as stopped:  # uvicorn's answer to a lifespan that fails

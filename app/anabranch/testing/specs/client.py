@@ -1,15 +1,25 @@
 """One HTTP/1.1 request written as bytes, and the answer read as bytes.
 
-A client that corrects nothing: the target, repeated header fields and a body that does not fit its length go out as they stand, and
-what comes back is checked for its framing (a body after HEAD is a fault that a kind client would hide). One connection a request.
+A client that corrects nothing: the target, repeated header fields and a body that does not fit its length go out as they stand, and what comes
+back is checked for its framing (a body after HEAD is a fault that a kind client would hide). One connection a request.
+
+Nothing may follow the answer. Where the server keeps the connection open, a second request behind the answer proves that, without a wait: what
+comes next must be its answer, and no other.
+
+**Source:** RFC 9112 sections 6 and 9.
 """
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from anabranch.testing.serving import LOOPBACK
+
+# Answered by the gateway itself, whatever its document has, and with this request id.
+_PROBE: Final = b"GET /livez/behind HTTP/1.1\r\nhost: anabranch\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +37,19 @@ class RawAnswer:
         values = self.all(name)
         return values[0] if values else None
 
+    @property
+    def closes(self) -> bool:
+        """Whether the server says that it closes the connection."""
+        return any(word.strip().lower() == "close" for value in self.all("connection") for word in value.split(","))
+
 
 class FramingError(AssertionError):
     """What the server sent is not one well-framed answer."""
 
 
 def render(method: str, target: str, headers: list[tuple[str, str]], body: bytes | None, *, port: int) -> bytes:
-    """The request's bytes. `host`, `content-length` and `connection: close` are added where the caller has not written them."""
+    """The request's bytes, text as UTF-8. `host`, `content-length` and `connection: close` are added where the caller has not written them.
+    A field with an empty value is left out, and not added."""
     given = {name.lower() for name, _ in headers}
     lines = [f"{method} {target} HTTP/1.1"]
     if "host" not in given:
@@ -42,7 +58,7 @@ def render(method: str, target: str, headers: list[tuple[str, str]], body: bytes
         lines.append(f"content-length: {len(body)}")
     if "connection" not in given:
         lines.append("connection: close")
-    lines += [f"{name}: {value}" for name, value in headers]
+    lines += [f"{name}: {value}" for name, value in headers if value]
     return "\r\n".join(lines).encode("utf-8") + b"\r\n\r\n" + (body or b"")
 
 
@@ -64,56 +80,132 @@ async def connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asy
             await writer.wait_closed()
 
 
-async def send(port: int, request: bytes, *, is_head: bool = False) -> RawAnswer:
-    """Send `request`, which must ask for the connection to be closed, and read the answer to the end of the connection.
+async def send(port: int, request: bytes, *, count: int = 1, is_head: bool = False, half_close: bool = False) -> list[RawAnswer]:
+    """Send `request` and read its answer; or, with `count`, the answers to the requests in it. Raises FramingError when the server sends
+    anything else.
 
-    Raises FramingError when the bytes are not exactly one answer.
+    `is_head`: it is one HEAD request. `half_close`: end our sending side behind the request.
     """
     async with connection(port) as (reader, writer):
         writer.write(request)
-        with contextlib.suppress(ConnectionError):  # the server may answer and close before it has read everything
+        with contextlib.suppress(OSError):  # the server may answer and close before it has read everything
             await writer.drain()
-        received = bytearray()
-        with contextlib.suppress(ConnectionError):
-            while chunk := await reader.read(65536):
-                received += chunk
-    return parse(bytes(received), is_head=is_head)
+            if half_close:
+                writer.write_eof()
+        incoming = _Incoming(reader)
+        answers = [await incoming.answer(is_head=is_head) for _ in range(count)]
+        if not (answers[-1].closes or half_close or incoming.is_ended):
+            name = secrets.token_hex(8)
+            writer.write(_PROBE % name.encode())
+            if await incoming.has_more() and (further := await incoming.answer()).get("x-request-id") != name:
+                raise FramingError(f"one more answer came than there were requests: {further.status}, {further.body[:200]!r}")
+        if await incoming.has_more():
+            raise FramingError(f"{len(incoming.received)} bytes came behind the answer: {bytes(incoming.received[:200])!r}")
+        return answers
+
+
+class _Incoming:
+    """What the server sends. `received`: the bytes of no answer yet. `is_ended`: no more will come."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self.received = bytearray()
+        self.is_ended = False
+
+    async def answer(self, *, is_head: bool = False) -> RawAnswer:
+        """The next answer that is not interim. Raises FramingError."""
+        while True:
+            found = take(self.received, is_head=is_head, is_ended=self.is_ended)
+            if found is not None and found.status >= 200:
+                return found
+            if found is None:
+                await self._read()
+
+    async def has_more(self) -> bool:
+        """Wait for more bytes, or the end of the connection."""
+        while not self.received and not self.is_ended:
+            await self._read()
+        return bool(self.received)
+
+    async def _read(self) -> None:
+        chunk = b""
+        with contextlib.suppress(ConnectionError):  # a reset ends what came before it
+            chunk = await self._reader.read(65536)
+        self.received += chunk
+        self.is_ended = not chunk
 
 
 def parse(received: bytes, *, is_head: bool = False) -> RawAnswer:
-    """Take one answer apart. Raises FramingError when there is less or more than that."""
-    head, found, rest = received.partition(b"\r\n\r\n")
-    if not found:
-        raise FramingError(f"no whole response head in {received[:200]!r}")
-    start, *lines = head.decode("latin-1").split("\r\n")
+    """The one answer that `received` is. Raises FramingError when there is less or more."""
+    rest = bytearray(received)
+    answer = take(rest, is_head=is_head, is_ended=True)
+    while answer is not None and answer.status < 200:
+        answer = take(rest, is_head=is_head, is_ended=True)
+    assert answer is not None
+    if rest:
+        raise FramingError(f"{len(rest)} bytes came behind the answer: {bytes(rest[:80])!r}")
+    return answer
+
+
+def take(received: bytearray, *, is_head: bool, is_ended: bool) -> RawAnswer | None:
+    """Take the first answer off `received`; None when more has to come. Raises FramingError for what is no answer.
+
+    `is_head`: the answer to a HEAD request. `is_ended`: the connection has ended.
+    """
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        if is_ended:
+            raise FramingError(f"no whole response head in {bytes(received[:200])!r}")
+        return None
+    start, *lines = received[:end].decode("latin-1").split("\r\n")
     version, _, remainder = start.partition(" ")
     if version != "HTTP/1.1" or not remainder[:3].isdigit():
         raise FramingError(f"not a status line: {start!r}")
     status = int(remainder[:3])
-    if 100 <= status < 200:
-        return parse(rest, is_head=is_head)
     headers = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
     answer = RawAnswer(status=status, headers=headers)
-    if is_head or status in {204, 304}:
-        if rest:
-            raise FramingError(f"a body of {len(rest)} bytes where none may stand: {rest[:80]!r}")
+    begin = end + 4
+    if is_head or status < 200 or status in {204, 304}:
+        del received[:begin]
         return answer
     if "chunked" in (answer.get("transfer-encoding") or ""):
-        return RawAnswer(status=status, headers=headers, body=_dechunk(rest))
-    length = answer.get("content-length")
-    if length is not None and int(length) != len(rest):
-        raise FramingError(f"content-length says {length}, {len(rest)} bytes came")
-    return RawAnswer(status=status, headers=headers, body=rest)
+        # Looked at only where it may end: a large body comes in many pieces.
+        if not is_ended and not received.endswith(b"\r\n\r\n"):
+            return None
+        found = _dechunk(received, begin)
+        if found is None:
+            if is_ended:
+                raise FramingError("a chunked body without its last chunk")
+            return None
+        body, begin = found
+    elif (length := answer.get("content-length")) is not None:
+        body = bytes(received[begin : begin + int(length)])
+        if len(body) < int(length):
+            if is_ended:
+                raise FramingError(f"content-length says {length}, {len(body)} bytes came")
+            return None
+        begin += len(body)
+    elif is_ended:
+        body, begin = bytes(received[begin:]), len(received)
+    else:
+        return None
+    del received[:begin]
+    return RawAnswer(status=status, headers=headers, body=body)
 
 
-def _dechunk(rest: bytes) -> bytes:
+def _dechunk(received: bytearray, at: int) -> tuple[bytes, int] | None:
+    """The chunked body that begins at `at`, and where it ends; None when it is not whole."""
     body = bytearray()
     while True:
-        size, found, rest = rest.partition(b"\r\n")
-        if not found:
-            raise FramingError("a chunked body without its last chunk")
-        length = int(size.split(b";")[0], 16)
+        line_end = received.find(b"\r\n", at)
+        if line_end < 0:
+            return None
+        length = int(received[at:line_end].split(b";")[0], 16)
+        at = line_end + 2
         if length == 0:
-            return bytes(body)
-        body += rest[:length]
-        rest = rest[length + 2 :]
+            end = received.find(b"\r\n\r\n", at - 2)  # directly behind the last chunk, or behind the trailer fields
+            return None if end < 0 else (bytes(body), end + 4)
+        if len(received) < at + length + 2:
+            return None
+        body += received[at : at + length]
+        at += length + 2

@@ -1,30 +1,28 @@
-"""What a case becomes before it runs: the text of its gateway document, and the scripts of its upstreams.
+"""What a case with a document of its own becomes before it runs: the text of that document.
 
 Reads no files and opens no sockets.
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from anabranch.testing.scripted.behaviour import Behaviour
-from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.testing.serving import LOOPBACK
-from anabranch.testing.specs.model import Case, SpecError
+from anabranch.testing.specs.model import Case
 
-NOBODY = "nobody"
+NOBODY: Final = "nobody"
 """Placeholder `http://{nobody}`: an address where every connection is refused."""
 
-DEADLINE = "10s"
+DEADLINE: Final = "10s"
 """What endpoints have that set no timeout, and upstreams that set no connect_timeout: so long that a busy machine meets it nowhere."""
 
 
 def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
     """The document that the gateway is given.
 
-    A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, for each scripted upstream its `url`,
-    and, where the document is run, timeouts that are out of the way. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
-    the case's files.
+    A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, for each scripted upstream its `url`, and,
+    where the document is run, timeouts that are out of the way. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the
+    address of an upstream, `{folder}` the folder of the case's files.
     """
     if isinstance(case.document, str):
         text = case.document
@@ -41,38 +39,3 @@ def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
     for name, port in ports.items():
         text = text.replace(f"//{{{name}}}", f"//{LOOPBACK}:{port}")
     return text.replace("{folder}", str(folder))
-
-
-def script(name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """A scripted upstream's spec for `ScriptedUpstream`: text bodies become UTF-8, `bytes` becomes the body byte for byte.
-
-    Raises SpecError for a key that scripted upstreams do not have.
-    """
-    is_bare = "routes" not in spec and any(key == "*" or key.startswith("/") or " " in key for key in spec)
-    outer: dict[str, Any] = {"routes": spec} if is_bare else dict(spec)
-    outer["routes"] = {
-        route: [_behaviour(item) for item in (behaviour if isinstance(behaviour, list) else [behaviour])]
-        for route, behaviour in outer.get("routes", {}).items()
-    }
-    try:
-        ScriptedUpstream(outer)
-    except (TypeError, ValueError) as fault:
-        raise SpecError(f"upstream {name}: {fault}") from fault
-    return outer
-
-
-def _behaviour(spec: dict[str, Any]) -> Behaviour:
-    given = dict(spec)
-    if "bytes" in given:
-        given["body"] = given.pop("bytes").encode("latin-1")
-    elif isinstance(given.get("body"), str):
-        given["body"] = given["body"].encode()
-    # Large answers without large files: `body` so many times, or `raw` with `raw_repeat` so many times behind it.
-    if "raw_repeat" in given:
-        given["raw"] = given.get("raw", "") + given.pop("raw_repeat") * given.pop("repeat", 1)
-    elif "repeat" in given:
-        given["body"] *= given.pop("repeat")
-    try:
-        return Behaviour.of(given)
-    except (TypeError, ValueError) as fault:
-        raise SpecError(f"not a behaviour: {fault}") from fault

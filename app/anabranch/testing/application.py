@@ -1,0 +1,111 @@
+"""The gateway under test: `create_app` as in production, but with settings that touch nothing outside, and with its log kept."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import orjson
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from anabranch.config.problems import did_you_mean
+from anabranch.document.upstreams import Opener
+from anabranch.edge.app import Gateway
+from anabranch.main import create_app
+from anabranch.observe.logs import Logs
+from anabranch.observe.sink import LineSink
+from anabranch.settings import Settings
+
+# The servers of a case: what they log as an error is a fault of the gateway.
+SERVER_LOGGERS: Final = ("uvicorn.error", "anabranch.server")
+
+
+class _OwnSettings(Settings):
+    """Only what the test says: neither ANABRANCH_* of the machine nor a `.env` file."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """The settings of a gateway under test. Raises ValueError with a sentence for each wrong one.
+
+    Unless they are given: the document is not watched, there is no admin server, and every request is logged.
+    """
+    known = Settings.model_fields
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ValueError(f"there is no setting {name}" + (f"; {hint}" if hint else ""))
+    try:
+        return _OwnSettings(**{"reload": "off", "access_log": "all", **given})
+    except ValidationError as error:
+        raise ValueError(
+            "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_url=False))
+        ) from None
+
+
+class Log(LineSink):
+    """Keeps what a gateway logs. `events`: one dictionary for each line, with `level` and `event` at least.
+
+    A context manager: while it is open, it also keeps the records of the gateway's loggers. They go on to the other handlers as well.
+    """
+
+    __slots__ = ("_handler", "events")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[dict[str, Any]] = []
+        self._handler = _Records(self.events)
+
+    def write(self, line: bytes) -> None:
+        self.events.append(orjson.loads(line))
+
+    @property
+    def server_errors(self) -> list[str]:
+        """What the servers logged as an error, tracebacks included."""
+        return [event["event"] for event in self.events if event.get("logger") in SERVER_LOGGERS and event["level"] == "error"]
+
+    def __enter__(self) -> Self:
+        for name in ("anabranch", "uvicorn.error"):
+            logging.getLogger(name).addHandler(self._handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("anabranch", "uvicorn.error"):
+            logging.getLogger(name).removeHandler(self._handler)
+
+
+class _Records(logging.Handler):
+    def __init__(self, events: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._events.append({"level": record.levelname.lower(), "logger": record.name, "event": self.format(record)})
+
+
+def gateway_app(document: Path, settings: Mapping[str, Any], log: Log, opener: Opener | None) -> Gateway:
+    """The gateway for the document in a file or folder. Raises ConfigError, and ValueError for a wrong setting."""
+    return create_app(settings_of({**settings, "document": document}), Logs("json", sink=log), opener=opener)
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, and restore what they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
