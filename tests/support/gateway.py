@@ -10,8 +10,6 @@ from typing import Any
 
 import httpx
 
-from anabranch.document.compile import compile_file
-from anabranch.errors import ConfigError, Problem
 from anabranch.main import create_app
 from anabranch.settings import Settings
 from anabranch.testing.serving import LOOPBACK, serve
@@ -43,13 +41,3 @@ async def running_gateway(document: str, folder: Path, **settings: Any) -> Async
     app = create_app(Settings(document=path, **{"reload": "off", **settings}))
     async with serve(app, app.state.protocol) as port:
         yield Gateway(port)
-
-
-def problems_of(document: str, folder: Path) -> list[Problem]:
-    """The mistakes for which `document` is refused; the warnings about it when it is taken."""
-    path = folder / "gateway.yaml"
-    path.write_text(document, "utf-8")
-    try:
-        return compile_file(path).warnings
-    except ConfigError as refused:
-        return refused.problems

@@ -1,6 +1,9 @@
 """`anabranch openapi` and `anabranch schema`: describe the API for clients, and documents for editors."""
 
+from typing import Annotated
+
 import orjson
+import typer
 
 from anabranch.cli.options import Document, Output, compile_or_exit, write
 from anabranch.describe.document_schema import document_schema
@@ -8,6 +11,7 @@ from anabranch.document.compile import Compiled
 from anabranch.edge.app import build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.run import Engine
+from anabranch.testing.specs.schema import spec_schema
 
 
 def openapi(document: Document, output: Output = None) -> None:
@@ -15,9 +19,12 @@ def openapi(document: Document, output: Output = None) -> None:
     write(describe(compile_or_exit(document)), output)
 
 
-def schema(output: Output = None) -> None:
+def schema(
+    output: Output = None,
+    specs: Annotated[bool, typer.Option("--specs", help="The schema of spec files instead, for `anabranch test`.")] = False,
+) -> None:
     """Write the JSON Schema of gateway documents, for editors."""
-    write(orjson.dumps(document_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
+    write(orjson.dumps(spec_schema() if specs else document_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
 
 
 def describe(compiled: Compiled) -> bytes:

@@ -3,22 +3,20 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from pydantic import BaseModel
 
 from anabranch.errors import Problem
-from anabranch.testing.scripted.behaviour import Behaviour
-from anabranch.testing.specs.client import FramingError, parse
 from anabranch.testing.serving import serve
-from anabranch.testing.specs.document import document_text, script
-from anabranch.testing.specs.model import Case, Expect, ExpectedProblem, Seen, Sent, SpecError, read_spec_file
-from anabranch.testing.specs.run import CaseFailed, check_problems, run_case
+from anabranch.testing.specs.document import document_text
+from anabranch.testing.specs.model import Case
+from anabranch.testing.specs.read import Spec, SpecError
+from anabranch.testing.specs.run import CaseFailed, Subject, check_problems, run_case, run_spec
 
 ID = [(b"x-request-id", b"r1")]
 
@@ -49,8 +47,8 @@ def _app(document: str, *, crash: bool = False, task: bool = False) -> Any:
 
 async def _run(folder: Path, case: dict[str, Any], **fault: bool) -> None:
     @contextlib.asynccontextmanager
-    async def start(document: str, folder: Path, settings: dict[str, Any]) -> AsyncIterator[int]:
-        async with serve(_app(document, **fault)) as port:
+    async def start(subject: Subject) -> AsyncIterator[int]:
+        async with serve(_app(subject.document.read_text("utf-8"), **fault)) as port:
             yield port
 
     await run_case(Case.model_validate({"name": "it", "endpoint": {}, **case}), folder, start)
@@ -112,6 +110,42 @@ async def test_an_answer_that_names_an_upstream_is_reported(tmp_path: Path) -> N
         await _run(tmp_path, case)
 
 
+async def test_an_error_that_is_no_problem_is_reported_unless_the_case_expects_another_content_type(tmp_path: Path) -> None:
+    sent = {"send": "GET /none", "expect": {"status": 404}}
+    with pytest.raises(CaseFailed, match="an answer with 404 is application/problem"):
+        await _run(tmp_path, _case(requests=[sent]))
+    expect = {"status": 404, "headers": {"content-type": None}}
+    await _run(tmp_path, _case(requests=[{**sent, "expect": expect}]))
+
+
+async def test_a_service_that_is_down_refuses(tmp_path: Path) -> None:
+    with pytest.raises(CaseFailed, match="All connection attempts failed"):
+        await _run(tmp_path, _case(upstreams={"a": {"down": True}}, hits={"a": 0}))
+
+
+@pytest.mark.parametrize("key", ["once_hit", "once_aborted"])
+@pytest.mark.parametrize("names", ["b", ["a", "b"], {"b": 2}])
+async def test_a_behaviour_that_waits_for_an_upstream_that_does_not_exist_is_refused(tmp_path: Path, key: str, names: object) -> None:
+    with pytest.raises(ValueError, match="upstream a: its answers wait for upstreams that do not exist: b"):
+        await _run(tmp_path, _case(upstreams={"a": {"/x": [{}, {key: names}]}}))
+
+
+async def test_a_request_may_wait_for_answers_and_what_waits_in_vain_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (
+        {"send": "GET /x", "after_answers": 1, "expect": {"status": 200}},
+        {"send": "GET /x", "expect": {"status": 200}},
+    )
+    await _run(tmp_path, _case(requests=[first, second], together=True, hits={"a": 2}))
+    monkeypatch.setattr("anabranch.testing.specs.run.PATIENCE_S", 0.0)
+    for waits_for in ({"after_answers": 3}, {"after_hits": {"a": 3}}, {"after_aborted": {"a": 1}}):
+        with pytest.raises(CaseFailed, match="waited in vain for") as failed:
+            await _run(tmp_path, _case(requests=[{**second, **waits_for}], hits={}))
+        assert str(waits_for) in str(failed.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- the document
+
+
 def test_a_document_is_filled_in() -> None:
     case = Case.model_validate(
         {"name": "it", "endpoint": {"path": "/"}, "configure": {"a": {"timeout": "1s"}}, "upstreams": {"a": {}, "b": {}}, "hits": {},
@@ -150,49 +184,6 @@ def test_a_document_as_text_is_left_as_it_stands() -> None:
     assert document_text(case, {"a": 1}, Path("there")) == "a: //127.0.0.1:1 ${file:there/x}"
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("about: x\ncases: [{name: a, endpoint: {}, requets: []}]", "cases.0.requets (case 'a'): Extra inputs"),
-        ("about: x\ncases: [{name: a, endpoint: {}}]", "a case has either requests or expect_problems"),
-        ("about: x\ncases:\n - {name: a, endpoint: {}, upstreams: {u: {}}, requests: [{send: GET /, expect: {status: 200}}]}", "hits"),
-        ("about: x\ncases:\n - {name: a, endpoint: {}, expect_problems: []}\n - {name: a, endpoint: {}, expect_problems: []}", "two cases"),
-        ("about: x\ncases: [{name: a, endpoint: {}, hits: {u: 1}, requests: [{send: GET /, expect: {status: 200}}]}]", "no upstream u"),
-        ("about: x\ncases: [{name: a, endpoint: {}, requests: [{send: GET /}]}]", "either expect or leave_after_hits"),
-    ],
-)
-def test_a_spec_file_with_a_mistake_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(SpecError) as refused:
-        read_spec_file(tmp_path / "x.yaml")
-    assert said in str(refused.value)
-
-
-def test_a_behaviour_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(SpecError, match="explode"):
-        script("a", {"/x": {"explode": True}})
-
-
-@pytest.mark.parametrize("key", ["once_hit", "once_aborted"])
-@pytest.mark.parametrize("names", ["b", ["a", "b"], {"b": 2}])
-async def test_a_behaviour_that_waits_for_an_upstream_that_does_not_exist_is_refused(tmp_path: Path, key: str, names: object) -> None:
-    with pytest.raises(SpecError, match="upstream a: its answers wait for upstreams that do not exist: b"):
-        await _run(tmp_path, _case(upstreams={"a": {"/x": [{}, {key: names}]}}))
-
-
-async def test_a_request_may_wait_for_answers_and_what_waits_in_vain_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = (
-        {"send": "GET /x", "after_answers": 1, "expect": {"status": 200}},
-        {"send": "GET /x", "expect": {"status": 200}},
-    )
-    await _run(tmp_path, _case(requests=[first, second], together=True, hits={"a": 2}))
-    monkeypatch.setattr("tests.support.specs.PATIENCE_S", 0.0)
-    for waits_for in ({"after_answers": 3}, {"after_hits": {"a": 3}}, {"after_aborted": {"a": 1}}):
-        with pytest.raises(CaseFailed, match="waited in vain for") as failed:
-            await _run(tmp_path, _case(requests=[{**second, **waits_for}], hits={}))
-        assert str(waits_for) in str(failed.value)
-
-
 def test_problems_are_compared_one_to_one() -> None:
     case = Case.model_validate({"name": "it", "endpoint": {}, "expect_problems": [{"path": "a.b", "message": "no", "hint": "yes"}]})
     problem = Problem(file="f", line=1, column=1, path="a.b", message="no good", hint="say yes")
@@ -203,29 +194,136 @@ def test_problems_are_compared_one_to_one() -> None:
         check_problems(case, [])
 
 
+# ------------------------------------------------------------------------------------------------- a gateway of the product
+
+DOCUMENT = """
+version: 1
+upstreams:
+  flights: {url: "https://flights.test/api", follow_redirects: 1, dns_ttl: 1s, tls: {min_version: "1.3"}, retry: {attempts: 2, backoff: 1ms}}
+  weather: {urls: ["http://weather.test", "http://weather2.test"], transport: httpx, proxy: "http://proxy.test:3128", timeout: 500ms}
+  partner: {url: "http://partner.test", oauth2: {token_url: "https://auth.test/token", client_id: me, client_secret: "${PARTNER_SECRET}"}}
+endpoints:
+  - path: /flights/{id}
+    timeout: 5s
+    parameters: {id: {in: path, schema: {type: integer}}}
+    steps:
+      flight: {upstream: flights, path: "/flights/{path.id}", required: true}
+      weather: {upstream: weather, path: "/at/{flight.origin}"}
+  - path: /partner
+    steps: {it: {upstream: partner, path: /it}}
+"""
+FLIGHTS = {"/api/flights/1": {"json": {"origin": "JFK"}}}
+
+
+def _own(folder: Path, **case: Any) -> Spec:
+    """A case of a team's own document."""
+    path = folder / "own.yaml"
+    path.write_text(DOCUMENT, "utf-8")
+    given = {"name": "it", "env": {"PARTNER_SECRET": "s"}, **case}
+    return Spec(path=folder / "it.yaml", line=1, case=Case.model_validate(given), document=path)
+
+
+def _get(target: str, **expect: Any) -> list[dict[str, Any]]:
+    return [{"send": f"GET {target}", "expect": {"status": 200, **expect}}]
+
+
+def test_scripts_take_the_place_of_the_document_s_services(tmp_path: Path) -> None:
+    run_spec(
+        _own(
+            tmp_path,
+            upstreams={"flights": FLIGHTS, "weather": {"/at/JFK": {"json": {"temp": 39}}}},
+            requests=_get("/flights/1", json={"flight": {"origin": "JFK"}, "weather": {"temp": 39}}),
+            seen={"flights": [{"target": "/api/flights/1"}]},
+        )
+    )
+
+
+def test_policies_of_the_document_are_those_of_production(tmp_path: Path) -> None:
+    run_spec(
+        _own(
+            tmp_path,
+            upstreams={
+                "flights": {
+                    "/api/flights/1": [{"status": 503}, {"status": 302, "headers": {"location": "/api/flights/2"}}],
+                    "/api/flights/2": {"json": {"origin": "JFK"}},
+                },
+                "weather": {"*": {"hang": True}},
+            },
+            requests=_get("/flights/1", json={"flight": {"origin": "JFK"}, "weather": None}, headers={"server-timing": {"contains": "timeout"}}),
+            hits={"flights": {"/api/flights/1": 2, "/api/flights/2": 1}, "weather": 1},
+            aborted={"weather": 1},
+        )
+    )
+
+
+def test_hits_are_not_checked_where_a_case_of_a_team_s_document_says_none(tmp_path: Path) -> None:
+    run_spec(_own(tmp_path, upstreams={"flights": FLIGHTS, "weather": {"down": True}}, requests=_get("/flights/1")))
+
+
+def test_a_call_that_no_script_answers_fails_the_case(tmp_path: Path) -> None:
+    with pytest.raises(CaseFailed, match="no script answers the call GET /at/JFK of the upstream weather: add `weather`"):
+        run_spec(_own(tmp_path, upstreams={"flights": FLIGHTS}, requests=_get("/flights/1")))
+
+
 @pytest.mark.parametrize(
-    "received",
-    [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"],
+    ("named", "said"),
+    [
+        ({"upstreams": {"flihgts": {}}}, "the document has no upstream flihgts; did you mean `flights`"),
+        ({"hits": {"xyz": 1}}, "the document has no upstream xyz; it has flights, partner, partner.oauth2, weather"),
+    ],
 )
-def test_an_answer_with_wrong_framing_is_noticed(received: bytes) -> None:
-    with pytest.raises(FramingError):
-        parse(received)
+def test_an_upstream_that_the_document_does_not_have_is_refused(tmp_path: Path, named: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        run_spec(_own(tmp_path, requests=_get("/flights/1"), **named))
 
 
-def test_a_body_after_head_is_noticed() -> None:
-    with pytest.raises(FramingError):
-        parse(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", is_head=True)
+def test_an_authority_without_a_script_issues_a_token(tmp_path: Path) -> None:
+    run_spec(
+        _own(
+            tmp_path,
+            upstreams={"partner": {"/it": {"json": 1}}},
+            requests=_get("/partner", json={"it": 1}),
+            seen={"partner": [{"headers": {"authorization": "Bearer test-token"}}]},
+        )
+    )
 
 
-SPECS_MD = (Path(__file__).parents[3] / "docs" / "specs.md").read_text("utf-8")
+def test_an_authority_has_a_script_under_its_upstream_s_name(tmp_path: Path) -> None:
+    run_spec(
+        _own(
+            tmp_path,
+            upstreams={
+                "partner": {"/it": {"json": 1}},
+                "partner.oauth2": {"POST /token": {"json": {"access_token": "t-1", "token_type": "bearer", "expires_in": 60}}},
+            },
+            requests=_get("/partner", json={"it": 1}),
+            seen={"partner": [{"headers": {"authorization": "Bearer t-1"}}], "partner.oauth2": [{"headers": {"authorization": "Basic bWU6cw=="}}]},
+        )
+    )
 
 
-@pytest.mark.parametrize("model", [Case, Sent, Expect, Seen, ExpectedProblem])
-def test_every_key_of_a_spec_is_documented(model: type[BaseModel]) -> None:
-    keys = [field.alias or name for name, field in model.model_fields.items()]
-    assert [key for key in keys if f"`{key}`" not in SPECS_MD] == []
+def test_a_document_that_is_not_usable_is_no_failure_of_the_case(tmp_path: Path) -> None:
+    case = Case.model_validate({"name": "it", "endpoint": {"path": "/x", "stepz": {}}, "requests": _get("/x")})
+    with pytest.raises(SpecError, match="gateway.yaml:.*unknown key `stepz`; did you mean `steps`"):
+        run_spec(Spec(path=tmp_path / "it.yaml", line=1, case=case, document=None))
 
 
-def test_every_key_of_a_behaviour_is_documented() -> None:
-    keys = [field.name for field in fields(Behaviour) if field.name != "has_json"]
-    assert [key for key in keys if f"`{key}`" not in SPECS_MD] == []
+def test_what_the_gateway_logged_is_in_the_report(tmp_path: Path) -> None:
+    with pytest.raises(CaseFailed) as failed:
+        run_spec(_own(tmp_path, upstreams={"flights": {"/api/flights/1": {"status": 404}}}, requests=_get("/flights/1")))
+    assert re.search(r'the gateway logged: \w+: request .*method="GET" path="/flights/1" status=404', str(failed.value))
+
+
+def test_settings_and_variables_of_the_machine_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_ADMIN_PORT", "no number")
+    monkeypatch.setenv("ANABRANCH_ALLOW_EXPLAIN", "true")
+    case = Case.model_validate(
+        {
+            "name": "it",
+            "endpoint": {"path": "/x", "steps": {"a": {"upstream": "a", "path": "/a"}}},
+            "upstreams": {"a": {"/a": {"json": 1}}},
+            "requests": _get("/x?_explain=true", json={"a": 1}),
+            "hits": {"a": 1},
+        }
+    )
+    run_spec(Spec(path=tmp_path / "it.yaml", line=1, case=case, document=None))

@@ -13,9 +13,9 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, ClassVar, Final, Self, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from anabranch.config.base import Model
 from anabranch.testing.scripted.behaviour import Behaviour, Drip, Hit
@@ -42,7 +42,8 @@ Behaviours = Annotated[list[Behaviour], Field(min_length=1), BeforeValidator(_as
 class Script(Model):
     """What a scripted service does. The routes may stand alone, without the key `routes`."""
 
-    routes: dict[Annotated[str, AfterValidator(_route)], Behaviours] = {}
+    shorthand: ClassVar[str | None] = "routes"
+    routes: dict[Annotated[str, AfterValidator(_route), WithJsonSchema({"type": "string", "pattern": _ROUTE})], Behaviours] = {}
     """What happens at `/path`, `METHOD /path`, `/path/{parameter}`, or `*` for everything else. A list is for successive requests; its last
     item is for all further ones. The exact path wins over one with parameters, and both over `*`. Without a route the answer is 404."""
     close_after: int | None = Field(None, ge=1)

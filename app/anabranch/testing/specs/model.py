@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from anabranch.config.base import Model
 from anabranch.config.units import Duration, Size
+from anabranch.testing.application import settings_of
 from anabranch.testing.scripted.upstream import Script
 
 # Unions are told apart by the type of the value: a mistake in a mapping is then reported for the mapping alone.
@@ -231,6 +232,12 @@ class ExpectedProblem(Model):
     """It is only a warning."""
 
 
+def _are_settings(value: dict[str, Any]) -> dict[str, Any]:
+    settings_of(value)
+    return value
+
+
+ProcessSettings = Annotated[dict[str, Any], AfterValidator(_are_settings)]
 Hits = Annotated[
     Annotated[Times, Tag("number")] | Annotated[dict[Annotated[str, Field(pattern="^/")], Times], Tag("mapping")],
     Discriminator(lambda value: "mapping" if isinstance(value, dict) else "number"),
@@ -248,7 +255,7 @@ class Shared(Model):
     """Scripted upstreams of every case. A case adds routes, and replaces those that it has itself."""
     env: dict[str, str] = {}
     """Environment variables of every case."""
-    settings: dict[str, Any] = {}
+    settings: ProcessSettings = {}
     """Settings of the process in every case."""
 
 
@@ -269,7 +276,7 @@ class Case(Model):
     """Environment variables."""
     files: dict[str, str] = {}
     """Files by name, in a folder that an inline document can name as `{folder}`."""
-    settings: dict[str, Any] = {}
+    settings: ProcessSettings = {}
     """Settings of the process, such as `allow_explain: true`."""
     requests: list[Sent] = []
     """The client's requests, one after the other."""
