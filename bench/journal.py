@@ -24,8 +24,8 @@ import uvloop
 from uuid_utils import uuid7
 
 from anabranch.config.journal import Journal as Config
-from anabranch.journal.journal import Journal
 from anabranch.journal.filter import Filter
+from anabranch.journal.journal import Journal
 from anabranch.journal.reader import Tally, lines
 from anabranch.journal.record import VERSION, Record, RecordedRequest, Step, encode, kept
 from anabranch.journal.segment import listed

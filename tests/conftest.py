@@ -4,6 +4,8 @@ import os
 
 from hypothesis import settings
 
+pytest_plugins = ["pytester"]
+
 # A machine that is busy is no fault of the code. What takes too long is measured in bench/.
 settings.register_profile("house", deadline=None)
 settings.register_profile("ci", settings.get_profile("house"), derandomize=True)

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.eventually import eventually
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.load import Reply, Visitor, closed_loop
-from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 # Only where it is a timeout that is waited for; elsewhere a slow machine shall not meet one.

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 
-from tests.support.eventually import eventually
 from anabranch.testing.serving import LOOPBACK, free_socket
+from tests.support.eventually import eventually
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 # A window in which nothing may come; nothing is on its way that could come later.

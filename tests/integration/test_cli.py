@@ -17,8 +17,8 @@ import httpx
 import pytest
 import trustme
 
-from tests.support.paths import PYTHONPATH, ROOT
 from anabranch.testing.scripted.upstream import ScriptedUpstream
+from tests.support.paths import PYTHONPATH, ROOT
 
 COMMAND = (sys.executable, "-m", "anabranch")
 TIMEOUT_S = 60.0

@@ -6,13 +6,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.redirect import Redirecting
 from anabranch.upstream.seam import Transport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.wire import WireTransport
 from tests.support.documents import upstream_plan
-from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 
 class Caller:

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 import orjson
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import PydanticBaseSettingsSource
 
 from anabranch.config.problems import did_you_mean
 from anabranch.document.upstreams import Opener
@@ -27,8 +27,8 @@ class _OwnSettings(Settings):
     """Only what the test says: neither ANABRANCH_* of the machine nor a `.env` file."""
 
     @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    def settings_customise_sources(  # type: ignore[override]  # pydantic names all arguments
+        cls, *_: Any, init_settings: PydanticBaseSettingsSource, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -69,8 +70,8 @@ class GatewayInProcess:
             self._exits = exits.pop_all()
         return running
 
-    def __exit__(self, *error: Any) -> None:
-        self._exits.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._exits.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> RunningGateway[httpx.AsyncClient]:
         async with AsyncExitStack() as exits:
@@ -79,8 +80,8 @@ class GatewayInProcess:
             self._async_exits = exits.pop_all()
         return running
 
-    async def __aexit__(self, *error: Any) -> None:
-        await self._async_exits.__aexit__(*error)
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._async_exits.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator["_Opened"]:
@@ -103,7 +104,7 @@ class GatewayInProcess:
         if not isinstance(self._document, Mapping):
             return Path(self._document)
         path = folder / "gateway.yaml"
-        path.write_text(json.dumps({"version": 1, **self._document}), "utf-8")  # JSON is YAML
+        path.write_text(json.dumps({"version": 1, **self._document}, indent=1), "utf-8")  # JSON is YAML
         return path
 
 

@@ -35,7 +35,9 @@ class GatewayFixture(Protocol):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("anabranch_specs", "Folders of Anabranch spec files to collect, from the folder of this file.", type="paths", default=[])
-    parser.addini("anabranch_document", "The gateway document that spec files test which name none, from the folder of this file.", type="paths")
+    parser.addini(
+        "anabranch_document", "The gateway document that spec files test which name none, from the folder of this file.", type="paths"
+    )
 
 
 @pytest.fixture

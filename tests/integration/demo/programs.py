@@ -2,8 +2,8 @@
 
 import asyncio
 
-from demo.supervisor import Program
 from anabranch.testing.serving import LOOPBACK
+from demo.supervisor import Program
 
 
 def service(name: str, port: int) -> Program:

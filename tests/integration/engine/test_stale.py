@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from anabranch.journal.reader import records
-from tests.support.gateway import running_gateway
 from anabranch.testing.scripted.upstream import ScriptedUpstream
+from tests.support.gateway import running_gateway
 
 DOCUMENT = """
 version: 1

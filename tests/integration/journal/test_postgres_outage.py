@@ -17,9 +17,9 @@ from anabranch.journal.segment import Segment, listed
 from anabranch.main import create_app
 from anabranch.settings import Settings
 from anabranch.sinks import shipper as shipping
-from tests.support.postgres import PostgresServer
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.testing.serving import LOOPBACK, serve
+from tests.support.postgres import PostgresServer
 
 KEEP_BYTES = 24 * 1024
 QUEUE_RECORDS = 10_000

@@ -17,9 +17,9 @@ from anabranch.journal.segment import listed
 from anabranch.journal.verify import verify
 from anabranch.main import create_app
 from anabranch.settings import Settings
-from tests.support.gateway import running_gateway
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.testing.serving import LOOPBACK, serve
+from tests.support.gateway import running_gateway
 
 DOCUMENT = """
 version: 1

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from anabranch.cli.main import cli
 from anabranch.journal.reader import records
-from tests.support.gateway import running_gateway
 from anabranch.testing.scripted.upstream import ScriptedUpstream
+from tests.support.gateway import running_gateway
 
 DOCUMENT = """
 version: 1

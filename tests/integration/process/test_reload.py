@@ -15,9 +15,9 @@ from anabranch.document.reload import Reloader, ReloadState
 from anabranch.edge.app import Gateway
 from anabranch.main import create_app
 from anabranch.settings import Settings
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.leaks import no_leaks, open_sockets
 from tests.support.load import Reply, under_load
-from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.stamped import BROKEN, DOCUMENT, service
 
 RELOADS = 200

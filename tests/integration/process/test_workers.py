@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.command import PATIENCE_S, ROOT, Command, Tally, ask_until_refused, running_command
 from anabranch.testing.serving import serve
+from tests.support.command import PATIENCE_S, ROOT, Command, Tally, ask_until_refused, running_command
 from tests.support.stamped import DOCUMENT, service
 
 

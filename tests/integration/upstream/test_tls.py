@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from anabranch.errors import ConnectTimeout, TLSError, UpstreamError, UpstreamTimeout
-from tests.support.rig import Caller, Rig
 from anabranch.testing.scripted.upstream import ScriptedUpstream
+from tests.support.rig import Caller, Rig
 
 OK = {"json": {"ok": True}}
 

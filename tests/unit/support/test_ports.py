@@ -1,7 +1,7 @@
 import socket
 
-from tests.support.ports import free_port, free_ports
 from anabranch.testing.serving import LOOPBACK
+from tests.support.ports import free_port, free_ports
 
 
 def test_ports_differ_and_are_free() -> None:

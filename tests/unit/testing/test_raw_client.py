@@ -77,7 +77,7 @@ async def server(*answers: Callable[[bytes], bytes]) -> AsyncIterator[int]:
 
 
 def always(answer: bytes) -> Callable[[bytes], bytes]:
-    return lambda head: answer
+    return lambda _: answer
 
 
 def after(head: bytes) -> bytes:

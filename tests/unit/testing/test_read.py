@@ -44,22 +44,43 @@ def refused(folder: Path, text: str) -> str:
         ("{name: a, endpoint: {}, requests: [{send: GET /, repeat: 2, expect: {status: 200}}]}", "repeat goes with a body"),
         ("{name: a, endpoint: {}, requests: [{send: GET /, expect: [{status: 200}, {status: 200}]}]}", "several answers go with raw"),
         ('{name: a, endpoint: {}, requests: [{send: GET /, expect: {status: "200"}}]}', "expect.status: must be a whole number"),
-        ("{name: a, endpoint: {}, requests: [{send: GET /, expect: {status: 200, headers: {x: {contians: y}}}}]}", "did you mean `contains`"),
+        (
+            "{name: a, endpoint: {}, requests: [{send: GET /, expect: {status: 200, headers: {x: {contians: y}}}}]}",
+            "did you mean `contains`",
+        ),
         ("{name: a, endpoint: {}, requests: [{send: GET /, expect: {status: 200, headers: {x: 1}}}]}", "must be a string, or a mapping of"),
         ("{name: a, endpoint: {}, requests: [{send: GET /, expect: {status: 200, body: {}}}]}", "one of contains, excludes, matches"),
         ("{name: a, endpoint: {}, requests: [{send: GET /, expect: {status: 200, body: {matches: '('}}}]}", "not a regular expression"),
-        ("{name: a, endpoint: {}, requests: [{send: GET /, headers: {x: 1}, expect: {status: 200}}]}", "must be a string, or a list of strings"),
+        (
+            "{name: a, endpoint: {}, requests: [{send: GET /, headers: {x: 1}, expect: {status: 200}}]}",
+            "must be a string, or a list of strings",
+        ),
         ("{name: a, endpoint: {}, requests: [{send: GET /, wait: 1, expect: {status: 200}}]}", "must be a duration with a unit"),
-        (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: {{explode: true}}}}}}, hits: {{}}, {GOOD}}}", "upstreams.u./x.explode: unknown key"),
+        (
+            f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: {{explode: true}}}}}}, hits: {{}}, {GOOD}}}",
+            "upstreams.u./x.explode: unknown key",
+        ),
         (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: [{{jsn: 1}}]}}}}, hits: {{}}, {GOOD}}}", "did you mean `json`"),
-        (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: {{}}, close: 1}}}}, hits: {{}}, {GOOD}}}", "a route is `/path`, `METHOD /path`"),
+        (
+            f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: {{}}, close: 1}}}}, hits: {{}}, {GOOD}}}",
+            "a route is `/path`, `METHOD /path`",
+        ),
         (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{routes: {{x: {{}}}}}}}}, hits: {{}}, {GOOD}}}", "a route is `/path`"),
         (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{down: 1}}}}, hits: {{}}, {GOOD}}}", "upstreams.u.down: must be true or false"),
-        (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: {{json: 1, body: a}}}}}}, hits: {{}}, {GOOD}}}", "an answer has only one of json, body"),
+        (
+            f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: {{json: 1, body: a}}}}}}, hits: {{}}, {GOOD}}}",
+            "an answer has only one of json, body",
+        ),
         (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{/x: {{json: 1, repeat: 2}}}}}}, hits: {{}}, {GOOD}}}", "repeat goes with body"),
         (f"{{name: a, endpoint: {{}}, upstreams: {{u: {{}}}}, hits: {{u: many}}, {GOOD}}}", "must be a number, or a range such as 1..2"),
-        (f"{{name: a, endpoint: {{}}, settings: {{allow_explian: true}}, {GOOD}}}", "there is no setting allow_explian; did you mean `allow_explain`"),
-        (f"{{name: a, endpoint: {{}}, settings: {{max_requests: -1}}, {GOOD}}}", "max_requests: Input should be greater than or equal to 0"),
+        (
+            f"{{name: a, endpoint: {{}}, settings: {{allow_explian: true}}, {GOOD}}}",
+            "there is no setting allow_explian; did you mean `allow_explain`",
+        ),
+        (
+            f"{{name: a, endpoint: {{}}, settings: {{max_requests: -1}}, {GOOD}}}",
+            "max_requests: Input should be greater than or equal to 0",
+        ),
         (f"{{name: a, name: b, endpoint: {{}}, {GOOD}}}", "name"),
         ("17", "x.yaml:3:4: cases[0]: must be a mapping"),
     ],
@@ -77,9 +98,15 @@ def test_a_case_with_a_mistake_is_refused(tmp_path: Path, case: str, said: str) 
         ("about: x\ncases: []", "a spec file has a list of `cases`"),
         ("cases: [{name: a, endpoint: {}, expect_problems: []}]", "the key `about` is missing"),
         ("about: x\nabuot: y\ncases: [{name: a, endpoint: {}, expect_problems: []}]", "x.yaml:2:1: abuot: unknown key `abuot`"),
-        ("about: x\nupstreams: {u: {/x: {jsn: 1}}}\ncases: [{name: a, endpoint: {}, expect_problems: []}]", "x.yaml:2:22: upstreams.u./x.jsn: unknown key `jsn`; did you mean `json`?"),
+        (
+            "about: x\nupstreams: {u: {/x: {jsn: 1}}}\ncases: [{name: a, endpoint: {}, expect_problems: []}]",
+            "x.yaml:2:22: upstreams.u./x.jsn: unknown key `jsn`; did you mean `json`?",
+        ),
         ("about: x\ncases: [{name: a", "x.yaml:2:"),
-        ("about: x\ncases:\n - {name: a, endpoint: {}, expect_problems: []}\n - {name: a, endpoint: {}, expect_problems: []}", "x.yaml:4:11"),
+        (
+            "about: x\ncases:\n - {name: a, endpoint: {}, expect_problems: []}\n - {name: a, endpoint: {}, expect_problems: []}",
+            "x.yaml:4:11",
+        ),
     ],
 )
 def test_a_file_with_a_mistake_is_refused(tmp_path: Path, text: str, said: str) -> None:

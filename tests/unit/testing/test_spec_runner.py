@@ -249,7 +249,9 @@ def test_policies_of_the_document_are_those_of_production(tmp_path: Path) -> Non
                 },
                 "weather": {"*": {"hang": True}},
             },
-            requests=_get("/flights/1", json={"flight": {"origin": "JFK"}, "weather": None}, headers={"server-timing": {"contains": "timeout"}}),
+            requests=_get(
+                "/flights/1", json={"flight": {"origin": "JFK"}, "weather": None}, headers={"server-timing": {"contains": "timeout"}}
+            ),
             hits={"flights": {"/api/flights/1": 2, "/api/flights/2": 1}, "weather": 1},
             aborted={"weather": 1},
         )
@@ -297,14 +299,17 @@ def test_an_authority_has_a_script_under_its_upstream_s_name(tmp_path: Path) -> 
                 "partner.oauth2": {"POST /token": {"json": {"access_token": "t-1", "token_type": "bearer", "expires_in": 60}}},
             },
             requests=_get("/partner", json={"it": 1}),
-            seen={"partner": [{"headers": {"authorization": "Bearer t-1"}}], "partner.oauth2": [{"headers": {"authorization": "Basic bWU6cw=="}}]},
+            seen={
+                "partner": [{"headers": {"authorization": "Bearer t-1"}}],
+                "partner.oauth2": [{"headers": {"authorization": "Basic bWU6cw=="}}],
+            },
         )
     )
 
 
 def test_a_document_that_is_not_usable_is_no_failure_of_the_case(tmp_path: Path) -> None:
     case = Case.model_validate({"name": "it", "endpoint": {"path": "/x", "stepz": {}}, "requests": _get("/x")})
-    with pytest.raises(SpecError, match="gateway.yaml:.*unknown key `stepz`; did you mean `steps`"):
+    with pytest.raises(SpecError, match=r"gateway\.yaml:.*unknown key `stepz`; did you mean `steps`"):
         run_spec(Spec(path=tmp_path / "it.yaml", line=1, case=case, document=None))
 
 

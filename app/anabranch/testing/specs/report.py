@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Final, Literal
-from xml.etree import ElementTree as XML
+from xml.etree import ElementTree as ET
 
 from anabranch.testing.specs.read import Spec, SpecError
 from anabranch.testing.specs.run import CaseFailed, run_spec
@@ -80,19 +80,25 @@ def as_json(found: Sequence[Result]) -> str:
 
 def as_junit(found: Sequence[Result]) -> str:
     """A test suite for each file, in the XML that CI servers read. A case that cannot be run is an `error`."""
-    root = XML.Element("testsuites")
+    root = ET.Element("testsuites")
     for file in dict.fromkeys(result.file for result in found):
         group = [result for result in found if result.file == file]
-        suite = XML.SubElement(root, "testsuite", name=str(file), **_totals(group))
+        suite = ET.SubElement(root, "testsuite", {"name": str(file), **_totals(group)})
         for result in group:
-            case = XML.SubElement(
-                suite, "testcase", classname=str(file), name=result.name, file=str(file), line=str(result.line), time=f"{result.elapsed_s:.3f}"
+            case = ET.SubElement(
+                suite,
+                "testcase",
+                classname=str(file),
+                name=_printable(result.name),
+                file=str(file),
+                line=str(result.line),
+                time=f"{result.elapsed_s:.3f}",
             )
             if result.outcome != "passed":
                 kind = "failure" if result.outcome == "failed" else "error"
-                XML.SubElement(case, kind, message=_first_fault(result.report)).text = _printable(result.report)
-    XML.indent(root)
-    return XML.tostring(root, encoding="unicode", xml_declaration=True)
+                ET.SubElement(case, kind, message=_first_fault(result.report)).text = _printable(result.report)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True)
 
 
 def _totals(group: Sequence[Result]) -> dict[str, str]:

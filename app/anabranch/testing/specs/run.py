@@ -166,9 +166,7 @@ class _Run:
         assert sent.expect is not None
         began = asyncio.get_running_loop().time()
         try:
-            answers = await client.send(
-                self.port, data, count=len(sent.expect), is_head=sent.method == "HEAD", half_close=sent.half_close
-            )
+            answers = await client.send(self.port, data, count=len(sent.expect), is_head=sent.method == "HEAD", half_close=sent.half_close)
         except FramingError as fault:
             self.faults.append(f"{title}: {fault}")
             return

@@ -1,0 +1,117 @@
+"""The pytest plugin: what it collects, how it reports, and that it leaves everybody else alone."""
+
+import pytest
+
+from anabranch.testing import plugin
+
+SPECS = """
+about: x
+cases:
+  - name: a holds
+    upstreams: {a: {/a: {json: 1}}}
+    endpoint: {path: /it, steps: {a: {upstream: a, path: /a}}}
+    requests: [{send: GET /it, expect: {status: 200, json: {a: 1}}}]
+    hits: {a: 1}
+  - name: b does not
+    endpoint: {path: /it, steps: {a: {upstream: a, path: /a}}}
+    configure: {a: {url: "http://{nobody}"}}
+    requests: [{send: GET /it, expect: {status: 200}}]
+"""
+OPTIONS = ("-p", "no:anabranch", "-p", "anabranch.testing.plugin", "-p", "no:cacheprovider", "-p", "no:asyncio")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with a spec file, a document and a test."""
+    pytester.mkdir("specs")
+    (pytester.path / "specs" / "first.yaml").write_text(SPECS, "utf-8")
+    (pytester.path / "specs" / "notes.txt").touch()
+    (pytester.path / "gateway.yaml").write_text(
+        "version: 1\nupstreams: {a: {url: 'http://a.test'}}\nendpoints: [{path: /it, steps: {a: {upstream: a, path: /a}}}]\n", "utf-8"
+    )
+    return pytester
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return project.runpytest_inprocess(*OPTIONS, *arguments)
+
+
+def test_nothing_is_collected_unless_the_project_says_so(project: pytest.Pytester) -> None:
+    project.makepyfile(test_own="def test_own(): pass")
+    run(project).assert_outcomes(passed=1)
+
+
+def test_the_cases_of_the_folders_are_tests_with_a_report(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nanabranch_specs = specs")
+    result = run(project, "-v")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*first.yaml::a holds PASSED*",
+            "*first.yaml::b does not FAILED*",
+            "case 'b does not'",
+            "- request 1 (GET /it): status: expected 200, came 502",
+            "what came:",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_cases_are_selected_by_their_names(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nanabranch_specs = specs")
+    run(project, "-k", "holds").assert_outcomes(passed=1, deselected=1)
+    run(project, "specs/first.yaml::a holds").assert_outcomes(passed=1)
+
+
+def test_a_case_without_a_document_tests_the_one_of_the_project(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nanabranch_specs = specs\nanabranch_document = gateway.yaml")
+    (project.path / "specs" / "first.yaml").write_text(
+        "about: x\nupstreams: {a: {/a: {json: 1}}}\ncases: [{name: it, requests: [{send: GET /it, expect: {status: 200, json: {a: 1}}}]}]\n",
+        "utf-8",
+    )
+    run(project).assert_outcomes(passed=1)
+
+
+def test_a_wrong_spec_file_and_a_wrong_document_are_told_without_a_traceback(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\nanabranch_specs = specs")
+    (project.path / "specs" / "wrong.yaml").write_text("about: x\ncases: [{name: a, endpoint: {}, requets: []}]", "utf-8")
+    result = run(project)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*wrong.yaml:2:33: cases[[]0[]].requets: unknown key `requets`; did you mean `requests`?"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    (project.path / "specs" / "wrong.yaml").write_text(
+        "about: x\ncases: [{name: a, endpoint: {pth: /}, requests: [{send: GET /, expect: {status: 200}}]}]", "utf-8"
+    )
+    result = run(project, "specs/wrong.yaml")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["the document of the case 'a' is not usable:", "*unknown key `pth`; did you mean `path`?"])
+
+
+def test_the_fixture_takes_documents_from_the_root_folder(project: pytest.Pytester) -> None:
+    project.mkdir("tests")
+    (project.path / "tests" / "test_it.py").write_text(
+        """
+def test_sync(gateway, respx_mock):
+    respx_mock.get("http://a.test/a").respond(json=1)
+    with gateway("gateway.yaml", respx_mock) as running:
+        assert running.client.get("/it").json() == {"a": 1}
+
+def test_stray(gateway, respx_mock):
+    with gateway("gateway.yaml", respx_mock) as running:
+        running.client.get("/it")
+""",
+        "utf-8",
+    )
+    result = run(project, "tests")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E*UnexpectedCall: no route matches the call GET http://a.test/a of the upstream a; the routes are: none"])
+
+
+def test_a_fixture_of_the_same_name_wins(project: pytest.Pytester) -> None:
+    project.makepyfile(test_own="import pytest\n@pytest.fixture\ndef gateway(): return 1\ndef test_own(gateway): assert gateway == 1")
+    run(project).assert_outcomes(passed=1)
+
+
+def test_the_plugin_imports_nothing_at_its_top_but_pytest() -> None:
+    heavy = {"httpx", "respx", "anabranch", "fastapi", "pydantic"}
+    assert {name for name in vars(plugin) if name in heavy} == set()
