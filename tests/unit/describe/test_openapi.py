@@ -94,6 +94,17 @@ def test_group_is_an_object_with_the_visible_steps() -> None:
     assert list(made["properties"]) == ["flight", "airline", "weather"]
 
 
+def test_a_step_that_a_condition_may_leave_out_is_not_promised() -> None:
+    plan = endpoint(steps=STEPS)
+    plan = replace(plan, steps=tuple(replace(step, may_be_left_out=step.name in ("flight", "weather")) for step in plan.steps))
+    made = operation(plan)["responses"]["200"]["content"]["application/json"]["schema"]
+    assert made["required"] == ["airline"]
+    assert list(made["properties"]) == ["flight", "airline", "weather"]
+    assert made["properties"]["flight"] == {"description": "From flights. Left out when a condition does not hold."}
+    assert made["properties"]["weather"]["description"].endswith(" Optional: null when it fails. Left out when a condition does not hold.")
+    assert "Left out" not in made["properties"]["airline"]["description"]
+
+
 def test_nothing_is_claimed_about_a_value_that_passes_untouched() -> None:
     assert schema()["properties"]["flight"] == {"description": "From flights."}
 

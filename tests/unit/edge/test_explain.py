@@ -59,6 +59,20 @@ def test_explain_shows_the_plan_with_what_became_of_each_step() -> None:
     assert by_name["airline"]["state"] == "not_run"
 
 
+def test_explain_tells_what_a_condition_left_out_from_what_was_not_reached() -> None:
+    plan = endpoint(steps=STEPS)
+    made = result(outcome("flight"))
+    made.left_out = ("weather", "plane")
+    shown = {step["step"]: step for step in orjson.loads(explain(plan, made, 0.1))["steps"]}
+    assert {name: step["state"] for name, step in shown.items()} == {
+        "flight": "ok",
+        "weather": "left_out",
+        "plane": "left_out",
+        "airline": "not_run",
+    }
+    assert "elapsed_ms" not in shown["weather"]
+
+
 def test_only_the_exact_parameter_asks() -> None:
     assert is_requested(b"_explain=true")
     assert is_requested(b"a=1&_explain=true")

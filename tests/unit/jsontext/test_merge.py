@@ -63,3 +63,16 @@ def test_a_response_by_hand_puts_null_where_nothing_was_found() -> None:
     plan.steps[0].read(b'{"a": 1.50}', frame)
     assert plan.response.assemble([], frame) == b'{"x":1.50,"y":null,"all":null,"k":[true,"{}"]}'
     assert plan.response.visible == (0, 1)
+
+
+def test_what_is_left_out_leaves_no_trace() -> None:
+    visible = [(0, "a"), (1, "b"), (2, "c")]
+    for values, body in (
+        ([merge.ABSENT, b"1.0", merge.ABSENT], b'{"b":1.0}'),
+        ([b"null", merge.ABSENT, b"[]"], b'{"a":null,"c":[]}'),
+        ([merge.ABSENT] * 3, b"{}"),
+    ):
+        assert merge.group(visible, may_be_absent=True)(values, []) == body
+    for assemble in (merge.flat(visible), merge.deep(visible, concat_arrays=True)):
+        assert assemble([merge.ABSENT, b'{"x":1.0}', merge.ABSENT], []) == b'{"x":1.0}'
+        assert assemble([merge.ABSENT] * 3, []) == b"{}"

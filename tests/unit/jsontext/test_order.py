@@ -66,6 +66,13 @@ def test_merging_elsewhere_is_merging_here(kind: str) -> None:
     assert carry_out(merging(kind), pack_values(values)) == here(values, [])
 
 
+@pytest.mark.parametrize("kind", ["flat", "deep", "deep_concat"])
+def test_what_is_left_out_is_left_out_elsewhere_too(kind: str) -> None:
+    values = [merge.ABSENT, b'{"a":{"x":[1]}}', merge.ABSENT]
+    assert carry_out(merging(kind), pack_values(values)) == values[1]
+    assert carry_out(merging(kind), pack_values([merge.ABSENT])) == b"{}"
+
+
 def test_threshold_follows_what_the_rules_cost() -> None:
     def limit(shape: Shape) -> int:
         return reading(shape, [], choose_mode(shape, [])).from_bytes

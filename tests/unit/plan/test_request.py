@@ -15,10 +15,8 @@ from tests.support.documents import call_of, plan_of, slot
 PARAMETERS = {"v": {"in": "query", "default": None, "schema": {}}, "o": {"in": "query"}, "n": {"in": "query", "required": True}}
 
 
-def request(
-    step: dict[str, Any], *, client: dict[bytes, bytes] | None = None, endpoint: dict[str, Any] | None = None, **values: Any
-) -> Request:
-    plan = plan_of({"parameters": PARAMETERS, "steps": {"s": {"upstream": "a", "path": "/p", **step}}, **(endpoint or {})})
+def request(step: dict[str, Any], *, client: dict[bytes, bytes] | None = None, **values: Any) -> Request:
+    plan = plan_of({"parameters": PARAMETERS, "steps": {"s": {"upstream": "a", "path": "/p", **step}}})
     frame = plan.new_frame()
     for name, value in values.items():
         slot(plan, frame, name, value)
@@ -105,21 +103,3 @@ def test_a_body_is_json_with_typed_references() -> None:
     built = request(step, n=b"1.0", v=b'{"a":[1]}')
     assert built.body == b'{"n":1.0,"text":"n=1.0 {x}","deep":[1.5,null,{"a":[1]}]}'
     assert (b"content-type", b"application/json") in built.headers.pairs
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "step", "method"),
-    [
-        ("GET", {}, "GET"),
-        ("POST", {}, "POST"),
-        ("POST", {"method": "PUT"}, "PUT"),
-        ("GET", {"body": {}}, "POST"),
-    ],
-)
-def test_the_method_of_a_step_that_is_alone(endpoint: str, step: dict[str, Any], method: str) -> None:
-    assert request(step, endpoint={"method": endpoint}).method == method
-
-
-def test_among_several_steps_only_one_with_a_body_has_the_endpoints_method() -> None:
-    plan = plan_of({"method": "PUT", "steps": {"x": {"upstream": "a", "path": "/"}, "y": {"upstream": "b", "path": "/", "body": "{body}"}}})
-    assert [call_of(step).method for step in plan.steps] == ["GET", "PUT"]
