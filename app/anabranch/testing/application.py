@@ -1,4 +1,4 @@
-"""The gateway under test: `create_app` as in production, but with settings that touch nothing outside, and with its log kept."""
+"""The gateway under test: assembled as in production, but with settings that touch nothing outside, and with its log kept."""
 
 import logging
 import os
@@ -13,8 +13,7 @@ from pydantic_settings import PydanticBaseSettingsSource
 
 from anabranch.config.problems import did_you_mean
 from anabranch.document.upstreams import Opener
-from anabranch.edge.app import Gateway
-from anabranch.main import create_app
+from anabranch.main import Process, assemble
 from anabranch.observe.logs import Logs
 from anabranch.observe.sink import LineSink
 from anabranch.settings import Settings
@@ -91,9 +90,12 @@ class _Records(logging.Handler):
         self._events.append({"level": record.levelname.lower(), "logger": record.name, "event": self.format(record)})
 
 
-def gateway_app(document: Path, settings: Mapping[str, Any], log: Log, opener: Opener | None) -> Gateway:
-    """The gateway for the document in a file or folder. Raises ConfigError, and ValueError for a wrong setting."""
-    return create_app(settings_of({**settings, "document": document}), Logs("json", sink=log), opener=opener)
+def gateway_process(document: Path, settings: Mapping[str, Any], log: Log, opener: Opener | None) -> Process:
+    """The gateway for the document in a file or folder. Raises ConfigError, and ValueError for a wrong setting.
+
+    `opener`: opens what answers in place of the upstreams; None: their addresses are called.
+    """
+    return assemble(settings_of({**settings, "document": document}), Logs("json", sink=log), stand_in=opener)
 
 
 @contextmanager

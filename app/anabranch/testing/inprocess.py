@@ -14,7 +14,7 @@ import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from anabranch.edge.app import Gateway
-from anabranch.testing.application import Log, environment, gateway_app
+from anabranch.testing.application import Log, environment, gateway_process
 from anabranch.testing.clients import AsyncClient, Client
 from anabranch.testing.lifespan import lifespan
 from anabranch.testing.scripted.upstream import ScriptedUpstream
@@ -92,7 +92,7 @@ class GatewayInProcess:
             exits.enter_context(environment(self._env))
             await exits.enter_async_context(services)
             settings = {"journal_path": folder / "journal", **self._settings}
-            app = gateway_app(self._written(folder), settings, log, services.open)
+            app = gateway_process(self._written(folder), settings, log, services.open).app
             await exits.enter_async_context(lifespan(app))
             if isinstance(services, ScriptedServices):
                 services.check_names()

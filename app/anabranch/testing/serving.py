@@ -36,7 +36,7 @@ def free_socket() -> socket.socket:
 async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> AsyncIterator[int]:
     """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the gateway's own, if it is one.
 
-    Raises RuntimeError when the application does not start. An application that does not let go within five seconds fails the test.
+    Raises RuntimeError when the application does not start. An application that does not stop in time (10 s) fails the test.
     """
     listener = free_socket()
     port: int = listener.getsockname()[1]
@@ -64,5 +64,5 @@ async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> 
 async def _serve(server: Server, listener: socket.socket) -> None:
     try:
         await server.serve(sockets=[listener])
-    except SystemExit as stopped:  # uvicorn's answer to a lifespan that fails
+    except SystemExit as stopped:  # raised by uvicorn when the lifespan fails
         raise RuntimeError("the application did not start; its log says why") from stopped

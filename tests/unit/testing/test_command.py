@@ -56,7 +56,7 @@ def test_cases_that_fail_are_told_with_what_was_expected_and_what_came(project: 
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     assert lines[0].startswith("FAILED specs/failing.yaml:5: it <answers> (")
-    assert "    - request 1 (GET /it): $.a.n: expected 2, came 1" in lines
+    assert "    - request 1 (GET /it): $.a.n: expected 2, got 1" in lines
     assert "    - no script answers the call GET /a of the upstream a: add `a`" in lines
     assert lines[-1].startswith("3 cases: 1 passed, 2 failed in ")
 
@@ -64,7 +64,7 @@ def test_cases_that_fail_are_told_with_what_was_expected_and_what_came(project: 
 def test_another_document_is_tested_by_the_same_specs(project: Path) -> None:
     result = run("specs", "--config", "other.yaml")
     assert result.exit_code == 1
-    assert "status: expected 200, came 404" in result.stdout
+    assert "status: expected 200, got 404" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_results_as_json(project: Path) -> None:
         ("specs/failing.yaml", 8, "nobody is called", "failed"),
         ("specs/passing.yaml", 6, "it answers", "passed"),
     ]
-    assert "$.a.n: expected 2, came 1" in found["cases"][0]["report"]
+    assert "$.a.n: expected 2, got 1" in found["cases"][0]["report"]
 
 
 def test_results_as_junit(project: Path) -> None:
@@ -140,8 +140,8 @@ def test_results_as_junit(project: Path) -> None:
     assert (case.get("name"), case.get("line")) == ("it <answers \\x01>", "5")
     failure = case.find("failure")
     assert failure is not None
-    assert failure.get("message") == "request 1 (GET /it): $.a.n: expected 2, came 1"
-    assert "what came:" in (failure.text or "")
+    assert failure.get("message") == "request 1 (GET /it): $.a.n: expected 2, got 1"
+    assert "received:" in (failure.text or "")
 
 
 def test_the_schema_of_spec_files_is_shown() -> None:

@@ -50,8 +50,8 @@ def test_the_cases_of_the_folders_are_tests_with_a_report(project: pytest.Pytest
             "*first.yaml::a holds PASSED*",
             "*first.yaml::b does not FAILED*",
             "case 'b does not'",
-            "- request 1 (GET /it): status: expected 200, came 502",
-            "what came:",
+            "- request 1 (GET /it): status: expected 200, got 502",
+            "received:",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")

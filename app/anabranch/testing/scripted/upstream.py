@@ -75,7 +75,8 @@ class ScriptedUpstream(Record):
         {"GET /users/{id}": {"json": {"name": "Ann"}}, "/any-method": [{"status": 503}, {"json": 1}], "*": {"status": 500}}
 
     Record: `hits` (in order of arrival), `hits_of(path)`, `counts` (by path), `accepted` and `open` connections, `concurrent` and
-    `max_concurrent` requests, `aborted` (requests during whose answer the client closed). `until(condition)` waits for the record.
+    `max_concurrent` requests, `aborted` (requests whose client disconnected before the response was complete). `until(condition)` waits
+    for a condition on the record.
 
     Behaviours that wait for other upstreams or for the client (`once_...`) need `join`. Raises ValueError for a wrong script.
     """
@@ -132,14 +133,15 @@ class ScriptedUpstream(Record):
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """The number of open connections."""
         return len(self._connections)
 
     def hits_of(self, path: str, method: str | None = None) -> list[Hit]:
         return [hit for hit in self.hits if hit.path == path and method in {None, hit.method}]
 
     def join(self, peers: "Mapping[str, ScriptedUpstream]", answers: Answers) -> None:
-        """Say whom behaviours mean by `once_hit` and `once_aborted` (this one included), and whose answers count for `once_answered`.
+        """Set the upstreams that `once_hit` and `once_aborted` refer to (this one included), and the client whose answers `once_answered`
+        counts.
 
         Raises ValueError for a name that is not among `peers`.
         """
@@ -161,8 +163,8 @@ class ScriptedUpstream(Record):
         return self
 
     async def stop(self, *, keeps_port: bool = False) -> None:
-        """Stop listening, drop every connection and wait until all are gone. May be called twice. `keeps_port`: nobody else gets the port
-        before `start(port)`."""
+        """Stop listening, drop every connection and wait until all are closed. May be called twice. `keeps_port`: reserve the port until
+        `start(port)`."""
         server, self._server = self._server, None
         if keeps_port:
             self._holder = self._holder or _bound(self.host, self.port)
@@ -179,7 +181,7 @@ class ScriptedUpstream(Record):
             await server.wait_closed()
 
     def drop(self) -> None:
-        """Close every open connection at once, as a restart does."""
+        """Abort every open connection, as a restart does."""
         for connection in list(self._connections):
             connection.abort()
 
@@ -190,7 +192,7 @@ class ScriptedUpstream(Record):
         await self.stop()
 
     async def released(self, behaviour: Behaviour) -> None:
-        """For the connections: wait until everything has happened that `behaviour` waits for."""
+        """For the connections: wait until the conditions of `behaviour` are met."""
         for name, number in behaviour.once_hit.items():
             await self._peers[name].until(lambda peer, number=number: len(peer.hits) >= number, None)  # type: ignore[misc]
         for name, number in behaviour.once_aborted.items():
@@ -199,7 +201,7 @@ class ScriptedUpstream(Record):
             await self._answers.until(lambda answers: answers.count >= behaviour.once_answered, None)
 
     def match(self, method: str, path: str) -> tuple[Behaviour, dict[str, str]]:
-        """For the connections: what happens to this request, and the path's parameters."""
+        """For the connections: the behaviour for this request, and the path's parameters."""
         for route in (f"{method} {path}", path):
             if route in self._routes:
                 return self._next(route), {}
@@ -215,19 +217,19 @@ class ScriptedUpstream(Record):
 
     def _next(self, route: str) -> Behaviour:
         behaviours = self._routes[route]
-        at = min(self._used[route], len(behaviours) - 1)
+        index = min(self._used[route], len(behaviours) - 1)
         self._used[route] += 1
-        return behaviours[at]
+        return behaviours[index]
 
     def add(self, connection: "_Connection") -> int:
-        """For the connections: one was accepted; its number."""
+        """For the connections: register an accepted one; returns its number."""
         self._connections.add(connection)
         self.accepted += 1
         self.changed()
         return self.accepted - 1
 
     def remove(self, connection: "_Connection") -> None:
-        """For the connections: one is gone."""
+        """For the connections: unregister a closed one."""
         self._connections.discard(connection)
         self.changed()
 
@@ -248,7 +250,7 @@ class _Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------------- callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are not subclasses
         self._number = self._upstream.add(self)
         if self._upstream.reset_on_accept:
             self._reset()
@@ -361,7 +363,7 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         self._is_answering = False
-        # By a second descriptor of the same socket, because what uvloop shows of the first one has no options.
+        # Through a second descriptor of the same socket, because uvloop's wrapper of the first has no setsockopt.
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
         transport.abort()
@@ -375,7 +377,7 @@ class _Connection(asyncio.Protocol):
         await self._wake.wait()
 
     async def _head(self, idle_s: float | None) -> bytes | None:
-        """A request's head; None when its first byte takes longer than `idle_s`."""
+        """A request's head, or None when its first byte takes longer than `idle_s`."""
         try:
             async with asyncio.timeout(idle_s) as limit:
                 while not self._buffer:
@@ -415,7 +417,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that is bound beside the one that listens there, and never listens: it keeps the port."""
+    """A socket bound to the same port as the listener. It never listens: it only reserves the port."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
