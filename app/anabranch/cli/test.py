@@ -1,16 +1,20 @@
 """`anabranch test`: runs spec files. Exit codes: 0; 1 when a case fails; 2 for wrong usage, including nothing to run; 3 when a spec file or a
-document is not usable."""
+document is not usable.
+
+The test kit is imported by this command alone: a gateway starts without it.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from anabranch.cli.options import ANSWER_IS_NO, BAD_CONFIG, BAD_USE, Output, write
-from anabranch.testing.specs import report
-from anabranch.testing.specs.read import Spec, SpecError, read_spec_file, spec_files
-from anabranch.testing.specs.report import Result
+
+if TYPE_CHECKING:
+    from anabranch.testing.specs.read import Spec
+    from anabranch.testing.specs.report import Result
 
 
 def test(
@@ -24,7 +28,9 @@ def test(
     format_: Annotated[Literal["text", "json", "junit"], typer.Option("--format", help="Form of the results.")] = "text",
     output: Output = None,
 ) -> None:
-    """Run spec files: requests to the gateway over scripted services, and what must come of them."""
+    """Run spec files: send requests to the gateway, let scripted services answer its calls, and compare the results."""
+    from anabranch.testing.specs import report
+
     specs = list(_chosen(_read(paths, config), keyword))
     if not specs:
         typer.echo("nothing to run: " + ("there are no spec files" if keyword is None else f"no case matches {keyword!r}"), err=True)
@@ -47,8 +53,10 @@ def test(
         raise typer.Exit(ANSWER_IS_NO)
 
 
-def _read(paths: list[Path], config: Path | None) -> list[Spec]:
+def _read(paths: list[Path], config: Path | None) -> list["Spec"]:
     """All cases of all files. Ends the command with the mistakes of every file."""
+    from anabranch.testing.specs.read import SpecError, read_spec_file, spec_files
+
     specs: dict[Path, list[Spec]] = {}
     mistakes: list[str] = []
     for path in paths:
@@ -66,17 +74,19 @@ def _read(paths: list[Path], config: Path | None) -> list[Spec]:
     return [spec for found in specs.values() for spec in found]
 
 
-def _chosen(specs: list[Spec], keyword: str | None) -> Iterator[Spec]:
+def _chosen(specs: list["Spec"], keyword: str | None) -> "Iterator[Spec]":
     for spec in specs:
         if keyword is None or keyword.casefold() in f"{spec.path.name} {spec.case.name}".casefold():
             yield spec
 
 
-def _show(result: Result) -> None:
+def _show(result: "Result") -> None:
     for line in _lines(result):
         typer.echo(line)
 
 
-def _lines(result: Result) -> list[str]:
+def _lines(result: "Result") -> list[str]:
     """The line of a case, and its report below it."""
+    from anabranch.testing.specs import report
+
     return [report.as_line(result), *(f"    {line}".rstrip() for line in result.report.splitlines())]

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from anabranch.testing.inprocess import RunningGateway as RunningGateway
     from anabranch.testing.inprocess import gateway as gateway
+    from anabranch.testing.plugin import GatewayFixture as GatewayFixture
     from anabranch.testing.scripted.upstream import ScriptedUpstream as ScriptedUpstream
     from anabranch.testing.services import Call as Call
     from anabranch.testing.services import UnexpectedCall as UnexpectedCall
 
 _HOMES: Final = {
     "Call": "anabranch.testing.services",
+    "GatewayFixture": "anabranch.testing.plugin",
     "RunningGateway": "anabranch.testing.inprocess",
     "ScriptedUpstream": "anabranch.testing.scripted.upstream",
     "UnexpectedCall": "anabranch.testing.services",
     "gateway": "anabranch.testing.inprocess",
 }
-__all__ = ["Call", "RunningGateway", "ScriptedUpstream", "UnexpectedCall", "gateway"]
+__all__ = ["Call", "GatewayFixture", "RunningGateway", "ScriptedUpstream", "UnexpectedCall", "gateway"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import pytest
 import respx
 
 from anabranch.errors import ConfigError
-from anabranch.testing import ScriptedUpstream, UnexpectedCall, gateway
-from anabranch.testing.plugin import GatewayFixture
+from anabranch.testing import GatewayFixture, ScriptedUpstream, UnexpectedCall, gateway
 
 DOCUMENT: dict[str, Any] = {
     "upstreams": {
@@ -255,6 +254,81 @@ async def test_a_script_for_nobody_is_refused() -> None:
 def test_other_services_are_refused(services: Any) -> None:
     with pytest.raises(TypeError, match="a respx router, or a mapping"):
         gateway(DOCUMENT, services)
+
+
+# ---------------------------------------------------------------------------------------------------- what holds in production
+
+
+async def test_a_breaker_opens_and_lasts_from_request_to_request() -> None:
+    document = {
+        "upstreams": {"a": {"url": "http://a.test", "breaker": {"minimum_calls": 2, "failure_rate": "50%", "open_for": "1m"}}},
+        "endpoints": [{"path": "/it", "steps": {"a": {"upstream": "a", "path": "/a", "required": True}}}],
+    }
+    router = plain()
+    router.get("http://a.test/a").respond(500)
+    async with gateway(document, router) as running:
+        statuses = [(await running.client.get("/it")).status_code for _ in range(3)]
+    assert (statuses, len(running.calls)) == ([502, 502, 503], 2)
+
+
+async def test_guards_of_the_document_and_of_the_process_admit_and_reject() -> None:
+    document = {
+        "upstreams": {"a": {"url": "http://a.test"}},
+        "endpoints": [
+            {"path": "/one", "max_requests": 1, "steps": {"a": {"upstream": "a", "path": "/a"}}},
+            {"path": "/two", "steps": {"a": {"upstream": "a", "path": "/a"}}},
+        ],
+    }
+    arrived, let_go = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        await let_go.wait()
+        return httpx.Response(200, json=1)
+
+    router = plain()
+    router.get("http://a.test/a").mock(side_effect=slow)
+    async with gateway(document, router, max_requests=2) as running:
+        first = asyncio.create_task(running.client.get("/one"))
+        await arrived.wait()
+        assert (await running.client.get("/one")).status_code == 503
+        let_go.set()
+        assert (await first).json() == {"a": 1}
+
+
+async def test_a_document_without_a_journal_writes_nothing(tmp_path: Path) -> None:
+    document = {
+        "upstreams": {"a": {"url": "http://a.test"}},
+        "endpoints": [{"path": "/it", "steps": {"a": {"upstream": "a", "path": "/a"}}}],
+    }
+    router = plain()
+    router.get("http://a.test/a").respond(json=1)
+    async with gateway(document, router, journal_path=tmp_path / "journal") as running:
+        assert (await running.client.get("/it")).json() == {"a": 1}
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_answer_that_comes_in_parts_is_read_whole() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b'{"n"'
+        yield b": 1}"
+
+    router = plain()
+    router.get(ANN).mock(return_value=httpx.Response(200, stream=Parts(parts())))
+    router.get(ORDERS).respond(json=[])
+    async with gateway({**DOCUMENT, "endpoints": [DOCUMENT["endpoints"][0]]}, router) as running:
+        assert (await running.client.get("/profiles/7")).json()["user"] == {"n": 1}
+
+
+class Parts(httpx.AsyncByteStream):
+    """A body that is no list of bytes."""
+
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        self._parts = parts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._parts:
+            yield part
 
 
 # ------------------------------------------------------------------------------------------------------------- the process

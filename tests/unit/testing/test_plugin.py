@@ -1,8 +1,11 @@
 """The pytest plugin: what it collects, how it reports, and that it leaves everybody else alone."""
 
+import subprocess
+import sys
+
 import pytest
 
-from anabranch.testing import plugin
+from tests.support.paths import ROOT
 
 SPECS = """
 about: x
@@ -112,6 +115,75 @@ def test_a_fixture_of_the_same_name_wins(project: pytest.Pytester) -> None:
     run(project).assert_outcomes(passed=1)
 
 
-def test_the_plugin_imports_nothing_at_its_top_but_pytest() -> None:
-    heavy = {"httpx", "respx", "anabranch", "fastapi", "pydantic"}
-    assert {name for name in vars(plugin) if name in heavy} == set()
+def test_several_gateways_run_in_one_test(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_own="""
+import pytest
+
+@pytest.fixture
+def services():
+    return {"a": {"/a": {"json": 1}}}
+
+@pytest.fixture
+def running(gateway, services):
+    with gateway("gateway.yaml", services) as running:
+        yield running
+
+def test_two(gateway, running, respx_mock):
+    respx_mock.get("http://a.test/a").respond(json=2)
+    with gateway("gateway.yaml", respx_mock) as other:
+        assert running.client.get("/it").json() == {"a": 1}
+        assert other.client.get("/it").json() == {"a": 2}
+        assert running.client.get("/it").json() == {"a": 1}
+    assert (len(running.calls), len(other.calls)) == (2, 1)
+
+def test_again(running):
+    assert running.client.get("/it").json() == {"a": 1}
+    assert len(running.calls) == 1
+"""
+    )
+    run(project).assert_outcomes(passed=2)
+
+
+def test_functions_of_the_project_are_steps(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(project.path)
+    (project.path / "own_hooks.py").write_text("def double(n: int) -> int:\n    return 2 * n\n", "utf-8")
+    (project.path / "computed.yaml").write_text(
+        """
+version: 1
+endpoints:
+  - path: /double/{n}
+    timeout: 30s
+    parameters: {n: {in: path, schema: {type: integer}}}
+    steps:
+      here: {compute: "own_hooks:double", input: {n: "{path.n}"}}
+      there: {compute: "own_hooks:double", input: {n: "{path.n}"}, executor: process, timeout: 30s}
+""",
+        "utf-8",
+    )
+    project.makepyfile(
+        test_own="""
+def test_it(gateway, monkeypatch):
+    with gateway("computed.yaml", {}) as running:
+        assert running.client.get("/double/21").json() == {"here": 42, "there": 42}
+"""
+    )
+    run(project).assert_outcomes(passed=1)
+
+
+ALONE = """
+import sys, pytest
+before = set(sys.modules)
+import anabranch.testing.plugin
+print(sorted(set(sys.modules) - before))
+sys.modules["pytest"] = sys.modules["respx"] = None
+import anabranch.cli.test, anabranch.testing.specs.report
+from anabranch.testing import gateway
+"""
+
+
+def test_the_plugin_imports_nothing_and_the_rest_needs_neither_pytest_nor_respx() -> None:
+    """pytest loads the plugin in every environment that has Anabranch; the command works where neither is installed."""
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT / "app", capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['anabranch', 'anabranch.testing', 'anabranch.testing.plugin']"

@@ -158,6 +158,32 @@ cases:
     assert [spec.document for spec in other] == [Path("other.yaml"), Path("other.yaml"), None]
 
 
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        ("/b", ["/a", "GET /a", "/a/1", "GET /a/{x}"]),
+        ("*", []),
+        ("/a", ["/a/1", "GET /a/{x}"]),
+        ("GET /a", ["/a", "/a/1", "GET /a/{x}"]),
+        ("POST /a", ["/a", "GET /a", "/a/1", "GET /a/{x}"]),
+        ("/a/{y}", ["/a", "GET /a"]),
+        ("/a/2", ["/a", "GET /a", "/a/1", "GET /a/{x}"]),
+    ],
+)
+def test_a_route_of_a_case_replaces_the_shared_routes_that_it_covers(tmp_path: Path, own: str, kept: list[str]) -> None:
+    (tmp_path / "x.yaml").write_text(
+        f"""
+about: x
+document: d.yaml
+upstreams: {{u: {{/a: {{}}, GET /a: {{}}, /a/1: {{}}, "GET /a/{{x}}": {{}}}}}}
+cases: [{{name: own, upstreams: {{u: {{"{own}": {{}}}}}}, {GOOD}}}]
+""",
+        "utf-8",
+    )
+    (spec,) = read_spec_file(tmp_path / "x.yaml")
+    assert list(spec.case.upstreams["u"].routes) == [*kept, own]
+
+
 def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     for name in ("b.yaml", "a.yml", "c/d.yaml", "e.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -176,7 +202,7 @@ def test_a_script_in_python_is_checked_too() -> None:
 
 # ------------------------------------------------------------------------------------------------------ schema and reference
 
-REFERENCE = (ROOT / "docs" / "testing.md").read_text("utf-8")
+REFERENCE = (ROOT / "docs" / "specs.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("model", [Shared, Case, Sent, Expect, Seen, ExpectedProblem, Script, Behaviour])

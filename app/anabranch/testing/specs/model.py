@@ -1,6 +1,6 @@
 """What may stand in a spec file. Strict: an unknown key is an error, so that no expectation is silently not checked.
 
-The format is described for its writers in docs/testing.md. Nothing here opens a file or a socket.
+The format is described for its writers in docs/specs.md. Nothing here opens a file or a socket.
 """
 
 import re
@@ -252,7 +252,7 @@ class Shared(Model):
     document: str | None = None
     """The gateway document under test: a file or folder, from this file's folder. `anabranch test --config` overrides it."""
     upstreams: dict[str, Script] = {}
-    """Scripted upstreams of every case. A case adds routes, and replaces those that it has itself."""
+    """Scripted upstreams of every case. A case replaces the routes that its own ones cover."""
     env: dict[str, str] = {}
     """Environment variables of every case."""
     settings: ProcessSettings = {}

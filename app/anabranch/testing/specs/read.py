@@ -105,15 +105,35 @@ def _case(validator: Validator, index: int, data: Any, common: dict[str, Any]) -
 
 
 def _joined(common: dict[str, Any], own: Any) -> Any:
-    """The scripts of both; of one upstream in both, the routes of both. `own` has not been checked."""
+    """The scripts of both. Of one upstream in both, the case's script with those shared routes that none of its own covers. `own` has not been
+    checked."""
     if not isinstance(own, dict):
         return own
     joined = {**common, **own}
     for name in common.keys() & own.keys():
         if isinstance(own[name], dict):
             first, then = with_routes(common[name]), with_routes(own[name])
-            joined[name] = {**first, **then, "routes": {**first.get("routes", {}), **then.get("routes", {})}}
+            routes = then.get("routes", {})
+            if isinstance(routes, dict):
+                kept = {
+                    route: script for route, script in first.get("routes", {}).items() if not any(_covers(new, route) for new in routes)
+                }
+                joined[name] = {**first, **then, "routes": {**kept, **routes}}
     return joined
+
+
+def _covers(route: str, other: str) -> bool:
+    """Whether every request to the route `other` would also match `route`."""
+    path, other_path = route.rpartition(" ")[2], other.rpartition(" ")[2]
+    method = route.rpartition(" ")[0]
+    if method not in {"", other.rpartition(" ")[0]}:
+        return False
+    if path == "*":
+        return True
+    parts, other_parts = path.split("/"), other_path.split("/")
+    return len(parts) == len(other_parts) and all(
+        part == other_part or (part.startswith("{") and part.endswith("}")) for part, other_part in zip(parts, other_parts, strict=True)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ reading
