@@ -207,7 +207,7 @@ def test_project_tests_its_document_with_the_installed_kit(environment: Environm
     assert re.search(r"ok +specs/shop\.yaml:5: numbers are doubled", told)
     assert re.search(r"FAILED +specs/shop\.yaml:7: numbers are halved", told)
     assert "2 cases: 1 passed, 1 failed" in told
-    pytest_ = (environment.python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-o", "pythonpath=.")
+    pytest_ = (environment.python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q")
     told = run(*pytest_, "-o", "anabranch_specs=specs", "tests", "specs", cwd=project, status=1)
     assert "1 failed, 2 passed" in told
     assert "FAILED specs/shop.yaml::numbers are halved" in told

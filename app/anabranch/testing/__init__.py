@@ -1,8 +1,8 @@
 """The test kit: tests of gateway documents, and of the Python beside them.
 
-`gateway` runs a document in the process, over a respx router or scripted services; with pytest it is the fixture of that name. The command
-`anabranch test`, and pytest, run spec files (see docs/testing.md). The names are imported when they are first used: pytest loads this package
-in every environment that has it.
+`gateway` runs a document in the process of the test, with a respx router or scripted services; in pytest it is the fixture of that name. The
+command `anabranch test`, and pytest, run spec files (see docs/testing.md). The names are imported when they are first used, because pytest loads
+this package in every environment that has it.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The gateway under test: assembled as in production, but with settings that touch nothing outside, and with its log kept."""
+"""The gateway under test: assembled as in production, with the settings of the test alone, and with its log in memory."""
 
 import logging
 import os
@@ -18,12 +18,12 @@ from anabranch.observe.logs import Logs
 from anabranch.observe.sink import LineSink
 from anabranch.settings import Settings
 
-# The servers of a case: what they log as an error is a fault of the gateway.
+# Errors that these loggers log during a case are faults of the gateway.
 SERVER_LOGGERS: Final = ("uvicorn.error", "anabranch.server")
 
 
 class _OwnSettings(Settings):
-    """Only what the test says: neither ANABRANCH_* of the machine nor a `.env` file."""
+    """Settings of the test alone: ANABRANCH_* variables and `.env` files are ignored."""
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]  # pydantic names all arguments
@@ -33,9 +33,9 @@ class _OwnSettings(Settings):
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """The settings of a gateway under test. Raises ValueError with a sentence for each wrong one.
+    """The settings of a gateway under test. Raises ValueError with a sentence for each invalid one.
 
-    Unless they are given: the document is not watched, there is no admin server, and every request is logged.
+    By default the document is not watched, there is no admin server, and every request is logged.
     """
     known = Settings.model_fields
     for name in given:
@@ -51,9 +51,9 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 
 
 class Log(LineSink):
-    """Keeps what a gateway logs. `events`: one dictionary for each line, with `level` and `event` at least.
+    """The log of a gateway, in memory. `events`: one dictionary for each line, with at least `level` and `event`.
 
-    A context manager: while it is open, it also keeps the records of the gateway's loggers. They go on to the other handlers as well.
+    A context manager: while it is open, it also receives the records of the gateway's loggers, in addition to their other handlers.
     """
 
     __slots__ = ("_handler", "events")
@@ -100,7 +100,7 @@ def gateway_process(document: Path, settings: Mapping[str, Any], log: Log, opene
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, and restore what they were."""
+    """Set environment variables, and restore the previous values on leaving."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,4 +1,4 @@
-"""httpx clients of an application in this process. respx, which patches httpx and httpcore, never gets hold of their requests."""
+"""httpx clients of an application in this process. respx patches httpx and httpcore, but does not intercept the requests of these clients."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ BASE_URL = "http://gateway"
 
 
 class AsyncClient(httpx.AsyncClient):
-    """`check`: called after each answer; what it raises, the request raises."""
+    """`check`: called after each response; the request raises its exceptions."""
 
     def __init__(self, app: ASGIApp, check: Callable[[], None]) -> None:
-        # No proxies of the environment: there is no network between client and application.
+        # Ignores the proxies in the environment: there is no network between client and application.
         super().__init__(transport=_Application(app, check), base_url=BASE_URL, trust_env=False)
 
     def _transport_for_url(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
@@ -22,7 +22,7 @@ class AsyncClient(httpx.AsyncClient):
 
 
 class Client(httpx.Client):
-    """The same for code that is not asynchronous. `portal`: to the event loop in which the application runs."""
+    """The same for synchronous tests. `portal`: to the event loop in which the application runs."""
 
     def __init__(self, app: ASGIApp, check: Callable[[], None], portal: BlockingPortal) -> None:
         super().__init__(transport=_Portal(_Application(app, check), portal), base_url=BASE_URL, trust_env=False)
@@ -48,7 +48,7 @@ class _Portal(httpx.BaseTransport):
         self._portal = portal
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        request.read()  # from here on its content is bytes, which both kinds of transport can read
+        request.read()  # turns the content into bytes, which both kinds of transport can read
         return self._portal.call(self._send, request)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""A gateway in this process, for tests: its document runs over a respx router or scripted services, and a client asks it without a socket."""
+"""A gateway in the process of the test: its services are a respx router or scripted services, and its client needs no socket."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -28,11 +28,11 @@ C = TypeVar("C", bound=httpx.Client | httpx.AsyncClient)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningGateway(Generic[C]):
-    """A gateway that runs.
+    """A running gateway.
 
-    `client`: its client. `calls`: of its services, in the order in which they began. `log`: what it logged, a dictionary for each line.
-    `upstreams`: the scripted services, by name; empty with a router. `app`: the ASGI application. `folder`: where it keeps its journal, unless
-    a setting says otherwise; removed at the end.
+    `client`: a client of the gateway. `calls`: the calls to its services, in the order in which they began. `log`: the lines of its log, as
+    dictionaries. `upstreams`: the scripted services by name; empty with a router. `app`: the ASGI application. `folder`: contains the journal
+    unless the setting `journal_path` moves it; removed at the end.
     """
 
     client: C
@@ -44,7 +44,7 @@ class RunningGateway(Generic[C]):
 
 
 class GatewayInProcess:
-    """A context manager, to be entered by `with` for an `httpx.Client`, or by `async with` for an `httpx.AsyncClient`. Made by `gateway`."""
+    """A context manager: `with` yields a gateway with an `httpx.Client`, `async with` one with an `httpx.AsyncClient`. Made by `gateway`."""
 
     def __init__(
         self,
@@ -140,17 +140,17 @@ def gateway(
     env: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> GatewayInProcess:
-    """A gateway for `document` (a file, a folder, or the document itself) whose services are `services`.
+    """A gateway for `document` (a file, a folder, or the document as a mapping) with `services` in place of its services.
 
-    `services`: a respx router, which sees every call of the document, whatever the upstream's transport; or scripted services, by the name of
-    the upstream: `{"flights": {"/flights/1": {"json": {"id": 1}}}}`. A call that neither answers raises UnexpectedCall in the request of the
-    test that caused it, or at the end. `env`: environment variables of the document. `settings`: of the process, such as `allow_explain=True`;
-    those of the environment and of `.env` do not count.
+    `services`: a respx router, which sees every call of the document, whatever the upstream's transport; or scripts by the name of the upstream:
+    `{"flights": {"/flights/1": {"json": {"id": 1}}}}`. A call for which there is no answer raises UnexpectedCall in the request that caused it,
+    or at the end. `env`: environment variables for the document. `settings`: settings of the process, such as `allow_explain=True`; those in the
+    environment and in `.env` are ignored.
 
-    Time-outs, retries, breakers and redirects are those of production. Nothing is resolved, listened on or shipped; the journal is in a folder
-    that goes with the gateway.
+    Timeouts, retries, breakers and redirects work as in production. No name is resolved, no port is opened, and no record is shipped. The journal
+    is in a temporary folder.
 
-    Raises ConfigError when the document is not usable.
+    Raises ConfigError when the document is not usable, ValueError for an unknown setting or an invalid script.
     """
     return GatewayInProcess(document, services, env=env or {}, settings=settings)
 

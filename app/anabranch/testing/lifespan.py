@@ -1,4 +1,4 @@
-"""Runs the lifespan of an ASGI application that no server serves."""
+"""Runs the lifespan of an ASGI application without a server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Message
 
 @asynccontextmanager
 async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
-    """Start the application, and stop it on leaving. Raises what it raises; RuntimeError where it only says that it failed.
+    """Start the application, and stop it on leaving. Passes on its exceptions; raises RuntimeError if it reports a failure without one.
 
     **Source:** ASGI lifespan protocol 2.0.
     """
     requests: asyncio.Queue[Message] = asyncio.Queue()
     answers: asyncio.Queue[Message] = asyncio.Queue()
     scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    # A task of its own: what the application opens and closes has to be in one task, whoever calls us.
+    # The application opens and closes its resources in one task, even if setup and teardown of a fixture run in different ones.
     running = asyncio.ensure_future(app(scope, requests.get, answers.put))
 
     async def ask(kind: str) -> None:

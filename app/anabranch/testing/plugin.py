@@ -1,6 +1,6 @@
 """The pytest plugin: the fixture `gateway`, and spec files as tests where the option `anabranch_specs` names their folders.
 
-pytest loads it in every environment that has Anabranch installed, so it imports nothing of it before a test needs it.
+pytest loads this module in every environment that has Anabranch installed, so everything else is imported when a test needs it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -95,7 +95,7 @@ class SpecItem(pytest.Item):
         run_spec(self._spec)
 
     def repr_failure(self, excinfo: "ExceptionInfo[BaseException]", style: Any = None) -> "str | TerminalRepr":
-        """The report of the case says it all: no traceback."""
+        """The report of the case, which is complete without a traceback."""
         from anabranch.testing.specs.read import SpecError
         from anabranch.testing.specs.run import CaseFailed
 

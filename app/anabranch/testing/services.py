@@ -1,7 +1,7 @@
-"""What stands in the place of a document's services in a test: a respx router, or scripted services.
+"""Replaces the services of a document in a test: by a respx router, or by scripted services.
 
-Both sit where the transports of the upstreams are opened. So nothing of the document changes, whatever transport it names, and time-outs,
-retries, breakers and redirects are those of production. Token calls of OAuth2 are calls like others.
+Both replace the transports of the upstreams. The document stays as it is, whatever transports it names, and timeouts, retries, breakers and
+redirects work as in production. OAuth2 token calls are replaced too.
 """
 
 import json
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
 
@@ -37,14 +37,14 @@ _TOKEN: Final = json.dumps({"access_token": "test-token", "token_type": "bearer"
 
 
 class UnexpectedCall(AssertionError):
-    """The document called a service, and the test does not say what that answers."""
+    """The document called a service for which the test has no answer."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One exchange with a service, a retry or a redirect included. `upstream`: its name; of a token call `NAME.oauth2`. `url`: as the document
-    has it. `headers`: lower-case names, repeats kept. `status`: of the answer; None while there is none. `error`: the code of the failure, "" if
-    there is none."""
+    """One exchange with a service; retries and redirects are further exchanges. `upstream`: its name, or `NAME.oauth2` for a token call. `url`:
+    as in the document. `headers`: lower-case names, repeats kept. `status`: of the answer, None without an answer. `error`: the code of the
+    failure, or ""."""
 
     upstream: str
     method: str
@@ -59,14 +59,14 @@ class Call:
         return next((value for key, value in self.headers if key == name.lower()), None)
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError when it is none."""
+        """The body as JSON. Raises ValueError when the body is not JSON."""
         return json.loads(self.body)
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What the document asked of its services. `calls`: in the order in which they began. `unexpected`: a sentence for each call that the test
-    does not answer."""
+    """The calls of the document to its services. `calls`: in the order in which they began. `unexpected`: a sentence for each call for which the
+    test has no answer."""
 
     calls: list[Call] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -78,30 +78,18 @@ class Traffic:
         self.cause = self.cause or cause
 
     def check(self) -> None:
-        """Raises UnexpectedCall, once for what has come since the last time."""
+        """Raises UnexpectedCall if there were unexpected calls since the last check."""
         texts, self.unexpected = self.unexpected, []
         cause, self.cause = self.cause, None
         if texts:
             raise UnexpectedCall("\n".join(texts)) from cause
 
 
-class Services(Protocol):
-    """The services of one document: an async context manager. `traffic`: what was asked of them."""
-
-    @property
-    def traffic(self) -> Traffic: ...
-
-    def open(self, upstream: UpstreamPlan) -> Transport:
-        """The transport of an upstream, in the place of the real one. For `assemble(stand_in=...)`."""
-        ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *_: object) -> None: ...
-
-
 class RoutedServices:
-    """A respx router answers every call. A route that says `pass_through()` calls the real service."""
+    """Services that are the routes of a respx router. A route with `pass_through()` calls the real service.
+
+    `open`: for `assemble(stand_in=...)`.
+    """
 
     def __init__(self, router: "respx.Router") -> None:
         self.traffic = Traffic()
@@ -123,7 +111,7 @@ class RoutedServices:
 
 
 class _RouterTransport(httpx.AsyncBaseTransport):
-    """Answers with what the router says; every other end of a call than an answer or an error of httpx fails the test."""
+    """Passes each request to the router. An outcome other than a response or an exception of httpx fails the test."""
 
     def __init__(self, router: "respx.Router", upstream: UpstreamPlan, traffic: Traffic) -> None:
         self._router = router
@@ -132,7 +120,7 @@ class _RouterTransport(httpx.AsyncBaseTransport):
         self._real: Bridge | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        from respx.models import AllMockedAssertionError, PassThrough  # noqa: PLC0415 - there is a router, so it is installed
+        from respx.models import AllMockedAssertionError, PassThrough  # noqa: PLC0415 - a router exists, so respx is installed
 
         await request.aread()
         call = f"{request.method} {request.url} of the upstream {_name(self._upstream)}"
@@ -146,10 +134,10 @@ class _RouterTransport(httpx.AsyncBaseTransport):
                 self._real = Bridge(open_transport(self._upstream))
             return await self._real.handle_async_request(request)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError):
-            raise  # the side effect that the test wants
-        except Exception as error:  # noqa: BLE001 - whatever a side effect in the test raises belongs to the test
+            raise  # a failure of the service, intended by the test
+        except Exception as error:  # noqa: BLE001 - any exception of a side effect fails the test
             self._traffic.stray(f"the side effect for the call {call} raised {type(error).__name__}: {error}", error)
-        raise httpx.LocalProtocolError("the test does not answer this call", request=request)
+        raise httpx.LocalProtocolError("the test has no answer for this call", request=request)
 
     async def aclose(self) -> None:
         if self._real is not None:
@@ -157,7 +145,7 @@ class _RouterTransport(httpx.AsyncBaseTransport):
 
 
 def _shown(route: "respx.Route") -> str:
-    """A route in a line. respx shows its pattern as `<Method eq 'GET'> AND <Host eq 'x'> AND <Path regex ...>`."""
+    """A route in one line. The `repr` of respx patterns is `<Method eq 'GET'> AND <Host eq 'x'> AND <Path regex ...>`."""
     parts = _PART.findall(repr(route.pattern))
     exact = {kind: value.strip("'") for kind, operator, value in parts if kind in _OF_ADDRESS and operator == "eq"}
     host = f"{exact.get('Scheme', '*')}://{exact.get('Host', '*')}" + (f":{exact['Port']}" if "Port" in exact else "")
@@ -166,10 +154,11 @@ def _shown(route: "respx.Route") -> str:
 
 
 class ScriptedServices:
-    """Scripted services answer, over sockets. `upstreams`: they, by name; a document's upstream that is not among them answers no call.
+    """Scripted services on sockets. `upstreams`: the services by name. A call to an upstream without a script is unexpected.
 
-    `scripts`: by the name of the upstream, or `NAME.oauth2` for the authority that issues its tokens; one without a script issues
-    `test-token`. `answers`: how many the client has, for scripts that wait for them. Raises ValueError for a wrong script.
+    `scripts`: by the name of the upstream, or `NAME.oauth2` for the authority that issues its tokens; an authority without a script issues
+    `test-token`. `answers`: the number of responses that the client has received, for scripts that wait for it. `open`: for
+    `assemble(stand_in=...)`. Raises ValueError for an invalid script.
     """
 
     def __init__(self, scripts: Mapping[str, Mapping[str, Any] | Script], answers: Answers | None = None) -> None:
@@ -207,7 +196,7 @@ class ScriptedServices:
         return _recorded(inner, upstream, self.traffic)
 
     def check_names(self, names: set[str] | None = None) -> None:
-        """Raises ValueError when a script, or one of `names`, is for no upstream of the document. To be called when the gateway is up."""
+        """Raises ValueError if a script or one of `names` belongs to no upstream of the document. Call it when the gateway has started."""
         for name in sorted((names or set()) | set(self.upstreams)):
             if name not in self._opened:
                 hint = did_you_mean(name, self._opened) or f"it has {', '.join(sorted(self._opened)) or 'none'}"
@@ -215,7 +204,7 @@ class ScriptedServices:
 
 
 class _Rerouted:
-    """The upstream's own transport, to a scripted service: plain HTTP/1.1 on loopback."""
+    """The upstream's own transport, connected to a scripted service by plain HTTP/1.1 on loopback."""
 
     def __init__(self, upstream: UpstreamPlan, port: int) -> None:
         self._port = port
@@ -233,7 +222,7 @@ class _Rerouted:
 
 
 class _Issuer:
-    """An authority that issues a token to everybody."""
+    """An authority that issues a token to every client."""
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         return Answer(200, [(b"content-type", b"application/json")], _TOKEN)
@@ -243,7 +232,7 @@ class _Issuer:
 
 
 class _Nobody:
-    """An upstream for which the test has no script."""
+    """An upstream without a script: every call is unexpected."""
 
     def __init__(self, name: str, traffic: Traffic) -> None:
         self._name = name

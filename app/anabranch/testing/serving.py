@@ -1,4 +1,4 @@
-"""Serves an ASGI application on a real loopback socket inside the running loop: by the server that `anabranch run` uses, without its signals."""
+"""Serves an ASGI application on a loopback socket in the running loop, with the server that `anabranch run` uses. Signals are not handled."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ STOP_TIMEOUT_S: Final = 5.0
 
 
 class _QuietServer(Server):
-    """Leaves the signals of the process alone."""
+    """Installs no signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -34,7 +34,7 @@ def free_socket() -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> AsyncIterator[int]:
-    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the gateway's own, if it is one.
+    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the one of a gateway (`Process.protocol`).
 
     Raises RuntimeError when the application does not start. An application that does not stop in time (10 s) fails the test.
     """
@@ -42,7 +42,7 @@ async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> 
     port: int = listener.getsockname()[1]
     is_up = asyncio.Event()
     config = server_config(app, protocol=protocol, shutdown_timeout_s=STOP_TIMEOUT_S)
-    # Not the end of all processes that share the socket: nobody connects any more, so there are no handshakes to wait for.
+    # `is_end` is false: all clients have left, so the server need not wait for handshakes on a shared socket.
     server = _QuietServer(config, on_up=is_up.set, is_end=lambda: False)
     serving = asyncio.create_task(_serve(server, listener), name="serving")
     starting = asyncio.create_task(is_up.wait(), name="starting")

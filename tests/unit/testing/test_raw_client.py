@@ -103,13 +103,13 @@ async def test_a_server_may_close_without_saying_so() -> None:
 @pytest.mark.parametrize("smuggled", [OK, b"HTTP/1.1 404 Not Found\r\nx-request-id: r\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"])
 async def test_a_second_answer_to_one_request_is_noticed(smuggled: bytes) -> None:
     async with server(always(OK + smuggled), after) as port:
-        with pytest.raises(FramingError, match="one more answer came than there were requests"):
+        with pytest.raises(FramingError, match="there are more answers than requests"):
             await send(port, ASKED)
 
 
 async def test_bytes_behind_the_last_answer_are_noticed() -> None:
     async with server(always(OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + b"more")) as port:
-        with pytest.raises(FramingError, match="4 bytes came behind the answer"):
+        with pytest.raises(FramingError, match="4 bytes after the answer"):
             await send(port, ASKED)
 
 

@@ -1,10 +1,10 @@
 """One HTTP/1.1 request written as bytes, and the answer read as bytes.
 
-A client that corrects nothing: the target, repeated header fields and a body that does not fit its length go out as they stand, and what comes
-back is checked for its framing (a body after HEAD is a fault that a kind client would hide). One connection a request.
+Sends everything verbatim: the target, repeated header fields, a body that does not fit its length. Checks the framing of the answer, such as a
+body after HEAD, which other clients hide. Each request has a connection of its own.
 
-Nothing may follow the answer. Where the server keeps the connection open, a second request behind the answer proves that, without a wait: what
-comes next must be its answer, and no other.
+Nothing may follow the answer. If the server keeps the connection open, a second request proves this without waiting: its answer must be the next
+thing on the connection.
 
 **Source:** RFC 9112 sections 6 and 9.
 """
@@ -18,7 +18,7 @@ from typing import Final
 
 from anabranch.testing.serving import LOOPBACK
 
-# Answered by the gateway itself, whatever its document has, and with this request id.
+# The gateway answers this path itself, for every document, and returns the request id.
 _PROBE: Final = b"GET /livez/behind HTTP/1.1\r\nhost: anabranch\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
 
 
@@ -98,9 +98,9 @@ async def send(port: int, request: bytes, *, count: int = 1, is_head: bool = Fal
             name = secrets.token_hex(8)
             writer.write(_PROBE % name.encode())
             if await incoming.has_more() and (further := await incoming.answer()).get("x-request-id") != name:
-                raise FramingError(f"one more answer came than there were requests: {further.status}, {further.body[:200]!r}")
+                raise FramingError(f"there are more answers than requests: {further.status}, {further.body[:200]!r}")
         if await incoming.has_more():
-            raise FramingError(f"{len(incoming.received)} bytes came behind the answer: {bytes(incoming.received[:200])!r}")
+            raise FramingError(f"{len(incoming.received)} bytes after the answer: {bytes(incoming.received[:200])!r}")
         return answers
 
 
@@ -143,7 +143,7 @@ def parse(received: bytes, *, is_head: bool = False) -> RawAnswer:
         answer = take(rest, is_head=is_head, is_ended=True)
     assert answer is not None
     if rest:
-        raise FramingError(f"{len(rest)} bytes came behind the answer: {bytes(rest[:80])!r}")
+        raise FramingError(f"{len(rest)} bytes after the answer: {bytes(rest[:80])!r}")
     return answer
 
 
@@ -182,7 +182,7 @@ def take(received: bytearray, *, is_head: bool, is_ended: bool) -> RawAnswer | N
         body = bytes(received[begin : begin + int(length)])
         if len(body) < int(length):
             if is_ended:
-                raise FramingError(f"content-length says {length}, {len(body)} bytes came")
+                raise FramingError(f"content-length says {length}, got {len(body)} bytes")
             return None
         begin += len(body)
     elif is_ended:

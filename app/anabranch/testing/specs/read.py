@@ -37,10 +37,6 @@ class Spec:
     case: Case
     document: Path | None
 
-    @property
-    def title(self) -> str:
-        return f"{self.path}:{self.line}: {self.case.name}"
-
 
 def spec_files(path: Path) -> list[Path]:
     """The spec files that `path` is or, as a folder, has in it and below it, in order of their names. Raises SpecError."""

@@ -1,4 +1,4 @@
-"""What came of the cases of a run, as text, JSON or JUnit's XML."""
+"""The results of a run, as text, JSON or JUnit XML."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ _WORDS: Final[dict[Outcome, str]] = {"passed": "ok    ", "failed": "FAILED", "br
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of one case. `report`: why it did not pass, else ""."""
+    """The result of one case. `report`: why it did not pass, or ""."""
 
     file: Path
     line: int

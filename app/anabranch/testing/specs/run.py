@@ -314,7 +314,7 @@ def _logged(log: Log) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def _nobody() -> AsyncIterator[int]:
-    """A port that stays ours, and on which nobody listens."""
+    """A reserved port on which nothing listens."""
     bound: socket.socket
     with contextlib.closing(free_socket()) as bound:
         yield bound.getsockname()[1]
