@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from typing import cast
 
@@ -94,15 +95,15 @@ async def bare(job: Job) -> AsyncIterator[Exchange]:
 async def wire(job: Job) -> AsyncIterator[Exchange]:
     """Exchanges on Anabranch's transport, one for each target as a gateway has one for each upstream."""
     # Not above: the bare exchange is to run in a process that has loaded nothing of the gateway.
-    from anabranch.config.model import Pool
     from anabranch.core.exchange import Address, Request
+    from anabranch.plan.upstream import DEFAULT_POOL
     from anabranch.upstream.wire import WireTransport
 
     loop = asyncio.get_running_loop()
     addresses = [Address.parse(f"http://127.0.0.1:{port}") for port, _, _ in job.targets]
     requests = [Request(method="GET", target=path) for _, path, _ in job.targets]
     async with AsyncExitStack() as stack:
-        pool = Pool(max_idle=job.clients)
+        pool = replace(DEFAULT_POOL, max_idle=job.clients)
         transports = [await stack.enter_async_context(WireTransport(pool=pool)) for _ in job.targets]
 
         async def exchange(number: int) -> int:

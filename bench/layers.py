@@ -11,8 +11,10 @@ import uvloop
 
 from anabranch.config.model import Upstream
 from anabranch.core.exchange import Address, Answer, Request
+from anabranch.plan.upstream import compile_upstream
 from anabranch.policy.call import Call
 from anabranch.policy.stack import build_stack
+from anabranch.policy.tools import Tools
 
 ROUNDS = 7
 CALLS = 20_000
@@ -57,7 +59,7 @@ def new_call() -> Call:
 async def measure(settings: dict[str, Any]) -> float:
     """Seconds of CPU for one call, the making of the `Call` left out; the best of some rounds."""
     upstream = Upstream.model_validate(settings if "urls" in settings else {"url": ONE, **settings})
-    stack = build_stack("bench", upstream, Instant(), clock=monotonic, random=random.random)
+    stack = build_stack(compile_upstream("bench", upstream), Tools(transport=Instant(), clock=monotonic, random=random.random))
     best = float("inf")
     for _ in range(ROUNDS):
         calls = [new_call() for _ in range(CALLS)]

@@ -25,9 +25,11 @@ from anabranch.observe.sink import LineSink
 from anabranch.observe.tracing import Tracing
 from anabranch.plan.compile import compile_document
 from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.plan.upstream import compile_upstream
 from anabranch.policy.call import Call
 from anabranch.policy.event import Observer
 from anabranch.policy.stack import build_stack
+from anabranch.policy.tools import Tools
 from bench.layers import ONE, REQUEST, Instant
 
 ROUNDS = 7
@@ -48,7 +50,8 @@ def result() -> Result:
 
 async def of_calls(observer: Observer | None) -> float:
     """Seconds of CPU for the three calls of a request; the best of some rounds."""
-    stack = build_stack("a", Upstream.model_validate({"url": ONE}), Instant(), clock=monotonic, random=random.random, observer=observer)
+    upstream = compile_upstream("a", Upstream.model_validate({"url": ONE}))
+    stack = build_stack(upstream, Tools(transport=Instant(), clock=monotonic, random=random.random, observer=observer))
     best = float("inf")
     for _ in range(ROUNDS):
         calls = [Call(REQUEST, deadline=monotonic() + 60, is_idempotent=True, is_required=True) for _ in range(3 * REQUESTS)]

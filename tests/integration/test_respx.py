@@ -14,13 +14,14 @@ import httpx
 import pytest
 import respx
 
-from anabranch.config.model import Document, Upstream
+from anabranch.config.model import Document
 from anabranch.config.problems import Problems
 from anabranch.document.upstreams import Opener, Upstreams
 from anabranch.edge.app import build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.run import Engine
 from anabranch.plan.compile import compile_document
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.upstream.stock import HTTPXTransport
 
 DOCUMENT: dict[str, Any] = {
@@ -57,8 +58,8 @@ DOCUMENT: dict[str, Any] = {
 def mocked(router: respx.MockRouter) -> Opener:
     """Every upstream's transport ends at the router."""
 
-    def opener(upstream: Upstream) -> HTTPXTransport:
-        return HTTPXTransport(httpx.MockTransport(router.async_handler), max_response=upstream.max_response)
+    def opener(upstream: UpstreamPlan) -> HTTPXTransport:
+        return HTTPXTransport(httpx.MockTransport(router.async_handler), max_response=upstream.max_response_bytes)
 
     return opener
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from anabranch.config.model import Document
+from anabranch.config.model import Document, Upstream
 from anabranch.config.problems import Problems
 from anabranch.errors import Problem
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.compile import compile_document
-from anabranch.plan.model import EndpointPlan
+from anabranch.plan.kinds.call import CallPlan
+from anabranch.plan.kinds.compute import ComputePlan
+from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.plan.upstream import UpstreamPlan, compile_upstream
 
 UPSTREAMS = {"a": {"url": "http://127.0.0.1:1"}, "b": {"url": "http://127.0.0.1:2"}}
 
@@ -27,6 +30,23 @@ def plan_of(endpoint: dict[str, Any], **document: Any) -> EndpointPlan:
     plan = compile_document(Document.model_validate(whole), problems)
     assert not problems.errors, [str(problem) for problem in problems.errors]
     return plan.endpoints[0]
+
+
+def upstream_plan(name: str = "a", **settings: Any) -> UpstreamPlan:
+    """The plan of an upstream. `settings`: as in the document."""
+    return compile_upstream(name, Upstream.model_validate(settings if "urls" in settings else {"url": "http://127.0.0.1:1", **settings}))
+
+
+def call_of(step: StepPlan) -> CallPlan:
+    """What a call step does."""
+    assert isinstance(step.operation, CallPlan)
+    return step.operation
+
+
+def compute_of(step: StepPlan) -> ComputePlan:
+    """What a compute step does."""
+    assert isinstance(step.operation, ComputePlan)
+    return step.operation
 
 
 def slot(plan: EndpointPlan, frame: Frame, name: str, value: Any) -> None:

@@ -1,6 +1,6 @@
 """Plans made by hand, for tests of the edge: no compiler takes part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from anabranch.config import model as config
@@ -9,7 +9,10 @@ from anabranch.engine.outcome import Outcome, Result
 from anabranch.errors import StepError
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.shape import DecodeMode
-from anabranch.plan.model import BodyPlan, DocumentPlan, EndpointPlan, HeaderPairs, ParameterPlan, ResponsePlan, StepPlan
+from anabranch.plan.kinds.call import CallPlan
+from anabranch.plan.kinds.compute import ComputePlan
+from anabranch.plan.model import BodyPlan, DocumentPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan, StepPlan
+from anabranch.plan.operation import OperationPlan
 
 
 def read_text(texts: list[str]) -> Any:
@@ -67,27 +70,38 @@ def body(
     return BodyPlan(is_required=is_required, max_size_bytes=max_size_bytes, validate=validate, read=read, source=source)
 
 
-def step(index: int, name: str, source: config.Step, *, needs: tuple[int, ...] = ()) -> StepPlan:
-    def build(frame: Frame, headers: Mapping[bytes, bytes], extra: HeaderPairs) -> Request:
-        return Request(method="GET", target="/")
+def operation(name: str, source: config.Step) -> OperationPlan:
+    """What a step does, without what the document says about it."""
+    if isinstance(source, config.ComputeStep):
+        return ComputePlan(hook=source.compute, pool="thread", kind="thread", lane=name, limit=None, build=lambda _: b"{}")
+    assert isinstance(source, config.CallStep)
+    return CallPlan(
+        upstream=source.upstream,
+        method="GET",
+        path=source.path,
+        is_idempotent=True,
+        is_coalesced=False,
+        stale=None,
+        worst_case_s=0.0,
+        most_calls=1,
+        build=lambda _frame, _headers, _extra: Request(method="GET", target="/"),
+    )
 
+
+def step(index: int, name: str, source: config.Step, *, needs: tuple[int, ...] = ()) -> StepPlan:
     def read(raw: bytes, frame: Frame) -> bytes:
         return raw
 
     return StepPlan(
         index=index,
         name=name,
-        upstream=source.upstream or "",
-        method="GET",
+        operation=operation(name, source),
         is_required=source.required,
         is_hidden=source.hidden,
-        is_idempotent=True,
-        is_coalesced=False,
         needs=needs,
         dependents=(),
         timeout_s=None,
         mode=DecodeMode.SPLICE,
-        build=build,
         read=read,
         default=b"null",
         fill_default=None,
@@ -111,6 +125,7 @@ def endpoint(
     steps: dict[str, dict[str, Any]] | None = None,
     needs: dict[str, tuple[int, ...]] | None = None,
     response: dict[str, Any] | None = None,
+    record: RecordPlan | None = None,
     **written: Any,
 ) -> EndpointPlan:
     """An endpoint with one step `flight` unless others are given. `parameters`: of every place, each with its slot or none.
@@ -149,6 +164,7 @@ def endpoint(
             status=source.response.status,
             headers=tuple((key.lower().encode(), value.encode()) for key, value in source.response.headers.items()),
         ),
+        record=record,
         source=source,
     )
 

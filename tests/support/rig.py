@@ -5,13 +5,13 @@ import ssl
 from contextlib import AsyncExitStack
 from typing import Any
 
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.redirect import Redirecting
 from anabranch.upstream.seam import Transport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.wire import WireTransport
+from tests.support.documents import upstream_plan
 from tests.support.scripted import ScriptedUpstream
 
 
@@ -64,7 +64,7 @@ class Rig:
 
     def caller(self, url: str, **settings: Any) -> Caller:
         """A transport for `url`. `settings`: as in the document."""
-        upstream = Upstream.model_validate({"url": url, "transport": self.kind, **settings})
+        upstream = upstream_plan(**{"url": url, "transport": self.kind, **settings})
         transport = open_transport(upstream)
         self._stack.push_async_callback(transport.aclose)
         return Caller(transport, upstream.addresses[0])

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from anabranch.config.base import JSON, HeaderName, HeaderValue, Model, Name
+from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Duration
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -46,7 +47,7 @@ class Step(Model):
     def _has_a_kind(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and len(kinds := [key for key in STEPS if key in data]) != 1:
             names = " or ".join(f"`{key}` (a {model.noun})" for key, model in STEPS.items())
-            raise ValueError(f"a step needs either {names}{', not both' if kinds else ''}")
+            raise ValueError(f"a step needs either {names}{', not both' if kinds else _misspelt(data)}")
         return data
 
     @model_validator(mode="after")
@@ -119,6 +120,13 @@ def step_model(data: Any) -> type[Step]:
     """The model of the step in `data`; `Step` itself, which accepts nothing, when it is of no kind or of several."""
     kinds = [model for key, model in STEPS.items() if isinstance(data, Mapping) and key in data]
     return kinds[0] if len(kinds) == 1 else Step
+
+
+def _misspelt(data: Mapping[Any, Any]) -> str:
+    """The end of a sentence that says which key of a step without a kind was probably meant to name it; "" for none."""
+    known = {key for model in STEPS.values() for name, field in model.model_fields.items() for key in (field.alias, name)}
+    hints = {key: hint for key in data if key not in known and (hint := did_you_mean(str(key), STEPS))}
+    return next((f", not `{key}`; {hint}" for key, hint in hints.items()), "")
 
 
 def _of_its_kind(data: Any) -> Any:

@@ -4,16 +4,17 @@ import asyncio
 from time import monotonic
 from typing import Any
 
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Request
 from anabranch.document.upstreams import Upstreams
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call
+from tests.support.documents import upstream_plan
 from tests.support.policies import Events
 from tests.support.scripted import ScriptedUpstream
 
 
-def upstream_of(**settings: Any) -> Upstream:
-    return Upstream.model_validate(settings)
+def upstream_of(**settings: Any) -> UpstreamPlan:
+    return upstream_plan("flights", **settings)
 
 
 def new_call() -> Call:

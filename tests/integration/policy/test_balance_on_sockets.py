@@ -5,7 +5,6 @@ from collections.abc import Callable
 import trustme
 
 from anabranch.config.model import Breaker as Settings
-from anabranch.config.model import Upstream
 from anabranch.core.balance import picker_of
 from anabranch.core.exchange import Address
 from anabranch.errors import UpstreamError
@@ -13,9 +12,11 @@ from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import FailureClassifier
 from anabranch.policy.stack import build_stack
+from anabranch.policy.tools import Tools
 from anabranch.upstream.resolve import Resolver, system_lookup
 from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
+from tests.support.documents import upstream_plan
 from tests.support.policies import Events, make_call
 from tests.support.scripted import ScriptedUpstream
 
@@ -123,8 +124,8 @@ async def test_resolved_address_is_still_verified_by_its_name() -> None:
 
 async def test_dead_instance_costs_no_idempotent_call_when_retries_are_on() -> None:
     async with ScriptedUpstream(HELLO) as one, ScriptedUpstream(HELLO) as two, WireTransport() as transport:
-        settings = Upstream.model_validate({"urls": [one.url, two.url], "retry": {"budget": "20%"}, "breaker": {}})
-        stack = build_stack("flights", settings, transport, clock=asyncio.get_running_loop().time, random=lambda: 0.5)
+        settings = upstream_plan("flights", urls=[one.url, two.url], retry={"budget": "20%"}, breaker={})
+        stack = build_stack(settings, Tools(transport=transport, clock=asyncio.get_running_loop().time, random=lambda: 0.5))
         await two.stop()
         for _ in range(100):
             call = make_call(seconds=30)
@@ -136,8 +137,8 @@ async def test_dead_instance_costs_no_idempotent_call_when_retries_are_on() -> N
 
 async def test_hanging_instance_is_ejected_by_its_timeouts() -> None:
     async with ScriptedUpstream(HELLO) as one, ScriptedUpstream({"*": {"hang": True}}) as two, WireTransport() as transport:
-        settings = Upstream.model_validate({"urls": [one.url, two.url], "timeout": "500ms", "retry": {"budget": "20%"}})
-        stack = build_stack("flights", settings, transport, clock=asyncio.get_running_loop().time, random=lambda: 0.5)
+        settings = upstream_plan("flights", urls=[one.url, two.url], timeout="500ms", retry={"budget": "20%"})
+        stack = build_stack(settings, Tools(transport=transport, clock=asyncio.get_running_loop().time, random=lambda: 0.5))
         for _ in range(50):
             assert (await stack.call(make_call(seconds=30))).status == 200
         await stack.aclose()

@@ -9,13 +9,14 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Answer, Request
 from anabranch.errors import StepError
 from anabranch.policy.call import Call
 from anabranch.policy.stack import Stack, build_stack
+from anabranch.policy.tools import Tools
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.wire import WireTransport
+from tests.support.documents import upstream_plan
 from tests.support.policies import Events
 from tests.support.scripted import ScriptedUpstream
 
@@ -41,11 +42,12 @@ class Rig:
 
     async def __aenter__(self) -> Self:
         await self.service.start()
-        upstream = Upstream.model_validate({"url": self.service.url, **self._settings})
+        upstream = upstream_plan("flights", url=self.service.url, **self._settings)
         transport = open_transport(upstream)
         assert isinstance(transport, WireTransport)
         self.transport = transport
-        self.stack: Stack = build_stack("flights", upstream, transport, clock=monotonic, random=random.random, observer=self.events)
+        tools = Tools(transport=transport, clock=monotonic, random=random.random, observer=self.events)
+        self.stack: Stack = build_stack(upstream, tools)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -89,10 +89,16 @@ def test_a_mistake_in_an_upstream_is_said_in_our_words(tmp_path: Path, upstream:
         ("version: 1\nendpoints: [{path: /, body: {schema: 5}, steps: {s: {upstream: u, path: /}}}]",
          "2:38: endpoints[0].body.schema: must be a mapping, or true or false (found 5)"),
         ("version: 1\nendpoints: [{path: /, steps: {s: {path: /}}}]",
-         "2:31: endpoints[0].steps.s: a step needs either `upstream` (a call) or `compute`, not both"),
-        ("version: 1\nendpoints: [{path: /, steps: {s: {upstream: u}}}]", "2:31: endpoints[0].steps.s: a call needs a `path`"),
-        ("version: 1\nendpoints: [{path: /, steps: {s: {compute: 'm:f', path: /, query: {}}}}]",
-         "2:31: endpoints[0].steps.s: a compute step cannot have `path` or `query`"),
+         "2:31: endpoints[0].steps.s: a step needs either `upstream` (a call) or `compute` (a compute step)"),
+        ("version: 1\nendpoints: [{path: /, steps: {s: {upstrem: u, path: /}}}]",
+         "2:31: endpoints[0].steps.s: a step needs either `upstream` (a call) or `compute` (a compute step), not `upstrem`; did you mean `upstream`?"),
+        ("version: 1\nendpoints: [{path: /, steps: {s: {upstream: u, compute: 'm:f', path: /}}}]",
+         "2:31: endpoints[0].steps.s: a step needs either `upstream` (a call) or `compute` (a compute step), not both"),
+        ("version: 1\nendpoints: [{path: /, steps: {s: {upstream: u}}}]", "2:31: endpoints[0].steps.s: the key `path` is missing"),
+        ("version: 1\nendpoints: [{path: /, steps: {s: {compute: 'm:f', path: /}}}]",
+         "2:51: endpoints[0].steps.s.path: a compute step cannot have `path`"),
+        ("version: 1\nendpoints: [{path: /, steps: {s: {upstream: u, path: /, stale_if_eror: 1s}}}]",
+         "2:57: endpoints[0].steps.s.stale_if_eror: unknown key `stale_if_eror`; did you mean `stale_if_error`?"),
         ("version: 1\nendpoints: [{path: /, steps: {1s: {upstream: u, path: /}}}]", "2:31: endpoints[0].steps.1s: a name must begin with a letter"),
         ("version: 1\nendpoints: [{path: /, response: {body: 1, merge: flat}, steps: {s: {upstream: u, path: /}}}]",
          "2:23: endpoints[0].response: a response with `body` cannot have `merge` or `arrays`"),
@@ -103,6 +109,15 @@ def test_a_mistake_in_an_upstream_is_said_in_our_words(tmp_path: Path, upstream:
 def test_a_mistake_elsewhere_is_said_in_our_words(tmp_path: Path, text: str, expected: str) -> None:
     [mistake] = _mistakes(tmp_path, text)
     assert mistake.startswith(expected)
+
+
+def test_every_key_that_belongs_to_another_kind_of_step_is_told(tmp_path: Path) -> None:
+    text = "version: 1\nendpoints: [{path: /, steps: {s: {compute: 'm:f', path: /, query: {}}, t: {upstream: u, path: /, input: {}}}}]"
+    assert _mistakes(tmp_path, text) == [
+        "2:51: endpoints[0].steps.s.path: a compute step cannot have `path`",
+        "2:60: endpoints[0].steps.s.query: a compute step cannot have `query`",
+        "2:98: endpoints[0].steps.t.input: a call cannot have `input`",
+    ]
 
 
 def test_many_mistakes_are_reported_in_one_run_each_at_its_place(tmp_path: Path) -> None:
@@ -132,7 +147,7 @@ endpoints:
 journl: 1
 """
     assert [mistake.split(": ")[0] for mistake in _mistakes(tmp_path, text)] == [
-        "2:21", "5:10", "6:5", "10:5", "11:23", "11:32", "11:50", "12:30", "16:36", "16:51", "17:7", "18:36", "19:13", "21:42", "22:5", "23:1",
+        "2:21", "5:10", "6:5", "10:5", "11:23", "11:32", "11:50", "12:30", "16:36", "16:51", "17:27", "18:36", "19:13", "21:42", "22:5", "23:1",
     ]  # fmt: skip
 
 

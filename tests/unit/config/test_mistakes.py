@@ -41,7 +41,7 @@ _EXPECTED = [
     (15, 46, "unknown key `requierd`"),
     (16, 36, "unknown step `nope`"),
     (16, 57, "must be true or false"),
-    (18, 7, "a call needs a `path`"),
+    (18, 7, "the key `path` is missing"),
     (19, 11, "GET /a/{other} matches the same requests as the endpoint at "),
     (20, 42, "unknown query parameter `q`"),
 ]

@@ -10,6 +10,7 @@ from anabranch.jsontext.shape import DecodeMode
 from anabranch.plan.compile import compile_document
 from anabranch.plan.model import DocumentPlan, EndpointPlan
 from demo.service import PORTS
+from tests.support.documents import call_of
 
 DOCUMENT = Path("demo/gateway.yaml")
 
@@ -76,8 +77,8 @@ def test_calls_that_need_nothing_of_each_other_start_at_once(name: str) -> None:
 
 def test_search_forwards_the_body_and_may_be_retried() -> None:
     plan = endpoint("search")
-    assert {step.method for step in plan.steps} == {"POST"}
-    assert all(step.is_idempotent for step in plan.steps)
+    assert {call_of(step).method for step in plan.steps} == {"POST"}
+    assert all(step.operation.is_idempotent for step in plan.steps)
 
 
 def test_answers_that_are_only_placed_are_not_understood() -> None:

@@ -9,7 +9,6 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Answer
 from anabranch.edge.python import FanOut, FanOutFailed, fan_out
 from anabranch.engine.python import upstream_handles
@@ -18,6 +17,7 @@ from anabranch.policy.call import Call, Policy
 from demo import airports, flights, weather
 from demo.routes import Flight, earliest_after, router
 from demo.service import Service
+from tests.support.documents import upstream_plan
 
 MODULES: dict[str, ModuleType] = {"flights": flights, "airports": airports, "weather": weather}
 
@@ -45,7 +45,7 @@ async def refusing(call: Call) -> Answer:
 
 async def asked(path: str, *, down: str = "") -> tuple[httpx.Response, FanOut]:
     """The answer to a GET, and the fan-out that made it. `down`: a service that cannot be reached."""
-    upstreams = {name: Upstream(url="http://demo") for name in MODULES}
+    upstreams = {name: upstream_plan(name, url="http://demo") for name in MODULES}
     policies = {name: refusing if name == down else answering(name) for name in MODULES}
     fans: list[FanOut] = []
 

@@ -7,7 +7,8 @@ from fastapi.openapi.models import OpenAPI
 
 from anabranch.config import model as config
 from anabranch.describe.openapi import describe
-from anabranch.plan.model import ComputePlan, EndpointPlan
+from anabranch.plan.model import EndpointPlan
+from tests.support.documents import compute_of
 from tests.support.edge_plans import body, document, endpoint, parameter, read_integer
 
 STEPS: dict[str, dict[str, Any]] = {
@@ -170,8 +171,8 @@ def test_description_fits_fastapis_model_of_openapi() -> None:
 def computed(result: dict[str, Any], **written: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of a compute step whose function says `result`, and all component schemas."""
     plan = endpoint(name="x", steps={"sum": {"compute": "m:f", **written}})
-    compute = ComputePlan(hook="m:f", pool="thread", kind="thread", lane="x.sum", limit=None, build=lambda _: b"{}", result_schema=result)
-    plan = replace(plan, steps=(replace(plan.steps[0], compute=compute),))
+    operation = replace(compute_of(plan.steps[0]), schema=result)
+    plan = replace(plan, steps=(replace(plan.steps[0], operation=operation),))
     paths, components = describe(document(plan))
     made = paths[plan.path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["sum"]
     return made, components["schemas"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Answer, Request
 from anabranch.engine.python import FanCall, FanOut, FanOutFailed, segment, upstream_handles
 from anabranch.errors import ConnectError, InvalidJSON, QueueFull, UpstreamStatus
 from anabranch.policy.call import Call, Policy
+from tests.support.documents import upstream_plan
 
 EXTRA = ((b"x-request-id", b"r-1"),)
 
@@ -58,7 +58,7 @@ def fan_of(
     policies: Mapping[str, Policy], *, client_headers: Mapping[bytes, bytes] | None = None, deadline: float | None = None, **settings: Any
 ) -> FanOut:
     """A fan-out over these policies. `settings`: of every upstream."""
-    upstreams = {name: Upstream.model_validate({"url": "http://127.0.0.1:1", **settings}) for name in policies}
+    upstreams = {name: upstream_plan(name, **settings) for name in policies}
     return FanOut(
         upstream_handles(upstreams, policies),
         deadline=monotonic() + 5 if deadline is None else deadline,

@@ -6,12 +6,12 @@ from typing import Any, cast
 import pytest
 
 from anabranch.config.journal import Journal as Config
-from anabranch.config.journal import JournalRule
 from anabranch.core.exchange import Answer
 from anabranch.journal.batch import DeferredRecord
 from anabranch.journal.journal import Journal
 from anabranch.journal.recorder import CompletedRequest, Recorder
 from anabranch.journal.redact import Redaction
+from anabranch.plan.model import RecordPlan
 from tests.support import edge_plans
 from tests.support.requests import request_of
 
@@ -30,8 +30,9 @@ class _Journal:
 @pytest.mark.parametrize("bodies", ["none", "steps"])
 def test_answers_of_services_that_are_held_until_the_record_is_made_count(bodies: Any) -> None:
     journal = _Journal()
-    plan = edge_plans.endpoint(name="briefing", journal={"bodies": bodies})
-    recorder = Recorder(plan, JournalRule(bodies=bodies), cast("Journal", journal), Redaction(journal.config.redact))
+    rule = RecordPlan(bodies=bodies)
+    plan = edge_plans.endpoint(name="briefing", record=rule)
+    recorder = Recorder(plan, rule, cast("Journal", journal), Redaction(journal.config.redact))
     outcome = edge_plans.outcome("flight")
     outcome.answer = Answer(200, [], b"x" * 100_000)
     recorder.defer(CompletedRequest(recorder, request_of(plan), edge_plans.result(outcome), None, 200, b"{}", 0.1, 0.0))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from anabranch.core.exchange import Request
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING
-from tests.support.documents import plan_of, slot
+from tests.support.documents import call_of, plan_of, slot
 
 PARAMETERS = {"v": {"in": "query", "default": None, "schema": {}}, "o": {"in": "query"}, "n": {"in": "query", "required": True}}
 
@@ -22,7 +22,7 @@ def request(
     frame = plan.new_frame()
     for name, value in values.items():
         slot(plan, frame, name, value)
-    return plan.steps[0].build(frame, client or {}, ((b"x-request-id", b"r"),))
+    return call_of(plan.steps[0]).build(frame, client or {}, ((b"x-request-id", b"r"),))
 
 
 @given(st.text(min_size=1).filter(lambda text: text not in (".", "..")))
@@ -92,7 +92,7 @@ def test_the_step_wins_over_the_upstream_and_that_over_the_client() -> None:
     }
     plan = plan_of({"steps": {"s": {"upstream": "a", "path": "/p", "headers": {"x-a": "step"}}}}, upstreams={"a": upstream})
     client = {b"x-a": b"client", b"x-b": b"client", b"x-c": b"client"}
-    built = plan.steps[0].build(plan.new_frame(), client, ())
+    built = call_of(plan.steps[0]).build(plan.new_frame(), client, ())
     seen = dict(built.headers.pairs) | dict(built.extra)
     assert (seen[b"x-a"], seen[b"x-b"], seen[b"x-c"]) == (b"step", b"upstream", b"client")
     assert seen[b"accept"] == b"application/json"
@@ -122,4 +122,4 @@ def test_the_method_of_a_step_that_is_alone(endpoint: str, step: dict[str, Any],
 
 def test_among_several_steps_only_one_with_a_body_has_the_endpoints_method() -> None:
     plan = plan_of({"method": "PUT", "steps": {"x": {"upstream": "a", "path": "/"}, "y": {"upstream": "b", "path": "/", "body": "{body}"}}})
-    assert [step.method for step in plan.steps] == ["GET", "PUT"]
+    assert [call_of(step).method for step in plan.steps] == ["GET", "PUT"]

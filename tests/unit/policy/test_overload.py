@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import StepError, UpstreamTimeout
 from anabranch.policy.call import Call
 from anabranch.policy.stack import build_stack
+from anabranch.policy.tools import Tools
+from tests.support.documents import upstream_plan
 from tests.support.policies import OK
 
 SERVICE_S = 0.1
@@ -41,8 +42,8 @@ async def offer(rate: float, seconds: float, *, required_share: float, concurren
     first third of the time left out."""
     chance = Random(7)
     loop = asyncio.get_running_loop()
-    upstream = Upstream.model_validate({"url": "http://127.0.0.1:1", "timeout": "800ms", "concurrency": concurrency})
-    stack = build_stack("flights", upstream, Workers(10, chance), clock=loop.time, random=chance.random)
+    upstream = upstream_plan("flights", timeout="800ms", concurrency=concurrency)
+    stack = build_stack(upstream, Tools(transport=Workers(10, chance), clock=loop.time, random=chance.random))
     results: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     begins = loop.time() + seconds / 3
 

@@ -5,12 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.config import model as config
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import BreakerOpen, ConnectError, QueueFull, UpstreamTimeout
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.event import PolicyEvent
+from anabranch.policy.hedge import HedgeLayer
+from anabranch.policy.retry import RetryLayer
 from anabranch.policy.stack import Stack, build_stack, describe
+from anabranch.policy.token import TokenLayer
+from anabranch.policy.tools import Tools
 from tests.support.clock import START, FakeTimeLoop
+from tests.support.documents import upstream_plan
 from tests.support.policies import OK, Events, Scripted, answer, make_call
 
 ONE = "http://127.0.0.1:9101"
@@ -25,38 +30,36 @@ FULL: dict[str, Any] = {
 }
 
 
-def upstream_of(**settings: Any) -> config.Upstream:
-    return config.Upstream.model_validate({"url": ONE, **settings} if "urls" not in settings else settings)
+def upstream_of(**settings: Any) -> UpstreamPlan:
+    return upstream_plan("flights", **settings)
 
 
-def build(upstream: config.Upstream, transport: Scripted, *, events: Events | None = None, authority: Scripted | None = None) -> Stack:
-    return build_stack(
-        "flights",
-        upstream,
-        transport,
-        clock=asyncio.get_running_loop().time,
-        random=lambda: 0.5,
-        observer=events,
-        authority=authority,
-    )
+def build(upstream: UpstreamPlan, transport: Scripted, *, events: Events | None = None, authority: Scripted | None = None) -> Stack:
+    clock = asyncio.get_running_loop().time
+    return build_stack(upstream, Tools(transport=transport, clock=clock, random=lambda: 0.5, observer=events, authority=authority))
+
+
+def layers(stack: Stack) -> tuple[str, ...]:
+    """The layers by the names of their modules, outermost first."""
+    return tuple(type(layer).__module__.rpartition(".")[2] for layer in stack.layers)
 
 
 async def test_layers_that_have_nothing_to_do_are_not_built() -> None:
     stack = build(upstream_of(), Scripted())
-    assert stack.layers == ("coalesce", "bulkhead", "attempt")
-    assert (stack.balance, stack.breaker, stack.retry_budget, stack.hedge_budget, stack.token) == (None,) * 5
+    assert layers(stack) == ("coalesce", "bulkhead", "attempt")
+    assert (stack.balance, stack.breaker, stack.find(RetryLayer), stack.find(HedgeLayer), stack.find(TokenLayer)) == (None,) * 5
     assert await stack.call(make_call()) is OK
 
 
 async def test_one_attempt_needs_no_retry_layer() -> None:
-    assert "retry" not in build(upstream_of(retry={"attempts": 1}), Scripted()).layers
+    assert "retry" not in layers(build(upstream_of(retry={"attempts": 1}), Scripted()))
 
 
 async def test_all_layers_stand_in_the_documented_order() -> None:
     stack = build(upstream_of(**FULL), Scripted())
-    assert stack.layers == ("coalesce", "retry", "hedge", "breaker", "bulkhead", "token", "attempt")
+    assert layers(stack) == ("coalesce", "retry", "hedge", "breaker", "bulkhead", "token", "attempt")
     stack = build(upstream_of(**{key: value for key, value in FULL.items() if key != "url"}, urls=[ONE, TWO]), Scripted())
-    assert stack.layers == ("coalesce", "retry", "hedge", "balance", "bulkhead", "token", "attempt")
+    assert layers(stack) == ("coalesce", "retry", "hedge", "balance", "bulkhead", "token", "attempt")
     assert stack.breaker is None
     assert stack.balance is not None
     assert all(endpoint.breaker is not None for endpoint in stack.balance.targets)
@@ -64,7 +67,7 @@ async def test_all_layers_stand_in_the_documented_order() -> None:
 
 async def test_single_name_that_is_resolved_again_is_balanced() -> None:
     stack = build(upstream_of(dns_ttl="5s"), Scripted())
-    assert stack.layers == ("coalesce", "balance", "bulkhead", "attempt")
+    assert layers(stack) == ("coalesce", "balance", "bulkhead", "attempt")
     assert stack.balance is not None
     stack.balance.set_addresses([Address("http", "127.0.0.1", 9101, ip="127.0.0.2")])
     call = make_call()
@@ -215,7 +218,7 @@ settings_of_upstreams = st.fixed_dictionaries(
 @given(settings_of_upstreams)
 def test_description_names_exactly_the_layers_that_are_built(settings: dict[str, Any]) -> None:
     async def run() -> tuple[str, ...]:
-        return build(upstream_of(**settings), Scripted()).layers
+        return layers(build(upstream_of(**settings), Scripted()))
 
     lines = describe(upstream_of(**settings))
     with asyncio.Runner(loop_factory=FakeTimeLoop) as runner:

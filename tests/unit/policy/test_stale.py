@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anabranch.cache.entries import StaleStore, age_of, recorded_key
 from anabranch.core.exchange import Answer, HeaderBlock, Request, StaleRule
 from anabranch.errors import BreakerOpen, ConnectError, QueueFull, StepError, UpstreamTimeout
 from anabranch.policy.call import Call
 from anabranch.policy.coalesce import CoalesceLayer
 from anabranch.policy.event import PolicyEvent
-from anabranch.policy.stale import StaleLayer, StaleStore, age_of, recorded_key, stale_key
+from anabranch.policy.stale import StaleLayer, stale_key
 from tests.support.policies import Scripted, answer
 
 RULE = StaleRule(60.0)

@@ -6,12 +6,13 @@ import msgspec
 import pytest
 
 from anabranch.config.journal import Redact
-from anabranch.config.model import Upstream
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import ConnectError
 from anabranch.journal.record import Content, Record, digested, kept
 from anabranch.journal.redact import Redaction
-from anabranch.replay.answers import RecordedAnswers, RecordedTransport, opener_of
+from anabranch.plan.upstream import authority_of
+from anabranch.replay.answers import RecordedAnswers, RecordedTransport
+from tests.support.documents import upstream_plan
 from tests.support.recorded import answered, failed, recorded
 
 ADDRESS = Address(scheme="http", host="127.0.0.1", port=1)
@@ -35,7 +36,7 @@ def answers() -> Iterator[RecordedAnswers]:
 
 
 async def ask(answers: RecordedAnswers, upstream: str, target: str, method: str = "GET", body: bytes | None = None) -> Answer:
-    return await RecordedTransport(answers, upstream).exchange(Request(method, target, body=body), ADDRESS, 1e9)
+    return await RecordedTransport(answers, upstream_plan(upstream)).exchange(Request(method, target, body=body), ADDRESS, 1e9)
 
 
 async def test_the_latest_good_answer_counts_with_status_and_headers(answers: RecordedAnswers) -> None:
@@ -64,11 +65,10 @@ async def test_what_was_never_answered_is_a_failure_that_says_so(answers: Record
 
 
 async def test_a_token_is_there_for_every_authority(answers: RecordedAnswers) -> None:
-    a = Upstream.model_validate({"url": "http://127.0.0.1:1"})
-    opener = opener_of(answers, {"a": a})
-    authority = opener(Upstream.model_validate({"url": "http://127.0.0.1:1"}))
+    a = upstream_plan("a", oauth2={"token_url": "http://127.0.0.1:1", "client_id": "us", "client_secret": "ours"})
+    authority = RecordedTransport(answers, authority_of(a, max_response_bytes=1000))
     assert b"access_token" in (await authority.exchange(Request("POST", "/token"), ADDRESS, 1e9)).body
-    assert (await opener(a).exchange(Request("GET", "/gone"), ADDRESS, 1e9)).status == 404
+    assert (await RecordedTransport(answers, a).exchange(Request("GET", "/gone"), ADDRESS, 1e9)).status == 404
 
 
 def test_a_sent_body_of_which_only_the_size_is_known_is_no_fault() -> None:

@@ -1,23 +1,25 @@
 """Which transport is built from which settings, and what is wrong with unusable TLS files."""
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from anabranch.config.model import TLS, Upstream
 from anabranch.errors import MissingExtraError
+from anabranch.plan.upstream import DEFAULT_TLS, UpstreamPlan
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.redirect import Redirecting
 from anabranch.upstream.stock import HTTPXTransport
 from anabranch.upstream.tls import TLSContexts
 from anabranch.upstream.wire import WireTransport
+from tests.support.documents import upstream_plan
 
 
-def upstream(**settings: Any) -> Upstream:
-    return Upstream.model_validate({"url": "http://service.example", **settings})
+def upstream(**settings: Any) -> UpstreamPlan:
+    return upstream_plan(**{"url": "http://service.example", **settings})
 
 
 def test_wire_is_the_default_and_redirects_are_not_built() -> None:
@@ -47,9 +49,9 @@ def test_plain_upstreams_build_no_context() -> None:
 def test_contexts_are_shared_where_no_settings_differ(tmp_path: Path) -> None:
     contexts = TLSContexts()
     default = contexts.get(None)
-    assert contexts.get(TLS()) is default
-    assert contexts.get(TLS(server_name="other")) is default
-    assert contexts.get(TLS(min_version="1.3")) is not default
+    assert contexts.get(DEFAULT_TLS) is default
+    assert contexts.get(replace(DEFAULT_TLS, server_name="other")) is default
+    assert contexts.get(replace(DEFAULT_TLS, min_version="1.3")) is not default
     assert contexts.get(None, ("h2", "http/1.1")) is not default
     assert default.minimum_version == ssl.TLSVersion.TLSv1_2
     assert default.verify_mode == ssl.CERT_REQUIRED
@@ -67,9 +69,9 @@ def test_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("hello")
     with pytest.raises(ValueError, match=r"tls\.ca: .*junk\.pem does not contain certificates in PEM form"):
-        TLSContexts().get(TLS(ca=str(junk)))
+        TLSContexts().get(replace(DEFAULT_TLS, ca=str(junk)))
     with pytest.raises(ValueError, match=r"tls\.cert and tls\.key: .*junk\.pem does not contain"):
-        TLSContexts().get(TLS(cert=str(junk)))
+        TLSContexts().get(replace(DEFAULT_TLS, cert=str(junk)))
 
 
 def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
@@ -78,9 +80,9 @@ def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     authority.issue_cert("a.example").cert_chain_pems[0].write_to_path(str(cert))
     authority.issue_cert("b.example").private_key_pem.write_to_path(str(key))
     with pytest.raises(ValueError, match="do not match"):
-        TLSContexts().get(TLS(cert=str(cert), key=str(key)))
+        TLSContexts().get(replace(DEFAULT_TLS, cert=str(cert), key=str(key)))
 
 
 def test_key_without_certificate_is_refused() -> None:
     with pytest.raises(ValueError, match=r"tls\.key is set without tls\.cert"):
-        TLSContexts().get(TLS(key="key.pem"))
+        TLSContexts().get(replace(DEFAULT_TLS, key="key.pem"))

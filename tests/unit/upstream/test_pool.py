@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from anabranch.config.model import Pool as Settings
+from anabranch.plan.upstream import ConnectionPoolPlan
 from anabranch.upstream.connection import Connection
 from anabranch.upstream.pool import Pool
 
@@ -24,8 +24,8 @@ class Fake:
         self.pool.remove(cast("Connection", self))
 
 
-def make(**settings: Any) -> Pool:
-    return Pool(Settings.model_validate({"max_idle": 3, "idle_timeout": "10s", **settings}))
+def make(*, max_idle: int = 3) -> Pool:
+    return Pool(ConnectionPoolPlan(max_idle=max_idle, idle_timeout_s=10.0, max_age_s=300.0))
 
 
 def put(pool: Pool, now: float, **options: Any) -> Fake:

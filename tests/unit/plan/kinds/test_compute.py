@@ -8,10 +8,10 @@ from anabranch.config.model import Document
 from anabranch.config.problems import Problems
 from anabranch.errors import MissingReference, Problem
 from anabranch.plan.compile import compile_document
-from anabranch.plan.compute import HookCheck
 from anabranch.plan.explain import explain
+from anabranch.plan.known import HookCheck
 from anabranch.plan.model import DocumentPlan, PoolKind
-from tests.support.documents import UPSTREAMS, plan_of, problems_of
+from tests.support.documents import UPSTREAMS, compute_of, plan_of, problems_of
 
 
 def compute(**written: Any) -> dict[str, Any]:
@@ -30,19 +30,18 @@ def test_references_in_the_input_make_edges_and_arguments() -> None:
         {"steps": {"a": {"upstream": "a", "path": "/"}, "f": compute(input={"n": "{a.n}", "text": "n={a.n}", "k": [1, {"x": "{a.list}"}]})}}
     )
     step = plan.steps[1]
-    assert (step.needs, step.upstream, step.method) == ((0,), "", "")
-    assert step.compute is not None
+    assert (step.needs, step.upstream, step.operation.most_calls) == ((0,), "", 0)
+    build = compute_of(step).build
     frame = plan.new_frame()
     with pytest.raises(MissingReference):
-        step.compute.build(frame)
+        build(frame)
     plan.steps[0].read(b'{"n":1.50,"list":[1, 2]}', frame)
-    assert step.compute.build(frame) == b'{"n":1.50,"text":"n=1.50","k":[1,{"x":[1, 2]}]}'
+    assert build(frame) == b'{"n":1.50,"text":"n=1.50","k":[1,{"x":[1, 2]}]}'
 
 
 def test_a_function_without_input_is_given_an_empty_object() -> None:
     plan = plan_of({"steps": {"f": compute()}})
-    assert plan.steps[0].compute is not None
-    assert plan.steps[0].compute.build(plan.new_frame()) == b"{}"
+    assert compute_of(plan.steps[0]).build(plan.new_frame()) == b"{}"
 
 
 BACKENDS = {"quick": {"kind": "thread"}, "slow": {"kind": "process"}, "cluster": {"kind": "dask", "address": "tcp://x:1"}}
@@ -64,8 +63,7 @@ BACKENDS = {"quick": {"kind": "thread"}, "slow": {"kind": "process"}, "cluster":
 def test_a_step_has_one_pool(step: dict[str, Any], backends: dict[str, Any], pool: str, kind: str) -> None:
     plan, errors = document({"f": compute(**step)}, compute_backends=backends)
     assert not errors
-    made = plan.endpoints[0].steps[0].compute
-    assert made is not None
+    made = compute_of(plan.endpoints[0].steps[0])
     assert (made.pool, made.kind, made.lane) == (pool, kind, "x.f")
     assert list(plan.pools) == [pool]
     assert plan.pools[pool].backend.kind == kind
@@ -115,9 +113,7 @@ def test_what_the_hook_check_finds_is_reported_at_its_place() -> None:
 
 def test_the_schema_of_the_result_is_kept() -> None:
     plan, _ = document({"f": compute()}, lambda *_: HookCheck(result_schema={"type": "integer"}))
-    made = plan.endpoints[0].steps[0].compute
-    assert made is not None
-    assert made.result_schema == {"type": "integer"}
+    assert plan.endpoints[0].steps[0].operation.result_schema() == {"type": "integer"}
 
 
 def test_explain_says_where_a_function_runs() -> None:
