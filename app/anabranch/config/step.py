@@ -28,7 +28,7 @@ class Step(Model):
     required: bool = False
     """If true, the response is an error when this step fails. Otherwise `default` or null is used as its value."""
     default: JSON = None
-    """Value of the step when it fails. If unset, null."""
+    """Value of the step when it fails or is left out. If unset, null when it fails; when it is left out, its key is missing."""
     hidden: bool = False
     """Leave the step out of the response. Other steps can still refer to it."""
     target: str | None = None

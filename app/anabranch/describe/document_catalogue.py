@@ -3,7 +3,7 @@
 The reference and the JSON Schema are both generated from this. Must not know either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from anabranch.config.model import URL, Document, HeaderName, HeaderValue, HedgeDelay, Name
+from anabranch.config.model import STEPS, URL, Document, HeaderName, HeaderValue, HedgeDelay, Name, Step
 from anabranch.config.units import Duration, DurationOrZero, Ratio, Size, format_duration, format_ratio, format_size
 
 _WORDS: Final[tuple[tuple[Any, str], ...]] = (
@@ -38,6 +38,9 @@ _UNITS: Final[tuple[tuple[Any, Callable[[Any], str]], ...]] = (
 )
 
 
+_KINDS: Final[Mapping[type[BaseModel], Mapping[str, type[BaseModel]]]] = {Step: STEPS}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """One key of a model. `kind`: its type in the terms of the reference. `default`: as the document would write it (data, not text).
@@ -62,11 +65,23 @@ def keys(model: type[BaseModel]) -> list[Key]:
 
 
 def sections() -> list[type[BaseModel]]:
-    """The models of a whole document, each once, breadth first from `Document`."""
+    """The models of a whole document, each once, breadth first from `Document`; the kinds of a model right after it."""
     found: list[type[BaseModel]] = [Document]
     for model in found:
-        found += [inner for inner in dict.fromkeys(key.model for key in keys(model)) if inner is not None and inner not in found]
+        for inner in dict.fromkeys(key.model for key in keys(model)):
+            if inner is not None and inner not in found:
+                found += [inner, *kinds(inner).values()]
     return found
+
+
+def kinds(model: type[BaseModel]) -> Mapping[str, type[BaseModel]]:
+    """The kinds of a model by the key that says which one a value is; empty when it has none. A value is always of one of the kinds."""
+    return _KINDS.get(model, {})
+
+
+def common(model: type[BaseModel]) -> type[BaseModel] | None:
+    """The model whose keys all kinds have, when this is one of them."""
+    return next((parent for parent, models in _KINDS.items() if model in models.values()), None)
 
 
 def _key(field: FieldInfo, hint: Any, name: str) -> Key:

@@ -10,7 +10,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from anabranch.describe.document_catalogue import Key, keys, sections
+from anabranch.describe.document_catalogue import Key, common, keys, kinds, sections
 
 _HEAD: Final = """\
 # Reference of the gateway document
@@ -73,11 +73,24 @@ value are literal: the value never becomes a reference. A substituted value is n
 
 ## References
 
-The `path`, `query`, `headers`, `body` and `input` of a step and the `body` of a response are templates. In a template,
+The `when`, `path`, `query`, `headers`, `body` and `input` of a step and the `body` of a response are templates. In a template,
 `{root.path.to.field}` refers to a part of the client's request (root `path`, `query`, `header` or `body`) or to the value of a step (root: the
 name of the step). `.0` is the first element of an array. A string that is exactly one reference keeps the JSON type of its value. Inside a
 longer string the value becomes text. In the path of a call, every value is percent-encoded as one segment. `{{` and `}}` are literal braces.
 A step runs as soon as the steps that it refers to have finished.
+
+## Conditions
+
+`when` is an expression in [CEL](https://cel.dev) that is true or false. A reference in it keeps its JSON type and stands outside quotes:
+
+```yaml
+weather: {upstream: weather, path: "/at/{flight.to}", when: "{query.full} == true && {flight.status} in ['boarding', 'departed']"}
+```
+
+A step whose condition is false is not called. Its key is missing in the response, or holds its `default` if it has one. Steps that refer to a
+step without a value are left out too, even required ones, and the response is complete. A reference without a value is null:
+`{flight.gate} != null`. If the condition cannot be evaluated, for example because it compares a number with a string, the step has failed.
+Conditions need the extra `cel`: `pip install 'anabranch[cel]'`.
 
 ## The document
 """
@@ -91,11 +104,23 @@ def reference() -> str:
 
 def _intro(model: type[BaseModel]) -> str:
     text = " ".join((model.__doc__ or "").split())
+    if found := kinds(model):
+        text += "".join(f" With `{key}` it is a {_link(kind)}." for key, kind in found.items())
+    if (parent := common(model)) is not None:
+        text += f" It can also have every key of a {_link(parent)}."
     return f"{text}\n\n" if text else ""
 
 
+def _link(model: type[BaseModel]) -> str:
+    return f"[{model.__name__}](#{model.__name__.lower()})"
+
+
 def _table(model: type[BaseModel]) -> str:
-    rows = [f"| `{key.name}` | {_cell(key.kind)} | {_cell(_default(key))} | {_cell(key.meaning)} |" for key in keys(model)]
+    """The keys of a section; of a kind only those that the others do not have."""
+    parent = common(model)
+    shared = set() if parent is None else {key.name for key in keys(parent)}
+    shown = [key for key in keys(model) if key.name not in shared]
+    rows = [f"| `{key.name}` | {_cell(key.kind)} | {_cell(_default(key))} | {_cell(key.meaning)} |" for key in shown]
     return "\n".join(["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""])
 
 

@@ -8,8 +8,11 @@ the units of the document. `anabranch check` finds more mistakes than any schema
 
 from typing import Any, Final
 
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
 from anabranch.config.model import Document
-from anabranch.describe.document_catalogue import keys, sections
+from anabranch.describe.document_catalogue import keys, kinds, sections
 
 ID: Final = "urn:anabranch:document:1"
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -25,18 +28,9 @@ _ANNOTATIONS: Final = frozenset({"description", "default", "examples", "title"})
 
 def document_schema() -> dict[str, Any]:
     """The JSON Schema of the whole document, as a new object."""
-    raw = Document.model_json_schema(by_alias=True)
-    definitions = {model.__name__: _section(raw["$defs"][model.__name__]) for model in sections()[1:]}
-    for model in sections():
-        schema = raw if model is Document else definitions[model.__name__]
-        for key in keys(model):
-            described = schema["properties"][key.name]
-            described.pop("default", None)
-            if key.meaning:
-                described["description"] = key.meaning
-            if key.has_default:
-                described["default"] = key.default
-    top = _section({name: value for name, value in raw.items() if name != "$defs"})
+    _, raw = models_json_schema([(model, "validation") for model in sections()], by_alias=True)
+    definitions = {model.__name__: _section(model, raw["$defs"][model.__name__]) for model in sections()}
+    top = definitions.pop(Document.__name__)
     return {
         "$schema": _DIALECT,
         "$id": ID,
@@ -46,9 +40,18 @@ def document_schema() -> dict[str, Any]:
     }
 
 
-def _section(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of one model, with substitutions allowed in its values."""
+def _section(model: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one model, with substitutions allowed in its values. Of a model that has kinds: a choice between these."""
+    if found := kinds(model):
+        return {"description": schema["description"], "anyOf": [{"$ref": f"#/$defs/{kind.__name__}"} for kind in found.values()]}
     properties = {name: _value(value) for name, value in schema["properties"].items()}
+    for key in keys(model):
+        described = properties[key.name]
+        described.pop("default", None)
+        if key.meaning:
+            described["description"] = key.meaning
+        if key.has_default:
+            described["default"] = key.default
     section = {name: value for name, value in schema.items() if name != "title"}
     return {**section, "properties": properties}
 

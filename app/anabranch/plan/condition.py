@@ -24,7 +24,7 @@ Condition = Callable[[Frame], bool]
 """Whether the condition holds for a request. Raises ConditionFailed."""
 
 _MOST_BYTES: Final = 64 * 1024
-"""Of all the values of one condition as JSON. Larger ones would be converted on the event loop for every request."""
+"""Of each value of a condition as JSON. Larger ones would be converted on the event loop for every request."""
 _FUNCTIONS: Final = frozenset(
     {
         "size", "contains", "startsWith", "endsWith", "matches", "has", "all", "exists", "exists_one", "map", "filter", "int", "uint", "double",
@@ -36,6 +36,15 @@ _FUNCTIONS: Final = frozenset(
 _TYPES: Final = frozenset({"int", "uint", "double", "string", "bool", "bytes", "list", "map", "null_type", "type"})
 _MACRO_VARIABLE: Final = re.compile(r"\.(?:all|exists|exists_one|map|filter)\(\s*([A-Za-z_]\w*)\s*,")
 """The name that a macro such as `exists` gives to each element."""
+
+_FAULTS: Final[dict[type[Exception], str]] = {
+    KeyError: "an object has no such member",
+    IndexError: "an array has no such element",
+    ZeroDivisionError: "division by zero",
+    OverflowError: "a number is out of range",
+}
+_NO_FUNCTION: Final = re.compile(r"Undefined variable or function: '(\w+)'")
+_BAD_ARGUMENT: Final = re.compile(r"Function '(\w+)' error")
 
 
 class ConditionError(ValueError):
@@ -60,7 +69,8 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
 
 
 def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> tuple[str, dict[str, int]]:
-    """The expression with a variable for each reference, and the slot of each variable."""
+    """The expression with a variable for each reference, and the slot of each variable. A variable is as long as its reference where that is
+    possible, so that the evaluator's messages name the right columns."""
     parts: list[str] = []
     slots: dict[str, int] = {}
     quote = ""
@@ -74,7 +84,7 @@ def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> 
             slot = slot_of(part)
             name = f"v{slot}"
             slots[name] = slot
-            parts.append(name)
+            parts.append(name.ljust(len(str(part))))
     return "".join(parts), slots
 
 
@@ -111,8 +121,8 @@ def _evaluator(text: str, program: "Program", slots: dict[str, int]) -> Conditio
             found = execute({name: _value(frame[slot]) for name, slot in names})
         except _TooLarge:
             raise ConditionFailed(f"a value in the condition has more than {_MOST_BYTES} bytes") from None
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise ConditionFailed(f"the condition could not be evaluated: {_reason(str(error))}") from None
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+            raise ConditionFailed(f"the condition could not be evaluated: {_fault(error)}") from None
         if found is not True and found is not False:
             raise ConditionFailed(f"the condition must be true or false, not of type {type(found).__name__}")
         return found
@@ -136,8 +146,22 @@ def _value(value: Any) -> Any:
 
 
 def _reason(message: str) -> str:
-    """The evaluator's first sentence. It names operations and types, never values."""
-    _, _, rest = message.rpartition("ERROR: <input>:")
-    if rest:
-        return "at " + rest.split("\n", 1)[0].strip()
-    return message.split(". ", 1)[0].split("\n", 1)[0].rstrip(".")
+    """The first mistake that the evaluator found in an expression, with line and column."""
+    _, _, rest = message.partition("ERROR: <input>:")
+    return "at " + rest.split("\n", 1)[0].strip() if rest else message.split("\n", 1)[0].rstrip(".")
+
+
+def _fault(error: Exception) -> str:
+    """Why an evaluation failed. Names operations and types, never values: the evaluator's own sentences may quote these, and a client may
+    see this one."""
+    for kind, sentence in _FAULTS.items():
+        if isinstance(error, kind):
+            return sentence
+    message = str(error)
+    if isinstance(error, TypeError):
+        return message.split(". ", 1)[0].rstrip(".")
+    if (found := _NO_FUNCTION.match(message)) is not None:
+        return f"the function `{found[1]}` does not exist for a value of this type"
+    if (found := _BAD_ARGUMENT.match(message)) is not None:
+        return f"the function `{found[1]}` cannot take this value"
+    return "a value cannot be used"

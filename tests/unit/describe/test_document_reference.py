@@ -15,10 +15,12 @@ from anabranch.config.model import Document
 from anabranch.config.parse import parse
 from anabranch.config.problems import Problems
 from anabranch.config.substitute import fill
-from anabranch.describe.document_catalogue import keys, sections
+from anabranch.describe.document_catalogue import keys, kinds, sections
 from anabranch.describe.document_reference import reference
 from anabranch.describe.document_schema import document_schema
 from tests.support.example import EXAMPLE
+from tests.support.spec_document import document_text
+from tests.support.spec_model import Case, read_spec_file
 
 _DOCS = Path(__file__).parents[3] / "docs" / "reference.md"
 
@@ -118,7 +120,63 @@ def test_the_schema_names_every_key_of_every_model() -> None:
     schema = document_schema()
     for model in sections():
         section = schema if model is Document else schema["$defs"][model.__name__]
-        assert list(section["properties"]) == [key.name for key in keys(model)]
+        if kinds(model):
+            assert section["anyOf"] == [{"$ref": f"#/$defs/{kind.__name__}"} for kind in kinds(model).values()]
+            assert all({key.name for key in keys(kind)} > {key.name for key in keys(model)} for kind in kinds(model).values())
+        else:
+            assert list(section["properties"]) == [key.name for key in keys(model)]
+
+
+def test_every_kind_of_step_has_a_section_with_the_keys_that_only_it_has() -> None:
+    text = reference()
+    common, call, compute = (text.split(f"\n## {name}\n")[1].split("\n## ")[0] for name in ("Step", "CallStep", "ComputeStep"))
+    assert "With `upstream` it is a [CallStep](#callstep). With `compute` it is a [ComputeStep](#computestep)." in common
+    assert "| `when` | string |" in common
+    assert "| `upstream` | string | required |" in call
+    assert "| `compute` | string | required |" in compute
+    for section in (call, compute):
+        assert "It can also have every key of a [Step](#step)." in section
+        assert "| `when` |" not in section
+    assert "| `compute` |" not in call
+    assert "| `steps` | mapping of name to [Step](#step) | required |" in text
+
+
+_SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
+
+
+def _documents(path: Path) -> list[tuple[Case, str]]:
+    """The documents of a spec file that are not refused, as they are written."""
+    cases = [case for case in read_spec_file(path).cases if all(problem.is_warning for problem in case.expect_problems or ())]
+    return [(case, document_text(case, {"nobody": 1}, Path())) for case in cases]
+
+
+@pytest.mark.parametrize("path", _SPECS, ids=lambda path: path.stem)
+def test_the_schema_accepts_every_document_of_the_specs(path: Path) -> None:
+    validator = jsonschema_rs.validator_for(document_schema())
+    for case, text in _documents(path):
+        assert [f"{case.name}: {error}" for error in validator.iter_errors(_as_written(text))] == []
+
+
+@pytest.mark.parametrize(
+    ("step", "is_valid"),
+    [
+        ({"upstream": "a", "path": "/a", "when": "{query.x} == 1", "pick": ["x"], "stale_if_error": "1m"}, True),
+        ({"compute": "m:f", "input": {"x": "{query.x}"}, "executor": "process", "default": None}, True),
+        ({"upstream": "a", "path": "/a", "pth": "/a"}, False),
+        ({"compute": "m:f", "imput": {}}, False),
+        ({"upstream": "a", "path": "/a", "input": {}}, False),
+        ({"compute": "m:f", "query": {}}, False),
+        ({"upstream": "a"}, False),
+        ({"upstream": "a", "compute": "m:f", "path": "/a"}, False),
+        ({"path": "/a"}, False),
+        ({}, False),
+        ({"upstream": "a", "path": "/a", "when": True}, False),
+        (None, False),
+    ],
+)
+def test_the_schema_knows_the_keys_of_each_kind_of_step(step: Any, is_valid: bool) -> None:
+    document = {"version": 1, "endpoints": [{"path": "/x", "steps": {"s": step}}]}
+    assert jsonschema_rs.validator_for(document_schema()).is_valid(document) is is_valid
 
 
 def test_the_editor_comment_is_in_the_reference(tmp_path: Path) -> None:
