@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from anabranch.config import model as config
+from anabranch.jsontext.path import Path, parse_path
 from anabranch.plan.model import EndpointPlan, StepPlan
 
 JSON = dict[str, Any]
@@ -59,15 +60,16 @@ def _value(step: config.Step, computed: JSON) -> JSON:
     """Without `type`, unless a function declares it or `wrap` makes an object: `pick` also applies inside arrays and passes other values through."""
     value: JSON = dict(computed)
     if step.pick is not None:
+        names = {parse_path(old): new for old, new in (step.rename or {}).items()}
         for path in step.pick:
-            _grow(value, _renamed(tuple(path.split(".")), step.rename or {}))
+            _grow(value, _renamed(parse_path(path), names))
     if step.wrap is not None:
         value = {"type": "object", "required": [step.wrap], "properties": {step.wrap: value}}
     return value
 
 
-def _renamed(path: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
-    return tuple(names.get(".".join(path[: index + 1]), name) for index, name in enumerate(path))
+def _renamed(path: Path, names: dict[Path, str]) -> Path:
+    return tuple(parse_path(names[above])[0] if (above := path[: index + 1]) in names else name for index, name in enumerate(path))
 
 
 def _grow(schema: JSON, path: tuple[str, ...]) -> None:
