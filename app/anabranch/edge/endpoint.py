@@ -78,7 +78,6 @@ class EndpointHandler:
             scope.get("query_string", b""),
             values,
             headers,
-            scope["headers"],
             plan,
             plan.new_frame(),
             arrived,

@@ -28,8 +28,7 @@ class ClientRequest(msgspec.Struct):
 
     `id`: safe in a header field. `traceparent`: of its own span, else the client's valid one; None without either. `propagated`: the fields that every upstream call
     carries (request id, trace context). `path`, `query`: raw, as sent. `path_values`: of the path's parameters in order, decoded; None for one
-    that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `header_lines`: the same as they came. `arrived`, `deadline`:
-    monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
+    that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `arrived`, `deadline`: monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
     the request ends, whatever ended it.
     """
 
@@ -41,7 +40,6 @@ class ClientRequest(msgspec.Struct):
     query: bytes
     path_values: tuple[str | None, ...]
     headers: dict[bytes, bytes]
-    header_lines: list[tuple[bytes, bytes]]
     plan: EndpointPlan
     frame: Frame
     arrived: float

@@ -8,6 +8,7 @@ from anabranch.config import model as config
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
 from anabranch.jsontext.shape import DecodeMode
+from anabranch.plan.parameters import Reader
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ HeaderPairs = tuple[tuple[bytes, bytes], ...]
 class ParameterPlan:
     """One declared parameter.
 
-    `read`: takes the texts that the client sent (one for each occurrence, percent-decoded) and returns the typed value, or raises
+    `read`: takes the texts that the client sent (one for each occurrence or element, percent-decoded) and returns the value, or raises
     ValueError with a message for the client. `slot`: the slot of the value; None when no reference uses it.
-    `default`: the typed value for an absent parameter; MISSING when there is none.
+    `default`: the value for an absent parameter; MISSING when there is none. `is_list`: its type is array. `segment`: index of its segment in the
+    path; -1 outside of it. `field`: name of its header field, in lower case.
     """
 
     name: str
@@ -31,8 +33,11 @@ class ParameterPlan:
     is_required: bool
     default: Any
     slot: int | None
-    read: Callable[[list[str]], Any]
+    read: Reader
     source: config.Parameter
+    is_list: bool = False
+    segment: int = -1
+    field: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
