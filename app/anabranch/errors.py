@@ -29,6 +29,7 @@
           |    +-- DependencyFailed        a step that this step needs failed
           +-- ConditionFailed   a condition could not be evaluated
           +-- ShapeError        the value cannot be merged as the document requires
+          +-- ProcessingTimeout the deadline passed while the gateway read or merged large answers
           +-- NothingAnswered   no visible step has a value
           +-- ComputeError      a hook gave no usable value
                +-- ComputeFailed           the hook raised
@@ -341,6 +342,16 @@ class ConditionFailed(StepError):
 class ShapeError(StepError):
     code = "not_mergeable"
     title = "Step value cannot be merged"
+
+
+class ProcessingTimeout(StepError):
+    """The services have answered, but the deadline passed while the gateway itself was reading or merging large answers."""
+
+    code = "processing_timeout"
+    status = 504
+    title = "Gateway ran out of time"
+    proxy_error = "proxy_internal_error"
+    is_timeout = True
 
 
 class NothingAnswered(StepError):

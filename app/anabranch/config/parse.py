@@ -185,7 +185,7 @@ class _Builder:
             raise ValueError(f"the tag `{_tag_text(tag)}` is not supported; remove it")
         if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "bool"):
             raise ValueError(f"the value does not match its tag `{_tag_text(tag)}`")
-        return float(value) if kind == "float" and isinstance(value, int) else value
+        return _as_float(value) if kind == "float" and isinstance(value, int) else value
 
     def _alias(self, event: AliasEvent) -> None:
         where = self._where(event)
@@ -300,6 +300,13 @@ def _explained(error: MarkedYAMLError, file: str, text: str) -> tuple[Located, s
 
 def _tag_text(tag: str) -> str:
     return tag.replace(_TAG, "!!")
+
+
+def _as_float(number: int) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError("the number is too large; if it is text, put it in quotes") from None
 
 
 def _with_pairs_joined(text: str) -> str:

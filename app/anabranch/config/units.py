@@ -11,6 +11,8 @@ _DURATION: Final = re.compile(_NUMBER + r"(us|ms|s|m|h|d)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE: Final = re.compile(_NUMBER + r"(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
 _BYTES: Final = {None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+MOST: Final = 1_000_000_000
+"""Of anything that is counted."""
 _RATIO: Final = re.compile(_NUMBER + r"%")
 
 

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import orjson
+import msgspec
 
 from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request
@@ -19,6 +19,7 @@ from anabranch.engine.operation import send
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
 from anabranch.jsontext import raw
+from anabranch.jsontext.values import dump, load
 from anabranch.plan.fields import name_fault, value_fault
 from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT
 from anabranch.plan.model import HeaderPairs
@@ -128,20 +129,21 @@ class FanOut:
         retries. `optional`: a failed call gives `default`. `idempotent`: whether the call may be sent twice; None: if the method is
         idempotent. `name`: name in Server-Timing and problems, of letters, digits, `_` and `-`; None: the upstream's.
 
-        Raises KeyError for an upstream that is not in the document and ValueError for an invalid path, header field or name.
+        Raises KeyError for an upstream that is not in the document; ValueError for an invalid path, header field or name; ValueError or
+        TypeError for a body that is not JSON, such as one with NaN in it.
         """
         handle = self._handles.get(upstream)
         if handle is None:
             raise KeyError(f"the document has no upstream {upstream!r}; it has {', '.join(self._handles) or 'none'}")
         if not path.startswith("/") or "#" in path:
-            raise ValueError(f"a path must start with / and have no fragment: {path!r}")
+            raise ValueError("a path must start with / and have no fragment")
         target = quote(path, safe=_PATH_SAFE)
         if pairs := [(key, _text(item)) for key, value in (query or {}).items() for item in _items(value) if item is not None]:
             target += ("&" if "?" in target else "?") + urlencode(pairs, quote_via=quote)
         extra = list(handle.forward([], self._client_headers, self._extra))
         content = None
         if body is not None:
-            content = orjson.dumps(body)
+            content = dump(body)
             extra.append((b"content-type", b"application/json"))
         for field_name, value in (headers or {}).items():
             if fault := name_fault(field_name) or value_fault(value):
@@ -196,9 +198,9 @@ class FanOut:
             answer = await send(self._handles[call.upstream].policy, sent, outcome)
             body = raw.prepare(answer.body)
             try:
-                value = orjson.loads(body)
-            except orjson.JSONDecodeError as error:
-                raise raw.invalid(error) from None
+                value = load(body)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise raw.invalid(body, error) from None
             outcome.raw = body
         except StepError as error:
             outcome.failure = error

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+import msgspec
 
 from anabranch.errors import ConditionFailed, MissingExtraError
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.values import load
 from anabranch.plan.reference import Reference, Template
 
 if TYPE_CHECKING:
@@ -138,11 +139,16 @@ class _TooLarge(Exception):
 def _value(value: Any) -> Any:
     if value is MISSING:
         return None
+    if type(value) is list:
+        return [_value(item) for item in value]
     if type(value) is not bytes:
         return value
     if len(value) > _MOST_BYTES:
         raise _TooLarge
-    return orjson.loads(value)
+    try:
+        return load(value)
+    except msgspec.DecodeError:
+        raise ValueError("a number is out of range") from None
 
 
 def _reason(message: str) -> str:

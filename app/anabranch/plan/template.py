@@ -6,10 +6,9 @@ A string that is exactly one reference becomes the JSON of its value, in its exa
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.values import write
 from anabranch.plan.reference import Reference, Template, is_whole, parse
 from anabranch.plan.value import as_json, as_long_text
 
@@ -70,7 +69,7 @@ def _walk(node: Any, pieces: list[Any], slot_of: SlotOf, *, is_strict: bool) -> 
     if isinstance(node, dict):
         pieces.append(b"{")
         for number, (key, value) in enumerate(node.items()):
-            pieces.append((b"," if number else b"") + orjson.dumps(str(key)) + b":")
+            pieces.append((b"," if number else b"") + write(str(key)) + b":")
             _walk(value, pieces, slot_of, is_strict=is_strict)
         pieces.append(b"}")
     elif isinstance(node, list):
@@ -89,9 +88,9 @@ def _walk(node: Any, pieces: list[Any], slot_of: SlotOf, *, is_strict: bool) -> 
         elif any(isinstance(part, Reference) for part in template):
             pieces.append(_long_string(node, render_text(template, slot_of), is_strict=is_strict))
         else:
-            pieces.append(orjson.dumps("".join(str(part) for part in template)))
+            pieces.append(write("".join(str(part) for part in template)))
     else:
-        pieces.append(orjson.dumps(node))
+        pieces.append(write(node))
 
 
 def _long_string(source: str, text_of: Callable[[Frame], str | None], *, is_strict: bool) -> Callable[[Frame], bytes]:
@@ -101,7 +100,7 @@ def _long_string(source: str, text_of: Callable[[Frame], str | None], *, is_stri
             if is_strict:
                 raise MissingReference(f'a reference in "{source}" has no value')
             return b"null"
-        return orjson.dumps(text)
+        return write(text)
 
     return render
 
