@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from anabranch.config.base import HeaderName, Model
-from anabranch.config.units import MOST, Duration, Ratio, Size
+from anabranch.config.units import Count, Duration, Ratio, Size
 from anabranch.jsontext.path import parse_path
 
 
@@ -87,7 +87,7 @@ class Journal(Model):
     on_full: Literal["wait", "drop"] = "drop"
     """What happens to a relaxed record when the queue is full. `wait`: it waits for space, up to the deadline, after the response is sent.
     `drop`: it is dropped and counted."""
-    queue_records: int = Field(10_000, ge=1, le=MOST)
+    queue_records: Count = Field(10_000, ge=1)
     """Maximum number of records waiting to be written."""
     queue_size: Size = 64 * 1024 * 1024
     """Maximum total size of the records waiting to be written."""

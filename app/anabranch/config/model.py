@@ -25,7 +25,7 @@ from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model
-from anabranch.config.units import MOST, Duration, DurationOrZero, Size
+from anabranch.config.units import Count, Duration, DurationOrZero, Size
 from anabranch.config.upstream import TLS as TLS
 from anabranch.config.upstream import Breaker as Breaker
 from anabranch.config.upstream import Concurrency as Concurrency
@@ -58,7 +58,7 @@ class Defaults(Model):
     """Deadline of a request, counted from its arrival."""
     max_body: Size = 1024 * 1024
     """Maximum size of a request body. A larger body is rejected with 413."""
-    max_requests: int | None = Field(None, ge=1, le=MOST)
+    max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to one endpoint, in one worker. If unset, there is no limit."""
 
 
@@ -129,7 +129,7 @@ class Endpoint(Model):
     """Groups in the API description."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Deadline of the whole request. If unset, `defaults.timeout`."""
-    max_requests: int | None = Field(None, ge=1, le=MOST)
+    max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to this endpoint, in one worker. As many again may wait, for at most a quarter of the deadline. Further
     requests are rejected with 503. If unset, `defaults.max_requests`."""
     parameters: dict[str, Parameter] = {}

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, Model, Name
 from anabranch.config.problems import did_you_mean
-from anabranch.config.units import MOST, Duration
+from anabranch.config.units import Count, Duration
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -108,7 +108,7 @@ class ComputeStep(Step):
     pool: Name | None = None
     """Name of one of the document's `compute_backends`. If unset, the first one of the executor's kind, or a built-in one for `thread` and
     `process`."""
-    concurrency: int | None = Field(None, ge=1, le=MOST)
+    concurrency: Count | None = Field(None, ge=1)
     """Maximum concurrent jobs of this step in its pool. Further jobs wait without blocking the pool's other steps. If unset, only the pool's
     limit applies."""
 

@@ -8,6 +8,7 @@ steps, header fields, problems) is described exactly.
 from typing import Any, Final
 
 from anabranch.describe.schemas import response_schema
+from anabranch.describe.security import is_parameter, requirements
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
 JSON = dict[str, Any]
@@ -69,7 +70,6 @@ _PROBLEM: Final[JSON] = {
                     "elapsed_ms": {"type": "number", "minimum": 0},
                     "in": {"type": "string", "enum": ["path", "query", "header", "cookie", "body"]},
                     "name": {"type": "string"},
-                    "value": {"type": "string"},
                 },
             },
         },
@@ -81,10 +81,12 @@ def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSO
     """`paths` and `components` for all endpoints. `problem_name`: name of the schema of problem documents."""
     paths: JSON = {}
     schemas: JSON = {problem_name: _PROBLEM}
+    schemes: JSON = {}
     for plan in document.endpoints:
-        paths.setdefault(plan.path, {})[plan.method.lower()] = _operation(plan, schemas)
+        paths.setdefault(plan.path, {})[plan.method.lower()] = _operation(plan, schemas, schemes)
     responses = {name: _problem_response(status, description, problem_name) for status, (name, description) in _PROBLEMS.items()}
-    return paths, {"schemas": schemas, "responses": responses, "headers": _HEADERS}
+    components: JSON = {"schemas": schemas, "responses": responses, "headers": _HEADERS}
+    return paths, {**components, "securitySchemes": schemes} if schemes else components
 
 
 def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
@@ -94,7 +96,7 @@ def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
         responses.setdefault(status, _reference(status))
 
 
-def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
+def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON) -> JSON:
     source = plan.source
     parameters = [*plan.path_parameters, *plan.query_parameters, *plan.header_parameters]
     operation: JSON = {"operationId": plan.name}
@@ -104,8 +106,10 @@ def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
         operation["description"] = source.description
     if source.tags:
         operation["tags"] = list(source.tags)
-    if parameters:
-        operation["parameters"] = [_parameter(plan, parameter, schemas) for parameter in parameters]
+    if described := [_parameter(plan, parameter, schemas) for parameter in parameters if is_parameter(parameter)]:
+        operation["parameters"] = described
+    if security := requirements(parameters, schemes):
+        operation["security"] = security
     if plan.body is not None:
         body = plan.body.source
         schema = body.schema_ if body is not None and isinstance(body.schema_, dict) else {}

@@ -16,6 +16,7 @@ from anabranch.edge.scope import join_headers, raw_path
 from anabranch.edge.served import Served
 from anabranch.edge.table import Leaf, RouteTable, Values
 from anabranch.engine.event import ObserverOf, RequestTracer
+from anabranch.engine.request import public_prefix
 from anabranch.engine.run import Bind
 from anabranch.errors import MethodNotAllowed
 from anabranch.guard.stack import Guard, build_guards
@@ -116,7 +117,8 @@ class DataPlane(BaseRoute):
         served = Served(method, scope["path"], trace, arrived)
         handler = leaf.methods.get(method)
         if handler is None:
-            await _answer_without_endpoint(served, leaf.allow, send)
+            prefix = public_prefix(headers.get(b"x-forwarded-prefix"), scope.get("root_path", ""))
+            await _answer_without_endpoint(served, leaf.allow, prefix, send)
             served.end(self._observe_others)
             return
         wants_notes = is_explained or (self._allow_explain and explain.is_requested(scope.get("query_string", b"")))
@@ -134,7 +136,7 @@ class DataPlane(BaseRoute):
             served.end(handler.observe)
 
 
-async def _answer_without_endpoint(served: Served, allow: bytes, send: Send) -> None:
+async def _answer_without_endpoint(served: Served, allow: bytes, prefix: str, send: Send) -> None:
     """Answer OPTIONS, or a method that the path does not have."""
     request_id = served.trace.request_id
     if served.method == "OPTIONS":
@@ -142,6 +144,6 @@ async def _answer_without_endpoint(served: Served, allow: bytes, send: Send) -> 
     else:
         error = MethodNotAllowed(f"this path allows {allow.decode()}", headers={"allow": allow.decode()})
         served.code = error.code
-        response = of_problem(problems.of_request(error, request_id), is_head=served.method == "HEAD")
+        response = of_problem(problems.of_request(error, request_id, prefix), is_head=served.method == "HEAD")
     served.status = response.status
     served.sent_bytes = await send_response(response, send)

@@ -24,7 +24,7 @@ from anabranch.edge.served import Served
 from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.engine.outcome import Result
 from anabranch.engine.python import FanCall, FanOut, FanOutFailed, UpstreamHandle, segment
-from anabranch.engine.request import forwarded_prefix
+from anabranch.engine.request import public_prefix
 
 __all__ = ["Fan", "FanCall", "FanOut", "FanOutFailed", "FanSource", "PythonRoutes", "segment"]
 
@@ -65,7 +65,7 @@ class PythonRequest:
     @property
     def prefix(self) -> str:
         """The path below which the client sees the gateway."""
-        return forwarded_prefix(self.headers.get(b"x-forwarded-prefix")) + self.root_path
+        return public_prefix(self.headers.get(b"x-forwarded-prefix"), self.root_path)
 
     def outcome_headers(self) -> list[tuple[bytes, bytes]]:
         """What the response says of the fan-out; nothing when there was none."""

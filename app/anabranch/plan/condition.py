@@ -48,6 +48,9 @@ _NO_FUNCTION: Final = re.compile(r"Undefined variable or function: '(\w+)'")
 _BAD_ARGUMENT: Final = re.compile(r"Function '(\w+)' error")
 
 
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
+
+
 class ConditionError(ValueError):
     """A text is not a condition. The message is a sentence for the operator."""
 
@@ -146,9 +149,23 @@ def _value(value: Any) -> Any:
     if len(value) > _MOST_BYTES:
         raise _TooLarge
     try:
-        return load(value)
+        found = load(value)
     except msgspec.DecodeError:
-        raise ValueError("a number is out of range") from None
+        raise OverflowError from None
+    if _LONG_NUMBER.search(value) is not None:
+        _refuse_large(found)
+    return found
+
+
+def _refuse_large(value: Any) -> None:
+    """Raise OverflowError for an integer beyond 64 bits, which the evaluator would round."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _refuse_large(item)
+    elif type(value) is int and not -(2**63) <= value < 2**64:
+        raise OverflowError
 
 
 def _reason(message: str) -> str:
