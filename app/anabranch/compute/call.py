@@ -17,6 +17,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from anabranch.core.validation import sentence_of
 from anabranch.jsontext.proof import decode_raw
 from anabranch.jsontext.values import dump, load, refuse_infinity
 
@@ -141,7 +142,10 @@ def invalid(kind: ReplyKind, error: Exception) -> JobReply:
     """The reply for an invalid value. Says what is wrong and where, but not the value: it may be a client's secret."""
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False, include_input=False, include_context=False)
-        lines = [f"{'.'.join(map(str, fault['loc'])) or 'the value'}: {fault['msg']}" for fault in faults[:_MOST_FAULTS]]
+        lines = [
+            f"{'.'.join(map(str, fault['loc'])) or 'the value'}: {sentence_of(fault, trusts_users=False)}"
+            for fault in faults[:_MOST_FAULTS]
+        ]
         if len(faults) > _MOST_FAULTS:
             lines.append(f"and {len(faults) - _MOST_FAULTS} more")
         text = "\n".join(lines)

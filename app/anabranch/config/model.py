@@ -4,9 +4,9 @@
 at a time. Checks that need the whole document (names, references, cycles) are in `anabranch.plan`.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from anabranch.config.base import JSON as JSON
 from anabranch.config.base import URL as URL
@@ -60,6 +60,10 @@ class Defaults(Model):
     """Maximum size of a request body. A larger body is rejected with 413."""
     max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to one endpoint, in one worker. If unset, there is no limit."""
+    public_names: bool = True
+    """Whether clients see the names of steps and upstreams. If false, `Server-Timing`, `Proxy-Status`, `Cache-Status`, problems and the API
+    description have numbers in their place, and problems have the title of a failure in place of its detail. Logs, metrics, explain and the
+    admin server keep the names, and so does the body of a response that is merged by `group`. Also for Python routes."""
 
 
 class Parameter(Model):
@@ -90,6 +94,14 @@ class Body(Model):
     """Text for the API description."""
 
 
+_IMPOSSIBLE: Final = {
+    205: "such a response has no body (RFC 9110 section 15.3.6); 204 says the same to every client but an old browser",
+    206: "it answers a request for a range, and a merged response has no ranges (RFC 9110 section 15.3.7)",
+    226: "it says that the body is a difference to an older one (RFC 3229)",
+}
+"""Successful statuses that no response of an endpoint can have."""
+
+
 class Response(Model):
     """How the values of the steps are combined into one response."""
 
@@ -101,12 +113,23 @@ class Response(Model):
     body: JSON = None
     """Body of the response, instead of `merge`: a JSON template."""
     status: int = Field(200, ge=200, le=299)
-    """Status of responses that are not errors."""
+    """Status of responses that are not errors. 204 sends no body."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields of responses that are not errors: fixed text, not templates."""
 
+    @field_validator("status")
+    @classmethod
+    def _is_possible(cls, status: int) -> int:
+        if (reason := _IMPOSSIBLE.get(status)) is not None:
+            raise ValueError(f"{status} is not possible: {reason}")
+        return status
+
     @model_validator(mode="after")
     def _one_way(self) -> "Response":
+        if self.status == 204 and (self.model_fields_set & {"body", "merge", "arrays"}):
+            raise ValueError("a response with status 204 has no body, so it cannot have `body`, `merge` or `arrays`")
+        if self.status == 204 and any(name.lower() == "content-type" for name in self.headers):
+            raise ValueError("a response with status 204 has no body, so it cannot have a content-type")
         if "body" in self.model_fields_set and ("merge" in self.model_fields_set or "arrays" in self.model_fields_set):
             raise ValueError("a response with `body` cannot have `merge` or `arrays`")
         return self

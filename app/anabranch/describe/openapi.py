@@ -36,7 +36,7 @@ _PROBLEMS: Final = {
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
     "415": ("UnsupportedMediaType", "The content type of the request body is not JSON."),
-    "4XX": ("UpstreamRefusal", "The upstream of a required step answered with a 4xx status, which is passed on."),
+    "4XX": ("UpstreamRefusal", "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on."),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
     "503": (
@@ -141,6 +141,11 @@ def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
     media_type = fixed.pop("content-type", "application/json")
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     headers.update({name: {"schema": {"type": "string", "const": value}} for name, value in sorted(fixed.items())})
+    if "cache-control" in headers:
+        headers["cache-control"] = {
+            "description": "`no-store` on a partial response, which also has no other field for caches.",
+            "schema": {"type": "string", "enum": list(dict.fromkeys([fixed["cache-control"], "no-store"]))},
+        }
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if plan.response.status not in (204, 205):
         schema = response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
@@ -156,7 +161,7 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
         statuses.append("404")
     if plan.body is not None:
         statuses += ["408", "413", "415"]
-    if any(step.is_required for step in plan.steps):
+    if any(step.upstream for step in plan.steps):
         statuses.append("4XX")
     return {status: _reference(status) for status in sorted(statuses)}
 
@@ -167,8 +172,11 @@ def _reference(status: str) -> JSON:
 
 def _problem_response(status: str, description: str, problem_name: str) -> JSON:
     headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
-    if status == "503":
+    if status in ("503", "4XX"):
         headers["Retry-After"] = {"description": "Seconds after which to retry.", "schema": {"type": "string"}}
+    if status == "4XX":
+        headers["WWW-Authenticate"] = {"description": "Of a 401: how to authenticate.", "schema": {"type": "string"}}
+        headers["Allow"] = {"description": "Of a 405: the methods that are allowed.", "schema": {"type": "string"}}
     content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{problem_name}"}}}
     return {"description": description, "headers": headers, "content": content}
 

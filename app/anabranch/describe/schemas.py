@@ -22,7 +22,7 @@ def response_schema(plan: EndpointPlan, embed: Embed) -> JSON:
         return {
             "type": "object",
             "required": [step.name for step in visible if not step.may_be_left_out],
-            "properties": {step.name: _step(step, _computed(step, embed)) for step in visible},
+            "properties": {step.name: _step(step, _computed(step, embed), is_named=plan.numbers is None) for step in visible},
         }
     known: JSON = {}
     for step in visible:
@@ -39,11 +39,12 @@ def _computed(step: StepPlan, embed: Embed) -> JSON:
     return embed(step.name, schema)
 
 
-def _step(plan: StepPlan, computed: JSON) -> JSON:
-    """The schema of a step's value. The value of a failed optional step is its default, so the schema allows that too."""
+def _step(plan: StepPlan, computed: JSON, *, is_named: bool) -> JSON:
+    """The schema of a step's value. The value of a failed optional step is its default, so the schema allows that too. `is_named`: whether the
+    name of its service is public."""
     step = plan.source
     value = _value(step, computed)
-    described = f"From {plan.upstream}." if plan.upstream else "Computed."
+    described = f"From {plan.upstream if is_named else 'a service'}." if plan.upstream else "Computed."
     if not step.required:
         described += f" Optional: {'null' if step.default is None else 'its default'} when it fails."
     if plan.may_be_left_out:

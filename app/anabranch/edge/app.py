@@ -63,7 +63,9 @@ class Gateway(FastAPI):
         started on it finish on it."""
         document = service.plan
         before = self.plane.load(document, service.engine.bind, service.recorder_of)
-        self.fan_source = FanSource(service.upstream_handles, document.timeout_s, self.plane.generation, self._tracer)
+        self.fan_source = FanSource(
+            service.upstream_handles, document.timeout_s, self.plane.generation, self._tracer, public_names=document.public_names
+        )
         self._cors = None if document.cors is None else CrossOrigin(document.cors)
         self._build_chain()
         return before

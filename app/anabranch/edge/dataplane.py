@@ -22,7 +22,7 @@ from anabranch.errors import MethodNotAllowed
 from anabranch.guard.stack import Guard, build_guards
 from anabranch.journal.recorder import RecorderOf
 from anabranch.plan.model import DocumentPlan, EndpointPlan
-from anabranch.plan.routes import RESERVED
+from anabranch.plan.routes import RESERVED, route_key
 
 Found = tuple[Generation, Leaf[EndpointHandler], Values]
 """Where a path leads: the generation in force, what is served there by method, and the values of the path's parameters."""
@@ -65,11 +65,17 @@ class DataPlane(BaseRoute):
         """
         self._bind = bind or self._bind
         before = self.generation
-        routes = [(plan.method, plan.path, self._handler(plan, recorder_of)) for plan in document.endpoints]
+        methods: dict[object, set[str]] = {}
+        for plan in document.endpoints:
+            methods.setdefault(_shape(plan), {"OPTIONS"}).update(_served(plan))
+        routes = [
+            (plan.method, plan.path, self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan))) for plan in document.endpoints
+        ]
         self.generation = Generation(RouteTable(routes, reserved=RESERVED), document)
         return before
 
-    def _handler(self, plan: EndpointPlan, recorder_of: RecorderOf | None) -> EndpointHandler:
+    def _handler(self, plan: EndpointPlan, recorder_of: RecorderOf | None, others: set[str]) -> EndpointHandler:
+        """`others`: the methods that the path has besides the plan's."""
         return EndpointHandler(
             plan,
             self._bind(plan),
@@ -77,6 +83,7 @@ class DataPlane(BaseRoute):
             recorder=None if recorder_of is None else recorder_of(plan),
             observe=None if self._observer_of is None else self._observer_of(plan),
             watch_after_s=self._watch_after_s,
+            allow=", ".join(sorted(others)).encode(),
         )
 
     @property
@@ -134,6 +141,15 @@ class DataPlane(BaseRoute):
                 request.end()
             self.in_flight -= 1
             served.end(handler.observe)
+
+
+def _shape(plan: EndpointPlan) -> object:
+    """The same for all endpoints of one path, however its parameters are called."""
+    return route_key("", plan.segments)[1]
+
+
+def _served(plan: EndpointPlan) -> set[str]:
+    return {"GET", "HEAD"} if plan.method == "GET" else {plan.method}
 
 
 async def _answer_without_endpoint(served: Served, allow: bytes, prefix: str, send: Send) -> None:

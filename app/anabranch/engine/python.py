@@ -21,7 +21,7 @@ from anabranch.errors import StepError
 from anabranch.jsontext import raw
 from anabranch.jsontext.values import dump, load
 from anabranch.plan.fields import name_fault, value_fault
-from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT
+from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT, has_own_credentials
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.request import compile_headers
 from anabranch.plan.upstream import UpstreamPlan
@@ -71,6 +71,7 @@ class UpstreamHandle:
     policy: Policy
     headers: HeaderBlock
     forward: "Any" = field(repr=False)
+    has_own_credentials: bool = False
 
 
 def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
@@ -81,7 +82,7 @@ def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[st
             defaults=DEFAULT_HEADERS, upstream=upstream.headers, step={}, forward=upstream.forward_headers,
             slot_of=lambda _: 0, optional=lambda _: False,
         )  # fmt: skip
-        handles[name] = UpstreamHandle(policies[name], block, forward)
+        handles[name] = UpstreamHandle(policies[name], block, forward, has_own_credentials(upstream, block))
     return handles
 
 
@@ -195,7 +196,8 @@ class FanOut:
         sent = Call(call.request, deadline=deadline, is_idempotent=call.is_idempotent, is_required=call.is_required)
         value = call.default
         try:
-            answer = await send(self._handles[call.upstream].policy, sent, outcome)
+            handle = self._handles[call.upstream]
+            answer = await send(handle.policy, sent, outcome, has_own_credentials=handle.has_own_credentials)
             body = raw.prepare(answer.body)
             try:
                 value = load(body)

@@ -19,7 +19,7 @@ from anabranch.engine.kinds import bind
 from anabranch.engine.operation import LeftOut, Operation, Resources
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
-from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
+from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError, UpstreamStatus
 from anabranch.jsontext.merge import ABSENT
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.policy.call import Policy
@@ -209,20 +209,21 @@ class _Run:
             if self._outcomes[index] is not None:
                 continue
             if not has_value:
-                ready += self._skip(self._plan.steps[index], step.name, is_left_out=outcome.is_left_out)
+                ready += self._skip(self._plan.steps[index], outcome)
             elif not self._waiting[index]:
                 ready.append(index)
         return ready
 
-    def _skip(self, step: StepPlan, needed: str, *, is_left_out: bool) -> list[int]:
-        """Settle a step without running it, because the step `needed` failed or was left out. Returns the indexes of the steps that can start
+    def _skip(self, step: StepPlan, needed: Outcome) -> list[int]:
+        """Settle a step without running it, because a step that it needs failed or was left out. Returns the indexes of the steps that can start
         now."""
         outcome = Outcome(step.name, step.upstream)
         outcome.started_s = perf_counter() - self._began
-        if is_left_out:
+        if needed.is_left_out:
             outcome.is_left_out = True
         else:
-            outcome.failure = DependencyFailed(f"not run: it needs step '{needed}', which failed")
+            outcome.failure = DependencyFailed(f"not run: it needs step '{needed.step}', which failed")
+            outcome.failure.is_absent = needed.failure is not None and needed.failure.is_absent
         return self._settle(step, outcome)
 
     # ------------------------------------------------------------------------------------------------------ result
@@ -242,13 +243,29 @@ class _Run:
             outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_stale, left_out=left_out
         )
 
-    def _nothing_answered(self, failures: list[StepError]) -> NothingAnswered | None:
+    def _nothing_answered(self, failures: list[StepError]) -> StepError | None:
+        """The failure of a request whose response would show no answer at all; None for any other. `failures`: of all steps.
+
+        Where every service gave the same 4xx, that is the answer: the client has asked for something that it cannot have.
+        """
         visible = self._plan.response.visible
+        shown: list[StepError] = []
         for index in visible:
             outcome = self._outcomes[index]
             if outcome is not None and outcome.raw is not None:
                 return None
+            if outcome is not None and outcome.failure is not None:
+                shown.append(outcome.failure)
         if not visible:
             return None
-        causes = [failure for failure in failures if not isinstance(failure, SkippedError)]
-        return NothingAnswered(is_timeout=bool(causes) and all(failure.is_timeout for failure in causes))
+        # A step that was skipped has no reason of its own: the steps that it needs have.
+        reasons = [failure for failure in failures if not isinstance(failure, SkippedError)]
+        of_shown = [failure for failure in shown if not isinstance(failure, SkippedError)] or reasons
+        first = of_shown[0] if of_shown else None
+        if isinstance(first, UpstreamStatus) and first.status < 500 and all(_has_status(failure, first.status) for failure in of_shown):
+            return first
+        return NothingAnswered(is_timeout=bool(reasons) and all(failure.is_timeout for failure in reasons))
+
+
+def _has_status(failure: StepError, status: int) -> bool:
+    return isinstance(failure, UpstreamStatus) and failure.status == status

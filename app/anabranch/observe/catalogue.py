@@ -36,7 +36,8 @@ def _metric(kind: MetricKind, name: str, labels: str, meaning: str) -> Metric:
 REQUESTS: Final = _metric(
     "counter", "requests", "endpoint status complete",
     "Finished requests. `endpoint`: its name, the path template of a Python route, or `none`; `status`: as sent, 499 if the client had "
-    "disconnected; `complete`: `true`, `false` if a step failed, `none` if no step ran.",
+    "disconnected; `complete`: `true`; `false` if a step failed; `absent` if steps failed only because services do not have what was asked for (404, "
+    "410); `none` for a client error (4xx), or if no step ran.",
 )  # fmt: skip
 REQUEST_DURATION: Final = _metric(
     "histogram", "request_duration_seconds", "endpoint class complete",

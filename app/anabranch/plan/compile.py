@@ -55,6 +55,7 @@ def compile_document(
         upstreams=upstreams,
         pools=pools_of(operations, document.compute_backends),
         timeout_s=document.defaults.timeout_s,
+        public_names=document.defaults.public_names,
         cors=document.cors,
         journal=document.journal,
         stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),

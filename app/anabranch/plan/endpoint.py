@@ -11,10 +11,11 @@ from anabranch.jsontext.order import merging
 from anabranch.jsontext.shape import Shape, compile_reader
 from anabranch.jsontext.values import load_exactly
 from anabranch.plan.digest import endpoint_digest
-from anabranch.plan.fields import report_header
+from anabranch.plan.fields import report_response_header
 from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.known import Known
 from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
+from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
 from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
@@ -102,6 +103,7 @@ class EndpointCompiler:
                 headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
             ),
             record=_record(endpoint),
+            numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
             digest=endpoint_digest(endpoint),
             source=endpoint,
         )
@@ -141,7 +143,7 @@ class EndpointCompiler:
                 message = f"a step cannot be called `{name}`: it would shadow the reference root of that name"
                 self._problems.add(at, message, hint=f"the roots are {', '.join(ROOTS)}", at_key=True)
         for name, value in self._endpoint.response.headers.items():
-            report_header((*self._at, "response", "headers", name), name, value, self._problems)
+            report_response_header((*self._at, "response", "headers", name), name, value, self._problems)
 
     # ------------------------------------------------------------------------------------------------------- steps
 

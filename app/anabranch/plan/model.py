@@ -8,6 +8,7 @@ from anabranch.config import model as config
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
 from anabranch.jsontext.shape import DecodeMode
+from anabranch.plan.names import Numbers
 from anabranch.plan.parameters import Reader
 from anabranch.plan.upstream import UpstreamPlan
 
@@ -132,6 +133,7 @@ class RecordPlan:
 class EndpointPlan:
     """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
+    `numbers`: what clients see in place of names; None: the names.
 
     `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
@@ -152,6 +154,7 @@ class EndpointPlan:
     ready: tuple[int, ...]
     response: ResponsePlan
     record: RecordPlan | None = None
+    numbers: Numbers | None = None
     digest: str = ""
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
@@ -187,12 +190,13 @@ class StalePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
     pools: dict[str, PoolPlan] = field(default_factory=dict)
     timeout_s: float = 2.0
+    public_names: bool = True
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
     stale: StalePlan = StalePlan()
