@@ -1,1 +1,1 @@
-"""The proof of speed: the same workloads against Anabranch and against what a user would pick instead, in one run. `python -m bench`."""
+"""Benchmarks: runs the same workloads against Anabranch and its alternatives, in one run. `python -m bench`."""

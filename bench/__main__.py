@@ -17,7 +17,7 @@ from bench.measure import Options, Section, opened
 from bench.peers import PEERS, YARDSTICKS
 from bench.server import Cores, StartError
 from bench.targets import targets
-from bench.trial import wrk_is_there
+from bench.trial import is_wrk_installed
 
 RESULTS: Final = Path(__file__).parent / "results"
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     lines += [f"  {name:10} {title}" for name, title in YARDSTICKS.items()]
     command = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure Anabranch against what a user would pick instead, in one run.",
+        description="Measure Anabranch against its alternatives, in one run.",
         epilog="\n".join(["workloads:", *lines]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,25 +38,25 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--workload", action="append", choices=keys, metavar="KEY", help="only this workload; may be repeated")
     command.add_argument("--peer", action="append", choices=[*PEERS, *YARDSTICKS], metavar="NAME", help="only this peer; may be repeated")
     command.add_argument("--seconds", type=float, help="length of one trial (default 2)")
-    command.add_argument("--rounds", type=int, help="trials of each peer, of which the median is reported (default 3)")
-    command.add_argument("--clients", type=int, help="connections, instead of each workload's own number")
-    command.add_argument("--quick", action="store_true", help="one short round: does it work, and roughly how fast")
-    command.add_argument("--generator", choices=["wrk", "own"], help="what makes closed loops (default wrk where it is on PATH)")
-    command.add_argument("--write-docs", action="store_true", help="write the tables of docs/performance.md")
+    command.add_argument("--rounds", type=int, help="trials of each peer; the median is reported (default 3)")
+    command.add_argument("--clients", type=int, help="number of connections (default: the workload's own)")
+    command.add_argument("--quick", action="store_true", help="one short round: a check that it works, with rough figures")
+    command.add_argument("--generator", choices=["wrk", "own"], help="load generator of closed loops (default: wrk if it is on PATH)")
+    command.add_argument("--write-docs", action="store_true", help="write the results into the tables of docs/performance.md")
     return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run. 0: measured, whatever the figures; 2: bad use; 3: something that is needed could not be started."""
+    """Run the benchmark. Exit codes: 0: measured, whatever the figures; 2: wrong usage; 3: a required process could not be started."""
     command = parser()
     options = command.parse_args(arguments)
     seconds = options.seconds or (0.5 if options.quick else 2.0)
     rounds = options.rounds or (1 if options.quick else 3)
     if seconds <= 0 or rounds < 1 or (options.clients is not None and options.clients < 1):
-        command.error("--seconds, --rounds and --clients must be above zero")
-    if options.generator == "wrk" and not wrk_is_there():
+        command.error("--seconds, --rounds and --clients must be greater than zero")
+    if options.generator == "wrk" and not is_wrk_installed():
         command.error("wrk is not on PATH; install it or use --generator own")
-    has_wrk = options.generator == "wrk" or (options.generator is None and wrk_is_there() and not options.quick)
+    has_wrk = options.generator == "wrk" or (options.generator is None and is_wrk_installed() and not options.quick)
     chosen = [workload for workload in WORKLOADS if options.workload is None or workload.key in options.workload]
     settings = Options(
         seconds=seconds,
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = facts("wrk above 1,000 requests/s, else bench.load" if has_wrk else "bench.load")
     available = os.sched_getaffinity(0)
     if len(available) < 2:
-        print("Only one core: server, load and services share it, so only CPU times mean anything.", file=sys.stderr)
+        print("Only one core: server, load generator and services share it, so only the CPU times are meaningful.", file=sys.stderr)
     sections: dict[str, Section] = {}
     try:
         with opened(settings, Cores.of(available), RESULTS) as bench:
@@ -93,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _peers(workload: Workload, wanted: Sequence[str] | None, *, is_quick: bool) -> list[str]:
-    """Whom to measure: those asked for that make sense for the workload, else the workload's own; in a hurry the slow ones once only."""
+    """The peers to measure: the requested ones that suit the workload, else the workload's own. With `is_quick`, slow peers run only in the
+    first workload."""
     if wanted:
         return [peer for peer in wanted if peer in workload.peers or (peer in PEERS and peer != "floor")]
     if is_quick and workload is not WORKLOADS[0]:
@@ -102,7 +103,7 @@ def _peers(workload: Workload, wanted: Sequence[str] | None, *, is_quick: bool) 
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that everything that was started is ended."""
+    """Make SIGTERM unwind like Ctrl-C, so that all started processes are stopped."""
     raise SystemExit(128 + number)
 
 

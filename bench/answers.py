@@ -1,6 +1,6 @@
-"""Reads HTTP/1.1 responses of known status and length from a stream of bytes, as cheaply as checking them allows.
+"""Checks status and length of HTTP/1.1 responses in a stream of bytes, as cheaply as possible.
 
-It is for the load generator only: it trusts the server's framing (one response at a time, no pipelining) and forgets the bodies.
+For the load generator only: it trusts the server's framing (one response at a time, no pipelining) and discards the bodies.
 """
 
 from typing import Literal
@@ -20,7 +20,7 @@ class Chunks:
         self._line = b""
 
     def feed(self, data: bytes) -> bool:
-        """Take more of the body. True when it is whole. Raises ValueError for what is no chunk."""
+        """Process more of the body. True when the body is complete. Raises ValueError for an invalid chunk."""
         position = 0
         while position < len(data):
             if self._left:
@@ -46,20 +46,20 @@ class Chunks:
 
 
 class Answers:
-    """One connection's responses. `expected_bytes`: length that every body must have, None for any."""
+    """The responses of one connection. `expected_bytes`: required length of every body, None for any."""
 
     __slots__ = ("_chunks", "_expected", "_head", "_left", "_length", "_status_is_ok")
 
     def __init__(self, expected_bytes: int | None) -> None:
         self._expected = expected_bytes
         self._head = b""
-        self._left = -1  # of the body; below zero while a head is awaited
+        self._left = -1  # of the body; negative while waiting for a head
         self._length = 0
         self._status_is_ok = False
         self._chunks: Chunks | None = None
 
     def feed(self, data: bytes) -> Verdict | None:
-        """Take what arrived. None while the response is not whole; then "" when it is right, or what is wrong with it."""
+        """Process received bytes. None while the response is incomplete; then "" when it is correct, or the kind of fault."""
         if self._chunks is not None:
             return self._feed_chunks(data)
         if self._left >= 0:

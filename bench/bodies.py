@@ -1,6 +1,6 @@
-"""The JSON that the services answer with: realistic, not repetitive, and the same bytes in every run and process.
+"""The JSON bodies of the services: realistic, not repetitive, and the same bytes in every run and process.
 
-Knows nothing of HTTP. Sizes are those of the workloads: 0.2, 0.9 and 2.2 kB, ten parts of about 1 kB, and 1 MB.
+Sizes are those of the workloads: 0.2, 0.9 and 2.2 kB, ten parts of about 1 kB, and 1 MB.
 """
 
 import json
@@ -58,7 +58,7 @@ def orders() -> JSON:
 
 
 def weather() -> JSON:
-    """About 0.9 kB: hours of a forecast."""
+    """About 0.9 kB: an hourly forecast."""
     draw = random.Random(3)
     hours = [
         {
@@ -73,12 +73,12 @@ def weather() -> JSON:
 
 
 def part(number: int) -> JSON:
-    """About 1 kB; `number` tells the ten parts of a page apart."""
+    """About 1 kB. `number`: which of the ten parts of a page."""
     return _grown(random.Random(100 + number), {"part": number, "items": []}, "items", 1_000)
 
 
 def report(number: int) -> JSON:
-    """About 1 MB. `batch` stands before the large array, `summary` behind it."""
+    """About 1 MB. `batch` comes before the large array, `summary` after it."""
     draw = random.Random(1_000 + number)
     head = {"batch": f"{draw.getrandbits(64):016x}", "rows": []}
     value = _grown(draw, head, "rows", 1_000_000)
@@ -87,22 +87,22 @@ def report(number: int) -> JSON:
 
 
 def account() -> JSON:
-    """The first link of the chain: names its customer."""
+    """The first call of the chain: refers to the customer."""
     return {"id": 17, "customer_id": "c-2903", "opened_at": "2019-11-05", "limit": 25_000}
 
 
 def customer() -> JSON:
-    """The second link: names its region."""
+    """The second call: refers to the region."""
     return {"id": "c-2903", "name": "Leila Dvořák", "region": "eu-north", "orders": 87, "rating": 4.6}
 
 
 def region() -> JSON:
-    """The third link."""
+    """The third call."""
     return {"id": "eu-north", "title": "Nordics", "currency": "DKK", "warehouses": ["Aarhus", "Odense", "Bergen"], "vat": 0.25}
 
 
 def _grown(draw: random.Random, value: dict[str, JSON], key: str, size_bytes: int) -> dict[str, JSON]:
-    """Add drawn rows to the array at `key` until the encoded value has about `size_bytes`."""
+    """Add random rows to the array at `key` until the encoded value has about `size_bytes`."""
     size = len(encode(value))
     while size < size_bytes:
         row = _row(draw)

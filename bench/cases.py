@@ -1,7 +1,7 @@
-"""The workloads: what is asked for, which calls that takes, and what the right answer is.
+"""The workloads: path, calls and correct response of each.
 
-The peers spell the same routes out in their own language; the answer of every server is compared with `expected` before it is measured.
-The services are ten addresses of one process (`bench.upstream`), each with its own name, connections and policies in the gateways.
+The peers implement the same routes in their own language. Every server's response is compared with `expected` before it is measured. The
+services are ten addresses of one process (`bench.upstream`), each with its own name, connections and policies in the gateways.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SERVERS: Final = ("anabranch", "textbook", "aiohttp", "node", "krakend")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One call of a workload. `name`: its key in the response. `service`: number of the service. `path`: may refer to an earlier call of a
-    chain as `{name.field}`. `pick`: only these keys are wanted."""
+    chain as `{name.field}`. `pick`: keep only these keys."""
 
     name: str
     service: int
@@ -33,10 +33,10 @@ class Call:
 class Workload:
     """One row group of the report.
 
-    `path`: what clients ask for. `method`: how it is measured. closed: each client sends when it has its answer. half: open loop at half of
-    the server's own saturation. hedging: the same, with the slow service, plain and hedged. growth: closed loop, over numbers of endpoints.
-    `clients`: connections. `is_chain`: each call's path is made of the answer before. `alone`: path asked of the upstream itself, for the
-    row that shows what the load generator and the upstream can do. `peers`: those measured unless the command says otherwise.
+    `path`: path of the requests. `method`: how it is measured. closed: each client sends its next request after its response. half: open
+    loop at half of the server's own saturation. hedging: the same, with the slow service, with and without hedging. growth: closed loop,
+    over several numbers of endpoints. `clients`: connections. `is_chain`: each call's path depends on the response before. `alone`: path
+    requested directly from the upstream, for the row that shows the capacity of load generator and upstream. `peers`: measured by default.
     """
 
     key: str
@@ -135,7 +135,7 @@ WORKLOADS: Final = (
 
 @cache
 def documents() -> dict[str, JSON]:
-    """Path to JSON value, of every path that the services answer at once."""
+    """Path to JSON value, for every path that the services answer without delay."""
     return {
         "/user": bodies.user(),
         "/orders": bodies.orders(),
@@ -149,7 +149,7 @@ def documents() -> dict[str, JSON]:
 
 
 def expected(workload: Workload) -> JSON:
-    """The right response of a gateway: each call's value under its name."""
+    """The correct response of a gateway: each call's value under its name."""
     values: dict[str, JSON] = {}
     for call in workload.calls:
         path = call.path.removeprefix("/delay/50ms").replace("/flaky", "")

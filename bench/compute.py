@@ -1,7 +1,7 @@
-"""What a busy function does to everybody else, and what a job on a cluster costs. `python -m bench.compute`.
+"""Measures the effect of a busy function on other requests, and the cost of a job on a cluster. `python -m bench.compute`.
 
-The plain aggregate is asked at a steady rate: first alone, then while a function that never rests keeps every worker of a pool busy. The hop
-costs of threads and processes are `python -m bench.hops`.
+The plain aggregate is requested at a steady rate: first alone, then while a CPU-bound function keeps every worker of a pool busy.
+`python -m bench.hops` measures the cost of a job on threads and in processes.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from bench.server import Cores, free_port, process
 
 KINDS: Final = ("process", "thread")
 _SPIN_S: Final = 0.25
-_ASKERS: Final = 3
+_CALLERS: Final = 3
 _READY_WITHIN_S: Final = 30.0
 
 
 def spin(seconds: float) -> int:
-    """The hook: plain Python for so long."""
+    """The hook: runs plain Python for this long."""
     rounds = 0
     until = perf_counter() + seconds
     while perf_counter() < until:
@@ -41,7 +41,7 @@ def spin(seconds: float) -> int:
 
 
 def document(url: str) -> dict[str, Any]:
-    """The plain aggregate, and a heavy endpoint for each kind of pool, which has one worker: a core is left for the rest."""
+    """The plain aggregate, and a heavy endpoint for each kind of pool. A pool has one worker, so that one core is left for other work."""
     heavy = [
         {
             "path": f"/{kind}",
@@ -59,7 +59,7 @@ def document(url: str) -> dict[str, Any]:
 
 
 def isolation(seconds: float) -> None:
-    """The aggregate alone and beside each kind of pool, saturated."""
+    """Measure the aggregate alone and beside each kind of pool, saturated."""
     everywhere = frozenset(os.sched_getaffinity(0))
     cores = Cores(server=everywhere, load=everywhere)
     print("| busy with a function | p50 ms | p99 ms | p99, times idle | jobs/s | failed |\n| --- |" + " ---: |" * 5)
@@ -67,7 +67,7 @@ def isolation(seconds: float) -> None:
         idle = aggregate(cores, port, pid, seconds)
         print(f"| nothing | {idle.p50_ms:.2f} | {idle.p99_ms:.2f} | 1.0 | | {sum(idle.errors.values())} |", flush=True)
         for kind in KINDS:
-            with Pressure(port, f"/{kind}", threads=_ASKERS) as pressure:
+            with Pressure(port, f"/{kind}", threads=_CALLERS) as pressure:
                 trial = aggregate(cores, port, pid, seconds)
             failed = pressure.faults + sum(trial.errors.values())
             times = trial.p99_ms / idle.p99_ms
@@ -77,7 +77,7 @@ def isolation(seconds: float) -> None:
 
 @contextmanager
 def cluster(cores: Cores) -> Iterator[str]:
-    """The address of a scheduler with one worker."""
+    """Start a scheduler with one worker; yields its address."""
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     command = [sys.executable, "-W", "ignore", "-m"]
@@ -92,7 +92,7 @@ def cluster(cores: Cores) -> Iterator[str]:
 
 
 async def hops(address: str) -> None:
-    """One job after the other on the cluster: a function that does nothing."""
+    """Run a trivial function on the cluster, one job after the other."""
     pool = DaskPool("cluster", address, workers=1, queue=1, queue_timeout_s=None)
     await pool.aopen()
 

@@ -1,7 +1,7 @@
-"""CPU time of one upstream exchange, and nothing around it: on a bare protocol, or on Anabranch's own transport.
+"""CPU time of one upstream exchange without a gateway: on a bare protocol, or on Anabranch's own transport.
 
-The bare one is the yardstick for what a Python gateway could cost at best: it connects, writes prepared bytes, parses with httptools, and
-trusts everybody. `python -m bench.exchange exchange|wire` reads one `Job` as JSON from its standard input and prints one `Result`.
+The bare protocol shows the lowest possible cost in Python: it connects, writes prepared bytes, parses with httptools, and checks nothing.
+`python -m bench.exchange exchange|wire` reads one `Job` as JSON from standard input and prints one `Result`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Exchange = Callable[[int], Awaitable[int]]  # number of the target -> length of 
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """`targets`: (port, path, length of the right body), used in turn by `clients` coroutines."""
+    """`targets`: (port, path, length of the correct body), used in turn by `clients` coroutines."""
 
     targets: list[tuple[int, str, int]]
     clients: int
@@ -49,7 +49,7 @@ class Bare(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def ask(self, data: bytes) -> "asyncio.Future[bytes]":
-        """Send a request; the future is its body."""
+        """Send a request; returns a future of the body."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(data)
@@ -73,7 +73,7 @@ class Bare(asyncio.Protocol):
 
 @asynccontextmanager
 async def bare(job: Job) -> AsyncIterator[Exchange]:
-    """Exchanges on `Bare` connections, kept in a stack for each target."""
+    """Exchanges on `Bare` connections, with a stack of idle connections for each target."""
     loop = asyncio.get_running_loop()
     requests = [request(port, path) for port, path, _ in job.targets]
     idle: list[list[Bare]] = [[] for _ in job.targets]
@@ -93,8 +93,8 @@ async def bare(job: Job) -> AsyncIterator[Exchange]:
 
 @asynccontextmanager
 async def wire(job: Job) -> AsyncIterator[Exchange]:
-    """Exchanges on Anabranch's transport, one for each target as a gateway has one for each upstream."""
-    # Not above: the bare exchange is to run in a process that has loaded nothing of the gateway.
+    """Exchanges on Anabranch's transport: one transport for each target, as a gateway has one for each upstream."""
+    # Imported here, because the bare exchange must run in a process that has not loaded the gateway.
     from anabranch.core.exchange import Address, Request
     from anabranch.plan.upstream import DEFAULT_POOL
     from anabranch.upstream.wire import WireTransport
@@ -156,14 +156,14 @@ async def measure(job: Job, exchange: Exchange) -> Result:
         waited_s=waits_s,
         peak_bytes=peak_bytes(os.getpid()),
         lag_us=0.0,
-        asked=answered,
+        sent=answered,
         own_cpu_s=cpu_s,
     )
 
 
 def wire_is_missing() -> str | None:
     """Why Anabranch's transport cannot be measured, or None."""
-    return None if importlib.util.find_spec("anabranch.upstream.wire") else "anabranch.upstream.wire is not there"
+    return None if importlib.util.find_spec("anabranch.upstream.wire") else "anabranch.upstream.wire cannot be imported"
 
 
 async def main(kind: str) -> None:

@@ -1,4 +1,4 @@
-"""What machine and which versions a run was made with: without them its figures mean little."""
+"""The machine and the software versions of a run, needed to interpret its figures."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ _PACKAGES: Final = ("anabranch", "fastapi", "uvicorn", "uvloop", "httptools", "h
 
 
 def facts(generator: str) -> dict[str, str]:
-    """Name to value, in the order of the report. `generator`: what made the closed loops."""
+    """Name to value, in the order of the report. `generator`: load generator of the closed loops."""
     load = os.getloadavg()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -53,8 +53,8 @@ def _node() -> str:
 
 
 def _output(*command: str) -> str:
-    """The first line that a command prints, or that it is missing."""
+    """The first line of a command's output, or "not installed"."""
     if shutil.which(command[0]) is None:
-        return "not there"
+        return "not installed"
     printed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
     return next(iter(printed.splitlines()), "unknown").strip()

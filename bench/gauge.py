@@ -1,4 +1,4 @@
-"""What a process and its children have used, read from /proc: CPU time and the peak of resident memory."""
+"""Reads the CPU time and the peak resident memory of a process and its children from /proc."""
 
 import os
 import time
@@ -12,8 +12,8 @@ _PROC: Final = Path("/proc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """`cpu_s`: user and system time between two readings. `waited_s`: how long the root's main thread could have run but other work had its
-    core. `peak_bytes`: highest resident set of the same interval, children added."""
+    """`cpu_s`: user and system time between two readings. `waited_s`: how long the root's main thread was ready to run but
+    waited for a core. `peak_bytes`: peak resident memory of the same interval, summed over the processes."""
 
     cpu_s: float
     waited_s: float
@@ -21,13 +21,14 @@ class Usage:
 
 
 def parse_stat(text: str) -> tuple[int, float]:
-    """Parent and CPU seconds (user and system, waited-for children included) of one /proc/PID/stat; the name in it may hold anything."""
+    """Parent and CPU seconds (user and system, including waited-for children) of one /proc/PID/stat. The process name may contain any
+    text."""
     fields = text[text.rindex(")") + 2 :].split()
     return int(fields[1]), sum(map(int, fields[11:15])) * _TICK_S
 
 
 def tree(pid: int) -> dict[int, float]:
-    """`pid` and all its descendants that are alive, each with its CPU seconds. Empty when `pid` is gone."""
+    """`pid` and all its live descendants, each with its CPU seconds. Empty when `pid` has ended."""
     parents: dict[int, int] = {}
     cpu: dict[int, float] = {}
     for entry in _PROC.iterdir():
@@ -35,7 +36,7 @@ def tree(pid: int) -> dict[int, float]:
             try:
                 parent, seconds = parse_stat((entry / "stat").read_text())
             except (OSError, ValueError):
-                continue  # it ended while we looked
+                continue  # it has ended meanwhile
             parents[int(entry.name)] = parent
             cpu[int(entry.name)] = seconds
     members = {pid} & cpu.keys()
@@ -55,17 +56,17 @@ class Gauge:
         self._waited_s = 0.0
 
     def begin(self) -> None:
-        """Take the first reading and lower the memory peak to what is in use now, where the kernel lets us."""
+        """Take the first reading and reset the memory peak to the current use, if the kernel permits."""
         self._before = tree(self._pid)
         self._waited_s = waited_s(self._pid)
         for member in self._before:
             try:
                 (_PROC / str(member) / "clear_refs").write_text("5")
             except OSError:
-                continue  # then the peak is that of the process's whole life
+                continue  # the peak then covers the whole life of the process
 
     def end(self) -> Usage:
-        """Take the second reading. Children that came in between count from their start."""
+        """Take the second reading. Children started meanwhile count from their start."""
         now = tree(self._pid)
         return Usage(
             cpu_s=sum(now.values()) - sum(self._before.values()),
@@ -75,7 +76,7 @@ class Gauge:
 
 
 def peak_bytes(pid: int) -> int:
-    """VmHWM of one process; 0 when it is gone."""
+    """VmHWM of one process; 0 when it has ended."""
     try:
         text = (_PROC / str(pid) / "status").read_text()
     except OSError:
@@ -85,7 +86,7 @@ def peak_bytes(pid: int) -> int:
 
 
 def waited_s(pid: int) -> float:
-    """How long the main thread of `pid` has waited for a core in its life; 0 where the kernel does not count that."""
+    """Total time that the main thread of `pid` has waited for a core; 0 if the kernel does not report it."""
     try:
         return int((_PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):

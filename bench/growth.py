@@ -1,4 +1,4 @@
-"""Gateway documents with any number of endpoints, for the workload that asks whether their number costs anything."""
+"""Gateway documents with any number of endpoints, for the workload that measures the cost of their number."""
 
 from typing import Final
 
@@ -23,10 +23,10 @@ _ENDPOINT: Final = """  - path: /h/%d/users/{user_id}
 
 
 def document(size: int) -> str:
-    """A document with `size` endpoints, all alike but for their paths."""
+    """A document with `size` endpoints that differ only in their paths."""
     return _HEAD + "".join(_ENDPOINT % number for number in range(size))
 
 
 def path_of(number: int) -> str:
-    """What to ask for to reach endpoint `number`."""
+    """A request path for endpoint `number`."""
     return f"/h/{number}/users/17"

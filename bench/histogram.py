@@ -1,6 +1,6 @@
 """Counts of durations at a fixed relative precision, after HdrHistogram: a bucket is never wider than 1/128 of its value.
 
-Recording costs the same for every value, and no value is lost, so percentiles far out in the tail are as right as the median.
+Recording costs the same for every value and drops none, so percentiles far out in the tail are as accurate as the median.
 """
 
 from collections import defaultdict
@@ -36,7 +36,7 @@ class Histogram:
         return sum(self.counts.values())
 
     def record(self, seconds: float) -> None:
-        """Count one duration that is not below zero."""
+        """Count one duration; it must not be negative."""
         self.counts[bucket(int(seconds * 1e6))] += 1
 
     def percentile_us(self, percent: float) -> float:

@@ -1,6 +1,6 @@
-"""What a job costs beside its function: `python -m bench.hops` prints the table of docs/compute.md.
+"""Measures the overhead of a job: `python -m bench.hops` prints the table of docs/compute.md.
 
-One job after the other, so it is the latency of one hop: the median, and the CPU time that it takes of the gateway's process.
+Jobs run one after the other, so this is the latency of a single job (median), with the CPU time that it takes in the gateway's process.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ SIZES = {0: 2000, 1_000: 2000, 16_000: 1000, 64_000: 500, 256_000: 300, 1_000_00
 
 
 def length(value: str) -> int:
-    """The hook: nothing to speak of."""
+    """The hook: does next to nothing."""
     return len(value)
 
 
 async def later(value: str) -> int:
-    """The same on the loop."""
+    """The same hook on the event loop."""
     return len(value)
 
 

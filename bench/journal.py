@@ -1,9 +1,10 @@
-"""What the journal costs. `python -m bench.journal` and `python -m bench.journal --records 1000000`.
+"""Measures the cost of the journal. `python -m bench.journal` and `python -m bench.journal --records 1000000`.
 
-The first asks one gateway for workload A on three paths in turn: without a journal, with `relaxed` and with `required` (response bodies), so that what else
-happens on the machine falls on all alike. First as fast as it answers: there each client waits for all others, and latencies tell of the
-throughput. Then at half the rate that it can do without a journal, where they tell of what a request meets. The second command writes that
-many records, as fast as the writer takes them, and reads them again.
+The first command requests workload A from one gateway on three paths in turn: without a journal, with `relaxed` and with `required`
+(response bodies). Taking turns spreads the effect of other work on the machine evenly. The first part is a closed loop: clients queue
+behind each other, so latencies reflect the throughput. The second part runs at half the rate that the gateway reaches without a journal:
+latencies are those of single requests. The second command writes the given number of records, as fast as the writer accepts them, and reads
+them back.
 """
 
 import argparse
@@ -24,8 +25,8 @@ import uvloop
 from uuid_utils import uuid7
 
 from anabranch.config.journal import Journal as Config
-from anabranch.journal.journal import Journal
 from anabranch.journal.filter import Filter
+from anabranch.journal.journal import Journal
 from anabranch.journal.reader import Tally, lines
 from anabranch.journal.record import VERSION, Record, RecordedRequest, Step, encode, kept
 from anabranch.journal.segment import listed
@@ -47,7 +48,7 @@ RESIDENT: Final = Path("/proc/self/statm")
 
 
 def document(services: list[int]) -> str:
-    """Workload A three times, with each kind of journal."""
+    """Workload A three times, once for each journal mode."""
     policies = "concurrency: {limit: 2048, queue: 2048}, retry: {attempts: 3}, breaker: {}, pool: {max_idle: 2048}"
     upstreams = "\n".join(f'  s{number}: {{url: "http://127.0.0.1:{port}", {policies}}}' for number, port in enumerate(services[:3]))
     endpoints = "\n".join(f"  - path: /{mode}{STEPS}\n    journal: {rule}" for mode, rule in MODES.items())
@@ -55,7 +56,7 @@ def document(services: list[int]) -> str:
 
 
 def commits(port: int) -> float:
-    """How many groups the gateway has put on the disk, each by one fsync."""
+    """How many groups of records the gateway has written to disk, each with one fsync."""
     _, text = get(port, "/metrics")
     return next(float(line.split()[-1]) for line in text.decode().splitlines() if line.startswith("anabranch_journal_commits_total "))
 
@@ -79,7 +80,7 @@ def compare(seconds: float, rounds: int) -> None:
             trials: dict[str, list[Trial]] = {mode: [] for mode in MODES}
             fsyncs = dict.fromkeys(MODES, 0.0)
 
-            def asked(mode: str, rate: float | None = None) -> Trial:
+            def measure(mode: str, rate: float | None = None) -> Trial:
                 job = Job(
                     port=port, paths=[f"/{mode}"], length=length, clients=CLIENTS, warmup_s=0.5, seconds=seconds, rate=rate, pid=gateway.pid
                 )
@@ -90,11 +91,11 @@ def compare(seconds: float, rounds: int) -> None:
             for _ in range(rounds):
                 for mode in MODES:
                     before = commits(port)
-                    trials[mode].append(asked(mode))
+                    trials[mode].append(measure(mode))
                     fsyncs[mode] += commits(port) - before
             show(trials, fsyncs)
             rate = middle(trials["off"]).requests_per_s / 2
-            show_at(rate, {mode: [] for mode in MODES}, asked, rounds)
+            show_at(rate, {mode: [] for mode in MODES}, measure, rounds)
 
 
 def show(trials: dict[str, list[Trial]], fsyncs: dict[str, float]) -> None:
@@ -105,26 +106,26 @@ def show(trials: dict[str, list[Trial]], fsyncs: dict[str, float]) -> None:
     for mode, of in trials.items():
         found = middle(of)
         share = median(before.cpu_us / after.cpu_us for before, after in zip(trials["off"], of, strict=True))
-        groups = f"{found.asked / fsyncs[mode]:.1f}" if fsyncs[mode] else "-"
+        groups = f"{found.sent / fsyncs[mode]:.1f}" if fsyncs[mode] else "-"
         print(
             f"{mode:<9} {found.requests_per_s:>11,.0f} {found.cpu_us:>8.0f} {share:>10.1%} {found.p50_ms:>8.2f} {found.p99_ms:>8.2f} "
             f"{fsyncs[mode]:>8,.0f} {groups:>15} {found.errors or 'none'}"
         )
     required = middle(trials["required"])
-    print(f"relaxed: {longer(trials):+.2f} ms at p99 (at most +2 ms wanted), requests per CPU second at least 85% wanted")
-    print(f"required: {required.requests_per_s / off.requests_per_s:.0%} of the requests/s of off (at least 50% wanted)")
+    print(f"relaxed: {longer(trials):+.2f} ms at p99 (target: at most +2 ms); target for requests per CPU second: at least 85%")
+    print(f"required: {required.requests_per_s / off.requests_per_s:.0%} of the requests/s of off (target: at least 50%)")
 
 
-def show_at(rate: float, trials: dict[str, list[Trial]], asked: Callable[[str, float], Trial], rounds: int) -> None:
-    """Ask at this rate in turns, and print how long it takes."""
+def show_at(rate: float, trials: dict[str, list[Trial]], measure: Callable[[str, float], Trial], rounds: int) -> None:
+    """Measure the modes in turn at this rate, and print the latencies."""
     for _ in range(rounds):
         for mode, of in trials.items():
-            of.append(asked(mode, rate))
+            of.append(measure(mode, rate))
     print(f"\nat {rate:,.0f} requests/s\n{'journal':<9} {'p50 ms':>8} {'p99 ms':>8} {'generator late':>15} errors")
     for mode, of in trials.items():
         found = middle(of)
         print(f"{mode:<9} {found.p50_ms:>8.2f} {found.p99_ms:>8.2f} {found.lag_ms:>15.2f} {found.errors or 'none'}")
-    print(f"relaxed: {longer(trials):+.2f} ms at p99 (at most +2 ms wanted)")
+    print(f"relaxed: {longer(trials):+.2f} ms at p99 (target: at most +2 ms)")
 
 
 def longer(trials: dict[str, list[Trial]]) -> float:
@@ -137,7 +138,7 @@ def resident_mib() -> float:
 
 
 def example(number: int, time_: datetime) -> Record:
-    """A record as workload A makes them, of one of ten endpoints."""
+    """A record like those of workload A, for one of ten endpoints."""
     steps = [
         Step(name=name, upstream=name, method="GET", target=f"/{name}", status=200, attempts=1, elapsed_ms=1.0 + number % 7)
         for name in ("user", "orders", "weather")
@@ -153,7 +154,7 @@ def example(number: int, time_: datetime) -> Record:
 
 
 async def write(folder: Path, count: int) -> None:
-    """Write a day of records and print how long it takes and how much memory."""
+    """Write a day's records and print time and memory."""
     began = time.perf_counter()
     start = datetime.now(UTC) - timedelta(days=1)
     step = timedelta(days=1) / count
@@ -172,7 +173,7 @@ async def write(folder: Path, count: int) -> None:
     assert counters.written == count, counters
     segments = listed(folder)
     print(f"written: {count:,} records, {counters.written_bytes / 2**20:,.0f} MiB in {counters.commits:,} commits, {seconds:.1f} s")
-    print(f"on the disk: {len(segments)} segments, {sum(segment.size_bytes for segment in segments) / 2**20:,.0f} MiB")
+    print(f"on disk: {len(segments)} segments, {sum(segment.size_bytes for segment in segments) / 2**20:,.0f} MiB")
     print(f"memory of the writer after the first tenth: {lowest:.0f} to {highest:.0f} MiB")
 
 
@@ -184,7 +185,7 @@ def timed(what: str, work: Callable[[], object]) -> None:
 
 
 def read(folder: Path, count: int) -> None:
-    """Read everything in all ways and print how long each takes."""
+    """Read all records in each supported way and print the times."""
 
     def stats() -> str:
         found = statistics(lines(folder))
@@ -217,9 +218,9 @@ def read(folder: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, help="write and read so many records instead")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=9, help="the three take turns; ratios are medians over the rounds")
+    parser.add_argument("--records", type=int, help="instead, write and read this many records")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds; the three modes take turns, and ratios are medians over the rounds")
     options = parser.parse_args()
     if options.records is None:
         compare(options.seconds, options.rounds)

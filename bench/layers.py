@@ -1,6 +1,6 @@
-"""What the policy layers cost: CPU time of one call through stacks before a transport that answers at once. `python -m bench.layers`.
+"""Measures the policy layers: CPU time of one call through various stacks, over a transport that answers at once. `python -m bench.layers`.
 
-No sockets, so these are the layers alone; the figures of docs/decisions/0002-order-of-policies.md are made by this.
+Without sockets, so the figures are those of the layers alone. Source of the figures in docs/decisions/0002-order-of-policies.md.
 """
 
 import random
@@ -57,7 +57,7 @@ def new_call() -> Call:
 
 
 async def measure(settings: dict[str, Any]) -> float:
-    """Seconds of CPU for one call, the making of the `Call` left out; the best of some rounds."""
+    """CPU seconds of one call, without creating the `Call`; the best of ROUNDS."""
     upstream = Upstream.model_validate(settings if "urls" in settings else {"url": ONE, **settings})
     stack = build_stack(compile_upstream("bench", upstream), Tools(transport=Instant(), clock=monotonic, random=random.random))
     best = float("inf")

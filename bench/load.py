@@ -1,10 +1,10 @@
-"""The load generator: keep-alive connections of one process that ask, check every answer and count.
+"""The load generator: one process with keep-alive connections that sends requests, and checks and counts every response.
 
-Closed loop: each connection asks again as soon as it has its answer; the server decides the rate. Open loop: requests are due at constant
-intervals whatever the server does, and a latency counts from the moment the request was *due*, not from when a connection was free for
-it: a server that stalls is charged for everybody who had to wait (no coordinated omission).
+Closed loop: each connection sends its next request as soon as it has its response, so the server determines the rate. Open loop: requests
+are due at constant intervals, independent of the server. A latency counts from the moment the request was *due*, not from when a connection
+was free for it: a stall of the server counts in every request that was due meanwhile (no coordinated omission).
 
-`python -m bench.load` reads one `Job` as JSON from its standard input and prints one `Result`.
+`python -m bench.load` reads one `Job` as JSON from standard input and prints one `Result`.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ from bench.histogram import Histogram
 _DRAIN_S: Final = 5.0
 _TICK_S: Final = 0.001
 _CONNECTS_AT_ONCE: Final = 100
-# A closed loop whose interval holds few answers is dominated by those that were under way at its edges: it is made longer, within reason.
+# With few answers in the interval, requests in flight at its edges dominate a closed loop: then the interval is extended, up to LONGEST.
 ENOUGH_ANSWERS: Final = 600
-LONGEST: Final = 2.0  # times the interval that was asked for
+LONGEST: Final = 2.0  # times the requested interval
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do. `paths`: asked for in turn. `length`: of every right body, None for any. `rate`: requests/s of an open loop, None for a
-    closed one. `at_once`: how many of a closed loop's connections ask at a time, by turns; None: all of them. `pid`: the process whose use is
-    measured in the same interval."""
+    """Parameters of one run. `paths`: requested in turn. `length`: of every correct body, None for any. `rate`: requests/s of an open loop,
+    None for a closed one. `at_once`: how many connections of a closed loop have a request in flight at a time, in turns; None: all of them.
+    `pid`: the process whose usage is measured in the same interval."""
 
     port: int
     paths: list[str]
@@ -48,11 +48,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in the measured interval.
+    """Figures of the measured interval.
 
-    `answered`: right answers in it. `asked`: requests of the whole job, warm-up included. `errors`: kind to count. `buckets`: of `Histogram`, over all requests that were due (open loop) or
-    answered (closed loop) in it. `lag_us`: p99 of how late the generator itself was with sending. `own_cpu_s`: of the generator.
-    `cpu_s`, `waited_s`, `peak_bytes`: of the server, see `Usage`.
+    `answered`: correct responses in it. `sent`: requests of the whole job, warm-up included. `errors`: kind to count. `buckets`: of
+    `Histogram`, over all requests that were due (open loop) or answered (closed loop) in the interval. `lag_us`: p99 of the generator's own
+    delay in sending. `own_cpu_s`: CPU time of the generator. `cpu_s`, `waited_s`, `peak_bytes`: of the server, see `Usage`.
     """
 
     seconds: float
@@ -64,11 +64,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     lag_us: float
     own_cpu_s: float
-    asked: int
+    sent: int
 
 
 class Client(asyncio.Protocol):
-    """One connection, with at most one request under way."""
+    """One connection, with at most one request in flight."""
 
     __slots__ = ("_answers", "_load", "_transport", "due", "is_busy")
 
@@ -83,7 +83,7 @@ class Client(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def ask(self, due: float) -> None:
-        """Send the next request, which was due at `due`."""
+        """Send the next request. `due`: when it should have been sent."""
         assert self._transport is not None
         self.due = due
         self.is_busy = True
@@ -100,7 +100,7 @@ class Client(asyncio.Protocol):
         self._load.done(self, verdict)
 
     def abort(self) -> None:
-        """Drop the connection; a request under way counts as lost."""
+        """Drop the connection; a request in flight counts as lost."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -110,7 +110,7 @@ class Client(asyncio.Protocol):
 
 
 class Load:
-    """One job under way. `measured_from` and `measured_to`: bounds of the interval that counts, by `time.perf_counter`."""
+    """One running job. `measured_from` and `measured_to`: bounds of the measured interval, by `time.perf_counter`."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -118,7 +118,7 @@ class Load:
         self.lags = Histogram()
         self.errors: Counter[str] = Counter()
         self.answered = 0
-        self.asked = 0
+        self.sent = 0
         self.measured_from = self.measured_to = float("inf")
         self._requests: Iterator[bytes] = cycle([request(job.port, path) for path in job.paths])
         self._idle: deque[Client] = deque()
@@ -128,7 +128,7 @@ class Load:
         self._is_over = False
 
     async def run(self) -> Result:
-        """Connect, warm up, measure, wait for what is still owed. Raises OSError when the server cannot be reached at all."""
+        """Connect, warm up, measure, and wait for outstanding responses. Raises OSError when the server is unreachable."""
         for start in range(0, self.job.clients, _CONNECTS_AT_ONCE):
             await asyncio.gather(*(self._connect() for _ in range(start, min(start + _CONNECTS_AT_ONCE, self.job.clients))))
         gc.collect()
@@ -172,16 +172,16 @@ class Load:
             peak_bytes=usage.peak_bytes if usage is not None else 0,
             lag_us=self.lags.percentile_us(99),
             own_cpu_s=own_cpu_s,
-            asked=self.asked,
+            sent=self.sent,
         )
 
     def next_request(self) -> bytes:
         """The bytes to send next."""
-        self.asked += 1
+        self.sent += 1
         return next(self._requests)
 
     def done(self, client: Client, verdict: str) -> None:
-        """An answer is whole."""
+        """A response is complete."""
         now = time.perf_counter()
         in_interval = self.measured_from <= now < self.measured_to
         if verdict:
@@ -200,7 +200,7 @@ class Load:
             self._idle.append(client)
 
     def lost(self, client: Client, *, was_busy: bool) -> None:
-        """A connection is gone; another takes its place."""
+        """A connection was lost; replace it."""
         self._clients.discard(client)
         if self._is_over:
             return
@@ -213,7 +213,7 @@ class Load:
         task.add_done_callback(self._connecting.discard)
 
     def _counts(self, due: float, now: float) -> bool:
-        """Whether a request belongs to the interval: by when it was due in an open loop, by when it was answered in a closed one."""
+        """Whether a request counts in the interval: by its due time in an open loop, by its response time in a closed one."""
         return self.measured_from <= (now if self.job.rate is None else due) < self.measured_to
 
     async def _connect(self) -> None:
@@ -222,7 +222,7 @@ class Load:
         self._idle.append(client)
 
     async def _replace(self) -> None:
-        """Connect again. A server that refuses is asked once in 10 ms."""
+        """Reconnect. If the server refuses the connection, retry every 10 ms."""
         while not self._is_over:
             try:
                 await self._connect()
@@ -239,7 +239,7 @@ class Load:
             self._send(self._idle.pop(), self._waiting.popleft(), now)
 
     async def _keep_rate(self, began: float, rate: float) -> None:
-        """Send what is due, once a millisecond; what finds no free connection waits, and its latency runs."""
+        """Send due requests, once a millisecond. A request without a free connection waits, and the wait counts in its latency."""
         sent = 0
         while True:
             now = time.perf_counter()
@@ -257,8 +257,8 @@ class Load:
             self.lags.record(now - due)
 
     async def _drain(self) -> None:
-        """Wait for the answers of requests that were due in the interval: those of an open loop that never come are errors, and a server
-        that is left with abandoned requests would work on them while the next one is measured."""
+        """Wait for the responses of requests that were due in the interval. In an open loop, missing ones are errors. Abandoned requests
+        would also keep the server busy during the next measurement."""
         give_up = time.perf_counter() + _DRAIN_S
         while time.perf_counter() < give_up and (self._waiting or any(client.is_busy for client in self._clients)):
             await asyncio.sleep(0.01)
@@ -270,7 +270,7 @@ class Load:
 
 
 def request(port: int, path: str) -> bytes:
-    """A GET as it goes over the wire."""
+    """The bytes of a GET request."""
     return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\n\r\n".encode("ascii")
 
 

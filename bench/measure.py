@@ -1,6 +1,6 @@
-"""Runs workloads: starts the servers, checks their answers, measures them in interleaved rounds and gathers the figures.
+"""Runs workloads: starts the servers, checks their responses, measures them in interleaved rounds and collects the figures.
 
-Peers take turns within each round, so that what else happens on the machine falls on all of them alike.
+Peers take turns within each round, so that other work on the machine affects all of them equally.
 """
 
 import json
@@ -23,17 +23,17 @@ from bench.server import Cores, StartError, free_port, get, process, wait_until_
 from bench.trial import Trial, attempt, middle, run
 
 _PATIENCE_S: Final = 120.0
-_SHORTEST_TAIL_S: Final = 3.0  # a p99.9 needs thousands of requests; and a slow answer takes a second
-_SHORTEST_SATURATION_S: Final = 2.0  # a thousand clients get their answers in bursts, a second apart on a slow machine
+_SHORTEST_TAIL_S: Final = 3.0  # a p99.9 needs thousands of requests, and a slow response takes a second
+_SHORTEST_SATURATION_S: Final = 2.0  # a thousand clients get their responses in bursts, a second apart on a slow machine
 _WARMUP_S: Final = 1.0
 _FAST: Final = 1_000.0  # requests/s
-_SETTLE_S: Final = 1.2  # until answers that take a second come as often as they go
+_SETTLE_S: Final = 1.2  # until responses that take a second have reached a steady state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`seconds`, `warmup_s`: of one trial. `clients`: instead of the workload's own.
-    `sizes`: numbers of endpoints to grow through. `say`: gets a line about progress."""
+    """`seconds`, `warmup_s`: of one trial. `clients`: overrides the workload's own number.
+    `sizes`: numbers of endpoints to measure. `say`: called with lines about progress."""
 
     seconds: float
     warmup_s: float
@@ -46,8 +46,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the report. `start_s`: time until the first answer, where it matters. `extra_calls`: calls of the slow service beyond one a
-    request, as a share, where it matters. `saturation`: the most requests/s in a closed loop, where the row is at half of it.
+    """One line of the report. `start_s`: time until the first response, for growth. `extra_calls`: calls of the slow service beyond one for
+    each request, as a share, for hedging. `saturation`: maximum requests/s in a closed loop, for rows measured at half of it.
     `spread`: lowest and highest CPU time of the rounds, us."""
 
     peer: str
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class Section:
-    """The rows of one workload, and what could not be measured and why."""
+    """The rows of one workload, and notes on what could not be measured and why."""
 
     workload: Workload
     clients: int
@@ -69,13 +69,13 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
     def row(self, peer: str) -> Row | None:
-        """The row of `peer`, or None when it was not measured."""
+        """The row of `peer`, or None if it was not measured."""
         return next((row for row in self.rows if row.peer == peer), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Something up and running that can be measured. `pid`: its process, 0 for a yardstick that measures itself. `length`: of a right body."""
+    """A running server or yardstick. `pid`: its process, 0 for a yardstick that measures itself. `length`: of a correct body."""
 
     peer: str
     title: str
@@ -87,7 +87,7 @@ class Subject:
 
 
 class Bench:
-    """The services and all that trials need. Made by `opened`."""
+    """The services and everything else that trials need. Created by `opened`."""
 
     def __init__(self, options: Options, cores: Cores, folder: Path, ports: Sequence[int], upstream_pid: int) -> None:
         self.options = options
@@ -95,10 +95,10 @@ class Bench:
         self._folder = folder
         self._ports = ports
         self._upstream_pid = upstream_pid
-        self._rates: dict[int, float] = {}  # port to requests/s, of servers that are warm
+        self._rates: dict[int, float] = {}  # port to requests/s, of warmed-up servers
 
     def run(self, workload: Workload, peers: Sequence[str]) -> Section:
-        """Measure one workload. Peers that cannot run here are told in the section's notes."""
+        """Measure one workload. The section's notes list peers that cannot run here."""
         section = Section(workload=workload, clients=self.options.clients or workload.clients)
         with ExitStack() as stack:
             subjects = list(self._subjects(stack, section, peers))
@@ -126,7 +126,7 @@ class Bench:
         first = next(iter(rates.values()), 1_000.0)
         able = [subject for subject in subjects if subject.peer in rates or subject.pid == self._upstream_pid]
         section.notes += [
-            f"{subject.title} gave no right answer at saturation and was left out" for subject in subjects if subject not in able
+            f"{subject.title} gave no correct answer at saturation and was left out" for subject in subjects if subject not in able
         ]
         for subject, trials in self._rounds(
             section, able, lambda subject: self._try(section, subject, rate=rates.get(subject.peer, first))
@@ -156,7 +156,7 @@ class Bench:
         def counted(subject: Subject) -> Trial:
             before = self._flaky_calls()
             trial = self._try(section, subject, rate=rates[subject.peer] or 1.0)
-            extra.setdefault(subject.peer, []).append((self._flaky_calls() - before) / max(trial.asked, 1) - 1)
+            extra.setdefault(subject.peer, []).append((self._flaky_calls() - before) / max(trial.sent, 1) - 1)
             return trial
 
         for subject, trials in self._rounds(section, variants, counted):
@@ -164,7 +164,7 @@ class Bench:
             section.rows.append(row(subject, trials, extra_calls=sum(shares) / len(shares), saturation=rates[subject.peer] * 2))
 
     def _growth(self, section: Section, stack: ExitStack, peers: Sequence[str]) -> None:
-        """Anabranch with ever more endpoints; requests are spread evenly over all of them."""
+        """Anabranch with growing numbers of endpoints; requests are spread evenly over all endpoints."""
         if "anabranch" not in peers:
             section.notes.append("only Anabranch's endpoints grow")
         if "anabranch" not in peers or self._is_missing(section, "anabranch"):
@@ -189,7 +189,7 @@ class Bench:
     def _rounds(
         self, section: Section, subjects: Sequence[Subject], measure: Callable[[Subject], Trial]
     ) -> Iterator[tuple[Subject, list[Trial]]]:
-        """Measure every subject once a round. One that breaks is left out from then on, with a note."""
+        """Measure every subject once in each round. A subject that fails is skipped from then on, with a note."""
         trials: dict[str, list[Trial]] = {subject.peer: [] for subject in subjects}
         broken: set[str] = set()
         for number in range(self.options.rounds):
@@ -210,7 +210,7 @@ class Bench:
         return ((subject, trials[subject.peer]) for subject in subjects if trials[subject.peer])
 
     def _try(self, section: Section, subject: Subject, rate: float | None = None, *, is_warmup: bool = False) -> Trial:
-        """Measure once, after a warm-up that is not counted when it is the subject's first time: compilers and pools need it."""
+        """Measure once. Before a subject's first trial comes an uncounted warm-up, for compilers and pools."""
         options = self.options
         if not subject.pid:
             return self._yardstick(section, subject)
@@ -231,13 +231,13 @@ class Bench:
             rate=rate,
             pid=subject.pid,
         )
-        # wrk is for what is fast: it leaves a slow server with abandoned requests, and has nothing to gain there. Saturation is found by
-        # the generator that then keeps half of it.
+        # wrk is only for fast servers: it would leave a slow one with abandoned requests, for no benefit. Saturation is measured with the
+        # same generator that later produces half of it.
         has_wrk = options.has_wrk and not is_search and self._rates[subject.port] > _FAST
         return attempt(job, self._cores, has_wrk=has_wrk)
 
     def _yardstick(self, section: Section, subject: Subject) -> Trial:
-        """An exchange without a gateway, run where the servers run."""
+        """Measure an exchange without a gateway, on the servers' core."""
         calls = section.workload.calls
         job = exchange.Job(
             targets=[(self._ports[call.service], call.path, len(bodies.encode(cases.documents()[call.path]))) for call in calls],
@@ -249,7 +249,7 @@ class Bench:
         return Trial.of(run("bench.exchange", list(subject.paths), job, cores=self._cores.server, seconds=seconds))
 
     def _saturation(self, section: Section, subject: Subject) -> float:
-        """Requests/s in a closed loop, by our own generator: the same that makes the open loop."""
+        """Requests/s in a closed loop, with our own generator, which also produces the open loop."""
         trial = self._try(section, subject)
         self.options.say(f"{section.workload.key} {subject.title}: saturated at {trial.requests_per_s:,.0f}/s")
         if trial.errors:
@@ -300,7 +300,7 @@ class Bench:
         title: str = "",
         name: str = "",
     ) -> Subject:
-        """Start a peer and compare its first answer with the right one. Raises StartError."""
+        """Start a peer and compare its first response with the correct one. Raises StartError."""
         port = free_port()
         services = tuple(f"http://127.0.0.1:{number}" for number in self._ports)
         start = PEERS[peer].start(Site(port=port, services=services, folder=self._folder, document=document))
@@ -314,9 +314,9 @@ class Bench:
         title = title or PEERS[peer].title
         body = wait_until_up(title, child, port, paths[0], log, _PATIENCE_S)
         start_s = time.monotonic() - began
-        right = json.loads(EMPTY) if peer == "floor" else cases.expected(workload)
-        if json.loads(body) != right:
-            raise StartError(f"{title} answers {paths[0]} wrongly: {body[:300].decode(errors='replace')}")
+        correct = json.loads(EMPTY) if peer == "floor" else cases.expected(workload)
+        if json.loads(body) != correct:
+            raise StartError(f"{title} gives a wrong answer to {paths[0]}: {body[:300].decode(errors='replace')}")
         return Subject(peer=name or peer, title=title, port=port, pid=child.pid, paths=paths, length=len(body), start_s=start_s)
 
     def _ask_upstream(self, path: str) -> bytes:
@@ -349,7 +349,7 @@ def row(
 
 @contextmanager
 def opened(options: Options, cores: Cores, folder: Path) -> Iterator[Bench]:
-    """Start the services; end them with the block. `folder`: for generated documents and logs."""
+    """Start the services; stop them at the end of the block. `folder`: for generated documents and logs."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         (folder / "upstream.log").open("wb") as log,

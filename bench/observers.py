@@ -1,7 +1,7 @@
-"""What watching costs: CPU time for one request of three steps, by what is switched on. `python -m bench.observers`.
+"""Measures the cost of observability: CPU time for one request of three steps, by enabled feature. `python -m bench.observers`.
 
-No sockets: stacks before a transport that answers at once, and the observers called as the data plane calls them. The budget for metrics is
-6 us a request, and the share of requests that are logged pays its own lines.
+Without sockets: policy stacks over a transport that answers at once, and observers called as the data plane calls them. The budget for
+metrics is 6 us a request; log lines cost extra, for logged requests only.
 """
 
 import os
@@ -49,7 +49,7 @@ def result() -> Result:
 
 
 async def of_calls(observer: Observer | None) -> float:
-    """Seconds of CPU for the three calls of a request; the best of some rounds."""
+    """CPU seconds of the three calls of a request; the best of ROUNDS."""
     upstream = compile_upstream("a", Upstream.model_validate({"url": ONE}))
     stack = build_stack(upstream, Tools(transport=Instant(), clock=monotonic, random=random.random, observer=observer))
     best = float("inf")
@@ -64,7 +64,7 @@ async def of_calls(observer: Observer | None) -> float:
 
 
 def of_requests(observe: ResponseObserver | None, plan: EndpointPlan, traceparent: bytes | None) -> float:
-    """Seconds of CPU to tell of one request, the making of the event in it."""
+    """CPU seconds to report one request, including the creation of the event."""
     made = result()
     best = float("inf")
     for _ in range(ROUNDS):
@@ -77,14 +77,14 @@ def of_requests(observe: ResponseObserver | None, plan: EndpointPlan, traceparen
 
 
 class Nowhere(SpanExporter):
-    """Takes every span and keeps none."""
+    """Discards every span."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         return SpanExportResult.SUCCESS
 
 
 async def of_traces(plan: EndpointPlan, ratio: float) -> float:
-    """Seconds of CPU for the spans of one request, its three steps and three exchanges; what the exporter's thread does is in it."""
+    """CPU seconds for the spans of one request, its three steps and three exchanges, including the exporter's thread."""
     made = result()
     event = ResponseEvent(plan.name, "GET", "/x", 200, None, True, 0.004, made, b"r-1", None, 3000)
     async with Tracing(Nowhere(), ratio=ratio) as tracing:
@@ -126,7 +126,7 @@ async def main() -> None:
                 seconds = base
             else:
                 observe = None if observation.observer_of is None else observation.observer_of(plan)
-                seconds = await of_calls(observation.policy) + of_requests(observe, plan, traceparent)
+                seconds = await of_calls(observation.hooks.policy) + of_requests(observe, plan, traceparent)
             print(f"{label:42} {(seconds - base) * 1e6:6.2f} us")
         for label, ratio in (("every request traced", 1.0), ("tracing on, this request not sampled", 0.0)):
             print(f"{label:42} {await of_traces(plan, ratio) * 1e6:6.2f} us")

@@ -1,6 +1,7 @@
-"""What large answers do to small requests: JSON and codings off the loop, in a thread, and on the loop. `python -m bench.offload`.
+"""Measures the effect of large answers on small requests, with JSON and codings read on and off the loop. `python -m bench.offload`.
 
-Prints the costs that the thresholds of `anabranch.jsontext.order` come from, and then the latency of the plain aggregate while answers of 50 MB come in.
+Compares three variants: all work on the event loop, all in a thread, and the gateway unchanged. Prints the costs from which the thresholds
+of `anabranch.jsontext.order` are derived, then the latency of the plain aggregate while answers of 50 MB arrive.
 """
 
 import argparse
@@ -49,7 +50,7 @@ PATHS: Final = {
 
 
 def document(url: str) -> dict[str, Any]:
-    """The plain aggregate, and one endpoint for each way to treat the large answer. Sending 50 MB on is left out where it can be."""
+    """The plain aggregate, and one endpoint for each way to process the large answer."""
     large = {"upstream": "service", "path": "/large"}
     small = {"upstream": "service", "path": "/small/0"}
     more = [
@@ -63,7 +64,7 @@ def document(url: str) -> dict[str, Any]:
 
 
 def cost_ms(work: Callable[[], object], times: int = 5) -> float:
-    """CPU time of this thread: other work on the machine does not count."""
+    """Minimum CPU time of this thread in milliseconds, so that other work on the machine does not count."""
     taken = []
     for _ in range(times):
         began = thread_time()
@@ -73,7 +74,7 @@ def cost_ms(work: Callable[[], object], times: int = 5) -> float:
 
 
 def costs_of(size: int) -> list[float]:
-    """Milliseconds of each way to work on a body of that size."""
+    """Milliseconds of each operation on a body of that size."""
     body = large_body(size)
     packed = zlib.compress(body, 6, wbits=31)
     reads = [compile_reader(Shape(pick=pick, drop=drop), []) for pick, drop in ((None, None), (_PICK, None), (None, _DROP))]
@@ -84,7 +85,7 @@ def costs_of(size: int) -> list[float]:
 
 
 def costs() -> None:
-    """How long each rule takes, by size; all but the last two hold the GIL for that time."""
+    """Print how long each operation takes, by size. All but the last two hold the GIL meanwhile."""
     print("| body | prove | pick | drop | flat | deep | join | gunzip |\n| --- |" + " ---: |" * 7)
     for size in (_MB // 4, _MB, 4 * _MB, 10 * _MB):
         print(f"| {size / _MB:g} MB | " + " | ".join(f"{taken:.2f} ms" for taken in costs_of(size)) + " |", flush=True)

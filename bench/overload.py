@@ -1,8 +1,8 @@
-"""What a gateway still gets done when it is asked for more than it can do, with a limit of requests under way and without one.
+"""Measures a gateway's goodput under overload, with and without a concurrency limit.
 
-`python -m bench.overload`. The group of three small bodies (workload A). First five times as many clients as saturate it, which never pause, even
-when they are turned away; then requests that are due at one, two and five times the rate that it can do, whatever it does. Each is compared
-with what it gets done for just enough requests at once on as many connections: connections alone cost something, asked or not.
+`python -m bench.overload`. The group of three small bodies (workload A). First a closed loop with five times as many clients as saturate
+the gateway; they never pause, even when rejected. Then an open loop at one, two and five times the maximum rate. Each load is compared with
+saturation on the same number of connections, because connections cost something even while idle.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _PATIENCE_S: Final = 30.0
 
 @contextlib.contextmanager
 def services(cores: Cores) -> Iterator[list[int]]:
-    """The ports of the services behind the gateway."""
+    """Start the services behind the gateway; yields their ports."""
     with process([sys.executable, "-m", "bench.upstream"], cores=cores.load, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         yield json.loads(child.stdout.readline())
@@ -42,7 +42,7 @@ def services(cores: Cores) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def gateway(cores: Cores, ports: list[int], settings: dict[str, str], log: Path) -> Iterator[tuple[int, int]]:
-    """A gateway on the workloads' document: its port and its process."""
+    """Start a gateway with the workloads' document; yields its port and process id."""
     port = free_port()
     clean = {name: "" for name in os.environ if name.startswith("ANABRANCH_")}
     environment = {**clean, **{f"BENCH_SERVICE_{number}": f"http://127.0.0.1:{at}" for number, at in enumerate(ports)}, **settings}
@@ -63,8 +63,8 @@ def measured(
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One row. `at_once`: how many of the connections ask at a time, None: all. `times`: requests are due at so many times the rate of the
-    row that all rows with as many connections are compared with; None: each connection asks again when it has its answer."""
+    """One row. `at_once`: how many connections have a request in flight at a time, None: all. `times`: open loop at this multiple of the
+    reference rate, which is that of the row with the same number of connections and `at_once` set; None: closed loop."""
 
     clients: int
     at_once: int | None = None
@@ -87,7 +87,7 @@ _LOADS: Final = (
 
 
 def shown(load: Load, trials: list[Trial], shares: list[float], seconds: float) -> str:
-    """`shares`: of the most, one for each trial."""
+    """One row of the table. `shares`: of the reference rate, one for each trial."""
     trial = middle(trials)
     counted = seconds * len(trials)
     shed = trial.errors.get("status", 0) / counted
@@ -102,7 +102,7 @@ def shown(load: Load, trials: list[Trial], shares: list[float], seconds: float) 
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m bench.overload", description=(__doc__ or "").splitlines()[0])
     options.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
-    options.add_argument("--rounds", type=int, default=7, help="the loads take turns; shares are medians over the rounds")
+    options.add_argument("--rounds", type=int, default=7, help="rounds; the loads take turns, and shares are medians over the rounds")
     parsed = options.parse_args()
     cores = Cores.of(os.sched_getaffinity(0))
     heads = ("load", "good/s", "of the most", "shed/s", "failed", "p50 ms", "p99 ms", "busy", "robbed", "peak MiB")
@@ -118,7 +118,8 @@ def main() -> None:
 def taken_in_turns(
     cores: Cores, port: int, pid: int, *, seconds: float, rounds: int
 ) -> tuple[dict[Load, list[Trial]], dict[Load, list[float]]]:
-    """The trials of each load, and how much of the most was done in each: of the load before it that asks for just enough."""
+    """The trials of each load, and the share of the reference rate that each reached. The reference is the nearest row above with
+    `at_once`."""
     trials: dict[Load, list[Trial]] = {load: [] for load in _LOADS}
     shares: dict[Load, list[float]] = {load: [] for load in _LOADS}
     for _ in range(rounds):

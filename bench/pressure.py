@@ -1,6 +1,7 @@
-"""A gateway on both sides of a trial: small requests whose latency is measured, and beside them a pressure that should not touch them.
+"""Tools for isolation trials: small requests whose latency is measured, beside heavy requests that should not slow them down.
 
-`python -m bench.pressure` is the service behind it: small bodies at `/small/N`, and one large body at `/large`, plain or gzip by path.
+`python -m bench.pressure` runs the service behind the gateway: small bodies at `/small/N`, and a large body at `/large` (plain) and
+`/large.gz`.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ def endpoints() -> list[dict[str, object]]:
 
 
 def large_body(size: int = LARGE_BYTES) -> bytes:
-    """JSON of about that size: a table of rows of mixed types, which repeat after some hundred."""
+    """JSON of about that size: a table of rows of mixed types; a block of 500 rows is repeated."""
     draw = random.Random(5)
     rows = [
         {
@@ -55,7 +56,7 @@ def large_body(size: int = LARGE_BYTES) -> bytes:
 
 
 class _Service(asyncio.Protocol):
-    """Just enough of HTTP/1.1 for a client that behaves."""
+    """Just enough HTTP/1.1 for a well-behaved client."""
 
     def __init__(self, answers: Mapping[bytes, list[bytes]]) -> None:
         self._answers = answers
@@ -91,7 +92,7 @@ def _head(size: int, more: bytes = b"") -> bytes:
 
 @contextlib.contextmanager
 def service(cores: Cores) -> Iterator[str]:
-    """The URL of the service."""
+    """Start the service; yields its URL."""
     with process([sys.executable, "-m", "bench.pressure"], cores=cores.load, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         yield f"http://127.0.0.1:{int(child.stdout.readline())}"
@@ -99,7 +100,8 @@ def service(cores: Cores) -> Iterator[str]:
 
 @contextlib.contextmanager
 def gateway(cores: frozenset[int], document: Mapping[str, object], folder: Path, prelude: str = "") -> Iterator[tuple[int, int]]:
-    """A gateway on a document: port and process. `prelude`: Python that its process runs first, to take something away."""
+    """Start a gateway with a document; yields port and process id. `prelude`: Python code that runs first in its process, to replace
+    parts."""
     file = folder / "gateway.yaml"
     file.write_text(json.dumps(document))
     port = free_port()
@@ -112,7 +114,7 @@ def gateway(cores: frozenset[int], document: Mapping[str, object], folder: Path,
 
 
 class Pressure:
-    """Threads that ask one path again and again, `pause_s` after each answer, while the block runs. `taken_s`: of each answer."""
+    """Threads that request one path repeatedly, `pause_s` after each answer, while the block runs. `taken_s`: duration of each answer."""
 
     def __init__(self, port: int, path: str, *, threads: int, pause_s: float = 0.0) -> None:
         self.taken_s: list[float] = []
@@ -146,7 +148,7 @@ class Pressure:
 
 
 def aggregate(cores: Cores, port: int, pid: int, seconds: float) -> Trial:
-    """The latency of the plain aggregate, at a rate far below what the gateway can do."""
+    """Measure the latency of the plain aggregate, at a rate far below the gateway's maximum."""
     job = Job(port=port, paths=[AGGREGATE], length=None, clients=32, warmup_s=1.0, seconds=seconds, rate=RATE, pid=pid)
     return Trial.of(run("bench.load", [], job, cores=cores.load, seconds=seconds + 1.0))
 

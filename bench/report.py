@@ -1,4 +1,4 @@
-"""The figures as text for a terminal, as Markdown between the markers of a document, and as JSON."""
+"""Renders the figures: as text for a terminal, as Markdown between the markers of a document, and as JSON."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ _FIGURES: Final[tuple[tuple[str, Callable[[Trial], float], str], ...]] = (
 
 
 def table(section: Section) -> list[list[str]]:
-    """Header and rows of one workload. In brackets: as a multiple of Anabranch in the same run (of its first row)."""
+    """Header and rows of one workload. In brackets: as a multiple of Anabranch's first row in the same run."""
     extras = _extras(section)
     lines = [["", *(name for name, _, _ in _FIGURES), "busy", "errors", *(name for name, _ in extras)]]
     base = next((row for row in section.rows if row.peer in {"anabranch", "h1"}), None)
@@ -62,7 +62,7 @@ def _errors(errors: Mapping[str, int]) -> str:
 
 
 def remarks(section: Section, *, rounds: int, seconds: float) -> list[str]:
-    """What a reader of the table has to know."""
+    """Remarks needed to interpret the table."""
     found = [f"{rounds} round{'s' * (rounds > 1)} of {seconds:g} s or more, {section.clients:,} connections."]
     idle = [
         row.title
@@ -70,13 +70,13 @@ def remarks(section: Section, *, rounds: int, seconds: float) -> list[str]:
         if section.workload.method in {"closed", "growth"} and row.figures.busy < _BUSY_ENOUGH and row.peer != "upstream"
     ]
     if idle:
-        found.append(f"Not busy all the time, so their requests/s are limited by load and services: {', '.join(idle)}.")
+        found.append(f"Not busy all the time, so load generator and services limit their requests/s: {', '.join(idle)}.")
     spread = max(((row.spread[1] - row.spread[0]) / row.figures.cpu_us for row in section.rows if row.figures.cpu_us > 0), default=0.0)
     if rounds > 1:
         found.append(f"CPU times of the rounds differ by up to {spread:.0%}.")
     robbed = max((row.figures.robbed for row in section.rows), default=0.0)
     if robbed > _ROBBED_MUCH:
-        found.append(f"Other work had the servers' core for up to {robbed:.0%} of the time: the figures are rough.")
+        found.append(f"Other work used the servers' core for up to {robbed:.0%} of the time: the figures are rough.")
     lag = max((row.figures.lag_ms for row in section.rows), default=0.0)
     if lag:
         found.append(f"The load generator itself was up to {lag:.1f} ms late (p99); that is part of the latencies.")
@@ -84,7 +84,7 @@ def remarks(section: Section, *, rounds: int, seconds: float) -> list[str]:
 
 
 def plain(lines: Sequence[Sequence[str]]) -> str:
-    """Columns in step, for a terminal."""
+    """Aligned columns, for a terminal."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -108,19 +108,19 @@ def verdicts(targets: Sequence[Target]) -> list[list[str]]:
 
 
 def replace_between(text: str, marker: str, content: str) -> str:
-    """`text` with what stands between `<!-- bench:marker -->` and `<!-- /bench:marker -->` replaced. Raises ValueError without the markers."""
+    """Replace the text between `<!-- bench:marker -->` and `<!-- /bench:marker -->`. Raises ValueError without the markers."""
     start, end = f"<!-- bench:{marker} -->", f"<!-- /bench:{marker} -->"
     before, found, rest = text.partition(start)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"the markers {start} and {end} are missing; put them where the data is to stand")
+        raise ValueError(f"the markers {start} and {end} are missing; put them where the table belongs")
     return f"{before}{start}\n{content}\n{end}{after}"
 
 
 def write_document(
     file: Path, sections: Mapping[str, Section], targets: Sequence[Target], facts: Mapping[str, str], *, rounds: int, seconds: float
 ) -> None:
-    """Write what was measured into `file`; tables of other workloads stay as they are. Raises ValueError when a marker is missing."""
+    """Write the results into `file`; tables of other workloads stay unchanged. Raises ValueError when a marker is missing."""
     text = file.read_text()
     for key, section in sections.items():
         said = " ".join(remarks(section, rounds=rounds, seconds=seconds))
@@ -131,7 +131,7 @@ def write_document(
 
 
 def write_json(file: Path, sections: Mapping[str, Section], targets: Sequence[Target], facts: Mapping[str, str]) -> None:
-    """Everything as JSON, for machines."""
+    """Write everything as machine-readable JSON."""
     workloads = {
         key: {
             "title": section.workload.title,

@@ -1,4 +1,4 @@
-"""Starts a process on chosen cores, waits until it answers, and ends it, always. Ends nothing that it did not start."""
+"""Starts a process on chosen cores, waits until it answers, and always stops it. Stops only processes that it has started."""
 
 import http.client
 import os
@@ -16,19 +16,19 @@ _STOP_S = 3.0
 
 
 class StartError(Exception):
-    """A server did not come up, or answers wrongly. The message says which and shows the end of its log."""
+    """A server did not start, or gives wrong answers. The message names it and may show the end of its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cores:
-    """Which cores the server under test has, and which the load generator and the services share."""
+    """The cores of the server under test, and those that the load generator and the services share."""
 
     server: frozenset[int]
     load: frozenset[int]
 
     @classmethod
     def of(cls, available: set[int]) -> "Cores":
-        """The last core for the server, all others for the rest. With a single core everything shares it, and the figures say little."""
+        """The last core for the server, all others for the rest. With a single core everything shares it, and the figures mean little."""
         last = frozenset({max(available)})
         return cls(server=last, load=frozenset(available) - last or last)
 
@@ -43,9 +43,9 @@ def process(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` on `cores`, in a process group of its own, until the block ends; then the whole group is ended.
+    """Run `command` on `cores`, in its own process group, until the block ends; then stop the whole group.
 
-    Children inherit the affinity of the thread that starts them, so ours is changed for that moment: nothing ever runs elsewhere.
+    Children inherit the affinity of the thread that starts them, so ours is changed for that moment: the child never runs on other cores.
     """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
@@ -67,7 +67,7 @@ def process(
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Ask `child` to stop, then end what is left of its process group."""
+    """Terminate `child`, then kill the rest of its process group."""
     if child.poll() is None:
         child.terminate()
         try:
@@ -75,19 +75,19 @@ def end(child: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
     with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # its own session's group: nobody else's processes can be in it
+        os.killpg(child.pid, signal.SIGKILL)  # the group of its own session: it contains no other processes
     child.wait()
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at the moment."""
+    """A loopback port that is currently unused."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 def get(port: int, path: str, timeout_s: float = 15.0) -> tuple[int, bytes]:
-    """Status and body of one GET. Raises OSError or HTTPException when there is no answer."""
+    """Status and body of one GET. Raises OSError or HTTPException without a response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("GET", path)
@@ -98,7 +98,7 @@ def get(port: int, path: str, timeout_s: float = 15.0) -> tuple[int, bytes]:
 
 
 def wait_until_up(name: str, child: subprocess.Popen[bytes], port: int, path: str, log: Path, patience_s: float) -> bytes:
-    """Ask for `path` until it is answered with 200; the body. Raises StartError when `child` ends or `patience_s` passes before."""
+    """Request `path` until the status is 200; returns the body. Raises StartError when `child` ends or `patience_s` passes first."""
     give_up = time.monotonic() + patience_s
     seen = "no connection"
     while time.monotonic() < give_up and child.poll() is None:

@@ -1,4 +1,4 @@
-"""What the figures have to be, as ratios within one run: met, or missed by how much."""
+"""The performance targets, as ratios within one run: met, or missed by how much."""
 
 import math
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from bench.cases import DELAY_S
 from bench.growth import SIZES
 from bench.measure import Row, Section
 
-FLAT: Final = 1.1  # the CPU time of one in 10,000 endpoints, as a multiple of that of a single one, which still counts as flat
+FLAT: Final = 1.1  # up to this multiple of the CPU time with a single endpoint, the CPU time with 10,000 endpoints counts as flat
 
 OURS: Final = frozenset({"anabranch", "hedged"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One demand. `workload`: its key, or all of them. `value`: what was measured, None when a row it needs is missing. `is_floor`: the value must be at least `limit`, not at most.
-    `unit`: written behind both numbers."""
+    """One target. `workload`: its key, or several. `value`: the measured value, None when a required row is missing. `is_floor`: the value
+    must be at least `limit`; else at most. `unit`: appended to both numbers."""
 
     workload: str
     demand: str
@@ -28,14 +28,14 @@ class Target:
 
     @property
     def is_met(self) -> bool | None:
-        """None when it was not measured."""
+        """Whether the target is met; None when it was not measured."""
         if self.value is None or math.isnan(self.value):
             return None
         return self.value >= self.limit if self.is_floor else self.value <= self.limit
 
     @property
     def verdict(self) -> str:
-        """met, or missed by how much (and which share of the limit that is), or not measured."""
+        """Met, missed by how much (also as a share of the limit), or not measured."""
         if self.is_met is None or self.value is None:
             return "not measured"
         if self.is_met:
@@ -56,7 +56,7 @@ class Target:
 
 
 def targets(sections: Mapping[str, Section]) -> list[Target]:
-    """All demands on the workloads that were measured."""
+    """All targets of the measured workloads."""
     found: list[Target] = []
     if "A" in sections:
         found += _small(sections["A"])
@@ -84,7 +84,7 @@ def _ratio(upper: float | None, lower: float | None) -> float | None:
 
 
 def _times(section: Section, peer: str, limit: float) -> Target:
-    """Requests for each second of CPU time, as a multiple of a peer's."""
+    """Requests per CPU second, as a multiple of a peer's."""
     return Target(
         workload=section.workload.key,
         demand=f"requests per CPU second, against {peer}",
@@ -159,7 +159,7 @@ def _flat(section: Section) -> Target:
 
 
 def _right(sections: Mapping[str, Section]) -> Target:
-    """Every answer of Anabranch must be right."""
+    """Every answer of Anabranch must be correct."""
     ours = [row for section in sections.values() for row in section.rows if row.peer in OURS or section.workload.method == "growth"]
     return Target(
         workload=", ".join(sections),

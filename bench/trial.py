@@ -1,4 +1,4 @@
-"""One measurement of one server, and the median of several."""
+"""A single measurement of a server, and the median of several."""
 
 import json
 import math
@@ -21,9 +21,9 @@ from bench.server import Cores, StartError, process
 
 _SPARE_S: Final = 30.0  # a generator that is this late is stuck
 
-_REST_S: Final = 5.0  # wrk walks away from its last requests
+_REST_S: Final = 5.0  # wrk abandons its last requests
 
-# wrk's own report has no p99.9 and no exact counts, so it prints them itself.
+# wrk's own report has no p99.9 and no exact counts, so this script prints them.
 _WRK_SCRIPT: Final = """
 done = function(summary, latency, requests)
   local e = summary.errors
@@ -32,12 +32,12 @@ done = function(summary, latency, requests)
   io.write(string.format('"p50":%f,"p99":%f,"p999":%f}\\n', latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
 end
 """
-_HEAD_BYTES: Final = 4_096  # the longest response head that is believed
+_HEAD_BYTES: Final = 4_096  # the longest plausible response head
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one interval. `busy`: share of one core that the server used. `robbed`: share of the time that it wanted its core and other
-    work had it. `asked`, `lag_ms`: of the generator, see `Result`."""
+    """The figures of one interval. `busy`: share of one core that the server used. `robbed`: share of the time that it waited for its core
+    while other work used it. `sent`, `lag_ms`: of the generator, see `Result`."""
 
     requests_per_s: float
     cpu_us: float
@@ -48,12 +48,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     p999_ms: float
     peak_mib: float
     errors: dict[str, int]
-    asked: int
+    sent: int
     lag_ms: float
 
     @classmethod
     def of(cls, result: Result) -> "Trial":
-        """The figures of what our own generator counted."""
+        """The figures of our own generator."""
         latencies = Histogram(result.buckets)
         p50_us, p99_us, p999_us = (latencies.percentile_us(percent) for percent in (50, 99, 99.9))
         return cls(
@@ -66,13 +66,13 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
             p999_ms=p999_us / 1e3,
             peak_mib=result.peak_bytes / 2**20,
             errors=result.errors,
-            asked=result.asked,
+            sent=result.sent,
             lag_ms=result.lag_us / 1e3,
         )
 
 
 def per_request_us(cpu_s: float, requests: int) -> float:
-    """CPU time of one request in microseconds; NaN when there was none."""
+    """CPU time of one request in microseconds; NaN without requests."""
     return cpu_s / requests * 1e6 if requests else math.nan
 
 
@@ -96,7 +96,7 @@ def middle(trials: Sequence[Trial]) -> Trial:
         p999_ms=of("p999_ms"),
         peak_mib=max(trial.peak_mib for trial in trials),
         errors=dict(errors),
-        asked=sum(trial.asked for trial in trials),
+        sent=sum(trial.sent for trial in trials),
         lag_ms=of("lag_ms"),
     )
 
@@ -124,7 +124,8 @@ def run(module: str, arguments: Sequence[str], job: msgspec.Struct, *, cores: fr
 
 
 def attempt(job: Job, cores: Cores, *, has_wrk: bool) -> Trial:
-    """Measure once, and let the server come to rest: closed loops on one path with wrk where it is wanted, others with our own generator."""
+    """Measure once, then wait until the server is idle. wrk measures closed loops on one path if `has_wrk`; our own generator measures the
+    rest."""
     if has_wrk and job.rate is None and len(job.paths) == 1:
         trial = _with_wrk(job, cores)
     else:
@@ -134,13 +135,13 @@ def attempt(job: Job, cores: Cores, *, has_wrk: bool) -> Trial:
     return trial
 
 
-def wrk_is_there() -> bool:
+def is_wrk_installed() -> bool:
     """Whether wrk is on PATH."""
     return shutil.which("wrk") is not None
 
 
 def _with_wrk(job: Job, cores: Cores) -> Trial:
-    """wrk counts whole seconds, does not warm up, and does not look at bodies: the mean length of the answers stands in for that check."""
+    """Measure with wrk. It takes whole seconds, has no warm-up, and does not check bodies: their mean length is checked instead."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "report.lua")
         script.write_text(_WRK_SCRIPT)
@@ -153,7 +154,7 @@ def _with_wrk(job: Job, cores: Cores) -> Trial:
 
 
 def wrk_trial(counted: dict[str, float], length: int | None, usage: Usage) -> Trial:
-    """The figures of what wrk printed. `counted["requests"]` holds all answers, whatever their status."""
+    """The figures of wrk's output. `counted["requests"]` counts all answers, whatever their status."""
     wrong = int(counted["status"])
     answered = int(counted["requests"]) - wrong
     errors = {kind: int(counted[kind]) for kind in ("connect", "read", "write", "timeout", "status") if counted[kind]}
@@ -171,7 +172,7 @@ def wrk_trial(counted: dict[str, float], length: int | None, usage: Usage) -> Tr
         p999_ms=counted["p999"] / 1e3,
         peak_mib=usage.peak_bytes / 2**20,
         errors=errors,
-        asked=int(counted["requests"]),
+        sent=int(counted["requests"]),
         lag_ms=0.0,
     )
 

@@ -1,7 +1,7 @@
-"""The services behind every gateway: one process, ten ports, answers prepared beforehand. About 10 us a request.
+"""The services behind every gateway: one process, ten ports, prepared answers. About 10 us a request.
 
-It speaks just enough HTTP/1.1 for well-behaved clients: requests without a body, keep-alive, pipelining. `/delay/50ms/...` answers late,
-`/flaky/...` answers one of a hundred a second late (drawn independently), `/-/counts` tells how many requests each prefix has had.
+It speaks just enough HTTP/1.1 for well-behaved clients: requests without a body, keep-alive, pipelining. `/delay/50ms/...` answers after 50
+ms, `/flaky/...` delays each answer by a second with a probability of 1%, `/-/counts` reports the number of flaky requests.
 
 `python -m bench.upstream` prints its ports as one line of JSON and runs until it is terminated.
 """
@@ -23,12 +23,12 @@ _COUNTS: Final = b"/-/counts"
 
 
 def response(status: int, reason: bytes, body: bytes) -> bytes:
-    """A whole response as it goes over the wire."""
+    """The bytes of a complete response."""
     return _HEAD % (status, reason, len(body)) + body
 
 
 class Services:
-    """What is answered, and how often it was asked for. `slow`: draws whether a flaky answer is late."""
+    """The prepared answers, and a count of requests. `slow`: decides at random whether a flaky answer is late."""
 
     def __init__(self, slow: random.Random) -> None:
         self.ready = {path.encode(): response(200, b"OK", bodies.encode(value)) for path, value in cases.documents().items()}
@@ -38,7 +38,7 @@ class Services:
         self.counts: Counter[str] = Counter()
 
     def delay_s(self, path: bytes) -> tuple[float, bytes]:
-        """How long the answer to `path` takes, and the path whose body it has."""
+        """The delay of the answer to `path`, and the path whose body is used."""
         if path.startswith(b"/delay/50ms/"):
             return cases.DELAY_S, path[11:]
         if path.startswith(b"/flaky/"):
@@ -54,7 +54,7 @@ class Services:
 
 
 class Server(asyncio.Protocol):
-    """One connection. Late answers keep the order of their requests because no client here pipelines behind them."""
+    """One connection. Late answers stay in order because no client here pipelines behind them."""
 
     __slots__ = ("_loop", "_rest", "_services", "_transport")
 

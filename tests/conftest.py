@@ -1,10 +1,10 @@
-"""What holds for every test: property tests have no clock, and are the same in every run of CI."""
+"""Settings for all tests: property tests have no deadline and are deterministic in CI."""
 
 import os
 
 from hypothesis import settings
 
-# A machine that is busy is no fault of the code. What takes too long is measured in bench/.
+# A busy machine is not a fault of the code. bench/ measures durations.
 settings.register_profile("house", deadline=None)
 settings.register_profile("ci", settings.get_profile("house"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "house")

@@ -59,7 +59,8 @@ class AnabranchError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One mistake in a document: its position (`file`, 1-based `line` and `column`, `path` into the document), a message and a hint.
+    """One mistake in a document or in the settings: its position (`file`, 1-based `line` and `column`, `path` into the document), a message and a
+    hint. `line` 0: it has no line, as a setting from the environment.
 
     `value`: the offending value as text; None when there is none or when it may contain a secret. `hint`: how to fix it, or "".
     `is_warning`: the document is usable, but probably does not do what its author expects.
@@ -78,7 +79,9 @@ class Problem:
         value = "" if self.value is None else f" (found {self.value})"
         hint = f"; {self.hint}" if self.hint else ""
         kind = "warning: " if self.is_warning else ""
-        return f"{self.file}:{self.line}:{self.column}: {kind}{self.path}: {self.message}{value}{hint}"
+        at = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        path = f"{self.path}: " if self.path else ""
+        return f"{at}: {kind}{path}{self.message}{value}{hint}"
 
 
 class ConfigError(AnabranchError):

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from anabranch.errors import ConfigError, Problem
 
 
 class Settings(BaseSettings):
@@ -83,3 +85,32 @@ class Settings(BaseSettings):
             return file.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError):
             raise ValueError(f"ANABRANCH_ADMIN_TOKEN_FILE names {file}, which cannot be read as text") from None
+
+
+def wrong_setting(name: str, message: str, hint: str = "") -> ConfigError:
+    """The error for one setting. `name`: of the variable, without the prefix."""
+    return ConfigError([Problem(file="settings", line=0, column=0, path=f"ANABRANCH_{name}", message=message, hint=hint)])
+
+
+def read_settings(**given: object) -> Settings:
+    """The settings from the environment, except for those that are given and not None. Raises ConfigError."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = []
+        for fault in error.errors(include_url=False, include_input=False):
+            name = "_".join(str(part) for part in fault["loc"]).upper()
+            problems += wrong_setting(name, f"{fault['msg'][:1].lower()}{fault['msg'][1:]}").problems
+        raise ConfigError(problems) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError([Problem(file=".env", line=0, column=0, path="", message=f"the file cannot be read: {reason}")]) from None
+
+
+def document_of(settings: Settings) -> Path:
+    """The gateway document. Raises ConfigError when none is set."""
+    if settings.document is None:
+        raise wrong_setting(
+            "DOCUMENT", "no gateway document is given", "run `anabranch run FILE`, or set ANABRANCH_DOCUMENT to a file or folder"
+        )
+    return settings.document

@@ -1,7 +1,7 @@
-"""Who is measured: how each peer is started, and why it cannot be on this machine, where it cannot.
+"""The peers: how each one is started, and why it cannot run on this machine, if so.
 
-All of them serve the paths of `bench.cases`. They are told their port and the addresses of the services by the environment or a
-generated document.
+All peers serve the paths of `bench.cases`. They receive their port and the addresses of the services through the environment or a generated
+document.
 """
 
 import importlib.util
@@ -19,11 +19,13 @@ from bench.peers import krakend
 
 HERE: Final = Path(__file__).parent
 DOCUMENT: Final = HERE.parent / "gateway.yaml"
+OTHER: Final = "BENCH_OTHER"
+"""Environment variable with the command `anabranch` of another version, for a comparison in one run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where a peer is to run. `services`: base URLs. `folder`: for generated files. `document`: gateway document of Anabranch."""
+    """The environment of a peer. `services`: base URLs. `folder`: for generated files. `document`: gateway document of Anabranch."""
 
     port: int
     services: tuple[str, ...]
@@ -33,7 +35,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A command and what it needs in its environment."""
+    """A command and its environment variables."""
 
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """`title`: for the report. `start`: how to start it. `missing`: why it cannot be started here, or None; may install it."""
+    """`title`: for the report. `start`: makes the command. `missing`: why the peer cannot run here, or None; may install the peer."""
 
     title: str
     start: Callable[[Site], Start]
@@ -52,6 +54,15 @@ def _anabranch(site: Site) -> Start:
     environment = {f"BENCH_SERVICE_{number}": url for number, url in enumerate(site.services)}
     environment |= {"ANABRANCH_HOST": "127.0.0.1", "ANABRANCH_PORT": str(site.port)}
     return Start(command=[sys.executable, "-m", "anabranch", "run", str(site.document)], environment=environment)
+
+
+def _other(site: Site) -> Start:
+    return Start(command=[os.environ[OTHER], *_anabranch(site).command[3:]], environment=_anabranch(site).environment)
+
+
+def _without_other() -> str | None:
+    command = os.environ.get(OTHER)
+    return None if command and shutil.which(command) else f"{OTHER} does not name the command `anabranch` of another version"
 
 
 def _asgi(module: str) -> Callable[[Site], Start]:
@@ -79,7 +90,7 @@ def _krakend(site: Site) -> Start:
 
 
 def _without_module(module: str, advice: str) -> Callable[[], str | None]:
-    return lambda: None if importlib.util.find_spec(module) else f"{module} is not there; {advice}"
+    return lambda: None if importlib.util.find_spec(module) else f"{module} cannot be imported; {advice}"
 
 
 def _without_node() -> str | None:
@@ -112,10 +123,11 @@ PEERS: Final = {
     ),
     "node": Peer(title="Node: fastify + undici", start=_node, missing=_without_node),
     "krakend": Peer(title="KrakenD", start=_krakend, missing=_without_krakend),
+    "other": Peer(title="Anabranch, another version", start=_other, missing=_without_other),
     "floor": Peer(title="floor: uvicorn, empty ASGI application", start=_asgi("floor")),
 }
 
-# Rows that are not servers under test; `bench.measure` knows how each is taken.
+# Rows that are not servers under test; `bench.measure` defines how each is measured.
 YARDSTICKS: Final = {
     "exchange": "one exchange on a bare asyncio protocol",
     "wire": "one exchange on Anabranch's transport",

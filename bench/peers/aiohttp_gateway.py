@@ -1,6 +1,6 @@
 """The textbook gateway over aiohttp instead of httpx: FastAPI, one shared ClientSession, asyncio.gather, a dict as the response.
 
-The connector is given as many connections as it can want.
+The connector allows more connections than the workloads use.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ SERVICES: Final = os.environ["BENCH_SERVICES"].split()
 
 
 class State(TypedDict):
-    """What the lifespan gives to requests."""
+    """State that the lifespan provides to requests."""
 
     session: aiohttp.ClientSession
 

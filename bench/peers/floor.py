@@ -1,4 +1,4 @@
-"""The floor: what uvicorn itself costs for an ASGI application that does nothing."""
+"""The floor: the cost of uvicorn with an ASGI application that does nothing."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -15,7 +15,7 @@ _BODY: Final[Message] = {"type": "http.response.body", "body": BODY}
 
 
 async def app(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
-    """Answer every request with an empty object; refuse the lifespan, as an application without one does."""
+    """Answer every request with an empty object. Raise for the lifespan, like an application without one."""
     if scope["type"] != "http":
         raise ValueError("only http")
     await send(_START)

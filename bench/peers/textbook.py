@@ -1,6 +1,6 @@
-"""What a good tutorial writes: FastAPI, one shared httpx.AsyncClient, asyncio.gather, a dict as the response.
+"""The gateway of a good tutorial: FastAPI, one shared httpx.AsyncClient, asyncio.gather, a dict as the response.
 
-The pool is given as many connections as it can want: the library's own limit of 100 makes it slower here.
+The pool allows more connections than the workloads use: the library's own limit of 100 makes it slower here.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ SERVICES: Final = os.environ["BENCH_SERVICES"].split()
 
 
 class State(TypedDict):
-    """What the lifespan gives to requests."""
+    """State that the lifespan provides to requests."""
 
     client: httpx.AsyncClient
 

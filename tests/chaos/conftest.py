@@ -1,6 +1,6 @@
-"""The scenarios run on uvloop, which is what `anabranch run` uses, and those marked `both_loops` on asyncio's own loop too.
+"""Runs the scenarios on uvloop, as `anabranch run` does, and those marked `both_loops` on asyncio's own loop too.
 
-Every test is checked for what it leaves behind: no task, no socket.
+Every test must leave no task and no socket behind.
 """
 
 import asyncio

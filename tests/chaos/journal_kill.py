@@ -1,8 +1,8 @@
-"""Kills gateways that write a journal, again and again, at moments nobody chose. `python -m tests.chaos.journal_kill --kills 50`.
+"""Repeatedly kills gateways that write a journal, at random moments. `python -m tests.chaos.journal_kill --kills 50`.
 
-Two gateways share one folder; clients ask for required and relaxed endpoints; whichever has had its time is killed with SIGKILL and another one
-started in its place. At the end: every required answer that a client saw is in the journal exactly once, every segment verifies, ids are unique, and
-relaxed records that were lost had been answered within the flush interval (and a busy machine's delay) before the kill.
+Two gateways share one folder; clients request required and relaxed endpoints. Each gateway is killed with SIGKILL after a random time and
+replaced by a new one. At the end, every required answer that a client received is in the journal exactly once, every segment verifies, ids
+are unique, and lost relaxed records were answered within the flush interval (plus a busy machine's delay) before the kill.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tests.support.serving import LOOPBACK
 FLUSH_S: Final = 0.05
 CLIENTS: Final = 8
 LIFE_S: Final = (0.05, 2.0)
-# Required answers for each life so far, before there may be another kill: however slow the machine is, there is something to lose.
+# Minimum number of required answers for each gateway so far before the next kill, so that even a slow machine has records to lose.
 ANSWERS: Final = 20
 DOCUMENT: Final = """
 version: 1
@@ -51,7 +51,8 @@ journal: {{flush_interval: 50ms, min_free: 0, segment_size: 64KiB, queue_records
 
 @dataclass(slots=True)
 class Seen:
-    """What clients were answered: `required` ids; `relaxed` ids with the time and the gateway (by number) that answered. `killed_at`: by gateway."""
+    """The answers that clients received: `required`: ids; `relaxed`: ids with time and number of the answering gateway. `killed_at`: by
+    gateway."""
 
     required: set[str] = field(default_factory=set)
     relaxed: dict[str, tuple[float, int]] = field(default_factory=dict)
@@ -60,8 +61,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """`missing`, `repeated`: required answers that are not in the journal once. `lost`: relaxed answers that are not in it; `oldest_loss_s`: how long
-    before its gateway's death the earliest of them was given. `torn_bytes`: cut off by the last recovery."""
+    """`missing`, `repeated`: required answers that the journal does not contain, or contains more than once. `lost`: relaxed answers that
+    it does not contain; `oldest_loss_s`: how long before its gateway's death the earliest of them was given."""
 
     kills: int
     required: int
@@ -88,7 +89,7 @@ class Report:
 
 
 async def chaos(folder: Path, *, kills: int, choose: random.Random, say: Callable[[str], None] = lambda _: None) -> Report:
-    """Kill `kills` gateways, then look at what they have written."""
+    """Kill `kills` gateways, then check what they have written."""
     seen = Seen()
     journal = folder / "journal"
     async with ScriptedUpstream({"/one": {"json": {"n": 1}}}) as upstream:
@@ -107,7 +108,7 @@ async def chaos(folder: Path, *, kills: int, choose: random.Random, say: Callabl
 
 
 async def live_and_die(command: Command, number: int, seen: Seen, life_s: float) -> None:
-    """Put a gateway under load, and kill it after `life_s`, and not before the gateways so far have given enough answers."""
+    """Put a gateway under load. Kill it after `life_s`, but not before the gateways so far have given enough answers."""
     clients = [asyncio.create_task(ask(command.port, index, number, seen)) for index in range(CLIENTS)]
     await asyncio.sleep(life_s)
     await eventually(lambda: len(seen.required) >= ANSWERS * number, 60)
@@ -118,7 +119,7 @@ async def live_and_die(command: Command, number: int, seen: Seen, life_s: float)
 
 
 async def ask(port: int, index: int, number: int, seen: Seen) -> None:
-    """One client, until its connection dies. What it has read to the last byte, it has seen."""
+    """One client, until its connection is lost. An answer counts when it has been read completely."""
     path = "/required" if index % 2 else "/relaxed"
     try:
         reader_, writer = await asyncio.open_connection(LOOPBACK, port)
@@ -143,7 +144,7 @@ async def ask(port: int, index: int, number: int, seen: Seen) -> None:
 
 
 def examine(journal: Path, kills: int, seen: Seen) -> Report:
-    """Recover the folder as the next gateway would, and compare it with what clients saw."""
+    """Recover the folder as the next gateway would, and compare it with the answers that clients received."""
     recover(journal)
     requests: Counter[str] = Counter()
     ids: Counter[str] = Counter()

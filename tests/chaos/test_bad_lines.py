@@ -1,4 +1,5 @@
-"""The way to an upstream goes bad in every manner there is: its own step says why, the other one is not touched, the next request is right."""
+"""All kinds of network faults on the way to an upstream: its own step reports the reason, the other step is unaffected, the next request
+works."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,11 +15,11 @@ from tests.support.load import Reply, Visitor, closed_loop
 from tests.support.scripted import ScriptedUpstream
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
-# Only where it is a timeout that is waited for; elsewhere a slow machine shall not meet one.
+# Only for faults that end in a timeout; elsewhere even a slow machine must not reach one.
 TIMEOUT_S: Final = 0.6
 CONNECT_TIMEOUT_S: Final = 1.5
 PATIENCE_S: Final = 20.0
-# Sooner than by the patience, however late a timer is on a busy machine.
+# Less than PATIENCE_S even when timers are late on a busy machine.
 SOON_S: Final = 10.0
 BODY: Final = {"text": "x" * 40_000, "end": True}
 WHOLE: Final = {"bad": BODY, "good": {"is": "well"}}
@@ -28,7 +29,8 @@ WHOLE: Final = {"bad": BODY, "good": {"is": "well"}}
 async def bad_line(
     folder: Path, behaviour: dict[str, Any], *, reason: str = "", transport: str = "wire"
 ) -> AsyncIterator[tuple[Gateway, TCPProxy]]:
-    """`/both` asks both, with patience; `/hasty` does it too, but waits only `TIMEOUT_S` for the bad one. `reason`: what the step will fail by."""
+    """`/both` calls both upstreams with a long timeout; `/hasty` too, but waits only `TIMEOUT_S` for the bad one. `reason`: expected
+    failure."""
     connect_timeout_s = CONNECT_TIMEOUT_S if reason == "connect_timeout" else PATIENCE_S
     async with AsyncExitStack() as exits:
         bad = await exits.enter_async_context(ScriptedUpstream({"*": behaviour}))
@@ -73,7 +75,7 @@ FAULTS: Final = {
     "reset before the head": (Conditions(cut_after=0, cut_by="reset"), LENGTH, "connection_lost"),
     "reset in the body": (Conditions(cut_after=20_000, cut_by="reset"), LENGTH, "connection_lost"),
     "reset in a body without length": (Conditions(cut_after=20_000, cut_by="reset"), UNTIL_CLOSE, "connection_lost"),
-    # Nobody can tell this end from the right one but for the JSON in it.
+    # Only the incomplete JSON distinguishes this end from the correct one.
     "cut in a body without length": (Conditions(cut_after=20_000), UNTIL_CLOSE, "invalid_json"),
     "drips": (Conditions(bytes_per_s=5_000), LENGTH, "timeout"),
     "drips chunks": (Conditions(bytes_per_s=5_000), CHUNKED, "timeout"),
@@ -89,11 +91,11 @@ ON_BOTH_LOOPS: Final = {"cut in the body", "reset in the body", "silent"}
     ("conditions", "behaviour", "reason"),
     [pytest.param(*fault, id=name, marks=pytest.mark.both_loops if name in ON_BOTH_LOOPS else ()) for name, fault in FAULTS.items()],
 )
-async def test_line_that_goes_bad_fails_its_own_step_and_is_good_again(
+async def test_bad_network_fails_only_its_own_step_until_it_recovers(
     conditions: Conditions, behaviour: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     async with bad_line(tmp_path, behaviour, reason=reason) as (gateway, proxy), Visitor(gateway.port) as visitor:
-        # The first fault meets a kept-alive connection, the second one a fresh one.
+        # The first fault hits a kept-alive connection, the second a fresh one.
         check_whole([await visitor.get("/both")])
         await proxy.become(conditions)
         check_partial([await visitor.get(path_for(reason)), await visitor.get(path_for(reason))], reason)
@@ -111,7 +113,7 @@ NEW_CONNECTIONS: Final = {
 
 @pytest.mark.parametrize("transport", ["wire", "httpx"])
 @pytest.mark.parametrize(("conditions", "reason"), NEW_CONNECTIONS.values(), ids=NEW_CONNECTIONS)
-async def test_upstream_that_cannot_be_connected_to_fails_its_own_step_and_is_used_again(
+async def test_unreachable_upstream_fails_only_its_own_step_and_is_used_again(
     conditions: Conditions, reason: str, transport: str, tmp_path: Path
 ) -> None:
     async with bad_line(tmp_path, LENGTH, reason=reason, transport=transport) as (gateway, proxy), Visitor(gateway.port) as visitor:
@@ -138,7 +140,7 @@ def check_partial(replies: list[Reply], reason: str) -> None:
 
 
 @pytest.mark.parametrize("behaviour", [LENGTH, CHUNKED], ids=["length", "chunks"])
-async def test_slow_line_that_is_fast_enough_brings_the_whole_answer(behaviour: dict[str, Any], tmp_path: Path) -> None:
+async def test_slow_but_sufficient_network_delivers_the_complete_answer(behaviour: dict[str, Any], tmp_path: Path) -> None:
     async with bad_line(tmp_path, behaviour) as (gateway, proxy):
         await proxy.become(Conditions(latency_s=0.01, jitter_s=0.02, bytes_per_s=1_000_000))
         replies = await closed_loop(gateway.port, "/both", clients=4, requests=16)
@@ -149,8 +151,8 @@ async def test_slow_line_that_is_fast_enough_brings_the_whole_answer(behaviour: 
 
 
 @pytest.mark.both_loops
-async def test_line_that_changes_all_the_time_never_gives_a_wrong_answer(tmp_path: Path) -> None:
-    """Every answer is whole or says why not, and connections do not pile up."""
+async def test_constantly_changing_network_never_causes_a_wrong_answer(tmp_path: Path) -> None:
+    """Every answer is complete or gives the reason, and connections do not pile up."""
     lines = [
         CLEAR,
         Conditions(latency_s=0.005, jitter_s=0.01),

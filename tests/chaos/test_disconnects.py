@@ -1,4 +1,4 @@
-"""Ten thousand clients that go away at every moment of a request, and nothing of them is left."""
+"""Ten thousand clients disconnect at every moment of a request and leave nothing behind."""
 
 import asyncio
 import socket
@@ -18,10 +18,10 @@ from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK
 
 BATCH: Final = 250
-PLACES: Final = 64
+SLOTS: Final = 64
 QUEUE: Final = 1024
 IDLE: Final = 16
-# Between the first batches, which fill caches and pools, and the last one.
+# Allowed growth between the first batches, which fill caches and pools, and the last one.
 MEMORY_BYTES: Final = 16 * MIB
 _RST: Final = struct.pack("ii", 1, 0)
 
@@ -53,7 +53,8 @@ SINGLE: Final = b"GET /one HTTP/1.1\r\nhost: gateway\r\n\r\n"
 
 @contextmanager
 def clients(port: int, count: int, request: bytes) -> Iterator[None]:
-    """Connections that have sent `request`; on leaving they are closed, every third by a reset. Blocking calls: the kernel answers them."""
+    """Connections that have sent `request`; on leaving they are closed, every third with a reset. Blocking calls: the kernel answers
+    them."""
     with ExitStack() as exits:
         for number in range(count):
             sock = exits.enter_context(closing(socket.create_connection((LOOPBACK, port))))
@@ -64,9 +65,9 @@ def clients(port: int, count: int, request: bytes) -> Iterator[None]:
 
 
 async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedUpstream, batches: int) -> None:
-    """Each batch leaves at another moment: before it was read, with half a request sent, in the queue, or in the middle of an exchange.
+    """Each batch disconnects at another moment: before its request is read, after half a request, in the queue, or during an exchange.
 
-    The upstreams' records are emptied after each batch: they are memory too.
+    The upstreams' records are cleared after each batch, because they use memory too.
     """
     for number in range(batches):
         request = CHAIN if number % 3 == 2 else SINGLE
@@ -79,7 +80,7 @@ async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedU
                     await asyncio.sleep(0)
             case _:
                 with clients(gateway.port, BATCH, request):
-                    await slow.until(lambda upstream: len(upstream.hits) >= PLACES, within_s=60)
+                    await slow.until(lambda upstream: len(upstream.hits) >= SLOTS, within_s=60)
         await slow.until(lambda upstream: upstream.open == 0, within_s=60)
         slow.hits.clear()
         quick.hits.clear()
@@ -88,15 +89,15 @@ async def come_and_go(gateway: Gateway, slow: ScriptedUpstream, quick: ScriptedU
 @pytest.mark.parametrize(
     "count", [pytest.param(10_000), pytest.param(1_250, marks=pytest.mark.both_loops)], ids=["ten thousand", "one thousand"]
 )
-async def test_clients_that_go_away_leave_nothing_behind(count: int, tmp_path: Path) -> None:
+async def test_disconnected_clients_leave_nothing_behind(count: int, tmp_path: Path) -> None:
     well = {"json": {"name": "n"}}
     async with ScriptedUpstream({"*": well}) as slow, ScriptedUpstream({"*": well}) as quick:
-        document = DOCUMENT % (slow.url, PLACES, QUEUE, IDLE, quick.url, IDLE)
+        document = DOCUMENT % (slow.url, SLOTS, QUEUE, IDLE, quick.url, IDLE)
         async with running_gateway(document, tmp_path) as gateway:
             at_first = Footprint.now()
 
             def is_left(now: Footprint) -> bool:
-                """More than the idle connections is left. Each has two ends here, and a task of the scripted upstream."""
+                """Whether more than the idle connections is left. Each has two ends here, and a task of the scripted upstream."""
                 idle = slow.open + quick.open
                 return now.tasks > at_first.tasks + idle or now.descriptors > at_first.descriptors + 2 * idle
 
@@ -115,13 +116,13 @@ async def test_clients_that_go_away_leave_nothing_behind(count: int, tmp_path: P
             assert slow.open == 0
             assert quick.open <= IDLE
             assert after.rss_bytes - before.rss_bytes < MEMORY_BYTES
-            # Every exchange that had begun was ended by us.
+            # The gateway ended every exchange that had begun.
             assert slow.aborted == slow.counts.total() - 2 * len(warm)
 
-            # No place is lost: as many as ever run at once, and all of them are answered.
-            slow.on("*", {**well, "once_hit": {"slow": PLACES}, "delay_s": 0.1})
+            # No slot is lost: the full number of requests runs at once, and all of them are answered.
+            slow.on("*", {**well, "once_hit": {"slow": SLOTS}, "delay_s": 0.1})
             slow.join({"slow": slow}, Answers())
             slow.max_concurrent = 0
-            again = await closed_loop(gateway.port, "/slow", clients=PLACES * 2, requests=PLACES * 2)
+            again = await closed_loop(gateway.port, "/slow", clients=SLOTS * 2, requests=SLOTS * 2)
             assert all(reply.is_complete for reply in again)
-            assert slow.max_concurrent == PLACES
+            assert slow.max_concurrent == SLOTS

@@ -1,4 +1,4 @@
-"""An upstream that comes and goes: the breaker leaves it alone while it is gone, and what reaches it is counted to the last probe."""
+"""An upstream that fails and recovers repeatedly: while it is down the breaker lets only probes through, and the test counts every call."""
 
 import asyncio
 from collections import Counter
@@ -14,7 +14,7 @@ from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 MINIMUM_CALLS: Final = 10
 PROBES: Final = 3
-# Long enough for a crowd to be turned away meanwhile. It is told how many seconds are left, rounded up: 1.
+# Long enough to reject a crowd meanwhile. Retry-After is the remaining time in seconds, rounded up: 1.
 OPEN_FOR_S: Final = 1.0
 # Timers are rounded to milliseconds.
 OPENED_S: Final = OPEN_FOR_S + 0.01
@@ -47,12 +47,12 @@ async def one_by_one(port: int, count: int) -> list[Reply]:
 
 
 async def crowd(port: int) -> list[Reply]:
-    """Many at once."""
+    """Send many requests at once."""
     return await closed_loop(port, "/flap", clients=CROWD, requests=CROWD)
 
 
 async def crowd_while_probed(port: int, proxy: TCPProxy) -> list[Reply]:
-    """Many at once, and the answers of the probes are held back until all others have been turned away."""
+    """Send many requests at once; the answers to the probes are held back until all others have been rejected."""
     await proxy.become(Conditions(is_black_hole=True))
     visits = [asyncio.create_task(one_by_one(port, 1)) for _ in range(CROWD)]
     under_way = set(visits)
@@ -76,12 +76,12 @@ async def test_breaker_opens_and_closes_and_every_probe_is_counted(tmp_path: Pat
         async with running_gateway(document, tmp_path) as gateway:
             port = gateway.port
             for _ in range(CYCLES):
-                # Well: everything reaches it.
+                # Healthy: every call reaches the upstream.
                 upstream.on("*", {"json": 1})
                 assert failures(await crowd(port)) == {None: CROWD}
                 expect(CROWD)
 
-                # It fails. As many failures as good calls are half of the window: it is left alone.
+                # Failing: once failures make up half of the window, the breaker opens.
                 upstream.on("*", {"status": 503})
                 assert failures(await one_by_one(port, CROWD)) == {"upstream_status": CROWD}
                 expect(CROWD)
@@ -90,14 +90,14 @@ async def test_breaker_opens_and_closes_and_every_probe_is_counted(tmp_path: Pat
                 assert {(reply.status, reply.headers["retry-after"]) for reply in turned_away} == {(503, "1")}
                 expect(0)
 
-                # Still failing when it is tried again: the probes, not one more, and it is left alone again.
+                # Still failing when probed: exactly the probes reach the upstream, and the breaker opens again.
                 await asyncio.sleep(OPENED_S)
                 assert failures(await crowd_while_probed(port, proxy)) == {"upstream_status": PROBES, "breaker_open": CROWD - PROBES}
                 expect(PROBES)
                 assert failures(await crowd(port)) == {"breaker_open": CROWD}
                 expect(0)
 
-                # Well again: the probes find out, and from then on everything reaches it.
+                # Healthy again: the probes succeed, and from then on every call reaches the upstream.
                 upstream.on("*", {"json": 1})
                 await asyncio.sleep(OPENED_S)
                 assert failures(await crowd_while_probed(port, proxy)) == {None: PROBES, "breaker_open": CROWD - PROBES}
@@ -109,9 +109,7 @@ REFUSES: Final = Conditions(accept="refuse")
 
 
 @pytest.mark.parametrize(("down", "reason"), [(RESETS, "connection_lost"), (REFUSES, "connect_failed")], ids=["resets", "refuses"])
-async def test_unreachable_upstream_is_not_even_connected_to_while_the_breaker_is_open(
-    down: Conditions, reason: str, tmp_path: Path
-) -> None:
+async def test_no_connection_is_attempted_while_the_breaker_is_open(down: Conditions, reason: str, tmp_path: Path) -> None:
     async with ScriptedUpstream({"*": {"json": 1}}) as upstream, TCPProxy(upstream.port) as proxy:
         document = DOCUMENT % (proxy.url, MINIMUM_CALLS, OPEN_FOR_S, PROBES)
         async with running_gateway(document, tmp_path) as gateway:
@@ -127,7 +125,7 @@ async def test_unreachable_upstream_is_not_even_connected_to_while_the_breaker_i
             assert failures(await crowd(port)) == {"breaker_open": CROWD}
             assert proxy.accepted == accepted
 
-            # One after another: the first probe fails, and there is no second.
+            # Sequential calls: the first probe fails, and there is no second.
             await asyncio.sleep(OPENED_S)
             assert failures(await one_by_one(port, 5)) == {reason: 1, "breaker_open": 4}
             assert proxy.accepted == accepted + (down is RESETS)

@@ -1,11 +1,11 @@
-"""No required answer that a client has seen is ever lost. The long version: `python -m tests.chaos.journal_kill --kills 50`."""
+"""No required answer that a client has received is ever lost. The long version: `python -m tests.chaos.journal_kill --kills 50`."""
 
 import random
 from pathlib import Path
 
 from tests.chaos.journal_kill import FLUSH_S, chaos
 
-# Between a record's turn and its fsync, on a machine that has other things to do.
+# Delay between queueing a record and its fsync on a busy machine.
 _BUSY_S = 1.0
 
 

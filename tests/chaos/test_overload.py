@@ -1,4 +1,4 @@
-"""More is asked of an upstream than it can do: optional steps are shed first, and required ones keep the capacity."""
+"""An overloaded upstream: optional steps are shed first, and required ones keep the capacity."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.support.load import Load, Reply, percentile, under_load
 from tests.support.workers import Workers
 
 SERVICE_S: Final = 0.02
-# Twenty seconds or so: several times of what it takes.
+# About 20 seconds: several times what is needed.
 ROUNDS: Final = 40
 
 DOCUMENT: Final = """
@@ -34,18 +34,18 @@ def outcomes(replies: list[Reply], *steps: str) -> Counter[str | None]:
 
 
 def check_required(replies: list[Reply]) -> None:
-    """Every required call was answered, and nothing but a full queue kept an optional one from it."""
+    """Every required call was answered, and optional ones failed only because of a full queue."""
     assert {reply.status for reply in replies} == {200}
     assert set(outcomes(replies, "needed")) == {None}
     assert set(outcomes(replies, "nice", "nicer")) <= {None, "queue_full"}
 
 
 @pytest.mark.both_loops
-async def test_optional_steps_are_shed_first_and_required_ones_keep_the_places(tmp_path: Path) -> None:
-    """24 clients ask for three calls each where 8 can run and 24 wait: every required call finds room, and few others do."""
-    clients, places, queue, pages = 24, 8, 24, 400
-    async with Workers(count=places, service_s=SERVICE_S) as upstream:
-        document = DOCUMENT % (upstream.url, f"{{limit: {places}, queue: {queue}}}")
+async def test_optional_steps_are_shed_first_and_required_ones_keep_the_slots(tmp_path: Path) -> None:
+    """24 clients make three calls each where 8 can run and 24 can wait: every required call gets a slot, and few others do."""
+    clients, slots, queue, pages = 24, 8, 24, 400
+    async with Workers(count=slots, service_s=SERVICE_S) as upstream:
+        document = DOCUMENT % (upstream.url, f"{{limit: {slots}, queue: {queue}}}")
         async with running_gateway(document, tmp_path) as gateway:
             async with under_load(gateway.port, "/page", clients=clients) as load:
                 await load.more(clients)
@@ -55,20 +55,20 @@ async def test_optional_steps_are_shed_first_and_required_ones_keep_the_places(t
                 worked = upstream.begun.copy()
             replies = load.replies[begun_with:]
         check_required(load.replies)
-        assert upstream.most_inside == places
-        # A third of what is asked for is required. Served by order of arrival it would be a third of the work, too.
+        assert upstream.most_inside == slots
+        # A third of the calls are required. In order of arrival they would also be a third of the work.
         assert worked["/needed"] / worked.total() > 0.6
         shed = outcomes(replies, "nice", "nicer")["queue_full"]
         assert shed / (2 * len(replies)) > 0.5
 
 
-async def test_adaptive_limit_follows_an_upstream_that_loses_its_capacity_and_gets_it_back(tmp_path: Path) -> None:
-    """16 workers, then 4, then 16. A fixed limit would keep 48 exchanges waiting in front of the 4."""
+async def test_adaptive_limit_follows_a_loss_of_capacity_and_its_return(tmp_path: Path) -> None:
+    """16 workers, then 4, then 16. A fixed limit would send 48 exchanges to the 4 workers at once."""
     clients, most, few, many = 32, 48, 4, 16
     async with Workers(count=many, service_s=SERVICE_S) as upstream:
-        places = f"{{limit: {most}, queue: {most}, adaptive: gradient, min: {few}, max: {most}}}"
+        slots = f"{{limit: {most}, queue: {most}, adaptive: gradient, min: {few}, max: {most}}}"
         async with (
-            running_gateway(DOCUMENT % (upstream.url, places), tmp_path) as gateway,
+            running_gateway(DOCUMENT % (upstream.url, slots), tmp_path) as gateway,
             under_load(gateway.port, "/page", clients=clients) as load,
         ):
             await load.more(150)
@@ -76,7 +76,7 @@ async def test_adaptive_limit_follows_an_upstream_that_loses_its_capacity_and_ge
             await load.more(clients)
             inside, crowded = await rounds_until(load, upstream, lambda inside: inside <= most / 2, pages=clients)
             assert inside <= most / 2, f"{inside} exchanges at once for {few} workers, after {len(load.replies)} pages"
-            # What was shed for that was optional, and what was needed is answered sooner than at first.
+            # Only optional calls were shed, and required ones are answered faster than at first.
             low = len(load.replies)
             await load.more(2 * clients)
             relieved = load.replies[low:]
@@ -90,9 +90,9 @@ async def test_adaptive_limit_follows_an_upstream_that_loses_its_capacity_and_ge
 
 
 async def rounds_until(load: Load, upstream: Workers, is_there: Callable[[int], bool], *, pages: int) -> tuple[int, list[Reply]]:
-    """Go on for rounds of so many pages until `is_there` holds for the exchanges at once in a round; for ROUNDS rounds at most.
+    """Run rounds of `pages` pages until `is_there` holds for the concurrent exchanges of a round; at most ROUNDS rounds.
 
-    Returns that number of the last round, and the replies of the first.
+    Returns the concurrent exchanges of the last round, and the replies of the first.
     """
     began = len(load.replies)
     for _ in range(ROUNDS):

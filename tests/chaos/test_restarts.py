@@ -30,8 +30,8 @@ def service(name: str) -> dict[str, object]:
 
 
 @pytest.mark.both_loops
-async def test_graceful_handover_to_a_new_process_fails_nothing_and_leaves_nothing_on_the_old_one(tmp_path: Path) -> None:
-    """The successor takes new connections, the predecessor answers what it has with `connection: close` and then goes."""
+async def test_graceful_handover_to_a_new_process_fails_no_request_and_empties_the_old_one(tmp_path: Path) -> None:
+    """The new process accepts new connections; the old one answers its requests with `connection: close` and then exits."""
     names = ["first", "second", "third", "fourth"]
     async with AsyncExitStack() as exits:
         old = await exits.enter_async_context(ScriptedUpstream({"*": service(names[0])}))
@@ -51,38 +51,38 @@ async def test_graceful_handover_to_a_new_process_fails_nothing_and_leaves_nothi
                 old = new
         assert {reply.status for reply in load.replies} == {200}
         assert {reply.json["item"]["from"] for reply in load.replies} >= set(names)
-        # The pool has recovered: kept-alive connections to the last one, no more than clients.
+        # The pool has recovered: it keeps connections to the last process, at most one for each client.
         assert 1 <= new.open <= CLIENTS
         assert new.accepted <= CLIENTS
         await eventually(lambda: proxy.open == new.open)
 
 
 @pytest.mark.both_loops
-async def test_upstream_that_closes_idle_connections_all_the_time_fails_nothing_without_any_retry(tmp_path: Path) -> None:
-    """The race of RFC 9112 section 9.3.1, as often as it can be had: a request goes out while the peer closes."""
+async def test_upstream_that_keeps_closing_idle_connections_fails_no_request_without_retries(tmp_path: Path) -> None:
+    """Provokes the race of RFC 9112 section 9.3.1 as often as possible: a request is sent while the peer closes."""
     async with ScriptedUpstream({"routes": {"*": service("it")}, "close_idle_s": 0.002}) as upstream:
         document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}', connect_timeout: 20s}}\n{ENDPOINT}"
         async with running_gateway(document, tmp_path) as gateway, under_load(gateway.port, "/item", clients=CLIENTS) as load:
             await load.more(1000)
-            # How often the peer is the first one is up to the machine: go on until it was often enough.
+            # The machine determines how often the peer closes first: continue until it was often enough.
             for _ in range(100):
                 if upstream.accepted > 5 * CLIENTS:
                     break
                 await load.more(10 * CLIENTS)
         assert {reply.status for reply in load.replies} == {200}
         assert len(upstream.hits) == len(load.replies)
-        # Most connections were closed under the gateway's hands.
+        # The upstream closed most connections while the gateway was using them.
         assert upstream.accepted > 5 * CLIENTS
 
 
 @pytest.mark.both_loops
-async def test_rolling_restart_of_instances_fails_nothing(tmp_path: Path) -> None:
-    """Each goes in turn without a word, in the middle of exchanges, refuses connections for a while and comes back at its address."""
+async def test_rolling_restart_of_instances_fails_no_request(tmp_path: Path) -> None:
+    """Each instance in turn stops without notice, during exchanges, refuses connections for a while and returns at the same address."""
     names = ["one", "two", "three", "four"]
     async with AsyncExitStack() as exits:
         instances = [await exits.enter_async_context(ScriptedUpstream({"*": service(name)})) for name in names]
         urls = ", ".join(f"'{instance.url}'" for instance in instances)
-        # Half of the instances at most are left out at a time, and each of those for five seconds: so only half of them restart here.
+        # At most half of the instances are ejected at a time, each for five seconds, so only half of them restart here.
         retry = "retry: {attempts: 3, backoff: 5ms, budget: 20%}"
         document = f"version: 1\nupstreams:\n  items: {{urls: [{urls}], connect_timeout: 20s, {retry}}}\n{ENDPOINT}"
         async with running_gateway(document, tmp_path) as gateway:
@@ -99,8 +99,8 @@ async def test_rolling_restart_of_instances_fails_nothing(tmp_path: Path) -> Non
             await eventually(lambda: all(instance.open <= CLIENTS for instance in instances))
 
 
-async def test_restart_is_noticed_on_idle_connections_before_anything_is_asked(tmp_path: Path) -> None:
-    """Without any retry: what the gateway had kept alive is closed by then, and it knows."""
+async def test_restart_is_detected_on_idle_connections_before_they_are_used(tmp_path: Path) -> None:
+    """Without retries: by then the gateway has noticed that its kept-alive connections are closed."""
     async with ScriptedUpstream({"*": service("it")}) as upstream:
         document = f"version: 1\nupstreams:\n  items: {{url: '{upstream.url}', connect_timeout: 20s}}\n{ENDPOINT}"
         async with running_gateway(document, tmp_path) as gateway:

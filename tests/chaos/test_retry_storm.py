@@ -1,4 +1,4 @@
-"""Retries must not multiply an outage: whatever is down and however hard it is asked, the budget bounds what reaches it."""
+"""Retries must not multiply an outage: however it fails and whatever the load, the budget bounds the attempts that reach the upstream."""
 
 import asyncio
 import math
@@ -14,11 +14,11 @@ from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 CALLS: Final = 240
 CLIENTS: Final = 24
-# Where each call takes its whole timeout: two rounds.
+# For faults where each call takes its whole timeout: two rounds.
 WAITING_CLIENTS: Final = 120
 ATTEMPTS: Final = 3
 BUDGET: Final = 0.1
-# Of anabranch.core.budget: retries that are free in each window, and the window, which is counted in slices.
+# From anabranch.core.budget: free retries in each window, the window, and its slices.
 FLOOR: Final = 10
 WINDOW_S: Final = 10.0
 SLICE_S: Final = 1.0
@@ -40,13 +40,13 @@ endpoints:
 
 
 def most_attempts(calls: int, elapsed_s: float) -> float:
-    """(1 + budget) x calls + floor; the floor once for each window that the run touched, which is one unless the machine crawls."""
+    """(1 + budget) x calls + floor, with one floor for each window of the run; there is one window unless the machine is very slow."""
     windows = math.ceil((elapsed_s + 2 * SLICE_S) / WINDOW_S)
     return calls * (1 + BUDGET) + FLOOR * windows
 
 
 def attempts(replies: list[Reply]) -> int:
-    """What the problems say: attempts over all calls."""
+    """Attempts of all calls, as reported in the problems."""
     return sum(error["attempts"] for reply in replies for error in reply.json["errors"])
 
 
@@ -74,10 +74,10 @@ async def test_retries_of_a_dead_upstream_stay_within_the_budget(
             most = most_attempts(CALLS, loop.time() - began)
 
             assert all(reply.status in {502, 504} for reply in replies)
-            # The budget is used up, so it is the budget that holds, and not that nobody tried.
+            # The budget was used up, so it was the budget that limited the attempts.
             assert CALLS * (1 + BUDGET) <= attempts(replies) <= most
             if behaviour.get("hang"):
-                assert len(upstream.hits) <= attempts(replies)  # the time of some was over before they had arrived
+                assert len(upstream.hits) <= attempts(replies)  # some attempts expired before they arrived
             elif conditions.accept == "forward":
                 assert len(upstream.hits) == attempts(replies)
             elif conditions.accept == "reset":

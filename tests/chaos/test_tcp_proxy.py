@@ -1,4 +1,4 @@
-"""The proxy of the chaos tests must do what its conditions say: on both loops, on real sockets."""
+"""The proxy of the chaos tests must implement its conditions: on both loops, on real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from tests.support.eventually import eventually
 from tests.support.serving import LOOPBACK, free_socket
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
-# A window in which nothing may come; nothing is on its way that could come later.
+# A window in which nothing may arrive; nothing is in transit that could arrive later.
 SOON_S = 0.15
 
 
@@ -69,7 +69,7 @@ async def caller_of(proxy: TCPProxy) -> AsyncIterator[Caller]:
             await writer.wait_closed()
 
 
-async def test_bytes_pass_both_ways_and_connections_are_counted(proxy: TCPProxy) -> None:
+async def test_bytes_pass_in_both_directions_and_connections_are_counted(proxy: TCPProxy) -> None:
     async with caller_of(proxy) as one, caller_of(proxy) as two:
         for caller in (one, two):
             assert await caller.echo(b"x" * 300_000) == b"x" * 300_000
@@ -77,7 +77,7 @@ async def test_bytes_pass_both_ways_and_connections_are_counted(proxy: TCPProxy)
     await eventually(lambda: proxy.open == 0)
 
 
-async def test_latency_delays_what_comes_back_and_keeps_its_order(proxy: TCPProxy) -> None:
+async def test_latency_delays_bytes_from_the_upstream_and_keeps_their_order(proxy: TCPProxy) -> None:
     await proxy.become(Conditions(latency_s=0.05, jitter_s=0.02))
     async with caller_of(proxy) as caller:
         loop = asyncio.get_running_loop()
@@ -99,7 +99,7 @@ async def test_bandwidth_is_limited(proxy: TCPProxy) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1, 1000])
-async def test_connection_is_cut_after_so_many_bytes_counted_from_the_change(proxy: TCPProxy, after: int) -> None:
+async def test_connection_is_cut_after_the_given_bytes_counted_from_the_change(proxy: TCPProxy, after: int) -> None:
     async with caller_of(proxy) as caller:
         assert await caller.echo(b"before") == b"before"
         await proxy.become(Conditions(cut_after=after))
@@ -115,7 +115,7 @@ async def test_cut_connection_may_be_reset(proxy: TCPProxy) -> None:
             await caller.rest()
 
 
-async def test_reset_meets_a_new_connection_at_once(proxy: TCPProxy) -> None:
+async def test_new_connection_is_reset_at_once(proxy: TCPProxy) -> None:
     await proxy.become(Conditions(accept="reset"))
     for _ in range(3):
         with pytest.raises(ConnectionResetError):  # while it reads, or as soon as it is connected
@@ -124,7 +124,7 @@ async def test_reset_meets_a_new_connection_at_once(proxy: TCPProxy) -> None:
     assert proxy.accepted == 3
 
 
-async def test_black_hole_holds_everything_and_lets_it_through_afterwards(proxy: TCPProxy) -> None:
+async def test_black_hole_holds_all_bytes_and_delivers_them_afterwards(proxy: TCPProxy) -> None:
     async with caller_of(proxy) as old, caller_of(proxy) as new:
         await old.echo(b"a")
         await proxy.become(Conditions(is_black_hole=True))
@@ -136,7 +136,7 @@ async def test_black_hole_holds_everything_and_lets_it_through_afterwards(proxy:
             assert await caller.reader.readexactly(4) == b"held"
 
 
-async def test_caller_that_leaves_a_black_hole_is_forgotten(proxy: TCPProxy) -> None:
+async def test_caller_that_leaves_during_a_black_hole_is_discarded(proxy: TCPProxy) -> None:
     await proxy.become(Conditions(is_black_hole=True))
     async with caller_of(proxy) as caller:
         caller.writer.write(b"held")
@@ -200,7 +200,7 @@ async def test_new_connections_go_to_the_new_target(proxy: TCPProxy) -> None:
 
 
 async def test_target_that_is_down_resets_the_caller(proxy: TCPProxy) -> None:
-    with closing(free_socket()) as nobody:  # bound, so that it stays ours; never listens
+    with closing(free_socket()) as nobody:  # reserves the port; never listens
         async with TCPProxy(nobody.getsockname()[1]) as nowhere:
             with pytest.raises(ConnectionResetError):
                 async with caller_of(nowhere) as caller:

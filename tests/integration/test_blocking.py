@@ -1,6 +1,6 @@
-"""Nothing that a gateway does for a request blocks its event loop: no file, no name lookup, no sleep, no lock.
+"""Serving a request never blocks the event loop: no file, no name lookup, no sleep, no lock.
 
-blockbuster raises where a blocking call is made while a loop runs in the thread. Starting may read files; serving may not.
+blockbuster raises on a blocking call in a thread with a running loop. Startup may read files; serving may not.
 """
 
 import gzip
@@ -74,19 +74,19 @@ async def test_detector_detects(detector: BlockBuster) -> None:
         ROOT.stat()
 
 
-async def test_nothing_blocks_while_requests_are_served(tmp_path: Path) -> None:
+async def test_nothing_blocks_the_loop_while_requests_are_served(tmp_path: Path) -> None:
     async with ScriptedUpstream({"routes": ROUTES}) as upstream:
         document = DOCUMENT.format(url=upstream.url, named=upstream.url.replace("127.0.0.1", "localhost"))
         async with running_gateway(document, tmp_path, allow_explain=True) as gateway, gateway.client() as client:
             await client.get("/livez")  # the client's own first connection, which reads certificates
             with blockbuster_ctx() as found:
-                # One write of a line, which a reader that keeps up never delays: see app/anabranch/observe/sink.py.
+                # A single write of a log line, which blocks only when the reader falls behind: see app/anabranch/observe/sink.py.
                 found.functions["os.write"].can_block_in("app/anabranch/observe/sink.py", "write")
                 await _everything(client)
 
 
 async def _everything(client: httpx.AsyncClient) -> None:
-    for _ in range(2):  # first on new connections, then on kept ones
+    for _ in range(2):  # first on new connections, then on kept-alive ones
         response = await client.get("/all/1")
         assert response.status_code == 200
         failed = [name for name, value in response.json().items() if value is None]
@@ -117,6 +117,6 @@ async def _everything(client: httpx.AsyncClient) -> None:
         assert (await client.delete("/all/1")).status_code == 405
 
 
-def test_large_body_is_worth_its_name() -> None:
+def test_large_body_is_large_enough() -> None:
     assert len(orjson.dumps(LARGE)) > 1_000_000
     assert len(gzip.compress(orjson.dumps(LARGE))) < 100_000

@@ -1,4 +1,4 @@
-"""The command `anabranch` as its user meets it: what it prints, where, and the exit code."""
+"""The command `anabranch` as users see it: what it prints, where, and the exit code."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def anabranch(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end. Whatever it is given, it shows no traceback."""
+    """Run the command to its end. It must never show a traceback."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
@@ -82,7 +82,7 @@ def document(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def running(*arguments: str | Path, **variables: str) -> AsyncIterator[tuple[Process, str, str]]:
-    """`run` on a free port: the process, its address, and the line that it said."""
+    """`run` on a free port: the process, its address, and the line that it printed."""
     process = await asyncio.create_subprocess_exec(
         *(*COMMAND, "run", *map(str, arguments), "--port", "0"),
         cwd=ROOT,
@@ -104,7 +104,7 @@ async def running(*arguments: str | Path, **variables: str) -> AsyncIterator[tup
 
 
 async def ended(process: Process) -> tuple[int | None, str]:
-    """The exit code, and everything it still wrote."""
+    """The exit code, and the remaining output."""
     async with asyncio.timeout(TIMEOUT_S):
         out, err = await process.communicate()
     return process.returncode, ((out or b"") + (err or b"")).decode()
@@ -114,7 +114,7 @@ async def ended(process: Process) -> tuple[int | None, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_run_says_where_it_is_and_ends_in_peace_when_idle(document: Path, number: signal.Signals) -> None:
+async def test_run_prints_its_address_and_exits_cleanly_when_idle(document: Path, number: signal.Signals) -> None:
     async with running(document) as (process, address, line):
         assert line.endswith(f"serves {document} at {address}  (docs: {address}/docs)")
         async with httpx.AsyncClient(base_url=address, timeout=60) as client:
@@ -124,7 +124,7 @@ async def test_run_says_where_it_is_and_ends_in_peace_when_idle(document: Path, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_run_finishes_what_it_is_doing(document: Path, number: signal.Signals) -> None:
+async def test_run_completes_requests_in_flight_before_it_exits(document: Path, number: signal.Signals) -> None:
     async with ScriptedUpstream({"*": {"json": {"id": 1}, "delay_s": 0.5}}) as flights:
         document.write_text(DOCUMENT.format(url=flights.url), "utf-8")
         async with running(document) as (process, address, _), httpx.AsyncClient(base_url=address, timeout=60) as client:
@@ -136,7 +136,7 @@ async def test_run_finishes_what_it_is_doing(document: Path, number: signal.Sign
             assert await ended(process) == (0, "")
 
 
-async def test_run_cancels_what_does_not_end_in_time(document: Path) -> None:
+async def test_run_cancels_requests_that_exceed_the_shutdown_timeout(document: Path) -> None:
     async with ScriptedUpstream({"*": {"hang": True}}) as flights:
         document.write_text(DOCUMENT.format(url=flights.url).replace("version: 1", "version: 1\ndefaults: {timeout: 1m}"), "utf-8")
         async with running(document, ANABRANCH_SHUTDOWN_TIMEOUT_S="0.2") as (process, address, _), httpx.AsyncClient(timeout=60) as client:
@@ -149,7 +149,7 @@ async def test_run_cancels_what_does_not_end_in_time(document: Path) -> None:
             await flights.until(lambda upstream: upstream.open == 0)
 
 
-async def test_run_is_silent_about_files_that_are_not_its_own(document: Path) -> None:
+async def test_run_ignores_unrelated_files(document: Path) -> None:
     async with (
         running(document, ANABRANCH_ACCESS_LOG="off") as (process, address, _),
         httpx.AsyncClient(base_url=address, timeout=60) as client,
@@ -197,7 +197,7 @@ def test_busy_port_is_one_clear_line(document: Path) -> None:
     assert done.stderr == f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another with --port\n"
 
 
-def test_address_that_is_not_ours_is_one_clear_line(document: Path) -> None:
+def test_foreign_address_is_one_clear_line(document: Path) -> None:
     done = anabranch("run", document, "--host", "192.0.2.1", "--port", "0")
     assert done.returncode == 3
     assert done.stderr == (
@@ -228,7 +228,7 @@ def test_missing_document_is_one_located_line(tmp_path: Path) -> None:
     ]
 
 
-def test_run_without_a_document_says_how_to_name_one(tmp_path: Path) -> None:
+def test_run_without_a_document_explains_how_to_set_one(tmp_path: Path) -> None:
     done = anabranch("run", cwd=tmp_path)
     assert done.returncode == 3
     assert "run `anabranch run FILE`, or set ANABRANCH_DOCUMENT" in done.stderr
@@ -241,13 +241,14 @@ def test_every_wrong_setting_is_a_line_with_its_name(document: Path) -> None:
         ["settings", "ANABRANCH_PORT"],
         ["settings", "ANABRANCH_SHUTDOWN_TIMEOUT_S"],
         ["settings", "ANABRANCH_LOG_LEVEL"],
+        ["3 problems"],
     ]
 
 
-def test_settings_file_that_is_no_text_is_named(tmp_path: Path, document: Path) -> None:
+def test_settings_file_that_is_not_text_is_named(tmp_path: Path, document: Path) -> None:
     (tmp_path / ".env").write_bytes(b"ANABRANCH_PORT=\xff\xfe")
     done = anabranch("run", document, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (3, "settings: the file .env cannot be read: it is not UTF-8\n")
+    assert (done.returncode, done.stderr) == (3, ".env: the file cannot be read: it is not UTF-8\n1 problem\n")
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
@@ -280,7 +281,7 @@ endpoints:
     ]
 
 
-def test_missing_extra_is_a_problem_that_says_how_to_get_it(tmp_path: Path) -> None:
+def test_missing_extra_is_a_problem_that_explains_how_to_install_it(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(
         """\
@@ -292,7 +293,7 @@ endpoints:
 """,
         "utf-8",
     )
-    # Python's own way of having a module look as if it were not installed.
+    # With None in sys.modules, Python treats a module as not installed.
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util\nfind = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'h2' else find(name, *rest)\n",
@@ -321,7 +322,7 @@ endpoints:
         ("run", "x", "--port", "99999"),
     ],
 )
-def test_wrong_usage_is_2_and_shows_the_right_one(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2_and_shows_the_correct_usage(arguments: tuple[str, ...]) -> None:
     done = anabranch(*arguments)
     assert done.returncode == 2
     assert "Usage:" in done.stdout + done.stderr
@@ -357,7 +358,7 @@ def test_check_shows_warnings_and_succeeds(document: Path) -> None:
     assert last == f"{document}: 2 endpoints, 1 upstream, 2 warnings, no problems"
 
 
-def test_explain_shows_every_endpoint_or_the_one_that_is_named(document: Path) -> None:
+def test_explain_shows_every_endpoint_or_the_named_one(document: Path) -> None:
     every = anabranch("explain", document)
     assert every.returncode == 0
     assert re.findall(r"^\S.*", every.stdout, re.MULTILINE) == ["GET /flights/{id}  (flight)", "GET /airlines  (get_airlines)"]
@@ -367,19 +368,19 @@ def test_explain_shows_every_endpoint_or_the_one_that_is_named(document: Path) -
 
 
 @pytest.mark.parametrize(("name", "hint"), [("fligth", "did you mean `flight`?"), ("nothing", "the document has flight, get_airlines")])
-def test_explain_of_an_unknown_endpoint_names_those_there_are(document: Path, name: str, hint: str) -> None:
+def test_explain_of_an_unknown_endpoint_lists_the_known_ones(document: Path, name: str, hint: str) -> None:
     done = anabranch("explain", document, name)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"there is no endpoint '{name}'; {hint}\n")
 
 
-def test_document_without_endpoints_is_explained_in_a_sentence(document: Path) -> None:
+def test_explain_of_a_document_without_endpoints_is_one_sentence(document: Path) -> None:
     document.write_text("version: 1\nupstreams: {a: {url: http://127.0.0.1:9}}\n", "utf-8")
     done = anabranch("explain", document)
     assert (done.returncode, done.stdout) == (0, "the document has no endpoints\n"), done.stderr
 
 
 @pytest.mark.parametrize("command", ["check", "explain", "openapi"])
-def test_nothing_shows_a_secret(tmp_path: Path, command: str) -> None:
+def test_no_output_shows_a_secret(tmp_path: Path, command: str) -> None:
     path = tmp_path / "gateway.yaml"
     (tmp_path / "secret").write_text("from-the-file\n", "utf-8")
     path.write_text(
@@ -399,7 +400,7 @@ endpoints:
     assert not [secret for secret in ("from-the-environment", "from-the-file", "hidden-host") if secret in shown]
 
 
-def test_openapi_and_schema_go_to_the_screen_or_to_a_file(tmp_path: Path, document: Path) -> None:
+def test_openapi_and_schema_are_written_to_stdout_or_a_file(tmp_path: Path, document: Path) -> None:
     described = anabranch("openapi", document)
     assert set(json.loads(described.stdout)["paths"]) == {"/flights/{id}", "/airlines"}
     target = tmp_path / "new" / "folder" / "openapi.json"
@@ -416,7 +417,7 @@ def test_output_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("arguments", [("schema",), ("explain", "demo/gateway.yaml"), ("openapi", "demo/gateway.yaml")])
-def test_reader_that_leaves_sees_no_traceback(arguments: tuple[str, ...]) -> None:
+def test_closed_output_pipe_causes_no_traceback(arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:

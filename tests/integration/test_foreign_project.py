@@ -1,4 +1,4 @@
-"""The wheel in somebody else's project: an empty environment, a folder with an `app` package of its own, and no knowledge of our code."""
+"""The wheel in a foreign project: an empty environment, a folder with its own `app` package, and none of our source code."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from sysconfig import get_paths
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.paths import ROOT
 
 ROUTES = """
     from anabranch import Fan, segment
@@ -61,7 +61,7 @@ FOREIGN_PROJECT = """
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A virtual environment that has our dependencies, but neither us nor pip."""
+    """A virtual environment with our dependencies, but without anabranch and pip."""
 
     folder: Path
 
@@ -96,7 +96,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def build(project: Path, into: Path) -> Path:
-    """The wheel of a project, built with what is installed."""
+    """Build the wheel of a project with the installed tools."""
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(into), str(project))
     (wheel,) = into.glob("*.whl")
     return wheel
@@ -152,7 +152,7 @@ def get(url: str) -> dict[str, object]:
     return found
 
 
-def test_wheel_installs_nothing_but_anabranch(wheel: Path) -> None:
+def test_wheel_installs_only_the_package_anabranch(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
@@ -165,9 +165,7 @@ def test_wheel_installs_nothing_but_anabranch(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "two workers"])
-def test_project_with_an_app_package_of_its_own_is_served(
-    wheel: Path, environment: Environment, project: Path, options: tuple[str, ...]
-) -> None:
+def test_project_with_its_own_app_package_is_served(wheel: Path, environment: Environment, project: Path, options: tuple[str, ...]) -> None:
     environment.install(wheel)
     home = run(environment.python, "-c", "import anabranch; print(anabranch.__file__)", cwd=project).strip()
     assert Path(home).is_relative_to(environment.packages)
@@ -186,7 +184,7 @@ def test_project_with_an_app_package_of_its_own_is_served(
 
 
 @pytest.mark.parametrize("is_ours_first", [True, False], ids=["ours first", "theirs first"])
-def test_wheel_of_a_project_called_app_and_ours_leave_each_other_alone(
+def test_wheel_of_a_project_called_app_does_not_conflict_with_ours(
     wheel: Path, environment: Environment, tmp_path: Path, *, is_ours_first: bool
 ) -> None:
     files = {"app/__init__.py": "", "app/routes.py": ROUTES, "app/main.py": "def create_app() -> str:\n    return 'theirs'\n"}

@@ -1,4 +1,4 @@
-"""A document becomes an application: what is imported, opened, and refused before anything listens."""
+"""Builds an application from a document: what is imported, opened and rejected before anything listens."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 from anabranch.document.compile import compile_file
 from anabranch.errors import ConfigError, Problem
-from anabranch.main import create_app
+from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
 from tests.support.asgi import ask
 from tests.support.gateway import running_gateway
@@ -35,7 +35,7 @@ async def never() -> str:
 
 @pytest.fixture(autouse=True)
 def _unchanged_imports() -> Iterator[None]:
-    """Documents bring modules of their own; the next test must not see them."""
+    """Removes the modules that a test's document has imported, so that the next test does not see them."""
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path
@@ -71,7 +71,7 @@ def problems_of(folder: Path, *routers: str) -> list[Problem]:
         ("import sys; sys.exit(1)", "{module}:router", "the module {module} cannot be imported: SystemExit"),
     ],
 )
-def test_router_that_cannot_be_had_is_a_problem_at_its_place(tmp_path: Path, module: str | None, name: str, message: str) -> None:
+def test_router_that_cannot_be_imported_is_a_located_problem(tmp_path: Path, module: str | None, name: str, message: str) -> None:
     chosen = f"routes_of_{tmp_path.name}"
     if module is not None:
         (tmp_path / f"{chosen}.py").write_text(module, "utf-8")
@@ -80,11 +80,11 @@ def test_router_that_cannot_be_had_is_a_problem_at_its_place(tmp_path: Path, mod
     assert problem.message.startswith(message.format(module=chosen))
 
 
-def test_every_router_that_cannot_be_had_is_reported(tmp_path: Path) -> None:
+def test_every_router_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
     assert [problem.path for problem in problems_of(tmp_path, "routes_of_a:x", "routes_of_b:x")] == ["routers[0]", "routers[1]"]
 
 
-async def test_routes_in_python_stand_beside_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_python_routes_work_beside_the_documents_endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "routes_of_mine.py").write_text(ROUTES, "utf-8")
     async with ScriptedUpstream({"*": {"json": 1}}) as upstream:
@@ -100,16 +100,16 @@ async def test_document_without_routers_needs_no_fan_out(tmp_path: Path) -> None
 
 
 async def test_readiness_follows_the_life_of_the_application(tmp_path: Path) -> None:
-    app = create_app(Settings(document=written(tmp_path)))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        before = await client.get("/readyz")
-        assert (before.status_code, before.json()["reasons"]) == (503, ["the gateway is starting"])
-        async with app.router.lifespan_context(app):
-            assert (await client.get("/readyz")).status_code == 200
-        after = await client.get("/readyz")
-        assert (after.status_code, after.json()["reasons"]) == (503, ["the gateway is stopping"])
+    process = assemble(Settings(document=written(tmp_path)))
+    app, health = process.app, process.health
+    assert list(health.reasons) == ["the gateway is starting"]
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        assert (await client.get("/readyz")).status_code == 200
+        health.stop()
+        stopping = await client.get("/readyz")
+        assert (stopping.status_code, stopping.json()["reasons"]) == (503, ["the gateway is stopping"])
         assert (await client.get("/livez")).status_code == 200
+    assert list(health.reasons) == ["the gateway is stopping"]
 
 
 async def test_application_opens_nothing_before_its_lifespan(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ async def test_application_opens_nothing_before_its_lifespan(tmp_path: Path) -> 
         await upstream.until(lambda one: one.open == 0)
 
 
-def test_warnings_are_logged_when_the_application_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_logged_when_the_application_is_created(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.format(url="http://127.0.0.1:9").replace('9"}', '9", timeout: 1m}'), "utf-8")
     with caplog.at_level(logging.WARNING):
@@ -130,6 +130,6 @@ def test_warnings_are_logged_when_the_application_is_made(tmp_path: Path, caplog
     assert [f"{path}:3:" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_settings_without_a_document_are_refused() -> None:
+def test_settings_without_a_document_are_rejected() -> None:
     with pytest.raises(ConfigError, match="no gateway document is given"):
         create_app(Settings(document=None, _env_file=None))

@@ -1,7 +1,7 @@
-"""The first part of docs/operations.md as its reader goes through it: every block is run as it stands, by a shell.
+"""Runs every block of the first part of docs/operations.md in a shell, as a reader would.
 
-Only the ports and the time limits differ, and the folder is another: the answers that are shown are whole, however busy the machine is.
-`curl`, which not every machine has, is played by a small program of the same options.
+Only ports, timeouts and folder differ, so that the answers shown are complete even on a busy machine. A small program with the same options
+replaces `curl`, which not every machine has.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ def first_part() -> str:
 
 
 class Reader:
-    """Somebody at three terminals, in a folder that looks like the clone."""
+    """A reader at three terminals, in a folder that looks like the clone."""
 
     def __init__(self, folder: Path, exits: AsyncExitStack) -> None:
         self.folder = folder
@@ -83,12 +83,12 @@ class Reader:
             }
 
     def here(self, text: str) -> str:
-        """The text with the ports that are used here, and with time for more than one look at a gateway that drains."""
+        """The text with the ports used here, and with a longer drain so that it can be observed more than once."""
         text = text.replace("ANABRANCH_DRAIN_DELAY_S=3", "ANABRANCH_DRAIN_DELAY_S=6")
         return re.sub(r"\b\d{4}\b", lambda found: str(self._ports.get(int(found[0]), found[0])), text)
 
     async def start(self, commands: str, **environment: str) -> Process:
-        """Run the commands in a terminal of their own."""
+        """Run the commands in their own terminal."""
         process = await asyncio.create_subprocess_exec(
             *("bash", "-c", self.here(commands)),
             cwd=self.folder,
@@ -101,7 +101,7 @@ class Reader:
         return process
 
     async def run(self, commands: str) -> str:
-        """Run the commands, and return what they wrote."""
+        """Run the commands, and return their output."""
         process = await self.start(commands)
         async with asyncio.timeout(TIMEOUT_S):
             output, _ = await process.communicate()
@@ -133,7 +133,7 @@ async def person(tmp_path: Path) -> AsyncIterator[Reader]:
         yield Reader(tmp_path, exits)
 
 
-async def test_first_part_of_the_guide_is_true(person: Reader) -> None:
+async def test_commands_in_the_first_part_of_the_guide_work(person: Reader) -> None:
     services, ours, looks, broken, load = re.findall(r"^```sh\n(.*?)^```$", first_part(), re.MULTILINE | re.DOTALL)
     assert services.split() == ["make", "run"]
     await read_until(await person.make_run(), "Ctrl-C stops everything.")
@@ -166,7 +166,7 @@ async def test_first_part_of_the_guide_is_true(person: Reader) -> None:
     busy = await person.start(load)
     assert busy.stdout is not None
     assert await busy.stdout.readexactly(4) == b"200 "
-    os.killpg(gateway.pid, signal.SIGINT)  # as Ctrl-C does
+    os.killpg(gateway.pid, signal.SIGINT)  # like Ctrl-C
     async with asyncio.timeout(TIMEOUT_S):
         statuses, _ = await busy.communicate()
         await gateway.communicate()

@@ -1,8 +1,8 @@
-"""A whole gateway over the httpx seam, with respx where the network would be.
+"""A complete gateway over the httpx seam, with respx in place of the network.
 
-respx patches httpcore by default and would silently miss our transports. Here it stands behind `httpx.MockTransport`, which an upstream's
-transport takes like any other (`Upstreams(opener=...)`), or patches httpx itself (`using="httpx"`). What a mock cannot show (timeouts of
-sockets, keep-alive, cancellation) is tested on real sockets elsewhere.
+respx patches httpcore by default and would silently miss our transports. Here it is used through `httpx.MockTransport`, which an upstream's
+transport accepts like any other (`Upstreams(opener=...)`), or patches httpx itself (`using="httpx"`). Other tests cover what a mock cannot
+(socket timeouts, keep-alive, cancellation) on real sockets.
 """
 
 import asyncio
@@ -115,7 +115,9 @@ async def test_body_is_sent_as_json(router: respx.MockRouter) -> None:
         (httpx.ProxyError, "connect_failed", 502),
     ],
 )
-async def test_httpx_errors_have_our_codes(router: respx.MockRouter, error: type[httpx.TransportError], code: str, status: int) -> None:
+async def test_httpx_errors_are_mapped_to_our_codes(
+    router: respx.MockRouter, error: type[httpx.TransportError], code: str, status: int
+) -> None:
     router.post("https://orders.test:8443/orders").mock(side_effect=error("orders.test refused 10.0.0.1"))
     async with gateway(mocked(router)) as client:
         response = await client.post("/orders", json={"sku": 1})
@@ -124,7 +126,7 @@ async def test_httpx_errors_have_our_codes(router: respx.MockRouter, error: type
     assert "10.0.0.1" not in response.text
 
 
-async def test_optional_service_that_fails_is_null_and_told(router: respx.MockRouter) -> None:
+async def test_failed_optional_service_is_null_and_reported(router: respx.MockRouter) -> None:
     router.get("http://users.test/api/users/7").respond(json={"name": "Ann"})
     router.get("https://orders.test:8443/orders").respond(500)
     async with gateway(mocked(router)) as client:
@@ -134,7 +136,7 @@ async def test_optional_service_that_fails_is_null_and_told(router: respx.MockRo
     assert response.headers["proxy-status"] == 'anabranch;received-status=500;details="orders: upstream_status"'
 
 
-async def test_idempotent_call_is_tried_again(router: respx.MockRouter) -> None:
+async def test_idempotent_call_is_retried(router: respx.MockRouter) -> None:
     route = router.get("http://users.test/api/users/7")
     route.side_effect = [httpx.ConnectError("refused"), httpx.Response(200, json={"name": "Ann"})]
     router.get("https://orders.test:8443/orders").respond(json=[])
@@ -143,7 +145,7 @@ async def test_idempotent_call_is_tried_again(router: respx.MockRouter) -> None:
     assert (response.status_code, route.call_count) == (200, 2)
 
 
-async def test_refusal_of_a_required_service_goes_through(router: respx.MockRouter) -> None:
+async def test_client_error_of_a_required_service_is_passed_through(router: respx.MockRouter) -> None:
     router.get("http://users.test/api/users/7").respond(404)
     orders = router.get("https://orders.test:8443/orders").respond(json=[])
     async with gateway(mocked(router)) as client:
@@ -152,14 +154,14 @@ async def test_refusal_of_a_required_service_goes_through(router: respx.MockRout
     assert not orders.called
 
 
-async def test_answer_over_the_limit_is_cut_off(router: respx.MockRouter) -> None:
+async def test_answer_over_the_limit_is_rejected(router: respx.MockRouter) -> None:
     router.post("https://orders.test:8443/orders").respond(content=b'"' + b"x" * 2000 + b'"')
     async with gateway(mocked(router)) as client:
         response = await client.post("/orders", json={"sku": 1})
     assert (response.status_code, response.json()["type"]) == (502, "/problems/response_too_large")
 
 
-async def test_step_that_takes_too_long_is_left_out(router: respx.MockRouter) -> None:
+async def test_optional_step_that_times_out_is_null(router: respx.MockRouter) -> None:
     ended = asyncio.Event()
 
     async def never(request: httpx.Request) -> httpx.Response:
@@ -180,10 +182,10 @@ async def test_step_that_takes_too_long_is_left_out(router: respx.MockRouter) ->
 
 
 async def test_respx_that_patches_httpx_sees_a_client_on_our_transport() -> None:
-    """`respx.mock(using="httpx")` replaces the transport of a client, whichever it is."""
+    """`respx.mock(using="httpx")` replaces the transport of any client."""
 
     class Through(httpx.AsyncBaseTransport):
-        """What our seam needs of a transport, over a client that respx has patched."""
+        """Adapts a client patched by respx to the transport interface of our seam."""
 
         def __init__(self) -> None:
             self.client = httpx.AsyncClient()

@@ -1,6 +1,6 @@
-"""The demo's gateway against its own description: what the description allows is answered as described, what it forbids is refused.
+"""Tests the demo's gateway against its own description: valid requests are answered as described, invalid ones are rejected.
 
-Also: `openapi/demo.json` is what `make openapi` writes.
+Also checks that `openapi/demo.json` is what `make openapi` writes.
 """
 
 import asyncio
@@ -50,14 +50,14 @@ REFUSALS = {400, 422}  # of the document's endpoints, of FastAPI's
 T = TypeVar("T")
 Operations = dict[str, APIOperation[Any, Any, Any, Any]]
 
-# The same examples in every run, and none that a former run found: a failure has to repeat itself.
+# The same examples in every run, without those found by earlier runs, so that failures are reproducible.
 bounded = hypothesis.settings(
     max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
 
 
 class Loop:
-    """An event loop in a thread of its own: schemathesis sends its requests by a client that blocks."""
+    """An event loop in its own thread, because schemathesis sends requests with a blocking client."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -75,7 +75,7 @@ class Loop:
 
 
 async def started(exits: AsyncExitStack, document: Path) -> str:
-    """Serve the demo's services and the gateway of `document`, until `exits` is left. The gateway's address."""
+    """Serve the demo's services and a gateway with `document` until `exits` is closed. Returns the gateway's address."""
     environ = {}
     for name, module in SERVICES.items():
         environ[f"{name.upper()}_URL"] = f"http://{LOOPBACK}:{await exits.enter_async_context(serve(module.build()))}"
@@ -101,23 +101,23 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def operations(address: str) -> Operations:
-    """Every operation that the running gateway describes, by its label."""
+    """Every operation in the running gateway's description, by its label."""
     found = schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations()
     return {result.ok().label: result.ok() for result in found if isinstance(result, Ok)}
 
 
-def test_exported_description_is_what_the_document_says() -> None:
+def test_exported_description_matches_the_document() -> None:
     """Stale? Run `make openapi`."""
     assert orjson.loads(describe(compile_file(DOCUMENT))) == DESCRIPTION
 
 
-def test_exported_description_is_what_the_gateway_shows(address: str, operations: Operations) -> None:
+def test_exported_description_matches_the_served_one(address: str, operations: Operations) -> None:
     assert requests.get(f"{address}/openapi.json", timeout=TIMEOUT_S).json() == DESCRIPTION
     assert set(operations) == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_what_is_allowed_is_answered_as_described(label: str, address: str, operations: Operations) -> None:
+def test_valid_requests_are_answered_as_described(label: str, address: str, operations: Operations) -> None:
     with requests.Session() as session:
 
         @bounded
@@ -129,7 +129,7 @@ def test_what_is_allowed_is_answered_as_described(label: str, address: str, oper
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_what_is_forbidden_is_refused_with_a_problem(label: str, address: str, operations: Operations) -> None:
+def test_invalid_requests_are_rejected_with_a_problem(label: str, address: str, operations: Operations) -> None:
     operation = operations[label]
     declared = {parameter.name for parameter in operation.query}
     refused: list[int] = []
@@ -140,7 +140,7 @@ def test_what_is_forbidden_is_refused_with_a_problem(label: str, address: str, o
         def check(case: Case[Any]) -> None:
             response = case.call_and_validate(base_url=address, session=session, checks=[not_a_server_error, content_type_conformance])
             if not set(case.query or {}) <= declared and response.status_code not in REFUSALS:
-                return  # nothing may be wrong but a parameter that nobody declared: those are ignored
+                return  # the only allowed mistake is an undeclared parameter, because those are ignored
             assert response.status_code in REFUSALS
             assert response.headers["content-type"] == ["application/problem+json"]
             assert response.json()["detail"]

@@ -1,8 +1,8 @@
-"""docs/tutorial.md as its reader goes through it: every document is written, every command run, every shown output compared.
+"""Follows docs/tutorial.md as a reader would: writes every document, runs every command, and compares every output shown.
 
-Only the ports differ (others may use the tutorial's), and `curl`, which not every machine has, is played by httpx. In an output `...`
-stands for anything, and lines that are not shown may stand between those that are. A service that is late on a busy machine is no mistake of
-the page: a `curl` is asked again until it shows what the page does.
+Only the ports differ, because the tutorial's may be in use, and httpx replaces `curl`, which not every machine has. In an output, `...`
+matches anything, and the real output may contain further lines between those shown. On a busy machine a service may be late, so a `curl` is
+repeated until its output matches the page.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One block of code. `line`: where it begins in the page."""
+    """One block of code. `line`: its first line in the page."""
 
     kind: str
     text: str
@@ -48,14 +48,14 @@ def blocks() -> list[Block]:
 
 
 def shows(expected: str, output: str) -> bool:
-    """Whether the output has the expected lines, in their order."""
+    """Whether the output contains the expected lines, in order."""
     lines = iter(output.splitlines())
     patterns = [".*".join(map(re.escape, line.split("..."))) for line in expected.splitlines()]
     return all(any(re.fullmatch(pattern, line) for line in lines) for pattern in patterns)
 
 
 def parsed(output: str) -> Any:
-    """The output as JSON; what is none is equal to nothing."""
+    """The output as JSON; output that is not JSON equals nothing."""
     try:
         return orjson.loads(output)
     except orjson.JSONDecodeError:
@@ -64,7 +64,7 @@ def parsed(output: str) -> Any:
 
 @dataclass(kw_only=True)
 class Reader:
-    """Somebody at three terminals. `output`: of the last command. `ports`: the tutorial's, and those that are used instead."""
+    """A reader at three terminals. `output`: of the last command. `ports`: the tutorial's ports and their replacements."""
 
     folder: Path
     ports: dict[int, int]
@@ -76,7 +76,7 @@ class Reader:
     done: list[str] = field(default_factory=list)
 
     def here(self, text: str) -> str:
-        """The text with the ports that are used here."""
+        """The text with the ports used here."""
         return re.sub(r"\b\d{4}\b", lambda found: str(self.ports.get(int(found[0]), found[0])), text)
 
     @property
@@ -122,7 +122,7 @@ class Reader:
         self.pid = next(line.split()[-1] for line in screen.splitlines() if line.strip().startswith("weather "))
 
     async def see(self, is_right: Callable[[str], bool]) -> bool:
-        """Whether the last command's output is right. What `curl` got may become so."""
+        """Whether the last command's output is as expected. A `curl` is repeated until it is."""
         give_up = monotonic() + TIMEOUT_S
         while not is_right(self.output):
             if not self.asked or monotonic() > give_up:
@@ -132,7 +132,7 @@ class Reader:
         return True
 
     async def save(self, document: str) -> None:
-        """Write the document. The gateway that runs takes it, or says why not."""
+        """Write the document and wait until the running gateway loads it or reports its problems."""
         (self.folder / "my.yaml").write_text(self.here(document), "utf-8")
         if self.gateway is not None:
             await self._read_until(self.gateway, "reloaded the document", "the old one stays in force")
@@ -180,7 +180,7 @@ async def _end(process: Process) -> None:
 
 
 async def curl(arguments: list[str]) -> str:
-    """What curl would print for `[-i] URL`."""
+    """The output of curl for `[-i] URL`."""
     *options, url = arguments
     assert set(options) <= {"-i"}
     async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
@@ -199,7 +199,7 @@ async def reader(folder: Path) -> AsyncIterator[Reader]:
         yield Reader(folder=folder, ports=dict(zip(names, free_ports(len(names)), strict=True)), exits=exits)
 
 
-async def test_tutorial_is_true(tmp_path: Path) -> None:
+async def test_commands_of_the_tutorial_give_the_printed_output(tmp_path: Path) -> None:
     async with reader(tmp_path) as person:
         for block in blocks():
             place = f"docs/tutorial.md:{block.line}"

@@ -37,11 +37,11 @@ def test_spec(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
     for name, content in case.files.items():
         (tmp_path / name).write_text(content, "utf-8")
-    try:  # the report of a failed case says it all: no traceback
+    try:  # the report of a failed case is complete, so no traceback is needed
         if case.expect_problems is not None:
             check_problems(case, problems_of(document_text(case, {"nobody": 1}, tmp_path), tmp_path))
         else:
-            # A loop for each case, the one that `anabranch run` uses: nothing of one case can reach another.
+            # A new loop for each case, of the kind that `anabranch run` uses, so that cases cannot affect each other.
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(run_case(case, tmp_path, _start))
     except CaseFailed as failed:

@@ -1,4 +1,4 @@
-"""An ASGI application called directly: scopes, a client that sends, waits or goes away, and what came back."""
+"""Calls an ASGI application directly: builds scopes, plays the client (sends, waits, disconnects) and collects the response."""
 
 import asyncio
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Scope
 def http_scope(
     method: str = "GET", target: str | bytes = "/", *, headers: Iterable[tuple[bytes, bytes]] = (), root_path: str = ""
 ) -> Scope:
-    """The scope that uvicorn makes of this request line."""
+    """The scope that uvicorn builds from this request line."""
     raw = target.encode("latin-1") if isinstance(target, str) else target
     path, _, query = raw.partition(b"?")
     return {
@@ -29,7 +29,7 @@ def http_scope(
 
 
 class Client:
-    """The client's side of one request. `chunks`: its body. `leave()`: it goes away. `sent`: the messages that it was sent."""
+    """The client's side of one request. `chunks`: its body. `leave()`: disconnect. `sent`: the messages that the application sent to it."""
 
     def __init__(self, *chunks: bytes) -> None:
         self._messages: list[Message] = [
@@ -59,7 +59,7 @@ class Client:
     @property
     def headers(self) -> dict[str, str]:
         pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in self.sent[0]["headers"]]
-        assert len({name for name, _ in pairs}) == len(pairs), f"a header field stands twice in {pairs}"
+        assert len({name for name, _ in pairs}) == len(pairs), f"a header field occurs twice in {pairs}"
         return dict(pairs)
 
     @property
@@ -68,7 +68,7 @@ class Client:
 
 
 async def ask(app: ASGIApp, method: str, target: str | bytes, *, headers: dict[str, str] | None = None, body: bytes = b"") -> Client:
-    """One whole request."""
+    """Send one complete request and return its client."""
     pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     client = Client(body)
     await app(http_scope(method, target, headers=pairs), client.receive, client.send)
@@ -76,6 +76,6 @@ async def ask(app: ASGIApp, method: str, target: str | bytes, *, headers: dict[s
 
 
 async def ticks(count: int = 10) -> None:
-    """Let everything that is ready run, this many times."""
+    """Yield to the event loop `count` times."""
     for _ in range(count):
         await asyncio.sleep(0)

@@ -1,6 +1,6 @@
-"""What a scripted upstream does with one request: read from a plain dict, rendered to the bytes that go onto the wire.
+"""The scripted response to one request: parsed from a plain dict, rendered to the bytes sent on the wire.
 
-Knows HTTP/1.1 framing and how to break it. Knows no socket and no clock: `tests.support.scripted` plays what is rendered here.
+Implements HTTP/1.1 framing and ways to break it. Uses no socket and no clock: `tests.support.scripted` sends the rendered bytes.
 """
 
 import gzip
@@ -22,7 +22,7 @@ _BODILESS: Final = frozenset({204, 304})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One request as it arrived. `headers`: lower-case names, in order, repeats kept. `connection`: 0 for the first one accepted."""
+    """One request as received. `headers`: lower-case names, in order, repeats kept. `connection`: 0 for the first one accepted."""
 
     method: str
     target: str
@@ -43,14 +43,14 @@ class Hit:
         return next((value for key, value in self.headers if key == name), None)
 
     def json(self) -> Any:
-        """The body as JSON, None when it is empty or is not JSON."""
+        """The body as JSON, or None when it is empty or not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
             return None
 
     def echo(self) -> dict[str, Any]:
-        """What `echo` and templates see."""
+        """The request as `echo` and templates see it."""
         return {
             "method": self.method,
             "target": self.target,
@@ -64,24 +64,24 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """What happens to one request. The keys of a behaviour's dict are the names of these fields.
+    """How the upstream handles one request. The keys of a behaviour's dict are the names of these fields.
 
-    The answer: `status`; `reason`; `headers` (a mapping, or a list of [name, value]); one of `json` (any JSON), `body` (text or
+    The response: `status`; `reason`; `headers` (a mapping, or a list of [name, value]); one of `json` (any JSON), `body` (text or
     bytes), `size` (that many bytes of `x`), `echo: true` (the request as JSON: method, target, path, query, headers, body, params)
     or `template` (JSON whose strings `{method}`, `{path}`, `{query.NAME}`, `{headers.NAME}`, `{body.FIELD}`, `{params.NAME}` are
     replaced; a string that is one reference keeps the JSON type); `encoding` (gzip, deflate, br, zstd); `http` ("1.1" or "1.0").
     Framing: content-length by default; `chunked` (true, or the size of a chunk), `chunk_extension`, `trailers`; `content_length`
-    (an int: a lie; false: none, so that the end of the connection ends the body); `raw` (text as latin-1, or bytes: written
+    (an int: a false length; false: none, so that the end of the connection ends the body); `raw` (text as latin-1, or bytes: sent
     instead of everything above); `interim` (1xx status codes, or raw text, sent first).
-    Time: `delay_s` before the first byte; `drip` ({bytes, every_s}: everything is written in pieces); `hang` (never answers).
-    Order, by what has happened and not by time: the answer is held until other upstreams have been hit (`once_hit`), until the gateway
-    has closed the connection during so many of their answers (`once_aborted`), until the client has so many answers (`once_answered`, a
-    number). The first two are a name (once), a list of names, or a mapping from names to numbers; the upstream's own name counts too.
-    `delay_s` comes after them.
+    Time: `delay_s` before the first byte; `drip` ({bytes, every_s}: everything is sent in pieces); `hang` (never responds).
+    Order, by events instead of time: the response is held until other upstreams have been hit (`once_hit`), until the gateway has
+    closed the connection during the given number of their responses (`once_aborted`), or until the client has received the given number
+    of responses (`once_answered`, a number). The first two are a name (once), a list of names, or a mapping from names to numbers; the
+    upstream's own name is valid too. `delay_s` starts after them.
     Faults: `truncate_after` (closes after that many bytes of the body as framed); `reset` (RST: `request` once the head is read,
-    `answer` instead of the answer, `body` after the head, or a number of bytes of the body as framed); `close` (closes after the
-    answer without saying so); `early` (answers without reading the request's body, which is then read and thrown away);
-    `after` (text or bytes written right behind the answer).
+    `answer` instead of the response, `body` after the head, or after that many bytes of the body as framed); `close` (closes after the
+    response without announcing it); `early` (responds before reading the request's body, which is then read and discarded);
+    `after` (text or bytes sent directly after the response).
     """
 
     status: int = 200
@@ -122,17 +122,18 @@ class Behaviour:
 
     @property
     def waits_for(self) -> frozenset[str]:
-        """The upstreams whose record decides when the answer goes out."""
+        """The upstreams whose record determines when the response is sent."""
         return frozenset({*self.once_hit, *self.once_aborted})
 
     @property
     def ends_connection(self) -> bool:
-        """The client cannot know where the answer ends, or must not go on: the connection is closed behind it."""
-        said = any(name.lower() == "connection" and "close" in value.lower() for name, value in _pairs(self.headers))
-        return self.close or said or self.raw is not None or self.http == "1.0" or self.content_length is False
+        """Whether the connection closes after the response: the client cannot tell where the response ends, or must not reuse the
+        connection."""
+        is_announced = any(name.lower() == "connection" and "close" in value.lower() for name, value in _pairs(self.headers))
+        return self.close or is_announced or self.raw is not None or self.http == "1.0" or self.content_length is False
 
     def render(self, hit: Hit) -> tuple[bytes, bytes]:
-        """The bytes up to and with the empty line of the head, and the framed body behind it. `raw` is all head."""
+        """The bytes of the head, with its empty line, and the framed body. `raw` counts as head entirely."""
         if self.raw is not None:
             return _bytes(self.raw), b""
         head = b"".join(_bytes(f"HTTP/1.1 {item} Interim\r\n\r\n" if isinstance(item, int) else item) for item in self.interim)
@@ -184,7 +185,7 @@ class Behaviour:
 
 
 def encode(content: bytes, coding: str | None) -> bytes:
-    """`content` in one content coding; unknown codings leave it as it is, so that a service can lie."""
+    """`content` in one content coding. Unknown codings leave it unchanged, so that a service can declare a false coding."""
     if coding in {"gzip", "x-gzip"}:
         return gzip.compress(content, mtime=0)
     if coding == "deflate":

@@ -1,10 +1,10 @@
-"""Time that only passes when a test lets it: a clock for the pure algorithms and an event loop whose sleeps take no time.
+"""Simulated time: a clock for the pure algorithms, and an event loop whose sleeps take no real time.
 
 `FakeTimeLoop` is a real event loop whose `time()` jumps to the next timer as soon as nothing else is ready to run. A test may sleep for
-an hour of loop time in a millisecond, and always sees the same order of events. It is for tests without sockets and threads: while
-something outside the loop is under way, time would run ahead of it.
+an hour of loop time in a millisecond, and always sees the same order of events. Use it only in tests without sockets and threads: loop
+time would run ahead of work outside the loop.
 
-A folder whose async tests should all run on it has this in its conftest:
+To run all async tests of a folder on it, put this in the folder's conftest:
 
     from tests.support.clock import fake_time_loops as pytest_asyncio_loop_factories
 """
@@ -19,7 +19,7 @@ _PATIENCE_S: Final = 5.0
 
 
 class FakeClock:
-    """A clock for code that is handed one: call it for the time, `advance` it to let time pass."""
+    """A clock for code that takes one as an argument: call it for the time, `advance` it to let time pass."""
 
     def __init__(self, now: float = START) -> None:
         self.now = now
@@ -32,7 +32,7 @@ class FakeClock:
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Never waits for a timer: it moves the clock on to it instead."""
+    """Never waits for a timer: advances the clock to the timer instead."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         if timeout is None:
             events: list[tuple[selectors.SelectorKey, int]] = super().select(_PATIENCE_S)
             if not events:
-                raise RuntimeError("the test waits for something that can never happen: no timer is set and nothing is ready")
+                raise RuntimeError("the test would wait forever: no timer is set and nothing is ready")
             return events
         events = super().select(0)
         if not events and timeout > 0:
@@ -51,7 +51,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class FakeTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop in which time passes only by its timers. `clock`: the clock it goes by."""
+    """An event loop whose time advances only to the next timer. `clock`: its clock."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -62,5 +62,5 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
 
 
 def fake_time_loops(config: Any, item: Any) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loops of pytest-asyncio's hook `pytest_asyncio_loop_factories`: only the one with fake time."""
+    """For pytest-asyncio's hook `pytest_asyncio_loop_factories`: only the loop with fake time."""
     return {"fake_time": FakeTimeLoop}

@@ -1,4 +1,4 @@
-"""Runs `anabranch run` as a process of its own, as an operator does, and clients that tell every failure apart from a refused connection."""
+"""Runs `anabranch run` in its own process, as an operator does, with clients that distinguish every failure from a refused connection."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ PATIENCE_S: Final = 40.0
 
 
 class Command:
-    """A gateway that runs. `port`: where it listens. `said`: what it wrote so far, by line."""
+    """A running gateway. `port`: where it listens. `said`: the lines that it has written to stderr so far."""
 
     def __init__(self, process: Process, port: int) -> None:
         self.process = process
@@ -36,12 +36,12 @@ class Command:
         return self.process.pid
 
     async def ended(self) -> int:
-        """The exit code."""
+        """Wait for the process to end; return its exit code."""
         async with asyncio.timeout(PATIENCE_S):
             return await self.process.wait()
 
     async def says(self, text: str, count: int = 1) -> None:
-        """Wait until it has written `count` lines with this text in them."""
+        """Wait until `count` lines that contain `text` have been written."""
         async with asyncio.timeout(PATIENCE_S):
             while sum(text in line for line in self.said) < count:
                 self._heard.clear()
@@ -56,7 +56,7 @@ class Command:
 
 @asynccontextmanager
 async def running_command(document: Path, *arguments: str, **variables: str) -> AsyncIterator[Command]:
-    """`anabranch run` on a free port, up when this begins. Killed on leaving if it has not ended by then."""
+    """`anabranch run` on a free port, ready when the body starts. Killed on leaving if it is still running."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ANABRANCH_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "anabranch", "run", str(document), "--port", "0", *arguments),
@@ -80,8 +80,8 @@ async def running_command(document: Path, *arguments: str, **variables: str) -> 
 
 @dataclass(slots=True)
 class Tally:
-    """What clients met. `failures`: requests on an open connection that got no whole answer, or another status than 200.
-    `refused`: connections that nobody took."""
+    """What clients experienced. `failures`: requests on an open connection that got no complete response, or a status other than 200.
+    `refused`: connections that were refused."""
 
     answered: int = 0
     refused: int = 0
@@ -89,8 +89,8 @@ class Tally:
 
 
 async def ask_until_refused(port: int, target: str, tally: Tally, *, is_kept_alive: bool) -> None:
-    """One client that asks again and again, reads every answer whole, leaves when it is told `Connection: close`, and comes back on a new
-    connection until nobody takes that."""
+    """One client that repeats its request and reads every response completely. After `Connection: close` it reconnects; it ends when the
+    new connection is refused."""
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     while True:
         if streams is None:

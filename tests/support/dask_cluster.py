@@ -1,4 +1,4 @@
-"""A real dask cluster on loopback: a scheduler and workers, each a process of its own, that can be killed and started again."""
+"""A real dask cluster on loopback: a scheduler and workers, each in its own process, that can be killed and restarted."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ _READY_WITHIN_S = 60.0
 
 
 class DaskCluster:
-    """An async context manager. `workers`: how many it starts with, one thread each. Nothing of it is left when it ends."""
+    """An async context manager. `workers`: initial number, one thread each. On leaving, all its processes are killed."""
 
     def __init__(self, workers: int = 2) -> None:
         self.port = free_port()
@@ -34,7 +34,7 @@ class DaskCluster:
         await self.stop()
 
     async def start(self) -> None:
-        """Scheduler and workers side by side: a worker tries until its scheduler listens."""
+        """Start scheduler and workers together: a worker retries until its scheduler listens."""
         await self.start_scheduler()
         for _ in range(self._count):
             await self.start_worker()
@@ -59,7 +59,7 @@ class DaskCluster:
         self.scheduler = None
 
     async def stop(self) -> None:
-        """Kill whatever runs."""
+        """Kill all processes."""
         programs = [*self.workers, *([self.scheduler] if self.scheduler is not None else [])]
         self.workers, self.scheduler = [], None
         for program in programs:

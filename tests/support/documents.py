@@ -1,4 +1,4 @@
-"""Short ways to documents and plans in unit tests."""
+"""Builds documents and plans for unit tests from short dicts."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ UPSTREAMS = {"a": {"url": "http://127.0.0.1:1"}, "b": {"url": "http://127.0.0.1:
 
 
 def problems_of(endpoint: dict[str, Any], **document: Any) -> list[Problem]:
-    """Everything that is wrong with a document of one endpoint, warnings last."""
+    """All problems of a document with one endpoint, warnings last."""
     problems = Problems()
     whole = {"version": 1, "upstreams": UPSTREAMS, "endpoints": [{"path": "/x", **endpoint}], **document}
     compile_document(Document.model_validate(whole), problems)
@@ -24,7 +24,7 @@ def problems_of(endpoint: dict[str, Any], **document: Any) -> list[Problem]:
 
 
 def plan_of(endpoint: dict[str, Any], **document: Any) -> EndpointPlan:
-    """The plan of one endpoint, which has no mistakes."""
+    """The plan of one endpoint. Fails when the document has problems."""
     problems = Problems()
     whole = {"version": 1, "upstreams": UPSTREAMS, "endpoints": [{"path": "/x", **endpoint}], **document}
     plan = compile_document(Document.model_validate(whole), problems)

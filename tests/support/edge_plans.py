@@ -1,4 +1,4 @@
-"""Plans made by hand, for tests of the edge: no compiler takes part."""
+"""Hand-built plans for tests of the edge, made without the compiler."""
 
 from collections.abc import Callable
 from typing import Any
@@ -133,7 +133,7 @@ def endpoint(
     record: RecordPlan | None = None,
     **written: Any,
 ) -> EndpointPlan:
-    """An endpoint with one step `flight` unless others are given. `parameters`: of every place, each with its slot or none.
+    """An endpoint with one step `flight` unless others are given. `parameters`: of all locations, each with its slot or none.
 
     `body_slot`: the slot that `body` fills.
     """

@@ -1,4 +1,4 @@
-"""The gateway document of the design, whole, with an upstream for each of its calls."""
+"""The complete example document of the design, with an upstream for each of its calls."""
 
 from typing import Final
 

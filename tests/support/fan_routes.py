@@ -1,4 +1,4 @@
-"""Routes in Python over the upstreams `users` and `orders`: what the tests of the fan-out call."""
+"""Python routes over the upstreams `users` and `orders`, called by the fan-out tests."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -29,14 +29,14 @@ async def both(fan: Fan) -> list[Any]:
 
 @router.get("/patient")
 async def patient(fan: Fan, seconds: Annotated[float, Query(gt=0)]) -> Any:
-    """One required call with a deadline of its own."""
+    """One required call with its own deadline."""
     fan.set_timeout(seconds)
     return await fan.get("users", "/users/ann")
 
 
 @router.get("/hasty")
 async def hasty(fan: Fan) -> Any:
-    """An optional call that may take four tenths of a second, and a default in its place."""
+    """An optional call with a timeout of 0.4 s and a default."""
     return await fan.get("orders", "/orders", timeout=0.4, optional=True, default=["none"], name="latest")
 
 
@@ -48,7 +48,7 @@ async def own_response(fan: Fan) -> Response:
 
 @router.get("/refusing")
 async def refusing(fan: Fan) -> Any:
-    """Calls somebody, and then refuses."""
+    """Makes a call, then raises an HTTPException."""
     await fan.get("users", "/users/ann")
     raise HTTPException(409, "not now", headers={"retry-after": "7"})
 
@@ -61,7 +61,7 @@ async def broken(fan: Fan) -> Any:
 
 @router.get("/half")
 async def half(fan: Fan) -> StreamingResponse:
-    """Fails when half of its answer is out."""
+    """Fails after half of its response has been sent."""
     await fan.get("users", "/users/ann")
 
     async def content() -> AsyncIterator[bytes]:
@@ -73,20 +73,20 @@ async def half(fan: Fan) -> StreamingResponse:
 
 @router.get("/mistaken")
 async def mistaken(fan: Fan) -> Any:
-    """Asks for an upstream that the document does not have."""
+    """Calls an upstream that the document does not define."""
     return await fan.get("nobody", "/")
 
 
 @router.post("/orders")
 async def order(request: Request, fan: Fan, item: dict[str, Any]) -> Any:
-    """Sends a body on, with header fields."""
+    """Forwards the body, with extra header fields."""
     call = fan.call("orders", "/orders", method="post", body=item, headers={"x-shop": "main", "Accept": "text/plain"})
     return (await fan.gather(call))[0]
 
 
 @router.get("/many")
 async def many(fan: Fan, count: int) -> int:
-    """Calls in a loop, of which the last fails."""
+    """Many calls to `users`, then one optional call to `orders`."""
     calls = [fan.call("users", "/users/ann", name=f"call_{number}") for number in range(count)]
     await fan.gather(*calls, fan.call("orders", "/orders", optional=True))
     return count
@@ -94,5 +94,5 @@ async def many(fan: Fan, count: int) -> int:
 
 @router.get("/plain")
 async def plain() -> str:
-    """Calls nobody."""
+    """Makes no call."""
     return "plain"

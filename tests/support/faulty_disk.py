@@ -1,4 +1,4 @@
-"""A journal's disk that fails when it is told to, at the step it is told to; everything else happens on the real file system."""
+"""A journal disk with injected failures at chosen steps; everything else uses the real file system."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from anabranch.journal.disk import Appender, Disk
 
 
 class FaultyDisk(Disk):
-    """`faults`: by step (`prepare`, `create`, `append`, `sync`, `truncate`, `free`), the error it raises, as long as it stands there.
-    `torn`: how much of the data a failing append still writes. `free`: what is said to be free, None for the truth."""
+    """`faults`: by step (`prepare`, `create`, `append`, `sync`, `truncate`, `free`), the error that the step raises while the entry exists.
+    `torn`: bytes of the data that a failing append still writes. `free`: reported free bytes; None reports the real value."""
 
     def __init__(self, folder: Path, worker: str = "0123456789") -> None:
         super().__init__(folder, worker)

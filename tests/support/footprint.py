@@ -1,4 +1,4 @@
-"""How much of the machine this process uses: to show that a run left nothing behind."""
+"""Measures the resources that this process uses, to show that a run leaks nothing."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """`rss_bytes`: memory that is resident. `descriptors`, `sockets`: open. `tasks`: of the running loop."""
+    """`rss_bytes`: resident memory. `descriptors`, `sockets`: open ones. `tasks`: of the running loop."""
 
     rss_bytes: int
     descriptors: int
@@ -25,7 +25,7 @@ class Footprint:
 
     @classmethod
     def now(cls) -> Self:
-        """Of this process, after the garbage is collected."""
+        """The footprint of this process, after a garbage collection."""
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
@@ -33,7 +33,7 @@ class Footprint:
 
     @classmethod
     async def settled(cls, is_settled: Callable[["Footprint"], bool], within_s: float = 20.0) -> "Footprint":
-        """The first footprint that `is_settled`, or the last one looked at: loops close sockets a few turns late."""
+        """The first footprint for which `is_settled` holds, or the last one taken: loops close sockets a few turns late."""
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s
         while not is_settled(found := cls.now()) and loop.time() < until:

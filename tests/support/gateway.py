@@ -1,6 +1,6 @@
-"""Starts a whole gateway from a document: the real `create_app`, on a real uvicorn, in the running loop.
+"""Starts a whole gateway from a document: the real `assemble`, on a real uvicorn, in the running loop.
 
-The one module of the tests that knows how the parts of `app` are put together for a run; specs, integration and chaos tests use it.
+The only test module that assembles the parts of the application for a run; specs, integration and chaos tests use it.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ import httpx
 
 from anabranch.document.compile import compile_file
 from anabranch.errors import ConfigError, Problem
-from anabranch.main import create_app
+from anabranch.main import Process, assemble
 from anabranch.settings import Settings
 from tests.support.serving import LOOPBACK, serve
 
 
 class Gateway:
-    """A gateway that runs. `port`: where it listens on loopback."""
+    """A running gateway. `port`: where it listens on loopback."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -28,28 +28,35 @@ class Gateway:
         return f"http://{LOOPBACK}:{self.port}"
 
     def client(self) -> httpx.AsyncClient:
-        """A client of this gateway, to be used as an async context manager in one test."""
+        """A client of this gateway, for use as an async context manager in one test."""
         return httpx.AsyncClient(base_url=self.url, timeout=60)
+
+
+def admin_port_of(process: Process) -> int:
+    """Where the admin server of a running gateway listens."""
+    assert process.admin is not None
+    return process.admin.port
 
 
 @contextlib.asynccontextmanager
 async def running_gateway(document: str, folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
     """Write `document` into `folder`, start a gateway on it, and stop it on leaving.
 
-    `settings`: fields of `anabranch.settings.Settings`; the document is not watched unless they say so. Raises ConfigError when the document is not usable.
+    `settings`: fields of `anabranch.settings.Settings`; watching the document is off by default. Raises ConfigError when the document is
+    unusable.
     """
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")
-    app = create_app(Settings(document=path, **{"reload": "off", **settings}))
-    async with serve(app) as port:
+    process = assemble(Settings(document=path, **{"reload": "off", **settings}))
+    async with serve(process.app) as port:
         yield Gateway(port)
 
 
 def problems_of(document: str, folder: Path) -> list[Problem]:
-    """The mistakes for which `document` is refused; the warnings about it when it is taken."""
+    """The errors for which `document` is rejected, or its warnings when it is accepted."""
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")
     try:
         return compile_file(path).warnings
-    except ConfigError as refused:
-        return refused.problems
+    except ConfigError as error:
+        return error.problems

@@ -1,4 +1,4 @@
-"""A supervisor with one worker that hangs in its first life and is well in its second: `python -m tests.support.hanging FILE`."""
+"""A supervisor with one worker that hangs in its first run and works in its second: `python -m tests.support.hanging FILE`."""
 
 import signal
 import socket
@@ -13,7 +13,7 @@ from anabranch.server.workers import Supervisor
 
 
 def live(lives: Path, number: int, listener: socket.socket, pipe: Connection) -> None:
-    """Writes down each life. The first one says that it is up and is never heard of again."""
+    """The worker. Appends a line to `lives` for each run. The first run reports that it is up and then sends no heartbeat."""
     with lives.open("a") as file:
         file.write(f"life of {number}\n")
     is_first = len(lives.read_text().splitlines()) == 1

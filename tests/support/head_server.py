@@ -1,4 +1,4 @@
-"""A server with the gateway's own protocol and an application that does what the target says, and raw bytes for it."""
+"""A server with the gateway's own protocol and an application whose behaviour depends on the target, for tests that send raw bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,23 +21,23 @@ PATIENCE_S: Final = 30.0
 
 
 class Bounded(BoundedProtocol):
-    """Small heads, and all the time in the world for them."""
+    """Small heads, and practically no time limit."""
 
     max_head_bytes = 1000
     head_timeout_s = 600.0
 
 
 class Hasty(Bounded):
-    """Hardly any time. Only for heads that come whole, or never."""
+    """A very short time limit. Only for heads that arrive completely or never."""
 
     head_timeout_s = 0.2
 
 
 class Application:
-    """Answers with the length of the body.
+    """Responds with the length of the body.
 
-    `/gated` waits for `gate` first. `/early` answers before it reads, `/amid` begins to, and both then read until nothing more comes.
-    `seen`: what was asked. `gone`: targets whose client was gone while they read.
+    `/gated` waits for `gate` first. `/early` sends its response before it reads the body, `/amid` sends the first part of one, and both
+    then read the body to its end. `seen`: paths requested. `gone`: paths whose client disconnected while the body was read.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Application:
 
 
 class HeadServer:
-    """One that runs. `refusals`: what its protocol told."""
+    """A running server. `refusals`: the events that its protocol reported."""
 
     def __init__(self, app: Application, refusals: list[Refusal], state: ServerState) -> None:
         self.app = app
@@ -84,11 +84,11 @@ class HeadServer:
 
     @property
     def connections(self) -> list[BoundedProtocol]:
-        """Those that are open now."""
+        """The open connections."""
         return [one for one in self._state.connections if isinstance(one, BoundedProtocol)]
 
     def drain(self) -> None:
-        """As the server does when it ends: answers that are still to come say that their connection closes."""
+        """Shut connections down as a stopping server does: later responses say that their connection closes."""
         for connection in list(self._state.connections):
             connection.shutdown()
 
@@ -98,7 +98,7 @@ class HeadServer:
                 await asyncio.sleep(0.005)
 
     async def exchange(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
-        """Send the pieces, and return everything until the other side closes."""
+        """Send the pieces, and return everything received until the server closes the connection."""
         async with self.connected() as (reader, writer):
             for piece in pieces:
                 writer.write(piece)
@@ -116,20 +116,20 @@ class HeadServer:
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
-    """Everything until the other side closes; it has to."""
+    """Everything until the server closes the connection. Raises TimeoutError when it does not."""
     async with asyncio.timeout(PATIENCE_S):
         return await reader.read()
 
 
 async def answer(reader: asyncio.StreamReader) -> bytes:
-    """One answer with a Content-Length, and not a byte more."""
+    """Read exactly one response that has a Content-Length."""
     async with asyncio.timeout(PATIENCE_S):
         head = await reader.readuntil(b"\r\n\r\n")
         return head + await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
 
 
 def problem_of(raw: bytes, status: int = 4) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """Status, header fields and document of the last answer in `raw` whose status begins with `status`; it has to be whole."""
+    """Status, header fields and document of the last response in `raw` whose status begins with `status`; it must be complete."""
     head, _, body = raw[raw.rindex(b"HTTP/1.1 %d" % status) :].partition(b"\r\n\r\n")
     line, *fields = head.decode().split("\r\n")
     names = [field.split(": ", 1)[0] for field in fields]
@@ -143,7 +143,7 @@ def problem_of(raw: bytes, status: int = 4) -> tuple[int, dict[str, str], dict[s
 async def serving(
     protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: float = 600, gate: Gate | None = None
 ) -> AsyncIterator[HeadServer]:
-    """Serve an `Application` of its own by `protocol`, behind `gate`."""
+    """Serve a new `Application` with `protocol`, behind `gate`."""
     app = Application()
     refusals: list[Refusal] = []
     observed: type[BoundedProtocol] = type("Observed", (protocol,), {"observe": staticmethod(refusals.append)})

@@ -1,4 +1,4 @@
-"""Hooks for tests: well-behaved ones, and every way to misbehave."""
+"""Hooks for tests: some well-behaved, others misbehaving in every way that the pools must survive."""
 
 import asyncio
 import ctypes
@@ -72,7 +72,7 @@ def sleep(seconds: float) -> float:
 
 
 def held() -> str:
-    """Returns when the test opens the gate. On threads only: the gate is this process's own."""
+    """Returns when the test sets GATE. For thread pools only: GATE exists in this process."""
     GATE.wait(60)
     return "held"
 
@@ -108,7 +108,7 @@ def hoard(megabytes: int) -> int:
 
 
 def leave_a_child() -> int:
-    """A process that outlives the call."""
+    """Starts a process that outlives the call."""
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
 
 
@@ -119,7 +119,7 @@ def mark(text: str) -> str:
 
 
 def shout(text: str) -> None:
-    print(text)  # noqa: T201 - that is what it is for
+    print(text)  # noqa: T201 - the output is what the test is about
 
 
 async def later(value: int) -> int:

@@ -1,4 +1,4 @@
-"""Jobs for tests of the compute pools, and what became of them in one word."""
+"""Builds jobs for tests of the compute pools, and reduces their results to a value or a failure code."""
 
 from time import monotonic
 from typing import Any
@@ -28,7 +28,7 @@ async def value_of(pool: ComputePool, job: Job) -> Any:
 
 
 async def outcome_of(pool: ComputePool, job: Job) -> Any:
-    """The value, or the code of the failure."""
+    """The value, or the failure code."""
     try:
         result: JobResult = await pool.run(job, JobTimings())
     except StepError as error:

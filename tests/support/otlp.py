@@ -1,7 +1,7 @@
 """A receiver for OpenTelemetry spans: the OTLP/HTTP endpoint of a collector on loopback, with real protobuf messages. Runs in a thread.
 
-Threads, because the exporter sends from one of its own and blocks in it: a receiver in the test's loop would wait for itself when the test
-does.
+It runs in a thread because the exporter sends from its own thread and blocks there. When the test waits for the exporter, a receiver in the
+test's event loop would deadlock.
 """
 
 import gzip
@@ -17,8 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedSpan:
-    """`trace_id`, `span_id`, `parent_id`: hexadecimal; `parent_id` is "" for a root. `kind`: as in SPAN_KIND_SERVER, `server`. `is_error`: its
-    status says so. `resource`: attributes of who made it."""
+    """`trace_id`, `span_id`, `parent_id`: hexadecimal; `parent_id` is "" for a root. `kind`: `server` for
+    SPAN_KIND_SERVER. `is_error`: its status is an error. `resource`: attributes of the process that created it."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ class ReceivedSpan:
 
 
 class Receiver:
-    """`endpoint`: for OTEL_EXPORTER_OTLP_ENDPOINT. `status`: answered from now on; not 200 makes exports fail for good with 400."""
+    """`endpoint`: for OTEL_EXPORTER_OTLP_ENDPOINT. `status`: status of the following responses; with 400, exports fail permanently."""
 
     def __init__(self) -> None:
         self.status = 200

@@ -1,7 +1,6 @@
-"""An upstream under load as a queueing model, on a simulated clock: `workers` serve one exchange each, the others wait in its queue.
+"""A queueing model of an upstream under load, on a simulated clock: each worker serves one exchange, the others wait in its queue.
 
-Clients come at random (Poisson) and pass a bulkhead that holds as many exchanges as a `Limit` allows. What the limit does over time is
-read from `trace`.
+Calls arrive at random (Poisson) and pass a bulkhead that admits as many exchanges as a `Limit` allows. `trace` records the limit over time.
 """
 
 from collections import deque
@@ -15,7 +14,8 @@ from anabranch.core.limit import Limit
 @dataclass(slots=True, kw_only=True)
 class Overload:
     """`rate`: calls a second. `service_s`: mean time of work on one exchange. `jitter`: its spread; 0.5 is half to one and a half times.
-    `timeout_s`: after which a client drops the exchange, on which the upstream works nonetheless. `queue`: calls that may wait."""
+    `timeout_s`: after it a client drops the exchange; the upstream still completes the work. `queue`: calls that may wait in the
+    bulkhead."""
 
     limit: Limit
     rate: float
@@ -31,7 +31,7 @@ class Overload:
     rejected: int = 0
     in_flight: int = 0
     trace: list[tuple[float, int, float]] = field(default_factory=list)
-    """(time, limit, seconds the exchange took), one for each exchange that ended."""
+    """(time, limit, seconds that the exchange took), one for each completed exchange."""
     _events: list[tuple[float, int, str, int]] = field(default_factory=list)
     _waiting: int = 0
     _backlog: deque[int] = field(default_factory=deque)

@@ -1,6 +1,6 @@
-"""Prints the tables of docs/decisions/0003: limits under a change of capacity, and calls lost to one dead address.
+"""Prints the tables of docs/decisions/0003: limits under a change of capacity, and calls lost to dead addresses.
 
-Run it with `python -m tests.support.overload_table`; it takes about half a minute and always prints the same.
+Run it with `python -m tests.support.overload_table`. It takes about half a minute, and its output is deterministic.
 """
 
 import sys
@@ -20,7 +20,7 @@ BOUNDS: Final = {"minimum": 4, "maximum": 512}
 
 
 class PublishedGradient2:
-    """Netflix's Gradient2 by its documented formula and defaults (windows of 0.1 s, as ours have here), to compare with."""
+    """Netflix's Gradient2 by its documented formula and defaults, for comparison. Its windows are 0.1 s, like ours here."""
 
     def __init__(self) -> None:
         self.limit = START
@@ -95,7 +95,7 @@ def drift_table() -> None:
 
 
 def ejection_table() -> None:
-    write("10,000 calls at 100/s, round robin; some addresses refuse all the time: calls that failed.")
+    write("10,000 calls at 100/s, round robin; some addresses refuse every call: number of failed calls.")
     write()
     write("| addresses | dead | without ejection | with ejection |")
     write("| --- | --- | --- | --- |")
@@ -104,7 +104,7 @@ def ejection_table() -> None:
 
 
 def failures(size: int, dead: int, *, is_ejecting: bool) -> int:
-    """How many of 10,000 calls fail when `dead` of `size` addresses do."""
+    """How many of 10,000 calls fail when `dead` of `size` addresses fail."""
     picker, detector = RoundRobin(), OutlierDetector()
     loads, healths = [Load() for _ in range(size)], [TargetHealth() for _ in range(size)]
     failed = 0

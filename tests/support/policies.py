@@ -1,4 +1,4 @@
-"""What tests of the policy layers need around a layer: calls, a scripted next layer or transport, and a note of all events."""
+"""The surroundings of a policy layer under test: calls, a scripted next layer or transport, and a recorder of events."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from anabranch.policy.event import PolicyEvent
 OK = Answer(200, [], b"{}")
 ADDRESS = Address.parse("http://127.0.0.1:9101")
 
-# What a scripted layer does: an answer, an error to raise, or a number of seconds to take before the next item decides.
+# One act of a scripted layer: an answer to return, an error to raise, or a number of seconds to wait before the next act.
 Act = Answer | BaseException | float
 
 
@@ -31,7 +31,7 @@ def make_call(
     extra: tuple[tuple[bytes, bytes], ...] = (),
     body: bytes | None = None,
 ) -> Call:
-    """A call with `seconds` left. Only inside a running loop."""
+    """A call whose deadline is in `seconds`. Only inside a running loop."""
     request = Request(method, target, headers or HeaderBlock(pairs=(), wire=b""), extra, body)
     return Call(
         request,
@@ -44,9 +44,10 @@ def make_call(
 
 
 class Scripted:
-    """Stands for the next layer, or for a transport. Each call plays one script; the last script is repeated.
+    """Replaces the next layer, or a transport. Each call plays one script; the last script is repeated.
 
-    `calls`: what arrived. `began`: when, in loop time. `running`: how many run now, `peak`: at most at once. `cancelled`: how many were.
+    `calls`: calls received. `began`: their start times, in loop time. `running`: calls in flight; `peak`: its maximum. `cancelled`: number
+    of cancelled calls.
     """
 
     def __init__(self, *scripts: Act | list[Act]) -> None:
@@ -95,7 +96,7 @@ class Scripted:
 
 
 class Events(list[PolicyEvent]):
-    """An observer that keeps what it is told."""
+    """An observer that records the events that it receives."""
 
     def __call__(self, event: PolicyEvent) -> None:
         self.append(event)
@@ -105,5 +106,5 @@ class Events(list[PolicyEvent]):
 
 
 def after(seconds: float, act: Callable[[], object]) -> None:
-    """Do something `seconds` of loop time from now."""
+    """Call `act` in `seconds` of loop time."""
     asyncio.get_running_loop().call_later(seconds, act)

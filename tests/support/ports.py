@@ -1,8 +1,8 @@
-"""Ports for programs that have to be told one before they listen.
+"""Picks ports for programs that need a port number before they listen.
 
-A port that the system chose for a probe is free for everybody again when the probe is closed: the next socket that asks for any port may get it
-before the program listens. These come from below the range that the system chooses from, so that only who asks for one by its number can
-take it; each process of the tests has a stretch of its own, and hands no port out twice in a row.
+If a probe binds port 0 and closes again, the system may assign that port to another socket before the program listens. These ports lie
+below the range from which the system assigns ports, so only a socket that requests a port by number can take it. Each test process has its
+own stretch of ports and cycles through it before it repeats one.
 """
 
 import os
@@ -22,14 +22,14 @@ _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def _ports() -> Iterator[int]:
-    """Numbers to try, for ever."""
+    """Candidate ports, without end."""
     highest = 32_768
     with suppress(OSError, ValueError):
         highest = int(_RANGE.read_text("utf-8").split()[0])
     stretches = max(1, (highest - _LOWEST) // _STRETCH)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     first = _LOWEST + (int(worker) if worker.isdigit() else 0) % stretches * _STRETCH
-    # Another run of the tests on this machine has the same stretch: let it be somewhere else in it.
+    # Another test run on this machine has the same stretch, so start at a random position.
     start = random.SystemRandom().randrange(_STRETCH)
     for number in count(start):
         yield first + number % _STRETCH
@@ -39,7 +39,7 @@ _NUMBERS: Final = _ports()
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports on which nobody listens."""
+    """Distinct loopback ports that are not in use."""
     found: list[int] = []
     for port in _NUMBERS:
         with socket.socket() as probe:

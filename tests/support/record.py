@@ -1,4 +1,4 @@
-"""Records that grow while a test runs, and those who wait until they hold something. Knows nothing of what is recorded."""
+"""Records that change during a test, and waiting for a condition on them."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,13 +8,13 @@ PATIENCE_S: Final = 20.0
 
 
 class Record:
-    """`until(condition)` waits for the record to hold something; whoever writes into it calls `changed`."""
+    """`until(condition)` waits for a condition on the record; every writer calls `changed`."""
 
     def __init__(self) -> None:
         self._waiters: list[asyncio.Future[None]] = []
 
     async def until(self, condition: Callable[[Self], bool], within_s: float | None = PATIENCE_S) -> None:
-        """Wait until `condition(self)` holds; looked at whenever the record changes. Raises TimeoutError after `within_s` (None: never)."""
+        """Wait until `condition(self)` holds; checked whenever the record changes. Raises TimeoutError after `within_s` (None: never)."""
         async with asyncio.timeout(within_s):
             while not condition(self):
                 waiter = asyncio.get_running_loop().create_future()
@@ -22,7 +22,7 @@ class Record:
                 await waiter
 
     def changed(self) -> None:
-        """For those who write: the record changed."""
+        """For writers: wake the waiters, because the record changed."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -30,13 +30,13 @@ class Record:
 
 
 class Answers(Record):
-    """How many answers a client has had, whole."""
+    """Counts the complete responses that a client has received."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def add(self) -> None:
-        """One more came."""
+        """Count one more response."""
         self.count += 1
         self.changed()

@@ -1,4 +1,4 @@
-"""Journals written by hand: records with short defaults, and segments that hold them."""
+"""Hand-written journals: records with short defaults, and segments that contain them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -15,14 +15,14 @@ WORKER = "0123456789"
 
 
 def answered(name: str, upstream: str, target: str, body: bytes, *, status: int = 200, method: str = "GET", **more: Any) -> Step:
-    """A step that got an answer."""
+    """A step whose call was answered."""
     return Step(
         name=name, upstream=upstream, method=method, target=target, status=status, attempts=1, body=kept(body) if body else None, **more
     )
 
 
 def failed(name: str, upstream: str, target: str, code: str, **more: Any) -> Step:
-    """A step whose call got none."""
+    """A step whose call failed without an answer."""
     return Step(name=name, upstream=upstream, method="GET", target=target, failure=code, attempts=1, **more)
 
 
@@ -44,7 +44,7 @@ def recorded(path: str, body: bytes, steps: Iterable[Step], *, at_s: float = 0.0
 
 
 def write_segment(folder: Path, records: list[Record], *, sequence: int = 1, worker: str = WORKER, is_closed: bool = False) -> Path:
-    """One segment with these records; the file's path."""
+    """Write one segment with these records; return the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [encode(record) for record in records]
     path = folder / f"{SegmentName(records[0].time, worker, sequence)}{PLAIN}"

@@ -1,4 +1,4 @@
-"""Functions of compute steps, each as it was when a journal was recorded, and as somebody has changed it since."""
+"""Functions of compute steps: the version at the time of recording, and versions changed since."""
 
 from typing import Any, NoReturn
 
@@ -20,7 +20,7 @@ async def label(of: float) -> str:
 
 
 def initials(name: str) -> str:
-    """Takes names only: what is redacted is none."""
+    """Accepts only names, so a redacted value fails."""
     if not name.isalpha():
         raise ValueError("no name")
     return name[0]

@@ -1,4 +1,4 @@
-"""A scripted upstream and the transport under test before it, opened and closed together."""
+"""A scripted upstream and the transport under test that calls it, opened and closed together."""
 
 import asyncio
 import ssl
@@ -16,7 +16,7 @@ from tests.support.scripted import ScriptedUpstream
 
 
 class Caller:
-    """A transport with an address: `ask` is one exchange. Deadlines are relative here (`within_s`)."""
+    """A transport with an address: `ask` makes one exchange. Deadlines are relative here (`within_s`)."""
 
     def __init__(self, transport: Transport, address: Address) -> None:
         self.transport = transport
@@ -37,7 +37,7 @@ class Caller:
 
     @property
     def connections(self) -> int:
-        """Connections that the transport has open."""
+        """The number of open connections of the transport."""
         inner = self.transport
         while isinstance(inner, Redirecting):
             inner = inner._inner
@@ -49,7 +49,7 @@ class Caller:
 
 
 class Rig:
-    """`kind`: `wire` or `httpx`. Everything that it opened is closed by `aclose`."""
+    """`kind`: `wire` or `httpx`. `aclose` closes everything that it opened."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

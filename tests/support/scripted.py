@@ -1,7 +1,7 @@
-"""A raw HTTP/1.1 service for tests that does exactly what its script says, faults included, and keeps a record of what came in.
+"""A raw HTTP/1.1 service for tests that follows a script exactly, faults included, and records the requests that it receives.
 
-Real sockets on loopback, port 0, asyncio only. What one request meets is a `Behaviour` (see `tests.support.behaviour`); this module
-accepts connections, parses requests (kept alive, content-length and chunked bodies) and plays behaviours.
+Real sockets on loopback, port 0, asyncio only. A `Behaviour` (see `tests.support.behaviour`) describes the handling of one request; this
+module accepts connections, parses requests (kept alive, content-length and chunked bodies) and plays behaviours.
 """
 
 import asyncio
@@ -27,18 +27,19 @@ class ScriptedUpstream(Record):
     `spec`, a plain dict, all keys optional:
 
         routes: {"GET /users/{id}": behaviour, "/any-method": [first, second, then-this-for-ever], "*": everything else}
-        close_after: 2            close each connection after so many answers, without a word (`connection: close` is not sent)
-        close_idle_s: 0.05        close a kept-alive connection that has been idle that long, without a word
+        close_after: 2            close each connection after that many responses, unannounced (`connection: close` is not sent)
+        close_idle_s: 0.05        close a kept-alive connection that has been idle that long, unannounced
         reset_on_accept: true     RST every connection at once
 
     A behaviour is a dict with the fields of `tests.support.behaviour.Behaviour` as keys, or a list of them for successive hits (the
-    last one stays). A route's path may have `{name}` segments; the exact path wins over these, and both over `*`. No route: 404.
-    A spec without the key `routes` whose keys begin with `/`, `*` or hold a space is taken as the routes themselves.
+    last one is repeated). A route's path may have `{name}` segments; the exact path wins over these, and both over `*`. No route: 404.
+    In a spec without the key `routes`, keys that begin with `/` or `*` or contain a space are the routes themselves.
 
     Record: `hits` (in order of arrival), `hits_of(path)`, `counts` (by path), `accepted` and `open` connections, `concurrent` and
-    `max_concurrent` requests, `aborted` (requests during whose answer the client closed). `until(condition)` waits for the record.
+    `max_concurrent` requests, `aborted` (requests whose client disconnected before the response was complete). `until(condition)` waits
+    for a condition on the record.
 
-    Behaviours that wait for other upstreams or for the client (`once_...`) need `join`.
+    Call `join` when behaviours wait for other upstreams or for the client (`once_...`).
     """
 
     def __init__(self, spec: Mapping[str, Any] | None = None, *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1") -> None:
@@ -48,7 +49,7 @@ class ScriptedUpstream(Record):
             spec = {"routes": spec}
         unknown = set(spec) - {"routes", "close_after", "close_idle_s", "reset_on_accept"}
         if unknown:
-            raise ValueError(f"a scripted upstream has no {sorted(unknown)}")
+            raise ValueError(f"unknown keys of a scripted upstream: {sorted(unknown)}")
         self.close_after: int | None = spec.get("close_after")
         self.close_idle_s: float | None = spec.get("close_idle_s")
         self.reset_on_accept: bool = spec.get("reset_on_accept", False)
@@ -72,7 +73,7 @@ class ScriptedUpstream(Record):
             self.on(route, behaviour)
 
     def on(self, route: str, behaviour: Any) -> None:
-        """Set or replace what happens at `route` (`METHOD /path`, `/path` or `*`); a list is for successive hits."""
+        """Set or replace the behaviour of `route` (`METHOD /path`, `/path` or `*`); a list is for successive hits."""
         items = behaviour if isinstance(behaviour, list) else [behaviour]
         self._routes[route] = [Behaviour.of(item) for item in items]
         self._used[route] = 0
@@ -85,14 +86,15 @@ class ScriptedUpstream(Record):
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """The number of open connections."""
         return len(self._connections)
 
     def hits_of(self, path: str, method: str | None = None) -> list[Hit]:
         return [hit for hit in self.hits if hit.path == path and method in {None, hit.method}]
 
     def join(self, peers: "Mapping[str, ScriptedUpstream]", answers: Answers) -> None:
-        """Say whom behaviours mean by `once_hit` and `once_aborted` (this one included), and whose answers count for `once_answered`.
+        """Set the upstreams that `once_hit` and `once_aborted` refer to (this one included), and the client whose answers `once_answered`
+        counts.
 
         Raises ValueError for a name that is not among `peers`.
         """
@@ -103,15 +105,15 @@ class ScriptedUpstream(Record):
         self._answers = answers
 
     async def start(self, port: int = 0) -> Self:
-        """Listen. `port`: 0 for any free one; a number to come back at the same place after `stop`."""
+        """Listen. `port`: 0 for any free one, or the previous number to return to the same address after `stop`."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), self.host, port, ssl=self._ssl, backlog=4096, reuse_port=True)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def stop(self, *, keeps_port: bool = False) -> None:
-        """Stop listening, drop every connection and wait until all are gone. May be called twice. `keeps_port`: nobody else gets the port
-        before `start(port)`."""
+        """Stop listening, drop every connection and wait until all are closed. May be called twice. `keeps_port`: reserve the port until
+        `start(port)`."""
         server, self._server = self._server, None
         if keeps_port:
             self._holder = self._holder or _bound(self.host, self.port)
@@ -128,7 +130,7 @@ class ScriptedUpstream(Record):
             await server.wait_closed()
 
     def drop(self) -> None:
-        """Close every open connection at once, as a restart does."""
+        """Abort every open connection, as a restart does."""
         for connection in list(self._connections):
             connection.abort()
 
@@ -139,7 +141,7 @@ class ScriptedUpstream(Record):
         await self.stop()
 
     async def released(self, behaviour: Behaviour) -> None:
-        """For the connections: wait until everything has happened that `behaviour` waits for."""
+        """For the connections: wait until the conditions of `behaviour` are met."""
         for name, number in behaviour.once_hit.items():
             await self._peers[name].until(lambda peer, number=number: len(peer.hits) >= number, None)  # type: ignore[misc]
         for name, number in behaviour.once_aborted.items():
@@ -148,7 +150,7 @@ class ScriptedUpstream(Record):
             await self._answers.until(lambda answers: answers.count >= behaviour.once_answered, None)
 
     def match(self, method: str, path: str) -> tuple[Behaviour, dict[str, str]]:
-        """For the connections: what happens to this request, and the path's parameters."""
+        """For the connections: the behaviour for this request, and the path's parameters."""
         for route in (f"{method} {path}", path):
             if route in self._routes:
                 return self._next(route), {}
@@ -164,19 +166,19 @@ class ScriptedUpstream(Record):
 
     def _next(self, route: str) -> Behaviour:
         behaviours = self._routes[route]
-        at = min(self._used[route], len(behaviours) - 1)
+        index = min(self._used[route], len(behaviours) - 1)
         self._used[route] += 1
-        return behaviours[at]
+        return behaviours[index]
 
     def add(self, connection: "_Connection") -> int:
-        """For the connections: one was accepted; its number."""
+        """For the connections: register an accepted one; returns its number."""
         self._connections.add(connection)
         self.accepted += 1
         self.changed()
         return self.accepted - 1
 
     def remove(self, connection: "_Connection") -> None:
-        """For the connections: one is gone."""
+        """For the connections: unregister a closed one."""
         self._connections.discard(connection)
         self.changed()
 
@@ -197,7 +199,7 @@ class _Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------------- callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are not subclasses
         self._number = self._upstream.add(self)
         if self._upstream.reset_on_accept:
             self._reset()
@@ -310,7 +312,7 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         self._is_answering = False
-        # By a second descriptor of the same socket, because what uvloop shows of the first one has no options.
+        # Through a second descriptor of the same socket, because uvloop's wrapper of the first has no setsockopt.
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
         transport.abort()
@@ -324,7 +326,7 @@ class _Connection(asyncio.Protocol):
         await self._wake.wait()
 
     async def _head(self, idle_s: float | None) -> bytes | None:
-        """A request's head; None when its first byte takes longer than `idle_s`."""
+        """A request's head, or None when its first byte takes longer than `idle_s`."""
         try:
             async with asyncio.timeout(idle_s) as limit:
                 while not self._buffer:
@@ -364,7 +366,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that is bound beside the one that listens there, and never listens: it keeps the port."""
+    """A socket bound to the same port as the listener. It never listens: it only reserves the port."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,7 +1,7 @@
 """Serves an ASGI application on a real loopback socket inside the running loop.
 
-It is uvicorn as it runs in production, without its process supervision: no signals are taken, and it stops when it is told to instead of
-asking every tenth of a second. It knows nothing of the gateway.
+This is uvicorn as in production, without its process supervision: it handles no signals, and it stops on an event instead of polling every
+0.1 s. Independent of the gateway.
 """
 
 import asyncio
@@ -58,11 +58,11 @@ def free_socket() -> socket.socket:
 async def serve(app: Any) -> AsyncIterator[int]:
     """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited.
 
-    Raises RuntimeError when the application does not start. An application that does not let go within five seconds fails the test.
+    Raises RuntimeError when the application does not start. An application that does not stop in time (10 s) fails the test.
     """
     listener = free_socket()
     port: int = listener.getsockname()[1]
-    # httptools and no websockets: what `anabranch run` uses, and no warning from an import nobody needs.
+    # httptools without websockets, like `anabranch run`; this also avoids a warning from an unneeded import.
     config = uvicorn.Config(
         app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=int(STOP_TIMEOUT_S)
     )
@@ -87,5 +87,5 @@ async def serve(app: Any) -> AsyncIterator[int]:
 async def _serve(server: LoopServer, listener: socket.socket) -> None:
     try:
         await server.serve(sockets=[listener])
-    except SystemExit as stopped:  # uvicorn's answer to a lifespan that fails
+    except SystemExit as stopped:  # raised by uvicorn when the lifespan fails
         raise RuntimeError("the application did not start; its log says why") from stopped

@@ -1,4 +1,4 @@
-"""What a case becomes before it runs: the text of its gateway document, and the scripts of its upstreams.
+"""Prepares a case for its run: the text of its gateway document, and the scripts of its upstreams.
 
 Reads no files and opens no sockets.
 """
@@ -16,15 +16,15 @@ NOBODY = "nobody"
 """Placeholder `http://{nobody}`: an address where every connection is refused."""
 
 DEADLINE = "10s"
-"""What endpoints have that set no timeout, and upstreams that set no connect_timeout: so long that a busy machine meets it nowhere."""
+"""Default timeout of endpoints and connect_timeout of upstreams: long enough that a busy machine never reaches it."""
 
 
 def document_text(case: Case, ports: dict[str, int], folder: Path) -> str:
-    """The document that the gateway is given.
+    """The text of the document that the gateway loads.
 
-    A document that is text is taken as it stands. Else what is left out is filled in: `version: 1`, for each scripted upstream its `url`,
-    and, where the document is run, timeouts that are out of the way. `endpoint` alone becomes a document of that endpoint. `//{name}` becomes the address of an upstream, `{folder}` the folder of
-    the case's files.
+    A document given as text is used unchanged. Otherwise, missing parts are filled in: `version: 1`, the `url` of each scripted upstream
+    and, if the document will be run, long default timeouts. `endpoint` alone becomes a document of that endpoint. `//{name}` is replaced by
+    the address of an upstream, `{folder}` by the folder of the case's files.
     """
     if isinstance(case.document, str):
         text = case.document
@@ -67,7 +67,7 @@ def _behaviour(spec: dict[str, Any]) -> Behaviour:
         given["body"] = given.pop("bytes").encode("latin-1")
     elif isinstance(given.get("body"), str):
         given["body"] = given["body"].encode()
-    # Large answers without large files: `body` so many times, or `raw` with `raw_repeat` so many times behind it.
+    # Large responses without large files: `body` repeated, or `raw` followed by `raw_repeat` repeated.
     if "raw_repeat" in given:
         given["raw"] = given.get("raw", "") + given.pop("raw_repeat") * given.pop("repeat", 1)
     elif "repeat" in given:

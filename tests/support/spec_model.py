@@ -1,6 +1,6 @@
-"""What may stand in a spec file. Strict: a word that is not known here is an error, so that no expectation is silently not checked.
+"""The format of a spec file. Strict: an unknown key is an error, so that no expectation is silently skipped.
 
-The format is described for its writers in docs/specs.md. Nothing here opens a socket.
+docs/specs.md describes the format for authors. Nothing here opens a socket.
 """
 
 import re
@@ -15,7 +15,7 @@ from anabranch.config.units import parse_duration, parse_size
 
 
 class SpecError(Exception):
-    """A spec file is not usable. Says which file and case, and why."""
+    """A spec file is unusable. The message names file, case and reason."""
 
 
 class Model(BaseModel):
@@ -38,7 +38,7 @@ def _count(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often something may have happened."""
+    """How often an event may have happened: a range, bounds included."""
 
     low: int
     high: int
@@ -57,7 +57,7 @@ Pattern = Annotated[str, AfterValidator(_is_pattern)]
 
 
 class Text(Model):
-    """A text that is not known to the letter."""
+    """Constraints on a text whose exact value is not known."""
 
     contains: str | None = None
     excludes: str | None = None
@@ -66,11 +66,11 @@ class Text(Model):
     @model_validator(mode="after")
     def _says_something(self) -> "Text":
         if not self.model_fields_set:
-            raise ValueError("one of contains, excludes, matches")
+            raise ValueError("give at least one of contains, excludes, matches")
         return self
 
     def fault(self, value: str) -> str:
-        """What is wrong with `value`; "" when nothing is."""
+        """What is wrong with `value`, or "" when it matches."""
         if self.contains is not None and self.contains not in value:
             return f"expected it to contain {self.contains!r}"
         if self.excludes is not None and self.excludes in value:
@@ -85,7 +85,7 @@ Headers = dict[str, str | list[str] | Text | None]
 
 
 class Expect(Model):
-    """What one answer must be."""
+    """Expectations on one response."""
 
     status: int
     headers: Headers = {}
@@ -97,7 +97,7 @@ class Expect(Model):
 
 
 class Sent(Model):
-    """One request of the client, and what must come back."""
+    """One request of the client, and the expected response."""
 
     send: Annotated[str, Field(pattern=r"^\S+ \S+$")]
     headers: dict[str, str | list[str]] = {}
@@ -125,7 +125,7 @@ class Sent(Model):
 
 
 class Seen(Model):
-    """What an upstream must have received in one request."""
+    """Expectations on one request that an upstream has received."""
 
     method: str | None = None
     target: str | Text | None = None
@@ -135,7 +135,7 @@ class Seen(Model):
 
 
 class ExpectedProblem(Model):
-    """One mistake that must be found in a document."""
+    """One problem that must be found in a document."""
 
     path: str
     message: str | Text = ""
@@ -171,11 +171,11 @@ class Case(Model):
         if (self.document is None) == (self.endpoint is None):
             raise ValueError("a case has either document or endpoint (a document of that one endpoint)")
         if self.configure and (self.document is not None):
-            raise ValueError("configure goes with endpoint; a document says itself how its upstreams are configured")
+            raise ValueError("configure needs endpoint; a document configures its upstreams itself")
         if (self.expect_problems is None) == (not self.requests):
             raise ValueError("a case has either requests or expect_problems")
         if self.upstreams and self.expect_problems is None and self.hits is None:
-            raise ValueError("a case with upstreams says how often they are hit: hits")
+            raise ValueError("a case with upstreams must give the expected hits")
         checked: list[dict[str, Any]] = [self.hits or {}, self.seen, self.aborted, self.peak, self.connections]
         checked += [request.after_hits for request in self.requests]
         checked += [request.after_aborted for request in self.requests]
@@ -200,7 +200,7 @@ class SpecFile(Model):
 
 
 def read_spec_file(path: Path) -> SpecFile:
-    """Read and check one file. Raises SpecError with every mistake."""
+    """Read and check one file. Raises SpecError, which lists every mistake."""
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
     except Exception as fault:

@@ -1,7 +1,7 @@
-"""Runs one case of a spec file over real sockets and says everything that differs from what it expects.
+"""Runs one case of a spec file over real sockets and reports every difference from its expectations.
 
-Scripted upstreams, then the gateway, then the requests; then the record of the upstreams is compared. How a gateway is started is
-handed in, so that the runner itself can be tested. The format is `tests.support.spec_model`.
+Starts the scripted upstreams, then the gateway, then sends the requests, and finally compares the records of the upstreams. The function
+that starts a gateway is an argument, so that the runner itself can be tested. The format is `tests.support.spec_model`.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ SETTLE_S = 10.0
 PATIENCE_S = 20.0
 
 Start = Callable[[str, Path, dict[str, Any]], AbstractAsyncContextManager[int]]
-"""From document text, folder and settings to a running gateway's port."""
+"""Starts a gateway from document text, folder and settings; yields its port."""
 
 
 class CaseFailed(AssertionError):
-    """What came is not what the case expects; the message is the whole report."""
+    """The results differ from the case's expectations. The message is the complete report."""
 
 
 class _Run:
-    """One case under way: its upstreams, the gateway's port, and what was found."""
+    """A running case: its upstreams, the gateway's port, the faults found and the results received."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -49,7 +49,7 @@ class _Run:
                 raise SpecError(f"upstream {name}: {fault}") from fault
         self.port = 0
         self.faults: list[str] = []
-        self.came: list[str] = []
+        self.received: list[str] = []
 
     # -------------------------------------------------------------------------------------------------------- requests
 
@@ -57,7 +57,7 @@ class _Run:
         title = f"request {number} ({sent.send})"
         if not await self._happened(hits=sent.after_hits, aborted=sent.after_aborted, answers=sent.after_answers):
             waited_for = sent.model_dump(include={"after_hits", "after_aborted", "after_answers"}, exclude_unset=True)
-            self.faults.append(f"{title}: waited in vain for {waited_for}")
+            self.faults.append(f"{title}: timed out waiting for {waited_for}")
             return
         if sent.wait is not None:
             await asyncio.sleep(sent.wait)
@@ -67,7 +67,7 @@ class _Run:
             async with raw_client.connection(self.port) as (_, writer):
                 writer.write(data)
                 if not await self._happened(hits=sent.leave_after_hits):
-                    self.faults.append(f"{title}: waited in vain for the hits {sent.leave_after_hits} to leave")
+                    self.faults.append(f"{title}: timed out waiting for the hits {sent.leave_after_hits} before leaving")
             return
         began = asyncio.get_running_loop().time()
         try:
@@ -78,7 +78,7 @@ class _Run:
         finally:
             self.answers.add()
         elapsed = asyncio.get_running_loop().time() - began
-        self.came.append(_shown(title, answer, elapsed))
+        self.received.append(_shown(title, answer, elapsed))
         self.faults += [f"{title}: {fault}" for fault in self._check(sent, answer, elapsed)]
 
     def _check(self, sent: Sent, answer: RawAnswer, elapsed: float) -> Iterator[str]:
@@ -97,15 +97,16 @@ class _Run:
         for name, upstream in self.upstreams.items():
             is_echo = any(b.echo for behaviours in upstream._routes.values() for b in behaviours)
             if f":{upstream.port}".encode() in everything and not is_echo:
-                yield f"the answer gives the address of the upstream {name} away"
+                yield f"the answer reveals the address of the upstream {name}"
 
     async def _happened(self, *, hits: dict[str, int], aborted: dict[str, int] | None = None, answers: int = 0) -> bool:
-        """Wait until each upstream has had that many hits, and lost that many, and the client has so many answers; False when it does not come."""
+        """Wait until each upstream has had the given hits and aborted exchanges, and the client the given responses. False after the
+        timeout."""
         aborted = aborted or {}
         try:
             for name in hits.keys() | aborted.keys():
                 await self.upstreams[name].until(_reached(hits.get(name, 0), aborted.get(name, 0)), PATIENCE_S)
-            await self.answers.until(lambda came: came.count >= answers, PATIENCE_S)
+            await self.answers.until(lambda client: client.count >= answers, PATIENCE_S)
         except TimeoutError:
             return False
         return True
@@ -118,20 +119,20 @@ class _Run:
             expected = (case.hits or {}).get(name, Count(0, 0))
             least = expected.low if isinstance(expected, Count) else sum(count.low for count in expected.values())
             aborted = case.aborted.get(name)
-            # What the gateway cancelled arrives a moment after the client has its answer.
+            # Cancelled exchanges reach the upstream a moment after the client has its response.
             with contextlib.suppress(TimeoutError):
                 await upstream.until(_reached(least, 0 if aborted is None else aborted.low), SETTLE_S)
             self.faults += [f"upstream {name}: {fault}" for fault in _record(upstream, expected)]
-            for what, wanted, came in (
+            for what, wanted, actual in (
                 ("aborted exchanges", aborted, upstream.aborted),
                 ("requests at once", case.peak.get(name), upstream.max_concurrent),
                 ("connections", case.connections.get(name), upstream.accepted),
             ):
-                if wanted is not None and not wanted.allows(came):
-                    self.faults.append(f"upstream {name}: expected {wanted} {what}, came {came}")
+                if wanted is not None and not wanted.allows(actual):
+                    self.faults.append(f"upstream {name}: expected {wanted} {what}, got {actual}")
             self.faults += [f"upstream {name}: {fault}" for fault in self._seen(name, upstream)]
             lines = [f"{hit.method} {hit.target} on connection {hit.connection}" for hit in upstream.hits[:20]]
-            self.came.append(
+            self.received.append(
                 f"upstream {name}: {len(upstream.hits)} hits, {upstream.aborted} aborted" + "".join(f"\n    {x}" for x in lines)
             )
 
@@ -140,22 +141,22 @@ class _Run:
         if expected is None:
             return
         if len(expected) != len(upstream.hits):
-            yield f"expected to see {len(expected)} requests, came {len(upstream.hits)}"
+            yield f"expected to see {len(expected)} requests, got {len(upstream.hits)}"
         for number, (want, hit) in enumerate(zip(expected, upstream.hits, strict=False), 1):
             at = f"request {number}"
             if want.method not in {None, hit.method}:
-                yield f"{at}: expected method {want.method}, came {hit.method}"
+                yield f"{at}: expected method {want.method}, got {hit.method}"
             if isinstance(want.target, Text):
                 if fault := want.target.fault(hit.target):
-                    yield f"{at}: target: {fault}, came {hit.target}"
+                    yield f"{at}: target: {fault}, got {hit.target}"
             elif want.target not in {None, hit.target}:
-                yield f"{at}: expected target {want.target}, came {hit.target}"
+                yield f"{at}: expected target {want.target}, got {hit.target}"
             all_of: dict[str, list[str]] = {}
             for header, value in hit.headers:
                 all_of.setdefault(header, []).append(value)
             yield from (f"{at}: {fault}" for fault in compare.headers(want.headers, all_of))
             if want.body is not None and hit.body != want.body.encode():
-                yield f"{at}: expected body {want.body.encode()!r}, came {hit.body!r}"
+                yield f"{at}: expected body {want.body.encode()!r}, got {hit.body!r}"
             if "json_" in want.model_fields_set:
                 yield from (f"{at}: body {fault}" for fault in compare.exact(want.json_, hit.json()))
 
@@ -187,18 +188,18 @@ def _content(sent: Sent) -> tuple[list[tuple[str, str]], bytes | None]:
 def _record(upstream: ScriptedUpstream, expected: Count | dict[str, Count]) -> Iterator[str]:
     if isinstance(expected, Count):
         if not expected.allows(len(upstream.hits)):
-            yield f"expected {expected} hits, came {len(upstream.hits)}"
+            yield f"expected {expected} hits, got {len(upstream.hits)}"
         return
-    came = {path: len(upstream.hits_of(path)) for path in upstream.counts}
-    for path in sorted(expected.keys() | came.keys()):
+    actual = {path: len(upstream.hits_of(path)) for path in upstream.counts}
+    for path in sorted(expected.keys() | actual.keys()):
         want = expected.get(path, Count(0, 0))
-        if not want.allows(came.get(path, 0)):
-            yield f"expected {want} hits on {path}, came {came.get(path, 0)}"
+        if not want.allows(actual.get(path, 0)):
+            yield f"expected {want} hits on {path}, got {actual.get(path, 0)}"
 
 
 def _shown(title: str, answer: RawAnswer, elapsed: float) -> str:
-    told = ("content-type", "gateway-complete", "server-timing", "proxy-status", "retry-after", "allow", "location")
-    lines = [f"    {name}: {value}" for name, value in answer.headers if name in told]
+    names = ("content-type", "gateway-complete", "server-timing", "proxy-status", "retry-after", "allow", "location")
+    lines = [f"    {name}: {value}" for name, value in answer.headers if name in names]
     body = answer.body.decode("utf-8", "backslashreplace")
     return "\n".join([f"{title} -> {answer.status} in {elapsed * 1000:.0f} ms", *lines, f"    {body[:1500]}"])
 
@@ -225,7 +226,7 @@ async def run_case(case: Case, folder: Path, start: Start) -> None:
                 await run.request(sent, number)
         await run.check_upstreams()
     if run.faults:
-        raise CaseFailed(report(case.name, run.faults, run.came))
+        raise CaseFailed(report(case.name, run.faults, run.received))
 
 
 @contextlib.asynccontextmanager
@@ -233,17 +234,17 @@ async def _upstreams(run: _Run) -> AsyncIterator[dict[str, int]]:
     async with contextlib.AsyncExitStack() as stack:
         for upstream in run.upstreams.values():
             await stack.enter_async_context(upstream)
-        nobody: socket.socket = stack.enter_context(contextlib.closing(free_socket()))  # bound, so that it stays ours; never listens
+        nobody: socket.socket = stack.enter_context(contextlib.closing(free_socket()))  # reserves the port; never listens
         yield {name: upstream.port for name, upstream in run.upstreams.items()} | {NOBODY: nobody.getsockname()[1]}
 
 
 @contextlib.asynccontextmanager
 async def _watched(faults: list[str]) -> AsyncIterator[None]:
-    """Nothing may go wrong behind the answers: no logged exception of the server, none that nobody took, no task left over."""
+    """Reports faults that no response shows: exceptions logged by the server, unhandled exceptions, leaked tasks."""
     loop = asyncio.get_running_loop()
     before = asyncio.all_tasks()
     handler = _Errors(faults)
-    loop.set_exception_handler(lambda _, context: faults.append(f"nobody took this: {context.get('message')} {context.get('exception')!r}"))
+    loop.set_exception_handler(lambda _, context: faults.append(f"unhandled: {context.get('message')} {context.get('exception')!r}"))
     logging.getLogger("uvicorn.error").addHandler(handler)
     try:
         yield
@@ -267,9 +268,9 @@ class _Errors(logging.Handler):
 
 
 def check_problems(case: Case, found: list[Problem]) -> None:
-    """Compare the mistakes found in a document with those expected: each one once, and no others. Raises CaseFailed.
+    """Compare the problems found in a document with those expected: each exactly once, and no others. Raises CaseFailed.
 
-    A warning that is not expected is passed over: the document works.
+    Unexpected warnings are ignored: the document works.
     """
     expected = case.expect_problems or []
     left = list(found)
@@ -282,7 +283,7 @@ def check_problems(case: Case, found: list[Problem]) -> None:
             left.remove(match)
     faults += [f"did not expect the problem: {problem}" for problem in left if not problem.is_warning]
     if not found and expected:
-        faults.append("the document was taken")
+        faults.append("the document was accepted")
     if faults:
         raise CaseFailed(report(case.name, faults, [str(problem) for problem in found]))
 
@@ -290,11 +291,11 @@ def check_problems(case: Case, found: list[Problem]) -> None:
 def _is_problem(want: ExpectedProblem, problem: Problem) -> bool:
     texts = ((want.message, problem.message), (want.hint, problem.hint))
     return (want.path, want.is_warning) == (problem.path, problem.is_warning) and all(
-        wanted in came if isinstance(wanted, str) else not Text.fault(wanted, came) for wanted, came in texts
+        wanted in actual if isinstance(wanted, str) else not Text.fault(wanted, actual) for wanted, actual in texts
     )
 
 
-def report(name: str, faults: list[str], came: list[str]) -> str:
-    """What a reader of a failed run needs: the case, each fault, and everything that came."""
-    lines = [f"case {name!r}", "", *(f"- {fault}" for fault in faults), "", "what came:", *(f"  {item}" for item in came)]
+def report(name: str, faults: list[str], received: list[str]) -> str:
+    """The report of a failed run: the case, each fault, and everything received."""
+    lines = [f"case {name!r}", "", *(f"- {fault}" for fault in faults), "", "received:", *(f"  {item}" for item in received)]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A document that puts one stamp on everything that it decides, and a service that says which stamps a request brought.
+"""A document that marks every part of its requests and responses with one stamp, and a service that echoes the stamps of a request.
 
-An answer made of two documents would carry two stamps. Used to show that there is none.
+A response that mixes two document versions would contain two stamps. Tests use this to show that a reload never causes that.
 """
 
 from typing import Final
@@ -41,21 +41,21 @@ BROKEN: Final = (
     "version: 1\nendpoints: [{path: /document, steps: {s: {upstream: missing, path: /}}}]\n",
     "",
 )
-"""Documents that cannot be used, each for another reason."""
+"""Unusable documents, each for a different reason."""
 
 router = APIRouter()
 
 
 @router.get("/python")
 async def python(fan: Fan) -> list[str]:
-    """Two calls one after the other: a reload may fall between them."""
+    """Two sequential calls: a reload may happen between them."""
     first = await fan.get("one", "/first")
     second = await fan.get("two", "/second")
     return [first["header"], second["header"]]
 
 
 async def service(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the stamps that it was asked with: in the header, the path and the query."""
+    """Echoes the stamps of the request: in the header, the path and the query."""
     if scope["type"] != "http":
         message = await receive()
         while message["type"] == "lifespan.startup":

@@ -1,7 +1,7 @@
-"""A TCP proxy that stands between the gateway and an upstream and spoils the way there: late, slow, cut, reset, silent or closed.
+"""A TCP proxy between the gateway and an upstream that simulates a bad network: late, slow, cut, reset, silent or closed connections.
 
-What it does is one frozen `Conditions`, which may be changed while it runs. It forwards bytes and knows nothing of HTTP. Real sockets on
-loopback, either loop.
+Its behaviour is one frozen `Conditions`, which can be replaced while it runs. It forwards bytes and does not interpret HTTP. Real sockets
+on loopback, either event loop.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from typing import Final, Literal, Self, cast
 
 LOOPBACK: Final = "127.0.0.1"
 _RST: Final = struct.pack("ii", 1, 0)
-# Slices of a limited bandwidth: small enough to look like a slow line, large enough to cost little.
+# Interval in which a limited bandwidth is sent: short enough to look like a slow line, long enough to cost little.
 _SLICE_S: Final = 0.01
-# More than enough for the fault to be met by every caller: with a backlog of 0 the kernel keeps one connection, or two.
+# Enough connections to fill the backlog, so that every caller meets the fault: with a backlog of 0 the kernel keeps one or two.
 _FILLERS: Final = 4
 
 Accept = Literal["forward", "swallow", "reset", "ignore", "refuse"]
@@ -26,14 +26,14 @@ Accept = Literal["forward", "swallow", "reset", "ignore", "refuse"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What the way to the upstream is like.
+    """The state of the network path to the upstream.
 
-    `accept`: what meets a new connection. `forward`; `swallow` (accepted, and then nothing, ever); `reset` (accepted and reset);
-    `ignore` (not accepted and not refused either: the handshake never ends); `refuse`.
-    `is_black_hole`: nothing passes in either direction on any connection, old or new. What is held comes through when it ends.
-    `latency_s`, `jitter_s`: what comes back from the upstream is this much later, plus a share of the jitter; the order is kept.
-    `bytes_per_s`: bandwidth of each connection on the way back. None: no limit.
-    `cut_after`: each connection ends once that many further bytes have come back, counted from this change on. None: it is not cut.
+    `accept`: what happens to a new connection. `forward`; `swallow` (accepted, then silence forever); `reset` (accepted, then reset);
+    `ignore` (neither accepted nor refused: the handshake never completes); `refuse`.
+    `is_black_hole`: no byte passes in either direction on any connection, old or new. Held bytes are delivered when it ends.
+    `latency_s`, `jitter_s`: delay of bytes from the upstream, plus a random share of the jitter; the order is kept.
+    `bytes_per_s`: bandwidth of each connection from the upstream. None: no limit.
+    `cut_after`: each connection ends after that many further bytes from the upstream, counted from this change. None: it is not cut.
     `cut_by`: how it ends.
     """
 
@@ -47,7 +47,7 @@ class Conditions:
 
     @property
     def is_clear(self) -> bool:
-        """Bytes pass as they come."""
+        """Whether bytes are forwarded without delay or limit."""
         return not (self.is_black_hole or self.latency_s or self.jitter_s or self.bytes_per_s or self.cut_after is not None)
 
 
@@ -55,10 +55,10 @@ CLEAR: Final = Conditions()
 
 
 class TCPProxy:
-    """An async context manager that listens on a port of its own, which it keeps until the end, and forwards to `target`.
+    """An async context manager that listens on its own port, which stays reserved until the end, and forwards to `target`.
 
-    `target`: a port on loopback; for connections that come after it is set. `conditions`: see there; change them by `become`.
-    Record: `accepted` (connections so far) and `open` (now), both of the gateway's side.
+    `target`: a port on loopback; a new value applies to new connections. `conditions`: see `Conditions`; change them with `become`.
+    Record: `accepted` (connections so far) and `open` (now), both on the gateway's side.
     """
 
     def __init__(self, target: int, conditions: Conditions = CLEAR, *, seed: int = 1) -> None:
@@ -71,7 +71,7 @@ class TCPProxy:
         self._is_through = asyncio.Event()
         self._holder: socket.socket | None = None
         self._server: asyncio.Server | None = None
-        self._deaf: list[socket.socket] = []
+        self._ignoring: list[socket.socket] = []
 
     @property
     def open(self) -> int:
@@ -82,7 +82,7 @@ class TCPProxy:
         return f"http://{LOOPBACK}:{self.port}"
 
     async def become(self, conditions: Conditions) -> None:
-        """Change the conditions, for open connections too. When this returns, the next connection meets the new ones."""
+        """Change the conditions, for open connections too. When this returns, new connections meet the new conditions."""
         before, self.conditions = self.conditions, conditions
         for link in self._links:
             link.meet(conditions)
@@ -99,20 +99,20 @@ class TCPProxy:
             link.end(by)
 
     async def through(self) -> None:
-        """For the connections: wait until there is no black hole."""
+        """For the connections: wait until the black hole ends."""
         await self._is_through.wait()
 
     def add(self, link: "_Link") -> None:
-        """For the connections: one was accepted."""
+        """For the connections: register an accepted one."""
         self._links.add(link)
         self.accepted += 1
 
     def remove(self, link: "_Link") -> None:
-        """For the connections: one is gone."""
+        """For the connections: unregister a closed one."""
         self._links.discard(link)
 
     async def __aenter__(self) -> Self:
-        # Bound and never listening, it keeps the port ours while we refuse connections.
+        # Bound but never listening: reserves the port while we refuse connections.
         self._holder = self._bound(0)
         self.port = self._holder.getsockname()[1]
         if not self.conditions.is_black_hole:
@@ -135,7 +135,7 @@ class TCPProxy:
 
     @staticmethod
     def _bound(port: int) -> socket.socket:
-        # With its protocol: asyncio turns Nagle's algorithm off only where it is named.
+        # Created with an explicit protocol: without it, asyncio does not disable Nagle's algorithm.
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -149,15 +149,15 @@ class TCPProxy:
             case "yes":
                 loop = asyncio.get_running_loop()
                 self._server = await loop.create_server(lambda: _Link(self).near, sock=self._bound(self.port), backlog=4096)
-            case "deaf":
-                # A backlog that is full: the kernel drops what else asks to connect.
-                self._deaf.append(self._bound(self.port))
-                self._deaf[0].listen(0)
+            case "ignore":
+                # A full backlog: the kernel drops further connection attempts.
+                self._ignoring.append(self._bound(self.port))
+                self._ignoring[0].listen(0)
                 for _ in range(_FILLERS):
                     filler = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
                     filler.setblocking(False)
                     filler.connect_ex((LOOPBACK, self.port))
-                    self._deaf.append(filler)
+                    self._ignoring.append(filler)
             case "no":
                 pass
 
@@ -165,17 +165,17 @@ class TCPProxy:
         server, self._server = self._server, None
         if server is not None:
             server.close()
-        deaf, self._deaf = self._deaf, []
-        for sock in deaf:
+        ignoring, self._ignoring = self._ignoring, []
+        for sock in ignoring:
             sock.close()
 
 
-def _listening(accept: Accept) -> Literal["yes", "deaf", "no"]:
-    return "no" if accept == "refuse" else "deaf" if accept == "ignore" else "yes"
+def _listening(accept: Accept) -> Literal["yes", "ignore", "no"]:
+    return "no" if accept == "refuse" else "ignore" if accept == "ignore" else "yes"
 
 
 class _Link:
-    """One connection of the gateway and the one to the upstream that belongs to it. When either ends, so does the other."""
+    """A connection of the gateway paired with a connection to the upstream. When either ends, so does the other."""
 
     def __init__(self, proxy: TCPProxy) -> None:
         self.near: Final = _Side(self)
@@ -217,14 +217,14 @@ class _Link:
         return self._proxy
 
     def finished(self, side: "_Side") -> None:
-        """`side` will send no more. Nobody here closes only one half, so from the gateway this is the end."""
+        """`side` will send no more. The gateway never half-closes, so its end of stream ends the link."""
         if side is self.far:
             self._down.put(None)
         else:
             self.end("close")
 
     def end(self, by: Literal["close", "reset"]) -> None:
-        """End both connections; what was handed to the kernel or its buffer still arrives when `by` is `close`. May be called twice."""
+        """End both connections. With `close`, bytes already written still arrive. May be called twice."""
         if self.is_over:
             return
         self.is_over = True
@@ -247,7 +247,7 @@ class _Link:
 
 
 class _Side(asyncio.Protocol):
-    """One of the two connections of a link. `way`: where that goes which comes in here."""
+    """One of the two connections of a link. `way`: where bytes received here are sent."""
 
     def __init__(self, link: _Link) -> None:
         self._link = link
@@ -258,7 +258,7 @@ class _Side(asyncio.Protocol):
         self.writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transports are not subclasses
         self._link.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -279,23 +279,23 @@ class _Side(asyncio.Protocol):
         self._link.lost(self, error)
 
     def end(self, by: Literal["close", "abort", "reset"]) -> None:
-        """`close`: once what was written is sent. `abort`: at once. `reset`: at once, and the peer is told so rudely."""
+        """`close`: after the written bytes are sent. `abort`: at once. `reset`: at once, with an RST to the peer."""
         transport = self.transport
         if transport is None or self.lost.is_set():
             return
         if by != "reset":
             (transport.close if by == "close" else transport.abort)()
             return
-        # By a second descriptor of the same socket, because what uvloop shows of the first one has no options.
+        # Through a second descriptor of the same socket, because uvloop's wrapper of the first has no setsockopt.
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
         transport.abort()
 
 
 class _Way:
-    """One direction of a link: what came in and when it may go out. `left`: bytes until the cut; None when there is none.
+    """One direction of a link: received bytes and when they may be sent. `left`: bytes until the cut; None when there is none.
 
-    A task runs only while something has to wait.
+    A task runs only while bytes are queued.
     """
 
     def __init__(self, link: _Link, sink: _Side, *, is_back: bool) -> None:
@@ -307,7 +307,7 @@ class _Way:
         self.task: asyncio.Task[None] | None = None
 
     def put(self, data: bytes | None) -> None:
-        """Take `data`; None is the end."""
+        """Forward `data` or queue it; None is the end of the stream."""
         conditions = self._link.proxy.conditions
         is_free = conditions.is_clear and self.left is None and not self._queue and self._sink.transport is not None
         if is_free and data is not None:
@@ -324,7 +324,7 @@ class _Way:
         self.start()
 
     def start(self) -> None:
-        """Send what waits, if there is anything and somebody to send it to."""
+        """Start sending the queued bytes, if there are any and the sink is connected."""
         if self._queue and self._sink.transport is not None and (self.task is None or self.task.done()):
             self.task = asyncio.get_running_loop().create_task(self._run(), name="proxy forwards")
 

@@ -1,5 +1,5 @@
-"""The demo's document with time to spare, for tests that ask for whole answers: its own limits are for people who look on, and a machine that
-is busy breaks them."""
+"""The demo's document with long timeouts, for tests that need complete responses: its own timeouts suit an audience, and a busy machine
+exceeds them."""
 
 import re
 from typing import Final
@@ -8,5 +8,5 @@ _LIMIT: Final = re.compile(r"timeout: [\d.]+m?s\b")
 
 
 def unhurried(document: str) -> str:
-    """The document with a minute in the place of every time limit that it names."""
+    """The document with every timeout replaced by one minute."""
     return _LIMIT.sub("timeout: 60s", document)

@@ -1,6 +1,6 @@
-"""An upstream that can do only so much: a few workers, and everything beyond that waits in front of them.
+"""An upstream of limited capacity: a few workers, and a queue for all further requests.
 
-What it has begun it finishes, whether or not the caller is still there: so load that is not held back makes it slow for everybody.
+It completes every request that it has begun, even if the caller has left, so unlimited load makes it slow for every caller.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ _ANSWER: Final = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-
 
 
 class Workers:
-    """An async context manager that serves on loopback, port 0. `count` requests are worked on at once, each for `service_s`.
+    """An async context manager that serves on loopback, port 0. It processes `count` requests at once, each for `service_s`.
 
-    Both may be changed while it runs and take effect as requests end. Record: `begun` requests by path; `inside`: requests that
-    are worked on or wait; `most_inside`: at most at once (set it to 0 to look at a later stretch).
+    Both may be changed while it runs and take effect as requests end. Record: `begun`: requests started, by path; `inside`: requests in
+    progress or queued; `most_inside`: its maximum (reset it to 0 to observe a later interval).
     """
 
     def __init__(self, *, count: int, service_s: float) -> None:
@@ -75,7 +75,7 @@ class Workers:
             else:
                 turn = asyncio.get_running_loop().create_future()
                 self._waiting.append(turn)
-                await turn  # whoever wakes us has counted us in
+                await turn  # the request that wakes us has already counted us in `_busy`
             self.begun[path] += 1
             await asyncio.sleep(self.service_s)
             self._busy -= 1

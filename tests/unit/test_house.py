@@ -1,4 +1,4 @@
-"""The house is in order: folders, links, commands, pins, and that every error is documented."""
+"""Checks of the repository: folders, links, commands, pins, and that every error is documented."""
 
 import os
 import re
@@ -22,7 +22,7 @@ FROM_ELSEWHERE = "app/anabranch/describe/static/"
 
 @cache
 def tracked() -> tuple[str, ...]:
-    """The files of the repository; of a copy without git, all files but those that tools make."""
+    """The files of the repository; in a copy without git, all files except those that tools generate."""
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -32,7 +32,7 @@ def tracked() -> tuple[str, ...]:
 
 
 def texts() -> dict[str, str]:
-    """Every tracked file of ours that is text."""
+    """Every tracked text file of ours."""
     found = {}
     for name in tracked():
         content = (ROOT / name).read_bytes()
@@ -53,7 +53,7 @@ def test_top_level_has_no_other_folders() -> None:
     assert {name.split("/")[0] for name in tracked() if "/" in name} <= FOLDERS
 
 
-def test_no_file_names_a_place_on_somebodys_machine() -> None:
+def test_no_file_contains_a_path_of_a_developers_machine() -> None:
     homes = "work|root|home|Users|tmp"
     machine_path = re.compile(rf"(?<![\w.}}*])/(?:{homes})/\w|[A-Z]:\\Users")
     assert [f"{name}: {found[0]}" for name, text in texts().items() if (found := machine_path.search(text))] == []
@@ -65,7 +65,7 @@ def test_no_file_names_a_package_registry() -> None:
     assert [f"{name}: {found[0]}" for name, text in texts().items() if (found := registry.search(text))] == []
 
 
-def test_every_make_target_that_is_written_about_exists() -> None:
+def test_every_make_target_mentioned_exists() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     written = {
@@ -75,13 +75,13 @@ def test_every_make_target_that_is_written_about_exists() -> None:
     assert {place for place in written if place.rsplit(" ", 1)[1] not in targets} == set()
 
 
-def test_make_help_lists_every_target_of_the_house() -> None:
+def test_make_help_lists_every_required_target() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     expected = ["run", "test", "check", "fmt", "lint", "types", "imports", "bench", "openapi", "docs", "verify-image", "clean"]
     assert [target for target in expected if not re.search(rf"^  make {target} +\w", listed, re.MULTILINE)] == []
 
 
-def test_every_command_that_is_written_about_exists() -> None:
+def test_every_command_mentioned_exists() -> None:
     commands = {command.name or getattr(command.callback, "__name__", "") for command in cli.registered_commands}
     groups = {group.name for group in cli.registered_groups}
     written = {
@@ -94,12 +94,12 @@ def test_every_command_that_is_written_about_exists() -> None:
 
 
 def heading_anchors(page: str) -> set[str]:
-    """The anchors that a forge gives the headings of a page."""
+    """The anchors that GitHub and others generate for the headings of a page."""
     headings = re.findall(r"^#+ +(.+)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
+def test_every_link_between_pages_has_a_target() -> None:
     broken = []
     for name, text in pages().items():
         prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
@@ -147,12 +147,12 @@ def test_every_error_has_a_page_with_advice() -> None:
 
 def test_every_failure_that_a_client_can_see_is_in_the_failure_table() -> None:
     page = (ROOT / "docs" / "failures.md").read_text("utf-8")
-    # The roots of the tree, which nothing raises, and what stops a gateway before it has clients.
+    # The roots of the tree, which are never raised, and errors that stop a gateway before it has clients.
     unseen = {"bad_request", "step_failed", "upstream_error", "skipped", "compute_error", "config_error", "missing_extra"}
     assert [code for code in error_classes() if code not in unseen and f"`{code}`" not in page] == []
 
 
-def test_ci_runs_what_the_readme_tells() -> None:
+def test_ci_runs_the_commands_of_the_readme() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     readme = (ROOT / "README.md").read_text("utf-8")

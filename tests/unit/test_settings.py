@@ -1,4 +1,4 @@
-"""Settings and `.env.example` say the same."""
+"""Settings and `.env.example` agree."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_example_lists_every_setting_with_its_default(monkeypatch: pytest.Mo
     assert Settings(_env_file=None) == defaults
 
 
-def test_the_example_says_what_the_settings_say() -> None:
+def test_the_example_matches_the_descriptions_of_the_settings() -> None:
     text = (ROOT / ".env.example").read_text("utf-8")
     for name, field in Settings.model_fields.items():
         first = (field.description or "").split(". ")[0].removesuffix(".")
@@ -41,7 +41,7 @@ def test_the_example_says_what_the_settings_say() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "99999"), ("LOG_LEVEL", "loud"), ("SHUTDOWN_TIMEOUT_S", "-1")])
-def test_a_wrong_setting_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_an_invalid_setting_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"ANABRANCH_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings(_env_file=None)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 from anabranch.document.compile import Compiled, compile_file
 from anabranch.errors import ConfigError, Problem
-from anabranch.settings import Settings
+from anabranch.settings import Settings, read_settings
 
 ANSWER_IS_NO: Final = 1
 """Exit code: the command ran, and the result is negative: a difference was found, or records could not be shipped."""
@@ -23,16 +22,11 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", h
 
 
 def settings_of(**given: object) -> Settings:
+    """The settings; ends the command when they are not usable."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False):
-            name = "_".join(str(part) for part in fault["loc"]).upper()
-            typer.echo(f"settings: ANABRANCH_{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}", err=True)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        typer.echo(f"settings: the file .env cannot be read: {reason}", err=True)
-    raise typer.Exit(BAD_CONFIG)
+        return read_settings(**given)
+    except ConfigError as error:
+        exit_with(error.problems)
 
 
 def compile_or_exit(document: Path) -> Compiled:

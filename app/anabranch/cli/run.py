@@ -16,14 +16,11 @@ import uvicorn
 from anabranch import __version__
 from anabranch.cli.options import BAD_CONFIG, exit_with, settings_of
 from anabranch.document.compile import Compiled, compile_file
-from anabranch.document.reload import Reloader
-from anabranch.edge.app import Gateway
 from anabranch.errors import ConfigError
-from anabranch.main import create_app
+from anabranch.main import Process, assemble
 from anabranch.observe.logs import Logs
 from anabranch.server import gc_tuning
 from anabranch.server.admin.reload import outcome_of
-from anabranch.server.health import Health
 from anabranch.server.heartbeat import Heartbeat
 from anabranch.server.peers import PeerResult, Peers
 from anabranch.server.server import Server
@@ -53,12 +50,12 @@ def run(
     settings = settings_of(document=document, host=host, port=port, workers=workers, from_journal=from_journal)
     logs = Logs(settings.log_format, level=settings.log_level)
     logs.install()
-    app: Gateway | None = None
+    process: Process | None = None
     try:
         if settings.workers > 1 and settings.document is not None:
             _log_warnings(settings, compile_file(settings.document))
         else:
-            app = create_app(settings, logs)
+            process = assemble(settings, logs)
     except ConfigError as error:
         exit_with(error.problems)
     listener = _listen(settings.host, settings.port)
@@ -75,8 +72,8 @@ def run(
         else:
             typer.echo(announcement, err=True)
 
-    if app is not None:
-        _server(app, settings, on_up=announce).run(sockets=[listener])
+    if process is not None:
+        _server(process, settings, on_up=announce).run(sockets=[listener])
         return
     gc_tuning.freeze()
     supervisor = Supervisor(
@@ -108,15 +105,14 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
     heartbeat = Heartbeat(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
     peers = Peers(heartbeat, number)
     try:
-        app = create_app(settings, logs, peers)
+        process = assemble(settings, logs, peers)
     except ConfigError:
         # The document was usable when the supervisor read it, so it has just changed: log the problem, as for a reload.
         logger.exception("worker %d cannot start", number)
         sys.exit(BAD_CONFIG)
-    reloader: Reloader = app.state.reloader
 
     async def reload() -> PeerResult:
-        return outcome_of(await reloader.reload("admin"))
+        return outcome_of(await process.reloader.reload("admin"))
 
     def up() -> None:
         peers.listen(reload)
@@ -126,12 +122,12 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
         peers.close()
         heartbeat.draining()
 
-    server = _server(app, settings, on_up=up, on_pulse=heartbeat.alive, on_drain=drain, is_end=heartbeat.is_end)
+    server = _server(process, settings, on_up=up, on_pulse=heartbeat.alive, on_drain=drain, is_end=heartbeat.is_end)
     server.run(sockets=[listener])
 
 
 def _server(
-    app: Gateway,
+    process: Process,
     settings: Settings,
     *,
     on_up: Callable[[], None],
@@ -140,11 +136,10 @@ def _server(
     is_end: Callable[[], bool] | None = None,
 ) -> Server:
     """The server of this process, which reloads at SIGHUP, and drains at SIGTERM and SIGINT."""
-    health: Health = app.state.health
-    reloader: Reloader = app.state.reloader
+    reloader = process.reloader
     config = uvicorn.Config(
-        app,
-        http=app.state.protocol,
+        process.app,
+        http=process.protocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -163,7 +158,7 @@ def _server(
         on_up()
 
     def drain() -> None:
-        health.block("stop", "the gateway is stopping")
+        process.health.stop()
         if on_drain is not None:
             on_drain()
 

@@ -4,8 +4,11 @@ Input and value are JSON text. Parsing, validating, calling and serialising happ
 that the event loop never handles a large value.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
+
+from anabranch.core.metric import Sample, metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,19 @@ class JobTimings:
         self.run_s: float | None = None
 
 
+COMPUTE_WORKERS: Final = metric("gauge", "compute_workers", "pool", "Maximum number of concurrent jobs.")
+COMPUTE_RUNNING: Final = metric("gauge", "compute_running", "pool", "Running jobs.")
+COMPUTE_QUEUED: Final = metric("gauge", "compute_queued", "pool", "Jobs waiting for a worker.")
+COMPUTE_STUCK: Final = metric("gauge", "compute_stuck", "pool", "Workers still running a job that has timed out.")
+COMPUTE_JOBS: Final = metric(
+    "counter", "compute_jobs", "pool result",
+    "Finished jobs. `result`: `ok`, `failed` (the hook raised), `timed_out`, `lost` (its worker died), `rejected` (never started), `cancelled`.",
+)  # fmt: skip
+COMPUTE_RESTARTS: Final = metric("counter", "compute_restarts", "pool", "Workers replaced, for any reason.")
+COMPUTE_QUEUE_SECONDS: Final = metric("counter", "compute_queue_seconds", "pool", "Total time that jobs waited.")
+COMPUTE_RUN_SECONDS: Final = metric("counter", "compute_run_seconds", "pool", "Total time that jobs ran.")
+
+
 class PoolCounters:
     """The counters of a pool.
 
@@ -77,6 +93,19 @@ class PoolCounters:
         self.restarts = 0
         self.queue_s = 0.0
         self.run_s = 0.0
+
+    def samples(self, pool: str) -> Iterator[Sample]:
+        """See `core.metric.Sampled`. The counters restart at zero when the document is reloaded."""
+        yield Sample(COMPUTE_WORKERS, (pool,), self.workers)
+        yield Sample(COMPUTE_RUNNING, (pool,), self.running)
+        yield Sample(COMPUTE_QUEUED, (pool,), self.queued)
+        yield Sample(COMPUTE_STUCK, (pool,), self.stuck)
+        yield Sample(COMPUTE_JOBS, (pool, "ok"), self.done)
+        for result in ("failed", "timed_out", "lost", "rejected", "cancelled"):
+            yield Sample(COMPUTE_JOBS, (pool, result), getattr(self, result))
+        yield Sample(COMPUTE_RESTARTS, (pool,), self.restarts)
+        yield Sample(COMPUTE_QUEUE_SECONDS, (pool,), self.queue_s)
+        yield Sample(COMPUTE_RUN_SECONDS, (pool,), self.run_s)
 
 
 class ComputePool(Protocol):

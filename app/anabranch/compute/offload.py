@@ -4,7 +4,7 @@ The first large body starts the workers; a gateway that never gets one has none.
 """
 
 import asyncio
-from typing import Final
+from typing import Final, Self
 
 from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
@@ -23,18 +23,17 @@ _MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
 
 
 class Offload:
-    """Owned and closed by a service. Starts nothing until the first large body."""
+    """An async context manager. Starts nothing until the first large body."""
 
     def __init__(self) -> None:
         self._pool: ProcessPool | None = None
         self._opening: asyncio.Task[ProcessPool] | None = None
         self._is_closed = False
 
-    @property
-    def is_started(self) -> bool:
-        return self._opening is not None
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def aclose(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop the workers. Bodies that they are reading are read on the loop instead."""
         self._is_closed = True
         if self._opening is not None:

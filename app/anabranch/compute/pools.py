@@ -1,13 +1,14 @@
 """The compute pools of one document: built, opened and closed with it. A document without compute steps has none."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
 from anabranch.compute.job import ComputePool
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.compute.threads import ThreadPool
+from anabranch.core.metric import Sample
 from anabranch.errors import MissingExtraError
 from anabranch.plan.model import PoolPlan
 
@@ -73,3 +74,8 @@ class ComputePools:
 
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        for name, pool in self.pools.items():
+            yield from pool.counters.samples(name)

@@ -1,7 +1,7 @@
 """Ending tasks: whoever starts a task cancels it and awaits it, whatever happens to the caller meanwhile."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 
@@ -25,3 +25,16 @@ async def cancel_and_wait(tasks: "Iterable[asyncio.Task[Any]]") -> None:
             task.exception()
     if interruption is not None:
         raise interruption
+
+
+def start_protected(work: "Coroutine[Any, Any, None]", *, name: str) -> "asyncio.Task[None]":
+    """Start a task that its owner ends, in the running loop.
+
+    `asyncio.run` cancels every task at once when its main one has returned. This task is not among them, so that an owner which is cancelled then
+    can still let it finish: a journal's writer must not be stopped with records in its queue. Whoever starts it has to end it.
+
+    **Source:** "Task lifetime support" in Python's guide to extending asyncio.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    asyncio._unregister_task(task)  # noqa: SLF001 - documented
+    return task

@@ -6,11 +6,13 @@ event loop. The old service is closed when its last request has ended.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any, Final, Literal, Protocol, Self
 
+from anabranch.core.metric import Sample, metric
+from anabranch.core.tasks import cancel_and_wait
 from anabranch.document.service import Service
 from anabranch.errors import ConfigError, Problem
 
@@ -18,6 +20,15 @@ logger = logging.getLogger("anabranch.reload")
 
 # Seconds that a replaced service stays open beyond the longest deadline of its endpoints.
 _GRACE_S: Final = 1.0
+
+
+RELOADS: Final = metric("counter", "reloads", "result", "Reloads of the document: `ok` or `failed`.")
+RELOAD_FAILED: Final = metric("gauge", "reload_failed", "", "1 while the document on disk is not in force because it is not usable.")
+GENERATION: Final = metric(
+    "gauge", "document_generation", "", "1 for the document that the process started with; incremented by each successful reload."
+)
+LOADED: Final = metric("gauge", "document_loaded_seconds", "", "When the document in force was loaded, in seconds of Unix time.")
+RETIRING: Final = metric("gauge", "services_retiring", "", "Replaced documents that still have requests in flight.")
 
 
 class Replaced(Protocol):
@@ -68,7 +79,8 @@ ReloadObserver = Callable[[ReloadState], None]
 
 
 class Reloader:
-    """Owns the service in force and the replaced ones. An async context manager: opens the first service, closes all of them.
+    """Owns the service in force and the replaced ones. An async context manager: opens the first service, closes all of them. Entered again, it
+    opens one for the document as it is then.
 
     `prepare`: reads and compiles the current document, and returns a service that is not open; called in a thread; raises ConfigError.
     `swap`: directs every request that begins from now on to a service, and returns the replaced generation; it must not fail. `linger_s`:
@@ -90,6 +102,7 @@ class Reloader:
         self._swap = swap
         self._linger_s = linger_s
         self._observers = [] if observer is None else [observer]
+        self._is_spent = False
         self._lock = asyncio.Lock()
         self._requested = 0
         self._started = 0
@@ -97,14 +110,16 @@ class Reloader:
         self._retiring = 0
 
     async def __aenter__(self) -> Self:
+        if self._is_spent:
+            self.service = await asyncio.to_thread(self._prepare)
+            self._swap(self.service)
+        self._is_spent = True
+        self._lock = asyncio.Lock()
         await self.service.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await cancel_and_wait(self._tasks)
         await self.service.__aexit__(None, None, None)
 
     def observe(self, observer: ReloadObserver) -> None:
@@ -213,6 +228,23 @@ class Reloader:
         finally:
             self._retiring -= 1
             await old.__aexit__(None, None, None)
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`: of the reloads, and of the document in force."""
+        state = self.state
+        yield Sample(RELOADS, ("ok",), state.succeeded)
+        yield Sample(RELOADS, ("failed",), state.failed)
+        yield Sample(RELOAD_FAILED, (), float(state.is_failed))
+        yield Sample(GENERATION, (), state.generation)
+        yield Sample(LOADED, (), state.loaded_at)
+        yield Sample(RETIRING, (), state.retiring)
+        yield from self.service.samples()
+
+    def notes(self) -> Iterator[str]:
+        """What readiness says of them; it does not affect readiness."""
+        if self.state.is_failed:
+            yield "the document on disk is not usable; the previous one is still served"
+        yield from self.service.notes()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -3,12 +3,16 @@
 Owns the upstreams and everything else that the document enables. Must not import the edge.
 """
 
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Self
 
 from anabranch.cache.entries import StaleStore
 from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools, PoolMaker, make_pool
+from anabranch.core.metric import Sample, Sampled
+from anabranch.document.part import Noted, Part
 from anabranch.document.upstreams import Opener, Upstreams
 from anabranch.engine.event import AroundStep
 from anabranch.engine.python import UpstreamHandle, upstream_handles
@@ -20,6 +24,20 @@ from anabranch.plan.model import DocumentPlan
 from anabranch.policy.event import Observer
 from anabranch.sinks.open import Shippers
 from anabranch.upstream.open import open_transport
+from anabranch.upstream.seam import Transport
+
+
+def _unchanged(transport: Transport) -> Transport:
+    return transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What watches a service. `policy`: the events of the policy layers. `around`: each step. `transport`: wraps a transport that was opened."""
+
+    policy: Observer | None = None
+    around: AroundStep | None = None
+    transport: Callable[[Transport], Transport] = _unchanged
 
 
 class Service:
@@ -28,7 +46,9 @@ class Service:
     `plan`: the compiled document. `digest`: identifies the document's content. `warnings`: settings that its author may not have intended.
     `files`: absolute or relative paths of all files read for it. `engine`: runs its plans, while the service is open.
     `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
-    `shippers`: None when the journal is not shipped. `stale`: the stale-if-error store; None: a new one.
+    `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `stale`: the
+    stale-if-error store; None: a new one. `parts`: all of it that is opened and closed, in the order of opening. To add a part to every service,
+    add it there.
     """
 
     def __init__(
@@ -38,9 +58,9 @@ class Service:
         digest: str = "",
         warnings: tuple[Problem, ...] = (),
         files: tuple[str, ...] = (),
-        observer: Observer | None = None,
-        around: AroundStep | None = None,
+        hooks: Hooks = Hooks(),
         opener: Opener = open_transport,
+        is_offline: bool = False,
         pool_maker: PoolMaker = make_pool,
         journal: Journal | None = None,
         shippers: Shippers | None = None,
@@ -53,12 +73,21 @@ class Service:
         self.journal = journal
         self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
-        store = StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes) if stale is None else stale
-        self.upstreams = Upstreams(plan.upstreams, observer=observer, opener=opener, stale=store)
+        self.stale = StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes) if stale is None else stale
+        self.upstreams = Upstreams(
+            plan.upstreams,
+            observer=hooks.policy,
+            opener=lambda upstream: hooks.transport(opener(upstream)),
+            resolves_names=not is_offline,
+            stale=self.stale,
+        )
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
-        self.engine = Engine(self.upstreams.policies, around, self.compute.pools, self.offload)
+        self.engine = Engine(self.upstreams.policies, hooks.around, self.compute.pools, self.offload)
         self.upstream_handles: dict[str, UpstreamHandle] = {}
+        # The shippers are closed last, so that they still ship what the journal writes while it closes.
+        parts: tuple[Part | None, ...] = (shippers, journal, self.upstreams, self.compute, self.offload)
+        self.parts: tuple[Part, ...] = tuple(part for part in parts if part is not None)
         self._exits = AsyncExitStack()
 
     @property
@@ -68,17 +97,24 @@ class Service:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
-            # Closed last: records that the journal writes while closing are still shipped.
-            for shipper in () if self.shippers is None else self.shippers.each:
-                await exits.enter_async_context(shipper)
-            if self.journal is not None:
-                await exits.enter_async_context(self.journal)
-            await exits.enter_async_context(self.upstreams)
-            await exits.enter_async_context(self.compute)
-            exits.push_async_callback(self.offload.aclose)
+            for part in self.parts:
+                await exits.enter_async_context(part)
             self.upstream_handles.update(upstream_handles(self.plan.upstreams, self.upstreams.policies))
+            self.stale.bound(max_entries=self.plan.stale.max_entries, max_bytes=self.plan.stale.max_bytes)
             self._exits = exits.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        for part in self.parts:
+            if isinstance(part, Sampled):
+                yield from part.samples()
+
+    def notes(self) -> Iterator[str]:
+        """See `Noted`."""
+        for part in self.parts:
+            if isinstance(part, Noted):
+                yield from part.notes()

@@ -5,12 +5,13 @@ updated only once per iteration of the loop.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from time import monotonic
-from typing import Final, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 from anabranch.cache.entries import StaleStore
+from anabranch.core.metric import Sample, metric
 from anabranch.plan.upstream import UpstreamPlan, authority_of
 from anabranch.policy.call import Policy
 from anabranch.policy.event import Observer, PolicyEvent
@@ -27,20 +28,43 @@ Opener = Callable[[UpstreamPlan], Transport]
 _MAX_TOKEN_RESPONSE_BYTES: Final = 64 * 1024
 
 
+CONNECTIONS_OPEN: Final = metric("gauge", "connections_open", "upstream", "Open connections, including idle ones.")
+CONNECTIONS_IDLE: Final = metric("gauge", "connections_idle", "upstream", "Idle keep-alive connections.")
+
+
+@runtime_checkable
+class Connections(Protocol):
+    """A transport that can count its open connections."""
+
+    @property
+    def connections(self) -> int: ...
+
+    @property
+    def idle_connections(self) -> int: ...
+
+
+def _innermost(transport: object) -> object:
+    """The transport that owns the connections, inside any wrappers."""
+    while (inner := getattr(transport, "inner", None)) is not None:
+        transport = inner
+    return transport
+
+
 class Upstreams:
     """An async context manager. `policies`: by upstream name, filled while open; the same mapping object for its whole life.
 
-    `opener`: creates the transport of an upstream; tests may replace it. `stale`: the stale-if-error store of the upstreams with
+    `opener`: creates the transport of an upstream; tests may replace it. `resolves_names`: false where nothing is connected to. `stale`: the stale-if-error store of the upstreams with
     `has_stale_calls`.
     """
 
     def __init__(
         self, upstreams: Mapping[str, UpstreamPlan], *, observer: Observer | None = None, opener: Opener = open_transport,
-        stale: StaleStore | None = None,
+        resolves_names: bool = True, stale: StaleStore | None = None,
     ) -> None:  # fmt: skip
         self._upstreams = upstreams
         self._observer = observer
         self._opener = opener
+        self._resolves_names = resolves_names
         self._stale = stale
         self._exits = AsyncExitStack()
         self.policies: dict[str, Policy] = {}
@@ -66,7 +90,7 @@ class Upstreams:
                 )
                 stack = build_stack(upstream, tools)
                 exits.push_async_callback(stack.aclose)
-                if upstream.dns_ttl_s is not None and stack.balance is not None:
+                if self._resolves_names and upstream.dns_ttl_s is not None and stack.balance is not None:
                     resolver = Resolver(
                         upstream.addresses,
                         ttl_s=upstream.dns_ttl_s,
@@ -80,6 +104,16 @@ class Upstreams:
                 self.policies[name] = stack.call
             self._exits = exits.pop_all()
         return self
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`: of the policy layers, and of the connections."""
+        for stack in self.stacks.values():
+            yield from stack.samples()
+        for name, outermost in self.transports.items():
+            transport = _innermost(outermost)
+            if isinstance(transport, Connections):
+                yield Sample(CONNECTIONS_OPEN, (name,), transport.connections)
+                yield Sample(CONNECTIONS_IDLE, (name,), transport.idle_connections)
 
     def _failure_observer(self, name: str) -> Callable[[str, str], None] | None:
         """A callback that reports to the observer that a host name of the upstream could not be resolved."""

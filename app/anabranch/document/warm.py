@@ -7,11 +7,11 @@ all be fixed by the document; a digest of them identifies the call. Redacted ans
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
+from typing import Self
 
 from anabranch.cache.entries import StaleStore, age_of, may_be_stored, recorded_key
 from anabranch.core.exchange import Answer
@@ -36,28 +36,42 @@ def origins_of(plan: DocumentPlan) -> dict[str, float]:
     return origins
 
 
-@asynccontextmanager
-async def restoring(store: StaleStore, folder: Path, origins: Mapping[str, float], staging: StaleStore) -> AsyncIterator[None]:
-    """Fill `store` from the journal in the background; stop that on exit. `staging`: an empty store with the same bounds, to read into."""
-    stopping = threading.Event()
+class Restoring:
+    """An async context manager: fills `store` from the journal in `folder` in the background, and stops that on exit."""
 
-    async def restore() -> None:
+    def __init__(self, store: StaleStore, folder: Path, plan: DocumentPlan) -> None:
+        self._store = store
+        self._folder = folder
+        self._plan = plan
+        self._stopping = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        origins = origins_of(self._plan)
+        if origins:
+            self._stopping.clear()
+            self._task = asyncio.create_task(self._restore(origins), name="restore stale answers")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping.set()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def _restore(self, origins: Mapping[str, float]) -> None:
+        bounds = self._plan.stale
+        staging = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
         try:
-            await asyncio.to_thread(read_into, staging, folder, origins, stopping, wall_now=datetime.now(UTC), now_s=monotonic())
+            await asyncio.to_thread(
+                read_into, staging, self._folder, origins, self._stopping, wall_now=datetime.now(UTC), now_s=monotonic()
+            )
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
-                logger.warning("cannot restore stale answers from the journal %s: %s", folder, error.strerror or error)
+                logger.warning("cannot restore stale answers from the journal %s: %s", self._folder, error.strerror or error)
             return
-        store.add_missing(staging)
+        self._store.add_missing(staging)
         if len(staging):
             logger.info("restored %d stale answers from the journal", len(staging))
-
-    task = asyncio.create_task(restore(), name="restore stale answers")
-    try:
-        yield
-    finally:
-        stopping.set()
-        await asyncio.wait((task,))
 
 
 def read_into(

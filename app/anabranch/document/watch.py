@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from watchfiles import awatch
 
 from anabranch.config.problems import Problems
 from anabranch.config.source import document_files
+from anabranch.core.tasks import cancel_and_wait
+from anabranch.document.reload import Reloader
 
 logger = logging.getLogger("anabranch.reload")
 
@@ -93,3 +95,33 @@ def _digest(path: Path) -> bytes:
         return hashlib.sha256(path.read_bytes()).digest()
     except (OSError, ValueError):
         return b"unreadable"
+
+
+class Watching:
+    """An async context manager: reloads the document whenever it changes on disk."""
+
+    def __init__(self, document: Path, reloader: Reloader) -> None:
+        self._document = document
+        self._reloader = reloader
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._watch(), name="watch the document")
+        self._task.add_done_callback(_report_end)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        await cancel_and_wait((self._task,))
+
+    async def _watch(self) -> None:
+        reloader = self._reloader
+        found = changes(self._document, lambda: reloader.service.files, is_eager=lambda: reloader.state.is_failed)
+        async with aclosing(found) as changed:
+            async for _ in changed:
+                await reloader.reload("watch")
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the document is no longer watched for changes; SIGHUP still reloads it", exc_info=error)

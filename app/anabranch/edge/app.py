@@ -1,27 +1,33 @@
 """Builds the FastAPI application: the data plane first, then the control plane's routes, and the users' own routers."""
 
+import logging
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anabranch.describe import docs, pages
 from anabranch.describe.whole import describe_app, with_server
+from anabranch.document.part import Part
 from anabranch.document.service import Service
-from anabranch.edge import faults
+from anabranch.edge import faults, problems, request_id
 from anabranch.edge.admission import OPEN_TO_ALL, Admission, Headers
 from anabranch.edge.cors import CrossOrigin
 from anabranch.edge.dataplane import DataPlane
 from anabranch.edge.generation import Generation
+from anabranch.edge.opening import Opening
 from anabranch.edge.python import FanSource, PythonRoutes, fan_out, request_of
-from anabranch.edge.scope import raw_path
+from anabranch.edge.scope import join_headers, raw_path
 from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.guard.concurrency import Gate
 from anabranch.plan.model import DocumentPlan
+
+logger = logging.getLogger("anabranch")
 
 _NO_TELEMETRY: Final = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 
@@ -39,11 +45,37 @@ class Gateway(FastAPI):
         self._tracer = tracer
         self._gate: Gate | None = None
         self._cors: CrossOrigin | None = None
-        self._chain: ASGIApp = self._route
+        self._opening = Opening(self._set_open)
+        self._open_chain: ASGIApp = self._route
+        self._chain: ASGIApp = self._open_first
         self._described: tuple[DocumentPlan | None, dict[str, Any], bytes] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._chain(scope, receive, send)
+
+    async def _open_first(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request that comes before the lifespan: an application that mounts this one, or a bare transport, runs none."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        try:
+            await self._opening.ensure()
+        except Exception:
+            logger.exception("the gateway could not be opened")
+            await faults.respond(problems.internal(request_id.read(join_headers(scope["headers"])).request_id))(scope, receive, send)
+            return
+        await self._open_chain(scope, receive, send)
+
+    def _set_open(self, is_open: bool) -> None:
+        self._chain = self._open_chain if is_open else self._open_first
+
+    def add_parts(self, *parts: Part | None) -> None:
+        """What is opened with the gateway, in this order, and closed with it. None stands for a part that there is not."""
+        self._opening.parts += [part for part in parts if part is not None]
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Open the gateway for as long as the context lasts: for the lifespan of an application that this one is mounted in."""
+        return self._opening.opened()
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass requests for the document's endpoints straight to the data plane, and all others to FastAPI.
@@ -82,7 +114,9 @@ class Gateway(FastAPI):
             chain = _ButOwnPages(self._cors.around(chain), chain)
         if self._gate is not None:
             chain = Admission(chain, gate=self._gate, rejections=self)
-        self._chain = chain
+        self._open_chain = chain
+        if self._opening.is_open:
+            self._chain = chain
 
     def cross_origin_fields(self, origin: bytes | None) -> Headers:
         """For a response to a request with this `Origin` that never reaches the application."""
@@ -123,7 +157,6 @@ def build_app(
     plane: DataPlane,
     routers: Sequence[APIRouter] = (),
     routes: Iterable[BaseRoute] = (),
-    lifespan: Lifespan[Any] | None = None,
     is_docs_enabled: bool = True,
     observe_others: ResponseObserver | None = None,
     tracer: RequestTracer | None = None,
@@ -137,7 +170,7 @@ def build_app(
     app = Gateway(
         plane,
         tracer=tracer,
-        lifespan=lifespan,
+        lifespan=lambda gateway: gateway.opened(),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,

@@ -1,12 +1,14 @@
 """The data plane: finds the endpoint of a request by path and method, and serves it. A reload swaps one reference: requests in flight finish
 on the plans that they started with."""
 
+from collections.abc import Iterator
 from time import monotonic
 from typing import Final
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from anabranch.core.metric import Sample, Sampled, metric
 from anabranch.edge import explain, problems, request_id
 from anabranch.edge.disconnect import WATCH_AFTER_S
 from anabranch.edge.endpoint import EndpointHandler
@@ -29,6 +31,10 @@ Found = tuple[Generation, Leaf[EndpointHandler], Values]
 
 _FOUND_KEY: Final = "anabranch.found"
 """Key in the scope of a request that came by Starlette's router."""
+
+
+IN_FLIGHT: Final = metric("gauge", "requests_in_flight", "", "Requests to endpoints that are in flight.")
+ENDPOINTS: Final = metric("gauge", "endpoints", "", "Endpoints of the document in force.")
 
 
 class DataPlane(BaseRoute):
@@ -73,6 +79,15 @@ class DataPlane(BaseRoute):
         ]
         self.generation = Generation(RouteTable(routes, reserved=RESERVED), document)
         return before
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`: of the data plane, and of the guards."""
+        yield Sample(IN_FLIGHT, (), self.in_flight)
+        yield Sample(ENDPOINTS, (), self.endpoint_count)
+        for guards in self.guards.values():
+            for guard in guards:
+                if isinstance(guard, Sampled):
+                    yield from guard.samples()
 
     def _handler(self, plan: EndpointPlan, recorder_of: RecorderOf | None, others: set[str]) -> EndpointHandler:
         """`others`: the methods that the path has besides the plan's."""

@@ -244,23 +244,17 @@ class _Run:
         )
 
     def _nothing_answered(self, failures: list[StepError]) -> StepError | None:
-        """The failure of a request whose response would show no answer at all; None for any other. `failures`: of all steps.
+        """The failure of a response that no visible step has a value for; None when one has, or when none of them failed. `failures`: of all steps.
 
         Where every service gave the same 4xx, that is the answer: the client has asked for something that it cannot have.
         """
-        visible = self._plan.response.visible
-        shown: list[StepError] = []
-        for index in visible:
-            outcome = self._outcomes[index]
-            if outcome is not None and outcome.raw is not None:
-                return None
-            if outcome is not None and outcome.failure is not None:
-                shown.append(outcome.failure)
-        if not visible:
+        shown = [outcome for index in self._plan.response.visible if (outcome := self._outcomes[index]) is not None]
+        if any(outcome.raw is not None for outcome in shown) or all(outcome.is_left_out for outcome in shown):
             return None
         # A step that was skipped has no reason of its own: the steps that it needs have.
         reasons = [failure for failure in failures if not isinstance(failure, SkippedError)]
-        of_shown = [failure for failure in shown if not isinstance(failure, SkippedError)] or reasons
+        own = [outcome.failure for outcome in shown if outcome.failure is not None and not isinstance(outcome.failure, SkippedError)]
+        of_shown = own or reasons
         first = of_shown[0] if of_shown else None
         if isinstance(first, UpstreamStatus) and first.status < 500 and all(_has_status(failure, first.status) for failure in of_shown):
             return first

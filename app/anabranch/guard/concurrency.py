@@ -6,11 +6,12 @@ queue are those of a `Bulkhead`.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Final, Protocol
 
 from anabranch.core.limit import FixedLimit
+from anabranch.core.metric import Sample, metric
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import Overloaded, RejectedError
 from anabranch.plan.model import EndpointPlan
@@ -38,12 +39,13 @@ class _Backlog(Protocol):
 class Gate:
     """Admits `limit` concurrent requests. At most `waiting` more wait for a slot, each for at most `wait_s` seconds.
 
-    `admitted`: requests so far that got a slot after waiting. `shed`: requests so far that were rejected.
+    `endpoint`: "" for the whole gateway. `admitted`: requests so far that got a slot after waiting. `shed`: requests so far that were rejected.
     """
 
-    __slots__ = ("_backlog", "_is_turn_of_backlog", "_limit", "admitted", "bulkhead", "shed", "try_enter", "wait_s", "waiting")
+    __slots__ = ("_backlog", "_is_turn_of_backlog", "_limit", "admitted", "bulkhead", "endpoint", "shed", "try_enter", "wait_s", "waiting")
 
-    def __init__(self, *, limit: int, waiting: int, wait_s: float) -> None:
+    def __init__(self, endpoint: str = "", *, limit: int, waiting: int, wait_s: float) -> None:
+        self.endpoint = endpoint
         self.bulkhead = Bulkhead(FixedLimit(limit), queue=waiting, queue_timeout_s=wait_s)
         self.waiting = waiting
         self.wait_s = wait_s
@@ -95,10 +97,32 @@ class Gate:
         self.bulkhead.release()
         self._serve_backlog()
 
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        endpoint = self.endpoint
+        yield Sample(GATE_IN_USE, (endpoint,), self.bulkhead.in_use)
+        yield Sample(GATE_QUEUED, (endpoint,), self.queued)
+        yield Sample(GATE_LIMIT, (endpoint,), self.bulkhead.limit)
+        yield Sample(GATE_SHED, (endpoint,), self.shed)
+
     def _serve_backlog(self) -> None:
         backlog = self._backlog
         if backlog is not None and len(backlog):
             backlog.serve()
+
+
+GATE_IN_USE: Final = metric(
+    "gauge",
+    "gate_in_use",
+    "endpoint",
+    "Requests in flight that count against a concurrency limit. `endpoint`: empty for the whole gateway.",
+)
+GATE_QUEUED: Final = metric("gauge", "gate_queued", "endpoint", "Requests waiting for a slot of the concurrency limit.")
+GATE_LIMIT: Final = metric("gauge", "gate_limit", "endpoint", "Slots of the concurrency limit.")
+GATE_SHED: Final = metric(
+    "counter", "gate_shed", "endpoint",
+    "Requests rejected with 503 by the concurrency limit. Those rejected by the limit of the whole gateway are in no other metric.",
+)  # fmt: skip
 
 
 class ConcurrencyGuard:
@@ -113,13 +137,11 @@ class ConcurrencyGuard:
         await self.gate.enter()
         request.on_end(self.gate.leave)
 
+    def samples(self) -> Iterator[Sample]:
+        return self.gate.samples()
+
 
 def build(plan: EndpointPlan) -> ConcurrencyGuard | None:
     """The guard of an endpoint with `max_requests`. As many requests again may wait, for a quarter of the deadline at most."""
     limit = plan.max_requests
-    return None if limit is None else ConcurrencyGuard(Gate(limit=limit, waiting=limit, wait_s=plan.timeout_s / 4))
-
-
-def gates_of(guards: Mapping[str, Iterable[object]]) -> dict[str, Gate]:
-    """The gates among the guards of each endpoint, by the endpoint's name."""
-    return {name: guard.gate for name, each in guards.items() for guard in each if isinstance(guard, ConcurrencyGuard)}
+    return None if limit is None else ConcurrencyGuard(Gate(plan.name, limit=limit, waiting=limit, wait_s=plan.timeout_s / 4))

@@ -1,9 +1,9 @@
 """The order of the guards. This is the only module that knows it; reading it is reading what may stop a request before any step runs.
 
-A guard that has nothing to do for an endpoint is not built. To add one: a module with `build`, and a line in `GUARDS`.
+A guard that has nothing to do for an endpoint is not built. To add one: a module with `build`, and a line in `GUARDS`. A guard may also be `core.metric.Sampled`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from anabranch.engine.request import ClientRequest
@@ -25,6 +25,6 @@ class Guard(Protocol):
 GUARDS: Final[list[Callable[[EndpointPlan], Guard | None]]] = [concurrency.build]
 
 
-def build_guards(plan: EndpointPlan, guards: Iterable[Callable[[EndpointPlan], Guard | None]] = GUARDS) -> tuple[Guard, ...]:
+def build_guards(plan: EndpointPlan) -> tuple[Guard, ...]:
     """The guards of one endpoint, in the order in which they are asked. Called once, when the document is loaded."""
-    return tuple(guard for build in guards if (guard := build(plan)) is not None)
+    return tuple(guard for build in GUARDS if (guard := build(plan)) is not None)

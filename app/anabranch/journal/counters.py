@@ -1,6 +1,26 @@
 """What the journal has done since it was opened, for metrics, readiness and tests."""
 
 from dataclasses import dataclass
+from typing import Final
+
+from anabranch.core.metric import metric
+
+JOURNAL_QUEUE: Final = metric("gauge", "journal_queue_records", "", "Records waiting to be written or being written.")
+JOURNAL_QUEUE_BYTES: Final = metric("gauge", "journal_queue_bytes", "", "Bytes of the records waiting to be written or being written.")
+JOURNAL_LAG: Final = metric("gauge", "journal_lag_seconds", "", "Age of the oldest record that waits to be written.")
+JOURNAL_RECORDS: Final = metric("counter", "journal_records", "", "Records written to disk.")
+JOURNAL_BYTES: Final = metric("counter", "journal_bytes", "", "Bytes of records written to disk, before compression.")
+JOURNAL_COMMITS: Final = metric("counter", "journal_commits", "", "Groups of records written to disk, each with one fsync.")
+JOURNAL_DROPPED: Final = metric(
+    "counter",
+    "journal_dropped",
+    "reason",
+    "Discarded records. `reason`: `full` (relaxed records: no room in the queue) or `refused` (required records: the response was 503).",
+)
+JOURNAL_FAILURES: Final = metric("counter", "journal_write_failures", "", "Failed attempts to write.")
+JOURNAL_DAMAGED: Final = metric("counter", "journal_damaged_lines", "", "Damaged lines found by recovery.")
+JOURNAL_TORN: Final = metric("counter", "journal_torn_bytes", "", "Bytes of torn lines cut off by recovery.")
+JOURNAL_WRITABLE: Final = metric("gauge", "journal_writable", "", "0 while the journal cannot be written.")
 
 
 @dataclass(slots=True)

@@ -8,12 +8,14 @@ Secrets of the document are removed before rendering. Bodies are never logged.
 import json
 import logging
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Final, Literal
 
 import orjson
 import structlog
 
+from anabranch.config.secrets import Secrets
+from anabranch.core.metric import Sample, metric
 from anabranch.observe.sink import LineSink
 
 Format = Literal["auto", "json", "console"]
@@ -24,6 +26,10 @@ _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *rang
     0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029",
 }  # fmt: skip
 
+
+LOG_LINES_LOST: Final = metric(
+    "counter", "log_lines_lost", "", "Log lines that could not be written because the reader has gone or the disk is full."
+)
 
 _FIRST: Final = ("time", "level", "event")
 
@@ -51,6 +57,14 @@ class Logs:
         )
         """For events that are not stdlib records, such as requests: `events.info("request", status=200)`. Neither filtered by level nor
         redacted: values from the document must not be put there."""
+
+    def hide(self, secrets: Secrets) -> None:
+        """Remove these secrets from every line from now on."""
+        self.redact = secrets.redact
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        yield Sample(LOG_LINES_LOST, (), self.sink.lost)
 
     def install(self) -> None:
         """Send the records of stdlib loggers to this stream, and remove the root logger's other handlers."""

@@ -8,17 +8,17 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from anabranch.engine.event import AroundStep, ObserverOf, RequestTracer, ResponseEvent, ResponseObserver
+from anabranch.core.metric import Sampled
+from anabranch.document.service import Hooks
+from anabranch.engine.event import ObserverOf, RequestTracer, ResponseEvent, ResponseObserver
 from anabranch.errors import MissingExtraError
-from anabranch.observe import sources
 from anabranch.observe.access import AccessLog, Choice
 from anabranch.observe.logs import Logs
 from anabranch.observe.metrics import Metrics
 from anabranch.observe.refusals import Refusals
 from anabranch.observe.timing import Timings
 from anabranch.plan.model import EndpointPlan
-from anabranch.policy.event import Observer
-from anabranch.upstream.seam import Transport
+from anabranch.settings import Settings, wrong_setting
 
 if TYPE_CHECKING:
     from anabranch.observe.tracing import Tracing
@@ -29,8 +29,8 @@ _ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP
 class Observation:
     """An async context manager. `metrics`, `timings`, `tracing`: None when disabled. `refusals`: the observer of refused connections.
 
-    `policy`: the observer of the policy layers. `observer_of`: returns the observer of an endpoint. `tracer`, `around`: trace requests and
-    steps.
+    `hooks`: what watches a service. `observer_of`: returns the observer of an endpoint. `observe_others`: the observer of all other requests.
+    `tracer`: traces requests.
     """
 
     def __init__(
@@ -47,16 +47,15 @@ class Observation:
         self.timings = Timings() if has_timings else None
         self.refusals = Refusals(None if access == "off" else logs.events)
         self.tracing = tracing
-        self.policy: Observer | None = None if self.metrics is None else self.metrics.calls
         self.tracer: RequestTracer | None = tracing
-        self.around: AroundStep | None = None if tracing is None else tracing.around
+        policy = None if self.metrics is None else self.metrics.calls
+        self.hooks = Hooks(policy=policy) if tracing is None else Hooks(policy=policy, around=tracing.around, transport=tracing.transport)
         parts: list[ObserverOf] = []
         if self.metrics is not None:
-            self.metrics.register("log", sources.of_log(logs.sink))
-            self.metrics.register("refusals", sources.of_refusals(self.refusals))
             parts.append(self.metrics.requests.observer_of)
+            self.watch(logs, self.refusals)
             if tracing is not None:
-                self.metrics.register("spans", sources.of_spans(tracing))
+                self.watch(tracing)
         if self.timings is not None:
             parts.append(self.timings.observer_of)
         if access != "off":
@@ -64,11 +63,14 @@ class Observation:
         self.observer_of: ObserverOf | None = None
         if parts:
             self.observer_of = parts[0] if len(parts) == 1 else partial(_each, tuple(parts))
+        self.observe_others = None if self.observer_of is None else self.observer_of(None)
         self._exits = AsyncExitStack()
 
-    def transport(self, opened: Transport) -> Transport:
-        """The transport to use for an upstream: `opened` itself, or a wrapper that creates a span for each exchange."""
-        return opened if self.tracing is None else self.tracing.transport(opened)
+    def watch(self, *parts: Sampled) -> None:
+        """Expose the numbers of these parts, if there are metrics."""
+        if self.metrics is not None:
+            for part in parts:
+                self.metrics.watch(part.samples)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
@@ -81,6 +83,21 @@ class Observation:
 
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
+
+
+def open_observation(settings: Settings, logs: Logs, environ: Mapping[str, str]) -> Observation:
+    """What the settings enable. `environ`: where the OTEL_* variables are. Raises ConfigError."""
+    try:
+        tracing = open_tracing(environ, ratio=settings.trace_ratio) if settings.tracing else None
+    except (ValueError, MissingExtraError) as error:
+        raise wrong_setting("TRACING", str(error)) from error
+    return Observation(
+        logs,
+        access=settings.access_log,
+        has_metrics=settings.metrics,
+        has_timings=settings.admin_port is not None,
+        tracing=tracing,
+    )
 
 
 def open_tracing(environ: Mapping[str, str], *, ratio: float) -> "Tracing":

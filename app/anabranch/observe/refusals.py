@@ -1,13 +1,20 @@
 """Counts refused connections, and logs some of them: a client that sends garbage sends a lot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Final
 
 import structlog
 
+from anabranch.core.metric import Sample, metric
 from anabranch.engine.event import Refusal
 from anabranch.errors import HeadTimeout, HeadTooLarge, MalformedRequest
+
+REFUSED: Final = metric(
+    "counter", "refused_connections", "reason",
+    "Connections closed because of a malformed, slow or oversized request head, or a malformed body. `reason`: `malformed_request` (400), "
+    "`head_timeout` (408), `head_too_large` (431). These requests are in no other metric, unless the body was malformed.",
+)  # fmt: skip
 
 PAUSE_S: Final = 10.0
 """Minimum seconds between two log events with the same reason."""
@@ -25,6 +32,10 @@ class Refusals:
         self._events = events
         self._now = now
         self._logged: dict[str, tuple[float, int]] = {}
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        return (Sample(REFUSED, (reason,), count) for reason, count in self.counts.items())
 
     def __call__(self, refusal: Refusal) -> None:
         code = refusal.code

@@ -11,7 +11,7 @@ attributes, never in a span's name. Queries are left out everywhere: they may co
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import Token
 from typing import Final, Self
 
@@ -27,9 +27,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from anabranch import __version__
 from anabranch.core.exchange import Address, Answer, Request
+from anabranch.core.metric import Sample
 from anabranch.engine.event import ResponseEvent
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
+from anabranch.observe.catalogue import SPANS
 from anabranch.plan.model import StepPlan
 from anabranch.upstream.seam import Transport
 
@@ -51,6 +53,11 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(self._counted))
         self._tracer = self._provider.get_tracer("anabranch", __version__)
         self._propagator = TraceContextTextMapPropagator()
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        yield Sample(SPANS, ("ok",), self.exported)
+        yield Sample(SPANS, ("failed",), self.failed)
 
     @property
     def exported(self) -> int:

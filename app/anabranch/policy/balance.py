@@ -4,20 +4,23 @@ A picker (`anabranch.core.balance`) chooses among the usable addresses. The brea
 `set_addresses` replaces the addresses while calls are in flight.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Literal
 
 from anabranch.config.units import format_duration
 from anabranch.core.balance import Load, Picker, picker_of
 from anabranch.core.breaker import Breaker, Judgement, Permit
 from anabranch.core.exchange import Address, Answer
+from anabranch.core.metric import Sample, metric
 from anabranch.core.outlier import OutlierDetector, TargetHealth
 from anabranch.errors import BreakerOpen, ResolveError
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.policy.breaker import FailureClassifier, breaker_of, report_change, rule_of
+from anabranch.policy.breaker import FailureClassifier, breaker_of, report_change, rule_of, state_sample
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.tools import Tools
+
+EJECTED: Final = metric("gauge", "address_ejected", "upstream address", "1 while the address is ejected.")
 
 
 class Target:
@@ -81,6 +84,15 @@ class BalanceLayer:
     def targets(self) -> tuple[Target, ...]:
         """The addresses in use with their load, breaker and health. Read only."""
         return self._targets
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        for target in self._targets:
+            address = target.address
+            where = address.origin if address.ip is None else f"{address.origin} {address.ip}"
+            if target.breaker is not None:
+                yield state_sample(target.breaker, self._upstream, where)
+            yield Sample(EJECTED, (self._upstream, where), float(target.is_out))
 
     def set_addresses(self, addresses: Iterable[Address]) -> None:
         """Use `addresses` from the next attempt on. Addresses that stay keep their state; attempts in flight finish on their address."""

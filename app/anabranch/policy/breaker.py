@@ -4,11 +4,13 @@ Also defines which responses and errors count as failures. `anabranch.core.break
 addresses, `anabranch.policy.balance` keeps one breaker for each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from anabranch.config.units import format_duration, format_ratio
 from anabranch.core.breaker import Breaker, Judgement, State
 from anabranch.core.exchange import Address, Answer
+from anabranch.core.metric import Sample, metric
 from anabranch.errors import BreakerOpen, ConnectError, ConnectionLost, ProtocolError, UpstreamTimeout
 from anabranch.plan.upstream import BreakerPlan, UpstreamPlan
 from anabranch.policy.call import Call, Policy
@@ -38,6 +40,17 @@ class FailureClassifier:
         return "failure" if isinstance(error, self._failures) else "ignore"
 
 
+BREAKER_STATE: Final = metric("gauge", "breaker_state", "upstream address", "State of a breaker: 0 closed, 1 half open, 2 open.")
+
+
+_STATES: Final[dict[State, float]] = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+
+
+def state_sample(breaker: Breaker, upstream: str, address: str) -> Sample:
+    """The state of a breaker. `address`: "" for the only one."""
+    return Sample(BREAKER_STATE, (upstream, address), _STATES[breaker.state])
+
+
 class BreakerLayer:
     """Forwards a call if the breaker allows it, and records how it ended.
 
@@ -64,6 +77,10 @@ class BreakerLayer:
         self._upstream = upstream
         self._observer = observer
         self.breaker = breaker
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        yield state_sample(self.breaker, self._upstream, "")
 
     async def __call__(self, call: Call) -> Answer:
         breaker = self.breaker

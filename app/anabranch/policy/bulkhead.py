@@ -6,12 +6,13 @@ calls before optional ones under pressure, and cost nothing while the queue is e
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 from anabranch.config.units import format_duration
 from anabranch.core.exchange import Answer
 from anabranch.core.limit import AIMDLimit, FixedLimit, GradientLimit, Limit, LimitSignal
+from anabranch.core.metric import Sample, metric
 from anabranch.errors import ConnectTimeout, DeadlineExceeded, QueueFull, QueueTimeout, RejectedError, StepError, UpstreamTimeout
 from anabranch.plan.upstream import BulkheadPlan, UpstreamPlan
 from anabranch.policy.call import Call, Policy
@@ -24,6 +25,11 @@ _OVERLOAD_STATUSES: Final = frozenset((429, 503, 504))
 
 # A waiting call's future: done when the call gets a slot; its exception is the reason for a rejection.
 _Waiter = asyncio.Future[None]
+
+
+BULKHEAD_IN_USE: Final = metric("gauge", "bulkhead_in_use", "upstream", "Slots in use: exchanges in flight.")
+BULKHEAD_QUEUED: Final = metric("gauge", "bulkhead_queued", "upstream", "Calls waiting for a slot.")
+BULKHEAD_LIMIT: Final = metric("gauge", "bulkhead_limit", "upstream", "Number of slots; varies if the limit is adaptive.")
 
 
 class Bulkhead:
@@ -159,7 +165,7 @@ def _deadline_exceeded() -> RejectedError:
 
 
 class BulkheadLayer:
-    """Runs each attempt in a slot of the bulkhead. `bulkhead`: public for metrics."""
+    """Runs each attempt in a slot of the bulkhead."""
 
     __slots__ = ("_clock", "_is_adaptive", "_limit", "_next", "_observer", "_upstream", "bulkhead")
 
@@ -181,6 +187,12 @@ class BulkheadLayer:
         self._upstream = upstream
         self._observer = observer
         self.bulkhead = Bulkhead(limit, queue=queue, queue_timeout_s=queue_timeout_s)
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        yield Sample(BULKHEAD_IN_USE, (self._upstream,), self.bulkhead.in_use)
+        yield Sample(BULKHEAD_QUEUED, (self._upstream,), self.bulkhead.queued)
+        yield Sample(BULKHEAD_LIMIT, (self._upstream,), self.bulkhead.limit)
 
     async def __call__(self, call: Call) -> Answer:
         bulkhead = self.bulkhead

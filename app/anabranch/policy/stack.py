@@ -15,11 +15,12 @@ Outermost first:
 A layer with nothing to do for an upstream is not built. Why this order: docs/decisions/0002-order-of-policies.md.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from anabranch.core.breaker import Breaker
+from anabranch.core.metric import Sample, Sampled
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy import attempt, balance, breaker, bulkhead, coalesce, hedge, retry, stale, token
 from anabranch.policy.balance import BalanceLayer
@@ -103,6 +104,12 @@ class Stack:
             breakers = [target.breaker for target in self.balance.targets]
             return any(breaker is None or breaker.would_allow(now) for breaker in breakers) or not breakers
         return self.breaker is None or self.breaker.would_allow(now)
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`: of the layers."""
+        for layer in self.layers:
+            if isinstance(layer, Sampled):
+                yield from layer.samples()
 
     async def aclose(self) -> None:
         """End what the layers themselves still run, outermost first. The transports belong to the caller. May be called twice."""

@@ -5,22 +5,27 @@ journal. The latest answer to a call wins; one with status 500 or above only if 
 """
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 from msgspec import UNSET
 
+from anabranch.config.journal import Redact
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import ConnectError
 from anabranch.journal.reader import records
 from anabranch.journal.record import Content, Record, Step, digested, kept
 from anabranch.journal.redact import Redaction, UnreadableBody
 from anabranch.plan.upstream import UpstreamPlan
+from anabranch.settings import wrong_setting
+
+logger = logging.getLogger("anabranch")
 
 _TABLE: Final = "CREATE TABLE answers (key BLOB PRIMARY KEY, status INTEGER, headers BLOB, body BLOB) WITHOUT ROWID"
 _PUT: Final = (
@@ -35,11 +40,19 @@ _TOKEN: Final = Answer(
 
 
 class RecordedAnswers:
-    """`calls`: number of different calls with an answer. `close` it after use. A lookup takes about as long as a file read, in a thread."""
+    """`calls`: number of different calls with an answer. An async context manager, which may be entered again. A lookup takes about as long as a
+    file read, in a thread.
 
-    def __init__(self, found: Iterable[Record], redaction: Redaction) -> None:
+    `found`: reads the records.
+    """
+
+    def __init__(self, found: Callable[[], Iterable[Record]], redaction: Redaction) -> None:
         """Read all records. Blocking; handles about 30,000 steps a second."""
+        self._found = found
         self._redaction = redaction
+        self._open()
+
+    def _open(self) -> None:
         self._thread = ThreadPoolExecutor(1, "recorded-answers")
         # An empty name means a temporary file that is already deleted. Its content need not survive a crash.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -47,14 +60,22 @@ class RecordedAnswers:
             self._database.execute(f"PRAGMA {setting}")
         self._database.execute(_TABLE)
         self._database.execute("BEGIN")
-        self._database.executemany(_PUT, (row for record in found for step in record.steps for row in _rows(step)))
+        self._database.executemany(_PUT, (row for record in self._found() for step in record.steps for row in _rows(step)))
         self._database.execute("COMMIT")
         ((self.calls,),) = self._database.execute("SELECT count(*) FROM answers")
+        self._is_closed = False
 
-    @classmethod
-    def of_folder(cls, folder: Path, redaction: Redaction) -> "RecordedAnswers":
-        """Read all records of a folder. Raises OSError when it cannot be read."""
-        return cls(records(folder), redaction)
+    async def __aenter__(self) -> Self:
+        if self._is_closed:
+            await asyncio.to_thread(self._open)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, upstream: UpstreamPlan) -> "RecordedTransport":
+        """What answers in place of an upstream, or of the authority that issues its tokens."""
+        return RecordedTransport(self, upstream)
 
     async def find(self, upstream: str, request: Request) -> Answer | None:
         """Find the answer to this call with this body, else with any body, else None."""
@@ -84,8 +105,25 @@ class RecordedAnswers:
         return self._redaction.target(target)
 
     def close(self) -> None:
+        self._is_closed = True
         self._thread.shutdown()
         self._database.close()
+
+
+def open_answers(folder: Path | None, redact: Redact) -> RecordedAnswers | None:
+    """The answers in a journal's folder; None without a folder. `redact`: what the journal redacts. Blocking. Raises ConfigError."""
+    if folder is None:
+        return None
+    try:
+        answers = RecordedAnswers(lambda: records(folder), Redaction(redact))
+    except OSError as error:
+        raise wrong_setting("FROM_JOURNAL", f"the journal {folder} cannot be read: {error.strerror or error}") from error
+    if not answers.calls:
+        answers.close()
+        hint = "endpoints with `journal: {bodies: steps}` keep them"
+        raise wrong_setting("FROM_JOURNAL", f"the journal {folder} contains no upstream answers", hint)
+    logger.warning("upstreams are not called: %d answers come from the journal %s", answers.calls, folder)
+    return answers
 
 
 class RecordedTransport:

@@ -16,6 +16,7 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
+from anabranch.core.metric import Sample, metric
 from anabranch.journal.lines import proven
 from anabranch.journal.record import RecordError, read_record
 from anabranch.journal.segment import Segment, SegmentDamaged, listed, read_lines
@@ -32,6 +33,11 @@ _BATCH_BYTES: Final = 1024 * 1024
 _FIRST_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 30.0
 _LAST_ROUND_S: Final = 5.0
+
+
+SHIPPED: Final = metric("counter", "journal_shipped", "sink", "Records that the sink accepted.")
+SHIP_FAILURES: Final = metric("counter", "journal_ship_failures", "sink", "Failed rounds of shipping.")
+SHIP_HEALTHY: Final = metric("gauge", "journal_ship_healthy", "sink", "0 while nothing can be shipped to the sink.")
 
 
 class Shipped(msgspec.Struct):
@@ -71,6 +77,12 @@ class Shipper:
     def waiting(self, segments: Collection[Segment]) -> list[int]:
         """Return the bytes still to be shipped, one number for each segment that is not fully shipped. Blocking. Raises OSError."""
         return self._checkpoint.waiting(segments)
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        yield Sample(SHIPPED, (self.name,), self.counters.records)
+        yield Sample(SHIP_FAILURES, (self.name,), self.counters.failures)
+        yield Sample(SHIP_HEALTHY, (self.name,), float(self.counters.trouble is None))
 
     async def __aenter__(self) -> Self:
         self._stopping = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What processes there are, as the system sees them."""
+"""Looks up processes in the operating system."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,7 @@ PROC = Path("/proc")
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs. A zombie does not."""
+    """Whether a process is running. A zombie is not."""
     try:
         return state_of(pid) not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):

@@ -1,6 +1,6 @@
-"""The dask backend against a real scheduler and two workers: answers, deadlines, cancellation, and a cluster that goes away and comes back.
+"""The dask backend against a real scheduler and two workers: answers, deadlines, cancellation, and a cluster that stops and restarts.
 
-One cluster and few tests: starting three Python processes costs more than everything that is done with them.
+One cluster and few tests, because starting three Python processes costs more than all the tests.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ async def run(pool: DaskPool, work: Job) -> JobResult:
 
 
 async def is_up(pool: DaskPool) -> None:
-    """Return when the pool takes a job again."""
+    """Return when the pool accepts a job again."""
 
     async def ask() -> None:
         while True:
@@ -78,7 +78,7 @@ async def test_cluster_runs_hooks_by_name_and_keeps_deadlines() -> None:
             await run(pool, job("sleep", within_s=0.3, seconds=2.0))
         assert monotonic() - began < 2.0, "it waited for the function"
 
-        # Cancelled and timed-out jobs give their places back at once.
+        # Cancelled and timed-out jobs release their slots at once.
         tasks = [asyncio.create_task(run(pool, job("sleep", seconds=2.0))) for _ in range(2)]
         await until(lambda: pool.counters.running == 2, what="both places are taken")
         waiting = asyncio.create_task(run(pool, job("add", a=1)))
@@ -94,7 +94,7 @@ async def test_cluster_runs_hooks_by_name_and_keeps_deadlines() -> None:
         assert (counters.running, counters.queued, counters.cancelled, counters.timed_out, counters.failed) == (0, 0, 2, 1, 1)
 
 
-async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_restart() -> None:
+async def test_pool_survives_a_killed_worker_and_scheduler_under_load() -> None:
     ends: Counter[str] = Counter()
     longest_s = 0.0
     is_over = False
@@ -141,7 +141,7 @@ async def test_killed_worker_and_scheduler_under_load_are_survived_without_a_res
     assert (pool.counters.running, pool.counters.queued) == (0, 0)
 
 
-async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None:
+async def test_pool_opens_without_a_cluster_and_connects_when_it_starts() -> None:
     async with pool_at(f"tcp://127.0.0.1:{free_port()}") as pool:
         with pytest.raises(ComputePoolDown, match="cannot be reached"):
             await run(pool, job("add", a=1))
@@ -160,7 +160,7 @@ async def test_pool_opens_without_a_cluster_and_finds_it_when_it_comes() -> None
             await cluster.stop()
 
 
-async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_away() -> None:
+async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_unavailable() -> None:
     step = {"compute": "tests.support.hooks:add", "input": {"a": 1}, "executor": "dask"}
     document = {
         "version": 1,
@@ -185,7 +185,7 @@ async def test_endpoints_answer_with_defaults_or_503_while_the_cluster_is_away()
         assert result.failure.retry_after_s
 
 
-async def test_address_that_is_none_is_a_cluster_that_is_away() -> None:
+async def test_invalid_address_is_an_unavailable_cluster() -> None:
     async with no_leaks(), pool_at("nonsense://nowhere") as pool:
         with pytest.raises(ComputePoolDown, match="cannot be reached"):
             await run(pool, job("add", a=1))

@@ -28,7 +28,7 @@ endpoints:
 
 @asynccontextmanager
 async def gateway(folder: Path) -> AsyncIterator[tuple[Process, str]]:
-    """A gateway in a process of its own, with what it had started by then."""
+    """A gateway in its own process, with the processes that it has started."""
     document = folder / "gateway.yaml"
     document.write_text(DOCUMENT)
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""The process pool on real processes: what a function does to its worker, it does to its own job only."""
+"""The process pool with real processes: a function that harms its worker fails only its own job."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ async def opened(
     )
     await pool.aopen()
     try:
-        # The fork server tells the number of a process that it made, which may be ready before that is heard.
+        # A worker may be ready before the fork server's message with its pid arrives.
         await until(lambda: len(pool.pids) == workers)
         yield pool
     finally:
@@ -51,7 +51,7 @@ async def test_workers_are_warm_when_the_pool_is_open() -> None:
         await pool.aclose()
 
 
-async def test_jobs_run_in_other_processes_side_by_side() -> None:
+async def test_jobs_run_in_other_processes_in_parallel() -> None:
     async with opened(2) as pool:
         found = await asyncio.gather(*(value_of(pool, job("sleep", seconds=0.1)) for _ in range(2)), value_of(pool, job("pid")))
         assert found[2] in pool.pids
@@ -59,7 +59,7 @@ async def test_jobs_run_in_other_processes_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, ARENA_FROM, ARENA_FROM + 1, 3 << 20])
-async def test_payloads_of_every_size_go_both_ways(size: int) -> None:
+async def test_payloads_of_every_size_pass_in_both_directions(size: int) -> None:
     async with opened() as pool:
         for _ in range(2):
             assert await value_of(pool, job("size", value="x" * size)) == size
@@ -67,7 +67,7 @@ async def test_payloads_of_every_size_go_both_ways(size: int) -> None:
             assert await value_of(pool, job("echo", value="y" * size)) == "y" * size
 
 
-async def test_the_loop_goes_on_while_a_large_payload_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_loop_is_not_blocked_by_a_large_payload(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
     pieces: list[tuple[int, int]] = []
     write = os.pwrite
@@ -93,7 +93,7 @@ async def test_the_loop_goes_on_while_a_large_payload_is_handed_over(monkeypatch
     assert len({turn for turn, _ in pieces}) == len(pieces), "others have a turn after each piece"
 
 
-async def test_a_function_past_its_time_is_killed_and_replaced() -> None:
+async def test_a_worker_with_a_timed_out_function_is_killed_and_replaced() -> None:
     async with opened() as pool:
         (before,) = pool.pids
         with pytest.raises(ComputeTimeout):
@@ -107,7 +107,7 @@ async def test_a_function_past_its_time_is_killed_and_replaced() -> None:
     ("hook", "arguments", "reason"),
     [("leave", {"code": 7}, "exit code 7"), ("leave", {"code": 0}, "exit code 0"), ("crash", {}, r"signal 11 \(SIGSEGV\)")],
 )
-async def test_the_end_of_a_worker_is_told_with_its_reason(hook: str, arguments: dict[str, Any], reason: str) -> None:
+async def test_the_end_of_a_worker_is_reported_with_its_reason(hook: str, arguments: dict[str, Any], reason: str) -> None:
     async with opened() as pool:
         with pytest.raises(WorkerLost, match=reason):
             await pool.run(job(hook, **arguments), JobTimings())
@@ -115,7 +115,7 @@ async def test_the_end_of_a_worker_is_told_with_its_reason(hook: str, arguments:
         assert (pool.counters.lost, pool.counters.restarts) == (1, 1)
 
 
-async def test_a_worker_killed_from_outside_fails_its_job_alone() -> None:
+async def test_a_worker_killed_from_outside_fails_only_its_own_job() -> None:
     async with opened(2) as pool:
         victim = asyncio.ensure_future(outcome_of(pool, job("sleep", seconds=60, timeout_s=60)))
         await until(lambda: pool.counters.running == 1)
@@ -127,7 +127,7 @@ async def test_a_worker_killed_from_outside_fails_its_job_alone() -> None:
         assert await value_of(pool, job("add", a=1)) == 3
 
 
-async def test_an_idle_worker_that_dies_costs_no_job() -> None:
+async def test_an_idle_worker_that_dies_fails_no_job() -> None:
     async with opened() as pool:
         (pid,) = pool.pids
         os.kill(pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ async def test_a_hook_that_exits_politely_keeps_its_worker() -> None:
         assert pool.pids == before
 
 
-async def test_a_client_that_leaves_has_its_job_killed() -> None:
+async def test_a_client_disconnect_kills_its_job() -> None:
     async with opened() as pool:
         (before,) = pool.pids
         task = asyncio.ensure_future(value_of(pool, job("spin", timeout_s=60)))
@@ -161,13 +161,13 @@ async def test_a_client_that_leaves_has_its_job_killed() -> None:
         assert pool.counters.cancelled == 1
 
 
-async def test_workers_are_replaced_after_so_many_jobs() -> None:
+async def test_workers_are_replaced_after_recycle_after_jobs() -> None:
     async with opened(recycle_after=3) as pool:
         pids = [await value_of(pool, job("pid")) for _ in range(9)]
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
 
 
-async def test_a_worker_that_holds_too_much_is_replaced() -> None:
+async def test_a_worker_above_its_memory_limit_is_replaced() -> None:
     async with opened(max_memory_bytes=200 << 20) as pool:
         small = await value_of(pool, job("hoard", megabytes=1))
         assert await value_of(pool, job("hoard", megabytes=256)) == small
@@ -175,7 +175,7 @@ async def test_a_worker_that_holds_too_much_is_replaced() -> None:
         await until_gone([small])
 
 
-async def test_what_a_hook_has_started_dies_with_its_worker() -> None:
+async def test_a_process_started_by_a_hook_dies_with_its_worker() -> None:
     async with opened() as pool:
         child = await value_of(pool, job("leave_a_child"))
         assert is_alive(child)
@@ -183,7 +183,7 @@ async def test_what_a_hook_has_started_dies_with_its_worker() -> None:
         await until_gone([child])
 
 
-async def test_a_dead_fork_server_is_started_again() -> None:
+async def test_a_dead_fork_server_is_restarted() -> None:
     async with opened(2) as pool:
         workers = pool.pids
         assert pool.fork_server_pid is not None
@@ -196,7 +196,7 @@ async def test_a_dead_fork_server_is_started_again() -> None:
         assert set(workers).isdisjoint(pool.pids)
 
 
-async def test_a_pool_whose_workers_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pool_whose_workers_cannot_start_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     pool = ProcessPool("test", HOOKS, workers=1, queue=10, queue_timeout_s=None, recycle_after=10, max_memory_bytes=None)
     await pool.aopen()
@@ -212,7 +212,7 @@ async def test_a_pool_whose_workers_cannot_start_says_so(monkeypatch: pytest.Mon
         await pool.aclose()
 
 
-async def test_signals_to_the_group_do_not_reach_workers() -> None:
+async def test_signals_to_the_process_group_do_not_reach_workers() -> None:
     async with opened() as pool:
         (pid,) = pool.pids
         assert pool.fork_server_pid is not None
@@ -222,7 +222,7 @@ async def test_signals_to_the_group_do_not_reach_workers() -> None:
         assert await value_of(pool, job("pid")) == pid
 
 
-async def test_what_a_hook_prints_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_output_of_a_hook_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     async with opened() as pool:
         await value_of(pool, job("shout", text="from a hook"))
     captured = capfd.readouterr()
@@ -230,7 +230,7 @@ async def test_what_a_hook_prints_goes_to_standard_error(capfd: pytest.CaptureFi
     assert "from a hook" in captured.err
 
 
-async def test_nothing_is_left_of_a_closed_pool() -> None:
+async def test_a_closed_pool_leaves_nothing_behind() -> None:
     files, children = open_files(), children_of(os.getpid())
     async with opened(2) as pool:
         pids = [*pool.pids, pool.fork_server_pid]

@@ -1,4 +1,4 @@
-"""A thousand jobs of which many hang, kill their worker or raise: every one gets its own answer, and everything ends where it began."""
+"""A thousand jobs of which many hang, kill their worker or raise: every one gets its own result, and all resources are released."""
 
 import asyncio
 import os

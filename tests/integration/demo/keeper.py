@@ -1,4 +1,4 @@
-"""A parent to be killed by the tests: starts two services on the ports given, says so, and waits."""
+"""A parent process that the tests kill: starts two services on the given ports, reports it, and waits."""
 
 import asyncio
 import sys

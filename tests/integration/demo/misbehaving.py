@@ -1,6 +1,6 @@
 """A program for the tests of the supervisor: `python -m tests.integration.demo.misbehaving HOW PORT`.
 
-`exits`: says why and ends with 7. `hangs`: never listens. `ignores`: answers, and takes no notice of SIGTERM.
+`exits`: prints a reason and exits with 7. `hangs`: never listens. `ignores`: serves requests and ignores SIGTERM.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Programs for the tests of the demo, on ports that they are told."""
+"""Programs for the tests of the demo, on given ports."""
 
 import asyncio
 
@@ -40,7 +40,7 @@ async def is_listening(port: int) -> bool:
 
 
 async def until_silent(port: int, *, timeout_s: float = 30.0) -> None:
-    """Return when nobody listens on the port. Raises TimeoutError."""
+    """Return when nothing listens on the port. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while await is_listening(port):
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""`python -m demo` as a newcomer meets it: start, the printed lines, a service killed and started again, Ctrl-C."""
+"""`python -m demo` as a new user sees it: start, the printed lines, a service killed and restarted, Ctrl-C."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ RECOVERY_TIMEOUT_S = 40.0
 
 @dataclass(kw_only=True)
 class Demo:
-    """A demo that runs. `screen`: what it printed when it was ready. `ports`, `pids`: of the services and the gateway, by name."""
+    """A running demo. `screen`: its output when ready. `ports`, `pids`: of the services and the gateway, by name."""
 
     process: Process
     screen: str
@@ -48,7 +48,7 @@ class Demo:
             return await client.get(path)
 
     async def whole(self, path: str) -> httpx.Response:
-        """The answer when every service was in time, which a busy machine may not grant the first one."""
+        """The answer once every service has been in time; on a busy machine the first one may not be."""
         return await self.until(path, is_whole)
 
     async def until(self, path: str, is_right: Callable[[httpx.Response], bool]) -> httpx.Response:
@@ -116,7 +116,7 @@ async def demo() -> AsyncIterator[Demo]:
 
 
 async def curl(command: str) -> httpx.Response:
-    """What the curl command line would get. It knows -H, -d and -i, which is what the demo prints."""
+    """The output of a curl command line. Supports -H, -d and -i, the options that the demo prints."""
     words = shlex.split(command)[1:]
     url, headers, data = "", {}, None
     while words:
@@ -132,7 +132,7 @@ async def curl(command: str) -> httpx.Response:
         return await client.request("GET" if data is None else "POST", url, headers=headers, content=data)
 
 
-async def test_every_printed_curl_line_works_and_the_docs_are_there(demo: Demo) -> None:
+async def test_every_printed_curl_line_works_and_the_docs_are_served(demo: Demo) -> None:
     commands = [line.strip() for line in demo.screen.splitlines() if line.strip().startswith("curl ")]
     assert len(commands) == 4
     for command in commands:
@@ -145,7 +145,7 @@ async def test_every_printed_curl_line_works_and_the_docs_are_there(demo: Demo) 
     assert (await curl(f"curl {docs}")).status_code == 200
 
 
-async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
+async def test_endpoints_answer_as_their_comments_describe(demo: Demo) -> None:
     briefing = (await demo.whole("/flights/1/briefing")).json()
     assert list(briefing) == ["flight", "airline", "plane", "origin", "destination", "weather", "fleet", "delays"]
     assert briefing["airline"] == {"name": "United Air Lines Inc."}
@@ -178,7 +178,7 @@ async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
                 await asyncio.sleep(0.1)
         found = answer.json()
         refused = await client.post("/search", json={"origin": "LAX", "day": 31})
-    assert (found["found"]["total"], len(found["weather"]["hours"]), found["airport"]["name"]) == (22, 24, "La Guardia")
+    assert (found["found"]["total"], len(found["weather"]["hours"]), found["airport"]["name"]) == (22, 24, "Laguardia Airport")
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
 
     airline = (await demo.whole("/airlines/HA")).json()
@@ -197,7 +197,7 @@ async def test_endpoints_answer_what_their_comments_say(demo: Demo) -> None:
     assert trip.json()["flight"]["id"] == 1
 
 
-async def test_weather_can_be_killed_and_comes_back(demo: Demo) -> None:
+async def test_weather_can_be_killed_and_restarted(demo: Demo) -> None:
     os.kill(demo.pids["weather"], signal.SIGTERM)
     assert (await demo.line()).startswith("weather has ended")
     response = await demo.get("/flights/1/briefing")
@@ -212,7 +212,7 @@ async def test_weather_can_be_killed_and_comes_back(demo: Demo) -> None:
         assert whole.json()["weather"]["temp"] == 39.02
 
 
-async def test_without_flights_there_is_a_problem_until_they_come_back(demo: Demo) -> None:
+async def test_without_flights_the_answer_is_a_problem_until_they_return(demo: Demo) -> None:
     os.kill(demo.pids["flights"], signal.SIGTERM)
     assert (await demo.line()).startswith("flights has ended")
     response = await demo.get("/flights/1/briefing")
@@ -233,7 +233,7 @@ async def test_signal_stops_everything_with_exit_code_zero(number: signal.Signal
         assert not any([await is_listening(port) for port in demo.ports.values()])
 
 
-async def test_nothing_is_left_when_the_demo_is_killed() -> None:
+async def test_no_process_is_left_when_the_demo_is_killed() -> None:
     async with running_demo() as demo:
         demo.process.kill()
         for port in demo.ports.values():

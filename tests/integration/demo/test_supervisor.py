@@ -32,7 +32,7 @@ async def test_five_services_start_answer_and_stop() -> None:
     assert said == []
 
 
-async def test_child_that_ends_later_is_reported_in_one_line_and_the_rest_goes_on() -> None:
+async def test_child_that_exits_later_is_reported_in_one_line_and_the_others_continue() -> None:
     airlines, planes = free_ports(2)
     said: asyncio.Queue[str] = asyncio.Queue()
     async with Supervisor([service("airlines", airlines), service("planes", planes)], say=said.put_nowait) as supervisor:
@@ -52,7 +52,7 @@ async def test_busy_port_is_named_before_anything_starts() -> None:
             assert supervisor.children == {}
 
 
-async def test_child_that_ends_before_it_is_ready_is_quoted_and_the_others_are_stopped() -> None:
+async def test_output_of_a_child_that_exits_before_it_is_ready_is_shown_and_the_others_are_stopped() -> None:
     airlines, port = free_ports(2)
     async with Supervisor([service("airlines", airlines), misbehaving("exits", port)], say=print) as supervisor:
         with pytest.raises(StartError) as failed:
@@ -61,7 +61,7 @@ async def test_child_that_ends_before_it_is_ready_is_quoted_and_the_others_are_s
     assert not await is_listening(airlines)
 
 
-async def test_child_that_is_never_ready_is_quoted() -> None:
+async def test_output_of_a_child_that_is_never_ready_is_shown() -> None:
     (port,) = free_ports(1)
     async with Supervisor([misbehaving("hangs", port)], say=print) as supervisor:
         with pytest.raises(StartError) as failed:
@@ -69,14 +69,14 @@ async def test_child_that_is_never_ready_is_quoted() -> None:
     assert str(failed.value) == "hangs: not ready after 5 s\n  hangs wrote last:\n    thinking"
 
 
-async def test_child_that_takes_no_notice_of_sigterm_is_killed() -> None:
+async def test_child_that_ignores_sigterm_is_killed() -> None:
     (port,) = free_ports(1)
     async with Supervisor([misbehaving("ignores", port)], say=print, stop_timeout_s=0.5) as supervisor:
         await supervisor.start()
     assert supervisor.children["ignores"].process.returncode == -signal.SIGKILL
 
 
-async def test_no_child_outlives_a_parent_that_is_killed() -> None:
+async def test_no_child_outlives_a_killed_parent() -> None:
     ports = free_ports(2)
     command = (sys.executable, "-m", "tests.integration.demo.keeper", *map(str, ports))
     keeper = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)

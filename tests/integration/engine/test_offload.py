@@ -1,4 +1,4 @@
-"""Large answers through a whole service: read and merged in a worker process, with the same bytes as on the loop, and the loop free meanwhile."""
+"""Large answers through a complete service: read and merged in a worker process, with the same bytes as on the loop, which stays free."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ LARGE = orjson.dumps({"total": len(ROWS), "rows": ROWS})
 
 
 def plan_for(url: str) -> DocumentPlan:
-    """A document with every way of reading and merging, on one upstream."""
+    """A document with every kind of reading and merging, on one upstream."""
     large = {"upstream": "big", "path": "/large"}
 
     def endpoint(path: str, timeout: str = "60s", **more: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ async def ask(service: Service, path: str, engine: Engine | None = None) -> Resu
     return await (engine or service.engine).bind(plan)(request_of(plan))
 
 
-async def test_large_answers_are_the_same_from_a_worker_and_on_the_loop() -> None:
+async def test_large_answers_are_the_same_in_a_worker_and_on_the_loop() -> None:
     assert len(LARGE) > PLAIN_FROM
     routes = {"/large": answer(LARGE), "/small": answer(b'{"rows":[7],"n":1}'), "/broken": answer(LARGE[:-1])}
     async with ScriptedUpstream(routes) as upstream, Service(plan_for(upstream.url)) as service:
@@ -64,7 +64,7 @@ async def test_large_answers_are_the_same_from_a_worker_and_on_the_loop() -> Non
             near = await ask(service, path, on_loop)
             assert far.is_complete, far.outcomes[0].failure
             assert far.body == near.body
-        assert service.offload.is_started
+        assert service.offload._pool is not None
         broken = await ask(service, "/broken")
         assert broken.failure is not None
         assert (broken.failure.code, broken.status) == ("invalid_json", 502)
@@ -77,10 +77,10 @@ async def test_small_answers_start_no_process() -> None:
         Service(plan_for(upstream.url)) as service,
     ):
         assert (await ask(service, "/group")).body == b'{"a":{"total":1},"b":{}}'
-        assert not service.offload.is_started
+        assert service.offload._opening is None
 
 
-async def test_without_a_worker_the_loop_reads_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_worker_the_loop_reads_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(self: Offload) -> None:
         raise OSError("no more processes")
 

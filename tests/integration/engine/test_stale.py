@@ -1,4 +1,4 @@
-"""`stale_if_error` through a whole gateway: what the client sees of an old answer."""
+"""`stale_if_error` through a complete gateway: what the client sees of a stale answer."""
 
 import asyncio
 from pathlib import Path
@@ -19,7 +19,7 @@ endpoints:
 """
 
 
-async def test_an_old_answer_is_marked_and_belongs_to_who_got_it(tmp_path: Path) -> None:
+async def test_a_stale_answer_is_marked_and_served_only_to_its_principal(tmp_path: Path) -> None:
     upstream = ScriptedUpstream({"/one": [{"json": 1}, {"status": 503}], "/two": [{"json": 2}, {"reset": "answer"}], "/three": {"json": 3}})
     async with upstream, running_gateway(DOCUMENT.format(url=upstream.url), tmp_path) as gateway, gateway.client() as client:
         mine = {"authorization": "mine"}
@@ -51,8 +51,8 @@ endpoints:
 """
 
 
-async def test_after_a_restart_old_answers_come_from_the_journal(tmp_path: Path) -> None:
-    """But not those that were given to other credentials of ours, and not old answers as if they were new ones."""
+async def test_after_a_restart_stale_answers_come_from_the_journal(tmp_path: Path) -> None:
+    """But not answers to other credentials of the document, and not stale answers as if they were fresh."""
     upstream = ScriptedUpstream({"/one/{id}": [{"json": {"n": 1, "m": 2}}, {"status": 500}]})
     async with upstream:
         document = RESTORED.format(url=upstream.url, key="k1")

@@ -1,4 +1,4 @@
-"""What the upstreams of a document open beside their transports: token fetching and resolving."""
+"""The resources that upstreams open besides transports: token fetching and name resolution."""
 
 import asyncio
 from time import monotonic
@@ -56,9 +56,9 @@ async def test_names_are_resolved_and_their_addresses_used() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_name_that_cannot_be_resolved_is_told_to_the_observer() -> None:
+async def test_unresolvable_name_is_reported_to_the_observer() -> None:
     events = Events()
-    # No label may be longer than 63 characters, so that nobody is asked.
+    # A label has at most 63 characters, so no DNS server is queried.
     async with Upstreams({"flights": upstream_of(url=f"http://{'x' * 64}", dns_ttl="5s")}, observer=events):
         async with asyncio.timeout(30):
             while not events:

@@ -1,4 +1,4 @@
-"""A gateway whose services are a journal: what a whole gateway recorded, another one answers with no service at all."""
+"""A gateway that answers from a journal: another gateway recorded it, and no service is running."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ endpoints:
 """
 
 
-async def test_what_was_recorded_is_answered_without_any_service(tmp_path: Path) -> None:
+async def test_recorded_requests_are_answered_without_any_service(tmp_path: Path) -> None:
     async with ScriptedUpstream({"/one/{id}": {"json": {"n": 7}}, "/other": {"json": [1.50, 2]}}) as upstream:
         document = DOCUMENT.format(url=upstream.url)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:
@@ -45,7 +45,7 @@ async def test_what_was_recorded_is_answered_without_any_service(tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "journal").iterdir()) == files
 
 
-async def test_a_journal_that_is_not_there_or_holds_no_answers_is_refused(tmp_path: Path) -> None:
+async def test_a_missing_journal_or_one_without_answers_is_rejected(tmp_path: Path) -> None:
     document = DOCUMENT.format(url="http://127.0.0.1:1")
     with pytest.raises(ConfigError, match="cannot be read: No such file or directory"):
         async with running_gateway(document, tmp_path, from_journal=tmp_path / "nowhere"):

@@ -1,4 +1,4 @@
-"""A journal is shipped to a real PostgreSQL: everything, nothing twice, whatever happens to the database meanwhile."""
+"""A journal is shipped to a real PostgreSQL: every record exactly once, whatever happens to the database meanwhile."""
 
 import asyncio
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ async def ids(config: Postgres) -> list[str]:
     return [str(row["id"]) for row in await rows(config)]
 
 
-async def test_segments_of_both_forms_are_shipped_with_what_is_asked_for_in_columns(config: Postgres, tmp_path: Path) -> None:
+async def test_segments_of_both_forms_are_shipped_with_the_configured_columns(config: Postgres, tmp_path: Path) -> None:
     one, other = records(50), records(30, first=50)
     write_segment(tmp_path, one, is_closed=True)
     write_segment(tmp_path, other, sequence=2)
@@ -90,7 +90,7 @@ async def test_each_day_has_its_partition_and_old_ones_can_be_dropped(config: Po
     assert "20261124" not in plan
 
 
-async def test_what_comes_again_is_passed_over(config: Postgres, tmp_path: Path) -> None:
+async def test_records_shipped_again_are_skipped(config: Postgres, tmp_path: Path) -> None:
     one = records(20)
     sink = PostgresSink(config)
     shipments = [Shipment(record, encode(record)[:-1]) for record in one]
@@ -101,7 +101,7 @@ async def test_what_comes_again_is_passed_over(config: Postgres, tmp_path: Path)
     assert len(await ids(config)) == 20
 
 
-async def test_a_new_process_goes_on_from_the_checkpoint(config: Postgres, tmp_path: Path) -> None:
+async def test_a_new_process_continues_from_the_checkpoint(config: Postgres, tmp_path: Path) -> None:
     write_segment(tmp_path, records(20), is_closed=True)
     first = Shipper(tmp_path, PostgresSink(config), interval_s=1)
     await first.ship()
@@ -114,7 +114,7 @@ async def test_a_new_process_goes_on_from_the_checkpoint(config: Postgres, tmp_p
     assert len(await ids(config)) == 25
 
 
-async def test_several_gateways_may_begin_at_once(config: Postgres, tmp_path: Path) -> None:
+async def test_several_gateways_may_start_at_once(config: Postgres, tmp_path: Path) -> None:
     for number in range(4):
         write_segment(tmp_path / str(number), records(5, first=5 * number, step_s=40_000), is_closed=True)
     shippers = [Shipper(tmp_path / str(number), PostgresSink(config), interval_s=1) for number in range(4)]
@@ -124,7 +124,7 @@ async def test_several_gateways_may_begin_at_once(config: Postgres, tmp_path: Pa
     assert len(await ids(config)) == 20
 
 
-async def test_a_record_that_the_database_never_takes_holds_up_no_other(config: Postgres, tmp_path: Path) -> None:
+async def test_a_record_rejected_by_the_database_does_not_block_the_others(config: Postgres, tmp_path: Path) -> None:
     good = records(9)
     bad = recorded("/x/bad", b"{}", [], endpoint="a\0b")
     sink = PostgresSink(config)
@@ -134,7 +134,7 @@ async def test_a_record_that_the_database_never_takes_holds_up_no_other(config: 
     assert len(await ids(config)) == 9
 
 
-async def test_errors_tell_no_password(tmp_path: Path) -> None:
+async def test_errors_do_not_reveal_the_password(tmp_path: Path) -> None:
     for url in ("postgresql://me:hunter2@127.0.0.1:1/x", "postgresql://me:hunter2@127.0.0.1:1/x?sslmode=nonsense"):
         sink = PostgresSink(Postgres(url=url))
         with pytest.raises(SinkError) as caught:
@@ -142,7 +142,7 @@ async def test_errors_tell_no_password(tmp_path: Path) -> None:
         assert "hunter2" not in str(caught.value)
 
 
-async def test_a_gateway_ships_what_it_answers_and_the_command_ships_the_rest(config: Postgres, tmp_path: Path) -> None:
+async def test_a_gateway_ships_its_records_and_the_command_ships_the_rest(config: Postgres, tmp_path: Path) -> None:
     async with ScriptedUpstream({"*": {"json": 1}}) as upstream:
         document = DOCUMENT.format(url=upstream.url, database=config.url, table=config.table)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:

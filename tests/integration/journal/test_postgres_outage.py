@@ -1,5 +1,5 @@
-"""The database goes away under load for as long as several segments take, and retention would like to delete what was not shipped: a whole
-gateway, a real PostgreSQL, and every answer compared by its id with what is in the table in the end."""
+"""The database is down under load for the duration of several segments, while retention wants to delete unshipped ones. Uses a complete
+gateway and a real PostgreSQL, and finally compares every answer by its id with the rows of the table."""
 
 import asyncio
 import logging
@@ -14,9 +14,10 @@ import pytest
 
 from anabranch.journal.reader import records
 from anabranch.journal.segment import Segment, listed
-from anabranch.main import create_app
+from anabranch.main import assemble
 from anabranch.settings import Settings
 from anabranch.sinks import shipper as shipping
+from tests.support.gateway import admin_port_of
 from tests.support.postgres import PostgresServer
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve
@@ -43,7 +44,7 @@ journal:
   on_full: drop
   sinks: [{{postgres: {{url: "{database}", table: {table}, interval: 50ms}}}}]
 """
-# Random digits: they are hardly compressed, so that little time makes much to keep.
+# Random digits hardly compress, so the journal grows quickly.
 BODY = random.Random(7).randbytes(2000).hex()
 
 
@@ -54,7 +55,7 @@ def server() -> Iterator[PostgresServer]:
 
 
 class Load:
-    """Clients that ask until they are told to stop. `answered`: the request ids of all answers, which were all 200."""
+    """Clients that send requests until `stop`. `answered`: the request ids of all answers, which must have status 200."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -80,10 +81,10 @@ class Load:
             self.answered.append(request_id)
 
 
-async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_database_is_away(
+async def test_no_record_is_lost_or_duplicated_and_no_request_waits_during_an_outage(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # As after hours, but the next try comes soon.
+    # As after hours of outage, but with a short backoff.
     monkeypatch.setattr(shipping, "_MAX_BACKOFF_S", 0.3)
     caplog.set_level(logging.INFO, "anabranch.journal")
     folder = tmp_path / "journal"
@@ -91,21 +92,23 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
     async with ScriptedUpstream({"*": {"json": BODY}}) as upstream:
         options = {"url": upstream.url, "database": server.url, "table": TABLE, "keep": KEEP_BYTES, "queue": QUEUE_RECORDS}
         document.write_text(DOCUMENT.format(**options), "utf-8")
-        app = create_app(
+        process = assemble(
             Settings(document=document, reload="off", access_log="off", journal_path=folder, admin_port=0, admin_token="a-long-token")
         )
         async with (
-            serve(app) as port,
+            serve(process.app) as port,
             httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
             httpx.AsyncClient(
-                base_url=f"http://{LOOPBACK}:{app.state.admin_port}", headers={"authorization": "Bearer a-long-token"}, timeout=60
+                base_url=f"http://{LOOPBACK}:{admin_port_of(process)}", headers={"authorization": "Bearer a-long-token"}, timeout=60
             ) as admin,
         ):
-            journal = app.state.reloader.service.journal
-            (shipper,) = app.state.reloader.service.shippers.each
+            journal, shippers = process.reloader.service.journal, process.reloader.service.shippers
+            assert journal is not None
+            assert shippers is not None
+            (shipper,) = shippers.each
             load = Load(client)
             loading = asyncio.create_task(load.run())
-            # With the database there, what was shipped goes: there is pressure all the time.
+            # While the database is up, retention deletes shipped segments: there is constant pressure.
             await _until(lambda: journal.counters.deleted >= 2, loading)
             await _sound(client, admin, is_shipped=True)
 
@@ -117,7 +120,7 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
                 await _until(lambda: shipper.counters.failures >= 4, loading)
                 waiting = {segment.name for segment in _sink_note(folder, shipper.is_needed)}
                 assert len(waiting) >= 3
-                # Two segments more are closed, and after each retention has looked at all of them.
+                # Two more segments are closed, and retention has examined all segments after each.
                 compressed = journal.counters.compressed
                 await _until(lambda: journal.counters.compressed >= compressed + 2, loading)
                 assert waiting <= {segment.name for segment in listed(folder)}
@@ -126,12 +129,12 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
             finally:
                 await asyncio.to_thread(server.start)
             await _until(lambda: shipper.counters.trouble is None, loading)
-            # What waited is shipped, and then it may go, as the next segments are closed.
+            # The waiting segments are shipped, and then deleted as the next segments are closed.
             await _until(lambda: not waiting & {segment.name for segment in listed(folder)}, loading)
             load.stop()
             async with asyncio.timeout(60):
                 await loading
-            # Asked of the table: what was taken just when the connection broke is not counted as new when it comes again.
+            # Counted in the table: records stored just when the connection broke do not count as new when shipped again.
             async with asyncio.timeout(120):
                 while len(await _rows(server)) < len(load.answered):
                     await asyncio.sleep(0.1)
@@ -142,7 +145,7 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
     found = await _rows(server)
     assert len({row["id"] for row in found}) == len(found)
     assert sorted(row["request_id"] for row in found) == sorted(load.answered)
-    # What is still there is there as well: the sink had it, retention did not want it yet.
+    # The remaining segments have been shipped too; retention did not need to delete them yet.
     assert {record.request.id for record in records(folder)} <= set(load.answered)
     told = [entry.getMessage() for entry in caplog.records if "shipped to" in entry.getMessage()]
     assert len(told) == 2, told
@@ -151,7 +154,7 @@ async def test_nothing_is_lost_nothing_doubled_and_nobody_waits_while_the_databa
 
 
 async def _sound(client: httpx.AsyncClient, admin: httpx.AsyncClient, *, is_shipped: bool) -> None:
-    """What the gateway says of itself: ready in any case, with the sink named while it is away, and a queue within its bounds."""
+    """The gateway stays ready, names the sink while it is unreachable, and keeps its queue within its bounds."""
     ready = await client.get("/readyz")
     assert ready.status_code == 200
     (view,) = (await admin.get("/admin/journal/sinks")).json()["sinks"]
@@ -189,7 +192,7 @@ async def _rows(server: PostgresServer) -> list[Any]:
 
 
 async def _until(is_true: Callable[[], object], running: "asyncio.Task[None] | None" = None) -> None:
-    """Return when it is true. Raises what `running` raises, if that ends first."""
+    """Return when the condition holds. Raises the exception of `running` if that ends first."""
     async with asyncio.timeout(120):
         while not is_true():
             if running is not None and running.done():

@@ -1,4 +1,4 @@
-"""A whole gateway with a journal: what it answers is written down, before or behind the response, clean, and whatever the disk does."""
+"""A complete gateway with a journal: responses are recorded, before or after they are sent, redacted, and whatever the disk does."""
 
 import asyncio
 import subprocess
@@ -15,9 +15,9 @@ from anabranch.journal import reader
 from anabranch.journal.record import Record
 from anabranch.journal.segment import listed
 from anabranch.journal.verify import verify
-from anabranch.main import create_app
+from anabranch.main import assemble
 from anabranch.settings import Settings
-from tests.support.gateway import running_gateway
+from tests.support.gateway import admin_port_of, running_gateway
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve
 
@@ -102,7 +102,7 @@ async def test_a_relaxed_record_follows_the_response(tmp_path: Path) -> None:
     assert 0 <= one.elapsed_ms <= record.elapsed_ms
 
 
-async def test_a_required_record_is_on_the_disk_before_the_response(tmp_path: Path) -> None:
+async def test_a_required_record_is_on_disk_before_the_response(tmp_path: Path) -> None:
     async with gateway(tmp_path) as client:
         for number in range(5):
             answer = await client.post(
@@ -128,7 +128,7 @@ async def test_a_required_record_is_on_the_disk_before_the_response(tmp_path: Pa
     assert not two.body.is_kept, "what may hold a secret and cannot be read is not kept"
 
 
-async def test_problems_are_recorded_too_and_quote_no_secret(tmp_path: Path) -> None:
+async def test_problems_are_recorded_too_without_secrets(tmp_path: Path) -> None:
     async with gateway(tmp_path) as client:
         assert (await client.get("/failing")).status_code == 502
         assert (await client.get("/relaxed", params={"n": "x", "token": "hush"})).status_code == 400
@@ -144,7 +144,7 @@ async def test_problems_are_recorded_too_and_quote_no_secret(tmp_path: Path) -> 
     assert b'"value":"x"' in body
 
 
-async def test_what_is_not_asked_for_is_not_recorded(tmp_path: Path) -> None:
+async def test_only_endpoints_with_a_journal_are_recorded(tmp_path: Path) -> None:
     async with gateway(tmp_path, allow_explain=True) as client:
         for path in ("/off", "/sampled", "/relaxed?_explain=true"):
             assert (await client.get(path)).status_code == 200
@@ -158,15 +158,15 @@ async def test_head_is_recorded_without_a_body(tmp_path: Path) -> None:
     assert (record.request.method, record.body) == ("HEAD", None)
 
 
-async def test_a_client_that_goes_before_its_answer_is_ready_leaves_no_record(tmp_path: Path) -> None:
+async def test_a_client_that_disconnects_before_its_response_leaves_no_record(tmp_path: Path) -> None:
     async with gateway(tmp_path) as client:
-        await client.get("/off")  # so that there is a connection, and nothing but the answer to wait for
+        await client.get("/off")  # so that the connection exists and only the answer is pending
         with pytest.raises(httpx.ReadTimeout):
             await client.get("/slow", timeout=0.5)
     assert records(tmp_path) == []
 
 
-async def test_the_end_of_the_gateway_writes_what_is_queued(tmp_path: Path) -> None:
+async def test_the_shutdown_of_the_gateway_writes_queued_records(tmp_path: Path) -> None:
     async with gateway(tmp_path) as client:
         await asyncio.gather(*(client.get("/relaxed") for _ in range(30)))
     assert len({record.id for record in records(tmp_path)}) == 30
@@ -184,7 +184,7 @@ def can_mount(folder: Path) -> bool:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A file system of 1 MiB; None where we may not mount one."""
+    """A file system of 1 MiB; None without permission to mount one."""
     folder = tmp_path / "j"
     if not can_mount(folder):
         yield None
@@ -193,7 +193,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-async def test_a_full_disk_refuses_required_leaves_relaxed_alone_and_is_got_over(
+async def test_a_full_disk_fails_only_required_endpoints_until_it_recovers(
     tmp_path: Path, small_disk: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from anabranch.journal import disk
@@ -254,7 +254,7 @@ async def test_a_full_disk_refuses_required_leaves_relaxed_alone_and_is_got_over
     assert all(verify(segment).is_sound for segment in listed(tmp_path / "j"))
 
 
-async def test_a_read_only_folder_refuses_required_and_is_got_over(tmp_path: Path, small_disk: Path | None) -> None:
+async def test_a_read_only_folder_fails_only_required_endpoints_until_it_recovers(tmp_path: Path, small_disk: Path | None) -> None:
     folder = tmp_path / "j"
     if small_disk is None:
         folder.rmdir()
@@ -280,14 +280,14 @@ async def test_a_read_only_folder_refuses_required_and_is_got_over(tmp_path: Pat
 TRACED = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
 
 
-async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_path: Path) -> None:
+async def test_the_admin_server_shows_recent_records_with_the_token(tmp_path: Path) -> None:
     async with ScriptedUpstream(ROUTES) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(DOCUMENT.replace("URL", f"http://{LOOPBACK}:{upstream.port}"))
         options: dict[str, Any] = {"admin_port": 0, "access_log": "off", "reload": "off", "journal_path": tmp_path / "j"}
-        app = create_app(Settings(document=path, admin_token="a-long-token", **options))
-        async with serve(app) as port:
-            address = f"http://{LOOPBACK}:{app.state.admin_port}"
+        process = assemble(Settings(document=path, admin_token="a-long-token", **options))
+        async with serve(process.app) as port:
+            address = f"http://{LOOPBACK}:{admin_port_of(process)}"
             async with (
                 httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
                 httpx.AsyncClient(base_url=address, timeout=60) as admin,
@@ -317,25 +317,25 @@ async def test_the_admin_server_shows_recent_records_to_who_has_the_token(tmp_pa
 async def test_without_a_token_the_admin_server_shows_no_records(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.replace("URL", "http://127.0.0.1:1"))
-    app = create_app(Settings(document=path, admin_port=0, access_log="off", reload="off", journal_path=tmp_path / "j"))
-    async with serve(app), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{app.state.admin_port}", timeout=60) as admin:
+    process = assemble(Settings(document=path, admin_port=0, access_log="off", reload="off", journal_path=tmp_path / "j"))
+    async with serve(process.app), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{admin_port_of(process)}", timeout=60) as admin:
         assert (await admin.get("/admin/journal")).status_code == 404
 
 
-async def test_readiness_names_a_journal_that_cannot_be_written_until_another_document_has_another_one(tmp_path: Path) -> None:
+async def test_readiness_names_an_unwritable_journal_until_a_reload_replaces_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "gateway.yaml"
     async with ScriptedUpstream(ROUTES) as upstream:
         document = DOCUMENT.replace("URL", f"http://{LOOPBACK}:{upstream.port}")
         blocked = document.replace("journal: {flush_interval", f"journal: {{path: {tmp_path / 'file' / 'no'}, flush_interval")
         path.write_text(blocked)
-        app = create_app(Settings(document=path, access_log="off", reload="off"))
-        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
+        process = assemble(Settings(document=path, access_log="off", reload="off"))
+        async with serve(process.app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
             assert (await client.post("/required/1", json={})).status_code == 503
             ready = await client.get("/readyz")
             assert ready.status_code == 200
             assert ready.json()["reasons"][0].startswith("the journal cannot be written")
             path.write_text(blocked.replace(str(tmp_path / "file" / "no"), str(tmp_path / "fine")))
-            assert not (await app.state.reloader.reload("test")).is_failed
+            assert not (await process.reloader.reload("test")).is_failed
             assert (await client.post("/required/1", json={})).status_code == 200
             assert (await client.get("/readyz")).json()["reasons"] == []

@@ -1,4 +1,4 @@
-"""`anabranch replay` as it is typed: what it prints, and what it exits with."""
+"""The command `anabranch replay`: its output and exit codes."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_a_change_names_endpoint_and_field_and_exits_with_one(folder: Path) -> N
     assert "one.t  40 records, such as" in shown
 
 
-def test_json_says_the_same_to_programs(folder: Path) -> None:
+def test_json_report_has_the_same_content(folder: Path) -> None:
     code, shown, _ = replay(folder, "other.yaml", "--format", "json", "--since", NOW.replace(second=30).isoformat())
     report = json.loads(shown)
     assert (code, report["same"]) == (1, False)
@@ -63,11 +63,11 @@ def test_json_says_the_same_to_programs(folder: Path) -> None:
     assert report["endpoints"]["x"]["fields"]["one.t"]["removed"]["records"] == 10
 
 
-def test_noise_is_left_out_by_path(folder: Path) -> None:
+def test_ignored_paths_are_not_reported(folder: Path) -> None:
     assert replay(folder, "other.yaml", "--ignore", "one.t")[0] == 0
 
 
-def test_an_endpoint_that_no_record_is_for_is_named(folder: Path) -> None:
+def test_an_endpoint_without_records_is_named(folder: Path) -> None:
     (folder / "more.yaml").write_text(DOCUMENT + "  - {path: /y, name: y, steps: {one: {upstream: a, path: /one}}}\n")
     assert "no records for: y\n" in replay(folder, "more.yaml")[1]
 
@@ -80,7 +80,7 @@ def test_an_endpoint_that_no_record_is_for_is_named(folder: Path) -> None:
         (["--journal", "nowhere"], "the journal nowhere cannot be read"),
     ],
 )
-def test_bad_use_exits_with_two(folder: Path, options: list[str], message: str) -> None:
+def test_a_usage_error_exits_with_two(folder: Path, options: list[str], message: str) -> None:
     code, _, said = replay(folder, "same.yaml", *options)
     assert code == 2
     assert message in said

@@ -1,4 +1,4 @@
-"""What a real gateway recorded of compute steps is replayed: through the same functions, through changed ones, and where a failure decided."""
+"""Replays compute steps recorded by a real gateway: with the same functions, with changed ones, and after decisive failures."""
 
 import asyncio
 import json
@@ -66,7 +66,7 @@ PATHS = ("/sums/1", "/sums/2", "/narrow", "/endless", "/decided")
 
 @pytest.fixture
 async def recorded(tmp_path: Path) -> str:
-    """The document of a gateway that has recorded each of its endpoints, and is gone, as its services are."""
+    """The document of a gateway that has recorded each of its endpoints; gateway and services have stopped."""
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.replace("URL", upstream.url).replace("HOOKS", HOOKS)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:
@@ -84,7 +84,7 @@ async def replay(folder: Path, document: str, *options: str) -> tuple[int, dict[
     return result.exit_code, json.loads(result.stdout)
 
 
-async def test_the_same_functions_give_the_same_and_failures_of_the_moment_are_failures_again(recorded: str, tmp_path: Path) -> None:
+async def test_the_same_functions_give_the_same_result_and_transient_failures_are_replayed(recorded: str, tmp_path: Path) -> None:
     before = {record.endpoint: record for record in records(tmp_path / "journal")}
     assert json.loads(before["sums"].body.to_bytes()) == {  # type: ignore[union-attr]
         "sum": {"sum": 6.5, "count": 3}, "label": "about 6", "next": {"ok": True}, "boxed": {"is": {"n": 1.5}},
@@ -97,7 +97,7 @@ async def test_the_same_functions_give_the_same_and_failures_of_the_moment_are_f
     assert {name: of["replayed"] for name, of in report["endpoints"].items()} == {"sums": 2, "narrow": 1, "endless": 1, "decided": 1}
 
 
-async def test_what_functions_print_does_not_get_into_the_report(recorded: str, tmp_path: Path) -> None:
+async def test_output_of_functions_is_not_in_the_report(recorded: str, tmp_path: Path) -> None:
     (tmp_path / "new.yaml").write_text(recorded, "utf-8")
     options = ("--config", str(tmp_path / "new.yaml"), "--journal", str(tmp_path / "journal"), "--endpoint", "sums", "--format", "json")
     process = await asyncio.create_subprocess_exec(
@@ -110,7 +110,7 @@ async def test_what_functions_print_does_not_get_into_the_report(recorded: str, 
     assert said.count(b"what a function prints") == 2
 
 
-async def test_a_changed_function_runs_on_the_recorded_answers_and_is_seen_in_the_response(recorded: str, tmp_path: Path) -> None:
+async def test_a_changed_function_runs_on_the_recorded_answers_and_changes_the_response(recorded: str, tmp_path: Path) -> None:
     changed = recorded.replace(':total"', ':total_with_mean"')
     code, report = await replay(tmp_path, changed)
     sums = report["endpoints"]["sums"]
@@ -121,7 +121,7 @@ async def test_a_changed_function_runs_on_the_recorded_answers_and_is_seen_in_th
     assert (await replay(tmp_path, changed, "--ignore", "sum.mean"))[0] == 0
 
 
-async def test_a_function_that_fails_now_takes_with_it_what_needs_it(recorded: str, tmp_path: Path) -> None:
+async def test_a_function_that_now_fails_also_fails_its_dependents(recorded: str, tmp_path: Path) -> None:
     _, report = await replay(tmp_path, recorded.replace(':total"', ':total_that_fails"'), "--endpoint", "sums")
     sums = report["endpoints"]["sums"]
     assert sorted(sums["fields"]) == ["label", "next", "sum"]
@@ -129,9 +129,7 @@ async def test_a_function_that_fails_now_takes_with_it_what_needs_it(recorded: s
     assert sums["dropped_calls"]["a GET"]["before"] == "/next/about%206"
 
 
-async def test_a_function_that_does_not_fail_any_more_lets_the_request_go_on_to_what_was_never_answered(
-    recorded: str, tmp_path: Path
-) -> None:
+async def test_a_function_that_no_longer_fails_leads_to_calls_that_were_never_recorded(recorded: str, tmp_path: Path) -> None:
     _, report = await replay(tmp_path, recorded.replace(':total_that_fails"', ':total"'), "--endpoint", "decided")
     decided = report["endpoints"]["decided"]
     assert list(decided["new_calls"]) == ["a GET"]

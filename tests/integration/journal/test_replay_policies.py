@@ -1,5 +1,5 @@
-"""What the policies brought, and what was not kept of it: records of a real gateway with retries, hedges, old answers, defaults, samples and
-endpoints that keep no answers, replayed through their own document and through others."""
+"""Replays results of policies: records of a real gateway with retries, hedges, stale answers, defaults, samples and endpoints that keep no
+answers, through their own document and through others."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ SAMPLED = 40
 
 @pytest.fixture
 async def recorded(tmp_path: Path) -> str:
-    """The document of a gateway that was asked for everything in it."""
+    """The document of a gateway that has recorded a request to each of its endpoints."""
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.replace("URL", upstream.url)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:
@@ -87,7 +87,7 @@ def replay(folder: Path, document: str, *options: str) -> tuple[int, str]:
     return result.exit_code, result.stdout
 
 
-async def test_what_policies_brought_is_brought_again_and_the_rest_is_counted_with_what_to_do(recorded: str, tmp_path: Path) -> None:
+async def test_results_of_policies_are_replayed_and_skipped_records_are_counted_with_advice(recorded: str, tmp_path: Path) -> None:
     found = list(records(tmp_path / "journal"))
     (tried,) = (record for record in found if record.endpoint == "tried")
     assert [(step.failure, step.attempts > 1) for step in tried.steps] == [(None, True), (None, True), ("upstream_status", False)]
@@ -118,7 +118,7 @@ async def test_what_policies_brought_is_brought_again_and_the_rest_is_counted_wi
         ('body: "{body}"', 'body: {order: "{body}"}', {"orders": []}),
     ],
 )
-async def test_a_change_is_seen_where_a_record_can_tell(
+async def test_a_change_is_detected_when_the_record_contains_the_evidence(
     recorded: str, tmp_path: Path, was: str, becomes: str, differs: dict[str, list[str]]
 ) -> None:
     assert was in recorded
@@ -127,7 +127,7 @@ async def test_a_change_is_seen_where_a_record_can_tell(
     assert {name: sorted(of["fields"]) for name, of in found.items() if of["different"]} == differs
 
 
-async def test_where_nothing_can_be_replayed_the_exit_code_does_not_say_that_all_is_well(recorded: str, tmp_path: Path) -> None:
+async def test_the_exit_code_is_not_zero_when_nothing_could_be_replayed(recorded: str, tmp_path: Path) -> None:
     code, shown = await asyncio.to_thread(replay, tmp_path, recorded, "--endpoint", "brief")
     assert code == 2
     assert "nothing was replayed, 2 could not be replayed" in shown

@@ -1,4 +1,4 @@
-"""What a real gateway recorded, failures of all kinds included, is replayed through its own document: nothing may differ. And live."""
+"""Replays records of a real gateway, failures of all kinds included, through its own document: nothing may differ. Also live."""
 
 import asyncio
 import json
@@ -95,7 +95,7 @@ def replay(folder: Path, document: str, *options: str) -> tuple[int, dict[str, A
     return result.exit_code, json.loads(result.stdout)
 
 
-async def test_an_unchanged_document_answers_everything_the_same(tmp_path: Path) -> None:
+async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> None:
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.format(url=upstream.url)
         await ask(document, tmp_path)
@@ -107,7 +107,7 @@ async def test_an_unchanged_document_answers_everything_the_same(tmp_path: Path)
     endpoints = report["endpoints"]
     replayed = sum(of["replayed"] for of in endpoints.values())
     skipped = {reason for of in endpoints.values() for reason in of["skipped"]}
-    # A parameter that was redacted and is used by nobody still has to be right for its schema.
+    # A redacted parameter that no step uses must still be valid for its schema.
     assert skipped == {"the query parameter token was redacted", "the request body was rejected, and is not in the record"}
     assert replayed + sum(sum(of["skipped"].values()) for of in endpoints.values()) == count
     assert {name: of["replayed"] for name, of in endpoints.items()} == {"whole": 7, "strict": 1, "nothing": 1, "odd": 1, "orders": 2}
@@ -120,7 +120,7 @@ async def test_an_unchanged_document_answers_everything_the_same(tmp_path: Path)
     assert different == {"whole": ["two.x", "two.z"]}
 
 
-async def test_live_calls_the_services_but_makes_no_order_again(tmp_path: Path) -> None:
+async def test_live_calls_the_services_but_skips_calls_that_are_not_idempotent(tmp_path: Path) -> None:
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.format(url=upstream.url)
         await ask(document, tmp_path)

@@ -1,4 +1,4 @@
-"""The admin server beside the public port, and what stands where."""
+"""The admin server beside the public port, and which page is on which."""
 
 import socket
 from pathlib import Path
@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from anabranch.errors import ConfigError
-from anabranch.main import create_app
+from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
-from tests.support.gateway import problems_of
+from tests.support.gateway import admin_port_of, problems_of
 from tests.support.scripted import ScriptedUpstream
 from tests.support.serving import LOOPBACK, serve
 
@@ -42,14 +42,14 @@ class Running:
     def __init__(self, tmp_path: Path, upstream: ScriptedUpstream, **settings: Any) -> None:
         path = tmp_path / "gateway.yaml"
         path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
-        self._app = create_app(Settings(document=path, admin_port=0, access_log="off", reload="off", **settings))
+        self._process = assemble(Settings(document=path, admin_port=0, access_log="off", reload="off", **settings))
 
     async def __aenter__(self) -> Gateways:
-        self._serving = serve(self._app)
+        self._serving = serve(self._process.app)
         port = await self._serving.__aenter__()
         self._clients = Gateways(
             httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60),
-            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{self._app.state.admin_port}", timeout=60),
+            httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{admin_port_of(self._process)}", timeout=60),
         )
         return self._clients
 
@@ -99,7 +99,7 @@ async def test_admin_port_explains_a_request(tmp_path: Path, upstream: ScriptedU
         assert (await gateway.admin.get("/admin/explain/nothing")).status_code == 404
 
 
-async def test_token_is_asked_for_but_not_of_probes(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+async def test_token_is_required_except_for_probes(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     async with Running(tmp_path, upstream, admin_token=TOKEN) as gateway:
         for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"authorization": f"Basic {TOKEN}"}):
             refused = await gateway.admin.get("/metrics", headers=given)
@@ -111,7 +111,7 @@ async def test_token_is_asked_for_but_not_of_probes(tmp_path: Path, upstream: Sc
         assert (await gateway.admin.post("/admin/reload")).status_code == 401
 
 
-async def test_metrics_stand_on_the_public_port_without_an_admin_port(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+async def test_metrics_are_on_the_public_port_without_an_admin_port(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
     async with (
@@ -122,14 +122,14 @@ async def test_metrics_stand_on_the_public_port_without_an_admin_port(tmp_path: 
         assert (await client.get("/admin/timings")).status_code == 404
 
 
-async def test_metrics_can_be_switched_off(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+async def test_metrics_can_be_disabled(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     async with Running(tmp_path, upstream, metrics=False) as gateway:
         assert (await gateway.public.get("/things/7")).status_code == 200
         assert (await gateway.admin.get("/metrics")).status_code == 404
         assert (await gateway.admin.get("/admin/timings")).status_code == 200
 
 
-async def test_named_upstream_whose_breaker_is_open_makes_it_not_ready(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+async def test_open_breaker_of_a_readiness_upstream_makes_the_gateway_not_ready(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     async with Running(tmp_path, upstream, ready_upstreams=("b", "c")) as gateway:
         assert (await gateway.public.get("/readyz")).status_code == 200
         for _ in range(2):
@@ -141,14 +141,14 @@ async def test_named_upstream_whose_breaker_is_open_makes_it_not_ready(tmp_path:
 
 
 @pytest.mark.parametrize(("name", "message"), [("d", "the document has no upstream d"), ("a", "the upstream a has no breaker")])
-async def test_readiness_by_an_upstream_that_can_never_say_no_is_refused(
+async def test_readiness_upstream_must_exist_and_have_a_breaker(
     tmp_path: Path, upstream: ScriptedUpstream, name: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Running(tmp_path, upstream, ready_upstreams=(name,))
 
 
-async def test_admin_port_that_is_taken_is_told(tmp_path: Path) -> None:
+async def test_admin_port_in_use_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT.format(url="http://127.0.0.1:9"), "utf-8")
     with socket.socket() as taken:

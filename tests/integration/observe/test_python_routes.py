@@ -1,4 +1,4 @@
-"""Routes in Python are watched as endpoints of the document are."""
+"""Python routes are observed like endpoints of the document."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ async def test_each_request_is_counted_and_logged_once(tmp_path: Path, capfd: py
     assert {step["reason"] for step in events[0]["steps"]} == {"ok", "upstream_status"}
 
 
-async def test_route_with_a_fan_out_is_the_parent_of_its_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_span_of_a_route_is_the_parent_of_its_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with receiving() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         async with ScriptedUpstream(BEHAVIOUR) as upstream:

@@ -1,4 +1,4 @@
-"""What never becomes a request is answered, counted and logged by the gateway as it runs, on both of its ports."""
+"""Malformed requests are answered, counted and logged by a running gateway, on both of its ports."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.support.serving import LOOPBACK
 DOCUMENT = "version: 1\nendpoints: [{path: /nothing, steps: {s: {upstream: u, path: /}}}]\nupstreams: {u: {url: 'http://127.0.0.1:9'}}\n"
 
 
-async def test_garbage_is_answered_counted_and_told_once(tmp_path: Path) -> None:
+async def test_garbage_is_answered_counted_and_logged_once(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(DOCUMENT, "utf-8")
     async with running_command(path, ANABRANCH_ADMIN_PORT="0", ANABRANCH_LOG_FORMAT="json") as command:

@@ -1,4 +1,4 @@
-"""The log of a running process: one stream, one event a line; and the command that looks at it from outside."""
+"""The log of a running process: one stream, one event for each line. Also the command that shows its timings."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def running(folder: Path, **variables: str) -> AsyncIterator[tuple[Process, list[dict[str, Any]]]]:
-    """The process, and the events that it wrote until it said where it is."""
+    """The process, and the events that it logged until it printed its address."""
     document = folder / "gateway.yaml"
     document.write_text(DOCUMENT, "utf-8")
     process = await asyncio.create_subprocess_exec(
@@ -73,7 +73,7 @@ def admin_port(events: list[dict[str, Any]]) -> int:
     return port
 
 
-async def test_every_line_is_an_event_and_holds_no_secret(tmp_path: Path) -> None:
+async def test_every_log_line_is_an_event_without_secrets(tmp_path: Path) -> None:
     async with running(tmp_path, ANABRANCH_ACCESS_LOG="all", ANABRANCH_LOG_LEVEL="debug") as (process, before):
         async with httpx.AsyncClient(base_url=address(before), timeout=60) as client:
             await client.get("/things/%0a%7b%7d?key=very-secret")
@@ -94,7 +94,7 @@ async def test_every_line_is_an_event_and_holds_no_secret(tmp_path: Path) -> Non
         assert await process.wait() == 0
 
 
-async def test_requests_go_on_when_nobody_reads_the_log(tmp_path: Path) -> None:
+async def test_requests_are_served_when_the_log_is_not_read(tmp_path: Path) -> None:
     async with running(tmp_path, ANABRANCH_ACCESS_LOG="all", ANABRANCH_ADMIN_PORT="0") as (process, events):
         process._transport.get_pipe_transport(2).close()  # type: ignore[attr-defined]
         async with httpx.AsyncClient(base_url=address(events), timeout=60) as client:
@@ -122,7 +122,7 @@ async def test_top_shows_the_figures_of_a_running_gateway(tmp_path: Path) -> Non
         await process.wait()
 
 
-async def test_top_without_an_address_says_what_to_do(tmp_path: Path) -> None:
+async def test_top_without_an_address_explains_what_to_do(tmp_path: Path) -> None:
     done = await top("--once")
     assert done.returncode == 2
     assert "no admin address: pass --url or set ANABRANCH_ADMIN_PORT" in done.stderr
@@ -141,7 +141,7 @@ async def top(*arguments: str, **variables: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_tracing_that_is_off_loads_nothing(tmp_path: Path) -> None:
+def test_disabled_tracing_loads_nothing(tmp_path: Path) -> None:
     document = tmp_path / "gateway.yaml"
     document.write_text(DOCUMENT, "utf-8")
     code = f"""

@@ -1,4 +1,4 @@
-"""Traces of a whole gateway, received by a real OTLP endpoint."""
+"""Traces of a complete gateway, received by a real OTLP endpoint."""
 
 import json
 import os
@@ -61,7 +61,7 @@ async def test_request_steps_and_attempts_are_spans_of_one_trace(receiver: Recei
     assert steps["step bad"].attributes["anabranch.attempts"] == 2
     attempts = [span for span in spans if span.kind == "client"]
     assert [of(attempts, step) for step in (steps["step good"], steps["step bad"])] == [[200], [503, 503]]
-    # What each service was told is the attempt that asked it, and nothing else.
+    # Each service receives the span of its own attempt as the parent.
     assert told == {f"00-{TRACE_ID}-{span.span_id}-01" for span in attempts}
     assert states == {"vendor=1"}
     assert all(request.start_ns <= span.start_ns <= span.end_ns <= request.end_ns for span in spans)
@@ -74,7 +74,7 @@ def of(attempts: list[ReceivedSpan], step: ReceivedSpan) -> list[int]:
     return [span.attributes["http.response.status_code"] for span in attempts if span.parent_id == step.span_id]
 
 
-async def test_request_without_a_trace_begins_one(receiver: Receiver, tmp_path: Path) -> None:
+async def test_request_without_a_trace_starts_one(receiver: Receiver, tmp_path: Path) -> None:
     async with ScriptedUpstream({"*": {"json": 1}}) as upstream:
         document = DOCUMENT.format(url=upstream.url)
         async with running_gateway(document, tmp_path, tracing=True) as gateway, gateway.client() as client:
@@ -85,7 +85,7 @@ async def test_request_without_a_trace_begins_one(receiver: Receiver, tmp_path: 
 
 
 @pytest.mark.parametrize(("flags", "ratio"), [("00", 1.0), (None, 0.0)])
-async def test_unsampled_request_makes_no_span_and_says_so_to_services(
+async def test_unsampled_request_makes_no_span_and_services_see_it_unsampled(
     receiver: Receiver, tmp_path: Path, flags: str | None, ratio: float
 ) -> None:
     headers = {} if flags is None else {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-{flags}"}
@@ -132,9 +132,7 @@ async def test_access_log_and_exemplars_name_the_request_span(
     assert "anabranch_spans_total" in metrics
 
 
-async def test_receiver_that_refuses_loses_spans_and_no_request(
-    receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_failing_receiver_loses_spans_but_no_request(receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     receiver.status = 400
     async with ScriptedUpstream({"*": {"json": 1}}) as upstream:
         document = DOCUMENT.format(url=upstream.url)
@@ -152,7 +150,7 @@ async def test_without_tracing_the_clients_trace_passes_unchanged(tmp_path: Path
     assert told == {SAMPLED["traceparent"]}
 
 
-def test_tracing_without_a_receiver_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracing_without_a_receiver_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
     path = tmp_path / "gateway.yaml"
@@ -161,7 +159,7 @@ def test_tracing_without_a_receiver_is_refused(tmp_path: Path, monkeypatch: pyte
         create_app(Settings(document=path, tracing=True))
 
 
-def test_missing_sdk_is_told_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sdk_is_reported_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.delitem(sys.modules, "anabranch.observe.tracing", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)

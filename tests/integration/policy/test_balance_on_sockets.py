@@ -40,7 +40,7 @@ def make_layer(
 
 
 async def run(layer: BalanceLayer, times: int) -> int:
-    """How many of so many calls failed."""
+    """Make `calls` calls; returns how many failed."""
     failed = 0
     for _ in range(times):
         try:
@@ -50,7 +50,7 @@ async def run(layer: BalanceLayer, times: int) -> int:
     return failed
 
 
-async def test_dead_instance_costs_a_few_calls_and_is_used_again_after_its_return() -> None:
+async def test_dead_instance_fails_few_calls_and_is_used_again_after_its_return() -> None:
     events, clock = Events(), FakeClock()
     async with ScriptedUpstream(HELLO) as one, ScriptedUpstream(HELLO) as two, WireTransport() as transport:
         layer = make_layer(transport, Address.parse(one.url), Address.parse(two.url), clock=clock, events=events)
@@ -76,7 +76,7 @@ async def test_second_attempt_of_a_call_reaches_another_instance() -> None:
         assert (len(one.hits), len(two.hits)) == (5, 5)
 
 
-async def test_headless_name_uses_all_of_its_addresses_and_follows_their_change() -> None:
+async def test_headless_service_name_uses_all_its_addresses_and_follows_changes() -> None:
     found = ["127.0.0.1", "127.0.0.2"]
 
     async def lookup(host: str, port: int) -> list[str]:
@@ -104,7 +104,7 @@ async def test_headless_name_uses_all_of_its_addresses_and_follows_their_change(
         assert (len(one.hits), len(two.hits)) == (5, 15)
 
 
-async def test_resolved_address_is_still_verified_by_its_name() -> None:
+async def test_tls_verifies_a_resolved_address_by_its_host_name() -> None:
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("flights.test").configure_cert(server)
@@ -122,7 +122,7 @@ async def test_resolved_address_is_still_verified_by_its_name() -> None:
             assert await run(layer, 1) == failures
 
 
-async def test_dead_instance_costs_no_idempotent_call_when_retries_are_on() -> None:
+async def test_dead_instance_fails_no_idempotent_call_with_retries() -> None:
     async with ScriptedUpstream(HELLO) as one, ScriptedUpstream(HELLO) as two, WireTransport() as transport:
         settings = upstream_plan("flights", urls=[one.url, two.url], retry={"budget": "20%"}, breaker={})
         stack = build_stack(settings, Tools(transport=transport, clock=asyncio.get_running_loop().time, random=lambda: 0.5))
@@ -145,5 +145,5 @@ async def test_hanging_instance_is_ejected_by_its_timeouts() -> None:
         assert (len(one.hits), len(two.hits)) == (50, 5)
 
 
-async def test_system_resolver_knows_localhost() -> None:
+async def test_system_resolver_resolves_localhost() -> None:
     assert set(await system_lookup("localhost", 80)) & {"127.0.0.1", "::1"}

@@ -16,7 +16,7 @@ from tests.support.scripted import ScriptedUpstream
 
 
 def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeClock | None = None) -> BreakerLayer:
-    """Its breaker goes by a clock that stands still, so that it is never open for less than the test wants."""
+    """A layer whose breaker uses a clock controlled by the test, so that it stays open exactly as long as needed."""
     attempt = AttemptLayer(
         transport,
         address=Address.parse(url),
@@ -41,7 +41,7 @@ def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeCl
     [{"status": 503}, {"reset": "request"}, {"json": "x" * 5000, "reset": "body"}],
     ids=["error status", "reset before the answer", "reset in the body"],
 )
-async def test_failing_upstream_is_left_alone_and_tried_again(fault: dict[str, object]) -> None:
+async def test_failing_upstream_is_not_called_until_it_is_probed(fault: dict[str, object]) -> None:
     events, clock = Events(), FakeClock()
     async with ScriptedUpstream({"*": fault}) as upstream, WireTransport() as transport:
         layer = make_layer(transport, upstream.url, events, clock)
@@ -60,7 +60,7 @@ async def test_failing_upstream_is_left_alone_and_tried_again(fault: dict[str, o
     assert [event.reason for event in events] == ["open", "half_open", "closed"]
 
 
-async def test_refused_connections_open_it() -> None:
+async def test_refused_connections_open_the_breaker() -> None:
     async with ScriptedUpstream({}) as upstream:
         url = upstream.url
     async with WireTransport() as transport:

@@ -1,4 +1,4 @@
-"""Whole stacks against real sockets, on both event loops: what fake time cannot show, which is connections and cancellation."""
+"""Complete stacks on real sockets, on both event loops: connections and cancellation, which fake time cannot test."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 class Rig:
-    """A scripted upstream with a stack in front of it, and the events that the stack told of."""
+    """A scripted upstream with a stack in front of it, and the events that the stack reported."""
 
     def __init__(self, spec: dict[str, Any], **settings: Any) -> None:
         self.service = ScriptedUpstream(spec)
@@ -51,7 +51,7 @@ class Rig:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Those of the service are its own business.
+        # Tasks of the scripted service do not count.
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and "scripted.py" not in repr(task)]
         await self.stack.aclose()
         await self.transport.aclose()
@@ -64,7 +64,7 @@ class Rig:
         return await self.stack.call(call)
 
 
-def test_connection_of_a_hedges_loser_is_closed(run: Run) -> None:
+def test_connection_of_the_losing_attempt_is_closed(run: Run) -> None:
     async def main() -> None:
         async with Rig({"*": [{"hang": True}, {"json": 2}]}, hedge={"after": "20ms"}) as rig:
             assert (await rig.ask()).body == b"2"
@@ -90,7 +90,7 @@ def test_retries_cannot_multiply_an_outage(run: Run) -> None:
             for _ in range(10):
                 answers = await asyncio.gather(*(rig.ask() for _ in range(30)))
                 assert {answer.status for answer in answers} == {503}
-            # A tenth of the calls, and the floor.
+            # The calls, a tenth of them as retries, and the floor.
             assert len(rig.service.hits) <= 300 + 30 + 10
 
     run(main())
@@ -110,7 +110,7 @@ def test_shared_exchange_survives_its_leader(run: Run) -> None:
     run(main())
 
 
-def test_connection_is_closed_when_nobody_waits_for_a_shared_exchange_any_more(run: Run) -> None:
+def test_connection_is_closed_when_the_last_caller_of_a_shared_exchange_leaves(run: Run) -> None:
     async def main() -> None:
         async with Rig({"*": {"hang": True}}) as rig:
             tasks = [asyncio.create_task(rig.ask(is_coalesced=True)) for _ in range(5)]
@@ -125,7 +125,7 @@ def test_connection_is_closed_when_nobody_waits_for_a_shared_exchange_any_more(r
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_storm_of_cancellations_leaves_nothing_behind(run: Run, seed: int) -> None:
-    """Slow, failing and hanging answers, few places, hedges, retries and sharing; callers give up at random. Then a healthy call."""
+    """Slow, failing and hanging answers, few slots, hedges, retries and sharing; callers cancel at random. Then a healthy call."""
     chance = random.Random(seed)
     faults = [{"json": 1}, {"json": 1, "delay_s": 0.02}, {"status": 503}, {"reset": "request"}, {"hang": True}, {"json": 1, "drip": {"bytes": 5, "every_s": 0.005}}]  # fmt: skip
     script = [chance.choice(faults) for _ in range(400)]

@@ -65,7 +65,7 @@ async def test_revoked_token_is_replaced_without_the_caller_noticing() -> None:
         assert [hit.header("authorization") for hit in upstream.hits] == ["Bearer first", "Bearer first", "Bearer second"]
 
 
-async def test_authority_that_is_down_is_asked_once_for_a_burst() -> None:
+async def test_unavailable_authority_is_called_once_for_a_burst() -> None:
     async with (
         ScriptedUpstream({"POST /oauth/token": {"status": 503}}) as authority,
         ScriptedUpstream({"*": {"json": 1}}) as upstream,

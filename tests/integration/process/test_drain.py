@@ -1,4 +1,4 @@
-"""Ending under load: what a client that respects `Connection: close` sees is answers and, at last, that nobody listens."""
+"""Draining under load: a client that respects `Connection: close` gets a response to every request until its connections are refused."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def written(folder: Path, port: int) -> Path:
 
 
 @pytest.mark.parametrize("delay_s", ["0", "0.7"])
-async def test_no_request_fails_when_the_gateway_ends_under_load(tmp_path: Path, delay_s: str) -> None:
+async def test_no_request_fails_when_the_gateway_stops_under_load(tmp_path: Path, delay_s: str) -> None:
     tally = Tally()
     async with serve(service) as upstream:
         document = written(tmp_path, upstream)
@@ -77,7 +77,7 @@ async def test_not_ready_at_once_and_still_serving_for_the_delay(tmp_path: Path)
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal.Signals) -> None:
+async def test_second_signal_cancels_running_requests(tmp_path: Path, second: signal.Signals) -> None:
     async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(SLOW.format(url=upstream.url), "utf-8")
@@ -98,8 +98,8 @@ async def test_second_signal_ends_what_still_runs(tmp_path: Path, second: signal
             await asyncio.gather(asked, return_exceptions=True)
 
 
-async def test_second_signal_turns_away_who_waits_for_a_place(tmp_path: Path) -> None:
-    """It would begin otherwise when the request that has the place is cancelled, after everybody else was told to end."""
+async def test_second_signal_rejects_requests_that_wait_for_a_slot(tmp_path: Path) -> None:
+    """Otherwise the waiting request would start when the second signal cancels the request that holds the slot."""
     async with ScriptedUpstream({"*": {"hang": True}}) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(SLOW.format(url=upstream.url), "utf-8")
@@ -155,7 +155,7 @@ async def test_hangup_reloads_the_document(tmp_path: Path) -> None:
 
 
 def late_client(address: tuple[str, int]) -> socket.socket:
-    """A client that the system accepts by itself, with its request."""
+    """A client whose connection only the kernel has accepted, with its request sent."""
     client = socket.create_connection(address)
     client.sendall(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
     client.setblocking(False)
@@ -163,8 +163,8 @@ def late_client(address: tuple[str, int]) -> socket.socket:
 
 
 class LateClients(Server):
-    """A server that takes nobody any more when clients come, which the system accepts all the same: before it is deaf, or where it must not
-    be deaf because others go on, when its loop has let go of the listener."""
+    """A server whose late clients are accepted only by the kernel: they connect just before it blocks new connections or, if it must not
+    block them because other processes still serve, right after its loop has released the listener."""
 
     late: tuple[socket.socket, ...] = ()
 
@@ -184,7 +184,7 @@ class LateClients(Server):
 
 
 @pytest.mark.parametrize("is_end", [None, lambda: False], ids=["the end", "others go on"])
-async def test_connection_that_the_system_accepted_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
+async def test_connection_in_the_kernel_backlog_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = LateClients(config, on_up=lambda: server.stop(), is_end=is_end)  # noqa: PLW0108 - there is no server yet
     async with asyncio.timeout(30):
@@ -200,7 +200,7 @@ async def test_connection_that_the_system_accepted_is_served_not_reset(is_end: C
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a listener be deaf")
-async def test_who_comes_between_the_last_look_and_the_close_is_refused_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_attempted_just_before_the_close_is_refused_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = free_socket()
     address = listener.getsockname()
     newcomer = socket.socket()
@@ -217,12 +217,12 @@ async def test_who_comes_between_the_last_look_and_the_close_is_refused_not_rese
     with newcomer:
         async with asyncio.timeout(30):
             await server.serve([listener])
-            # Its system asks again after a second, and then every two, four, ...
+            # The kernel of the client retries after a second, then after two, four, ...
             await asyncio.to_thread(select.select, [], [newcomer], [], 30)
         assert newcomer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
-async def test_idle_connection_is_closed_after_a_moment_and_stops_nothing() -> None:
+async def test_idle_connection_is_closed_after_a_moment_and_does_not_delay_the_drain() -> None:
     up = asyncio.Event()
     config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = Server(config, on_up=up.set)

@@ -1,11 +1,11 @@
-"""Five times as many clients as there are places: those that get one are served as before, the others are told to come back."""
+"""Five times as many clients as slots: admitted requests are served as before, the others are rejected with Retry-After."""
 
 import asyncio
 from pathlib import Path
 from statistics import median
 
 from anabranch.guard.concurrency import Gate
-from anabranch.main import create_app
+from anabranch.main import assemble
 from anabranch.settings import Settings
 from tests.support.gateway import running_gateway
 from tests.support.load import Visitor, closed_loop
@@ -26,7 +26,7 @@ endpoints:
 
 
 class Crowd:
-    """What clients were answered in a stretch of time. A client that is turned away comes back after a little while."""
+    """The answers that clients received in an interval. A rejected client retries after a short pause."""
 
     def __init__(self) -> None:
         self.good = 0
@@ -50,7 +50,7 @@ class Crowd:
                 self.most_tasks = max(self.most_tasks, len(asyncio.all_tasks()))
 
     async def look(self, gate: Gate, until: float) -> None:
-        """How many places are in use, from turn to turn of the loop."""
+        """Samples the number of slots in use at every turn of the loop."""
         loop = asyncio.get_running_loop()
         while loop.time() < until:
             self.in_use.append(gate.bulkhead.in_use)
@@ -67,13 +67,14 @@ async def crowded(port: int, gate: Gate, clients: int) -> Crowd:
     return crowd
 
 
-async def test_goodput_holds_and_nothing_piles_up_at_five_times_saturation(tmp_path: Path) -> None:
+async def test_slots_stay_busy_and_nothing_piles_up_at_five_times_saturation(tmp_path: Path) -> None:
     async with Workers(count=PLACES, service_s=SERVICE_S) as upstream:
         path = tmp_path / "gateway.yaml"
         path.write_text(DOCUMENT.format(url=upstream.url), "utf-8")
-        app = create_app(Settings(document=path, reload="off", max_requests=PLACES, max_waiting=PLACES, max_wait_s=0.1))
-        async with serve(app) as port:
-            gate: Gate = app.state.gate
+        process = assemble(Settings(document=path, reload="off", max_requests=PLACES, max_waiting=PLACES, max_wait_s=0.1))
+        gate = process.gate
+        assert gate is not None
+        async with serve(process.app) as port:
             saturated = await crowded(port, gate, PLACES)
             upstream.most_inside = 0
             begun = upstream.begun.total()
@@ -81,16 +82,16 @@ async def test_goodput_holds_and_nothing_piles_up_at_five_times_saturation(tmp_p
             assert (gate.bulkhead.in_use, gate.bulkhead.queued) == (0, 0)
         assert saturated.others | flooded.others == set()
         assert flooded.shed == gate.shed > 0
-        # How many that makes is measured by bench.overload on a quiet machine. Here others may have the processor, but whatever there is
-        # of it goes into answers: places are in use as they were before, and no work is done for anybody who was turned away.
+        # bench.overload measures the throughput on a quiet machine. Here other processes may use the processor, but the available time
+        # goes into admitted requests: as many slots are in use as before, and no work is done for rejected requests.
         assert median(flooded.in_use) >= median(saturated.in_use) > 0
         assert flooded.good == upstream.begun.total() - begun > 0
         assert upstream.most_inside <= PLACES
-        # One task for each client, its connection's request and what the gateway and the service do for it.
+        # For each client its own task, its request in the gateway, and the work of gateway and service for it.
         assert flooded.most_tasks < 5 * PLACES * 3 + 40
 
 
-async def test_endpoint_has_a_limit_of_its_own(tmp_path: Path) -> None:
+async def test_endpoint_has_its_own_limit(tmp_path: Path) -> None:
     async with (
         ScriptedUpstream({"*": {"json": 1, "delay_s": 1.0}}) as upstream,
         running_gateway(DOCUMENT.format(url=upstream.url), tmp_path) as it,

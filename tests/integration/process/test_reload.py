@@ -1,4 +1,4 @@
-"""Reloads of a whole gateway: nothing fails, nothing is mixed, nothing is left behind, and a bad document changes nothing."""
+"""Reloads of a complete gateway: no request fails or mixes documents, nothing is leaked, and a bad document changes nothing."""
 
 import asyncio
 import logging
@@ -11,9 +11,8 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from anabranch.document.reload import Reloader, ReloadState
-from anabranch.edge.app import Gateway
-from anabranch.main import create_app
+from anabranch.document.reload import ReloadState
+from anabranch.main import Process, assemble
 from anabranch.settings import Settings
 from tests.support.leaks import no_leaks, open_sockets
 from tests.support.load import Reply, under_load
@@ -25,26 +24,21 @@ CLIENTS = 64
 
 
 @asynccontextmanager
-async def stamped(folder: Path, **settings: Any) -> AsyncIterator[tuple[Gateway, int, Path, int]]:
+async def stamped(folder: Path, **settings: Any) -> AsyncIterator[tuple[Process, int, Path, int]]:
     """A gateway on a document with stamp 0: the application, its port, the document, and the port of the service behind it."""
     async with serve(pausing) as upstream:
         path = folder / "gateway.yaml"
         path.write_text(DOCUMENT.format(port=upstream, stamp=0), "utf-8")
-        app = create_app(Settings(document=path, **{"reload": "off", **settings}))
-        async with serve(app) as port:
-            yield app, port, path, upstream
+        process = assemble(Settings(document=path, **{"reload": "off", **settings}))
+        async with serve(process.app) as port:
+            yield process, port, path, upstream
 
 
 async def pausing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Long enough for most requests to see a reload, and for the compiler to get its share of the processor."""
+    """A service that waits 20 ms, so that most requests see a reload and the compiler gets its share of the processor."""
     if scope["type"] == "http":
         await asyncio.sleep(0.02)
     await service(scope, receive, send)
-
-
-def reloader_of(app: Gateway) -> Reloader:
-    reloader: Reloader = app.state.reloader
-    return reloader
 
 
 def stamps_of(reply: Reply) -> set[str]:
@@ -54,10 +48,10 @@ def stamps_of(reply: Reply) -> set[str]:
     return {reply.headers["x-stamp"], first["header"], first["path"].strip("/"), second["header"], queried["after"], queried["stamp"]}
 
 
-async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_response_under_load_comes_from_one_document_and_none_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    async with no_leaks(), stamped(tmp_path) as (app, port, path, upstream):
-        reloader = reloader_of(app)
+    async with no_leaks(), stamped(tmp_path) as (process, port, path, upstream):
+        reloader = process.reloader
         async with under_load(port, "/python", clients=8) as python, under_load(port, "/document", clients=CLIENTS - 8) as load:
             await load.more(CLIENTS)
             for number in range(1, RELOADS + 1):
@@ -76,10 +70,10 @@ async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_p
             RELOADS // 2,
             RELOADS // 2 + 1,
         )
-        # Clients, the gateway's side of them, and two upstreams with both ends of at most as many connections; old services have none.
+        # Sockets of the clients, of the gateway's side, and both ends of as many connections to two upstreams; old services keep none.
         assert sockets_then <= 2 * CLIENTS + 2 * 2 * CLIENTS + 2 * 2 * CLIENTS
         async with asyncio.timeout(60):
-            while len(asyncio.all_tasks()) >= 30:  # nobody asks for anything any more
+            while len(asyncio.all_tasks()) >= 30:  # no requests are sent any more
                 await asyncio.sleep(0.01)
     assert {reply.status for reply in [*load.replies, *python.replies]} == {200}
     for reply in load.replies:
@@ -90,9 +84,9 @@ async def test_under_load_every_answer_is_from_one_document_and_none_fails(tmp_p
     assert len(seen) > RELOADS // 4, "the load saw too few of the documents to show anything"
 
 
-async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with stamped(tmp_path) as (app, port, path, _), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
-        reloader = reloader_of(app)
+async def test_bad_document_changes_nothing_and_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with stamped(tmp_path) as (process, port, path, _), httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
+        reloader = process.reloader
         told: list[ReloadState] = []
         reloader.observe(told.append)
         before = reloader.state
@@ -111,21 +105,21 @@ async def test_bad_document_changes_nothing_and_is_loud(tmp_path: Path, caplog: 
     assert any("not usable" in reason for reason in ready.json()["reasons"])
 
 
-async def test_good_document_after_a_bad_one_clears_what_was_said(tmp_path: Path) -> None:
+async def test_good_document_after_a_bad_one_clears_the_report(tmp_path: Path) -> None:
     async with (
-        stamped(tmp_path) as (app, port, path, upstream),
+        stamped(tmp_path) as (process, port, path, upstream),
         httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
     ):
         path.write_text(BROKEN[0], "utf-8")
-        assert (await reloader_of(app).reload("test")).is_failed
+        assert (await process.reloader.reload("test")).is_failed
         path.write_text(DOCUMENT.format(port=upstream, stamp=1), "utf-8")
-        state = await reloader_of(app).reload("test")
+        state = await process.reloader.reload("test")
         assert (state.result, state.problems, state.generation) == ("ok", (), 2)
         assert (await client.get("/readyz")).json() == {"status": "ready", "reasons": []}
         assert (await client.get("/document")).headers["x-stamp"] == "1"
 
 
-async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_path: Path) -> None:
+async def test_request_in_flight_completes_with_the_document_it_started_with(tmp_path: Path) -> None:
     held: asyncio.Event = asyncio.Event()
     arrived: asyncio.Event = asyncio.Event()
 
@@ -138,13 +132,13 @@ async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_pat
     path = tmp_path / "gateway.yaml"
     async with no_leaks(), serve(holding) as upstream:
         path.write_text(DOCUMENT.format(port=upstream, stamp=0), "utf-8")
-        app = create_app(Settings(document=path, reload="off"))
-        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
+        process = assemble(Settings(document=path, reload="off"))
+        async with serve(process.app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
             for target in ("/document", "/python"):
                 asked = asyncio.create_task(client.get(target))
                 await arrived.wait()
                 path.write_text(DOCUMENT.format(port=upstream, stamp=1), "utf-8")
-                await reloader_of(app).reload("test")
+                await process.reloader.reload("test")
                 held.set()
                 old = await asked
                 assert old.status_code == 200
@@ -154,32 +148,32 @@ async def test_request_under_way_ends_on_the_document_that_it_began_with(tmp_pat
                     assert old.json() == ["0", "0"]
                 assert (await client.get("/document")).headers["x-stamp"] == "1"
                 path.write_text(DOCUMENT.format(port=upstream, stamp=0), "utf-8")
-                await reloader_of(app).reload("test")
+                await process.reloader.reload("test")
                 held.clear()
                 arrived.clear()
 
 
-async def test_other_python_routes_are_a_warning(tmp_path: Path) -> None:
-    async with stamped(tmp_path) as (app, _, path, upstream):
+async def test_changed_python_routes_are_a_warning(tmp_path: Path) -> None:
+    async with stamped(tmp_path) as (process, _, path, upstream):
         path.write_text(DOCUMENT.format(port=upstream, stamp=1).replace('["tests.support.stamped:router"]', "[]"), "utf-8")
-        state = await reloader_of(app).reload("test")
+        state = await process.reloader.reload("test")
     assert state.result == "ok"
     assert [warning.message for warning in state.warnings] == ["changes to routers take effect when the gateway is restarted"]
 
 
-async def test_description_follows_the_document(tmp_path: Path) -> None:
+async def test_api_description_follows_the_document(tmp_path: Path) -> None:
     async with (
-        stamped(tmp_path) as (app, port, path, upstream),
+        stamped(tmp_path) as (process, port, path, upstream),
         httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
     ):
         path.write_text(DOCUMENT.format(port=upstream, stamp=1) + "title: Renamed\n", "utf-8")
-        await reloader_of(app).reload("test")
+        await process.reloader.reload("test")
         assert (await client.get("/openapi.json")).json()["info"]["title"] == "Renamed"
 
 
 @pytest.mark.parametrize("is_swapped", [False, True], ids=["written in place", "swapped as Kubernetes does"])
-async def test_change_on_the_disk_is_loaded(tmp_path: Path, is_swapped: bool) -> None:
-    """A ConfigMap's file is a symbolic link into `..data`, which is one to a folder with a date in its name."""
+async def test_change_on_disk_is_loaded(tmp_path: Path, is_swapped: bool) -> None:
+    """A ConfigMap's file is a symbolic link into `..data`, which is itself a link to a folder with a date in its name."""
     async with no_leaks(), serve(service) as upstream:
         documents = [DOCUMENT.format(port=upstream, stamp=stamp) for stamp in range(2)]
         mounted = tmp_path / "mounted"
@@ -193,10 +187,10 @@ async def test_change_on_the_disk_is_loaded(tmp_path: Path, is_swapped: bool) ->
             path.symlink_to("..data/gateway.yaml")
         else:
             path.write_text(documents[0], "utf-8")
-        app = create_app(Settings(document=mounted, reload="watch"))
+        process = assemble(Settings(document=mounted, reload="watch"))
         reloaded = asyncio.Event()
-        reloader_of(app).observe(lambda _: reloaded.set())
-        async with serve(app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
+        process.reloader.observe(lambda _: reloaded.set())
+        async with serve(process.app) as port, httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client:
             assert (await client.get("/document")).headers["x-stamp"] == "0"
             if is_swapped:
                 second = mounted / "..2026_02"
@@ -208,5 +202,5 @@ async def test_change_on_the_disk_is_loaded(tmp_path: Path, is_swapped: bool) ->
                 path.write_text(documents[1], "utf-8")
             async with asyncio.timeout(60):
                 await reloaded.wait()
-            assert reloader_of(app).state.trigger == "watch"
+            assert process.reloader.state.trigger == "watch"
             assert (await client.get("/document")).headers["x-stamp"] == "1"

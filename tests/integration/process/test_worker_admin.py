@@ -1,4 +1,4 @@
-"""The admin servers of several workers: a reload asked of one reaches all and says so, and readiness is each one's own."""
+"""The admin servers of several workers: a reload at one worker reaches all and reports their results; readiness is per worker."""
 
 import asyncio
 import re
@@ -45,7 +45,7 @@ async def two_workers(folder: Path, **variables: str) -> AsyncIterator[Workers]:
         assert await command.ended() == 0
 
 
-async def test_reload_asked_of_one_worker_reaches_all(tmp_path: Path) -> None:
+async def test_reload_of_one_worker_reaches_all(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as workers:
         for generation, admin in ((2, workers.admins[0]), (3, workers.admins[1])):
             workers.write(f"the {generation}.")
@@ -58,7 +58,7 @@ async def test_reload_asked_of_one_worker_reaches_all(tmp_path: Path) -> None:
             assert [state["last"]["trigger"] for state in states] == ["admin", "admin"]
 
 
-async def test_document_that_is_not_usable_changes_nothing_anywhere(tmp_path: Path) -> None:
+async def test_unusable_document_changes_nothing_in_any_worker(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as workers:
         before = await workers.states()
         workers.document.write_text("version: 1\nendpoints: [", "utf-8")
@@ -69,13 +69,13 @@ async def test_document_that_is_not_usable_changes_nothing_anywhere(tmp_path: Pa
         asked, other = await workers.states()
         assert (asked["digest"], asked["generation"], asked["failed"]) == (before[0]["digest"], 1, 1)
         assert other == before[1]
-        # Readiness is each worker's own: who has read the bad document says so, and stays ready.
+        # Readiness is per worker: the worker that has read the bad document reports it and stays ready.
         shown = [(await admin.get("/readyz")) for admin in workers.admins]
         assert [one.status_code for one in shown] == [200, 200]
         assert [len(one.json()["reasons"]) for one in shown] == [1, 0]
 
 
-async def test_end_makes_every_worker_not_ready_at_once(tmp_path: Path) -> None:
+async def test_shutdown_makes_every_worker_not_ready_at_once(tmp_path: Path) -> None:
     async with two_workers(tmp_path, ANABRANCH_DRAIN_DELAY_S="600") as workers:
         assert [(await admin.get("/readyz")).status_code for admin in workers.admins] == [200, 200]
         workers.command.process.terminate()
@@ -84,6 +84,6 @@ async def test_end_makes_every_worker_not_ready_at_once(tmp_path: Path) -> None:
                 while (answer := await admin.get("/readyz")).status_code == 200:
                     await asyncio.sleep(0.01)
             assert (answer.status_code, answer.json()["reasons"]) == (503, ["the gateway is stopping"])
-        # Nobody waits for a reload in a worker that ends.
+        # A reload does not wait for a worker that is stopping.
         answer = await workers.admins[0].post("/admin/reload")
         assert (answer.status_code, len(answer.json()["workers"])) == (504, 1)

@@ -1,4 +1,4 @@
-"""Several workers on one port: they share the load, are replaced when they die, reload together, and end together."""
+"""Several workers on one port: they share the load, are replaced when they die, and reload and stop together."""
 
 import asyncio
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.command import PATIENCE_S, ROOT, Command, Tally, ask_until_refused, running_command
+from tests.support.command import PATIENCE_S, Command, Tally, ask_until_refused, running_command
+from tests.support.paths import ROOT
 from tests.support.serving import serve
 from tests.support.stamped import DOCUMENT, service
 
@@ -30,13 +31,13 @@ def document(upstream: int, stamp: int) -> str:
 
 
 def workers_of(pid: int) -> set[int]:
-    """The processes that the supervisor started to serve; multiprocessing's own tracker is none."""
+    """The worker processes of the supervisor, without multiprocessing's resource tracker."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {int(child) for child in children if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()}
 
 
 async def stamps(command: Command, requests: int = 24) -> set[str]:
-    """What connections of their own were answered; each may reach another worker."""
+    """The stamps in answers to requests on separate connections; each may reach another worker."""
     found = set()
     for _ in range(requests):
         async with httpx.AsyncClient(base_url=command.url, timeout=60) as client:
@@ -79,7 +80,7 @@ async def test_two_workers_serve_reload_survive_a_death_and_drain(tmp_path: Path
         assert tally.refused == 16
 
 
-async def test_worker_that_ends_alone_leaves_the_door_open_and_interrupt_ends_all_in_peace(tmp_path: Path) -> None:
+async def test_worker_that_exits_alone_keeps_the_socket_open_and_interrupt_stops_all_cleanly(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as (command, _, _):
         os.kill(min(workers_of(command.pid)), signal.SIGTERM)
         await command.says("exited with code 0")
@@ -111,7 +112,7 @@ async def test_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
     async with asyncio.timeout(60):
         while not lives.exists() or len(lives.read_text("utf-8").splitlines()) < 2:
             await asyncio.sleep(0.05)
-        await asyncio.sleep(3)  # longer than the supervisor's patience: the second life is well
+        await asyncio.sleep(3)  # longer than the supervisor's patience: the second run is healthy
         process.terminate()
         _, said = await process.communicate()
     assert process.returncode == 0
@@ -119,7 +120,7 @@ async def test_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
     assert b"no heartbeat" in said
 
 
-async def test_document_that_is_not_usable_is_told_once(tmp_path: Path) -> None:
+async def test_unusable_document_is_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("version: 2\n", "utf-8")
     process = await asyncio.create_subprocess_exec(

@@ -27,7 +27,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
 
 @pytest.fixture
 async def wire() -> AsyncIterator[Rig]:
-    """For what only our own transport promises."""
+    """For guarantees of our own transport only."""
     async with no_leaks():
         made = Rig("wire")
         try:

@@ -21,7 +21,7 @@ async def test_client_works_on_our_connections(rig: Rig) -> None:
     assert [hit.header("content-length") for hit in upstream.hits][2] is None
 
 
-async def test_failures_are_httpx_s_own(rig: Rig) -> None:
+async def test_failures_are_httpx_exceptions(rig: Rig) -> None:
     spec = {
         "/hang": {"hang": True},
         "/cut": {"reset": "answer"},
@@ -32,7 +32,7 @@ async def test_failures_are_httpx_s_own(rig: Rig) -> None:
     upstream = await rig.serve(spec)
     caller = rig.caller(upstream.url, max_response=100)
     async with httpx.AsyncClient(transport=Bridge(caller.transport), base_url=upstream.url, timeout=30.0) as client:
-        assert (await client.get("/ok")).status_code == 200  # so that there is a connection, and nothing but the answer to wait for
+        assert (await client.get("/ok")).status_code == 200  # so that the connection exists and only the answer is pending
         with pytest.raises(httpx.ReadTimeout):
             await client.get("/hang", timeout=0.5)
         with pytest.raises(httpx.ReadError):

@@ -1,4 +1,4 @@
-"""Cancellation: whoever is cancelled takes its connection along, and nobody else notices."""
+"""Cancellation: a cancelled exchange closes its connection and does not affect other exchanges."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ async def test_cancelled_exchange_closes_its_connection(rig: Rig) -> None:
         {"interim": [100], "drip": {"bytes": 25, "every_s": 5.0}},
     ],
 )
-async def test_cancelled_in_the_middle_of_an_answer(rig: Rig, behaviour: dict[str, Any]) -> None:
+async def test_cancellation_during_an_answer_closes_the_connection(rig: Rig, behaviour: dict[str, Any]) -> None:
     upstream, caller = await rig.both({"/x": behaviour, "/ok": OK})
     task = asyncio.create_task(caller.ask("/x"))
     await upstream.until(lambda record: len(record.hits) == 1)
@@ -45,7 +45,7 @@ async def test_cancelled_in_the_middle_of_an_answer(rig: Rig, behaviour: dict[st
     assert (await caller.ask("/ok")).body == b'{"ok": true}'
 
 
-async def test_cancelled_while_a_large_body_is_written(rig: Rig) -> None:
+async def test_cancellation_while_a_large_body_is_written_closes_the_connection(rig: Rig) -> None:
     upstream, caller = await rig.both({"/x": {"hang": True, "early": True}, "/ok": OK})
     task = asyncio.create_task(caller.ask("/x", method="POST", body=b"x" * 50_000_000))
     await upstream.until(lambda record: record.counts["/x"] == 1)
@@ -55,8 +55,8 @@ async def test_cancelled_while_a_large_body_is_written(rig: Rig) -> None:
     await upstream.until(lambda record: record.open == 0)
 
 
-async def test_answer_and_cancellation_in_the_same_turn_of_the_loop(rig: Rig) -> None:
-    """The future is done, the task has not run yet: the answer is lost, the connection must not serve two."""
+async def test_answer_and_cancellation_in_the_same_turn_leave_nothing(rig: Rig) -> None:
+    """The future is done but the task has not run yet: the answer is lost, and the connection must not be shared by two exchanges."""
     _, caller = await rig.both({"/x": OK})
     outcomes: list[object] = []
     for turns in range(40):

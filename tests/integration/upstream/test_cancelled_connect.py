@@ -1,4 +1,4 @@
-"""Cancelling at every turn of the loop while a connection comes up: nothing stays open, on either loop."""
+"""Cancellation at every turn of the loop while connecting: nothing stays open, on either loop."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -44,5 +44,5 @@ async def _cancel_at_every_turn() -> None:
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_a_connect_that_is_cancelled_at_any_turn_leaves_nothing_open(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+def test_a_connect_cancelled_at_any_turn_leaves_nothing_open(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
     run(_cancel_at_every_turn())

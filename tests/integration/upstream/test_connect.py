@@ -1,4 +1,4 @@
-"""Connecting: names, refusals, time limits, IPv6 and Happy Eyeballs (RFC 8305)."""
+"""Connecting: names, refused connections, timeouts, IPv6 and Happy Eyeballs (RFC 8305)."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ def has_ipv6() -> bool:
 
 
 class BlackHole:
-    """A listening socket whose queue is full: the kernel answers no further connection attempt."""
+    """A listening socket with a full backlog: the kernel ignores further connection attempts."""
 
     def __init__(self) -> None:
         self._server = socket.socket()
@@ -48,7 +48,7 @@ class BlackHole:
             sock.close()
 
 
-async def test_refused_connection_sends_nothing(rig: Rig) -> None:
+async def test_refused_connection_is_a_connect_error_and_sends_nothing(rig: Rig) -> None:
     upstream = await rig.serve({})
     caller = rig.caller(upstream.url)
     await upstream.stop()
@@ -59,7 +59,7 @@ async def test_refused_connection_sends_nothing(rig: Rig) -> None:
     assert "127.0.0.1" not in caught.value.detail
 
 
-async def test_name_without_address_sends_nothing(rig: Rig) -> None:
+async def test_unresolvable_name_sends_nothing(rig: Rig) -> None:
     caller = rig.caller("http://no-such-host.invalid:1")
     with pytest.raises(ResolveError) as caught:
         await caller.ask()
@@ -80,7 +80,7 @@ async def test_connect_timeout_is_not_the_deadline(rig: Rig) -> None:
         assert (caller.connections, patient.connections) == (0, 0)
 
 
-async def test_cancelled_while_connecting_leaves_nothing(rig: Rig) -> None:
+async def test_cancellation_while_connecting_leaves_nothing(rig: Rig) -> None:
     with BlackHole() as url:
         caller = rig.caller(url, connect_timeout="30s")
         tasks = [asyncio.create_task(caller.ask()) for _ in range(20)]
@@ -103,7 +103,7 @@ async def test_close_ends_connection_attempts(rig: Rig) -> None:
         assert not caught.value.may_be_processed
 
 
-async def test_connection_that_is_reset_as_soon_as_it_is_open_fails(rig: Rig) -> None:
+async def test_connection_reset_right_after_opening_fails(rig: Rig) -> None:
     _, caller = await rig.both({"reset_on_accept": True, "routes": {}})
     for _ in range(5):
         with pytest.raises(UpstreamError):
@@ -111,7 +111,7 @@ async def test_connection_that_is_reset_as_soon_as_it_is_open_fails(rig: Rig) ->
     assert caller.connections == 0
 
 
-async def test_address_with_ip_is_reached_under_its_own_name(rig: Rig) -> None:
+async def test_address_with_a_fixed_ip_keeps_its_host_name(rig: Rig) -> None:
     upstream = await rig.serve({"*": OK})
     caller = rig.caller(f"http://service.invalid:{upstream.port}")
     caller.address = msgspec.structs.replace(caller.address, ip="127.0.0.1")
@@ -128,7 +128,7 @@ async def test_ipv6_literal_is_reached(rig: Rig) -> None:
 
 
 class Resolver:
-    """Stands in for the loop's resolver."""
+    """Replaces the loop's resolver."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
         self._hosts = hosts
@@ -138,9 +138,9 @@ class Resolver:
         return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, (ip, port, 0, 0) if ":" in ip else (ip, port)) for ip in self._hosts]
 
 
-async def test_address_that_refuses_is_followed_by_the_next_at_once(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where this machine has no IPv6 at all: unreachable is as good as refused."""
-    monkeypatch.setattr("anabranch.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # nobody waits for it
+async def test_next_address_is_tried_at_once_after_a_refused_connection(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also works on a machine without IPv6: unreachable is equivalent to refused."""
+    monkeypatch.setattr("anabranch.upstream.dial.ATTEMPT_DELAY_S", 3600.0)  # not awaited
     Resolver(monkeypatch, "::1", "127.0.0.2", "127.0.0.1")
     upstream = await wire.serve({"*": OK})
     caller = wire.caller(f"http://several.invalid:{upstream.port}")
@@ -148,7 +148,7 @@ async def test_address_that_refuses_is_followed_by_the_next_at_once(wire: Rig, m
     assert upstream.accepted == 1
 
 
-async def test_all_addresses_refuse(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_error_when_all_addresses_refuse(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     Resolver(monkeypatch, "127.0.0.2", "127.0.0.3")
     upstream = await wire.serve({})
     caller = wire.caller(f"http://several.invalid:{upstream.port}")
@@ -171,7 +171,7 @@ async def test_silent_address_is_overtaken_after_the_attempt_delay(wire: Rig, mo
         assert asyncio.get_running_loop().time() - started >= ATTEMPT_DELAY_S * 0.9
 
 
-async def test_race_that_is_cancelled_leaves_nothing(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelled_race_of_addresses_leaves_nothing(wire: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with BlackHole() as first, BlackHole() as second:
         endpoints = [(socket.AF_INET, (hole.host, hole.port)) for hole in map(Address.parse, (first, second))]
 

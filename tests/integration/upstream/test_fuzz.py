@@ -1,4 +1,4 @@
-"""Whatever an upstream sends, cut wherever: an answer or an UpstreamError, the next exchange is right, nothing is left behind."""
+"""Any bytes from an upstream, split anywhere, give an answer or an UpstreamError; the next exchange is correct and nothing is leaked."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ wires = st.one_of(
     st.binary(max_size=200),
     st.lists(st.sampled_from(PIECES), max_size=10).map(b"".join),
     st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=5)), max_size=10).map(b"".join),
-    # A whole answer with a few bytes damaged.
+    # A complete answer with a few damaged bytes.
     st.tuples(st.integers(0, 90), st.binary(min_size=1, max_size=3)).map(
         lambda damage: (
             (whole := b"HTTP/1.1 200 OK\r\nserver: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nt: x\r\n\r\n")[: damage[0]]
@@ -49,7 +49,7 @@ TRANSPORTS: dict[str, Callable[[], Transport]] = {
 async def play(transport: Transport, sent: list[bytes], step: int, method: str, keep_open: bool) -> None:
     routes: dict[str, object] = {
         "/warm": {"json": 0},
-        # `close_after` would end it as well; without it a hanging tail shows whether the parser asks for more.
+        # `close_after` would end it too; without it, a hang shows that the parser waits for more bytes.
         "/x": [{"raw": raw, "drip": {"bytes": step, "every_s": 0.0}} for raw in sent],
         "/ok": {"json": "right"},
     }
@@ -67,11 +67,11 @@ async def play(transport: Transport, sent: list[bytes], step: int, method: str, 
                 else:
                     is_right = isinstance(answer, Answer) and len(answer.body) <= 1000
                 assert is_right
-                # What arrives behind a whole answer after the next request was written cannot be told from its answer by anybody: let it
-                # come first.
+                # Bytes that follow a complete answer and arrive after the next request was sent cannot be distinguished from its answer,
+                # so let them arrive first.
                 await upstream.until(lambda record: record.concurrent == 0)
                 await asyncio.sleep(0.002)
-                # A GET, because the script closes behind what looks like a kept-alive answer: a POST might rightly be lost.
+                # A GET, because the script closes after an answer that looks kept-alive, where a POST may legitimately be lost.
                 after = await transport.exchange(Request(method="GET", target="/ok"), address, loop.time() + 30)
                 assert (after.status, after.body) == (200, b'"right"')
         finally:
@@ -87,14 +87,14 @@ async def play(transport: Transport, sent: list[bytes], step: int, method: str, 
     method=st.sampled_from(["GET", "HEAD", "POST"]),
     warm=st.booleans(),
 )
-def test_anything_may_come(
+def test_any_response_bytes_are_an_answer_or_an_upstream_error(
     kind: str, loop_factory: Callable[[], asyncio.AbstractEventLoop], sent: list[bytes], step: int, method: str, warm: bool
 ) -> None:
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(play(TRANSPORTS[kind](), sent, step, method, warm))
 
 
-def test_random_bytes_in_bulk_for_our_wire() -> None:
+def test_random_bytes_in_bulk_do_not_break_the_wire_transport() -> None:
     """Less clever than hypothesis, but much more of it over one transport."""
     dice = random.Random(20)
     sent = [b"".join(dice.choices(PIECES, k=dice.randrange(8))) + dice.randbytes(dice.randrange(4)) for _ in range(400)]

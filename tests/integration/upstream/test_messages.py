@@ -1,4 +1,4 @@
-"""What an answer may look like: bodies, framing, codings, limits (RFC 9112 sections 2 to 7), the same for both transports."""
+"""The forms of an answer: bodies, framing, codings, limits (RFC 9112 sections 2 to 7), the same for both transports."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ OK = {"json": {"ok": True}}
 
 
 async def healthy(rig: Rig, behaviour: Any, **ask: Any) -> None:
-    """Ask the behaviour, which must fail with an UpstreamError, and then see the next exchange right."""
+    """Request the behaviour, which must fail with an UpstreamError; the next exchange must succeed."""
     _, caller = await rig.both({"/bad": behaviour, "/ok": OK})
     with pytest.raises(UpstreamError) as caught:
         await caller.ask("/bad", **ask)
@@ -44,7 +44,7 @@ async def healthy(rig: Rig, behaviour: Any, **ask: Any) -> None:
         {"reason": "caf\xe9"},
     ],
 )  # fmt: skip
-async def test_body_is_read_whole_however_it_is_framed(rig: Rig, framing: dict[str, Any]) -> None:
+async def test_body_is_read_completely_with_every_framing(rig: Rig, framing: dict[str, Any]) -> None:
     upstream, caller = await rig.both({"/x": {"json": {"a": [1, 2, 3]}, **framing}})
     for _ in range(2):
         answer = await caller.ask("/x")
@@ -64,7 +64,7 @@ async def test_every_final_status_is_an_answer(rig: Rig, status: int) -> None:
 
 @pytest.mark.parametrize("status", [204, 304])
 @pytest.mark.parametrize("headers", [{}, {"content-length": "5"}, {"etag": '"1"'}])
-async def test_statuses_without_body_have_none_whatever_the_fields_say(rig: Rig, status: int, headers: dict[str, str]) -> None:
+async def test_statuses_without_a_body_ignore_the_framing_fields(rig: Rig, status: int, headers: dict[str, str]) -> None:
     """RFC 9112 section 6.3, rule 1."""
     if status == 204 and headers.get("content-length"):
         headers = {}
@@ -76,7 +76,7 @@ async def test_statuses_without_body_have_none_whatever_the_fields_say(rig: Rig,
 
 
 @pytest.mark.parametrize("framing", [{}, {"chunked": True}, {"encoding": "gzip"}, {"headers": {"content-length": "99999999999"}}])
-async def test_head_has_no_body_whatever_the_fields_say(rig: Rig, framing: dict[str, Any]) -> None:
+async def test_answer_to_head_has_no_body_whatever_its_fields(rig: Rig, framing: dict[str, Any]) -> None:
     upstream, caller = await rig.both({"/x": {"json": 1, **framing}, "/ok": OK})
     for _ in range(3):
         answer = await caller.ask("/x", method="HEAD")
@@ -91,7 +91,7 @@ async def test_header_fields_keep_order_and_repeats_in_lower_case(rig: Rig) -> N
     assert answer.headers[:3] == [(b"set-cookie", b"a=1"), (b"x-empty", b""), (b"set-cookie", b"b=2")]
 
 
-async def test_request_arrives_as_it_was_built(rig: Rig) -> None:
+async def test_request_arrives_unchanged(rig: Rig) -> None:
     upstream = await rig.serve({"*": {"echo": True}})
     caller = rig.caller(upstream.url + "/base/v1")
     await caller.ask(
@@ -115,7 +115,7 @@ async def test_request_arrives_as_it_was_built(rig: Rig) -> None:
     assert hit.header("transfer-encoding") is None
 
 
-async def test_get_without_body_sends_no_length_and_an_empty_body_does(rig: Rig) -> None:
+async def test_get_without_body_sends_no_content_length_but_an_empty_body_does(rig: Rig) -> None:
     upstream, caller = await rig.both({"*": {"body": ""}})
     await caller.ask("/none")
     await caller.ask("/empty", method="POST", body=b"")
@@ -123,7 +123,7 @@ async def test_get_without_body_sends_no_length_and_an_empty_body_does(rig: Rig)
 
 
 @pytest.mark.parametrize("size", [1, 65_536, 65_537, 3_000_000])
-async def test_request_bodies_of_any_size_arrive_whole(rig: Rig, size: int) -> None:
+async def test_request_bodies_of_any_size_arrive_complete(rig: Rig, size: int) -> None:
     upstream, caller = await rig.both({"/x": {"body": "read"}})
     body = bytes(range(256)) * (size // 256 + 1)
     for _ in range(2):
@@ -134,19 +134,19 @@ async def test_request_bodies_of_any_size_arrive_whole(rig: Rig, size: int) -> N
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "br", "zstd"])
 @pytest.mark.parametrize("framing", [{}, {"chunked": 5}])
-async def test_content_codings_are_undone(rig: Rig, coding: str, framing: dict[str, Any]) -> None:
+async def test_content_codings_are_decoded(rig: Rig, coding: str, framing: dict[str, Any]) -> None:
     _, caller = await rig.both({"/x": {"json": ["text"] * 50, "encoding": coding, **framing}})
     assert json.loads((await caller.ask("/x")).body) == ["text"] * 50
 
 
-async def test_several_codings_are_undone_last_first(rig: Rig) -> None:
+async def test_several_codings_are_decoded_last_first(rig: Rig) -> None:
     body = gzip.compress(gzip.compress(b"[1]"))
     _, caller = await rig.both({"/x": {"body": body, "headers": {"content-encoding": "gzip, gzip"}}})
     assert (await caller.ask("/x")).body == b"[1]"
 
 
 @pytest.mark.parametrize("coding", ["compress", "gzip, unknown", "gzip, gzip, gzip, gzip"])
-async def test_codings_that_we_do_not_know_are_protocol_errors(rig: Rig, coding: str) -> None:
+async def test_unknown_codings_are_protocol_errors(rig: Rig, coding: str) -> None:
     with pytest.raises(ProtocolError, match="cod"):
         await healthy(rig, {"body": "abc", "headers": {"content-encoding": coding}})
 
@@ -159,7 +159,7 @@ async def test_bomb_is_stopped_at_the_limit(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("framing", [{}, {"chunked": 4096}, {"content_length": False}])
-async def test_body_over_the_limit_is_refused_and_at_the_limit_accepted(rig: Rig, framing: dict[str, Any]) -> None:
+async def test_body_over_the_limit_is_rejected_and_at_the_limit_accepted(rig: Rig, framing: dict[str, Any]) -> None:
     spec = {"/at": {"size": 10_000, **framing}, "/over": {"size": 10_001, **framing}, "/ok": OK}
     _, caller = await rig.both(spec, max_response=10_000)
     assert len((await caller.ask("/at")).body) == 10_000
@@ -168,7 +168,7 @@ async def test_body_over_the_limit_is_refused_and_at_the_limit_accepted(rig: Rig
     assert (await caller.ask("/ok")).status == 200
 
 
-async def test_length_over_the_limit_is_refused_before_the_body_comes(rig: Rig) -> None:
+async def test_declared_length_over_the_limit_is_rejected_before_the_body_arrives(rig: Rig) -> None:
     raw = "HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n"
     upstream, caller = await rig.both({"/x": {"body": "", "content_length": 99_999_999}, "/raw": {"raw": raw}}, max_response=10)
     with pytest.raises(ResponseTooLarge):
@@ -193,7 +193,7 @@ async def test_length_over_the_limit_is_refused_before_the_body_comes(rig: Rig) 
         {"raw": "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"},
     ],
 )
-async def test_connection_that_ends_early_is_lost(rig: Rig, behaviour: dict[str, Any]) -> None:
+async def test_connection_that_ends_early_is_connection_lost(rig: Rig, behaviour: dict[str, Any]) -> None:
     """RFC 9112 section 8."""
     with pytest.raises(ConnectionLost):
         await healthy(rig, behaviour)
@@ -242,23 +242,23 @@ GRAMMAR = [
 
 
 @pytest.mark.parametrize("raw", GRAMMAR)
-async def test_what_is_not_http_is_a_protocol_error(rig: Rig, raw: str) -> None:
+async def test_a_response_that_is_not_http_is_a_protocol_error(rig: Rig, raw: str) -> None:
     """RFC 9112 sections 2.2, 4, 5, 6.1, 6.3, 7.1 and 11."""
     with pytest.raises(ProtocolError):
         await healthy(rig, {"raw": raw})
 
 
 @pytest.mark.parametrize("raw", STRICT, ids=range(len(STRICT)))
-async def test_what_could_be_read_in_two_ways_is_a_protocol_error_on_our_wire(wire: Rig, raw: str) -> None:
-    """RFC 9112 sections 5.2, 6.1, 6.3 and 11.2: smuggling begins where two parsers differ. The stock parser is more lenient."""
+async def test_ambiguous_framing_is_a_protocol_error_on_the_wire_transport(wire: Rig, raw: str) -> None:
+    """RFC 9112 sections 5.2, 6.1, 6.3 and 11.2: request smuggling is possible when two parsers differ. The stock parser is more lenient."""
     with pytest.raises(ProtocolError):
         await healthy(wire, {"raw": raw})
 
 
-async def test_answer_that_never_comes_times_out(rig: Rig) -> None:
+async def test_missing_answer_times_out(rig: Rig) -> None:
     upstream, caller = await rig.both({"/x": {"hang": True}, "/slow": {"size": 1000, "drip": {"bytes": 1, "every_s": 0.05}}, "/ok": OK})
     for target in ("/x", "/slow"):
-        await caller.ask("/ok")  # so that there is a connection, and nothing but the answer to wait for
+        await caller.ask("/ok")  # so that the connection exists and only the answer is pending
         with pytest.raises(UpstreamTimeout) as caught:
             await caller.ask(target, within_s=0.5)
         assert caught.value.may_be_processed
@@ -266,7 +266,7 @@ async def test_answer_that_never_comes_times_out(rig: Rig) -> None:
     assert (await caller.ask("/ok")).status == 200
 
 
-async def test_past_deadline_sends_nothing(rig: Rig) -> None:
+async def test_expired_deadline_sends_nothing(rig: Rig) -> None:
     upstream, caller = await rig.both({"*": OK})
     with pytest.raises(UpstreamTimeout) as caught:
         await caller.ask(within_s=-1.0)
@@ -274,21 +274,21 @@ async def test_past_deadline_sends_nothing(rig: Rig) -> None:
     assert upstream.accepted == 0
 
 
-async def test_large_answers_arrive_whole(rig: Rig) -> None:
+async def test_large_answers_arrive_complete(rig: Rig) -> None:
     _, caller = await rig.both({"/x": {"size": 5_000_000}, "/chunked": {"size": 5_000_000, "chunked": 10_000}})
     assert (await caller.ask("/x")).body == b"x" * 5_000_000
     assert (await caller.ask("/chunked")).body == b"x" * 5_000_000
 
 
 @pytest.mark.parametrize(("method", "length"), [("POST", "0"), ("PUT", "0"), ("PATCH", "0"), ("GET", None), ("DELETE", None)])
-async def test_a_method_that_expects_a_body_says_that_it_has_none(rig: Rig, method: str, length: str | None) -> None:
+async def test_a_method_that_expects_a_body_sends_content_length_zero_without_one(rig: Rig, method: str, length: str | None) -> None:
     upstream, caller = await rig.both({"/": {"json": {}}})
     await caller.ask("/", method=method)
     assert dict(upstream.hits[0].headers).get("content-length") == length
 
 
 @pytest.mark.parametrize("framing", [{}, {"chunked": 100_000}, {"content_length": False}])
-async def test_large_body_comes_whole_and_the_connection_goes_on(rig: Rig, framing: dict[str, Any]) -> None:
+async def test_large_body_arrives_complete_and_the_connection_is_kept(rig: Rig, framing: dict[str, Any]) -> None:
     body = "0123456789abcdef" * (LARGE // 16 + 1000)
     _, caller = await rig.both({"/large": {"body": body, **framing}, "/ok": OK}, max_response="16MiB")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""When a connection is used again, and when it must not be (RFC 9112 section 9), the same for both transports where both promise it."""
+"""When a connection is reused, and when it must not be (RFC 9112 section 9); the same for both transports where both guarantee it."""
 
 import asyncio
 from typing import Any
@@ -18,8 +18,8 @@ async def test_connection_is_kept_alive(rig: Rig) -> None:
     assert upstream.accepted == 1
 
 
-async def test_concurrent_exchanges_have_a_connection_each(rig: Rig) -> None:
-    # The first twenty are held for longer than it can take until all of them are there.
+async def test_concurrent_exchanges_use_separate_connections(rig: Rig) -> None:
+    # The first twenty answers are delayed for longer than it takes all twenty requests to arrive.
     upstream, caller = await rig.both({"*": [*[{"delay_s": 0.5, **OK}] * 20, {"delay_s": 0.05, **OK}]})
     await asyncio.gather(*(caller.ask() for _ in range(20)))
     assert upstream.max_concurrent == upstream.accepted == 20
@@ -37,7 +37,7 @@ async def test_concurrent_exchanges_have_a_connection_each(rig: Rig) -> None:
         {"body": "x", "chunked": True, "headers": {"connection": "close"}},
     ],
 )
-async def test_connection_that_the_answer_ends_is_not_used_again(rig: Rig, behaviour: dict[str, Any]) -> None:
+async def test_connection_closed_by_its_answer_is_not_reused(rig: Rig, behaviour: dict[str, Any]) -> None:
     upstream, caller = await rig.both({"/x": behaviour, "/ok": OK})
     for _ in range(2):
         assert (await caller.ask("/x")).body == b"x"
@@ -59,8 +59,8 @@ async def test_connection_that_the_answer_ends_is_not_used_again(rig: Rig, behav
         {"body": "x", "content_length": 1, "after": "x" * 100},
     ],
 )
-async def test_bytes_behind_an_answer_never_reach_the_next_exchange(wire: Rig, behaviour: dict[str, Any]) -> None:
-    """RFC 9112 section 11.2: an answer that was not asked for must not be taken for the answer to a later request."""
+async def test_bytes_after_an_answer_never_reach_the_next_exchange(wire: Rig, behaviour: dict[str, Any]) -> None:
+    """RFC 9112 section 11.2: an unsolicited answer must not be used as the answer to a later request."""
     upstream, caller = await wire.both({"/x": behaviour, "/ok": OK})
     for _ in range(2):
         assert (await caller.ask("/x")).body in {b"x", b""}
@@ -68,7 +68,7 @@ async def test_bytes_behind_an_answer_never_reach_the_next_exchange(wire: Rig, b
     assert upstream.accepted == 3
 
 
-async def test_head_answered_with_a_body_poisons_nothing(wire: Rig) -> None:
+async def test_body_in_an_answer_to_head_does_not_affect_the_next_exchange(wire: Rig) -> None:
     raw = "HTTP/1.1 200 OK\r\ncontent-length: 51\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned12345"
     _, caller = await wire.both({"HEAD /x": {"raw": raw}, "/ok": OK})
     assert (await caller.ask("/x", method="HEAD")).body == b""
@@ -86,18 +86,18 @@ async def test_bytes_on_an_idle_connection_close_it(wire: Rig) -> None:
     assert caller.connections == 1
 
 
-async def test_idle_connection_that_the_peer_closed_costs_no_request(rig: Rig) -> None:
+async def test_idle_connection_closed_by_the_peer_fails_no_request(rig: Rig) -> None:
     upstream, caller = await rig.both({"close_after": 1, "routes": {"*": OK}})
     for method in ("GET", "POST", "GET", "POST"):
         assert (await caller.ask(method=method)).status == 200
         await upstream.until(lambda record: record.open == 0)
-        await asyncio.sleep(0.01)  # the close travels to us
+        await asyncio.sleep(0.01)  # the close is in transit
     assert len(upstream.hits) == 4
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
 @pytest.mark.parametrize("fault", [{"reset": "answer"}, {"raw": b""}, {"reset": "request"}])
-async def test_idempotent_request_on_a_stale_connection_is_sent_once_more(rig: Rig, method: str, fault: dict[str, Any]) -> None:
+async def test_idempotent_request_on_a_stale_connection_is_resent_once(rig: Rig, method: str, fault: dict[str, Any]) -> None:
     """RFC 9112 section 9.3.1."""
     upstream, caller = await rig.both({"/first": OK, "/x": [fault, OK]})
     await caller.ask("/first")
@@ -105,7 +105,7 @@ async def test_idempotent_request_on_a_stale_connection_is_sent_once_more(rig: R
     assert (upstream.counts["/x"], upstream.accepted) == (2, 2)
 
 
-async def test_it_is_sent_once_more_only_once(rig: Rig) -> None:
+async def test_request_is_not_resent_a_second_time(rig: Rig) -> None:
     upstream, caller = await rig.both({"/first": OK, "/x": {"reset": "answer"}})
     await caller.ask("/first")
     with pytest.raises(ConnectionLost) as caught:
@@ -124,14 +124,14 @@ async def test_other_requests_on_a_stale_connection_fail(rig: Rig, method: str) 
     assert upstream.counts["/x"] == 1
 
 
-async def test_fresh_connection_that_is_closed_without_an_answer_is_no_reason_to_ask_again(rig: Rig) -> None:
+async def test_request_on_a_fresh_connection_closed_without_an_answer_is_not_resent(rig: Rig) -> None:
     upstream, caller = await rig.both({"/x": {"reset": "answer"}})
     with pytest.raises(ConnectionLost):
         await caller.ask("/x")
     assert upstream.counts["/x"] == 1
 
 
-async def test_answer_that_began_is_not_asked_for_again(rig: Rig) -> None:
+async def test_request_is_not_resent_once_its_answer_has_begun(rig: Rig) -> None:
     upstream, caller = await rig.both({"/first": OK, "/x": {"size": 100, "truncate_after": 10}})
     await caller.ask("/first")
     with pytest.raises(ConnectionLost):
@@ -139,8 +139,8 @@ async def test_answer_that_began_is_not_asked_for_again(rig: Rig) -> None:
     assert upstream.counts["/x"] == 1
 
 
-async def test_early_answer_is_taken_and_the_connection_closed(wire: Rig) -> None:
-    """RFC 9112 section 9.5: the answer came while the request's body was still on its way."""
+async def test_early_answer_is_accepted_and_the_connection_closed(wire: Rig) -> None:
+    """RFC 9112 section 9.5: the answer arrived while the request's body was still being sent."""
     upstream, caller = await wire.both({"/x": {"status": 413, "body": "no", "early": True, "close": True}, "/ok": OK})
     answer = await caller.ask("/x", method="POST", body=b"x" * 30_000_000)
     assert (answer.status, answer.body) == (413, b"no")
@@ -170,14 +170,14 @@ async def test_idle_connections_beyond_the_limit_are_closed(rig: Rig) -> None:
     await upstream.until(lambda record: record.open == 3)
 
 
-async def test_idle_connections_are_swept_without_traffic(wire: Rig) -> None:
+async def test_idle_connections_are_closed_without_traffic(wire: Rig) -> None:
     upstream, caller = await wire.both({"*": OK}, pool={"idle_timeout": "50ms"})
     await caller.ask()
     await upstream.until(lambda record: record.open == 0)
     assert caller.connections == 0
 
 
-async def test_old_connections_are_not_used_again(wire: Rig) -> None:
+async def test_old_connections_are_not_reused(wire: Rig) -> None:
     upstream, caller = await wire.both({"*": OK}, pool={"max_age": "50ms"})
     await caller.ask()
     await asyncio.sleep(0.06)
@@ -185,7 +185,7 @@ async def test_old_connections_are_not_used_again(wire: Rig) -> None:
     assert upstream.accepted == 2
 
 
-async def test_close_fails_what_is_under_way_and_what_comes_later(rig: Rig) -> None:
+async def test_close_fails_exchanges_in_flight_and_later_ones(rig: Rig) -> None:
     upstream, caller = await rig.both({"/x": {"hang": True}, "/ok": OK})
     await caller.ask("/ok")
     hanging = [asyncio.create_task(caller.ask("/x")) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""What only the httpx transport offers: HTTP/2 and proxies. And redirects, which both follow."""
+"""Features of the httpx transport only: HTTP/2 and proxies. Also redirects, which both transports follow."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.support.rig import Rig
 
 
 class Http2(asyncio.Protocol):
-    """A tiny HTTP/2 service: answers every request with its headers as JSON; `/hang` never."""
+    """A tiny HTTP/2 service: answers every request with its headers as JSON, and `/hang` never."""
 
     def __init__(self, seen: list[str]) -> None:
         self.seen = seen
@@ -81,7 +81,7 @@ async def test_http2_shares_one_connection_and_survives_cancellation(stock: Rig,
     server.close()
 
 
-async def test_proxy_is_asked_for_the_whole_url(stock: Rig) -> None:
+async def test_proxy_receives_the_absolute_url(stock: Rig) -> None:
     proxy = await stock.serve({"*": {"echo": True}})
     caller = stock.caller("http://service.invalid:8080/base", proxy=proxy.url)
     seen = json.loads((await caller.ask("/x?q=%20")).body)

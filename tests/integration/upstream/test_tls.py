@@ -1,4 +1,4 @@
-"""TLS to upstreams: who is trusted, what a refusal is called, client certificates, server names, versions, and aborts."""
+"""TLS to upstreams: trust, error messages, client certificates, server names, versions, and aborts."""
 
 import asyncio
 import socket
@@ -54,14 +54,14 @@ async def refused(caller: Caller, reason: str) -> None:
         assert "localhost" not in caught.value.detail
 
 
-async def test_own_authority_is_trusted_and_the_connection_kept(rig: Rig, authority: Authority) -> None:
+async def test_configured_ca_is_trusted_and_the_connection_is_kept(rig: Rig, authority: Authority) -> None:
     upstream, caller = await serve(rig, authority.server("127.0.0.1"), ca=str(authority.file))
     for _ in range(5):
         assert (await caller.ask()).body == b'{"ok": true}'
     assert upstream.accepted == 1
 
 
-async def test_large_bodies_pass_both_ways(rig: Rig, authority: Authority) -> None:
+async def test_large_bodies_pass_in_both_directions(rig: Rig, authority: Authority) -> None:
     upstream, caller = await serve(rig, authority.server("127.0.0.1"), {"*": {"size": 3_000_000}}, ca=str(authority.file))
     for _ in range(2):
         assert len((await caller.ask(method="POST", body=b"y" * 3_000_000)).body) == 3_000_000
@@ -69,13 +69,13 @@ async def test_large_bodies_pass_both_ways(rig: Rig, authority: Authority) -> No
     assert upstream.accepted == 1
 
 
-async def test_unknown_authority_is_refused(rig: Rig, authority: Authority) -> None:
+async def test_unknown_ca_is_rejected(rig: Rig, authority: Authority) -> None:
     upstream, caller = await serve(rig, authority.server("127.0.0.1"))
     await refused(caller, "issuer is not trusted|self-signed")
     assert upstream.hits == []
 
 
-async def test_self_signed_certificate_is_refused(rig: Rig, stranger: Authority, authority: Authority, tmp_path: Path) -> None:
+async def test_self_signed_certificate_is_rejected(rig: Rig, stranger: Authority, authority: Authority, tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     pem = tmp_path / "self.pem"
     pem.write_bytes(stranger.ca.cert_pem.bytes() + stranger.ca.private_key_pem.bytes())
@@ -84,25 +84,25 @@ async def test_self_signed_certificate_is_refused(rig: Rig, stranger: Authority,
     await refused(caller, "self-signed")
 
 
-async def test_wrong_host_is_refused(rig: Rig, authority: Authority) -> None:
+async def test_wrong_host_is_rejected(rig: Rig, authority: Authority) -> None:
     upstream, caller = await serve(rig, authority.server("other.example"), ca=str(authority.file))
     await refused(caller, "mismatch")
     assert upstream.hits == []
 
 
-async def test_expired_certificate_is_refused(rig: Rig, authority: Authority) -> None:
+async def test_expired_certificate_is_rejected(rig: Rig, authority: Authority) -> None:
     context = authority.server("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1))
     _, caller = await serve(rig, context, ca=str(authority.file))
     await refused(caller, "expired")
 
 
-async def test_certificate_of_tomorrow_is_refused(rig: Rig, authority: Authority) -> None:
+async def test_certificate_that_is_not_yet_valid_is_rejected(rig: Rig, authority: Authority) -> None:
     context = authority.server("127.0.0.1", not_before=datetime.now(UTC) + timedelta(days=1))
     _, caller = await serve(rig, context, ca=str(authority.file))
     await refused(caller, "not valid yet")
 
 
-async def test_verification_can_be_switched_off(rig: Rig, authority: Authority) -> None:
+async def test_verification_can_be_disabled(rig: Rig, authority: Authority) -> None:
     _, caller = await serve(rig, authority.server("other.example"), verify=False)
     assert (await caller.ask()).status == 200
 
@@ -127,7 +127,7 @@ async def test_http_1_is_offered_by_alpn(wire: Rig, authority: Authority) -> Non
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_client_certificate_is_shown(rig: Rig, authority: Authority, tmp_path: Path, version: ssl.TLSVersion) -> None:
+async def test_client_certificate_is_sent(rig: Rig, authority: Authority, tmp_path: Path, version: ssl.TLSVersion) -> None:
     context = authority.server("127.0.0.1")
     context.verify_mode = ssl.CERT_REQUIRED
     context.maximum_version = version
@@ -145,14 +145,14 @@ async def test_client_certificate_is_shown(rig: Rig, authority: Authority, tmp_p
     assert len(upstream.hits) == 1
 
 
-async def test_service_that_asks_for_a_client_certificate_says_so(rig: Rig, authority: Authority) -> None:
-    """A blocking server in a thread, because asyncio's never sends the alert."""
+async def test_missing_client_certificate_is_named_as_the_reason(rig: Rig, authority: Authority) -> None:
+    """Uses a blocking server in a thread, because asyncio's server never sends the alert."""
     context = authority.server("127.0.0.1")
     context.verify_mode = ssl.CERT_REQUIRED
     authority.ca.configure_trust(context)
 
     def answer(listener: socket.socket) -> None:
-        # Read to the end, or the kernel would send a reset that overtakes the alert.
+        # Read to the end; otherwise the kernel would send a reset that overtakes the alert.
         with listener.accept()[0] as plain, plain.dup() as rest:
             with pytest.raises(ssl.SSLError):
                 context.wrap_socket(plain, server_side=True)
@@ -170,7 +170,7 @@ async def test_service_that_asks_for_a_client_certificate_says_so(rig: Rig, auth
     assert caught.value.may_be_processed
 
 
-async def test_old_versions_are_refused(rig: Rig, authority: Authority) -> None:
+async def test_old_tls_versions_are_rejected(rig: Rig, authority: Authority) -> None:
     context = authority.server("127.0.0.1")
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     _, caller = await serve(rig, context, ca=str(authority.file), min_version="1.3")
@@ -180,7 +180,7 @@ async def test_old_versions_are_refused(rig: Rig, authority: Authority) -> None:
 
 
 class Plain(asyncio.Protocol):
-    """Answers a TLS ClientHello as plain HTTP servers do."""
+    """Answers a TLS ClientHello like a plain HTTP server."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -197,7 +197,7 @@ async def test_service_that_does_not_speak_tls_is_a_clear_reason(rig: Rig) -> No
     server.close()
 
 
-async def test_handshake_that_never_ends_is_cut_by_the_connect_timeout(rig: Rig) -> None:
+async def test_handshake_that_never_ends_is_ended_by_the_connect_timeout(rig: Rig) -> None:
     silent = await rig.serve({"*": OK})  # waits for the end of a plain request
     caller = rig.caller(silent.url.replace("http:", "https:"), connect_timeout="50ms")
     with pytest.raises(ConnectTimeout) as caught:
@@ -240,8 +240,8 @@ async def test_cancelled_during_the_handshake_at_every_turn(rig: Rig, authority:
     await upstream.until(lambda record: record.open == 0)
 
 
-async def test_body_that_a_close_ends_must_not_be_cut_by_an_attacker(wire: Rig, authority: Authority) -> None:
-    """RFC 9112 section 9.8: without TLS's own end (close_notify) the body may be incomplete, and a reset certainly makes it so."""
+async def test_body_delimited_by_close_needs_a_tls_close_notify(wire: Rig, authority: Authority) -> None:
+    """RFC 9112 section 9.8: without TLS's close_notify the body may be incomplete, and after a reset it certainly is."""
     upstream, caller = await serve(
         wire, authority.server("127.0.0.1"), {"/x": {"size": 10, "content_length": False, "reset": 5}, "/ok": OK}, ca=str(authority.file)
     )

@@ -1,10 +1,10 @@
-"""Chance that is known beforehand."""
+"""A predictable random source."""
 
 import random
 
 
 class Draws(random.Random):
-    """Draws the given numbers in turn, then always 1."""
+    """Returns the given numbers in turn, then always 1."""
 
     def __init__(self, *numbers: float) -> None:
         super().__init__()

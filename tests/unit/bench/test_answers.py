@@ -16,7 +16,7 @@ def feed(answers: Answers, pieces: list[bytes]) -> list[Verdict]:
 
 
 @given(st.sampled_from([PLAIN, CHUNKED]), st.lists(st.integers(min_value=1, max_value=90), max_size=6))
-def test_a_right_answer_is_right_however_it_is_cut(data: bytes, cuts: list[int]) -> None:
+def test_a_correct_answer_is_accepted_however_it_is_split(data: bytes, cuts: list[int]) -> None:
     bounds = [0, *sorted(set(cuts) & set(range(len(data)))), len(data)]
     pieces = [data[start:end] for start, end in pairwise(bounds)]
     answers = Answers(5)
@@ -36,9 +36,9 @@ def test_a_right_answer_is_right_however_it_is_cut(data: bytes, cuts: list[int])
         (CHUNKED.replace(b"2\r\n", b"zz\r\n"), "framing"),
     ],
 )
-def test_what_is_wrong_is_named(data: bytes, verdict: Verdict) -> None:
+def test_each_kind_of_fault_is_named(data: bytes, verdict: Verdict) -> None:
     assert feed(Answers(5), [data]) == [verdict]
 
 
-def test_any_length_is_right_where_none_is_expected() -> None:
+def test_any_length_is_accepted_when_none_is_expected() -> None:
     assert feed(Answers(None), [EMPTY, PLAIN]) == ["", ""]

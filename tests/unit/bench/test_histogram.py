@@ -26,12 +26,12 @@ def test_a_percentile_of_small_values_is_exact(values: list[int], percent: float
     assert sum(value < found for value in values) < len(values) * percent / 100 + 1e-6
 
 
-def test_one_slow_answer_in_a_thousand_shows_at_p999_only_when_it_is_more_than_that() -> None:
+def test_p999_shows_slow_answers_only_when_they_exceed_one_in_a_thousand() -> None:
     histogram = Histogram({100: 999, bucket(1_000_000): 1})
     assert histogram.percentile_us(99.9) == 100
     histogram = Histogram({100: 998, bucket(1_000_000): 2})
     assert histogram.percentile_us(99.9) >= 1_000_000
 
 
-def test_nothing_recorded_is_zero() -> None:
+def test_percentile_of_an_empty_histogram_is_zero() -> None:
     assert Histogram().percentile_us(99) == 0

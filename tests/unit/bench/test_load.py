@@ -11,7 +11,7 @@ from tests.unit.bench.draws import Draws
 
 @asynccontextmanager
 async def serving(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[int]:
-    """Serve on a free port; at the end every connection is closed, also those that were accepted in the last moment."""
+    """Serve on a free port. At the end every connection is closed, including those accepted at the last moment."""
     sock = listen()
     server = await asyncio.get_running_loop().create_server(protocol, sock=sock)
     try:
@@ -43,7 +43,7 @@ async def test_a_closed_loop_counts_right_answers() -> None:
     assert Histogram(result.buckets).total == result.answered
 
 
-async def test_wrong_lengths_and_statuses_are_errors_and_no_answers() -> None:
+async def test_wrong_lengths_and_statuses_count_as_errors_not_answers() -> None:
     async with services() as (port, _):
         long = await Load(job(port, "/user", length=1)).run()
         missing = await Load(job(port, "/nothing")).run()
@@ -52,15 +52,15 @@ async def test_wrong_lengths_and_statuses_are_errors_and_no_answers() -> None:
     assert long.answered == missing.answered == 0
 
 
-async def test_an_open_loop_charges_a_stall_to_every_request_that_was_due_meanwhile() -> None:
-    """Both connections stall for a second at the start: all the requests that were due in the interval have waited for most of it."""
+async def test_an_open_loop_counts_a_stall_in_every_request_due_meanwhile() -> None:
+    """Both connections stall for a second at the start: all requests that were due in the interval have waited for most of it."""
     async with services(0.0, 0.0) as (port, known):
         result = await Load(job(port, "/flaky/user", rate=100)).run()
-    # The interval is as long as the machine lets it be; the bounds go by what it was.
+    # The length of the interval depends on the machine, so the bounds use the actual length.
     assert abs(Histogram(result.buckets).total - 100 * result.seconds) <= 2
     assert Histogram(result.buckets).percentile_us(1) > 0.95e6 * (SLOW_S - result.seconds)
     assert result.errors == {}
-    assert known.flaky == result.asked
+    assert known.flaky == result.sent
 
 
 class HangUp(asyncio.Protocol):
@@ -73,7 +73,7 @@ class HangUp(asyncio.Protocol):
         self.transport.close()
 
 
-async def test_a_connection_that_breaks_is_an_error_and_is_replaced() -> None:
+async def test_a_lost_connection_counts_as_an_error_and_is_replaced() -> None:
     async with serving(HangUp) as port:
         result = await Load(job(port, "/user")).run()
     assert set(result.errors) == {"lost"}

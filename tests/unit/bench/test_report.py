@@ -25,7 +25,7 @@ def trial(cpu_us: float, **changes: object) -> Trial:
         p999_ms=3.0,
         peak_mib=50.0,
         errors={},
-        asked=10,
+        sent=10,
         lag_ms=0.0,
     )
     return msgspec.structs.replace(base, **changes)
@@ -46,14 +46,14 @@ def test_the_middle_is_the_median_of_each_figure_and_the_sum_of_errors() -> None
     assert found.cpu_us == 20
     assert found.peak_mib == 60
     assert found.errors == {"status": 3, "lost": 1}
-    assert found.asked == 30
+    assert found.sent == 30
 
 
-def test_a_round_without_answers_does_not_spoil_the_middle() -> None:
+def test_a_round_without_answers_is_ignored_by_the_median() -> None:
     assert middle([trial(math.nan), trial(10), trial(20)]).cpu_us == 15
 
 
-def test_time_of_no_request_is_no_number() -> None:
+def test_cpu_time_without_requests_is_nan() -> None:
     assert math.isnan(per_request_us(1.0, 0))
     assert per_request_us(0.5, 5_000) == pytest.approx(100)
 
@@ -72,7 +72,7 @@ def test_a_target_without_its_peer_is_not_measured() -> None:
     assert by_demand(targets({"C": section("C", anabranch=150)}), "node").verdict == "not measured"
 
 
-def test_the_slow_tail_and_further_calls_are_judged_on_the_hedged_row() -> None:
+def test_targets_for_p999_and_further_calls_use_the_hedged_row() -> None:
     hedged = section("G", anabranch=100, hedged=110)
     hedged.rows[1] = replace(hedged.rows[1], extra_calls=0.06)
     found = targets({"G": hedged})
@@ -80,18 +80,18 @@ def test_the_slow_tail_and_further_calls_are_judged_on_the_hedged_row() -> None:
     assert by_demand(found, "further").verdict == "missed by 1% (20%)"
 
 
-def test_growth_is_judged_on_the_largest_number_measured() -> None:
+def test_growth_target_uses_the_largest_size_measured() -> None:
     found = targets({"H": section("H", h1=100, h100=100, h1000=120)})
     assert by_demand(found, "1,000 endpoints").value == pytest.approx(1.2)
 
 
-def test_cells_tell_the_multiple_of_anabranch() -> None:
+def test_cells_show_the_multiple_of_anabranch() -> None:
     lines = report.table(section("A", anabranch=100, node=250))
     assert lines[1][2] == "100"
     assert lines[2][2] == "250 (2.5x)"
 
 
-def test_only_what_stands_between_the_markers_is_replaced() -> None:
+def test_only_the_text_between_the_markers_is_replaced() -> None:
     text = "before <!-- bench:A -->\nold\n<!-- /bench:A --> after <!-- bench:B --><!-- /bench:B -->"
     assert (
         report.replace_between(text, "A", "new")
@@ -101,7 +101,7 @@ def test_only_what_stands_between_the_markers_is_replaced() -> None:
         report.replace_between(text, "C", "new")
 
 
-def test_a_partial_run_leaves_other_tables_as_they_are(tmp_path: Path) -> None:
+def test_a_partial_run_leaves_other_tables_unchanged(tmp_path: Path) -> None:
     names = [*(workload.key for workload in WORKLOADS), "machine", "targets"]
     file = tmp_path / "performance.md"
     file.write_text("\n".join(f"<!-- bench:{name} -->\nold {name}\n<!-- /bench:{name} -->" for name in names))

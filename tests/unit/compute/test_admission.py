@@ -1,4 +1,4 @@
-"""Who gets the next free worker."""
+"""Which job gets the next free worker."""
 
 import asyncio
 from time import monotonic
@@ -40,7 +40,7 @@ class Bench:
         await self.turn()
 
 
-async def test_a_free_worker_is_given_at_once() -> None:
+async def test_a_free_worker_is_assigned_at_once() -> None:
     bench = Bench(2)
     assert {await bench.send("a"), await bench.send("a")} == {0, 1}
     assert (bench.counters.running, bench.counters.queued) == (2, 0)
@@ -58,7 +58,7 @@ async def test_lanes_take_turns_however_long_they_are() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_a_lane_at_its_limit_lets_the_others_pass() -> None:
+async def test_a_lane_at_its_limit_does_not_block_the_others() -> None:
     bench = Bench(2)
     tasks = [bench.send("a", limit=1), bench.send("a", limit=1), bench.send("b")]
     await bench.turn()
@@ -69,7 +69,7 @@ async def test_a_lane_at_its_limit_lets_the_others_pass() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_one_more_than_the_queue_holds_is_refused() -> None:
+async def test_a_job_beyond_the_queue_size_is_rejected() -> None:
     bench = Bench(queue=1)
     first, second = bench.send("a"), bench.send("a")
     await bench.turn()
@@ -81,7 +81,7 @@ async def test_one_more_than_the_queue_holds_is_refused() -> None:
     await asyncio.gather(first, second)
 
 
-async def test_a_full_queue_takes_from_the_longest_lane() -> None:
+async def test_a_full_queue_sheds_from_the_longest_lane() -> None:
     bench = Bench(queue=3)
     flood = [bench.send("a") for _ in range(4)]
     await bench.turn()
@@ -117,14 +117,14 @@ async def test_a_job_that_cannot_begin_in_time_never_begins() -> None:
     assert (bench.counters.queued, bench.counters.rejected) == (0, 2)
 
 
-async def test_the_queue_has_a_timeout_of_its_own() -> None:
+async def test_the_queue_has_its_own_timeout() -> None:
     bench = Bench(queue_timeout_s=0.02)
     await bench.send("a")
     with pytest.raises(ComputePoolFull, match="queue_timeout"):
         await bench.send("b")
 
 
-async def test_who_leaves_the_queue_leaves_no_gap() -> None:
+async def test_a_job_cancelled_in_the_queue_does_not_block_the_next() -> None:
     bench = Bench()
     await bench.send("a")
     left, stayed = bench.send("b"), bench.send("b")
@@ -137,7 +137,7 @@ async def test_who_leaves_the_queue_leaves_no_gap() -> None:
     assert bench.counters.running == 1
 
 
-async def test_a_worker_given_to_one_who_just_left_goes_to_the_next() -> None:
+async def test_a_worker_assigned_to_a_cancelled_job_goes_to_the_next() -> None:
     bench = Bench()
     await bench.send("a")
     left, stayed = bench.send("b"), bench.send("c")
@@ -150,7 +150,7 @@ async def test_a_worker_given_to_one_who_just_left_goes_to_the_next() -> None:
     assert (bench.counters.running, bench.counters.queued) == (1, 0)
 
 
-async def test_all_who_wait_can_be_turned_away() -> None:
+async def test_all_queued_jobs_can_be_rejected() -> None:
     bench = Bench(0)
     tasks = [bench.send("a"), bench.send("b")]
     await bench.turn()
@@ -161,7 +161,7 @@ async def test_all_who_wait_can_be_turned_away() -> None:
     assert bench.counters.queued == 0
 
 
-async def test_a_withdrawn_worker_is_given_to_nobody() -> None:
+async def test_a_withdrawn_worker_is_not_assigned() -> None:
     bench = Bench()
     assert bench.admission.withdraw(0)
     assert not bench.admission.withdraw(0)

@@ -1,4 +1,4 @@
-"""One call of a hook, as a worker makes it: text in, reply out, whatever the hook does."""
+"""One call of a hook in a worker: text in, reply out, whatever the hook does."""
 
 from typing import Any
 
@@ -45,13 +45,13 @@ def test_a_value_is_json_text(hook: str, arguments: dict[str, Any], value: bytes
         ("nowhere", {}, ReplyKind.FAILED, b"AttributeError"),
     ],
 )
-def test_a_failure_is_a_reply_with_words_for_the_operator(hook: str, arguments: dict[str, Any], kind: ReplyKind, text: bytes) -> None:
+def test_a_failure_is_a_reply_with_a_message_for_the_operator(hook: str, arguments: dict[str, Any], kind: ReplyKind, text: bytes) -> None:
     reply = called(hook, **arguments)
     assert reply.kind is kind
     assert text in reply.payload
 
 
-def test_what_does_not_fit_is_not_repeated_in_the_log() -> None:
+def test_invalid_values_are_not_repeated_in_the_log() -> None:
     assert b"a-secret" not in called("add", a="a-secret").payload
 
 
@@ -59,7 +59,7 @@ def test_many_faults_are_counted() -> None:
     assert b"and 15 more" in called("mean", flights=[{}] * 25).payload
 
 
-def test_the_stack_begins_at_the_hook() -> None:
+def test_the_traceback_starts_at_the_hook() -> None:
     stack = called("raises", message="so").payload.decode()
     assert "hooks.py" in stack
     assert "call.py" not in stack
@@ -69,7 +69,7 @@ def test_a_hook_is_resolved_once() -> None:
     assert resolve("tests.support.hooks:add") is resolve("tests.support.hooks:add")
 
 
-def test_bytes_that_are_not_utf_8_are_no_result() -> None:
+def test_bytes_that_are_not_utf_8_are_rejected_as_a_result() -> None:
     hook = resolve("tests.support.hooks:echo")
     with pytest.raises(ValueError, match="utf-8"):
         hook.dump(b'"\xff"')

@@ -1,4 +1,4 @@
-"""What is found out about a hook before anything runs."""
+"""Checks of a hook before anything runs."""
 
 import sys
 import types
@@ -49,7 +49,7 @@ def test_async_functions_stay_on_the_loop(kind: PoolKind) -> None:
     assert "event loop" in fault
 
 
-def test_a_module_that_only_this_process_has_is_no_place_for_a_process_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_hook_needs_a_module_that_other_processes_can_import(monkeypatch: pytest.MonkeyPatch) -> None:
     made = types.ModuleType("made_up")
     made.twice = lambda n: 2 * n  # type: ignore[attr-defined]
     made.__spec__ = None
@@ -68,7 +68,7 @@ def test_the_result_annotation_becomes_a_schema() -> None:
     assert check_hook(f"{MODULE}:text_of_json", ("text",), "thread").result_schema is None
 
 
-def test_a_module_that_fails_when_it_is_imported_is_a_fault(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_fails_at_import_is_a_fault(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     with open(f"{tmp_path}/broken_hooks.py", "w") as file:  # noqa: PTH123
         file.write("raise RuntimeError('no database')\n")

@@ -1,4 +1,4 @@
-"""A watched coroutine behaves as the bare one, and says when it held the loop."""
+"""A watched coroutine behaves like the bare one, and reports when it has blocked the loop."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ async def busy(clock: FakeClock, seconds: float) -> str:
     return "done"
 
 
-async def test_a_turn_that_takes_long_is_told(clock: FakeClock) -> None:
+async def test_a_long_turn_of_the_loop_is_reported(clock: FakeClock) -> None:
     told: list[float] = []
     assert await Watched(busy(clock, 0.03), threshold_s=0.02, on_stall=told.append) == "done"
     assert told == [pytest.approx(0.03)]
@@ -36,7 +36,7 @@ async def test_waiting_is_not_blocking(clock: FakeClock) -> None:
     assert clock.now == pytest.approx(FakeClock().now + 0.03)
 
 
-async def test_exceptions_go_both_ways() -> None:
+async def test_exceptions_pass_in_both_directions() -> None:
     caught: list[str] = []
 
     async def inner() -> str:

@@ -1,4 +1,4 @@
-"""The thread pool: bounded, honest about threads that do not come back, and never in the way of the loop."""
+"""The thread pool: bounded, counts threads that do not return, and never blocks the loop."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from tests.support.jobs import job, outcome_of, value_of
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What the hook `held` waits for. Open at the end, so that no thread is left to the next test."""
+    """The event that the hook `held` waits for. Set at the end, so that no thread remains for the next test."""
     hooks.GATE.clear()
     yield hooks.GATE
     hooks.GATE.set()
@@ -45,7 +45,7 @@ async def until_unstuck(pool: ThreadPool) -> None:
 
 
 def threads() -> int:
-    """Threads of the pool that there are. One that was told to end may take a moment."""
+    """The threads of the pool. A thread that is ending may take a moment to disappear."""
     return sum(thread.name.startswith("compute-test-") for thread in threading.enumerate())
 
 
@@ -59,7 +59,7 @@ async def test_a_function_runs_beside_the_loop(gate: threading.Event) -> None:
         assert (pool.counters.done, pool.counters.running) == (2, 0)
 
 
-async def test_no_thread_is_started_before_it_is_needed_and_none_is_left_behind() -> None:
+async def test_threads_start_on_demand_and_none_is_leaked() -> None:
     await until(lambda: threads() == 0)
     async with opened(8) as pool:
         assert threads() == 0
@@ -68,7 +68,7 @@ async def test_no_thread_is_started_before_it_is_needed_and_none_is_left_behind(
     await until(lambda: threads() == 0)
 
 
-async def test_queue_and_run_time_are_told_apart(gate: threading.Event) -> None:
+async def test_queue_time_and_run_time_are_reported_separately(gate: threading.Event) -> None:
     async with opened(1) as pool:
         first = asyncio.ensure_future(value_of(pool, job("held", timeout_s=60)))
         await until(lambda: pool.counters.running == 1)
@@ -84,7 +84,7 @@ async def test_queue_and_run_time_are_told_apart(gate: threading.Event) -> None:
         await first
 
 
-async def test_a_function_past_its_time_is_left_and_counted_until_it_returns(gate: threading.Event) -> None:
+async def test_a_timed_out_function_is_abandoned_and_counted_until_it_returns(gate: threading.Event) -> None:
     async with opened(2) as pool:
         with pytest.raises(ComputeTimeout):
             await pool.run(job("held", timeout_s=0.4), JobTimings())
@@ -94,7 +94,7 @@ async def test_a_function_past_its_time_is_left_and_counted_until_it_returns(gat
         assert await value_of(pool, job("held")) == "held"
 
 
-async def test_calls_of_a_stuck_function_are_refused_before_it_has_all_threads(gate: threading.Event) -> None:
+async def test_calls_of_a_stuck_function_are_rejected_before_it_occupies_all_threads(gate: threading.Event) -> None:
     async with opened(2) as pool:
         assert await outcome_of(pool, job("held", timeout_s=0.4)) == "compute_timeout"
         assert await outcome_of(pool, job("held")) == "compute_pool_full"
@@ -103,7 +103,7 @@ async def test_calls_of_a_stuck_function_are_refused_before_it_has_all_threads(g
         await until_unstuck(pool)
 
 
-async def test_a_pool_of_stuck_threads_refuses_at_once(gate: threading.Event) -> None:
+async def test_a_pool_of_stuck_threads_rejects_at_once(gate: threading.Event) -> None:
     async with opened(1) as pool:
         stuck = asyncio.ensure_future(outcome_of(pool, job("held", timeout_s=0.4)))
         await until(lambda: pool.counters.running == 1)
@@ -116,7 +116,7 @@ async def test_a_pool_of_stuck_threads_refuses_at_once(gate: threading.Event) ->
         assert await outcome_of(pool, job("add", a=1)) == 3
 
 
-async def test_a_client_that_leaves_does_not_free_the_thread(gate: threading.Event) -> None:
+async def test_a_client_disconnect_does_not_free_the_thread(gate: threading.Event) -> None:
     async with opened(1) as pool:
         task = asyncio.ensure_future(value_of(pool, job("held", timeout_s=60)))
         await until(lambda: pool.counters.running == 1)
@@ -127,7 +127,7 @@ async def test_a_client_that_leaves_does_not_free_the_thread(gate: threading.Eve
         assert await value_of(pool, job("add", a=1)) == 3
 
 
-async def test_a_left_function_is_stuck_once_its_time_is_over(gate: threading.Event) -> None:
+async def test_an_abandoned_function_counts_as_stuck_after_its_timeout(gate: threading.Event) -> None:
     async with opened(1) as pool:
         task = asyncio.ensure_future(value_of(pool, job("held", timeout_s=0.4)))
         await until(lambda: pool.counters.running == 1)
@@ -145,7 +145,7 @@ async def test_context_variables_do_not_leak_from_call_to_call() -> None:
         assert await value_of(pool, job("mark", text="second")) == "unset"
 
 
-async def test_what_a_hook_says_is_in_the_log_and_not_in_the_failure(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hooks_error_message_is_logged_and_not_in_the_failure(caplog: pytest.LogCaptureFixture) -> None:
     async with opened() as pool:
         with pytest.raises(Exception, match="the function raised an exception") as caught:
             await pool.run(job("raises", message="the-secret", lane="it.step"), JobTimings())
@@ -162,7 +162,7 @@ async def test_an_async_hook_runs_on_the_loop_without_a_thread() -> None:
 
 
 @pytest.mark.parametrize(("hook", "code"), [("async_raises", "compute_failed"), ("never", "compute_timeout")])
-async def test_an_async_hook_fails_as_any_other(hook: str, code: str) -> None:
+async def test_an_async_hook_fails_like_any_other(hook: str, code: str) -> None:
     async with opened() as pool:
         assert await outcome_of(pool, job(hook, timeout_s=0.4)) == code
         await until_unstuck(pool)
@@ -172,20 +172,20 @@ async def test_an_async_hook_that_blocks_is_named(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.WARNING)
     async with opened(stall_s=0.02) as pool:
         assert await outcome_of(pool, job("block", seconds=0.05)) is None
-    # One for each turn that took that long: where the machine is busy, another one may have.
+    # One warning for each long turn of the loop; on a busy machine there may be further ones.
     said = [record.getMessage() for record in caplog.records if "event loop" in record.getMessage()]
     assert said
     assert all("tests.support.hooks:block" in line for line in said)
 
 
-async def test_an_async_hook_that_goes_on_when_cancelled_is_stuck() -> None:
+async def test_an_async_hook_that_ignores_cancellation_counts_as_stuck() -> None:
     async with opened(2) as pool:
         assert await outcome_of(pool, job("stubborn", seconds=2.0, timeout_s=0.4)) == "compute_timeout"
         assert pool.counters.stuck == 1
         await until_unstuck(pool)
 
 
-async def test_a_client_that_leaves_an_async_hook_ends_it() -> None:
+async def test_a_client_disconnect_cancels_an_async_hook() -> None:
     async with opened(1) as pool:
         task = asyncio.ensure_future(value_of(pool, job("never")))
         await until(lambda: pool.counters.running == 1)
@@ -194,7 +194,7 @@ async def test_a_client_that_leaves_an_async_hook_ends_it() -> None:
         assert pool.counters.running == 0
 
 
-async def test_a_closed_pool_takes_nothing() -> None:
+async def test_a_closed_pool_rejects_jobs() -> None:
     async with opened() as pool:
         pass
     with pytest.raises(ComputePoolDown):

@@ -1,4 +1,4 @@
-"""Loading: the example of the design, every kind of mistake in our own words, and the valid parts of a broken document."""
+"""Loading: the example of the design, our own message for every kind of mistake, and the valid parts of a broken document."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def test_the_example_of_the_design_is_loaded(tmp_path: Path) -> None:
         ("url: http://a, tls: {min_version: 1.1}", "2:51: upstreams.u.tls.min_version: must be one of `1.2`, `1.3` (found 1.1)"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_an_upstream_is_said_in_our_words(tmp_path: Path, upstream: str, expected: str) -> None:
+def test_a_mistake_in_an_upstream_gets_our_own_message(tmp_path: Path, upstream: str, expected: str) -> None:
     [mistake] = _mistakes(tmp_path, f"version: 1\nupstreams: {{u: {{{upstream}}}}}\n")
     assert mistake.startswith(expected)
     assert "Value error" not in mistake
@@ -122,7 +122,7 @@ def test_a_mistake_in_an_upstream_is_said_in_our_words(tmp_path: Path, upstream:
          "2:36: endpoints[0].parameters.p: the key `in` is missing"),
     ],
 )  # fmt: skip
-def test_a_mistake_elsewhere_is_said_in_our_words(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_mistake_elsewhere_gets_our_own_message(tmp_path: Path, text: str, expected: str) -> None:
     [mistake] = _mistakes(tmp_path, text)
     assert mistake.startswith(expected)
 
@@ -136,7 +136,7 @@ def test_every_key_that_belongs_to_another_kind_of_step_is_told(tmp_path: Path) 
     ]
 
 
-def test_many_mistakes_are_reported_in_one_run_each_at_its_place(tmp_path: Path) -> None:
+def test_many_mistakes_are_reported_in_one_run_with_their_positions(tmp_path: Path) -> None:
     text = """\
 version: 1
 defaults: {timeout: 2}
@@ -171,7 +171,7 @@ def _draft(tmp_path: Path, text: str) -> Draft:
     return read(_file(tmp_path, text), {})
 
 
-def test_the_valid_parts_of_a_broken_document_are_handed_on(tmp_path: Path) -> None:
+def test_the_valid_parts_of_a_broken_document_are_kept(tmp_path: Path) -> None:
     draft = _draft(
         tmp_path,
         """\
@@ -209,7 +209,7 @@ endpoints:
     assert len(draft.problems.errors) == 8
 
 
-def test_what_a_missing_value_would_cause_is_not_reported_as_well(tmp_path: Path) -> None:
+def test_consequences_of_a_missing_value_are_not_reported_again(tmp_path: Path) -> None:
     draft = _draft(
         tmp_path,
         """\
@@ -226,13 +226,13 @@ endpoints: [{path: /, steps: {s: {upstream: "${UP}", path: /}, t: {upstream: a, 
     assert {("endpoints", 0, "steps", "s"), ("endpoints", 0, "steps", "t")} <= draft.broken
 
 
-def test_a_section_of_the_wrong_kind_makes_all_of_it_broken(tmp_path: Path) -> None:
+def test_a_section_of_the_wrong_type_is_broken_as_a_whole(tmp_path: Path) -> None:
     draft = _draft(tmp_path, "version: 1\nupstreams: 5\nendpoints: {}")
     assert draft.is_broken(("upstreams", "anything"))
     assert len(draft.problems.errors) == 2
 
 
-def test_a_section_that_stands_twice_loses_nothing(tmp_path: Path) -> None:
+def test_a_duplicate_section_keeps_the_entries_of_both(tmp_path: Path) -> None:
     draft = _draft(tmp_path, "version: 1\nupstreams: {a: {url: http://a}}\nupstreams: {b: {url: http://b}}")
     assert list(draft.document.upstreams) == ["a", "b"]
     assert len(draft.problems.errors) == 1
@@ -284,13 +284,13 @@ _DOCUMENTS = st.recursive(
 @example({"version": 1, "endpoints": ["${A:-1}"], "upstreams": {"s": "${A:-1}"}})
 @example({"version": 1, "endpoints": [{"path": "/", "steps": "${A:-1}", "parameters": "${A:-1}"}]})
 @settings(max_examples=400, deadline=None)
-def test_any_document_gives_a_draft_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
+def test_any_document_yields_a_draft_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     _read_anything(tmp_path_factory, repr_yaml(document))
 
 
 @given(st.text(max_size=80))
 @settings(max_examples=200, deadline=None)
-def test_any_text_gives_a_draft_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_text_yields_a_draft_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     _read_anything(tmp_path_factory, text)
 
 
@@ -322,7 +322,7 @@ def _read_anything(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
         assert str(problem).isprintable()
 
 
-def test_files_of_tls_are_looked_for_beside_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_files_are_resolved_relative_to_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "conf"
     folder.mkdir()
     (folder / "a.yaml").write_text("version: 1\nupstreams: {a: {url: https://a, tls: {ca: certs/ca.pem, cert: ../c.pem, key: '${KEY}'}}}\n")

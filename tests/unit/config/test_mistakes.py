@@ -1,4 +1,4 @@
-"""A document with mistakes of every kind, from its syntax to its graph: all of them in one run, each at its place, none twice."""
+"""A document with mistakes of every kind, from its syntax to its graph: all reported in one run, each at its position, none twice."""
 
 from pathlib import Path
 
@@ -78,12 +78,14 @@ endpoints:
         ("[units]", "must be a mapping"),
     ],
 )
-def test_a_parameter_whose_place_is_wrong_is_one_mistake_whoever_refers_to_it(tmp_path: Path, parameters: str, expected: str) -> None:
+def test_a_parameter_with_an_invalid_location_is_one_problem_however_often_it_is_referenced(
+    tmp_path: Path, parameters: str, expected: str
+) -> None:
     (only,) = _problems(tmp_path, _REFERRING.replace("PARAMETERS", parameters))
     assert only.message.startswith(expected)
 
 
-def test_a_reference_to_another_place_than_the_declared_one_is_told_where_it_is(tmp_path: Path) -> None:
+def test_a_reference_to_the_wrong_parameter_location_names_the_declared_one(tmp_path: Path) -> None:
     found = _problems(tmp_path, _REFERRING.replace("PARAMETERS", "{units: {in: query}, other: {in: qery}}"))
     assert [(problem.message.partition(":")[0], problem.hint) for problem in found] == [
         ("must be one of `path`, `query`, `header`", "did you mean `query`?"),

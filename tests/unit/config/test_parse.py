@@ -1,4 +1,4 @@
-"""YAML text to nodes: the core schema, exact places, and mistakes that are reported instead of raised."""
+"""Parsing of YAML text to nodes: the core schema, exact positions, and mistakes that are reported instead of raised."""
 
 import json
 from typing import Any
@@ -35,13 +35,13 @@ def _data(text: str) -> Any:
         ("!!float 5", 5.0), ("|\n  a\n  b\n", "a\nb\n"), ("=", "="), ("0.1.2", "0.1.2"),
     ],
 )  # fmt: skip
-def test_scalars_mean_what_the_core_schema_says(text: str, value: object) -> None:
+def test_scalars_follow_the_yaml_core_schema(text: str, value: object) -> None:
     found = _data(f"a: {text}")["a"]
     assert found == value
     assert type(found) is type(value)
 
 
-def test_keys_are_text() -> None:
+def test_keys_must_be_text() -> None:
     assert _data("404: a\non: b\n~: c\n1.0: d\n'x y': e") == {"404": "a", "on": "b", "~": "c", "1.0": "d", "x y": "e"}
 
 
@@ -87,7 +87,7 @@ def test_an_empty_value_is_located_at_its_key() -> None:
         ("a: {<<: {b: 1}, <<: {c: 1}}", "f:1:17: a: duplicate key `<<`; to merge several mappings, give it a list of aliases"),
     ],
 )
-def test_a_mistake_that_leaves_the_rest_readable_is_located(text: str, expected: str) -> None:
+def test_a_recoverable_mistake_is_located(text: str, expected: str) -> None:
     node, mistakes = _parsed(text)
     assert mistakes == [expected]
     assert isinstance(node, Mapping)
@@ -131,7 +131,7 @@ def test_nesting_cannot_exhaust_the_stack(text: str) -> None:
     assert "nested more than 100 levels deep" in mistakes[0]
 
 
-def test_aliases_cannot_nest_deeper_than_text_can() -> None:
+def test_aliases_cannot_nest_deeper_than_plain_text() -> None:
     lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 200)]
     node, mistakes = _parsed("\n".join(lines))
     assert node is None
@@ -189,7 +189,7 @@ _FRAGMENTS = st.sampled_from(
 @example("%YAML 1.1 x\n---")
 @example("!<%zz> a")
 @settings(max_examples=400, deadline=None)
-def test_any_text_gives_nodes_or_problems(text: str) -> None:
+def test_any_text_yields_nodes_or_problems(text: str) -> None:
     node, mistakes = _parsed(text)
     if mistakes == [] and node is not None:
         json.dumps(fill(node, {}, Problems()).data, allow_nan=False).encode()
@@ -204,7 +204,7 @@ _JSON = st.recursive(
 
 @given(_JSON)
 @settings(max_examples=150, deadline=None)
-def test_json_is_read_as_json_and_every_part_is_where_it_was_written(value: Any) -> None:
+def test_json_is_read_as_json_with_correct_positions(value: Any) -> None:
     text = json.dumps({"top": value}, indent=1)
     lines = text.split("\n")
     node, mistakes = _parsed(text)
@@ -234,6 +234,6 @@ def test_json_is_read_as_json_and_every_part_is_where_it_was_written(value: Any)
     check(node, ())
 
 
-def test_places_are_counted_in_characters_from_one() -> None:
+def test_positions_are_counted_in_characters_from_one() -> None:
     node, _ = _parsed("ü: [é, {k: v}]")
     assert Positions(node).locate(("ü", 1, "k")) == Located("f", 1, 12)

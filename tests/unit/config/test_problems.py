@@ -1,4 +1,4 @@
-"""Problems: where they are, what they show, and what they must not show."""
+"""Problems: their positions, what they show, and what they must not show."""
 
 import pytest
 
@@ -14,14 +14,14 @@ def _document() -> Mapping:
     return Mapping(Located("f", 1, 1), {"list": Entry(Located("f", 2, 1), items)})
 
 
-def test_positions_tell_the_value_and_the_key() -> None:
+def test_positions_distinguish_the_value_from_the_key() -> None:
     positions = Positions(_document())
     assert positions.locate(("list", 0, "x")) == ("f", 3, 8)
     assert positions.locate(("list", 0, "x"), at_key=True) == ("f", 3, 5)
     assert positions.locate(("list",), at_key=True) == ("f", 2, 1)
 
 
-def test_a_path_that_is_not_there_is_located_at_the_nearest_key_around_it() -> None:
+def test_a_missing_path_is_located_at_the_nearest_enclosing_key() -> None:
     positions = Positions(_document())
     assert positions.locate(("list", 7, "x")) == ("f", 2, 1)
     assert positions.locate(("nothing",)) == ("f", 1, 1)
@@ -29,7 +29,7 @@ def test_a_path_that_is_not_there_is_located_at_the_nearest_key_around_it() -> N
     assert not positions.has(("list", 1))
 
 
-def test_without_a_document_everything_is_at_its_start() -> None:
+def test_without_a_document_every_problem_is_located_at_its_start() -> None:
     problems = Problems()
     problems.add(("a", 0), "is odd")
     assert str(problems.errors[0]) == "document:1:1: a[0]: is odd"
@@ -52,7 +52,7 @@ def test_warnings_alone_raise_nothing() -> None:
     problems.raise_if_any()
 
 
-def test_what_is_reported_twice_counts_once() -> None:
+def test_a_problem_reported_twice_counts_once() -> None:
     problems = Problems(Positions(_document()))
     problems.add(("list", 0, "x"), "is odd")
     problems.add(("list", 0, "x"), "is odd")
@@ -60,7 +60,7 @@ def test_what_is_reported_twice_counts_once() -> None:
     assert len(problems.errors) == 2
 
 
-def test_a_value_is_shown_as_json_and_shortened() -> None:
+def test_a_value_is_shown_as_shortened_json() -> None:
     problems = Problems()
     problems.add(("a",), "is odd", value={"k": [True, "ü", object]})
     problems.add(("b",), "is odd", value="x" * 100)
@@ -68,13 +68,13 @@ def test_a_value_is_shown_as_json_and_shortened() -> None:
     assert problems.errors[1].value == '"' + "x" * 56 + "..."
 
 
-def test_a_problem_is_one_line_and_harmless_to_a_terminal() -> None:
+def test_a_problem_is_one_line_without_control_characters() -> None:
     problems = Problems()
     problems.add(("a\n\x1b[2J",), "the key `a\n\x1b[2J\ud800` is odd", value="\u2028")
     assert str(problems.errors[0]).isprintable()
 
 
-def test_a_secret_is_neither_shown_as_value_nor_in_a_sentence() -> None:
+def test_a_secret_is_shown_neither_as_a_value_nor_in_a_message() -> None:
     problems = Problems(None, Secrets({("a", "b")}, {"hunter22", 'qu"ote\n'}))
     problems.add(("a", "b"), "`hunter22` is unknown", value="hunter22", hint="did you mean `hunter22`?")
     problems.add(("a",), "is odd", value={"b": "hunter22"})
@@ -87,11 +87,11 @@ def test_a_secret_is_neither_shown_as_value_nor_in_a_sentence() -> None:
     assert "`***` is unknown; did you mean `***`?" in text
 
 
-def test_the_words_of_yaml_and_short_values_are_left_in_sentences() -> None:
+def test_yaml_keywords_and_short_values_are_not_masked_in_messages() -> None:
     assert Secrets(set(), {"true", "80", "hunter22"}).redact("must be true or false, 80, hunter22") == "must be true or false, 80, ***"
 
 
-def test_secrets_show_nothing_of_themselves() -> None:
+def test_the_repr_of_a_secret_hides_its_value() -> None:
     assert repr(Secrets({("a",)}, {"hunter22"})) == "Secrets(1 paths)"
 
 
@@ -105,11 +105,11 @@ def test_secrets_show_nothing_of_themselves() -> None:
         ("flights", ["flights"], ""),
     ],
 )
-def test_a_hint_names_what_looks_alike(word: str, choices: list[str], hint: str) -> None:
+def test_a_hint_suggests_similar_names(word: str, choices: list[str], hint: str) -> None:
     assert did_you_mean(word, choices) == hint
 
 
-def test_paths_are_written_as_people_read_them() -> None:
+def test_paths_are_formatted_readably() -> None:
     assert path_text(("endpoints", 0, "steps", "weather", "timeout")) == "endpoints[0].steps.weather.timeout"
     assert path_text(("default", "a b", "")) == 'default["a b"][""]'
     assert path_text(()) == "document"

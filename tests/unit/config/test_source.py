@@ -1,4 +1,4 @@
-"""Files and folders: which count, how they go together, and what is said about those that cannot be read."""
+"""Files and folders: which are read, how they are joined, and how unreadable ones are reported."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_folder_is_one_document_in_the_order_of_the_names(tmp_path: Path) -> N
     assert loaded.positions.locate(("upstreams", "two"), at_key=True) == (str(tmp_path / "b.yaml"), 1, 13)
 
 
-def test_a_kubernetes_volume_is_read_through_its_links(tmp_path: Path) -> None:
+def test_a_kubernetes_volume_is_read_through_its_symlinks(tmp_path: Path) -> None:
     hidden = tmp_path / "..2026_01_01"
     hidden.mkdir()
     (hidden / "gateway.yaml").write_text("version: 1")
@@ -54,7 +54,7 @@ def test_a_kubernetes_volume_is_read_through_its_links(tmp_path: Path) -> None:
     assert loaded.files == (tmp_path / "gateway.yaml",)
 
 
-def test_what_stands_in_two_files_is_reported_with_both_places(tmp_path: Path) -> None:
+def test_a_key_in_two_files_is_reported_with_both_positions(tmp_path: Path) -> None:
     _write(
         tmp_path,
         a="version: 1\ndefaults: {timeout: 1s}\nupstreams:\n  one: {url: http://a}\nendpoints: {}",
@@ -69,7 +69,7 @@ def test_what_stands_in_two_files_is_reported_with_both_places(tmp_path: Path) -
     ]
 
 
-def test_a_folder_needs_the_version_once(tmp_path: Path) -> None:
+def test_a_folder_needs_the_version_in_one_file_only(tmp_path: Path) -> None:
     _write(tmp_path, a="title: A", b="description: B")
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, {})
@@ -77,7 +77,7 @@ def test_a_folder_needs_the_version_once(tmp_path: Path) -> None:
     assert caught.value.problems[0].file == str(tmp_path / "a.yaml")
 
 
-def test_an_anchor_shared_by_an_upstream_map_is_not_changed_by_joining(tmp_path: Path) -> None:
+def test_joining_files_does_not_change_an_anchor_shared_by_an_upstream_map(tmp_path: Path) -> None:
     _write(tmp_path, a="version: 1\nupstreams: &u {one: {url: http://a}}\nx: *u", b="upstreams: {two: {url: http://b}}")
     problems = Problems()
     root = read_source(tmp_path, problems).root
@@ -97,7 +97,7 @@ def test_an_anchor_shared_by_an_upstream_map_is_not_changed_by_joining(tmp_path:
         ("version: 1".encode("utf-16"), "1:1: document: the file is not UTF-8; save it as UTF-8"),
     ],
 )
-def test_a_file_that_is_no_document_is_said_to_be_so(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_that_is_not_a_document_is_reported(tmp_path: Path, content: bytes, expected: str) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_bytes(content)
     assert _problems(file) == [f":{expected}"]
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_document_is_said_to_be_so(tmp_path: Path, content: by
         read(file, {})
 
 
-def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_bytes(b"\xef\xbb\xbfversion: 1\r\ntitle: T\r\n")
     loaded = load(file, {})

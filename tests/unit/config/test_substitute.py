@@ -1,4 +1,4 @@
-"""Substitution: what is put in, what is reported, and that nothing of it shows."""
+"""Substitution: what is substituted, what is reported, and that no value is revealed."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def _filled(text: str, environ: dict[str, str], folder: Path = Path()) -> tuple[
         ("${NO:-}", ""), ("$${A}", "${A}"), ("$$", "$$"), ("${NO:-a:b c-d}", "a:b c-d"), ("$A", "$A"), ("$${A} ${A}", "${A} 1"),
     ],
 )  # fmt: skip
-def test_variables_are_put_into_text(text: str, value: str) -> None:
+def test_variables_are_substituted_in_text(text: str, value: str) -> None:
     filled, problems = _filled(f"a: ['{text}', \"{text}\"]", {"A": "1", "B": "2", "EMPTY": ""})
     assert filled.data == {"a": [value, value]}
     assert problems.errors == []
@@ -49,7 +49,7 @@ def test_variables_are_put_into_text(text: str, value: str) -> None:
         ("${file:}", "a secret file needs a path"),
     ],
 )
-def test_what_cannot_be_substituted_is_located(text: str, message: str) -> None:
+def test_an_impossible_substitution_is_located(text: str, message: str) -> None:
     filled, problems = _filled(f"k: 1\na: ['x', '{text}']", {"A": "1", "BAD": "\udcff"})
     [problem] = problems.errors
     assert str(problem).startswith(f"f.yaml:2:10: a[1]: {message}")
@@ -67,7 +67,7 @@ def test_a_key_is_never_substituted() -> None:
     assert [str(problem) for problem in problems.errors] == ['f.yaml:1:1: ["${A}"]: variables are substituted only in values, not in keys']
 
 
-def test_secret_files_lie_beside_the_document_and_lose_their_newline(tmp_path: Path) -> None:
+def test_secret_files_are_relative_to_the_document_and_lose_their_newline(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter22\n", encoding="utf-8")
     filled, problems = _filled(f"a: Bearer ${{file:token}}\nb: ${{file:{tmp_path}/token}}", {}, tmp_path)
     assert filled.data == {"a": "Bearer hunter22", "b": "hunter22"}
@@ -75,7 +75,7 @@ def test_secret_files_lie_beside_the_document_and_lose_their_newline(tmp_path: P
     assert filled.files == [tmp_path / "token"]
 
 
-def test_secret_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_secret_files_that_are_not_text_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "large").write_bytes(b"x" * (1024 * 1024 + 1))
     _, problems = _filled("a: ${file:binary}\nb: ${file:large}", {}, tmp_path)
@@ -85,7 +85,7 @@ def test_secret_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_an_aliased_value_is_substituted_at_each_place() -> None:
+def test_an_aliased_value_is_substituted_at_each_occurrence() -> None:
     filled, problems = _filled("a: &x ${A}\nb: *x", {"A": "secret"})
     assert filled.data == {"a": "secret", "b": "secret"}
     assert problems.secrets.paths == {("a",), ("b",)}
@@ -120,7 +120,7 @@ def _load(tmp_path: Path, text: str, environ: dict[str, str]) -> Loaded:
     return load(file, environ)
 
 
-def test_numbers_and_switches_can_come_from_the_environment(tmp_path: Path) -> None:
+def test_numbers_and_booleans_can_come_from_the_environment(tmp_path: Path) -> None:
     upstream = _load(tmp_path, _DOCUMENT, _ENVIRON).document.upstreams["a"]
     assert upstream.concurrency.limit == 64
     assert upstream.http2 is True
@@ -131,7 +131,7 @@ def test_numbers_and_switches_can_come_from_the_environment(tmp_path: Path) -> N
     assert upstream.timeout_s is None
 
 
-def test_a_substituted_value_of_the_wrong_type_is_reported_without_it(tmp_path: Path) -> None:
+def test_a_substituted_value_of_the_wrong_type_is_reported_without_the_value(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         _load(tmp_path, _DOCUMENT, {**_ENVIRON, "LIMIT": "lots", "FLAG": "yes", "URL": "geheim://x", "STATUS": "504.5", "RATIO": "150%"})
     assert [str(problem).partition("gateway.yaml:")[2] for problem in caught.value.problems] == [
@@ -153,7 +153,7 @@ def test_neither_the_result_nor_its_models_show_values(tmp_path: Path) -> None:
     assert "http" not in repr(draft).replace("httpx", "")
 
 
-# Each makes mistakes of every kind around the place where the secret goes.
+# Each has mistakes of every kind around the position of the secret.
 _PLACES = [
     'upstreams: {a: {url: "S"}}',
     'upstreams: {a: {url: "http://S/S"}}',
@@ -178,7 +178,7 @@ def _everything(error: BaseException | None) -> str:
     tail=st.text(st.characters(codec="utf-8"), max_size=12),
 )
 @settings(max_examples=300, deadline=None)
-def test_no_secret_leaks_whatever_is_wrong(tmp_path_factory: pytest.TempPathFactory, place: str, wrap: str, tail: str) -> None:
+def test_no_problem_message_leaks_a_secret(tmp_path_factory: pytest.TempPathFactory, place: str, wrap: str, tail: str) -> None:
     file = tmp_path_factory.getbasetemp() / "leak.yaml"
     file.write_text(f"version: 1\n{place.replace('S', wrap)}\n", encoding="utf-8")
     secret = f"Geheim9{tail}"

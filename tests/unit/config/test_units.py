@@ -1,4 +1,4 @@
-"""Units are read and written back."""
+"""Units are parsed and formatted."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("value", ["2", 2, 2.5, True, None, "-1s", "1 s s", "1sec", "", "s", [], "\u0661s", "9" * 400 + "s"])
-def test_what_is_no_duration_is_refused(value: object) -> None:
+def test_an_invalid_duration_is_rejected(value: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         parse_duration(value)
 
@@ -26,18 +26,18 @@ def test_a_size_is_bytes_or_has_a_unit(value: object, size: int) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "1 TiB", None, "x", 2**63, "9" * 400 + "GiB"])
-def test_what_is_no_size_is_refused(value: object) -> None:
+def test_an_invalid_size_is_rejected(value: object) -> None:
     with pytest.raises(ValueError, match="must be a size"):
         parse_size(value)
 
 
 @pytest.mark.parametrize(("value", "ratio"), [("10%", 0.1), (0.5, 0.5), (1, 1.0), (0, 0.0), ("100%", 1.0), ("0.5%", 0.005)])
-def test_a_ratio_is_a_percentage_or_a_share(value: object, ratio: float) -> None:
+def test_a_ratio_is_a_percentage_or_a_fraction(value: object, ratio: float) -> None:
     assert parse_ratio(value) == pytest.approx(ratio)
 
 
 @pytest.mark.parametrize("value", ["101%", 1.1, -0.1, True, "0.5", None])
-def test_what_is_no_ratio_is_refused(value: object) -> None:
+def test_an_invalid_ratio_is_rejected(value: object) -> None:
     with pytest.raises(ValueError, match="must be a ratio"):
         parse_ratio(value)
 
@@ -45,20 +45,20 @@ def test_what_is_no_ratio_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.25, "250ms"), (2.0, "2s"), (600.0, "10m"), (0.0, "0s"), (86400.0, "1d"), (0.00025, "250us")]
 )
-def test_durations_are_written_as_people_write_them(seconds: float, text: str) -> None:
+def test_durations_are_formatted_as_people_write_them(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @given(st.integers(1, 10**12))
-def test_a_written_duration_is_read_back(microseconds: int) -> None:
+def test_a_formatted_duration_parses_to_the_same_value(microseconds: int) -> None:
     assert parse_duration(format_duration(microseconds / 1e6)) == pytest.approx(microseconds / 1e6)
 
 
 @given(st.integers(0, 10**15 - 1))
-def test_a_written_size_is_read_back(size: int) -> None:
+def test_a_formatted_size_parses_to_the_same_value(size: int) -> None:
     assert parse_size(format_size(size)) == size
 
 
 @given(st.floats(0, 1))
-def test_a_written_ratio_is_read_back(ratio: float) -> None:
+def test_a_formatted_ratio_parses_to_the_same_value(ratio: float) -> None:
     assert parse_ratio(format_ratio(ratio)) == pytest.approx(ratio, abs=1e-9)

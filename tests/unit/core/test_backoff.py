@@ -41,7 +41,7 @@ def test_wait_is_never_negative_nor_over_the_maximum(retry: int, seed: int) -> N
         (b"Sun, 99 Mar 2026 12:00:30 GMT", None),
     ],
 )
-def test_retry_after_is_read_as_the_rfc_has_it(value: bytes, seconds: float | None) -> None:
+def test_retry_after_is_parsed_by_the_rfc(value: bytes, seconds: float | None) -> None:
     assert retry_after_s(value, unix_now=NOW) == seconds
 
 

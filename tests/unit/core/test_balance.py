@@ -37,7 +37,7 @@ def test_round_robin_does_not_flood_a_new_address() -> None:
     assert Counter(picker(0, candidates) for _ in range(30)) == {0: 10, 1: 10, 2: 10}
 
 
-def test_least_pending_takes_the_idlest_and_rotates_among_equals() -> None:
+def test_least_pending_picks_the_least_loaded_and_rotates_among_equals() -> None:
     picker, candidates = LeastPending(), loads(3)
     assert [picker(0, candidates) for _ in range(4)] == [0, 1, 2, 0]
     candidates[0].begin()
@@ -48,7 +48,7 @@ def test_least_pending_takes_the_idlest_and_rotates_among_equals() -> None:
     assert {picker(0, candidates) for _ in range(2)} == {0, 1}
 
 
-def test_random_takes_all_about_equally() -> None:
+def test_random_picks_all_about_equally() -> None:
     picker, candidates = RandomChoice(Random(1).random), loads(4)
     counts = Counter(picker(0, candidates) for _ in range(4000))
     assert all(900 < counts[index] < 1100 for index in range(4))
@@ -61,7 +61,7 @@ def test_peak_ewma_prefers_the_faster_of_two() -> None:
     assert {picker(1.0, candidates) for _ in range(50)} == {1}
 
 
-def test_peak_ewma_weighs_latency_by_what_is_pending() -> None:
+def test_peak_ewma_weighs_latency_by_pending_exchanges() -> None:
     picker, candidates = PeakEWMA(Random(1).random), loads(2)
     finish(candidates[0], 1.0, 0.03)
     finish(candidates[1], 1.0, 0.01)
@@ -70,7 +70,7 @@ def test_peak_ewma_weighs_latency_by_what_is_pending() -> None:
     assert {picker(1.0, candidates) for _ in range(50)} == {0}
 
 
-def test_peak_ewma_never_takes_the_worst_of_three() -> None:
+def test_peak_ewma_never_picks_the_worst_of_three() -> None:
     picker, candidates = PeakEWMA(Random(1).random), loads(3)
     for load, elapsed_s in zip(candidates, (0.01, 0.02, 0.9), strict=True):
         finish(load, 1.0, elapsed_s)
@@ -79,11 +79,11 @@ def test_peak_ewma_never_takes_the_worst_of_three() -> None:
     assert counts[0] > counts[1] > 0
 
 
-def test_peak_ewma_with_one_candidate_takes_it() -> None:
+def test_peak_ewma_picks_the_only_candidate() -> None:
     assert PeakEWMA(Random(1).random)(0, loads(1)) == 0
 
 
-def test_peak_is_believed_at_once_and_forgotten_slowly() -> None:
+def test_peak_latency_counts_at_once_and_decays_slowly() -> None:
     load = Load()
     finish(load, 0.0, 0.01)
     finish(load, 0.0, 1.0)
@@ -95,7 +95,7 @@ def test_peak_is_believed_at_once_and_forgotten_slowly() -> None:
     assert load.load(30.0) < 0.1
 
 
-def test_slow_address_that_nobody_uses_is_tried_again() -> None:
+def test_unused_slow_address_is_tried_again() -> None:
     slow, fast = Load(), Load()
     finish(slow, 0.0, 2.0)
     for step in range(1000):
@@ -103,7 +103,7 @@ def test_slow_address_that_nobody_uses_is_tried_again() -> None:
     assert slow.load(100.0) < fast.load(100.0)
 
 
-def test_fresh_address_is_tried_by_one_exchange_at_first() -> None:
+def test_new_address_is_first_tried_by_a_single_exchange() -> None:
     fresh, known = Load(), Load()
     finish(known, 0.0, 0.01)
     assert fresh.load(0.0) < known.load(0.0)
@@ -111,7 +111,7 @@ def test_fresh_address_is_tried_by_one_exchange_at_first() -> None:
     assert fresh.load(0.0) > known.load(0.0)
 
 
-def test_address_that_fails_fast_does_not_look_good() -> None:
+def test_fast_failures_do_not_make_an_address_attractive() -> None:
     failing, working = Load(), Load()
     finish(failing, 0.0, 0.001, is_ok=False)
     finish(working, 0.0, 0.2)
@@ -130,10 +130,10 @@ def test_cancelled_exchange_counts_only_when_it_was_slower(elapsed_s: float, exp
 @pytest.mark.parametrize(
     ("kind", "picker"), [("round_robin", RoundRobin), ("least_pending", LeastPending), ("random", RandomChoice), ("peak_ewma", PeakEWMA)]
 )
-def test_pickers_by_their_names_in_a_document(kind: str, picker: type[Picker]) -> None:
+def test_pickers_are_found_by_their_document_names(kind: str, picker: type[Picker]) -> None:
     assert isinstance(picker_of(kind, Random(1).random), picker)
 
 
-def test_unknown_picker_is_an_error_that_lists_the_known() -> None:
+def test_unknown_picker_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="use round_robin"):
         picker_of("fastest", Random(1).random)

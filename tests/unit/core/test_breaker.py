@@ -43,7 +43,7 @@ def fail(breaker: Breaker, now: float, times: int = MINIMUM) -> None:
 
 
 def state_of(breaker: Breaker) -> State:
-    """Its state now: mypy would go on believing an earlier assertion."""
+    """The current state. A function, because mypy would otherwise keep the type narrowed by an earlier assertion."""
     return breaker.state
 
 
@@ -54,7 +54,7 @@ def opened(now: float = 0.0) -> Breaker:
     return breaker
 
 
-def test_opens_at_the_failure_rate() -> None:
+def test_breaker_opens_at_the_failure_rate() -> None:
     breaker = make_breaker()
     run(breaker, 0, "success", "success", "failure")
     assert state_of(breaker) == "closed"
@@ -62,13 +62,13 @@ def test_opens_at_the_failure_rate() -> None:
     assert state_of(breaker) == "open"
 
 
-def test_stays_closed_below_the_minimum_of_calls() -> None:
+def test_breaker_stays_closed_below_the_minimum_of_calls() -> None:
     breaker = make_breaker()
     fail(breaker, 0, MINIMUM - 1)
     assert state_of(breaker) == "closed"
 
 
-def test_success_that_completes_the_minimum_can_open_it() -> None:
+def test_success_that_reaches_the_minimum_of_calls_can_open_it() -> None:
     breaker = make_breaker()
     run(breaker, 0, "failure", "failure", "failure", "success")
     assert state_of(breaker) == "open"
@@ -89,14 +89,14 @@ def test_ignored_calls_count_for_nothing() -> None:
     assert state_of(breaker) == "closed"
 
 
-def test_opens_at_the_slow_rate() -> None:
+def test_breaker_opens_at_the_slow_rate() -> None:
     breaker = make_breaker(slow_after_s=1.0, slow_rate=0.5)
     run(breaker, 0, "success", "success", elapsed_s=1.0)
     run(breaker, 0, "success", "success", elapsed_s=1.1)
     assert state_of(breaker) == "open"
 
 
-def test_no_call_is_slow_unless_asked_for() -> None:
+def test_no_call_counts_as_slow_unless_configured() -> None:
     breaker = make_breaker()
     for _ in range(20):
         run(breaker, 0, "success", elapsed_s=1000)
@@ -111,7 +111,7 @@ def test_rate_of_zero_opens_at_the_first_failure_and_not_before() -> None:
     assert state_of(breaker) == "open"
 
 
-def test_open_breaker_says_when_to_come_again() -> None:
+def test_open_breaker_reports_when_to_retry() -> None:
     breaker = opened()
     assert breaker.allow(2.0) is None
     assert breaker.retry_after_s(2.0) == 3.0
@@ -120,7 +120,7 @@ def test_open_breaker_says_when_to_come_again() -> None:
     assert breaker.retry_after_s(5.0) == 0.0
 
 
-def test_lets_no_more_than_its_probes_through_after_open_for() -> None:
+def test_half_open_breaker_allows_no_more_than_its_probes() -> None:
     breaker = opened()
     permits = [breaker.allow(5.0) for _ in range(10)]
     assert sum(permit is not None for permit in permits) == PROBES
@@ -128,7 +128,7 @@ def test_lets_no_more_than_its_probes_through_after_open_for() -> None:
     assert breaker.retry_after_s(6.0) == 4.0
 
 
-def test_closes_when_all_probes_succeed_and_forgets_the_past() -> None:
+def test_breaker_closes_with_an_empty_window_when_all_probes_succeed() -> None:
     breaker = opened()
     for permit in [take(breaker, 5.0) for _ in range(PROBES)]:
         assert state_of(breaker) == "half_open"
@@ -138,7 +138,7 @@ def test_closes_when_all_probes_succeed_and_forgets_the_past() -> None:
     assert state_of(breaker) == "closed"
 
 
-def test_one_failed_probe_opens_it_for_the_whole_time_again() -> None:
+def test_one_failed_probe_opens_it_again_for_the_full_duration() -> None:
     breaker = opened()
     run(breaker, 6.0, "success", "failure")
     assert state_of(breaker) == "open"
@@ -162,7 +162,7 @@ def test_cancelled_probe_gives_its_permit_back() -> None:
     assert breaker.allow(5.1) is None
 
 
-def test_place_of_a_probe_that_never_reports_is_freed() -> None:
+def test_slot_of_a_probe_that_never_reports_is_freed() -> None:
     breaker = opened()
     for _ in range(PROBES):
         take(breaker, 5.0)
@@ -171,7 +171,7 @@ def test_place_of_a_probe_that_never_reports_is_freed() -> None:
     assert state_of(breaker) == "closed"
 
 
-def test_probe_that_reports_late_counts() -> None:
+def test_late_report_of_a_probe_counts() -> None:
     breaker = opened()
     late = take(breaker, 5.0)
     run(breaker, 30.0, "success", "success")
@@ -180,7 +180,7 @@ def test_probe_that_reports_late_counts() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["success", "failure", "ignore"])
-def test_result_of_a_call_from_before_it_opened_is_ignored(outcome: Judgement) -> None:
+def test_result_of_a_call_begun_before_it_opened_is_ignored(outcome: Judgement) -> None:
     breaker = make_breaker()
     early = take(breaker, 0)
     fail(breaker, 0)
@@ -193,7 +193,7 @@ def test_result_of_a_call_from_before_it_opened_is_ignored(outcome: Judgement) -
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """Any order of calls, results and waiting. The model: permits that are out, with the time at which they were given."""
+    """Any order of calls, results and waiting. The model: outstanding permits, with the time at which they were issued."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ def test_share_of_calls_is_added_to_the_floor() -> None:
     assert not budget.try_spend(0.0)
 
 
-def test_what_left_the_window_is_forgotten() -> None:
+def test_calls_outside_the_window_do_not_count() -> None:
     budget = Budget(0.5, window_s=10, floor=0)
     for _ in range(4):
         budget.record(0.0)
@@ -33,7 +33,7 @@ def test_what_left_the_window_is_forgotten() -> None:
     assert budget.balance(1e9) == 0.5
 
 
-def test_spending_is_forgotten_with_its_calls() -> None:
+def test_attempts_outside_the_window_do_not_count() -> None:
     budget = Budget(0.0, window_s=10, floor=2)
     assert budget.try_spend(0.5)
     assert budget.try_spend(5.5)
@@ -43,14 +43,14 @@ def test_spending_is_forgotten_with_its_calls() -> None:
 
 
 @pytest.mark.parametrize("start", [0.0, 0.05, 123456.789, -50.0])
-def test_clock_may_start_anywhere(start: float) -> None:
+def test_any_start_value_of_the_clock_works(start: float) -> None:
     budget = Budget(1.0, floor=0)
     budget.record(start)
     assert budget.balance(start) == 1
 
 
 def test_retries_cannot_multiply_an_outage() -> None:
-    """100 calls a second that all fail, each asking for two retries: a tenth more than the calls get through."""
+    """100 calls a second that all fail, each trying to retry twice: retries add only a tenth to the calls."""
     budget = Budget(0.1)
     spent = 0
     for tick in range(6000):
@@ -61,7 +61,7 @@ def test_retries_cannot_multiply_an_outage() -> None:
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Against a model that remembers every call and every spending with its time, in slices as the budget has them."""
+    """Compares with a model that stores every call and every spent attempt with its time, in the same slices as the budget."""
 
     @initialize(ratio=st.sampled_from([0.0, 0.05, 0.1, 0.5, 1.0]), floor=st.integers(0, 5), window_s=st.sampled_from([1.0, 10.0]))
     def start(self, ratio: float, floor: int, window_s: float) -> None:

@@ -3,7 +3,7 @@ import pytest
 from anabranch.core.hedging import FixedDelay, QuantileDelay, hedge_delay
 
 
-def test_fixed_delay_is_what_the_document_says() -> None:
+def test_fixed_delay_is_the_one_in_the_document() -> None:
     delay = hedge_delay(0.05)
     assert isinstance(delay, FixedDelay)
     delay.add(0.0, 9.0)
@@ -11,7 +11,7 @@ def test_fixed_delay_is_what_the_document_says() -> None:
 
 
 @pytest.mark.parametrize(("label", "minimum"), [("p50", 20), ("p95", 20), ("p99", 100), ("p99.9", 1000)])
-def test_quantile_is_not_trusted_before_there_are_enough_samples(label: str, minimum: int) -> None:
+def test_quantile_needs_enough_samples(label: str, minimum: int) -> None:
     delay = QuantileDelay(label)
     for _ in range(minimum - 1):
         delay.add(0.0, 0.1)
@@ -30,7 +30,7 @@ def test_quantile_follows_the_latency() -> None:
     assert delay.delay_s(61.0) == pytest.approx(0.095, rel=0.045)
 
 
-def test_quantile_is_looked_up_twice_a_second_at_most() -> None:
+def test_quantile_is_computed_at_most_twice_a_second() -> None:
     delay = QuantileDelay("p50")
     for _ in range(20):
         delay.add(0.0, 0.1)
@@ -50,7 +50,7 @@ def test_quantile_is_unknown_again_after_a_long_silence() -> None:
 
 
 @pytest.mark.parametrize("latency_s", [0.001, 0.0101, 0.05, 0.3, 2.0])
-def test_delay_is_never_below_a_latency_that_all_calls_have(latency_s: float) -> None:
+def test_delay_is_never_below_a_latency_shared_by_all_calls(latency_s: float) -> None:
     delay = QuantileDelay("p95")
     for _ in range(100):
         delay.add(0.0, latency_s)

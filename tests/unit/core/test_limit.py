@@ -17,12 +17,12 @@ def make_gradient(initial: int = 64, *, minimum: int = 4, maximum: int = 512, pr
 
 
 def overload(limit: Limit, *, rate: float = 1500, workers: int = WORKERS, timeout_s: float = 0.5) -> Overload:
-    """Half again as many calls as the workers can serve."""
+    """50% more calls than the workers can serve."""
     return Overload(limit=limit, rate=rate, workers=workers, service_s=SERVICE_S, timeout_s=timeout_s)
 
 
 def feed(limit: Limit, seconds: float, *, elapsed_s: float, in_flight: int, outcome: LimitSignal = "success", now: float = 0.0) -> float:
-    """One hundred samples a second, all alike. Returns the time afterwards."""
+    """One hundred identical samples a second. Returns the time afterwards."""
     end = now + seconds
     while now < end:
         now += 0.01
@@ -45,7 +45,7 @@ class TestGradient:
         assert model.answered / 20 > 0.97 * WORKERS / SERVICE_S
         assert model.dropped == 0
 
-    def test_follows_a_loss_of_capacity_and_its_return(self) -> None:
+    def test_limit_follows_a_loss_of_capacity_and_its_return(self) -> None:
         model = overload(make_gradient())
         model.run(15)
         model.workers = WORKERS // 4
@@ -60,12 +60,12 @@ class TestGradient:
         model.run(240)
         assert max(model.limits(60, 240)) <= 24
 
-    def test_start_far_above_the_capacity_comes_down(self) -> None:
+    def test_initial_limit_far_above_the_capacity_comes_down(self) -> None:
         model = overload(make_gradient(512), workers=8, rate=600, timeout_s=5)
         model.run(60)
         assert median(model.limits(50, 60)) <= 24
 
-    def test_upstream_that_became_slower_for_good_gets_its_concurrency_back(self) -> None:
+    def test_permanently_slower_upstream_regains_its_concurrency(self) -> None:
         model = overload(make_gradient())
         model.run(15)
         model.service_s = 3 * SERVICE_S
@@ -73,7 +73,7 @@ class TestGradient:
         model.run(100)
         assert WORKERS <= median(model.limits(90, 100)) <= 2 * WORKERS
 
-    def test_steady_timeouts_bring_it_to_the_minimum(self) -> None:
+    def test_steady_timeouts_lower_the_limit_to_the_minimum(self) -> None:
         limit = make_gradient(100, minimum=8)
         feed(limit, 30, elapsed_s=0.5, in_flight=100, outcome="dropped")
         assert limit.limit == 8
@@ -119,7 +119,7 @@ class TestGradient:
         limit.sample(now + 1, 0.5, 21, outcome)
         assert limit.limit >= 64
 
-    def test_exchanges_from_before_the_probe_do_not_count_for_it(self) -> None:
+    def test_exchanges_begun_before_the_probe_do_not_count_in_it(self) -> None:
         limit = make_gradient(64)
         now = 0.0
         while limit.limit >= 64:
@@ -134,7 +134,7 @@ class TestGradient:
 
 
 class TestAIMD:
-    def test_overload_is_cut_back_until_little_is_dropped(self) -> None:
+    def test_limit_decreases_under_overload_until_few_calls_are_dropped(self) -> None:
         limit = AIMDLimit(128, minimum=4, maximum=512)
         model = overload(limit, timeout_s=0.2)
         model.run(40)
@@ -151,7 +151,7 @@ class TestAIMD:
         limit.sample(11.5, 1.0, 100, "dropped")
         assert limit.limit == 81
 
-    def test_grows_by_one_for_each_limits_worth_of_successes(self) -> None:
+    def test_limit_grows_by_one_for_each_limits_worth_of_successes(self) -> None:
         limit = AIMDLimit(10, minimum=4, maximum=512)
         for _ in range(11):
             limit.sample(1.0, 0.1, 10, "success")
@@ -174,7 +174,7 @@ samples = st.lists(
 
 
 @given(samples)
-def test_gradient_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[float, float, int, LimitSignal]]) -> None:
+def test_gradient_stays_within_its_bounds_for_any_samples(told: list[tuple[float, float, int, LimitSignal]]) -> None:
     limit = make_gradient(20, minimum=10, maximum=100)
     now = 0.0
     for step_s, elapsed_s, in_flight, outcome in told:
@@ -184,7 +184,7 @@ def test_gradient_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[f
 
 
 @given(samples)
-def test_aimd_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[float, float, int, LimitSignal]]) -> None:
+def test_aimd_stays_within_its_bounds_for_any_samples(told: list[tuple[float, float, int, LimitSignal]]) -> None:
     limit = AIMDLimit(20, minimum=10, maximum=100)
     now = 0.0
     for step_s, elapsed_s, in_flight, outcome in told:
@@ -194,7 +194,7 @@ def test_aimd_stays_within_its_bounds_whatever_it_is_told(told: list[tuple[float
 
 
 @pytest.mark.parametrize("make", [lambda: make_gradient(20), lambda: AIMDLimit(20, minimum=4, maximum=512)])
-def test_recovers_after_an_outage(make: "type[Limit]") -> None:
+def test_limit_recovers_after_an_outage(make: "type[Limit]") -> None:
     limit = make()
     now = feed(limit, 60, elapsed_s=0.5, in_flight=20, outcome="dropped")
     assert limit.limit == 4

@@ -29,14 +29,14 @@ def test_failures_in_a_row_eject() -> None:
     assert not everyone[0].is_ejected(105.0)
 
 
-def test_success_ends_the_row() -> None:
+def test_success_resets_the_run_of_failures() -> None:
     everyone = group(2)
     for _ in range(4):
         assert not any(fail(everyone, 0, 100.0, 4))
         succeed(everyone, 0, 100.0)
 
 
-def test_address_that_fails_often_beside_good_ones_is_ejected() -> None:
+def test_address_that_fails_more_often_than_the_others_is_ejected() -> None:
     everyone = group(3)
     succeed(everyone, 1, 100.0, 50)
     results = []
@@ -46,7 +46,7 @@ def test_address_that_fails_often_beside_good_ones_is_ejected() -> None:
     assert any(results)
 
 
-def test_service_that_fails_everywhere_ejects_nobody_by_rate() -> None:
+def test_failure_rate_ejects_no_address_when_all_fail_equally() -> None:
     everyone = group(3)
     for _ in range(30):
         for index in range(3):
@@ -54,7 +54,7 @@ def test_service_that_fails_everywhere_ejects_nobody_by_rate() -> None:
             succeed(everyone, index, 100.0, 1)
 
 
-def test_probation_ejects_by_one_failure_and_for_longer() -> None:
+def test_one_failure_on_probation_ejects_again_for_longer() -> None:
     everyone = group(2)
     fail(everyone, 0, 100.0, 5)
     assert fail(everyone, 0, 105.5) == [True]
@@ -79,7 +79,7 @@ def test_ejection_time_stops_growing() -> None:
     assert everyone[0].ejected_until - now == OutlierDetector.LONGEST_S
 
 
-def test_good_time_is_forgiven() -> None:
+def test_ejection_count_falls_while_the_address_is_healthy() -> None:
     everyone = group(2)
     fail(everyone, 0, 0.0, 5)
     fail(everyone, 0, 6.0)
@@ -89,7 +89,7 @@ def test_good_time_is_forgiven() -> None:
     assert everyone[0].ejections == 1
 
 
-def test_exchange_from_before_the_return_is_old_news() -> None:
+def test_exchange_begun_before_the_return_is_ignored() -> None:
     everyone = group(2)
     fail(everyone, 0, 100.0, 5)
     assert not DETECTOR.record(106.0, everyone[0], is_failure=True, elapsed_s=3.0, everyone=everyone)
@@ -102,7 +102,7 @@ def test_single_address_is_never_ejected() -> None:
 
 
 @given(st.integers(1, 7), st.lists(st.tuples(st.integers(0, 6), st.floats(0, 3), st.integers(1, 6)), max_size=80))
-def test_never_more_than_half_are_out(size: int, steps: list[tuple[int, float, int]]) -> None:
+def test_never_more_than_half_are_ejected(size: int, steps: list[tuple[int, float, int]]) -> None:
     everyone = group(size)
     now = 100.0
     for index, step_s, times in steps:

@@ -49,7 +49,7 @@ def test_values_outside_the_range_are_counted_at_its_ends(value: float) -> None:
     assert sketch.quantile(0.5) <= max(value, 1e-6)
 
 
-def test_rolling_sketch_forgets() -> None:
+def test_rolling_sketch_drops_old_samples() -> None:
     sketch = RollingSketch(10)
     sketch.add(0.0, 1.0)
     sketch.add(9.0, 2.0)
@@ -61,7 +61,7 @@ def test_rolling_sketch_forgets() -> None:
     assert sketch.recent(60.0).count == 0
 
 
-def test_asking_for_the_recent_past_does_not_change_it() -> None:
+def test_reading_the_recent_past_does_not_change_the_sketch() -> None:
     sketch = RollingSketch(10)
     sketch.add(0.0, 1.0)
     sketch.recent(0.0).add(5.0)

@@ -3,11 +3,11 @@ from collections.abc import Awaitable
 
 import pytest
 
-from anabranch.core.tasks import cancel_and_wait
+from anabranch.core.tasks import cancel_and_wait, start_protected
 
 
 async def stubborn(release: asyncio.Event, log: list[str]) -> None:
-    """Needs a moment to clean up, as a connection that closes does."""
+    """Needs a moment to clean up, like a closing connection."""
     try:
         await asyncio.Event().wait()
     finally:
@@ -33,7 +33,7 @@ async def test_returns_only_when_every_task_has_cleaned_up() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2, 5])
-async def test_cancellations_of_the_caller_wait_for_the_tasks_and_are_raised_then(times: int) -> None:
+async def test_cancellation_of_the_caller_is_raised_after_the_tasks_have_ended(times: int) -> None:
     release, log = asyncio.Event(), list[str]()
     tasks = [await started(stubborn(release, log))]
     ending = await started(cancel_and_wait(tasks))
@@ -48,7 +48,7 @@ async def test_cancellations_of_the_caller_wait_for_the_tasks_and_are_raised_the
     assert log == ["cleaned up"]
 
 
-async def test_failures_are_left_to_the_caller_and_count_as_seen() -> None:
+async def test_failures_are_left_to_the_caller_and_marked_as_retrieved() -> None:
     async def fails() -> None:
         try:
             await asyncio.Event().wait()
@@ -60,7 +60,7 @@ async def test_failures_are_left_to_the_caller_and_count_as_seen() -> None:
     assert isinstance(task.exception(), ValueError)
 
 
-async def test_tasks_that_have_ended_cost_no_turn_of_the_loop() -> None:
+async def test_ended_tasks_cost_no_turn_of_the_loop() -> None:
     task = await started(asyncio.sleep(0))
     await task
     turned = False
@@ -73,3 +73,29 @@ async def test_tasks_that_have_ended_cost_no_turn_of_the_loop() -> None:
     await cancel_and_wait([task])
     await cancel_and_wait([])
     assert not turned
+
+
+def test_protected_task_ends_with_its_owner_and_not_with_the_event_loop() -> None:
+    log: list[str] = []
+
+    async def work(closing: asyncio.Event) -> None:
+        await closing.wait()
+        await asyncio.sleep(0)
+        log.append("everything is written")
+
+    async def own() -> None:
+        closing = asyncio.Event()
+        task = start_protected(work(closing), name="writer")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await task
+            log.append("the owner has ended")
+
+    async def main() -> None:
+        asyncio.get_running_loop().create_task(own())
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert log == ["everything is written", "the owner has ended"]

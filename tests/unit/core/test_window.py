@@ -14,7 +14,7 @@ def test_counts_calls_failures_and_slow_calls() -> None:
     assert (window.calls, window.failures, window.slow) == (3, 2, 2)
 
 
-def test_what_is_older_than_the_window_falls_out() -> None:
+def test_calls_older_than_the_window_are_dropped() -> None:
     window = RollingWindow(10)
     window.add(0.5, is_failure=True)
     window.add(5.5, is_failure=False)

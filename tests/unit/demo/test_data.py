@@ -1,4 +1,4 @@
-"""The demo's data is what its README says it is."""
+"""The demo's data matches its README."""
 
 import csv
 import gzip
@@ -20,7 +20,7 @@ ROWS = [
 ]
 
 
-def test_readme_lists_exactly_the_files_that_are_there() -> None:
+def test_readme_lists_exactly_the_existing_files() -> None:
     assert {row[0] for row in ROWS} == {file.name for file in DATA.glob("*.csv.gz")} == {f"{name}.csv.gz" for name in PORTS}
 
 
@@ -33,13 +33,13 @@ def test_file_has_the_digest_and_the_rows_of_the_readme(name: str, count: str, s
     assert len(list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))) == int(count)
 
 
-def test_compression_knows_no_time_and_no_name() -> None:
+def test_compressed_file_contains_no_time_and_no_name() -> None:
     file = compressed(b"text")
     assert file == compressed(b"text")
     assert file[3:8] == bytes(5)  # flags and mtime of the gzip header (RFC 1952 section 2.3)
 
 
-def test_cut_keeps_what_is_wanted_and_empties_what_is_missing() -> None:
+def test_cut_keeps_selected_columns_and_empties_missing_values() -> None:
     rows = [{"a": "1", "b": "NA"}, {"a": "2", "b": "x, y"}]
     assert cut(rows, lambda _: True) == (b'a,b\n1,\n2,"x, y"\n', 2)
     assert cut(rows, lambda row: row["a"] == "1") == (b"a,b\n1,\n", 1)
@@ -55,7 +55,7 @@ def test_flights_are_typed_and_numbered_in_the_order_of_the_file() -> None:
     }  # fmt: skip
 
 
-def test_the_examples_of_the_readme_show_what_they_are_said_to_show() -> None:
+def test_the_examples_of_the_readme_match_the_data() -> None:
     rows = flights.load()
     planes = {row["tailnum"] for row in read("planes", {})}
     airports = {row["faa"] for row in read("airports", {})}

@@ -1,4 +1,4 @@
-"""The demo's gateway document is right, and its plans are what its comments say."""
+"""The demo's gateway document is valid, and its plans match its comments."""
 
 from functools import cache
 from pathlib import Path
@@ -41,17 +41,17 @@ def test_every_endpoint_compiles_without_errors_and_warnings() -> None:
     assert plans().source.routers == ["demo.routes:router"]
 
 
-def test_upstreams_are_where_the_services_listen() -> None:
+def test_upstreams_point_to_the_ports_of_the_services() -> None:
     assert {name: upstream.addresses[0].port for name, upstream in plans().upstreams.items()} == PORTS
 
 
 @pytest.mark.parametrize("name", PORTS)
-def test_environment_moves_an_upstream(name: str) -> None:
+def test_environment_variable_changes_an_upstreams_address(name: str) -> None:
     document = read(DOCUMENT, {f"{name.upper()}_URL": "http://elsewhere:80"}).document
     assert document.upstreams[name].addresses[0].host == "elsewhere"
 
 
-def test_briefing_is_a_chain_of_three_levels() -> None:
+def test_briefing_has_three_levels_of_dependencies() -> None:
     steps = endpoint("flight_briefing").steps
     needs = {step.name: {steps[index].name for index in step.needs} for step in steps}
     assert needs == {
@@ -69,7 +69,7 @@ def test_briefing_is_a_chain_of_three_levels() -> None:
 
 
 @pytest.mark.parametrize("name", ["airport_board", "route_overview", "search"])
-def test_calls_that_need_nothing_of_each_other_start_at_once(name: str) -> None:
+def test_independent_calls_start_at_once(name: str) -> None:
     plan = endpoint(name)
     assert plan.ready == tuple(range(len(plan.steps)))
     assert len(plan.steps) >= 3
@@ -81,6 +81,6 @@ def test_search_forwards_the_body_and_may_be_retried() -> None:
     assert all(step.operation.is_idempotent for step in plan.steps)
 
 
-def test_answers_that_are_only_placed_are_not_understood() -> None:
+def test_answers_without_rules_are_spliced() -> None:
     modes = {step.name: step.mode for step in endpoint("search").steps}
     assert modes["found"] is DecodeMode.SPLICE

@@ -1,4 +1,4 @@
-"""The demo's hooks: the figures are right, also where there are none."""
+"""The demo's hooks: the figures are correct, even without data."""
 
 import pytest
 
@@ -27,5 +27,5 @@ def test_interval_holds_the_mean() -> None:
     assert result.mean == 49.5
 
 
-def test_interval_of_nothing_is_null() -> None:
+def test_interval_of_no_values_is_null() -> None:
     assert mean_delay(flights(None)).mean is None

@@ -1,4 +1,4 @@
-"""What `python -m demo` starts, from the environment."""
+"""The programs that `python -m demo` starts, configured by the environment."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from demo.__main__ import programs
 from demo.supervisor import StartError
 
 
-def test_services_come_before_the_gateway_which_is_told_where_they_are() -> None:
+def test_services_start_first_and_the_gateway_receives_their_addresses() -> None:
     started = programs({})
     assert [(program.name, program.port) for program in started] == [
         ("flights", 9101),
@@ -36,6 +36,6 @@ def test_ports_come_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize("text", ["http", "0", "65536", "-1"])
-def test_port_that_is_none_is_refused(text: str) -> None:
+def test_invalid_port_is_rejected(text: str) -> None:
     with pytest.raises(StartError, match=f"WEATHER_PORT must be a port between 1 and 65535, not {text}"):
         programs({"WEATHER_PORT": text})

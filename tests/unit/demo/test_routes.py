@@ -44,7 +44,7 @@ async def refusing(call: Call) -> Answer:
 
 
 async def asked(path: str, *, down: str = "") -> tuple[httpx.Response, FanOut]:
-    """The answer to a GET, and the fan-out that made it. `down`: a service that cannot be reached."""
+    """The answer to a GET, and the fan-out that produced it. `down`: an unreachable service."""
     upstreams = {name: upstream_plan(name, url="http://demo") for name in MODULES}
     policies = {name: refusing if name == down else answering(name) for name in MODULES}
     fans: list[FanOut] = []
@@ -74,13 +74,13 @@ async def test_next_trip_is_the_planes_next_departure_with_its_airports_and_weat
     assert {outcome.step for outcome in fan.outcomes[2:]} == {"origin", "destination", "weather"}
 
 
-async def test_without_weather_the_trip_is_answered_and_incomplete() -> None:
+async def test_without_weather_the_trip_is_incomplete() -> None:
     response, fan = await asked("/trips/1/next", down="weather")
     assert (response.status_code, response.json()["weather"]) == (200, None)
     assert not fan.is_complete
 
 
-async def test_without_flights_there_is_no_trip() -> None:
+async def test_without_flights_the_trip_fails() -> None:
     with pytest.raises(FanOutFailed):
         await asked("/trips/1/next", down="flights")
 
@@ -97,7 +97,7 @@ async def test_flight_without_a_next_trip_is_a_404(flight_id: int, detail: str) 
     assert (response.status_code, response.json()["detail"]) == (404, detail)
 
 
-async def test_number_below_one_is_refused() -> None:
+async def test_number_below_one_is_rejected() -> None:
     response, fan = await asked("/trips/0/next")
     assert response.status_code == 422
     assert fan.outcomes == []

@@ -1,4 +1,4 @@
-"""The five services, asked as an HTTP client would ask them."""
+"""The five services, called as by an HTTP client."""
 
 from collections.abc import Callable
 from functools import cache
@@ -33,7 +33,7 @@ async def get(name: str, path: str, **query: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "rows"), [("flights", 27004), ("airlines", 16), ("airports", 1940), ("planes", 3322), ("weather", 2226)])
-async def test_health_says_how_many_rows_there_are(name: str, rows: int) -> None:
+async def test_health_reports_the_number_of_rows(name: str, rows: int) -> None:
     assert await get(name, "/health") == {"status": "ok", "service": name, "rows": rows}
 
 
@@ -53,7 +53,7 @@ async def test_health_says_how_many_rows_there_are(name: str, rows: int) -> None
         ("weather", "/elsewhere", "weather has no such path"),
     ],
 )
-async def test_what_is_not_there_is_a_404_in_json(name: str, path: str, detail: str) -> None:
+async def test_unknown_resource_is_a_404_in_json(name: str, path: str, detail: str) -> None:
     response = await ask(name, "GET", path)
     assert (response.status_code, response.json()) == (404, {"status": 404, "detail": detail})
 
@@ -90,7 +90,7 @@ async def test_flights_are_filtered_and_counted(query: dict[str, str], matches: 
     assert answer["flights"] == expected[:1000]
 
 
-async def test_search_by_post_answers_as_get_does() -> None:
+async def test_search_by_post_answers_like_get() -> None:
     wanted = {"origin": "LGA", "date": "2013-01-31", "carrier": "UA", "cancelled": False, "limit": 3}
     posted = await ask("flights", "POST", "/flights/search", json={**wanted, "dest": None})
     assert posted.status_code == 200
@@ -98,7 +98,7 @@ async def test_search_by_post_answers_as_get_does() -> None:
     assert len(posted.json()["flights"]) == 3
 
 
-async def test_limit_is_twenty_unless_asked_and_may_be_zero() -> None:
+async def test_limit_defaults_to_twenty_and_may_be_zero() -> None:
     assert len((await get("flights", "/flights"))["flights"]) == 20
     assert await get("flights", "/flights", limit=0) == {"flights": [], "total": 27004}
 
@@ -115,7 +115,7 @@ async def test_limit_is_twenty_unless_asked_and_may_be_zero() -> None:
         ("cancelled=perhaps", "cancelled cannot be 'perhaps'"),
     ],
 )
-async def test_wrong_filters_are_refused(query: str, detail: str) -> None:
+async def test_invalid_filters_are_rejected(query: str, detail: str) -> None:
     response = await ask("flights", "GET", f"/flights?{query}")
     assert (response.status_code, response.json()["detail"]) == (400, detail)
 
@@ -131,12 +131,12 @@ async def test_wrong_filters_are_refused(query: str, detail: str) -> None:
         (b" " * (MAX_BODY_BYTES + 1), 413, f"the body must have at most {MAX_BODY_BYTES} bytes"),
     ],
 )
-async def test_wrong_bodies_are_refused(content: bytes, status: int, detail: str) -> None:
+async def test_invalid_bodies_are_rejected(content: bytes, status: int, detail: str) -> None:
     response = await ask("flights", "POST", "/flights/search", content=content)
     assert (response.status_code, response.json()) == (status, {"status": status, "detail": detail})
 
 
-async def test_wrong_method_names_the_right_one() -> None:
+async def test_wrong_method_names_the_allowed_one() -> None:
     response = await ask("flights", "DELETE", "/flights")
     assert (response.status_code, response.headers["allow"]) == (405, "GET")
 
@@ -151,7 +151,7 @@ async def test_summary_counts_and_averages() -> None:
     assert summary["on_time_share"] == round(sum(delay < 15 for delay in delays) / len(delays), 3)
 
 
-async def test_summary_of_nothing_has_no_averages() -> None:
+async def test_summary_of_no_flights_has_no_averages() -> None:
     assert await get("flights", "/flights/summary", carrier="ZZ") == {
         "flights": 0,
         "cancelled": 0,
@@ -167,7 +167,7 @@ async def test_airlines_are_found_by_code_and_listed() -> None:
     assert (listed["total"], len(listed["airlines"])) == (16, 16)
 
 
-async def test_airport_has_numbers_for_numbers() -> None:
+async def test_numeric_fields_of_an_airport_are_numbers() -> None:
     assert await get("airports", "/airports/JFK") == {
         "faa": "JFK", "name": "John F Kennedy International Airport", "lat": 40.639928, "lon": -73.778692, "alt": 13, "tz": -5, "dst": "A",
         "tzone": "America/New_York",
@@ -179,14 +179,14 @@ async def test_airports_are_filtered_by_time_zone() -> None:
     assert (answer["total"], len(answer["airports"])) == (20, 2)
 
 
-async def test_lookup_gives_airports_in_the_order_asked_for_and_the_unknown_codes() -> None:
+async def test_lookup_returns_airports_in_request_order_and_the_unknown_codes() -> None:
     answer = (await ask("airports", "POST", "/airports/lookup", json={"codes": ["LGA", "SJU", "EWR"]})).json()
     assert [airport["faa"] for airport in answer["airports"]] == ["LGA", "EWR"]
     assert answer["unknown"] == ["SJU"]
 
 
 @pytest.mark.parametrize("asked", [{}, {"codes": "JFK"}, {"codes": [1]}, {"codes": ["JFK"] * 1001}])
-async def test_lookup_refuses_what_is_no_list_of_codes(asked: dict[str, Any]) -> None:
+async def test_lookup_rejects_a_body_that_is_not_a_list_of_codes(asked: dict[str, Any]) -> None:
     response = await ask("airports", "POST", "/airports/lookup", json=asked)
     assert (response.status_code, response.json()["detail"]) == (400, "codes must be an array of at most 1000 strings")
 
@@ -199,7 +199,7 @@ async def test_planes_are_found_by_tail_number_and_filtered() -> None:
 
 
 @pytest.mark.parametrize("at", ["2013-01-01T10:00:00Z", "2013-01-01T10:59:59Z", "2013-01-01T05:15:00-05:00", "2013-01-01T10:00:00"])
-async def test_weather_is_that_of_the_hour_in_which_the_instant_lies(at: str) -> None:
+async def test_weather_is_that_of_the_hour_containing_the_instant(at: str) -> None:
     observation = await get("weather", "/weather", origin="EWR", at=at)
     assert observation["time_hour"] == "2013-01-01T10:00:00Z"
     assert observation["wind_speed"] == 12.658579999999999
@@ -216,7 +216,7 @@ async def test_weather_is_that_of_the_hour_in_which_the_instant_lies(at: str) ->
         ("/weather/daily?date=2013-01-01", "origin and date are required, such as ?origin=EWR&date=2013-01-01"),
     ],
 )
-async def test_weather_refuses_what_it_cannot_understand(path: str, detail: str) -> None:
+async def test_weather_rejects_invalid_parameters(path: str, detail: str) -> None:
     response = await ask("weather", "GET", path)
     assert (response.status_code, response.json()["detail"]) == (400, detail)
 

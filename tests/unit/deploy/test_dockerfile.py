@@ -1,4 +1,4 @@
-"""The Dockerfile: clean by hadolint, and what its last stages make is what docs/operations.md promises."""
+"""The Dockerfile: passes hadolint, and its last stages provide what docs/operations.md promises."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def answering() -> Iterator[Callable[[int], int]]:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Be quiet."""
+                """Log nothing."""
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -62,7 +62,7 @@ def answering() -> Iterator[Callable[[int], int]]:
         server.server_close()
 
 
-def test_dockerfile_is_clean_by_hadolint() -> None:
+def test_dockerfile_passes_hadolint() -> None:
     done = subprocess.run([TOOLS / "hadolint", "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -75,7 +75,7 @@ def test_last_stage_is_the_gateway_without_the_demo() -> None:
 
 
 @pytest.mark.parametrize("stage", ["runtime", "demo", "gateway"])
-def test_what_runs_was_installed_and_built_elsewhere(stage: str) -> None:
+def test_final_image_copies_only_files_built_in_earlier_stages(stage: str) -> None:
     assert arguments(stage, "RUN") == arguments(stage, "ADD") == []
     assert stage == "demo" or [line for line in arguments(stage, "COPY") if not line.startswith("--from=build ")] == []
 
@@ -86,18 +86,18 @@ def test_packages_are_pinned_by_the_constraints() -> None:
     assert [command for command in installs if "-c constraints.txt" not in command] == []
 
 
-def test_user_is_a_number_that_is_not_root() -> None:
+def test_user_is_numeric_and_not_root() -> None:
     assert [re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user) is not None for user in arguments("runtime", "USER")] == [True]
     assert all(arguments(stage, "USER") == [] for stage in ("demo", "gateway"))
 
 
-def test_process_is_started_without_a_shell_and_gets_the_signal() -> None:
+def test_process_is_started_without_a_shell_and_receives_signals() -> None:
     assert arguments("runtime", "CMD") == ['["anabranch", "run"]']
     assert arguments("runtime", "STOPSIGNAL") == ["SIGTERM"]
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_health_check_asks_livez_without_other_programs(status: int, code: int, answering: Callable[[int], int]) -> None:
+def test_health_check_requests_livez_without_other_programs(status: int, code: int, answering: Callable[[int], int]) -> None:
     command = arguments("runtime", "HEALTHCHECK")[0].split("CMD ", 1)[1]
     program, *rest = json.loads(command)
     assert program == "python"
@@ -106,19 +106,19 @@ def test_health_check_asks_livez_without_other_programs(status: int, code: int, 
     assert (done.returncode, done.stderr) == (code, b"")
 
 
-def test_health_check_fails_where_nobody_listens() -> None:
+def test_health_check_fails_when_nothing_listens() -> None:
     _, *rest = json.loads(arguments("runtime", "HEALTHCHECK")[0].split("CMD ", 1)[1])
     assert subprocess.run([sys.executable, *rest], env=os.environ | {"ANABRANCH_PORT": "1"}, capture_output=True, check=False).returncode
 
 
-def test_build_gets_only_what_it_needs() -> None:
+def test_build_context_contains_only_what_is_needed() -> None:
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert ignored[0] == "*"
     copied = {path for line in re.findall(r"^COPY (?!--from)(.+)$", TEXT, re.MULTILINE) for path in line.split()[:-1]}
     assert {f"!{path}" for path in copied} == {line for line in ignored if line.startswith("!")}
 
 
-def test_verify_image_says_that_it_skipped_when_a_tool_is_missing() -> None:
+def test_verify_image_reports_that_it_skipped_when_a_tool_is_missing() -> None:
     script = ROOT / "deploy" / "verify-image"
     assert os.access(script, os.X_OK)
     done = subprocess.run([sys.executable, script], env={"PATH": ""}, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""deploy/kubernetes, rendered by kustomize: right by the schemas, consistent in itself, with what the gateway knows, and hardened."""
+"""deploy/kubernetes, rendered by kustomize: valid by the schemas, consistent in itself and with the gateway, and hardened."""
 
 import re
 from pathlib import Path
@@ -42,13 +42,13 @@ def name(manifest: Manifest) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_every_manifest_is_right_by_the_schema_of_its_kind(cluster: Cluster) -> None:
+def test_every_manifest_is_valid_by_the_schema_of_its_kind(cluster: Cluster) -> None:
     for manifest in cluster.manifests:
         if (manifest["apiVersion"], manifest["kind"]) not in WITHOUT_SCHEMA:
             kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_schemas_refuse_a_misspelt_key() -> None:
+def test_schemas_reject_a_misspelt_key() -> None:
     wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"selektor": {}}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
@@ -57,7 +57,7 @@ def test_schemas_refuse_a_misspelt_key() -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_each_component_goes_with_the_base_alone(component: str, tmp_path: Path) -> None:
+def test_each_component_works_with_the_base_alone(component: str, tmp_path: Path) -> None:
     assert Cluster(tuple(render(write_kustomization(tmp_path, components=[component])))).get("Deployment", "anabranch")
 
 
@@ -75,18 +75,18 @@ def test_every_deployment_selects_its_own_pods_only(cluster: Cluster) -> None:
         assert cluster.pods_with(deployment["spec"]["selector"]["matchLabels"]) == [deployment]
 
 
-def test_every_service_leads_to_a_port_of_some_pods(cluster: Cluster) -> None:
+def test_every_service_targets_a_port_of_existing_pods(cluster: Cluster) -> None:
     for service in cluster.of_kind("Service"):
         (deployment,) = cluster.pods_with(service["spec"]["selector"])
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= port_names(deployment), name(service)
 
 
-def test_only_the_admin_service_leads_to_the_admin_port(cluster: Cluster) -> None:
+def test_only_the_admin_service_targets_the_admin_port(cluster: Cluster) -> None:
     leading = [service["metadata"]["name"] for service in cluster.of_kind("Service") if "admin" in port_names(service)]
     assert leading in ([], ["anabranch-admin"])
 
 
-def test_probes_ask_ports_and_paths_that_exist(cluster: Cluster) -> None:
+def test_probes_use_ports_and_paths_that_exist(cluster: Cluster) -> None:
     for deployment, container in cluster.containers():
         paths = {"/livez", "/readyz"} if deployment["metadata"]["name"] == "anabranch" else {"/health"}
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -101,7 +101,7 @@ def test_liveness_never_depends_on_other_services(cluster: Cluster) -> None:
     assert gateway["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_config_maps_that_pods_use_are_made_here(cluster: Cluster) -> None:
+def test_config_maps_used_by_pods_are_generated_here(cluster: Cluster) -> None:
     for deployment, container in cluster.containers():
         pod = deployment["spec"]["template"]["spec"]
         wanted = [source["configMapRef"]["name"] for source in container.get("envFrom", [])]
@@ -110,7 +110,7 @@ def test_config_maps_that_pods_use_are_made_here(cluster: Cluster) -> None:
             assert re.search(r"-[a-z0-9]{10}$", cluster.get("ConfigMap", one)["metadata"]["name"]), "a change must be a rolling update"
 
 
-def test_secrets_that_are_used_are_those_that_the_operator_is_told_to_make(cluster: Cluster) -> None:
+def test_every_secret_in_use_is_documented_for_the_operator(cluster: Cluster) -> None:
     used = set()
     for deployment, container in cluster.containers():
         keys = [one["valueFrom"]["secretKeyRef"] for one in container.get("env", []) if "secretKeyRef" in one.get("valueFrom", {})]
@@ -124,13 +124,13 @@ def test_secrets_that_are_used_are_those_that_the_operator_is_told_to_make(clust
     assert cluster.of_kind("Secret") == []
 
 
-def test_what_is_mounted_exists_and_what_exists_is_mounted(cluster: Cluster) -> None:
+def test_every_volume_exists_and_is_mounted(cluster: Cluster) -> None:
     for deployment, container in cluster.containers():
         volumes = {volume["name"] for volume in deployment["spec"]["template"]["spec"].get("volumes", [])}
         assert {mount["name"] for mount in container.get("volumeMounts", [])} == volumes
 
 
-def test_autoscaler_budget_account_and_policies_are_about_pods_that_exist(cluster: Cluster) -> None:
+def test_autoscaler_budget_account_and_policies_select_existing_pods(cluster: Cluster) -> None:
     for scaler in cluster.of_kind("HorizontalPodAutoscaler"):
         target = cluster.get(scaler["spec"]["scaleTargetRef"]["kind"], scaler["spec"]["scaleTargetRef"]["name"])
         assert "replicas" not in target["spec"], "an apply would undo what the autoscaler did"
@@ -151,7 +151,7 @@ def test_autoscaler_budget_account_and_policies_are_about_pods_that_exist(cluste
             assert cluster.pods_with(spread["labelSelector"]["matchLabels"]) == [deployment]
 
 
-def test_routes_and_monitors_lead_to_services_that_exist(everything: Cluster) -> None:
+def test_routes_and_monitors_target_existing_services(everything: Cluster) -> None:
     ports = {service["metadata"]["name"]: service for service in everything.of_kind("Service")}
     (route,) = everything.of_kind("HTTPRoute")
     for backend in (one for rule in route["spec"]["rules"] for one in rule["backendRefs"]):
@@ -185,7 +185,7 @@ def secret_files(cluster: Cluster) -> set[str]:
     return {f"{mounts[volume]}/{item['path']}" for volume, items in secrets.items() for item in items}
 
 
-def test_every_setting_exists_and_has_a_value_that_it_takes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_setting_exists_and_has_a_valid_value(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ours = {key: value for key, value in settings_of(cluster).items() if key.startswith("ANABRANCH_")}
     assert {key.removeprefix("ANABRANCH_").lower() for key in ours} <= Settings.model_fields.keys()
     for key, value in ours.items():
@@ -197,7 +197,7 @@ def test_every_setting_exists_and_has_a_value_that_it_takes(cluster: Cluster, mo
     Settings(_env_file=None)
 
 
-def test_ports_are_those_that_the_gateway_listens_on(cluster: Cluster) -> None:
+def test_container_ports_match_the_ports_of_the_gateway(cluster: Cluster) -> None:
     (container,) = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     image = (ROOT / "Dockerfile").read_text("utf-8")
@@ -205,7 +205,7 @@ def test_ports_are_those_that_the_gateway_listens_on(cluster: Cluster) -> None:
     assert settings_of(cluster)["ANABRANCH_ADMIN_PORT"] == str(ports["admin"])
 
 
-def test_a_pod_is_given_the_time_that_it_may_need_to_end(cluster: Cluster) -> None:
+def test_grace_period_of_a_pod_covers_its_drain(cluster: Cluster) -> None:
     settings = settings_of(cluster)
     pod = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]
     needed = float(settings["ANABRANCH_DRAIN_DELAY_S"]) + float(settings["ANABRANCH_SHUTDOWN_TIMEOUT_S"]) + 10
@@ -220,8 +220,8 @@ def test_service_links_are_off_because_they_would_set_our_port(cluster: Cluster)
 
 
 @pytest.mark.parametrize("which", OVERLAYS)
-def test_documents_compile_as_they_are_mounted(which: str, tmp_path: Path) -> None:
-    """A ConfigMap's folder: the files are links through a link that is swapped."""
+def test_mounted_documents_compile(which: str, tmp_path: Path) -> None:
+    """A ConfigMap's folder: its files are links through another link, which is swapped on updates."""
     cluster = overlay(which)
     pod = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]
     (volume,) = [volume["configMap"]["name"] for volume in pod["volumes"] if volume["name"] == "document"]
@@ -247,13 +247,13 @@ def test_secret_files_that_the_document_reads_are_mounted() -> None:
     assert read <= secret_files(overlay("production"))
 
 
-def test_demo_shows_the_document_of_the_demo() -> None:
+def test_demo_overlay_uses_the_document_of_the_demo() -> None:
     assert (KUBERNETES / "overlays" / "demo" / "gateway.yaml").read_text("utf-8") == (ROOT / "demo" / "gateway.yaml").read_text("utf-8"), (
         "run `make openapi`"
     )
 
 
-def test_demo_tells_the_gateway_where_each_service_is() -> None:
+def test_demo_overlay_sets_the_address_of_each_service() -> None:
     cluster = overlay("demo")
     told = {key: value for key, value in settings_of(cluster).items() if key.endswith("_URL")}
     assert told.keys() == set(re.findall(r"\$\{(\w+_URL):-", (ROOT / "demo" / "gateway.yaml").read_text("utf-8")))
@@ -270,7 +270,7 @@ def test_demo_tells_the_gateway_where_each_service_is() -> None:
 # ---------------------------------------------------------------------------------------------------------------- hardening
 
 
-def test_pods_are_not_root_and_have_no_token(cluster: Cluster) -> None:
+def test_pods_do_not_run_as_root_and_have_no_token(cluster: Cluster) -> None:
     for deployment in cluster.of_kind("Deployment"):
         pod = deployment["spec"]["template"]["spec"]
         context = pod["securityContext"]
@@ -284,7 +284,7 @@ def test_pods_are_not_root_and_have_no_token(cluster: Cluster) -> None:
     assert cluster.of_kind("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
 
 
-def test_containers_can_neither_gain_rights_nor_write(cluster: Cluster) -> None:
+def test_containers_cannot_gain_privileges_or_write_to_the_root_file_system(cluster: Cluster) -> None:
     for _, container in cluster.containers():
         context = container["securityContext"]
         assert (context["allowPrivilegeEscalation"], context["privileged"], context["readOnlyRootFilesystem"]) == (False, False, True)
@@ -294,7 +294,7 @@ def test_containers_can_neither_gain_rights_nor_write(cluster: Cluster) -> None:
         assert [port for port in container["ports"] if "hostPort" in port] == []
 
 
-def test_containers_have_requests_limits_and_a_tag_that_says_what_it_is(cluster: Cluster) -> None:
+def test_containers_have_requests_limits_and_an_explicit_tag(cluster: Cluster) -> None:
     for deployment, container in cluster.containers():
         for bound in ("requests", "limits"):
             assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][bound].keys(), name(deployment)
@@ -302,13 +302,13 @@ def test_containers_have_requests_limits_and_a_tag_that_says_what_it_is(cluster:
         assert all({"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys() for container in [container])
 
 
-def test_writable_folders_are_bounded(cluster: Cluster) -> None:
+def test_writable_folders_have_a_size_limit(cluster: Cluster) -> None:
     for deployment in cluster.of_kind("Deployment"):
         for volume in deployment["spec"]["template"]["spec"].get("volumes", []):
             assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], f"{name(deployment)}: {volume['name']}"
 
 
-def test_every_pod_is_under_a_policy_for_both_directions(cluster: Cluster) -> None:
+def test_every_pod_has_a_network_policy_for_both_directions(cluster: Cluster) -> None:
     policies = cluster.of_kind("NetworkPolicy")
     for deployment in cluster.of_kind("Deployment"):
         about = [policy for policy in policies if deployment in cluster.pods_with(policy["spec"]["podSelector"]["matchLabels"])]

@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: their queries parse, and ask only for metrics and labels that there are."""
+"""The alert rules and the dashboard: their queries parse and use only existing metrics and labels."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from anabranch.observe import catalogue
 DEPLOY = Path(__file__).parents[3] / "deploy"
 RULES = YAML(typ="safe").load((DEPLOY / "prometheus" / "rules.yaml").read_text("utf-8"))
 DASHBOARD = json.loads((DEPLOY / "grafana" / "anabranch.json").read_text("utf-8"))
-# Labels that Prometheus adds to whatever it scrapes.
+# Labels that Prometheus adds to every target.
 TARGET = {"job", "instance"}
 
 
 def known() -> dict[str, set[str]]:
-    """Every series that can be asked for, with its labels."""
+    """Every series that can be queried, with its labels."""
     found: dict[str, set[str]] = {"up": TARGET, **dict.fromkeys(catalogue.PROCESS, TARGET)}
     for metric in catalogue.ALL.values():
         labels = {*metric.labels, *TARGET}
@@ -29,7 +29,7 @@ def known() -> dict[str, set[str]]:
         else:
             found[metric.sample] = labels
     for rule in rules("record"):
-        # By what its outermost aggregation keeps.
+        # The labels that its outermost aggregation keeps.
         found[rule["record"]] = {*re.findall(r"\w+", re.findall(r"by \(([^)]*)\)", rule["expr"])[0])} - {"le"}
     return found
 
@@ -43,7 +43,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Where a query stands, and the query."""
+    """The position of each query, and the query."""
     for rule in (*rules("alert"), *rules("record")):
         yield rule.get("alert") or rule["record"], rule["expr"]
     for panel in panels():
@@ -54,7 +54,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def selectors(query: str) -> list[promql.VectorSelector]:
-    """Parses `query`, Grafana's variables filled in. Raises ValueError when it is none."""
+    """Parses `query`, Grafana's variables filled in. Raises ValueError when it is not a query."""
     found: list[promql.VectorSelector] = []
 
     def visit(expression: promql.Expr) -> bool:
@@ -67,7 +67,7 @@ def selectors(query: str) -> list[promql.VectorSelector]:
 
 
 @pytest.mark.parametrize(("place", "query"), list(queries()))
-def test_query_parses_and_asks_for_what_there_is(place: str, query: str) -> None:
+def test_query_parses_and_uses_existing_metrics_and_labels(place: str, query: str) -> None:
     series = known()
     asked = selectors(query)
     assert asked, "it asks for nothing"
@@ -78,7 +78,7 @@ def test_query_parses_and_asks_for_what_there_is(place: str, query: str) -> None
 
 
 @pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
-def test_alert_says_how_bad_it_is_and_what_to_look_at(rule: dict[str, Any]) -> None:
+def test_alert_has_a_severity_and_a_description(rule: dict[str, Any]) -> None:
     assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
     assert re.fullmatch(r"\d+m", rule["for"])
     assert rule["labels"] == {"severity": rule["labels"]["severity"]}
@@ -97,7 +97,7 @@ def test_names_of_rules_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
-def test_dashboard_is_one_that_grafana_can_import() -> None:
+def test_dashboard_can_be_imported_by_grafana() -> None:
     assert {"uid", "title", "schemaVersion", "panels", "templating", "time"} <= set(DASHBOARD)
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
@@ -108,7 +108,7 @@ def test_dashboard_is_one_that_grafana_can_import() -> None:
         assert panel["targets"]
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
@@ -118,7 +118,7 @@ def test_panels_do_not_lie_on_each_other() -> None:
         taken |= cells
 
 
-def test_variables_ask_for_metrics_that_there_are() -> None:
+def test_variables_use_existing_metrics() -> None:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             name, label = re.fullmatch(r"label_values\((\w+)(?:\{[^}]*\})?, (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]

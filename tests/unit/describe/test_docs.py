@@ -29,7 +29,7 @@ class Links(HTMLParser):
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
-async def test_page_and_everything_it_loads_come_from_here(page: str) -> None:
+async def test_page_and_all_its_resources_are_served_by_the_gateway(page: str) -> None:
     client = await ask(APP, "GET", page)
     assert (client.status, client.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b"//" not in client.body
@@ -41,7 +41,7 @@ async def test_page_and_everything_it_loads_come_from_here(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
-async def test_policy_lets_the_browser_ask_nobody_else(page: str) -> None:
+async def test_content_security_policy_blocks_requests_to_other_hosts(page: str) -> None:
     policy = (await ask(APP, "GET", page)).headers["content-security-policy"]
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert directives["default-src"] == "'none'"
@@ -50,20 +50,20 @@ async def test_policy_lets_the_browser_ask_nobody_else(page: str) -> None:
     assert directives["script-src"] == directives["connect-src"] == "'self'"
 
 
-def test_vendored_files_are_the_ones_that_were_recorded() -> None:
+def test_vendored_files_match_their_recorded_digests() -> None:
     recorded = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|$", (STATIC / "README.md").read_text(), re.MULTILINE))
     found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in STATIC.iterdir() if file.name != "README.md"}
     assert found == recorded
 
 
-def test_vendored_pages_fetch_from_no_content_network() -> None:
+def test_vendored_pages_load_nothing_from_a_cdn() -> None:
     for name in ("redoc.standalone.js", "swagger-ui-bundle.js", "swagger-ui.css"):
         text = (STATIC / name).read_text()
         for host in ("cdn.", "fonts.googleapis", "fonts.gstatic", "unpkg.com", "jsdelivr", "otel."):
             assert not re.search(rf"https?://[a-z.-]*{re.escape(host)}", text), (name, host)
 
 
-async def test_files_are_cached_and_known_ones_not_sent_again() -> None:
+async def test_files_are_cached_and_revalidated_without_a_body() -> None:
     first = await ask(APP, "GET", "/docs/static/swagger-ui.css")
     assert first.headers["content-type"] == "text/css; charset=utf-8"
     assert "max-age" in first.headers["cache-control"]
@@ -71,7 +71,7 @@ async def test_files_are_cached_and_known_ones_not_sent_again() -> None:
     assert (again.status, again.body, again.headers["etag"]) == (304, b"", first.headers["etag"])
 
 
-async def test_types_are_right() -> None:
+async def test_files_have_the_correct_content_type() -> None:
     for name, media_type in (("swagger-ui-bundle.js", "text/javascript; charset=utf-8"), ("favicon-32x32.png", "image/png")):
         assert (await ask(APP, "GET", f"/docs/static/{name}")).headers["content-type"] == media_type
 

@@ -1,4 +1,4 @@
-"""The reference and the JSON Schema say what the models say, and the file in docs/ is the newest."""
+"""The reference and the JSON Schema match the models, and the file in docs/ is up to date."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ def test_the_reference_is_written_by_the_module(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8") == reference()
 
 
-def test_every_key_has_a_meaning() -> None:
+def test_every_key_has_a_description() -> None:
     assert [f"{model.__name__}.{key.name}" for model in sections() for key in keys(model) if not key.meaning] == []
     assert [model.__name__ for model in sections() if not model.__doc__] == []
 
@@ -56,12 +56,12 @@ def test_the_schema_is_a_valid_schema_and_json() -> None:
     assert schema["$schema"].endswith("2020-12/schema")
 
 
-def test_a_schema_is_new_each_time() -> None:
+def test_each_call_returns_a_new_schema() -> None:
     document_schema()["$defs"].clear()
     assert document_schema()["$defs"]
 
 
-def test_every_default_in_the_schema_is_valid_where_it_stands() -> None:
+def test_every_default_in_the_schema_is_valid_for_its_key() -> None:
     schema = document_schema()
     for name, section in {**schema["$defs"], "": schema}.items():
         for key, value in section.get("properties", {}).items():
@@ -70,7 +70,7 @@ def test_every_default_in_the_schema_is_valid_where_it_stands() -> None:
                 assert validator.is_valid(value["default"]), (name, key)
 
 
-def test_the_schema_has_no_titles_made_of_python_names() -> None:
+def test_the_schema_has_no_titles_derived_from_python_names() -> None:
     properties: dict[str, Any] = document_schema()["$defs"]["Upstream"]["properties"]
     assert all("title" not in value for value in properties.values())
     assert properties["timeout"]["description"].startswith("Maximum duration of one attempt.")
@@ -96,7 +96,7 @@ def test_the_schema_accepts_the_example_with_its_substitutions() -> None:
         ("upstreams", "flights", "retry", "on", 1), ("endpoints", 0, "steps", "flight", "required"), ("endpoints", 0, "method"),
     ],
 )  # fmt: skip
-def test_the_schema_accepts_substitutions_but_no_nonsense(path: tuple[str | int, ...]) -> None:
+def test_the_schema_accepts_substitutions_and_rejects_other_text(path: tuple[str | int, ...]) -> None:
     validator = jsonschema_rs.validator_for(document_schema())
     document = _as_written(EXAMPLE)
     for value, is_valid in (("${SOMETHING:-x}", True), ("nonsense", False), (None, False)):
@@ -112,7 +112,7 @@ def test_the_schema_accepts_substitutions_but_no_nonsense(path: tuple[str | int,
     "text",
     ["version: 1\njournl: 1", "version: 1\nupstreams: {1x: {url: http://a}}", "{}", "version: 1\nendpoints: [{path: /a, steps: {}}]"],
 )
-def test_the_schema_refuses_what_the_models_refuse(text: str) -> None:
+def test_the_schema_rejects_what_the_models_reject(text: str) -> None:
     assert not jsonschema_rs.validator_for(document_schema()).is_valid(_as_written(text))
 
 

@@ -35,7 +35,7 @@ def schema(response: dict[str, Any] | None = None, steps: dict[str, dict[str, An
     return operation(endpoint(response=response, steps=steps or STEPS))["responses"]["200"]["content"]["application/json"]["schema"]
 
 
-def test_operation_has_the_words_of_the_document() -> None:
+def test_operation_has_the_texts_of_the_document() -> None:
     made = operation(endpoint(name="briefing", summary="One flight", description="More.", tags=["flights"]))
     assert (made["operationId"], made["summary"], made["description"], made["tags"]) == ("briefing", "One flight", "More.", ["flights"])
     assert "parameters" not in made
@@ -76,7 +76,7 @@ def test_body_is_described() -> None:
     }
 
 
-def test_schema_that_refers_to_itself_becomes_a_component() -> None:
+def test_recursive_schema_becomes_a_component() -> None:
     tree = {"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "properties": {"below": {"$ref": "#/$defs/node"}}}}}
     source = config.Body.model_validate({"schema": tree})
     paths, components = describe(document(endpoint(method="POST", name="book-it", body=body(source=source))))
@@ -94,11 +94,22 @@ def test_group_is_an_object_with_the_visible_steps() -> None:
     assert list(made["properties"]) == ["flight", "airline", "weather"]
 
 
-def test_nothing_is_claimed_about_a_value_that_passes_untouched() -> None:
+def test_a_step_that_a_condition_may_leave_out_is_not_promised() -> None:
+    plan = endpoint(steps=STEPS)
+    plan = replace(plan, steps=tuple(replace(step, may_be_left_out=step.name in ("flight", "weather")) for step in plan.steps))
+    made = operation(plan)["responses"]["200"]["content"]["application/json"]["schema"]
+    assert made["required"] == ["airline"]
+    assert list(made["properties"]) == ["flight", "airline", "weather"]
+    assert made["properties"]["flight"] == {"description": "From flights. Left out when a condition does not hold."}
+    assert made["properties"]["weather"]["description"].endswith(" Optional: null when it fails. Left out when a condition does not hold.")
+    assert "Left out" not in made["properties"]["airline"]["description"]
+
+
+def test_a_value_without_rules_gets_no_schema() -> None:
     assert schema()["properties"]["flight"] == {"description": "From flights."}
 
 
-def test_pick_and_rename_give_the_names() -> None:
+def test_names_in_the_schema_come_from_pick_and_rename() -> None:
     assert schema()["properties"]["airline"] == {
         "properties": {"name": {}, "home": {"properties": {"town": {}}}},
         "description": "From airlines. Optional: its default when it fails.",
@@ -112,17 +123,17 @@ def test_wrapped_optional_step_may_be_null() -> None:
     }
 
 
-def test_wrapped_step_with_a_default_may_be_that() -> None:
+def test_schema_of_a_wrapped_step_includes_its_default() -> None:
     step = {"upstream": "weather", "path": "/w", "wrap": "now", "default": {"now": None}}
     assert schema(steps={"weather": step})["properties"]["weather"]["anyOf"][1] == {"const": {"now": None}}
 
 
 @pytest.mark.parametrize("merge", ["flat", "deep"])
-def test_merged_response_is_an_object_with_the_names_that_are_known(merge: str) -> None:
+def test_merged_response_is_an_object_with_the_known_names(merge: str) -> None:
     assert schema({"merge": merge}) == {"type": "object", "properties": {"name": {}, "home": {}, "now": {}}}
 
 
-def test_template_is_described_as_far_as_it_is_literal() -> None:
+def test_literal_parts_of_a_template_are_described() -> None:
     template = {"kind": "briefing", "n": 1, "flight": "{flight}", "text": "{{x}}", "list": ["{flight}"], "deep": {"a": None}}
     assert schema({"body": template}) == {
         "type": "object",
@@ -138,7 +149,7 @@ def test_template_is_described_as_far_as_it_is_literal() -> None:
     }
 
 
-def test_responses_are_those_that_can_happen() -> None:
+def test_only_possible_responses_are_described() -> None:
     assert set(operation(endpoint())["responses"]) == {"200", "4XX", "500", "502", "503", "504"}
     with_path = endpoint("/f/{id}", parameters=(parameter("id", "path"),), steps=STEPS)
     assert set(operation(with_path)["responses"]) == {"200", "400", "404", "4XX", "500", "502", "503", "504"}
@@ -156,21 +167,21 @@ def test_status_type_and_fixed_header_fields_follow_the_document() -> None:
     assert "content" not in operation(endpoint(response={"status": 204}))["responses"]["204"]
 
 
-def test_methods_of_one_path_stand_together_and_the_same_plan_gives_the_same_bytes() -> None:
+def test_methods_of_one_path_are_grouped_and_the_same_plan_gives_the_same_bytes() -> None:
     served = document(endpoint(), endpoint(method="POST", body=body()))
     paths, _ = describe(served)
     assert list(paths["/briefing"]) == ["get", "post"]
     assert orjson.dumps(describe(served)) == orjson.dumps(describe(served))
 
 
-def test_description_fits_fastapis_model_of_openapi() -> None:
+def test_description_is_valid_by_fastapis_openapi_model() -> None:
     plan = endpoint("/f/{id}", "PUT", parameters=(parameter("id", "path", read=read_integer), parameter("q")), body=body(), steps=STEPS)
     paths, components = describe(document(plan, endpoint(steps=STEPS)))
     OpenAPI.model_validate({"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": paths, "components": components})
 
 
 def computed(result: dict[str, Any], **written: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of a compute step whose function says `result`, and all component schemas."""
+    """The schema of a compute step whose function has the result schema `result`, and all component schemas."""
     plan = endpoint(name="x", steps={"sum": {"compute": "m:f", **written}})
     operation = replace(compute_of(plan.steps[0]), schema=result)
     plan = replace(plan, steps=(replace(plan.steps[0], operation=operation),))
@@ -179,18 +190,18 @@ def computed(result: dict[str, Any], **written: Any) -> tuple[dict[str, Any], di
     return made, components["schemas"]
 
 
-def test_what_a_function_returns_is_described() -> None:
+def test_the_result_of_a_function_is_described() -> None:
     assert computed({"type": "integer"}, required=True)[0] == {"type": "integer", "description": "Computed."}
     assert computed({"type": "integer"})[0]["anyOf"] == [{"type": "integer"}, {"type": "null"}]
     wrapped = computed({"type": "integer"}, required=True, wrap="n")[0]
     assert wrapped["properties"] == {"n": {"type": "integer"}}
 
 
-def test_nothing_is_claimed_of_a_result_that_the_document_changes() -> None:
+def test_a_result_changed_by_the_document_gets_no_schema() -> None:
     assert computed({"type": "object"}, required=True, target="a")[0] == {"description": "Computed."}
 
 
-def test_a_result_that_refers_to_itself_is_a_component() -> None:
+def test_a_recursive_result_becomes_a_component() -> None:
     made, schemas = computed({"$ref": "#/$defs/Node", "$defs": {"Node": {"type": "object"}}}, required=True)
     assert made["$ref"] == "#/components/schemas/x_sum"
     assert schemas["x_sum"]["$ref"] == "#/components/schemas/x_sum/$defs/Node"

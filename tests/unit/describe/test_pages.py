@@ -23,7 +23,7 @@ def test_every_code_has_advice_and_all_advice_has_a_code() -> None:
     assert set(ADVICE) == set(error_classes())
 
 
-def test_classes_with_the_same_code_are_one_page_of_the_nearest_to_the_root() -> None:
+def test_classes_that_share_a_code_have_one_page_with_the_text_of_the_base_class() -> None:
     assert error_classes()["step_failed"] is errors.StepError
 
 
@@ -52,7 +52,7 @@ async def test_unknown_code_is_not_found() -> None:
     assert orjson.loads(client.body)["instance"] == client.headers["x-request-id"]
 
 
-async def test_status_is_shown_where_it_is_fixed() -> None:
+async def test_status_is_shown_when_it_is_fixed() -> None:
     for code, status in (("timeout", 504), ("upstream_status", None), ("config_error", None), ("invalid_body", 400)):
         client = await ask(APP, "GET", f"/problems/{code}", headers={"accept": "application/json"})
         assert orjson.loads(client.body)["status"] == status

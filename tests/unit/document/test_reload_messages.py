@@ -1,4 +1,4 @@
-"""What a failed reload says, and how often."""
+"""What a failed reload logs, and how often."""
 
 import logging
 
@@ -15,7 +15,7 @@ def problem(message: str) -> Problem:
     return Problem(file="gateway.yaml", line=1, column=1, path="document", message=message)
 
 
-async def test_the_same_problems_are_told_once_to_who_only_watches(caplog: pytest.LogCaptureFixture) -> None:
+async def test_repeated_problems_are_logged_once_for_file_watching(caplog: pytest.LogCaptureFixture) -> None:
     found = [problem("first")]
 
     def prepare() -> Service:

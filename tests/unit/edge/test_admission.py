@@ -1,4 +1,4 @@
-"""Requests beyond the limit wait, then are turned away; the gateway's own pages never are."""
+"""Requests beyond the limit wait and are then rejected; the gateway's own pages never are."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.asgi import ask
 
 
 class Slow:
-    """An application whose requests end when they are let go. `inside`: those that run."""
+    """An application whose requests end when they are released. `inside`: running requests."""
 
     def __init__(self) -> None:
         self.inside = 0
@@ -43,7 +43,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_request_beyond_limit_and_queue_is_turned_away_at_once() -> None:
+async def test_request_beyond_limit_and_queue_is_rejected_at_once() -> None:
     app, gate, keeper = kept()
     first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()
@@ -58,7 +58,7 @@ async def test_request_beyond_limit_and_queue_is_turned_away_at_once() -> None:
     assert gate.bulkhead.in_use == 0
 
 
-async def test_waiting_request_gets_the_place_that_becomes_free() -> None:
+async def test_waiting_request_gets_the_freed_slot() -> None:
     app, gate, keeper = kept(waiting=1)
     both = [asyncio.ensure_future(ask(keeper, "GET", "/a")) for _ in range(2)]
     await turns()
@@ -68,7 +68,7 @@ async def test_waiting_request_gets_the_place_that_becomes_free() -> None:
     assert (gate.admitted, gate.shed, gate.bulkhead.in_use) == (1, 0, 0)
 
 
-async def test_wait_has_an_end() -> None:
+async def test_wait_ends_with_a_rejection() -> None:
     app, _, keeper = kept(waiting=1, wait_s=0.01)
     first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()
@@ -77,7 +77,7 @@ async def test_wait_has_an_end() -> None:
     await first
 
 
-async def test_own_pages_are_open_when_nothing_else_is() -> None:
+async def test_own_pages_are_served_at_the_limit() -> None:
     app, gate, keeper = kept()
     first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()
@@ -87,7 +87,7 @@ async def test_own_pages_are_open_when_nothing_else_is() -> None:
     await first
 
 
-async def test_cancelled_requests_give_their_place_back() -> None:
+async def test_cancelled_requests_release_their_slot() -> None:
     app, gate, keeper = kept(waiting=1)
     both = [asyncio.ensure_future(ask(keeper, "GET", "/a")) for _ in range(2)]
     await turns()
@@ -106,7 +106,7 @@ async def test_answer_to_head_has_no_body() -> None:
     await first
 
 
-async def test_rejection_has_a_request_id_and_the_fields_for_pages_of_other_origins() -> None:
+async def test_rejection_has_a_request_id_and_cors_fields() -> None:
     app, _, keeper = kept()
     first = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()
@@ -118,7 +118,7 @@ async def test_rejection_has_a_request_id_and_the_fields_for_pages_of_other_orig
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-async def test_websocket_takes_a_slot_as_a_request_does(*, is_first: bool) -> None:
+async def test_websocket_takes_a_slot_like_a_request(*, is_first: bool) -> None:
     app, gate, keeper = kept()
     other = asyncio.ensure_future(ask(keeper, "GET", "/a"))
     await turns()

@@ -91,10 +91,13 @@ def gateway(*routers: APIRouter, is_docs_enabled: bool = True, is_loaded: bool =
     if is_loaded:
         flight = endpoint("/flights/{id}", name="flight", parameters=(parameter("id", "path"),))
         plane.load(document(flight, title="Flights", api_version="2.1.0", description="All of them."))
-    return build_app(plane=plane, routes=health_routes(Health()), routers=routers or (user_router(),), is_docs_enabled=is_docs_enabled)
+    health = Health()
+    app = build_app(plane=plane, routes=health_routes(health), routers=routers or (user_router(),), is_docs_enabled=is_docs_enabled)
+    app.add_parts(health)
+    return app
 
 
-async def test_data_plane_routes_in_python_and_control_plane_live_together() -> None:
+async def test_data_plane_python_routes_and_control_plane_coexist() -> None:
     app = gateway()
     assert (await ask(app, "GET", "/flights/1")).headers["gateway-complete"] == "?1"
     assert orjson.loads((await ask(app, "GET", "/python/hello")).body) == {"hello": "world"}
@@ -102,7 +105,7 @@ async def test_data_plane_routes_in_python_and_control_plane_live_together() -> 
         assert (await ask(app, "GET", path)).status == 200, path
 
 
-async def test_docs_can_be_switched_off() -> None:
+async def test_docs_can_be_disabled() -> None:
     app = gateway(is_docs_enabled=False)
     for path in ("/docs", "/redoc", "/openapi.json", "/docs/static/swagger-ui.css"):
         assert (await ask(app, "GET", path)).status == 404, path
@@ -122,7 +125,7 @@ async def test_unknown_path_is_a_problem() -> None:
     assert client.headers["x-request-id"] == "r-1"
 
 
-async def test_slash_at_the_end_is_not_redirected() -> None:
+async def test_trailing_slash_is_not_redirected() -> None:
     for path in ("/flights/1/", "/python/hello/", "/livez/"):
         assert (await ask(gateway(), "GET", path)).status == 404, path
 
@@ -135,7 +138,7 @@ async def test_wrong_method_is_a_problem_with_allow(path: str) -> None:
     assert orjson.loads(client.body)["type"] == "/problems/method_not_allowed"
 
 
-async def test_validation_of_a_python_route_is_a_problem_without_the_value() -> None:
+async def test_validation_error_of_a_python_route_is_a_problem_without_the_value() -> None:
     headers = {"content-type": "application/json"}
     client = await ask(gateway(), "POST", "/python/bookings", headers=headers, body=b'{"seats": "secret"}')
     assert (client.status, client.headers["content-type"]) == (422, "application/problem+json")
@@ -144,7 +147,7 @@ async def test_validation_of_a_python_route_is_a_problem_without_the_value() -> 
     assert b"secret" not in client.body
 
 
-async def test_status_that_a_python_route_chose_is_kept_with_its_header_fields() -> None:
+async def test_status_and_header_fields_of_a_python_route_are_kept() -> None:
     client = await ask(gateway(), "GET", "/python/forbidden")
     assert (client.status, client.headers["x-why"]) == (403, "because")
     document_ = orjson.loads(client.body)
@@ -164,9 +167,7 @@ async def test_our_own_errors_are_problems_from_python_routes_too() -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-request-id": "r-1"}])
-async def test_unexpected_failure_of_a_python_route_is_told_to_the_log_only(
-    headers: dict[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_unexpected_failure_of_a_python_route_is_only_logged(headers: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     client = await ask(gateway(), "GET", "/python/broken", headers=headers)
     assert (client.status, client.headers["content-type"]) == (500, "application/problem+json")
     assert b"secret" not in client.body
@@ -179,7 +180,7 @@ async def test_unexpected_failure_of_a_python_route_is_told_to_the_log_only(
     assert headers.get("x-request-id", problem["instance"]) == problem["instance"]
 
 
-async def test_answer_that_fails_amid_is_not_ended_as_if_it_were_whole(caplog: pytest.LogCaptureFixture) -> None:
+async def test_response_that_fails_midway_does_not_look_complete(caplog: pytest.LogCaptureFixture) -> None:
     client = await ask(gateway(), "GET", "/python/half", headers={"x-request-id": "r-1"})
     assert (client.status, client.body) == (200, b"half")
     assert client.sent[-1]["more_body"] is True
@@ -199,14 +200,14 @@ async def test_description_has_the_document_and_the_python_routes() -> None:
     assert again.status == 304
 
 
-async def test_description_of_a_python_routes_validation_is_the_problem_that_it_gives() -> None:
+async def test_validation_errors_of_python_routes_are_described_as_problems() -> None:
     described = gateway().openapi()
     content = described["paths"]["/python/bookings"]["post"]["responses"]["422"]["content"]
     assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert "HTTPValidationError" not in described["components"]["schemas"]
 
 
-async def test_python_routes_are_described_with_the_problems_that_they_can_answer() -> None:
+async def test_python_routes_are_described_with_the_problems_that_they_can_return() -> None:
     router = APIRouter()
 
     def nested(fan: Fan) -> object:
@@ -248,7 +249,7 @@ ORIGIN = {"origin": "https://app.example"}
 PREFLIGHT = {**ORIGIN, "access-control-request-method": "POST"}
 
 
-async def test_rules_for_other_origins_are_for_python_routes_too() -> None:
+async def test_cors_applies_to_python_routes() -> None:
     app = gateway()
     answer = await ask(app, "GET", "/python/hello", headers=ORIGIN)
     assert "access-control-allow-origin" not in answer.headers
@@ -273,7 +274,7 @@ async def test_rules_for_other_origins_are_for_python_routes_too() -> None:
     assert "access-control-allow-origin" not in (await ask(app, "GET", "/python/hello", headers=ORIGIN)).headers
 
 
-async def test_rules_for_other_origins_are_not_for_the_gateways_own_pages() -> None:
+async def test_cors_does_not_apply_to_the_gateways_own_pages() -> None:
     router = APIRouter()
 
     @router.get("/{path:path}")
@@ -287,7 +288,7 @@ async def test_rules_for_other_origins_are_not_for_the_gateways_own_pages() -> N
     assert "access-control-allow-origin" in (await ask(app, "GET", "/anything/else", headers=ORIGIN)).headers
 
 
-async def test_users_model_keeps_its_name() -> None:
+async def test_name_of_a_users_model_is_kept_when_ours_has_the_same() -> None:
     router = APIRouter()
 
     @router.get("/mine")
@@ -299,7 +300,7 @@ async def test_users_model_keeps_its_name() -> None:
     assert "instance" in schemas["GatewayProblem"]["properties"]
 
 
-async def test_description_follows_a_reload_and_is_made_once() -> None:
+async def test_description_follows_a_reload_and_is_built_once() -> None:
     app = gateway()
     first = app.openapi_json()
     assert app.openapi_json() is first
@@ -318,7 +319,7 @@ async def test_lifespan_runs() -> None:
     seen: list[str] = []
 
     @asynccontextmanager
-    async def lifespan(app: Gateway) -> AsyncIterator[None]:
+    async def part() -> AsyncIterator[None]:
         seen.append("up")
         yield
         seen.append("down")
@@ -331,5 +332,7 @@ async def test_lifespan_runs() -> None:
     async def send(message: Message) -> None:
         seen.append(message["type"])
 
-    await build_app(plane=DataPlane(lambda _: run), lifespan=lifespan)({"type": "lifespan", "state": {}}, receive, send)
+    app = build_app(plane=DataPlane(lambda _: run))
+    app.add_parts(part(), None)
+    await app({"type": "lifespan", "state": {}}, receive, send)
     assert seen == ["up", "lifespan.startup.complete", "down", "lifespan.shutdown.complete"]

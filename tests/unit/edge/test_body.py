@@ -31,7 +31,7 @@ async def test_chunks_are_joined() -> None:
     assert await read(body(), b'{"a', b'": ', b"1}") == [b'{"a": 1}']
 
 
-async def test_missing_body_is_a_fault_when_it_is_required() -> None:
+async def test_missing_required_body_is_a_fault() -> None:
     with pytest.raises(InvalidBody, match="a JSON body is required"):
         await read(body())
     assert await read(body(is_required=False)) == [MISSING]
@@ -45,12 +45,12 @@ async def test_missing_body_may_have_any_media_type() -> None:
 @pytest.mark.parametrize(
     "media_type", [b"application/json", b"application/json; charset=utf-8", b"Application/JSON", b"application/merge-patch+json", None]
 )
-async def test_json_media_types_are_taken(media_type: bytes | None) -> None:
+async def test_json_media_types_are_accepted(media_type: bytes | None) -> None:
     assert await read(body(), b"1", lines=[] if media_type is None else [(b"content-type", media_type)]) == [b"1"]
 
 
 @pytest.mark.parametrize("media_type", [b"text/plain", b"application/jsonx", b"multipart/form-data; boundary=x", b"", b"\xff"])
-async def test_other_media_types_are_refused_before_the_body_is_read(media_type: bytes) -> None:
+async def test_other_media_types_are_rejected_before_the_body_is_read(media_type: bytes) -> None:
     client = Client(b"1")
     with pytest.raises(UnsupportedMediaType):
         await read(body(), lines=[(b"content-type", media_type)], client=client)
@@ -62,7 +62,7 @@ async def test_curl_users_get_a_hint() -> None:
         await read(body(), b"1", lines=[(b"content-type", b"application/x-www-form-urlencoded")])
 
 
-async def test_declared_length_over_the_limit_is_refused_before_the_body_is_read() -> None:
+async def test_declared_length_over_the_limit_is_rejected_before_the_body_is_read() -> None:
     client = Client(b"x" * 11)
     with pytest.raises(BodyTooLarge, match="larger than the limit of 10 bytes"):
         await read(body(max_size_bytes=10), lines=[*JSON, (b"content-length", b"11")], client=client)
@@ -70,16 +70,16 @@ async def test_declared_length_over_the_limit_is_refused_before_the_body_is_read
 
 
 @pytest.mark.parametrize("chunks", [(b"1" * 11,), (b"1" * 6, b"1" * 5), (b"1" * 6, b"1" * 6, b"")])
-async def test_bytes_over_the_limit_are_refused_whatever_was_declared(chunks: tuple[bytes, ...]) -> None:
+async def test_body_over_the_limit_is_rejected_whatever_length_was_declared(chunks: tuple[bytes, ...]) -> None:
     with pytest.raises(BodyTooLarge):
         await read(body(max_size_bytes=10), *chunks, lines=[*JSON, (b"content-length", b"5")])
 
 
-async def test_body_as_large_as_the_limit_is_taken() -> None:
+async def test_body_of_exactly_the_limit_is_accepted() -> None:
     assert await read(body(max_size_bytes=10), b"1" * 5, b"1" * 5) == [b"1" * 10]
 
 
-async def test_client_that_leaves_in_the_middle_ends_the_reading() -> None:
+async def test_disconnect_ends_the_reading() -> None:
     client = Client(b"")
     messages: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
 
@@ -91,7 +91,7 @@ async def test_client_that_leaves_in_the_middle_ends_the_reading() -> None:
         await read(body(), client=client)
 
 
-async def test_body_that_does_not_come_is_given_up_at_the_deadline() -> None:
+async def test_waiting_for_a_body_ends_at_the_deadline() -> None:
     async def receive() -> Message:
         await asyncio.Event().wait()
         raise AssertionError
@@ -109,7 +109,7 @@ async def test_every_fault_against_the_schema_is_reported() -> None:
     assert caught.value.errors == [{"in": "body", "detail": "a: is required"}, {"in": "body", "detail": "b: must be a number"}]
 
 
-async def test_broken_json_is_refused_with_its_place() -> None:
+async def test_broken_json_is_rejected_with_its_position() -> None:
     with pytest.raises(InvalidBody) as caught:
         await read(body(), b'{\n  "a": x}')
     assert caught.value.detail == "the body is not JSON: invalid character at line 2, column 8"

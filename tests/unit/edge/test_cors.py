@@ -1,4 +1,4 @@
-"""The document's rules for pages of other origins, around an application and without one."""
+"""The document's CORS rules, around an application and without one."""
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -17,7 +17,7 @@ def rules(*origins: str, **others: object) -> CrossOrigin:
     return CrossOrigin(CORS.model_validate({"allow_origins": list(origins), "allow_headers": ["x-key"], **others}))
 
 
-async def test_answers_have_the_fields_of_the_rules() -> None:
+async def test_answers_to_allowed_origins_have_cors_fields() -> None:
     answer = await ask(rules("https://app.example").around(app), "GET", "/", headers={"origin": "https://app.example"})
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
     exposed = answer.headers["access-control-expose-headers"].lower()
@@ -48,7 +48,7 @@ async def test_preflight_is_answered_for_known_origins() -> None:
         ("null", False),
     ],
 )
-async def test_pattern_stands_for_every_name_below_its_host(origin: str, *, is_allowed: bool) -> None:
+async def test_pattern_matches_every_name_below_its_host(origin: str, *, is_allowed: bool) -> None:
     ruled = rules("https://*.shop.example", "https://app.example")
     answer = await ask(ruled.around(app), "GET", "/", headers={"origin": origin})
     assert (answer.headers.get("access-control-allow-origin") == origin) is is_allowed
@@ -58,7 +58,7 @@ async def test_pattern_stands_for_every_name_below_its_host(origin: str, *, is_a
 @pytest.mark.parametrize("origins", [("*",), ("https://app.example",), ("https://*.example",)])
 @pytest.mark.parametrize("allow_credentials", [True, False])
 @pytest.mark.parametrize("origin", ["https://app.example", "https://other.test", None])
-async def test_fields_without_an_application_are_those_around_one(
+async def test_cors_fields_are_the_same_with_and_without_an_application(
     origins: tuple[str, ...], origin: str | None, *, allow_credentials: bool
 ) -> None:
     ruled = rules(*origins, allow_credentials=allow_credentials)

@@ -19,7 +19,7 @@ UPDATE = endpoint("/flights/{id}", "PUT", parameters=(parameter("id", "path", sl
 
 
 class Engine:
-    """Answers at once and remembers what it was asked."""
+    """Answers at once and records its calls."""
 
     def __init__(self, made: Result | None = None) -> None:
         self.made = made or result(outcome("flight"))
@@ -31,7 +31,7 @@ class Engine:
 
 
 class App:
-    """The data plane as an application of its own."""
+    """The data plane as a separate application."""
 
     def __init__(self, engine: Any, served: DocumentPlan, *, allow_explain: bool = False) -> None:
         self.plane = DataPlane(lambda _: engine, allow_explain=allow_explain)
@@ -58,7 +58,7 @@ async def test_request_runs_its_plan_with_typed_values_and_a_deadline() -> None:
     assert not request.wants_notes
 
 
-async def test_deadline_counts_from_the_arrival() -> None:
+async def test_deadline_counts_from_the_arrival_of_the_request() -> None:
     engine = Engine()
     app = App(engine, document(endpoint(timeout_s=1.5)))
 
@@ -67,7 +67,7 @@ async def test_deadline_counts_from_the_arrival() -> None:
     assert 1.5 <= engine.asked[0].deadline - now < 6.5
 
 
-async def test_wrong_parameters_touch_no_upstream() -> None:
+async def test_invalid_parameters_touch_no_upstream() -> None:
     engine = Engine()
     client = await ask(App(engine, document(FLIGHT)), "GET", "/flights/abc", headers={"x-request-id": "r-2"})
     assert client.status == 400
@@ -83,7 +83,7 @@ async def test_body_reaches_the_frame() -> None:
     assert (request.plan, request.frame, request.body) == (UPDATE, [1, b'{"gate": 4}'], b'{"gate": 4}')
 
 
-async def test_wrong_body_is_a_problem() -> None:
+async def test_invalid_body_is_a_problem() -> None:
     client = await ask(App(Engine(), document(UPDATE)), "PUT", "/flights/1", body=b"{")
     assert (client.status, client.headers["content-type"]) == (400, "application/problem+json")
 
@@ -93,7 +93,7 @@ async def test_endpoint_without_a_body_never_reads_one() -> None:
     assert (client.status, client.received) == (200, 0)
 
 
-async def test_client_that_leaves_while_it_sends_is_answered_nothing() -> None:
+async def test_client_that_disconnects_while_sending_gets_no_response() -> None:
     client = Client(b"{", b"")
     client.leave()
     app = App(Engine(), document(UPDATE))
@@ -115,31 +115,31 @@ async def test_head_of_a_problem_has_no_body_either() -> None:
     assert int(client.headers["content-length"]) > 0
 
 
-async def test_other_methods_are_told_what_is_allowed() -> None:
+async def test_wrong_method_is_answered_with_the_allowed_ones() -> None:
     client = await ask(App(Engine(), document(FLIGHT, UPDATE)), "DELETE", "/flights/1", headers={"x-request-id": "r"})
     assert (client.status, client.headers["allow"]) == (405, "GET, HEAD, OPTIONS, PUT")
     assert orjson.loads(client.body)["type"] == "/problems/method_not_allowed"
     assert client.headers["x-request-id"] == "r"
 
 
-async def test_options_answers_what_is_allowed() -> None:
+async def test_options_lists_the_allowed_methods() -> None:
     client = await ask(App(Engine(), document(UPDATE)), "OPTIONS", "/flights/1")
     assert (client.status, client.headers["allow"], client.body) == (204, "OPTIONS, PUT", b"")
 
 
-def test_unknown_paths_and_websockets_are_somebody_elses() -> None:
+def test_unknown_paths_and_websockets_do_not_match() -> None:
     plane = App(Engine(), document(FLIGHT)).plane
     assert plane.matches(http_scope("GET", "/nothing"))[0] is Match.NONE
     assert plane.matches({"type": "websocket", "path": "/flights/1"})[0] is Match.NONE
 
 
-def test_reserved_paths_are_never_an_endpoints() -> None:
+def test_reserved_paths_never_match_an_endpoint() -> None:
     plane = App(Engine(), document(endpoint("/{a}", parameters=(parameter("a", "path"),)))).plane
     assert plane.matches(http_scope("GET", "/livez"))[0] is Match.NONE
     assert plane.matches(http_scope("GET", "/alive"))[0] is Match.FULL
 
 
-def test_root_path_is_taken_off() -> None:
+def test_root_path_is_removed() -> None:
     plane = App(Engine(), document(FLIGHT)).plane
     assert plane.matches(http_scope("GET", "/flights/1", root_path="/api"))[0] is Match.FULL
 
@@ -152,7 +152,7 @@ def test_server_without_a_raw_path_is_served_by_the_decoded_one() -> None:
     assert plane.matches(scope)[1]["anabranch.found"][2] == ("100%25ä",)
 
 
-async def test_unexpected_failure_is_a_bare_problem_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unexpected_failure_is_a_problem_without_details_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def run(*_: object) -> Result:
         raise RuntimeError("secret of 10.0.0.7")
 
@@ -166,7 +166,7 @@ async def test_unexpected_failure_is_a_bare_problem_and_logged_once(caplog: pyte
     assert record.exc_info is not None
 
 
-async def test_explain_shows_the_plan_only_where_it_is_allowed() -> None:
+async def test_explain_shows_the_plan_only_when_allowed() -> None:
     engine = Engine()
     client = await ask(App(engine, document(FLIGHT), allow_explain=True), "GET", "/flights/1?_explain=true")
     shown = orjson.loads(client.body)
@@ -179,7 +179,7 @@ async def test_explain_shows_the_plan_only_where_it_is_allowed() -> None:
     assert not engine.asked[1].wants_notes
 
 
-async def test_reload_serves_the_new_document_from_the_next_request_on() -> None:
+async def test_next_request_after_a_reload_uses_the_new_document() -> None:
     app = App(Engine(), document(endpoint("/old")))
     began = http_scope("GET", "/old")
     began.update(app.plane.matches(began)[1])

@@ -11,7 +11,7 @@ from tests.support.edge_plans import document, endpoint, result
 
 
 class Engine:
-    """A run that waits until it is let go, and writes down how it ended. `cleanup_ticks`: how long its clean-up takes."""
+    """A run that waits until it is released, and records how it ended. `cleanup_ticks`: duration of its clean-up, in turns of the loop."""
 
     def __init__(self, *, swallows: bool = False, cleanup_ticks: int = 0) -> None:
         self.let_go = asyncio.Event()
@@ -40,7 +40,7 @@ class Broken(Client):
 
 
 class Repeating(Client):
-    """A server that says again and again, without waiting, that the body has ended."""
+    """A server whose receive() reports the end of the body every time, without waiting."""
 
     async def receive(self) -> Message:
         self.received += 1
@@ -48,7 +48,7 @@ class Repeating(Client):
 
 
 async def handled(engine: Callable[..., Awaitable[Result]], client: Client, *, watch_after_s: float = 0.0) -> int:
-    """Serve one request. Returns how many cancellations were left on its task, and fails when a task is left over."""
+    """Serve one request. Returns the number of pending cancellations of its task; fails when a task is leaked."""
     plane = DataPlane(lambda _: engine, watch_after_s=watch_after_s)
     plane.load(document(endpoint()))
     scope = http_scope("GET", "/briefing")
@@ -70,7 +70,7 @@ async def begun(engine: Engine, client: Client) -> asyncio.Task[int]:
     return task
 
 
-async def test_client_that_leaves_cancels_the_run_and_is_sent_nothing() -> None:
+async def test_disconnect_cancels_the_run_and_nothing_is_sent() -> None:
     engine, client = Engine(cleanup_ticks=5), Client()
     task = await begun(engine, client)
     client.leave()
@@ -79,7 +79,7 @@ async def test_client_that_leaves_cancels_the_run_and_is_sent_nothing() -> None:
     assert client.sent == []
 
 
-async def test_client_that_stays_is_answered() -> None:
+async def test_connected_client_gets_its_response() -> None:
     engine, client = Engine(), Client()
     task = await begun(engine, client)
     engine.let_go.set()
@@ -87,14 +87,14 @@ async def test_client_that_stays_is_answered() -> None:
     assert client.status == 200
 
 
-async def test_short_request_never_asks_for_a_disconnect() -> None:
+async def test_short_request_never_checks_for_a_disconnect() -> None:
     engine, client = Engine(), Client()
     engine.let_go.set()
     await handled(engine, client, watch_after_s=60)
     assert client.received == 0
 
 
-async def test_watch_reads_past_a_body_that_nobody_wants() -> None:
+async def test_watch_skips_the_rest_of_an_unread_body() -> None:
     engine, client = Engine(), Client(b"a", b"b", b"c")
     task = await begun(engine, client)
     client.leave()
@@ -103,7 +103,7 @@ async def test_watch_reads_past_a_body_that_nobody_wants() -> None:
 
 
 @pytest.mark.parametrize("leaves_first", [True, False])
-async def test_leaving_at_the_moment_of_completion_is_one_or_the_other(leaves_first: bool) -> None:
+async def test_disconnect_at_the_moment_of_completion_is_one_or_the_other(leaves_first: bool) -> None:
     engine, client = Engine(), Client()
     task = await begun(engine, client)
     if leaves_first:
@@ -116,7 +116,7 @@ async def test_leaving_at_the_moment_of_completion_is_one_or_the_other(leaves_fi
     assert [message["type"] for message in client.sent] in ([], ["http.response.start", "http.response.body"])
 
 
-async def test_every_distance_between_leaving_and_completion_is_clean() -> None:
+async def test_disconnect_at_any_turn_before_or_after_completion_is_clean() -> None:
     for distance in range(-6, 7):
         engine, client = Engine(), Client()
         task = await begun(engine, client)
@@ -127,7 +127,7 @@ async def test_every_distance_between_leaving_and_completion_is_clean() -> None:
         assert await task == 0, distance
 
 
-async def test_cancellation_from_outside_stays_a_cancellation() -> None:
+async def test_cancellation_from_outside_is_raised() -> None:
     engine, client = Engine(cleanup_ticks=3), Client()
     task = await begun(engine, client)
     task.cancel()
@@ -137,7 +137,7 @@ async def test_cancellation_from_outside_stays_a_cancellation() -> None:
     assert client.sent == []
 
 
-async def test_cancellation_from_outside_wins_over_a_client_that_leaves() -> None:
+async def test_cancellation_from_outside_wins_over_a_disconnect() -> None:
     for distance in range(6):
         engine, client = Engine(cleanup_ticks=4), Client()
         task = await begun(engine, client)
@@ -150,7 +150,7 @@ async def test_cancellation_from_outside_wins_over_a_client_that_leaves() -> Non
             await task
 
 
-async def test_run_that_swallows_the_cancellation_is_answered_to_nobody() -> None:
+async def test_result_of_a_run_that_swallows_the_cancellation_is_not_sent() -> None:
     engine, client = Engine(swallows=True), Client()
     task = await begun(engine, client)
     client.leave()
@@ -158,7 +158,7 @@ async def test_run_that_swallows_the_cancellation_is_answered_to_nobody() -> Non
     assert client.sent == []
 
 
-async def test_server_that_cannot_be_watched_does_not_harm_the_request() -> None:
+async def test_request_works_on_a_server_that_cannot_be_watched() -> None:
     engine, client = Engine(), Broken()
     task = await begun(engine, client)
     engine.let_go.set()
@@ -174,7 +174,7 @@ async def test_timeout_around_the_request_is_still_a_timeout() -> None:
     assert engine.ended == "cancelled"
 
 
-async def test_server_that_repeats_itself_does_not_keep_the_loop_to_itself() -> None:
+async def test_receive_that_returns_at_once_does_not_block_the_loop() -> None:
     engine, client = Engine(), Repeating()
     task = await begun(engine, client)
     async with asyncio.timeout(30):

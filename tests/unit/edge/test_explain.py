@@ -14,7 +14,7 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_explain_shows_the_plan_with_what_became_of_each_step() -> None:
+def test_explain_shows_the_plan_with_the_outcome_of_each_step() -> None:
     plan = endpoint(name="briefing", steps=STEPS, needs={"weather": (0,), "plane": (0,)}, timeout_s=1.5)
     weather = outcome("weather", elapsed_ms=300, failure=UpstreamTimeout("no answer within 300 ms"), attempts=2)
     weather.started_s, weather.queue_s, weather.notes = 0.01, 0.0005, ["retried after a timeout"]
@@ -59,7 +59,21 @@ def test_explain_shows_the_plan_with_what_became_of_each_step() -> None:
     assert by_name["airline"]["state"] == "not_run"
 
 
-def test_only_the_exact_parameter_asks() -> None:
+def test_explain_tells_what_a_condition_left_out_from_what_was_not_reached() -> None:
+    plan = endpoint(steps=STEPS)
+    made = result(outcome("flight"))
+    made.left_out = ("weather", "plane")
+    shown = {step["step"]: step for step in orjson.loads(explain(plan, made, 0.1))["steps"]}
+    assert {name: step["state"] for name, step in shown.items()} == {
+        "flight": "ok",
+        "weather": "left_out",
+        "plane": "left_out",
+        "airline": "not_run",
+    }
+    assert "elapsed_ms" not in shown["weather"]
+
+
+def test_only_the_exact_parameter_enables_explain() -> None:
     assert is_requested(b"_explain=true")
     assert is_requested(b"a=1&_explain=true")
     for query in (b"", b"_explain=false", b"x_explain=true", b"_explain=true1", b"_explain"):

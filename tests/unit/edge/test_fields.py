@@ -9,7 +9,7 @@ from anabranch.errors import BreakerOpen, ComputeTimeout, ConnectError, Dependen
 from tests.support.edge_plans import outcome
 
 
-def test_server_timing_has_one_entry_a_step_and_the_reason_of_a_failure() -> None:
+def test_server_timing_has_one_entry_for_each_step_with_the_failure_reason() -> None:
     outcomes = [
         outcome("flight", elapsed_ms=12.34),
         outcome("weather", elapsed_ms=300.06, failure=UpstreamTimeout("slow")),
@@ -43,7 +43,7 @@ def test_string_is_escaped(text: str, written: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 100, 1000])
 @pytest.mark.parametrize("name", ["s", "s" * 64])
-def test_fields_of_many_steps_stay_small_and_say_what_they_leave_out(count: int, name: str) -> None:
+def test_fields_of_many_steps_stay_small_and_mention_omitted_entries(count: int, name: str) -> None:
     failed = [outcome(f"{name}{number}"[-64:], failure=UpstreamTimeout("slow")) for number in range(count)]
     fine = [outcome(f"{name}{number}"[-64:]) for number in range(count)]
     timing = server_timing([*fine, *failed])
@@ -61,7 +61,7 @@ def test_fields_of_many_steps_stay_small_and_say_what_they_leave_out(count: int,
 
 
 class Reader:
-    """A strict reader of structured-field lists of tokens with parameters. **Source:** RFC 9651 section 4.2."""
+    """A strict parser of structured-field lists of tokens with parameters. **Source:** RFC 9651 section 4.2."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -123,7 +123,7 @@ class Reader:
 
 
 @given(st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126)))
-def test_string_comes_back_as_it_was(text: str) -> None:
+def test_serialized_string_parses_to_the_same_value(text: str) -> None:
     reader = Reader(sf_string(text))
     assert reader.string() == text
     assert reader.at == len(reader.text)
@@ -134,7 +134,7 @@ _FAILURES = st.sampled_from([UpstreamTimeout("x"), ConnectError("x"), BreakerOpe
 
 
 @given(st.lists(st.tuples(_NAMES, _FAILURES), min_size=1, max_size=5))
-def test_proxy_status_can_be_read_by_a_strict_reader(failed: list[tuple[str, ConnectError]]) -> None:
+def test_proxy_status_can_be_parsed_by_a_strict_parser(failed: list[tuple[str, ConnectError]]) -> None:
     written = proxy_status([outcome(name, failure=failure) for name, failure in failed]).decode("ascii")
     members = Reader(written).members()
     assert [member for member, _ in members] == ["anabranch"] * len(failed)
@@ -148,7 +148,7 @@ def test_durations_are_plain_decimals(elapsed_ms: float) -> None:
     assert "e" not in written
 
 
-def test_server_timing_of_a_compute_tells_queue_and_run_apart() -> None:
+def test_server_timing_of_a_compute_step_separates_queue_and_run_time() -> None:
     computed = outcome("delays", elapsed_ms=12.34)
     computed.queue_s, computed.run_s = 0.0012, 0.011
     assert server_timing([computed]) == b"delays;dur=12.3;queue=1.2;run=11.0"

@@ -25,7 +25,7 @@ def test_values_are_read_into_their_slots() -> None:
     assert frame == [12, "metric", "abc"]
 
 
-def test_header_names_are_found_in_any_spelling_of_the_document() -> None:
+def test_header_names_in_the_document_are_case_insensitive() -> None:
     assert filled(parameter("X-Token", "header", slot=0), headers=[(b"x-token", b"abc")]) == ["abc"]
 
 
@@ -37,7 +37,7 @@ def test_null_can_be_a_default() -> None:
     assert filled(parameter("a", slot=0, default=None)) == [None]
 
 
-def test_parameter_that_nobody_refers_to_is_checked_all_the_same() -> None:
+def test_unreferenced_parameter_is_still_checked() -> None:
     assert filled(parameter("a"), query=b"a=1") == [MISSING]
     with pytest.raises(InvalidParameters):
         filled(parameter("a", read=read_integer), query=b"a=x")
@@ -139,7 +139,7 @@ def test_every_fault_is_reported_at_once() -> None:
     assert caught.value.detail == "4 parameters are missing or invalid: path 'flight_id', query 'units', query 'page', header 'x-key'"
 
 
-def test_single_fault_is_said_in_the_detail() -> None:
+def test_single_fault_is_in_the_detail() -> None:
     with pytest.raises(InvalidParameters) as caught:
         filled(FLIGHT, values=("abc",))
     assert caught.value.detail == "the path parameter 'flight_id' must be a whole number"

@@ -14,11 +14,11 @@ def test_repeats_are_kept_in_order() -> None:
     assert parse_query(b"a=1&b=2&a=3") == {"a": ["1", "3"], "b": ["2"]}
 
 
-def test_name_without_a_value_is_empty_and_empty_pairs_are_nothing() -> None:
+def test_name_without_a_value_is_empty_and_empty_pairs_are_skipped() -> None:
     assert parse_query(b"&a&&b=&=c") == {"a": [""], "b": [""], "": ["c"]}
 
 
-def test_only_the_first_equals_sign_divides() -> None:
+def test_only_the_first_equals_sign_separates() -> None:
     assert parse_query(b"a=b=c") == {"a": ["b=c"]}
 
 
@@ -26,12 +26,12 @@ def test_value_that_is_not_utf8_is_none_and_such_a_name_is_left_out() -> None:
     assert parse_query(b"a=%FF&%FE=1&b=\xff") == {"a": [None], "b": [None]}
 
 
-def test_percent_without_two_digits_stands_for_itself() -> None:
+def test_percent_without_two_digits_is_literal() -> None:
     assert parse_query(b"a=100%&b=%zz") == {"a": ["100%"], "b": ["%zz"]}
     assert decode("50%") == "50%"
 
 
-def test_raw_utf8_is_taken() -> None:
+def test_raw_utf8_is_accepted() -> None:
     assert parse_query("stadt=Köln".encode()) == {"stadt": ["Köln"]}
 
 
@@ -39,7 +39,7 @@ _TEXT = st.text(st.characters(codec="utf-8"), max_size=10)
 
 
 @given(st.lists(st.tuples(_TEXT, _TEXT), max_size=8))
-def test_what_browsers_encode_comes_back(pairs: list[tuple[str, str]]) -> None:
+def test_text_encoded_by_browsers_is_decoded(pairs: list[tuple[str, str]]) -> None:
     expected: dict[str, list[str]] = {}
     for name, value in pairs:
         expected.setdefault(name, []).append(value)

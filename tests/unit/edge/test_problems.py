@@ -6,7 +6,7 @@ from anabranch.errors import BreakerOpen, DependencyFailed, InvalidParameters, M
 from tests.support.edge_plans import outcome, result
 
 
-def test_request_error_becomes_a_problem_with_its_faults() -> None:
+def test_request_error_becomes_a_problem_that_lists_its_faults() -> None:
     error = InvalidParameters("two things", errors=[{"in": "query", "name": "a", "detail": "is required"}])
     problem = problems.of_request(error, b"r-1")
     assert problem.status == 400
@@ -21,13 +21,13 @@ def test_request_error_becomes_a_problem_with_its_faults() -> None:
     }
 
 
-def test_request_error_brings_its_header_fields() -> None:
+def test_header_fields_of_a_request_error_are_sent() -> None:
     problem = problems.of_request(MethodNotAllowed("no", headers={"allow": "GET"}), b"r")
     assert (b"allow", b"GET") in problem.headers
     assert "errors" not in orjson.loads(problem.body)
 
 
-def test_failed_steps_are_listed_and_the_deciding_one_is_named() -> None:
+def test_failed_steps_are_listed_and_the_decisive_one_is_named() -> None:
     failure = UpstreamTimeout("no answer within 300 ms")
     failed = result(
         outcome("flight", elapsed_ms=300.04, failure=failure, attempts=3),
@@ -51,25 +51,25 @@ def test_failed_steps_are_listed_and_the_deciding_one_is_named() -> None:
     }  # fmt: skip
 
 
-def test_failure_of_no_step_speaks_for_itself() -> None:
+def test_failure_without_a_step_uses_its_own_text() -> None:
     failure = UpstreamTimeout("nothing was answered")
     assert orjson.loads(problems.of_result(result(status=504, failure=failure), b"r").body)["detail"] == "nothing was answered"
 
 
 @pytest.mark.parametrize(("retry_after_s", "value"), [(None, b"1"), (0.2, b"1"), (1.0, b"1"), (4.1, b"5")])
-def test_unavailable_always_says_when_to_come_back_in_whole_seconds(retry_after_s: float | None, value: bytes) -> None:
+def test_every_503_has_retry_after_in_whole_seconds(retry_after_s: float | None, value: bytes) -> None:
     failure = BreakerOpen("open", retry_after_s=retry_after_s)
     problem = problems.of_result(result(outcome("a", failure=failure), status=503, failure=failure), b"r")
     assert (b"retry-after", value) in problem.headers
 
 
-def test_other_statuses_say_so_only_when_the_service_did() -> None:
+def test_other_statuses_have_retry_after_only_from_the_service() -> None:
     assert problems.retry_after(UpstreamStatus(429), 429) is None
     assert problems.retry_after(UpstreamStatus(429, retry_after_s=7), 429) == b"7"
     assert problems.retry_after(QueueFull("full"), 503) == b"1"
 
 
-def test_unexpected_failure_tells_nothing() -> None:
+def test_unexpected_failure_reveals_nothing() -> None:
     problem = problems.internal(b"r-3")
     document = orjson.loads(problem.body)
     assert (problem.status, document["type"], document["instance"]) == (500, "/problems/internal_error", "r-3")
@@ -82,7 +82,7 @@ def test_bare_status_has_no_page() -> None:
     assert len(document["errors"]) == 1
 
 
-def test_type_leads_to_the_page_below_the_prefix_that_the_client_sees() -> None:
+def test_type_is_the_url_of_the_page_below_the_clients_prefix() -> None:
     failure = UpstreamTimeout("late")
     made = [
         problems.of_request(MethodNotAllowed("no"), b"r", "/gw"),

@@ -1,4 +1,4 @@
-"""Routes in Python on a whole gateway, over real sockets and scripted services."""
+"""Python routes on a complete gateway, over real sockets and scripted services."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ endpoints:
 
 @asynccontextmanager
 async def gateway(users: Any = None, orders: Any = None) -> AsyncIterator[tuple[httpx.AsyncClient, ScriptedUpstream, ScriptedUpstream]]:
-    """A client of a gateway, and the services behind it. `users`, `orders`: what they do with every request."""
+    """A client of a gateway, and the services behind it. `users`, `orders`: their behaviour for every request."""
     async with (
         ScriptedUpstream({"*": users or {"json": USER}}) as user_service,
         ScriptedUpstream({"*": orders or {"json": [1]}}) as order_service,
@@ -52,12 +52,12 @@ async def running(users: str, orders: str) -> AsyncIterator[Gateway]:
 
 
 def timing(response: httpx.Response) -> dict[str, str]:
-    """The entries of Server-Timing: name to the code of the failure, "" for none."""
+    """The entries of Server-Timing: name to failure code, "" for none."""
     entries = [entry.split(";") for entry in response.headers["server-timing"].split(", ")]
     return {name: rest[1].removeprefix('desc="').removesuffix('"') if len(rest) > 1 else "" for name, *rest in entries}
 
 
-async def test_calls_are_joined_and_the_response_says_how_they_went() -> None:
+async def test_calls_are_joined_and_their_outcomes_are_in_the_headers() -> None:
     async with gateway() as (client, users, orders):
         response = await client.get("/profiles/Ann")
     assert response.status_code == 200
@@ -68,13 +68,13 @@ async def test_calls_are_joined_and_the_response_says_how_they_went() -> None:
     assert (users.counts, orders.hits[0].target) == ({"/users/Ann": 1}, "/orders?user=Ann")
 
 
-async def test_foreign_value_stays_one_segment() -> None:
+async def test_value_from_a_client_stays_one_path_segment() -> None:
     async with gateway() as (client, users, _):
         assert (await client.get("/profiles/a%20b%3Fc%23d")).status_code == 200
     assert [hit.target for hit in users.hits] == ["/users/a%20b%3Fc%23d"]
 
 
-async def test_failed_optional_call_is_null_and_told() -> None:
+async def test_failed_optional_call_is_null_and_reported() -> None:
     async with gateway(orders={"status": 500}) as (client, _, _):
         response = await client.get("/profiles/Ann")
     assert (response.status_code, response.json()["orders"]) == (200, None)
@@ -94,7 +94,7 @@ async def test_failed_optional_call_is_null_and_told() -> None:
         {"raw": "garbage\r\n\r\n"},
     ],
 )
-async def test_failed_required_call_is_answered_as_by_an_endpoint_of_the_document(behaviour: dict[str, Any]) -> None:
+async def test_failed_required_call_gives_the_same_problem_as_a_document_endpoint(behaviour: dict[str, Any]) -> None:
     async with gateway(users=behaviour) as (client, _, _):
         headers = {"x-request-id": "same"}
         from_python = await client.get("/profiles/Ann", headers=headers)
@@ -105,7 +105,7 @@ async def test_failed_required_call_is_answered_as_by_an_endpoint_of_the_documen
         fields = {name: value for name, value in response.headers.items() if name not in {"date", "server-timing", "content-length"}}
         problem = response.json()
         problem["errors"] = [{**error, "elapsed_ms": 0} for error in problem["errors"] if error["step"] == "users"]
-        if problem["type"] == "/problems/invalid_json":  # each decoder has its own words
+        if problem["type"] == "/problems/invalid_json":  # each decoder has its own message
             del problem["detail"], problem["errors"][0]["detail"]
         return fields, problem
 
@@ -134,7 +134,7 @@ async def test_full_bulkhead_is_503_with_retry_after() -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_own_deadline_ends_the_call() -> None:
+async def test_routes_own_deadline_ends_the_call() -> None:
     async with gateway(users={"hang": True}) as (client, users, _):
         response = await client.get("/patient", params={"seconds": 0.4})
         await users.until(lambda upstream: upstream.open == 0)
@@ -149,7 +149,7 @@ async def test_timeout_of_one_call_gives_its_default() -> None:
     assert timing(response) == {"latest": "timeout"}
 
 
-async def test_client_that_goes_cancels_the_exchanges() -> None:
+async def test_disconnect_cancels_the_exchanges() -> None:
     async with gateway(users={"hang": True}, orders={"hang": True}) as (client, users, orders):
         asked = asyncio.ensure_future(client.get("/both"))
         await users.until(lambda upstream: upstream.concurrent == 1)
@@ -163,7 +163,7 @@ async def test_client_that_goes_cancels_the_exchanges() -> None:
         assert (await client.get("/both")).json() == [USER, []]
 
 
-async def test_upstreams_are_told_who_asks() -> None:
+async def test_upstreams_receive_the_forwarded_client_fields() -> None:
     sent = {"x-request-id": "id-1", "traceparent": TRACEPARENT, "tracestate": "a=b", "accept-language": "de", "cookie": "secret=1"}
     async with gateway() as (client, users, orders):
         response = await client.get("/profiles/Ann", headers=sent)
@@ -195,7 +195,7 @@ async def test_body_and_fields_of_a_call_reach_the_service() -> None:
     )  # fmt: skip
 
 
-async def test_own_response_gets_the_headers_it_does_not_set() -> None:
+async def test_routes_own_response_gets_only_the_headers_it_lacks() -> None:
     async with gateway() as (client, _, _):
         response = await client.get("/own-response")
     assert (response.status_code, response.text, response.headers["x-own"]) == (202, "<p>Ann</p>", "yes")
@@ -215,7 +215,7 @@ async def test_http_exception_becomes_a_problem() -> None:
 
 
 @pytest.mark.parametrize("path", ["/broken", "/mistaken"])
-async def test_fault_of_a_route_is_an_internal_problem_without_its_words(path: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_exception_of_a_route_is_an_internal_problem_without_its_message(path: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         async with gateway() as (client, _, _):
             response = await client.get(path)
@@ -229,14 +229,14 @@ async def test_fault_of_a_route_is_an_internal_problem_without_its_words(path: s
     assert response.headers["gateway-complete"] == "?1"  # of the calls until then
 
 
-async def test_answer_that_fails_amid_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+async def test_response_that_fails_midway_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     async with gateway() as (client, _, _):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get("/half", headers={"x-request-id": "id-1"})
     assert "the route GET /half failed unexpectedly, request id-1" in [record.getMessage() for record in caplog.records]
 
 
-async def test_values_that_do_not_fit_are_a_problem_that_lists_them() -> None:
+async def test_invalid_values_are_a_problem_that_lists_them() -> None:
     async with gateway() as (client, users, _):
         response = await client.get("/patient", params={"seconds": "soon"})
     assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
@@ -244,7 +244,7 @@ async def test_values_that_do_not_fit_are_a_problem_that_lists_them() -> None:
     assert users.hits == []
 
 
-async def test_route_that_calls_nobody_has_no_outcome_headers() -> None:
+async def test_route_without_calls_has_no_outcome_headers() -> None:
     async with gateway() as (client, _, _):
         response = await client.get("/plain")
     assert response.status_code == 200

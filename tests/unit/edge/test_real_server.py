@@ -1,4 +1,4 @@
-"""The edge on a real uvicorn: what only a socket shows."""
+"""The edge on a real uvicorn: behaviour that only appears on a socket."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.support.serving import LOOPBACK, serve
 
 
 class Engine:
-    """Waits until it is let go. `begun`, `ended`: set by the first run."""
+    """Waits until it is released. `begun`, `ended`: set by the first run."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -55,7 +55,7 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], byt
     return int(head[0].split()[1]), headers, await reader.readexactly(int(headers.get("content-length", "0")))
 
 
-async def test_client_that_closes_cancels_its_request_and_nobody_elses() -> None:
+async def test_disconnect_cancels_only_the_clients_own_request() -> None:
     engine = Engine()
     async with serve(gateway(engine)) as port, asyncio.timeout(10):
         _, writer = await request(port, b"GET /flights/1 HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -69,7 +69,7 @@ async def test_client_that_closes_cancels_its_request_and_nobody_elses() -> None
         other.close()
 
 
-async def test_connection_is_kept_and_answers_in_order() -> None:
+async def test_connection_is_kept_alive_and_responses_are_in_order() -> None:
     engine = Engine()
     engine.let_go.set()
     async with serve(gateway(engine)) as port, asyncio.timeout(10):
@@ -82,7 +82,7 @@ async def test_connection_is_kept_and_answers_in_order() -> None:
         writer.close()
 
 
-async def test_body_over_the_limit_is_refused_before_it_is_sent() -> None:
+async def test_body_over_the_limit_is_rejected_before_it_is_sent() -> None:
     engine = Engine()
     async with serve(gateway(engine)) as port, asyncio.timeout(10):
         reader, writer = await request(
@@ -93,7 +93,7 @@ async def test_body_over_the_limit_is_refused_before_it_is_sent() -> None:
         writer.close()
 
 
-async def test_client_that_closes_in_the_middle_of_its_body_runs_nothing() -> None:
+async def test_disconnect_during_the_request_body_runs_nothing() -> None:
     engine = Engine()
     async with serve(gateway(engine)) as port, asyncio.timeout(10):
         _, writer = await request(port, b'POST /flights HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"a"')
@@ -118,7 +118,7 @@ async def test_head_and_problem_heads_have_no_body_on_the_wire() -> None:
         writer.close()
 
 
-def test_schemathesis_reads_the_description() -> None:
+def test_description_can_be_loaded_by_schemathesis() -> None:
     app = gateway(Engine())
     loaded = schemathesis.openapi.from_dict(app.openapi())
     operations = [found.ok() for found in loaded.get_all_operations() if isinstance(found, Ok)]

@@ -1,4 +1,4 @@
-"""What is no request is refused with a problem document, in its turn, once, and so that the client can read it."""
+"""Malformed requests are rejected with a problem document: in order, once, and so that the client can read it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ async def server() -> AsyncIterator[HeadServer]:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
     ],
 )
-async def test_what_is_no_http_is_told_what_is_wrong_with_it(
+async def test_malformed_http_gets_a_problem_that_names_the_fault(
     server: HeadServer, sent: bytes, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with server.connected() as (reader, writer):
@@ -77,8 +77,8 @@ async def test_head_too_slow_is_a_problem() -> None:
         assert [refusal.code for refusal in server.refusals] == ["head_timeout"]
 
 
-async def test_client_that_goes_on_sending_can_still_read_why_it_is_refused(server: HeadServer) -> None:
-    """Closing with bytes unread would reset the connection, and the answer would be lost with it."""
+async def test_client_that_keeps_sending_can_still_read_the_rejection(server: HeadServer) -> None:
+    """Closing with unread bytes would reset the connection and lose the answer."""
     async with server.connected() as (reader, writer):
         for _ in range(64):
             writer.write(b"garbage \x00" * 4096)
@@ -86,18 +86,18 @@ async def test_client_that_goes_on_sending_can_still_read_why_it_is_refused(serv
     assert len(server.refusals) == 1
 
 
-async def test_garbage_behind_a_request_does_not_come_amid_its_answer(server: HeadServer) -> None:
+async def test_garbage_after_a_request_does_not_disturb_its_response(server: HeadServer) -> None:
     async with server.connected() as (reader, writer):
         writer.write(GATED + GARBAGE)
         await server.until_refused()
-        writer.write(GET + b"\r\n")  # nothing that comes behind the garbage is a request
+        writer.write(GET + b"\r\n")  # nothing after the garbage is parsed as a request
         server.app.gate.set()
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
         assert problem_of(await rest(reader))[0] == 400
     assert server.app.seen == ["/gated"]
 
 
-async def test_answers_are_given_in_order_before_the_refusal(server: HeadServer) -> None:
+async def test_pending_responses_are_sent_in_order_before_the_rejection(server: HeadServer) -> None:
     async with server.connected() as (reader, writer):
         writer.write(GATED + GATED + GET + b"\r\n" + GARBAGE)
         await server.until_refused()
@@ -108,7 +108,7 @@ async def test_answers_are_given_in_order_before_the_refusal(server: HeadServer)
     assert server.app.seen == ["/gated", "/gated", "/"]
 
 
-async def test_too_large_a_next_head_does_not_end_the_answer_under_way(server: HeadServer) -> None:
+async def test_oversized_next_head_does_not_end_the_response_in_flight(server: HeadServer) -> None:
     async with server.connected() as (reader, writer):
         writer.write(GATED + GET + b"X: " + b"a" * 2000)
         await server.until_refused()
@@ -117,7 +117,7 @@ async def test_too_large_a_next_head_does_not_end_the_answer_under_way(server: H
         assert problem_of(await rest(reader))[0] == 431
 
 
-async def test_nothing_comes_behind_an_answer_that_closes(server: HeadServer) -> None:
+async def test_nothing_is_sent_after_a_response_that_closes_the_connection(server: HeadServer) -> None:
     async with server.connected() as (reader, writer):
         writer.write(GATED + GARBAGE)
         await server.until_refused()
@@ -128,7 +128,7 @@ async def test_nothing_comes_behind_an_answer_that_closes(server: HeadServer) ->
     assert raw.endswith(b"\r\n\r\n0")
 
 
-async def test_broken_body_is_refused_in_place_of_its_answer(server: HeadServer) -> None:
+async def test_broken_body_is_answered_with_a_problem(server: HeadServer) -> None:
     raw = await server.exchange(b"POST / " + CHUNKED, BAD_CHUNK)
     assert raw.count(b"\r\n\r\n") == 1
     assert problem_of(raw)[0] == 400
@@ -138,7 +138,7 @@ async def test_broken_body_is_refused_in_place_of_its_answer(server: HeadServer)
     assert [refusal.code for refusal in server.refusals] == ["malformed_request"]
 
 
-async def test_broken_body_of_a_request_in_line_is_refused_in_its_turn(server: HeadServer) -> None:
+async def test_broken_body_of_a_pipelined_request_is_rejected_in_order(server: HeadServer) -> None:
     async with server.connected() as (reader, writer):
         writer.write(GATED + b"POST / " + CHUNKED + BAD_CHUNK + b"and more of that")
         await server.until_refused()
@@ -149,7 +149,7 @@ async def test_broken_body_of_a_request_in_line_is_refused_in_its_turn(server: H
     assert server.app.seen == ["/gated"]
 
 
-async def test_broken_body_behind_its_answer_ends_the_connection_without_a_word(server: HeadServer) -> None:
+async def test_broken_body_after_the_response_silently_closes_the_connection(server: HeadServer) -> None:
     async with server.connected() as (reader, writer):
         writer.write(b"POST /early " + CHUNKED)
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
@@ -158,7 +158,7 @@ async def test_broken_body_behind_its_answer_ends_the_connection_without_a_word(
     assert len(server.refusals) == 1
 
 
-async def test_broken_body_amid_its_answer_cuts_it(server: HeadServer) -> None:
+async def test_broken_body_during_the_response_cuts_it_off(server: HeadServer) -> None:
     async with server.connected() as (reader, writer):
         writer.write(b"POST /amid " + CHUNKED)
         async with asyncio.timeout(PATIENCE_S):
@@ -168,9 +168,7 @@ async def test_broken_body_amid_its_answer_cuts_it(server: HeadServer) -> None:
     assert len(server.refusals) == 1
 
 
-async def test_offer_of_another_protocol_is_ignored_and_spoils_nothing_behind_it(
-    server: HeadServer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_upgrade_offer_is_ignored_and_later_requests_work(server: HeadServer, caplog: pytest.LogCaptureFixture) -> None:
     offer = GET + b"Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
     raw = await server.exchange(offer + offer + GET + b"\r\n" + GET + b"Connection: close\r\n\r\n")
     assert raw.count(b"HTTP/1.1 200") == 4
@@ -179,7 +177,7 @@ async def test_offer_of_another_protocol_is_ignored_and_spoils_nothing_behind_it
     assert (raw.count(b"HTTP/1.1 200"), problem_of(raw)[0]) == (1, 400)
 
 
-async def test_refused_connection_is_gone_when_its_client_is(server: HeadServer) -> None:
+async def test_rejected_connection_is_released_when_its_client_disconnects(server: HeadServer) -> None:
     async with server.connected() as (_, writer):
         writer.write(GATED + GARBAGE)
         await server.until_refused()

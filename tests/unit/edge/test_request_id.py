@@ -9,7 +9,7 @@ from anabranch.edge.request_id import is_request_id, is_traceparent, read
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_request_id_of_the_client_is_taken_and_passed_on() -> None:
+def test_request_id_of_the_client_is_used_and_forwarded() -> None:
     trace = read({b"x-request-id": b"abc-123._~"})
     assert trace.request_id == b"abc-123._~"
     assert trace.extra == ((b"x-request-id", b"abc-123._~"),)
@@ -21,21 +21,21 @@ def test_unusable_request_id_is_replaced(value: bytes) -> None:
     assert UUID(read({b"x-request-id": value}).request_id.decode()).version == 7
 
 
-def test_longest_request_id_is_taken() -> None:
+def test_request_id_of_maximum_length_is_used() -> None:
     assert is_request_id(b"a" * 128)
 
 
-def test_made_request_ids_differ_and_sort_by_time() -> None:
+def test_generated_request_ids_are_unique_and_sort_by_time() -> None:
     made = [read({}).request_id for _ in range(100)]
     assert sorted(set(made)) == made
 
 
-def test_trace_context_is_passed_on_as_it_came() -> None:
+def test_trace_context_is_forwarded_unchanged() -> None:
     trace = read({b"x-request-id": b"r", b"traceparent": PARENT, b"tracestate": b"a=1,b=2"})
     assert trace.extra == ((b"x-request-id", b"r"), (b"traceparent", PARENT), (b"tracestate", b"a=1,b=2"))
 
 
-def test_trace_state_goes_with_an_invalid_parent() -> None:
+def test_trace_state_is_dropped_with_an_invalid_parent() -> None:
     assert read({b"x-request-id": b"r", b"traceparent": PARENT[:-1], b"tracestate": b"a=1"}).extra == ((b"x-request-id", b"r"),)
 
 
@@ -66,5 +66,5 @@ def test_traceparent_follows_the_standard(value: bytes, is_valid: bool) -> None:
 
 
 @given(st.binary(max_size=80))
-def test_no_traceparent_breaks_the_reader(value: bytes) -> None:
+def test_any_traceparent_is_parsed_without_an_exception(value: bytes) -> None:
     read({b"traceparent": value, b"x-request-id": value})

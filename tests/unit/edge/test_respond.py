@@ -17,7 +17,7 @@ async def sent(made: Result, *, response: dict[str, object] | None = None, is_he
     return client
 
 
-async def test_complete_response_carries_the_merged_body_and_says_how_it_went() -> None:
+async def test_complete_response_has_the_merged_body_and_the_outcome_headers() -> None:
     client = await sent(result(outcome("flight", elapsed_ms=12.3), body=b'{"flight":1}'))
     assert (client.status, client.body) == (200, b'{"flight":1}')
     assert client.headers == {
@@ -29,7 +29,7 @@ async def test_complete_response_carries_the_merged_body_and_says_how_it_went() 
     }
 
 
-async def test_partial_response_gives_the_reasons() -> None:
+async def test_partial_response_lists_the_reasons() -> None:
     client = await sent(result(outcome("flight"), outcome("weather", failure=UpstreamTimeout("slow"))))
     assert client.status == 200
     assert client.headers["gateway-complete"] == "?0"
@@ -77,7 +77,7 @@ def test_without_a_step_there_is_no_timing() -> None:
     assert outcome_headers([], is_complete=True) == [(b"gateway-complete", b"?1")]
 
 
-async def test_answers_share_nothing() -> None:
+async def test_responses_do_not_share_their_header_list() -> None:
     responder = Responder(endpoint().response)
     first, second = (responder.respond(result(), request_of(endpoint(), request_id=name)) for name in (b"a", b"b"))
     assert [dict(each.headers)[b"x-request-id"] for each in (first, second)] == [b"a", b"b"]

@@ -7,6 +7,6 @@ def test_repeated_header_fields_are_joined() -> None:
     assert join_headers([]) == {}
 
 
-def test_fields_meant_for_one_connection_are_left_out() -> None:
+def test_hop_by_hop_fields_are_dropped() -> None:
     joined = join_headers([(b"connection", b"keep-alive, X-Private"), (b"x-private", b"1"), (b"x-public", b"2")])
     assert joined == {b"connection": b"keep-alive, X-Private", b"x-public": b"2"}

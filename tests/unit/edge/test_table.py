@@ -17,7 +17,7 @@ def test_static_path_is_found() -> None:
     assert found(table, b"/") == ("root", ())
 
 
-def test_parameters_are_handed_out_in_order_of_the_segments() -> None:
+def test_parameters_come_in_the_order_of_the_segments() -> None:
     table = RouteTable([("GET", "/a/{x}/b/{y}", "axby")])
     assert found(table, b"/a/1/b/2") == ("axby", ("1", "2"))
 
@@ -28,7 +28,7 @@ def test_static_segment_beats_a_parameter() -> None:
     assert found(table, b"/c/b") == ("param", ("c",))
 
 
-def test_search_goes_back_when_a_static_segment_leads_nowhere() -> None:
+def test_search_backtracks_when_a_static_segment_leads_nowhere() -> None:
     table = RouteTable([("GET", "/a/b/c", "abc"), ("GET", "/{x}/b/d", "xbd"), ("GET", "/{x}/{y}/e", "xye")])
     assert found(table, b"/a/b/d") == ("xbd", ("a",))
     assert found(table, b"/a/b/e") == ("xye", ("a", "b"))
@@ -58,20 +58,20 @@ def test_value_that_is_not_utf8_is_none() -> None:
     assert table.match(b"/%FF/a") is None
 
 
-def test_empty_and_dot_segments_are_no_values() -> None:
+def test_empty_and_dot_segments_are_not_values() -> None:
     table = RouteTable([("GET", "/a/{x}", "ax"), ("GET", "/a/{x}/b", "axb")])
     for path in (b"/a/", b"/a//b", b"/a/.", b"/a/..", b"/a/%2e%2E/b", b"/a/%2E"):
         assert table.match(path) is None, path
 
 
-def test_slash_at_the_end_makes_another_path() -> None:
+def test_trailing_slash_makes_a_different_path() -> None:
     table = RouteTable([("GET", "/a", "a"), ("GET", "/b/", "b")])
     assert table.match(b"/a/") is None
     assert table.match(b"/b") is None
     assert found(table, b"/b/") == ("b", ())
 
 
-def test_target_that_is_no_path_is_not_found() -> None:
+def test_target_that_is_not_a_path_is_not_found() -> None:
     table = RouteTable([("GET", "/{x}", "x")])
     for path in (b"", b"*", b"x/y", b"//x"):
         assert table.match(path) is None, path
@@ -84,7 +84,7 @@ def test_reserved_first_segment_is_never_a_value() -> None:
     assert found(table, b"/doc") == ("x", ("doc",))
 
 
-def test_leaf_knows_its_methods() -> None:
+def test_leaf_lists_its_methods() -> None:
     table = RouteTable([("GET", "/a/{x}", "get"), ("DELETE", "/a/{y}", "delete"), ("POST", "/b", "post")])
     match = table.match(b"/a/1")
     assert match is not None
@@ -102,7 +102,7 @@ _TARGETS = st.lists(_VALUES, min_size=1, max_size=4).map(lambda values: "/" + "/
 
 
 def slow_match(paths: list[str], target: str) -> tuple[str, Values] | None:
-    """Every path in turn; of those that fit, the one whose first difference from the others is a static segment."""
+    """Tries every path; of those that match, returns the one that has a static segment at the first difference from the others."""
     best: tuple[list[bool], str, Values] | None = None
     given_segments = [unquote_to_bytes(segment).decode() for segment in target.split("/")[1:]]
     for path in paths:
@@ -119,10 +119,10 @@ def slow_match(paths: list[str], target: str) -> tuple[str, Values] | None:
 
 @given(st.lists(_PATHS, min_size=1, max_size=20, unique=True), _TARGETS)
 @example(["/a/b", "/{x}/c"], "/a/c")
-def test_table_agrees_with_trying_every_path(paths: list[str], target: str) -> None:
+def test_table_agrees_with_a_linear_search(paths: list[str], target: str) -> None:
     assert found(RouteTable([("GET", path, path) for path in paths]), target.encode()) == slow_match(paths, target)
 
 
 @given(st.binary(max_size=40))
-def test_no_target_breaks_the_table(target: bytes) -> None:
+def test_any_target_is_looked_up_without_an_exception(target: bytes) -> None:
     RouteTable([("GET", "/{x}/{y}", "xy"), ("GET", "/a", "a")]).match(b"/" + target)

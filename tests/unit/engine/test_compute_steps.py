@@ -13,7 +13,7 @@ from tests.support.requests import request_of
 
 
 class Pool:
-    """A pool that answers as it is told. `jobs`: all that came."""
+    """A pool with scripted results. `jobs`: all jobs received."""
 
     name = "thread"
     kind: Any = "thread"
@@ -52,7 +52,7 @@ def outcome(result: Result, step: str) -> Outcome:
     return next(outcome for outcome in result.outcomes if outcome.step == step)
 
 
-async def test_a_value_is_shaped_and_referred_to() -> None:
+async def test_a_result_is_shaped_and_can_be_referenced() -> None:
     pool = Pool(b'{"n":1.0,"x":2}', b"[5]")
     result = await run(pool, {"f": {"pick": ["n"]}, "g": {"input": {"was": "{f.n}"}}})
     assert result.body == b'{"f":{"n":1.0},"g":[5]}'
@@ -71,7 +71,7 @@ async def test_nothing_but_timeouts_is_a_504() -> None:
     assert (await run(Pool(ComputeTimeout("x")), {"f": {}})).status == 504
 
 
-async def test_an_argument_that_is_not_there_starts_nothing() -> None:
+async def test_a_missing_argument_starts_no_job() -> None:
     pool = Pool(b"{}")
     result = await run(pool, {"f": {}, "g": {"input": {"n": "{f.n}"}, "default": 3}})
     assert result.body == b'{"f":{},"g":3}'
@@ -86,7 +86,7 @@ async def test_a_step_has_the_shorter_of_its_timeout_and_the_deadline() -> None:
     assert sorted(round(job.deadline - began) for job in pool.jobs) == [1, 5]
 
 
-async def test_a_required_failure_cancels_a_function_that_runs() -> None:
+async def test_a_required_failure_cancels_a_running_function() -> None:
     pool = Pool(ComputeFailed("x"))
     result = await run(pool, {"f": {"required": True}, "g": {}})
     assert result.status == 500

@@ -1,4 +1,4 @@
-"""The fan-out without sockets: what a call becomes, what comes back, and what is cancelled."""
+"""The fan-out without sockets: requests built from calls, their results, and cancellation."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ def failing(error: Exception) -> Policy:
 
 
 class Waiting:
-    """A policy that waits until it is let go. `ended`: how each call ended."""
+    """A policy that waits until it is released. `ended`: how each call ended."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -88,7 +88,7 @@ def test_segment_is_encoded(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", ".", "..", None])
-def test_what_would_change_a_path_is_no_segment(value: object) -> None:
+def test_a_value_that_would_change_the_path_is_rejected_as_a_segment(value: object) -> None:
     with pytest.raises(ValueError, match="cannot be a path segment"):
         segment(value)
 
@@ -118,12 +118,12 @@ def test_call_without_settings_is_a_required_idempotent_get() -> None:
 @pytest.mark.parametrize(
     ("method", "given", "expected"), [("post", None, False), ("PUT", None, True), ("POST", True, True), ("GET", False, False)]
 )
-def test_idempotence_follows_the_method_unless_it_is_said(method: str, given: bool | None, expected: bool) -> None:
+def test_idempotence_follows_the_method_unless_stated(method: str, given: bool | None, expected: bool) -> None:
     call = fan_of({"users": answering()}).call("users", "/", method=method, idempotent=given)
     assert (call.request.method, call.is_idempotent) == (method.upper(), expected)
 
 
-def test_headers_are_those_of_the_call_then_the_upstream_then_the_client() -> None:
+def test_headers_of_the_call_win_over_the_upstreams_and_the_clients() -> None:
     fan = fan_of(
         {"users": answering()},
         headers={"X-Key": "upstream", "x-fixed": "upstream"},
@@ -140,7 +140,7 @@ def test_headers_are_those_of_the_call_then_the_upstream_then_the_client() -> No
     assert b"content-type" not in sent
 
 
-def test_body_is_json_with_its_type_which_the_call_may_replace() -> None:
+def test_body_is_json_and_the_call_may_replace_its_content_type() -> None:
     fan = fan_of({"users": answering()})
     request = request_of(fan, "users", "/", method="POST", body={"ä": [1, None]})
     assert request.body == '{"ä":[1,null]}'.encode()
@@ -149,7 +149,7 @@ def test_body_is_json_with_its_type_which_the_call_may_replace() -> None:
     assert fields(patch)[b"content-type"] == b"application/json-patch+json"
 
 
-def test_upstream_that_the_document_does_not_have_is_a_mistake_that_names_the_others() -> None:
+def test_unknown_upstream_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(KeyError, match="the document has no upstream 'user'; it has users, orders"):
         fan_of({"users": answering(), "orders": answering()}).call("user", "/")
 
@@ -169,7 +169,7 @@ def test_upstream_that_the_document_does_not_have_is_a_mistake_that_names_the_ot
         ({"path": "/", "name": ""}, "a name must begin with a letter"),
     ],
 )
-def test_what_cannot_be_sent_is_refused(options: dict[str, Any], reason: str) -> None:
+def test_invalid_requests_are_rejected(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         fan_of({"users": answering()}).call("users", **options)
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_sent_is_refused(options: dict[str, Any], reason: str) ->
 # ------------------------------------------------------------------------------------------------------------- running
 
 
-async def test_values_come_in_the_order_of_the_calls_whatever_is_answered_first() -> None:
+async def test_values_are_in_the_order_of_the_calls() -> None:
     slow = Waiting()
     fan = fan_of({"slow": slow, "fast": answering(b'{"a":1}')})
     gathering = asyncio.ensure_future(fan.gather(fan.call("slow", "/"), fan.call("fast", "/")))
@@ -188,7 +188,7 @@ async def test_values_come_in_the_order_of_the_calls_whatever_is_answered_first(
     assert {outcome.step for outcome in fan.outcomes} == {"slow", "fast"}
 
 
-async def test_no_call_gives_no_value() -> None:
+async def test_gathering_no_calls_gives_no_values() -> None:
     assert await fan_of({}).gather() == []
 
 
@@ -196,7 +196,7 @@ async def test_empty_body_is_null() -> None:
     assert await fan_of({"users": answering(b"", 204)}).get("users", "/") is None
 
 
-async def test_failed_optional_call_gives_its_default_and_says_why() -> None:
+async def test_failed_optional_call_gives_its_default_and_records_the_reason() -> None:
     fan = fan_of({"users": answering(b"1"), "orders": failing(ConnectError("nobody listens"))})
     assert await fan.gather(fan.call("users", "/"), fan.call("orders", "/", optional=True, default=[])) == [1, []]
     assert not fan.is_complete
@@ -213,7 +213,7 @@ async def test_failed_required_call_ends_the_gathering(count: int) -> None:
     assert error in [outcome.failure for outcome in failed.value.outcomes]
 
 
-async def test_failed_required_call_cancels_the_others_and_waits_for_their_end() -> None:
+async def test_failed_required_call_cancels_and_awaits_the_others() -> None:
     slow = Waiting()
     slow.clean_up = lambda: asyncio.sleep(0)
     fan = fan_of({"slow": slow, "users": failing(ConnectError("nobody listens"))})
@@ -259,7 +259,7 @@ async def test_second_cancellation_does_not_leave_calls_behind() -> None:
     assert slow.ended == ["cancelled"]
 
 
-async def test_foreign_exception_of_a_call_is_raised() -> None:
+async def test_unexpected_exception_of_a_call_is_raised() -> None:
     fan = fan_of({"users": failing(ZeroDivisionError()), "orders": answering()})
     with pytest.raises(ZeroDivisionError):
         await fan.gather(fan.call("users", "/"), fan.call("orders", "/"))
@@ -273,7 +273,7 @@ async def test_answer_that_is_not_json_is_a_failure(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("status", "becomes"), [(404, 404), (429, 429), (301, 502), (500, 502), (503, 502)])
-async def test_answer_that_is_no_success_decides_the_status(status: int, becomes: int) -> None:
+async def test_unsuccessful_answer_decides_the_status(status: int, becomes: int) -> None:
     fan = fan_of({"users": answering(b"null", status, [(b"retry-after", b"9")])})
     with pytest.raises(FanOutFailed) as failed:
         await fan.get("users", "/")
@@ -305,7 +305,7 @@ async def test_deadline_of_a_call_is_the_nearest_one() -> None:
     assert began + 4 <= seen["/set"] <= monotonic() + 4
 
 
-async def test_policies_are_told_what_the_call_is() -> None:
+async def test_call_settings_reach_the_policies() -> None:
     calls: list[Call] = []
 
     async def noting(call: Call) -> Answer:

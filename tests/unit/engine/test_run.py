@@ -1,4 +1,4 @@
-"""The engine with policies that the test answers by hand: when steps begin, what failures do, that nothing is left running."""
+"""The engine with policies that the test controls: when steps start, the effects of failures, and that no task keeps running."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ class Service:
 
 
 class Bench:
-    """One request that runs."""
+    """One running request."""
 
     def __init__(self, endpoint: dict[str, Any], ready: Mapping[str, Any] | None = None) -> None:
         self.service = Service()
@@ -78,7 +78,7 @@ def steps(**named: dict[str, Any]) -> dict[str, Any]:
     return {"steps": {name: {"upstream": "a", "path": f"/{name}", **step} for name, step in named.items()}}
 
 
-async def test_a_step_begins_the_moment_its_inputs_are_there() -> None:
+async def test_a_step_starts_as_soon_as_its_inputs_are_ready() -> None:
     bench = Bench(steps(a={}, slow={}, b={"path": "/b/{a.id}"}, c={"path": "/c/{b.id}"}, d={"path": "/d/{a.id}/{slow.id}"}))
     await bench.turn()
     assert sorted(bench.service.seen) == ["/a", "/slow"]
@@ -100,7 +100,7 @@ async def test_a_step_begins_the_moment_its_inputs_are_there() -> None:
 
 @pytest.mark.parametrize("order", [["x", "y", "z"], ["z", "y", "x"], ["y", "z", "x"]])
 @pytest.mark.parametrize("merge", ["group", "flat", "deep"])
-async def test_the_response_does_not_depend_on_who_answers_first(order: list[str], merge: str) -> None:
+async def test_the_response_does_not_depend_on_the_order_of_answers(order: list[str], merge: str) -> None:
     bench = Bench({**steps(x={}, y={}, z={}), "response": {"merge": merge}})
     await bench.turn()
     for name in order:
@@ -115,7 +115,7 @@ async def test_the_response_does_not_depend_on_who_answers_first(order: list[str
     assert result.body == expected[merge]
 
 
-async def test_a_required_failure_cancels_what_still_runs_at_once() -> None:
+async def test_a_required_failure_cancels_running_steps_at_once() -> None:
     bench = Bench(steps(slow={}, other={}, gone={"required": True}, later={"path": "/later/{slow.id}"}))
     await bench.turn()
     bench.service.fail("/gone", ConnectError("refused"))
@@ -148,7 +148,7 @@ async def test_cancelling_the_request_cancels_and_awaits_every_step() -> None:
 
 
 @pytest.mark.parametrize("times", [2, 3])
-async def test_cancelling_the_request_again_and_again_still_awaits_every_step(times: int) -> None:
+async def test_repeated_cancellation_of_the_request_still_awaits_every_step(times: int) -> None:
     bench = Bench(steps(a={}, b={}, c={"required": True}))
     bench.service.cleans_up = asyncio.Event()
     await bench.turn()
@@ -163,7 +163,7 @@ async def test_cancelling_the_request_again_and_again_still_awaits_every_step(ti
     assert asyncio.all_tasks() - bench.before == set()
 
 
-async def test_what_needs_a_failed_step_is_skipped_all_the_way() -> None:
+async def test_all_dependents_of_a_failed_step_are_skipped() -> None:
     bench = Bench(
         steps(ok={}, a={}, b={"path": "/b/{a.id}"}, c={"path": "/c/{b.id}/{ok.id}"}), {"/ok": {"id": 1}, "/a": UpstreamTimeout("late")}
     )
@@ -175,13 +175,13 @@ async def test_what_needs_a_failed_step_is_skipped_all_the_way() -> None:
     assert sorted(bench.service.seen) == ["/a", "/ok"]
 
 
-async def test_a_default_stands_in_for_what_others_refer_to() -> None:
+async def test_references_to_a_failed_step_see_its_default() -> None:
     endpoint = steps(ok={}, a={"default": {"id": 7}}, b={"path": "/b/{a.id}"})
     result = await Bench(endpoint, {"/ok": 1, "/a": ConnectError("refused"), "/b/7": "seven"}).result()
     assert result.body == b'{"ok":1,"a":{"id":7},"b":"seven"}'
 
 
-async def test_a_required_step_that_is_skipped_decides_the_response() -> None:
+async def test_a_skipped_required_step_decides_the_response() -> None:
     bench = Bench(steps(a={}, slow={}, b={"path": "/b/{a.id}", "required": True}))
     await bench.turn()
     bench.service.fail("/a", UpstreamTimeout("late"))
@@ -208,7 +208,7 @@ async def test_a_reference_that_finds_nothing_skips_the_step() -> None:
         ({"/a": UpstreamTimeout("late")}, 504),
     ],
 )
-async def test_nothing_answered(failures: dict[str, StepError], status: int) -> None:
+async def test_status_when_no_step_succeeds(failures: dict[str, StepError], status: int) -> None:
     second = {} if "/b" in failures else {"path": "/b/{a.id}"}
     result = await Bench(steps(a={"default": 1}, b=second), failures).result()
     assert isinstance(result.failure, NothingAnswered)
@@ -220,7 +220,7 @@ async def test_a_hidden_step_does_not_count_as_an_answer() -> None:
     assert result.status == 502
 
 
-async def test_a_fault_of_ours_reaches_the_caller_and_leaves_nothing_running() -> None:
+async def test_an_unexpected_exception_reaches_the_caller_and_leaves_nothing_running() -> None:
     bench = Bench(steps(a={}, b={"required": True}))
     await bench.turn()
     bench.service.fail("/a", RuntimeError("bug"))

@@ -1,13 +1,13 @@
 import pytest
 
 from anabranch.errors import Overloaded
-from anabranch.guard.concurrency import ConcurrencyGuard, Gate, build, gates_of
+from anabranch.guard.concurrency import ConcurrencyGuard, Gate, build
 from anabranch.guard.stack import GUARDS, build_guards
 from tests.support.edge_plans import endpoint
 from tests.support.requests import request_of
 
 
-async def test_rejection_says_when_to_come_back() -> None:
+async def test_rejection_has_retry_after() -> None:
     gate = Gate(limit=1, waiting=0, wait_s=1)
     await gate.enter()
     with pytest.raises(Overloaded) as refused:
@@ -27,7 +27,7 @@ async def test_guard_holds_a_slot_of_its_endpoint_until_the_request_ends() -> No
     first.end()
     first.end()
     assert guard.gate.bulkhead.in_use == 0
-    assert gates_of({plan.name: (guard,)}) == {plan.name: guard.gate}
+    assert {sample.labels for sample in guard.samples()} == {(plan.name,)}
 
 
 def test_endpoint_without_limit_has_no_guard() -> None:

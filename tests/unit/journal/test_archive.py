@@ -18,7 +18,7 @@ def archive(folder: Path, *, is_needed: object = None, **config: object) -> Arch
 
 
 def fill(folder: Path, count: int = 5) -> int:
-    """One closed segment a day and an open one. Returns the size of a closed one."""
+    """Write one closed segment for each day and an open one. Returns the size of a closed one."""
     for day in range(count):
         write_segment(folder, [recorded("/x", b'{"day":%d}' % day, [], at_s=day * 86400.0)], sequence=day + 1, is_closed=True)
     write_segment(folder, [recorded("/x", b"1", [], at_s=0.0)], sequence=99)
@@ -41,14 +41,14 @@ def test_segments_whose_last_record_is_too_old_are_deleted(tmp_path: Path) -> No
     assert left(tmp_path) == [4, 5, 99]
 
 
-def test_the_oldest_are_deleted_until_the_rest_is_small_enough(tmp_path: Path) -> None:
+def test_the_oldest_segments_are_deleted_until_the_rest_is_small_enough(tmp_path: Path) -> None:
     size = fill(tmp_path)
     open_bytes = next(segment.size_bytes for segment in listed(tmp_path) if not segment.is_closed)
     archive(tmp_path, keep_size=open_bytes + 2 * size).retain()
     assert left(tmp_path) == [4, 5, 99]
 
 
-def test_what_a_sink_needs_stays(tmp_path: Path) -> None:
+def test_segments_that_a_sink_needs_are_kept(tmp_path: Path) -> None:
     fill(tmp_path)
 
     def is_needed(segment: Segment) -> bool:
@@ -58,11 +58,11 @@ def test_what_a_sink_needs_stays(tmp_path: Path) -> None:
     assert left(tmp_path) == [2, 4, 5, 99]
 
 
-def test_a_folder_that_has_vanished_is_no_fault(tmp_path: Path) -> None:
+def test_a_deleted_folder_is_not_a_failure(tmp_path: Path) -> None:
     archive(tmp_path / "none", keep_age="7d").retain()
 
 
-async def test_work_is_done_in_small_pieces_unless_it_piles_up_or_has_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compression_pauses_between_pieces_unless_it_falls_behind_or_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("anabranch.journal.archive.sleep", pauses.append)
     records = [recorded("/x", b'"' + b"x" * 100_000 + b'"', [], at_s=0.0) for _ in range(10)]

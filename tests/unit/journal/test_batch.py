@@ -1,4 +1,4 @@
-"""Records are made a few at a time, in order, and one that cannot be made costs no other."""
+"""Records are built a few at a time, in order, and one that cannot be built does not affect the others."""
 
 from datetime import UTC, datetime
 
@@ -36,7 +36,7 @@ class _Bench:
         self.lost += records
 
 
-def test_records_wait_until_they_are_asked_for_and_come_in_order() -> None:
+def test_records_are_built_on_demand_and_in_order() -> None:
     bench = _Bench()
     for line in (b"1", b"2", b"3"):
         bench.batch.add(_Deferred(line), 1)
@@ -47,7 +47,7 @@ def test_records_wait_until_they_are_asked_for_and_come_in_order() -> None:
     assert bench.taken == [b"1", b"2", b"3"]
 
 
-def test_so_many_are_made_at_once_that_requests_do_not_notice() -> None:
+def test_records_are_built_in_batches_of_bounded_size() -> None:
     bench = _Bench()
     for number in range(100):
         bench.batch.add(_Deferred(b"%d" % number), 1)
@@ -56,7 +56,7 @@ def test_so_many_are_made_at_once_that_requests_do_not_notice() -> None:
     assert bench.taken == [b"%d" % number for number in range(100)]
 
 
-def test_large_responses_are_not_held() -> None:
+def test_a_large_response_triggers_building_at_once() -> None:
     bench = _Bench()
     bench.batch.add(_Deferred(b"small"), 1000)
     assert bench.taken == []
@@ -64,7 +64,7 @@ def test_large_responses_are_not_held() -> None:
     assert bench.taken == [b"small", b"large"]
 
 
-def test_a_record_that_cannot_be_made_is_told_and_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_cannot_be_built_is_logged_and_the_others_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     bench = _Bench()
     for line in (b"1", None, b"3"):
         bench.batch.add(_Deferred(line), 1)

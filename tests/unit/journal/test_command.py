@@ -1,4 +1,4 @@
-"""`anabranch journal`: what it shows, and what it says when there is nothing to show."""
+"""`anabranch journal`: its output, and its message when there is nothing to show."""
 
 import json
 import os
@@ -55,12 +55,12 @@ def test_ls_has_a_line_for_each_record_by_time(folder: Path) -> None:
         (["--since", "2026-11-22T13:00:01+01:00"], [1, 2]),
     ],
 )
-def test_filters_are_those_of_the_reader(folder: Path, options: list[str], expected: list[int]) -> None:
+def test_filter_options_select_records(folder: Path, options: list[str], expected: list[int]) -> None:
     lines = run("export", *options, folder=folder)[0].splitlines()
     assert [json.loads(line)["id"] for line in lines] == [RECORDS[number].id for number in expected]
 
 
-def test_nothing_found_is_said_and_is_no_fault(folder: Path) -> None:
+def test_an_empty_result_is_reported_and_is_not_a_failure(folder: Path) -> None:
     out, said = run("ls", "--endpoint", "none", folder=folder)
     assert out == ""
     assert said == f"there are no records in {folder} that match these options\n"
@@ -72,13 +72,13 @@ def test_nothing_found_is_said_and_is_no_fault(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["ls", "tail", "stats", "verify", "export"])
-def test_a_folder_that_is_not_there_is_bad_use(tmp_path: Path, command: str) -> None:
+def test_a_missing_folder_is_a_usage_error(tmp_path: Path, command: str) -> None:
     assert "there is no journal" in run(command, folder=tmp_path / "none", code=2)[1]
     (tmp_path / "file").write_text("")
     assert "is not a folder" in run(command, folder=tmp_path / "file", code=2)[1]
 
 
-def test_without_a_folder_the_setting_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_folder_the_setting_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANABRANCH_JOURNAL_PATH", str(folder))
     assert len(run("ls")[0].splitlines()) == 3
     monkeypatch.delenv("ANABRANCH_JOURNAL_PATH")
@@ -95,29 +95,29 @@ def test_without_a_folder_the_setting_counts(folder: Path, monkeypatch: pytest.M
         (["--status", "²xx"], "is neither"),
     ],
 )
-def test_options_that_mean_nothing_are_bad_use(folder: Path, options: list[str], said: str) -> None:
+def test_invalid_options_are_a_usage_error(folder: Path, options: list[str], said: str) -> None:
     assert said in run("ls", *options, folder=folder, code=2)[1]
 
 
-def test_show_has_the_whole_record_with_its_numbers_as_they_are_spelled(folder: Path) -> None:
+def test_show_prints_the_whole_record_and_keeps_the_spelling_of_numbers(folder: Path) -> None:
     out, _ = run("show", RECORDS[0].id, folder=folder)
     assert json.loads(out)["steps"][0]["target"] == "/one"
     assert '"price": 1.00' in out
     assert "there is no record" in run("show", "nothing", folder=folder, code=2)[1]
 
 
-def test_tail_has_the_last_ones(folder: Path) -> None:
+def test_tail_prints_the_last_records(folder: Path) -> None:
     assert [line.split()[1] for line in run("tail", "-n", "2", folder=folder)[0].splitlines()] == [record.id for record in RECORDS[1:]]
     assert json.loads(run("tail", "-n", "1", "--json", folder=folder)[0])["id"] == RECORDS[2].id
 
 
-def test_ls_has_the_segments(folder: Path) -> None:
+def test_ls_can_list_the_segments(folder: Path) -> None:
     lines = run("ls", "--segments", folder=folder)[0].splitlines()
     assert "2 records until" in lines[0]
     assert lines[1].endswith("open")
 
 
-def test_stats_count_by_endpoint(folder: Path) -> None:
+def test_stats_are_counted_by_endpoint(folder: Path) -> None:
     out, _ = run("stats", folder=folder)
     assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["x", "2"], ["y", "1"]]
     found = json.loads(run("stats", "--json", folder=folder)[0])
@@ -139,14 +139,14 @@ def test_verify_finds_damage(folder: Path) -> None:
     assert out.endswith("2 segments: 2 damaged\n")
 
 
-def test_verify_calls_a_line_that_is_being_written_no_damage(folder: Path) -> None:
+def test_verify_does_not_report_a_line_in_progress_as_damage(folder: Path) -> None:
     with next(folder.glob("*.jsonl")).open("ab") as file:
         file.write(b'{"v":1,')
     out, _ = run("verify", folder=folder)
     assert "is being written" in out
 
 
-def test_an_export_is_the_records_as_they_are(folder: Path, tmp_path: Path) -> None:
+def test_an_export_contains_the_records_unchanged(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.ndjson"
     _, said = run("export", "-o", str(target), folder=folder)
     assert said == "3 records exported\n"
@@ -167,12 +167,12 @@ def test_an_export_to_parquet_has_columns(folder: Path, tmp_path: Path) -> None:
     assert "needs --output" in run("export", "--format", "parquet", folder=folder, code=2)[1]
 
 
-def test_a_missing_library_is_named_by_its_extra(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_its_extra(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "anabranch[parquet]" in run("export", "--format", "parquet", "-o", str(tmp_path / "x"), folder=folder, code=2)[1]
 
 
-def test_following_shows_new_records_as_they_come_and_ends_in_peace(folder: Path) -> None:
+def test_following_prints_new_records_and_ends_cleanly_when_interrupted(folder: Path) -> None:
     command = [sys.executable, "-m", "anabranch", "journal", "tail", "-f", "-n", "1", "-j", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -186,7 +186,7 @@ def test_following_shows_new_records_as_they_come_and_ends_in_peace(folder: Path
         assert (process.returncode, said) == (0, b"")
 
 
-def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path) -> None:
+def test_a_closed_output_pipe_is_not_a_failure(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     write_segment(folder, [recorded("/x", b"1", [], at_s=number) for number in range(5000)])
     command = [sys.executable, "-m", "anabranch", "journal", "export", "-j", str(folder)]

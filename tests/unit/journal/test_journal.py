@@ -1,4 +1,4 @@
-"""The writer and its archive together: what is acknowledged is on the disk once, and no trouble lasts longer than its cause."""
+"""The writer and its archive together: acknowledged records are on disk exactly once, and the journal recovers from every fault."""
 
 import asyncio
 import errno
@@ -46,7 +46,7 @@ def offer(journal: Journal, one: Record) -> bool:
 
 
 class Deferred:
-    """A record that is made when the writer wants it."""
+    """A record that is built when the writer needs it."""
 
     def __init__(self, one: Record) -> None:
         self._one = one
@@ -65,7 +65,7 @@ async def until(condition: Callable[[], object]) -> None:
 # --------------------------------------------------------------------------------------------------------------- order
 
 
-async def test_a_committed_record_is_on_the_disk_when_the_commit_returns(tmp_path: Path) -> None:
+async def test_a_committed_record_is_on_disk_when_the_commit_returns(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         for number in range(5):
             one = record(number)
@@ -73,7 +73,7 @@ async def test_a_committed_record_is_on_the_disk_when_the_commit_returns(tmp_pat
             assert ids(tmp_path)[-1] == one.id
 
 
-async def test_a_deferred_record_is_made_and_written_when_the_next_group_is(tmp_path: Path) -> None:
+async def test_a_deferred_record_is_built_and_written_with_the_next_group(tmp_path: Path) -> None:
     async with opened(tmp_path, flush_interval="10ms") as journal:
         wanted = [record(number) for number in range(40)]
         for one in wanted:
@@ -82,7 +82,7 @@ async def test_a_deferred_record_is_made_and_written_when_the_next_group_is(tmp_
         assert ids(tmp_path) == [one.id for one in wanted]
 
 
-async def test_of_deferred_records_as_many_are_kept_as_there_is_room_for(tmp_path: Path) -> None:
+async def test_deferred_records_beyond_the_queue_size_are_dropped(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     async with opened(tmp_path, disk, queue_records=5, on_full="drop") as journal:
         disk.faults["sync"] = OSError(errno.EIO, os.strerror(errno.EIO))
@@ -95,7 +95,7 @@ async def test_of_deferred_records_as_many_are_kept_as_there_is_room_for(tmp_pat
     assert ids(tmp_path) == [one.id for one in wanted[:5]]
 
 
-async def test_a_deferred_record_is_written_at_the_end_though_its_time_has_not_come(tmp_path: Path) -> None:
+async def test_a_pending_deferred_record_is_written_at_shutdown(tmp_path: Path) -> None:
     async with opened(tmp_path, flush_interval="1h") as journal:
         await commit(journal, record(0))
         journal.defer(Deferred(late := record(1)), 100)
@@ -113,7 +113,7 @@ async def test_commits_at_the_same_time_share_an_fsync(tmp_path: Path) -> None:
     assert len(set(ids(tmp_path))) == 100
 
 
-async def test_relaxed_records_are_on_the_disk_within_the_flush_interval(tmp_path: Path) -> None:
+async def test_relaxed_records_are_on_disk_within_the_flush_interval(tmp_path: Path) -> None:
     async with opened(tmp_path, flush_interval="20ms") as journal:
         one = record()
         assert offer(journal, one)
@@ -121,7 +121,7 @@ async def test_relaxed_records_are_on_the_disk_within_the_flush_interval(tmp_pat
         assert ids(tmp_path) == [one.id]
 
 
-async def test_leaving_writes_what_is_queued_and_closes_the_segment(tmp_path: Path) -> None:
+async def test_closing_writes_queued_records_and_closes_the_segment(tmp_path: Path) -> None:
     wanted = [record(number) for number in range(500)]
     async with opened(tmp_path, flush_interval="1h") as journal:
         assert all(offer(journal, one) for one in wanted)
@@ -129,13 +129,13 @@ async def test_leaving_writes_what_is_queued_and_closes_the_segment(tmp_path: Pa
     assert [path.name.endswith(CLOSED) for path in tmp_path.iterdir()] == [True]
 
 
-async def test_a_journal_that_nobody_writes_to_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_unused_journal_creates_no_files(tmp_path: Path) -> None:
     async with opened(tmp_path / "journal"):
         pass
     assert not (tmp_path / "journal").exists()
 
 
-async def test_a_cancelled_request_leaves_its_record_to_be_written(tmp_path: Path) -> None:
+async def test_the_record_of_a_cancelled_commit_is_still_written(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         one = record()
         task = asyncio.create_task(commit(journal, one))
@@ -156,7 +156,7 @@ async def test_segments_are_closed_by_size(tmp_path: Path) -> None:
     assert all(verify(segment).is_sound for segment in segments)
 
 
-async def test_segments_are_closed_by_age_though_nothing_comes_any_more(tmp_path: Path) -> None:
+async def test_segments_are_closed_by_age_without_new_records(tmp_path: Path) -> None:
     async with opened(tmp_path, segment_age="50ms") as journal:
         await commit(journal, record())
         await until(lambda: journal.counters.compressed == 1)
@@ -164,7 +164,7 @@ async def test_segments_are_closed_by_age_though_nothing_comes_any_more(tmp_path
     assert len(listed(tmp_path)) == 2
 
 
-async def test_a_clock_that_goes_back_begins_a_new_segment(tmp_path: Path) -> None:
+async def test_a_clock_that_goes_back_starts_a_new_segment(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         for at_s in (0.0, 1.0, -3600.0, -3599.0):
             await commit(journal, recorded("/x", b"1", [], at_s=at_s))
@@ -174,7 +174,7 @@ async def test_a_clock_that_goes_back_begins_a_new_segment(tmp_path: Path) -> No
     assert len(ids(tmp_path)) == 4
 
 
-async def test_two_journals_in_one_folder_write_segments_of_their_own(tmp_path: Path) -> None:
+async def test_two_journals_in_one_folder_write_separate_segments(tmp_path: Path) -> None:
     async with opened(tmp_path) as first, opened(tmp_path) as second:
         await asyncio.gather(*(commit(journal, record(number)) for number in range(50) for journal in (first, second)))
         assert len({path.name.split("-")[1] for path in tmp_path.glob(f"*{PLAIN}")}) == 2
@@ -211,7 +211,7 @@ async def test_waiting_for_room_ends_with_the_deadline(tmp_path: Path) -> None:
         assert (journal.counters.dropped, journal.counters.refused) == (1, 1)
 
 
-async def test_a_commit_that_takes_too_long_is_refused_and_not_written_later(tmp_path: Path) -> None:
+async def test_a_commit_that_times_out_is_rejected_and_not_written_later(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     release = asyncio.Event()
 
@@ -245,7 +245,7 @@ CODES = (errno.EROFS, errno.EIO, errno.ENOENT, errno.EACCES)
     ("step", "code"),
     [*((step, errno.ENOSPC) for step in ("prepare", "create", "append", "sync", "free")), *(("append", code) for code in CODES)],
 )
-async def test_any_fault_refuses_required_keeps_relaxed_and_is_got_over(tmp_path: Path, step: str, code: int) -> None:
+async def test_during_any_disk_fault_required_records_are_rejected_and_relaxed_ones_kept(tmp_path: Path, step: str, code: int) -> None:
     disk = FaultyDisk(tmp_path)
     async with opened(tmp_path, disk, min_free=1) as journal:
         before = record()
@@ -273,7 +273,7 @@ async def test_any_fault_refuses_required_keeps_relaxed_and_is_got_over(tmp_path
 
 
 async def until_checked(journal: Journal, disk: FaultyDisk, code: int) -> None:
-    """Make the writer look at the free space: it does after trouble."""
+    """Make the writer check the free space, which it does after a failure."""
     disk.faults["sync"] = OSError(code, os.strerror(code))
     disk.faults["free"] = OSError(code, os.strerror(code))
     with pytest.raises(JournalError):
@@ -281,7 +281,7 @@ async def until_checked(journal: Journal, disk: FaultyDisk, code: int) -> None:
     del disk.faults["sync"]
 
 
-async def test_too_little_room_is_trouble_before_the_disk_is_full(tmp_path: Path) -> None:
+async def test_too_little_free_space_is_a_failure_before_the_disk_is_full(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     disk.free = 999
     async with opened(tmp_path, disk, min_free=1000) as journal:
@@ -294,7 +294,7 @@ async def test_too_little_room_is_trouble_before_the_disk_is_full(tmp_path: Path
     assert len(ids(tmp_path)) == 1
 
 
-async def test_required_records_behind_a_failed_one_are_refused_with_it(tmp_path: Path) -> None:
+async def test_required_records_queued_behind_a_failed_one_are_rejected_with_it(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     disk.faults["sync"] = FULL
     async with opened(tmp_path, disk) as journal:
@@ -306,7 +306,7 @@ async def test_required_records_behind_a_failed_one_are_refused_with_it(tmp_path
     assert ids(tmp_path) == []
 
 
-async def test_a_vanished_folder_is_made_again(tmp_path: Path) -> None:
+async def test_a_deleted_folder_is_created_again(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     async with opened(folder) as journal:
         await commit(journal, record())
@@ -320,7 +320,7 @@ async def test_a_vanished_folder_is_made_again(tmp_path: Path) -> None:
     assert ids(folder) == [one.id]
 
 
-async def test_a_folder_that_cannot_be_made_does_not_stop_the_gateway_from_starting(tmp_path: Path) -> None:
+async def test_the_gateway_starts_when_the_folder_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     async with opened(tmp_path / "file" / "journal") as journal:
         with pytest.raises(JournalError):
@@ -329,7 +329,7 @@ async def test_a_folder_that_cannot_be_made_does_not_stop_the_gateway_from_start
     assert journal.counters.dropped == 1
 
 
-async def test_what_is_in_doubt_and_cannot_be_cut_is_looked_at_again(tmp_path: Path) -> None:
+async def test_a_torn_tail_that_cannot_be_truncated_is_recovered_later(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     async with opened(tmp_path, disk) as journal:
         await commit(journal, record())
@@ -344,7 +344,7 @@ async def test_what_is_in_doubt_and_cannot_be_cut_is_looked_at_again(tmp_path: P
     assert all(verify(segment).is_sound for segment in listed(tmp_path))
 
 
-async def test_during_trouble_a_full_queue_drops_at_once_also_where_it_would_wait(tmp_path: Path) -> None:
+async def test_during_a_failure_a_full_queue_drops_at_once_even_with_on_full_wait(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     disk.faults["create"] = FULL
     async with opened(tmp_path, disk, queue_records=2, on_full="wait", flush_interval="1ms") as journal:
@@ -359,7 +359,7 @@ async def test_during_trouble_a_full_queue_drops_at_once_also_where_it_would_wai
     assert len(ids(tmp_path)) == 2
 
 
-async def test_an_unexpected_fault_is_got_over_too(tmp_path: Path) -> None:
+async def test_the_journal_recovers_from_an_unexpected_fault(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     disk.faults["sync"] = ValueError("I/O operation on closed file")  # type: ignore[assignment]
     async with opened(tmp_path, disk) as journal:

@@ -1,4 +1,4 @@
-"""The queue keeps its bounds, its order, and its accounts, whoever leaves while waiting."""
+"""The queue keeps its bounds, its order and its counts, even when waiters are cancelled."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ async def in_a_moment(queue: Queue, new: Entry) -> "asyncio.Task[None]":
     return task
 
 
-def test_it_is_full_by_records_and_by_bytes() -> None:
+def test_the_queue_is_full_by_records_or_by_bytes() -> None:
     queue = Queue(max_records=2, max_bytes=25)
     assert queue.add(entry())
     assert queue.add(entry())
@@ -32,7 +32,7 @@ def test_it_is_full_by_records_and_by_bytes() -> None:
     assert queue.add(entry(5))
 
 
-def test_what_is_being_written_still_takes_room() -> None:
+def test_records_being_written_still_count() -> None:
     queue = Queue(max_records=1, max_bytes=100)
     queue.add(entry())
     queue.take(1000)
@@ -41,7 +41,7 @@ def test_what_is_being_written_still_takes_room() -> None:
     assert queue.add(entry())
 
 
-def test_a_line_larger_than_the_queue_gets_in_when_it_is_empty() -> None:
+def test_a_line_larger_than_the_queue_is_accepted_when_it_is_empty() -> None:
     queue = Queue(max_records=10, max_bytes=5)
     assert queue.add(entry(50))
     assert not queue.add(entry(1))
@@ -62,7 +62,7 @@ async def test_waiting_is_first_come_first_served() -> None:
     assert queue.take(1000) == [second]
 
 
-async def test_who_leaves_while_waiting_gives_up_the_place() -> None:
+async def test_a_cancelled_waiter_gives_up_its_position() -> None:
     queue = Queue(max_records=1, max_bytes=100)
     queue.add(entry())
     leaving, staying = await in_a_moment(queue, entry(1)), await in_a_moment(queue, entry(2))
@@ -74,7 +74,7 @@ async def test_who_leaves_while_waiting_gives_up_the_place() -> None:
     assert (queue.records, queue.size_bytes) == (1, 2)
 
 
-async def test_who_leaves_in_the_moment_of_getting_a_place_gives_it_back() -> None:
+async def test_a_waiter_cancelled_just_after_it_got_a_slot_releases_it() -> None:
     queue = Queue(max_records=1, max_bytes=100)
     queue.add(entry())
     leaving = await in_a_moment(queue, entry(1))
@@ -93,7 +93,7 @@ async def test_no_room_by_the_deadline_is_journal_full() -> None:
     assert queue.records == 1
 
 
-async def test_all_who_wait_can_be_refused() -> None:
+async def test_all_waiters_can_be_rejected() -> None:
     queue = Queue(max_records=1, max_bytes=100)
     queue.add(entry())
     tasks = [await in_a_moment(queue, entry()) for _ in range(3)]
@@ -104,7 +104,7 @@ async def test_all_who_wait_can_be_refused() -> None:
     assert queue.records == 1
 
 
-def test_entries_nobody_wants_are_passed_over() -> None:
+def test_void_entries_are_skipped() -> None:
     queue = Queue(max_records=9, max_bytes=100)
     unwanted, wanted = entry(), entry()
     queue.add(unwanted)
@@ -114,7 +114,7 @@ def test_entries_nobody_wants_are_passed_over() -> None:
     assert queue.records == 1
 
 
-def test_what_is_put_back_comes_first() -> None:
+def test_entries_put_back_come_first() -> None:
     queue = Queue(max_records=9, max_bytes=100)
     entries = [entry() for _ in range(4)]
     for one in entries:
@@ -126,7 +126,7 @@ def test_what_is_put_back_comes_first() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "take", "put back"]), st.integers(1, 40)), max_size=60))
-def test_the_accounts_are_right_after_any_history(history: list[tuple[str, int]]) -> None:
+def test_the_counts_are_correct_after_any_sequence_of_operations(history: list[tuple[str, int]]) -> None:
     queue = Queue(max_records=5, max_bytes=100)
     inside: list[Entry] = []
     for what, size in history:

@@ -1,4 +1,4 @@
-"""Readers give every record once, by time, whatever form and whichever worker it is in, and only what is asked for."""
+"""Readers return every matching record once, in order of time, from segments of any form and worker."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.journal import reader
-from anabranch.journal.filter import Filter
+from anabranch.journal.filter import EVERYTHING, Filter
 from anabranch.journal.follow import Follower
 from anabranch.journal.reader import Tally
 from anabranch.journal.record import Record, encode
@@ -27,7 +27,7 @@ def one(at_s: float, **more: Any) -> Record:
     return recorded("/x", b"1", [], at_s=at_s, **more)
 
 
-def seconds(folder: Path, where: Filter = reader.EVERYTHING) -> list[float]:
+def seconds(folder: Path, where: Filter = EVERYTHING) -> list[float]:
     return [(record.time - NOW).total_seconds() for record in reader.records(folder, where)]
 
 
@@ -86,7 +86,7 @@ def test_filters(tmp_path: Path) -> None:
     assert seconds(tmp_path, Filter(endpoints=frozenset({"a"}), is_incomplete=True)) == [2]
 
 
-def test_closed_segments_outside_the_time_are_not_opened(tmp_path: Path) -> None:
+def test_closed_segments_outside_the_time_range_are_not_opened(tmp_path: Path) -> None:
     write_segment(tmp_path, [one(0)], is_closed=True).write_bytes(
         write_segment(tmp_path, [one(0)], sequence=2, is_closed=True).read_bytes()[:-30]
     )
@@ -98,7 +98,7 @@ def test_closed_segments_outside_the_time_are_not_opened(tmp_path: Path) -> None
     assert tally.unreadable is None
 
 
-def test_damage_is_passed_over_and_counted(tmp_path: Path) -> None:
+def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     path = write_segment(tmp_path, [one(0), one(1)])
     content = bytearray(path.read_bytes())
     content[40] ^= 1
@@ -132,19 +132,19 @@ def test_a_record_is_found_by_the_id_of_its_request_and_of_several_the_latest(tm
     assert reader.find(tmp_path, "once") == other
 
 
-def test_a_clock_that_went_back_loses_no_record(tmp_path: Path) -> None:
+def test_no_record_is_lost_when_the_clock_went_back(tmp_path: Path) -> None:
     write_segment(tmp_path, [one(100), one(101)], is_closed=True)
     write_segment(tmp_path, [one(10), one(11), one(9)], sequence=2, is_closed=True)
     assert sorted(seconds(tmp_path)) == [9, 10, 11, 100, 101]
     assert seconds(tmp_path, Filter(until=NOW + timedelta(seconds=50))) == [10, 11, 9]
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(reader.records(tmp_path / "none"))
 
 
-def test_a_follower_gets_what_is_new_in_every_form_and_only_once(tmp_path: Path) -> None:
+def test_a_follower_gets_each_new_record_exactly_once_in_every_form(tmp_path: Path) -> None:
     old, *new = [one(number) for number in range(6)]
     path = write_segment(tmp_path, [old])
     follower = Follower(tmp_path)
@@ -175,7 +175,7 @@ def test_a_follower_gets_what_is_new_in_every_form_and_only_once(tmp_path: Path)
     assert not list(tmp_path.glob(f"*000001{PLAIN}"))
 
 
-def test_a_follower_begins_behind_the_last_whole_line(tmp_path: Path) -> None:
+def test_a_follower_starts_after_the_last_complete_line(tmp_path: Path) -> None:
     record = one(0)
     path = write_segment(tmp_path, [record])
     line = encode(one(1))

@@ -1,4 +1,4 @@
-"""A record is one line that proves itself, and bodies come back as they were."""
+"""A record is one line with a checksum, and bodies round-trip unchanged."""
 
 import json
 from datetime import UTC, datetime
@@ -46,7 +46,7 @@ def test_a_line_is_json_that_ends_with_its_checksum() -> None:
 
 
 @given(body=st.binary(max_size=200), name=st.text(max_size=20), elapsed=st.floats(0, 1e9), status=st.integers(100, 599))
-def test_whatever_is_recorded_is_read_back(body: bytes, name: str, elapsed: float, status: int) -> None:
+def test_any_record_round_trips(body: bytes, name: str, elapsed: float, status: int) -> None:
     record = Record(
         v=VERSION,
         id="i",
@@ -72,7 +72,7 @@ def test_whatever_is_recorded_is_read_back(body: bytes, name: str, elapsed: floa
 
 
 @given(value=JSON, indent=st.sampled_from([None, 1]))
-def test_json_bodies_stand_in_the_line_as_they_are_spelled(value: Any, indent: int | None) -> None:
+def test_json_bodies_keep_their_spelling_in_the_line(value: Any, indent: int | None) -> None:
     body = json.dumps(value, indent=indent).encode()
     content = kept(body)
     assert isinstance(content.json, msgspec.Raw)
@@ -88,13 +88,13 @@ def test_numbers_keep_their_spelling(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b"\xef\xbb\xbf{}", b'{"a":"\xff"}', b"{", b"[" * 950 + b"]" * 950, b"\n"])
-def test_what_is_not_json_comes_back_byte_for_byte(body: bytes) -> None:
+def test_a_body_that_is_not_json_round_trips_byte_for_byte(body: bytes) -> None:
     content = kept(body, is_json=True) if body[:1] == b"\xef" else kept(body)
     assert isinstance(content.base64, str)
     assert content.to_bytes() == body
 
 
-def test_a_body_nested_as_deep_as_an_answer_may_be_does_not_make_its_record_unreadable() -> None:
+def test_a_body_with_the_deepest_allowed_nesting_stays_readable() -> None:
     for depth in range(100, 960, 40):
         body = b'{"a":[' * (depth // 2) + b"]}" * (depth // 2)
         found = decode(line_of(body)[:-1])
@@ -102,7 +102,7 @@ def test_a_body_nested_as_deep_as_an_answer_may_be_does_not_make_its_record_unre
         assert found.body.to_bytes() == body
 
 
-def test_of_a_body_that_is_not_kept_there_is_a_digest() -> None:
+def test_a_body_that_is_not_kept_is_recorded_as_a_digest() -> None:
     content = digested(b"abc")
     assert content == Content(sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", size=3)
     assert not content.is_kept
@@ -110,7 +110,7 @@ def test_of_a_body_that_is_not_kept_there_is_a_digest() -> None:
         content.to_bytes()
 
 
-def test_a_line_that_is_cut_anywhere_is_not_whole() -> None:
+def test_a_line_truncated_anywhere_is_detected() -> None:
     line = line_of()[:-1]
     check(line)
     for end in range(len(line)):
@@ -120,7 +120,7 @@ def test_a_line_that_is_cut_anywhere_is_not_whole() -> None:
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
+def test_any_changed_byte_is_detected(data: st.DataObject) -> None:
     line = bytearray(line_of()[:-1])
     at = data.draw(st.integers(0, len(line) - 1))
     line[at] ^= data.draw(st.integers(1, 255))
@@ -129,12 +129,12 @@ def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_are_a_record_or_an_error(line: bytes) -> None:
+def test_any_bytes_decode_to_a_record_or_raise_an_error(line: bytes) -> None:
     with pytest.raises(RecordError):
         check(line)
 
 
-def test_a_later_format_is_refused_by_name() -> None:
+def test_a_later_format_version_is_rejected_by_name() -> None:
     record = recorded("/x", b"1", [])
     later = encode(msgspec.structs.replace(record, v=VERSION + 1))[:-1]
     with pytest.raises(RecordError, match=f"format {VERSION + 1}"):
@@ -143,7 +143,7 @@ def test_a_later_format_is_refused_by_name() -> None:
         read_head(later)
 
 
-def test_members_that_a_later_minor_version_adds_are_passed_over() -> None:
+def test_members_added_by_a_later_minor_version_are_ignored() -> None:
     from zlib import crc32
 
     content = encode(recorded("/x", b"1", []))[:-19] + b',"new":{"a":[1]}'

@@ -1,4 +1,4 @@
-"""What waits to be made into a record says how much of the memory it holds."""
+"""A pending record reports how much memory it holds."""
 
 from datetime import datetime
 from typing import Any, cast
@@ -17,7 +17,7 @@ from tests.support.requests import request_of
 
 
 class _Journal:
-    """Takes what is to be made, with its size."""
+    """Collects deferred records with their sizes."""
 
     def __init__(self) -> None:
         self.config = Config()
@@ -28,7 +28,7 @@ class _Journal:
 
 
 @pytest.mark.parametrize("bodies", ["none", "steps"])
-def test_answers_of_services_that_are_held_until_the_record_is_made_count(bodies: Any) -> None:
+def test_upstream_answers_kept_until_the_record_is_built_count_in_its_size(bodies: Any) -> None:
     journal = _Journal()
     rule = RecordPlan(bodies=bodies)
     plan = edge_plans.endpoint(name="briefing", record=rule)

@@ -1,4 +1,4 @@
-"""Whatever a dead worker leaves is put in order or set aside, and what was whole is never lost."""
+"""Files left by a dead worker are repaired or set aside, and complete records are never lost."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def ids(folder: Path) -> list[str]:
     return [found.id for found in reader.records(folder)]
 
 
-def test_a_tail_torn_at_any_byte_is_cut_and_every_whole_record_stays(tmp_path: Path) -> None:
+def test_a_tail_torn_at_any_byte_is_truncated_and_every_complete_record_stays(tmp_path: Path) -> None:
     for end in range(1, len(CONTENT), 3):
         folder = tmp_path / str(end)
         path = write_segment(folder, RECORDS)
@@ -41,7 +41,7 @@ def test_a_tail_torn_at_any_byte_is_cut_and_every_whole_record_stays(tmp_path: P
 
 @settings(max_examples=60, deadline=None)
 @given(tail=st.binary(min_size=1, max_size=60), count=st.integers(1, 3))
-def test_any_rubbish_behind_whole_records_is_cut(tmp_path_factory: pytest.TempPathFactory, tail: bytes, count: int) -> None:
+def test_any_garbage_after_complete_records_is_truncated(tmp_path_factory: pytest.TempPathFactory, tail: bytes, count: int) -> None:
     folder = tmp_path_factory.mktemp("rubbish")
     write_segment(folder, RECORDS).write_bytes(CONTENT[: ENDS[count]] + tail)
     recover(folder)
@@ -49,7 +49,7 @@ def test_any_rubbish_behind_whole_records_is_cut(tmp_path_factory: pytest.TempPa
     assert all(verify(segment).is_sound for segment in listed(folder))
 
 
-def test_a_block_of_zeros_as_some_file_systems_leave_it_is_cut(tmp_path: Path) -> None:
+def test_a_trailing_block_of_zeros_is_truncated(tmp_path: Path) -> None:
     write_segment(tmp_path, RECORDS).write_bytes(CONTENT + b"\0" * 4096)
     assert recover(tmp_path).torn_bytes == 4096
     assert len(ids(tmp_path)) == 3
@@ -65,7 +65,7 @@ def test_a_damaged_line_in_the_middle_stays_and_is_counted(tmp_path: Path) -> No
     assert verify(listed(tmp_path)[0]).damaged == 1
 
 
-def test_a_half_compressed_segment_is_made_again(tmp_path: Path) -> None:
+def test_a_partly_compressed_segment_is_compressed_again(tmp_path: Path) -> None:
     plain = write_segment(tmp_path, RECORDS)
     part = plain.with_name(plain.name.removesuffix(PLAIN) + PART)
     part.write_bytes(b"half of it")
@@ -75,7 +75,7 @@ def test_a_half_compressed_segment_is_made_again(tmp_path: Path) -> None:
     assert not part.exists()
 
 
-def test_a_plain_segment_whose_compressed_form_is_whole_is_deleted(tmp_path: Path) -> None:
+def test_a_plain_segment_with_a_complete_compressed_form_is_deleted(tmp_path: Path) -> None:
     write_segment(tmp_path, RECORDS, is_closed=True)
     plain = write_segment(tmp_path, RECORDS)
     recover(tmp_path)
@@ -83,7 +83,7 @@ def test_a_plain_segment_whose_compressed_form_is_whole_is_deleted(tmp_path: Pat
     assert len(ids(tmp_path)) == 3
 
 
-def test_a_compressed_form_that_cannot_be_read_is_made_again_while_the_plain_one_is_there(tmp_path: Path) -> None:
+def test_an_unreadable_compressed_form_is_rebuilt_from_the_plain_segment(tmp_path: Path) -> None:
     closed = write_segment(tmp_path, RECORDS, is_closed=True)
     closed.write_bytes(closed.read_bytes()[:-20])
     write_segment(tmp_path, RECORDS)
@@ -92,7 +92,7 @@ def test_a_compressed_form_that_cannot_be_read_is_made_again_while_the_plain_one
     assert verify(listed(tmp_path)[0]).is_sound
 
 
-def test_files_that_are_only_called_like_segments_are_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_only_have_the_name_of_a_segment_are_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = write_segment(tmp_path, RECORDS)
     plain.write_text("dear diary\nnothing happened\n")
     closed = write_segment(tmp_path, RECORDS, sequence=2, is_closed=True)
@@ -112,7 +112,7 @@ def test_foreign_files_and_folders_are_left_alone(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"README.jsonl", "worker-x.lock", "notes"}
 
 
-def test_an_empty_segment_and_a_lock_nobody_holds_are_deleted(tmp_path: Path) -> None:
+def test_an_empty_segment_and_an_unheld_lock_are_deleted(tmp_path: Path) -> None:
     write_segment(tmp_path, RECORDS).write_bytes(b"")
     lock_path(tmp_path, "aaaaaaaaaa").write_text("")
     recover(tmp_path)
@@ -130,7 +130,7 @@ def test_the_segments_of_a_living_worker_are_not_touched(tmp_path: Path) -> None
     assert recover(tmp_path).segments == 1
 
 
-def test_a_segment_that_cannot_be_mended_now_does_not_keep_others_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_cannot_be_repaired_does_not_block_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_segment(tmp_path, RECORDS, worker="aaaaaaaaaa")
     write_segment(tmp_path, RECORDS, worker="bbbbbbbbbb")
     sync = os.fsync
@@ -147,7 +147,7 @@ def test_a_segment_that_cannot_be_mended_now_does_not_keep_others_from_it(tmp_pa
     assert len(list(tmp_path.glob(f"*{CLOSED}"))) == 2
 
 
-def test_a_scan_says_what_is_whole(tmp_path: Path) -> None:
+def test_a_scan_reports_the_complete_records(tmp_path: Path) -> None:
     path = write_segment(tmp_path, RECORDS)
     path.write_bytes(CONTENT + b'{"v":1,"half')
     found = scan(path)

@@ -1,4 +1,4 @@
-"""What is redacted is gone, and nothing else has changed."""
+"""Redacted values are removed, and nothing else changes."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_a_target_keeps_its_path() -> None:
     assert redaction.target("/a") == "/a"
 
 
-def test_header_values_are_replaced_whatever_the_case_of_the_rule() -> None:
+def test_header_rules_are_case_insensitive() -> None:
     redaction = Redaction(Redact(headers=["X-Secret"]))
     assert redaction.header("x-secret", "abc") == "***"
     assert redaction.header("accept", "abc") == "abc"
@@ -60,7 +60,7 @@ def test_paths_are_masked_and_the_rest_keeps_its_spelling(paths: list[str], body
 
 
 @pytest.mark.parametrize("body", [b"<a>1</a>", b'{"a":', b'{"a":"\xff"}', b"[" * 2000])
-def test_what_may_hold_a_secret_and_cannot_be_read_is_not_kept(body: bytes) -> None:
+def test_an_unreadable_body_with_redaction_rules_is_not_kept(body: bytes) -> None:
     with pytest.raises(UnreadableBody):
         BodyRedaction(["a"]).apply(body, is_json=False)
 
@@ -80,7 +80,7 @@ SECRETS = st.recursive(
 
 
 @given(value=SECRETS)
-def test_nothing_below_a_name_that_is_masked_anywhere_is_left(value: object) -> None:
+def test_a_name_masked_at_any_depth_leaves_nothing_below_it(value: object) -> None:
     hidden = {"outer": value, "password": value}
     found = json.loads(BodyRedaction(["**.password"]).apply(json.dumps(hidden).encode(), is_json=True))
 

@@ -1,4 +1,4 @@
-"""Segments have names that sort, two forms that never disagree, and are whole or not there."""
+"""Segments have names that sort by time and two equivalent forms, and compression is all or nothing."""
 
 import os
 import subprocess
@@ -19,18 +19,18 @@ from tests.support.recorded import NOW, WORKER, recorded, write_segment
     worker=st.text("0123456789abcdef", min_size=10, max_size=10),
     sequence=st.integers(1, 10**9),
 )
-def test_a_name_is_read_as_it_is_written(created: datetime, worker: str, sequence: int) -> None:
+def test_a_segment_name_round_trips(created: datetime, worker: str, sequence: int) -> None:
     name = SegmentName(created.replace(tzinfo=UTC), worker, sequence)
     if created.year >= 1000:
         assert SegmentName.parse(str(name)) == name
 
 
 @pytest.mark.parametrize("text", ["", "a-b-c", "20261122T160203.123456Z-xyz-000001", "20261122T160203.123456Z-0123456789-1", "gateway"])
-def test_other_names_are_none_of_ours(text: str) -> None:
+def test_other_names_are_not_segments(text: str) -> None:
     assert SegmentName.parse(text) is None
 
 
-def test_compressing_keeps_every_byte_and_says_what_is_in_it(tmp_path: Path) -> None:
+def test_compression_keeps_every_byte_and_adds_a_summary(tmp_path: Path) -> None:
     records = [recorded("/x", b'{"n":%d}' % number, [], at_s=number) for number in range(50)]
     plain = write_segment(tmp_path, records)
     content = plain.read_bytes()
@@ -57,21 +57,21 @@ def test_any_zstd_tool_reads_a_closed_segment(tmp_path: Path) -> None:
     assert found.stdout.startswith(b'{"v":1')
 
 
-def test_where_both_forms_are_there_the_compressed_one_counts(tmp_path: Path) -> None:
+def test_the_compressed_form_wins_when_both_exist(tmp_path: Path) -> None:
     records = [recorded("/x", b"1", [])]
     write_segment(tmp_path, records, is_closed=True)
     write_segment(tmp_path, records)
     assert [segment.is_closed for segment in listed(tmp_path)] == [True]
 
 
-def test_a_segment_that_is_compressed_between_listing_and_reading_is_read_all_the_same(tmp_path: Path) -> None:
+def test_a_segment_compressed_between_listing_and_reading_is_still_read(tmp_path: Path) -> None:
     write_segment(tmp_path, [recorded("/x", b"1", [])])
     segment = listed(tmp_path)[0]
     write_segment(tmp_path, [recorded("/x", b"1", [])], is_closed=True)
     assert len(list(read_lines(segment))) == 1
 
 
-def test_a_segment_that_is_deleted_between_listing_and_reading_has_no_lines(tmp_path: Path) -> None:
+def test_a_segment_deleted_between_listing_and_reading_has_no_lines(tmp_path: Path) -> None:
     write_segment(tmp_path, [recorded("/x", b"1", [])], is_closed=True)
     write_segment(tmp_path, [recorded("/x", b"1", [], at_s=1)])
     segments = listed(tmp_path)
@@ -81,7 +81,7 @@ def test_a_segment_that_is_deleted_between_listing_and_reading_has_no_lines(tmp_
 
 
 @pytest.mark.parametrize("keep", [1, 8, 60, 150])
-def test_a_cut_compressed_segment_is_damaged_not_short(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_compressed_segment_is_reported_as_damaged(tmp_path: Path, keep: int) -> None:
     closed = write_segment(tmp_path, [recorded("/x", b"1", [])], is_closed=True)
     content = closed.read_bytes()
     closed.write_bytes(content[:keep] if keep < 60 else content[:-keep])
@@ -89,7 +89,7 @@ def test_a_cut_compressed_segment_is_damaged_not_short(tmp_path: Path, keep: int
         list(read_lines(listed(tmp_path)[0]))
 
 
-def test_a_failed_compression_leaves_the_plain_segment_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compression_leaves_only_the_plain_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = write_segment(tmp_path, [recorded("/x", b"1", [])])
     summary = read_summary(write_segment(tmp_path, [recorded("/x", b"1", [])], sequence=2, is_closed=True))
     assert summary is not None

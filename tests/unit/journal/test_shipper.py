@@ -1,4 +1,4 @@
-"""What is shipped, in which order, from where after a restart; and what happens when the place fails."""
+"""What is shipped, in which order, from which position after a restart, and what happens when the sink fails."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.recorded import recorded, write_segment
 
 
 class Place:
-    """A sink in memory. `fail_after`: batches that it takes before it fails."""
+    """An in-memory sink. `fail_after`: batches that it accepts before it fails."""
 
     def __init__(self, fail_after: int | None = None) -> None:
         self.name = "place"
@@ -46,7 +46,7 @@ async def ship(folder: Path, place: Place) -> int:
     return shipper.counters.records
 
 
-async def test_a_segment_that_grows_is_shipped_as_it_grows(tmp_path: Path) -> None:
+async def test_a_growing_segment_is_shipped_incrementally(tmp_path: Path) -> None:
     place = Place()
     path = write_segment(tmp_path, RECORDS[:10])
     assert await ship(tmp_path, place) == 10
@@ -60,7 +60,7 @@ async def test_a_segment_that_grows_is_shipped_as_it_grows(tmp_path: Path) -> No
     assert place.ids == IDS[:20]
 
 
-async def test_a_segment_that_was_compressed_meanwhile_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_shipping_continues_in_a_segment_that_was_compressed_meanwhile(tmp_path: Path) -> None:
     place = Place()
     write_segment(tmp_path, RECORDS[:10])
     await ship(tmp_path, place)
@@ -70,19 +70,19 @@ async def test_a_segment_that_was_compressed_meanwhile_goes_on_where_it_was(tmp_
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-async def test_lines_that_were_cut_and_written_anew_are_shipped_all_the_same(tmp_path: Path, is_closed: bool) -> None:
-    """After a failed write the writer cuts the segment: a position beyond that is not to be trusted."""
+async def test_lines_truncated_and_written_again_are_still_shipped(tmp_path: Path, is_closed: bool) -> None:
+    """After a failed write the writer truncates the segment, so a position beyond that is invalid."""
     place = Place()
     path = write_segment(tmp_path, RECORDS[:10])
     await ship(tmp_path, place)
     path.unlink()
-    # The same name, as a segment has that of its first record; the same length; other records after the first.
+    # The same name, because a segment is named after its first record; the same length; other records after the first.
     write_segment(tmp_path, [RECORDS[0], *RECORDS[10:25]], is_closed=is_closed)
     assert await ship(tmp_path, place) == 16
     assert sorted(place.ids) == sorted(IDS[:25])
 
 
-async def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+async def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     path = write_segment(tmp_path, RECORDS[:3])
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1].replace(b'"n"', b'"m"') + b"nonsense\n" + lines[2])
@@ -91,7 +91,7 @@ async def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     assert place.ids == [IDS[0], IDS[2]]
 
 
-async def test_a_failure_keeps_the_place_and_the_rest_comes_later(tmp_path: Path) -> None:
+async def test_a_failure_keeps_the_position_and_the_rest_is_shipped_later(tmp_path: Path) -> None:
     for number in range(3):
         write_segment(tmp_path, RECORDS[10 * number : 10 * number + 10], sequence=number + 1, is_closed=True)
     place = Place(fail_after=1)
@@ -114,7 +114,7 @@ async def test_retention_waits_until_a_closed_segment_is_shipped(tmp_path: Path)
     await shipper.aclose()
 
 
-async def test_positions_of_segments_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+async def test_positions_of_deleted_segments_are_discarded(tmp_path: Path) -> None:
     path = write_segment(tmp_path, RECORDS[:5], is_closed=True)
     await ship(tmp_path, Place())
     path.unlink()
@@ -126,7 +126,7 @@ async def test_positions_of_segments_that_are_gone_are_forgotten(tmp_path: Path)
     checkpoint.unlock()
 
 
-async def test_a_checkpoint_that_cannot_be_read_means_from_the_beginning(tmp_path: Path) -> None:
+async def test_an_unreadable_checkpoint_restarts_from_the_beginning(tmp_path: Path) -> None:
     write_segment(tmp_path, RECORDS[:5])
     place = Place()
     await ship(tmp_path, place)
@@ -135,7 +135,7 @@ async def test_a_checkpoint_that_cannot_be_read_means_from_the_beginning(tmp_pat
     assert place.ids == IDS[:5]
 
 
-async def test_nothing_to_ship_is_no_failure(tmp_path: Path) -> None:
+async def test_nothing_to_ship_is_not_a_failure(tmp_path: Path) -> None:
     assert await ship(tmp_path / "nowhere", Place()) == 0
     assert await ship(tmp_path, Place()) == 0
     assert not list(tmp_path.glob(f"*{PLAIN}"))

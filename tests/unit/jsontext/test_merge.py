@@ -1,4 +1,4 @@
-"""Merging: who wins, in which order, byte for byte."""
+"""Merging: which value wins, and the order, byte for byte."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def deep_reference(earlier: Any, later: Any, *, concat: bool) -> Any:
 
 
 @given(st.lists(objects, min_size=1, max_size=4), st.booleans())
-def test_deep_merging_is_what_it_says(values: list[Any], concat: bool) -> None:
+def test_deep_merging_matches_its_definition(values: list[Any], concat: bool) -> None:
     assemble = merge.deep([(index, str(index)) for index in range(len(values))], concat_arrays=concat)
     expected: Any = {}
     for value in values:
@@ -37,7 +37,7 @@ def test_deep_merging_is_what_it_says(values: list[Any], concat: bool) -> None:
 
 
 @given(st.lists(objects, min_size=1, max_size=4))
-def test_flat_merging_is_what_it_says(values: list[Any]) -> None:
+def test_flat_merging_matches_its_definition(values: list[Any]) -> None:
     assemble = merge.flat([(index, str(index)) for index in range(len(values))])
     expected: dict[str, Any] = {}
     for value in values:
@@ -45,7 +45,7 @@ def test_flat_merging_is_what_it_says(values: list[Any]) -> None:
     assert json.loads(assemble([json.dumps(value).encode() for value in values], [])) == expected
 
 
-def test_group_places_values_as_they_are_spelled() -> None:
+def test_group_keeps_the_spelling_of_values() -> None:
     assert merge.group([(1, "b"), (0, 'a"')])([b" 1.0", b"[1e5 ]"], []) == b'{"b":[1e5 ],"a\\"": 1.0}'
     assert merge.group([])([b"1"], []) == b"{}"
 
@@ -56,10 +56,23 @@ def test_null_adds_nothing_to_a_merge_by_keys() -> None:
     assert merge.deep(both, concat_arrays=False)([b"null", b'{"x":1.0}'], []) == b'{"x":1.0}'
 
 
-def test_a_response_by_hand_puts_null_where_nothing_was_found() -> None:
+def test_a_hand_written_response_has_null_for_missing_values() -> None:
     steps = {"s": {"upstream": "a", "path": "/"}, "t": {"upstream": "a", "path": "/"}}
     plan = plan_of({"steps": steps, "response": {"body": {"x": "{s.a}", "y": "v{s.b}", "all": "{t}", "k": [True, "{{}}"]}}})
     frame = plan.new_frame()
     plan.steps[0].read(b'{"a": 1.50}', frame)
     assert plan.response.assemble([], frame) == b'{"x":1.50,"y":null,"all":null,"k":[true,"{}"]}'
     assert plan.response.visible == (0, 1)
+
+
+def test_what_is_left_out_leaves_no_trace() -> None:
+    visible = [(0, "a"), (1, "b"), (2, "c")]
+    for values, body in (
+        ([merge.ABSENT, b"1.0", merge.ABSENT], b'{"b":1.0}'),
+        ([b"null", merge.ABSENT, b"[]"], b'{"a":null,"c":[]}'),
+        ([merge.ABSENT] * 3, b"{}"),
+    ):
+        assert merge.group(visible, may_be_absent=True)(values, []) == body
+    for assemble in (merge.flat(visible), merge.deep(visible, concat_arrays=True)):
+        assert assemble([merge.ABSENT, b'{"x":1.0}', merge.ABSENT], []) == b'{"x":1.0}'
+        assert assemble([merge.ABSENT] * 3, []) == b"{}"

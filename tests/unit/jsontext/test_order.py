@@ -1,4 +1,4 @@
-"""Reading and merging elsewhere gives what reading and merging here gives: values, slots and faults alike."""
+"""Reading and merging in a worker gives the same values, slots and faults as on the loop."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ SHAPES = [
     Shape(pick=raw.tree(["rows.id", "n"])),
     Shape(drop=raw.tree(["rows.x", "a.b"])),
     Shape(rename=raw.rename_tree({"a.b": "c", "n": "m"})),
-    Shape(rename=raw.rename_tree({"n": "m"})),  # as long as it was
+    Shape(rename=raw.rename_tree({"n": "m"})),  # keeps its length
     Shape(wrap="all"),
 ]
 SLOTS = [[], [((), 0)], [(("n",), 1), ((), 0)], [(("a", "b", "1"), 0), (("gone",), 2), (("rows",), 1)]]
@@ -46,7 +46,7 @@ def outcome(do: Any) -> tuple[Any, Frame]:
 
 @pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_reading_elsewhere_is_reading_here(shape: Shape, slots: Any) -> None:
+def test_reading_in_a_worker_gives_the_same_result_as_on_the_loop(shape: Shape, slots: Any) -> None:
     mode = choose_mode(shape, slots)
     here = compile_reader(shape, slots, mode)
     elsewhere = reading(shape, slots, mode)
@@ -59,14 +59,21 @@ def test_reading_elsewhere_is_reading_here(shape: Shape, slots: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flat", "deep", "deep_concat"])
-def test_merging_elsewhere_is_merging_here(kind: str) -> None:
+def test_merging_in_a_worker_gives_the_same_result_as_on_the_loop(kind: str) -> None:
     values = [b'{"a":{"x":[1]},"b":1.50}', b"null", b'{"a":{"x":[2],"y":"z"}}']
     visible = [(index, str(index)) for index in range(3)]
     here = merge.flat(visible) if kind == "flat" else merge.deep(visible, concat_arrays=kind == "deep_concat")
     assert carry_out(merging(kind), pack_values(values)) == here(values, [])
 
 
-def test_threshold_follows_what_the_rules_cost() -> None:
+@pytest.mark.parametrize("kind", ["flat", "deep", "deep_concat"])
+def test_what_is_left_out_is_left_out_elsewhere_too(kind: str) -> None:
+    values = [merge.ABSENT, b'{"a":{"x":[1]}}', merge.ABSENT]
+    assert carry_out(merging(kind), pack_values(values)) == values[1]
+    assert carry_out(merging(kind), pack_values([merge.ABSENT])) == b"{}"
+
+
+def test_threshold_depends_on_the_cost_of_the_rules() -> None:
     def limit(shape: Shape) -> int:
         return reading(shape, [], choose_mode(shape, [])).from_bytes
 

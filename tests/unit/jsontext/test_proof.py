@@ -1,4 +1,4 @@
-"""What counts as JSON in UTF-8, and what is said of the rest."""
+"""What counts as JSON in UTF-8, and how everything else is reported."""
 
 import orjson
 import pytest
@@ -46,12 +46,12 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-def test_all_json_is_taken(value: object) -> None:
+def test_any_json_is_accepted(value: object) -> None:
     prove(orjson.dumps(value))
 
 
 @given(st.binary(max_size=60) | st.text(st.sampled_from('{}[]",:1e-\\u\n tfn'), max_size=30).map(str.encode))
-def test_whatever_comes_is_taken_or_refused_with_a_sentence(raw: bytes) -> None:
+def test_any_bytes_are_accepted_or_rejected_with_a_message(raw: bytes) -> None:
     try:
         prove(raw)
     except NotJSON as error:

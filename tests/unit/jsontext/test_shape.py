@@ -1,4 +1,4 @@
-"""Decode modes: the choice, and that all of them give the same value."""
+"""Decode modes: which one is chosen, and that all give the same value."""
 
 import json
 from typing import Any
@@ -60,7 +60,7 @@ def test_a_value_that_no_rule_touches_keeps_its_spelling(value: Any, slots: Slot
 
 
 @given(body=st.binary(max_size=30), shape=shapes, slots=slot_lists)
-def test_anything_but_json_is_an_invalid_answer_in_every_mode(body: bytes, shape: Shape, slots: Slots) -> None:
+def test_every_mode_rejects_anything_but_json(body: bytes, shape: Shape, slots: Slots) -> None:
     def outcome(mode: DecodeMode | None) -> Any:
         try:
             return json.loads(run(shape, slots, body, mode)[0])
@@ -86,7 +86,7 @@ def test_anything_but_json_is_an_invalid_answer_in_every_mode(body: bytes, shape
         (Shape(must_be_object=True), [], DecodeMode.FULL),
     ],
 )
-def test_the_cheapest_mode_that_is_right_is_chosen(shape: Shape, slots: Slots, mode: DecodeMode) -> None:
+def test_the_cheapest_sufficient_mode_is_chosen(shape: Shape, slots: Slots, mode: DecodeMode) -> None:
     assert choose_mode(shape, slots) is mode
 
 
@@ -97,12 +97,12 @@ def test_numbers_and_strings_keep_their_spelling_through_every_rule() -> None:
     assert run(Shape(pick=raw.tree(["b", "a.e"])), [], body, None)[0] == b'{"b":1.50,"a":{"e":1e2}}'
 
 
-def test_pick_goes_into_arrays() -> None:
+def test_pick_applies_to_the_elements_of_arrays() -> None:
     body = b'{"orders": [{"sku": 1, "x": 2}, {"x": 3}, 5], "more": {"sku": 4}}'
     assert run(Shape(pick=raw.tree(["orders.sku"])), [], body, None)[0] == b'{"orders":[{"sku":1},{},null]}'
 
 
-def test_the_rules_apply_in_their_order() -> None:
+def test_the_rules_apply_in_the_documented_order() -> None:
     body = b'{"data": {"user": {"id": 1, "name": "x", "secret": 2}}}'
     shape = Shape(target=("data", "user"), pick=raw.tree(["id", "name"]), rename=raw.rename_tree({"name": "title"}), wrap="user")
     value, frame = run(shape, [(("user", "title"), 0)], body, None)
@@ -114,19 +114,19 @@ def test_an_empty_body_is_null() -> None:
     assert run(Shape(), [(("a",), 0)], b"", None) == (b"null", [MISSING])
 
 
-def test_a_byte_order_mark_is_taken_away() -> None:
+def test_a_byte_order_mark_is_removed() -> None:
     assert run(Shape(), [], b'\xef\xbb\xbf{"a":1}', None)[0] == b'{"a":1}'
 
 
 @pytest.mark.parametrize("body", [b" ", b'{"a":NaN}', b'{"a":"\xff"}', b"{", b"[" * 200_000, b'{"a":1}{}', b'{"a":"\\ud800"}'])
 @pytest.mark.parametrize("slots", [[], [(("a",), 0)]])
-def test_what_is_not_json_in_utf8_is_refused(body: bytes, slots: Slots) -> None:
+def test_a_body_that_is_not_utf8_json_is_rejected(body: bytes, slots: Slots) -> None:
     with pytest.raises(InvalidJSON):
         run(Shape(), slots, body, None)
 
 
 @pytest.mark.parametrize(("body", "is_fine"), [(b"{}", True), (b"null", True), (b"", True), (b"[]", False), (b"1", False)])
-def test_only_objects_can_be_merged_by_their_keys(body: bytes, is_fine: bool) -> None:
+def test_only_objects_can_be_merged_by_key(body: bytes, is_fine: bool) -> None:
     if is_fine:
         run(Shape(must_be_object=True), [], body, None)
     else:

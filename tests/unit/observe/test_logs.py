@@ -1,4 +1,4 @@
-"""The log's lines: one event each, whatever is in it."""
+"""The log's lines: one event each, whatever it contains."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Stream:
-    """A log that goes into a file. `lines()`: what is in it."""
+    """A log that is written to a file. `lines()`: its content."""
 
     def __init__(self, path: Path, form: Format) -> None:
         self._path = path
@@ -76,7 +76,7 @@ def told(stream: Stream, choice: Choice, *events: ResponseEvent) -> list[dict[st
     return stream.events()
 
 
-def test_request_is_one_event_with_its_steps(stream: Stream) -> None:
+def test_request_is_logged_as_one_event_with_its_steps(stream: Stream) -> None:
     (shown,) = told(stream, "all", event(failed=True, traceparent=TRACEPARENT))
     assert list(shown)[:3] == ["time", "level", "event"]
     shown.pop("time")
@@ -94,7 +94,7 @@ def test_request_is_one_event_with_its_steps(stream: Stream) -> None:
     ("choice", "levels"),
     [("errors", ["warning", "error"]), ("all", ["info", "info", "warning", "error"]), (0.0, ["warning", "error"]), (1.0, ["info"] * 2 + ["warning", "error"])],
 )  # fmt: skip
-def test_what_went_wrong_is_always_told(stream: Stream, choice: Choice, levels: list[str]) -> None:
+def test_failed_requests_are_always_logged(stream: Stream, choice: Choice, levels: list[str]) -> None:
     shown = told(stream, choice, event(), event(404), event(failed=True), event(502))
     assert [one["level"] for one in shown] == levels
 
@@ -105,13 +105,13 @@ def test_healthy_requests_are_sampled_evenly(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("path", ["/a\nb", "/a\r\n{}", "/\x1b[31m", "/\u2028x", "/\x85x"])
-def test_no_path_makes_a_second_line(stream: Stream, console: Stream, path: str) -> None:
+def test_no_path_can_inject_a_second_line(stream: Stream, console: Stream, path: str) -> None:
     (shown,) = told(stream, "all", event(path=path))
     assert shown["path"] == path
 
 
 @pytest.mark.parametrize("path", ["/a\nb", "/a\r\nb", "/\x1b[31m", "/\u2028x", "/\x85x", "/\x00"])
-def test_console_shows_control_characters_as_text(console: Stream, path: str) -> None:
+def test_console_escapes_control_characters(console: Stream, path: str) -> None:
     AccessLog(console.logs.events, "all")(event(path=path))
     (line,) = console.lines()
     assert line.isprintable()
@@ -119,13 +119,13 @@ def test_console_shows_control_characters_as_text(console: Stream, path: str) ->
     assert "endpoint=get_a" in line
 
 
-def test_long_path_is_cut(stream: Stream) -> None:
+def test_long_path_is_truncated(stream: Stream) -> None:
     (shown,) = told(stream, "all", event(path="/" + "x" * 5000))
     assert len(shown["path"]) == 1024
 
 
 @pytest.mark.usefixtures("_unchanged_logging")
-def test_records_of_the_standard_library_are_in_the_same_stream(stream: Stream) -> None:
+def test_standard_library_records_are_in_the_same_stream(stream: Stream) -> None:
     stream.logs.install()
     logging.getLogger("uvicorn.error").warning("two\nlines %s", "here")
     stream.logs.events.info("request", status=200)
@@ -148,7 +148,7 @@ def test_traceback_is_part_of_its_event(stream: Stream) -> None:
 
 @pytest.mark.usefixtures("_unchanged_logging")
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_secrets_are_taken_out_wherever_they_stand(tmp_path: Path, form: Format) -> None:
+def test_secrets_are_masked_anywhere_in_an_event(tmp_path: Path, form: Format) -> None:
     stream = Stream(tmp_path / "log", form)
     stream.logs.redact = lambda text: text.replace("s3cret", "***")
     stream.logs.install()
@@ -164,21 +164,21 @@ def test_secrets_are_taken_out_wherever_they_stand(tmp_path: Path, form: Format)
 
 
 @pytest.mark.usefixtures("_unchanged_logging")
-def test_record_that_cannot_be_formatted_is_told_of(stream: Stream) -> None:
+def test_record_that_cannot_be_formatted_is_reported(stream: Stream) -> None:
     stream.logs.install()
     logging.getLogger("anabranch").info("%d", "no number")
     assert b"could not be formatted" in stream._path.read_bytes()
 
 
 @pytest.mark.usefixtures("_unchanged_logging")
-def test_file_name_that_is_no_text_can_be_logged(stream: Stream) -> None:
+def test_file_name_that_is_not_utf8_can_be_logged(stream: Stream) -> None:
     stream.logs.install()
     logging.getLogger("anabranch").info("file %s", os.fsdecode(b"\xff"))
     (shown,) = stream.events()
     assert shown["event"] == "file \udcff"
 
 
-def test_reader_that_has_gone_away_costs_lines_and_nothing_else() -> None:
+def test_closed_log_pipe_loses_lines_and_nothing_else() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     sink = LineSink(writing)
@@ -188,7 +188,7 @@ def test_reader_that_has_gone_away_costs_lines_and_nothing_else() -> None:
     assert sink.lost == 2
 
 
-def test_form_follows_the_terminal_when_it_is_not_named() -> None:
+def test_log_format_depends_on_the_terminal_when_not_set() -> None:
     assert Logs("auto", is_terminal=False).is_json
     assert not Logs("auto", is_terminal=True).is_json
     assert Logs("json", is_terminal=True).is_json

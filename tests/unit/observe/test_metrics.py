@@ -1,4 +1,4 @@
-"""What is counted, and what is read at scrape time, in both forms of the exposition."""
+"""Metrics counted as events and metrics read at scrape time, in both exposition formats."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -8,11 +8,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from anabranch.core.exchange import Address
+from anabranch.core.metric import Sample
 from anabranch.engine.event import ResponseEvent
 from anabranch.engine.outcome import Result
 from anabranch.errors import BreakerOpen, UpstreamTimeout
 from anabranch.observe import catalogue
-from anabranch.observe.metrics import _BY_KIND, Metrics, Sample
+from anabranch.observe.logs import LOG_LINES_LOST
+from anabranch.observe.metrics import _BY_KIND, Metrics
 from anabranch.policy.event import EventKind, PolicyEvent
 from tests.support.edge_plans import endpoint, outcome, result
 
@@ -33,7 +35,7 @@ def event(
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    """The one sample with these labels; None when there is none."""
+    """The sample with these labels, or None."""
     body, _ = metrics.render("")
     found = [
         sample.value for family in parse(body.decode()) for sample in family.samples if sample.name == name and sample.labels == labels
@@ -77,14 +79,14 @@ def test_steps_count_by_reason_and_skipped_ones_take_no_time() -> None:
     assert value(metrics, "anabranch_step_duration_seconds_count", **labels) == 1
 
 
-def test_counters_go_on_when_the_document_is_loaded_again() -> None:
+def test_counters_survive_a_reload() -> None:
     metrics = Metrics()
     metrics.requests.observer_of(endpoint())(event(made=result()))
     metrics.requests.observer_of(endpoint())(event(made=result()))
     assert value(metrics, "anabranch_requests_total", endpoint="get_briefing", status="200", complete="true") == 2
 
 
-def test_requests_that_reach_nothing_are_one_series_whatever_they_ask_for() -> None:
+def test_requests_without_an_endpoint_share_one_series() -> None:
     metrics = Metrics()
     observe = metrics.requests.observer_of(None)
     for number in range(100):
@@ -98,7 +100,7 @@ def test_route_in_python_is_counted_by_its_template() -> None:
     metrics = Metrics()
     metrics.requests.observer_of(None)(event("/things/{id}", made=result(outcome("a"), outcome("b"))))
     assert value(metrics, "anabranch_requests_total", endpoint="/things/{id}", status="200", complete="true") == 1
-    # Its calls have names of the programmer's making, perhaps one for each request.
+    # Names of its calls are chosen by the programmer, perhaps a new one for each request.
     assert value(metrics, "anabranch_steps_total", endpoint="/things/{id}", step="a", upstream="as", reason="ok") is None
 
 
@@ -116,19 +118,19 @@ def test_openmetrics_has_the_trace_as_an_exemplar() -> None:
     assert exemplars == {"0.025": {"trace_id": "0af7651916cd43dd8448eb211c80319c"}}
 
 
-def test_trace_that_nobody_keeps_is_no_exemplar() -> None:
+def test_unsampled_trace_is_not_an_exemplar() -> None:
     metrics = Metrics()
     metrics.requests.observer_of(endpoint())(event(made=result(), traceparent=TRACEPARENT[:-1] + b"0"))
     assert b'trace_id="' not in metrics.render(OPENMETRICS)[0]
 
 
-def test_plain_text_is_what_everybody_else_gets() -> None:
+def test_other_clients_get_the_plain_text_format() -> None:
     body, media_type = Metrics().render("*/*")
     assert media_type == "text/plain; version=0.0.4; charset=utf-8"
     assert b"# EOF" not in body
 
 
-def test_attempts_count_by_reason_and_take_time() -> None:
+def test_attempts_are_counted_by_reason_with_their_duration() -> None:
     metrics = Metrics()
     for reason in ("200", "200", "timeout", "cancelled"):
         metrics.calls(PolicyEvent(upstream="flights", kind="attempt", reason=reason, elapsed_s=0.3, attempt=1))
@@ -138,7 +140,7 @@ def test_attempts_count_by_reason_and_take_time() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(_BY_KIND))
-def test_each_kind_of_event_has_its_counter(kind: EventKind) -> None:
+def test_each_kind_of_policy_event_has_its_counter(kind: EventKind) -> None:
     metrics = Metrics()
     metrics.calls(PolicyEvent(upstream="flights", kind=kind, reason="why"))
     metrics.calls(PolicyEvent(upstream="flights", kind=kind, reason="why"))
@@ -147,11 +149,11 @@ def test_each_kind_of_event_has_its_counter(kind: EventKind) -> None:
     assert value(metrics, metric.sample, **labels) == 2
 
 
-def test_no_kind_of_event_is_forgotten() -> None:
+def test_every_kind_of_policy_event_is_tested() -> None:
     assert set(get_args(EventKind)) <= {*_BY_KIND, "attempt", "queue"}
 
 
-def test_waiting_for_a_place_is_a_histogram() -> None:
+def test_waiting_for_a_slot_is_a_histogram() -> None:
     metrics = Metrics()
     metrics.calls(PolicyEvent(upstream="flights", kind="queue", queue_s=0.03))
     metrics.calls(PolicyEvent(upstream="flights", kind="reject", reason="queue_timeout", queue_s=0.1))
@@ -159,29 +161,27 @@ def test_waiting_for_a_place_is_a_histogram() -> None:
     assert value(metrics, "anabranch_rejections_total", upstream="flights", reason="queue_timeout") == 1
 
 
-def test_adaptive_limit_that_moves_makes_no_series_for_each_number() -> None:
+def test_moving_adaptive_limit_does_not_create_a_series_for_each_value() -> None:
     metrics = Metrics()
     for limit in range(50):
         metrics.calls(PolicyEvent(upstream="flights", kind="limit", reason=str(limit), address=Address("http", "h", 1)))
     assert value(metrics, "anabranch_limit_changes_total", upstream="flights") == 50
 
 
-def test_part_that_registers_is_read_at_each_scrape() -> None:
+def test_part_is_read_at_each_scrape() -> None:
     metrics = Metrics()
     lost = [0]
 
     def read() -> Iterable[Sample]:
-        return (Sample("anabranch_log_lines_lost", (), lost[0]),)
+        return (Sample(LOG_LINES_LOST, (), lost[0]),)
 
-    metrics.register("log", read)
+    metrics.watch(read)
     assert value(metrics, "anabranch_log_lines_lost_total") == 0
     lost[0] = 3
     assert value(metrics, "anabranch_log_lines_lost_total") == 3
-    metrics.unregister("log")
-    assert value(metrics, "anabranch_log_lines_lost_total") is None
 
 
-def test_process_and_build_are_told() -> None:
+def test_process_and_build_metrics_are_exposed() -> None:
     metrics = Metrics()
     body, _ = metrics.render("")
     for name in (*catalogue.PROCESS, "anabranch_build_info{", "anabranch_event_loop_lag_seconds_bucket"):

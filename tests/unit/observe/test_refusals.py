@@ -7,7 +7,7 @@ from anabranch.observe.refusals import PAUSE_S, Refusals
 
 
 class Events:
-    """Where events go."""
+    """Collects log events."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
@@ -35,7 +35,7 @@ def refusals(events: Events, clock: list[float]) -> Refusals:
     return Refusals(events, lambda: clock[0])  # type: ignore[arg-type]
 
 
-def test_first_one_is_told_with_the_client(refusals: Refusals, events: Events) -> None:
+def test_first_rejection_is_logged_with_the_client(refusals: Refusals, events: Events) -> None:
     refusals(refusal())
     assert events.told == [
         {
@@ -45,7 +45,7 @@ def test_first_one_is_told_with_the_client(refusals: Refusals, events: Events) -
     ]  # fmt: skip
 
 
-def test_flood_is_counted_and_told_once_in_a_while(refusals: Refusals, events: Events, clock: list[float]) -> None:
+def test_flood_of_rejections_is_counted_and_logged_periodically(refusals: Refusals, events: Events, clock: list[float]) -> None:
     for _ in range(1000):
         refusals(refusal())
         clock[0] += PAUSE_S / 1001
@@ -56,20 +56,20 @@ def test_flood_is_counted_and_told_once_in_a_while(refusals: Refusals, events: E
     assert refusals.counts["malformed_request"] == 1001
 
 
-def test_each_reason_is_told_by_itself(refusals: Refusals, events: Events) -> None:
+def test_each_reason_is_logged_separately(refusals: Refusals, events: Events) -> None:
     for code in ("malformed_request", "head_timeout", "head_too_large", "head_timeout"):
         refusals(refusal(code))
     assert [event["code"] for event in events.told] == ["malformed_request", "head_timeout", "head_too_large"]
 
 
-def test_every_kind_of_client_can_be_shown(refusals: Refusals, events: Events, clock: list[float]) -> None:
+def test_every_kind_of_client_address_can_be_logged(refusals: Refusals, events: Events, clock: list[float]) -> None:
     for client in (("::1", 80), None):
         refusals(refusal(client=client))
         clock[0] += PAUSE_S
     assert [event["client"] for event in events.told] == ["[::1]:80", None]
 
 
-def test_without_a_log_they_are_counted() -> None:
+def test_rejections_are_counted_without_a_log() -> None:
     refusals = Refusals(None)
     refusals(refusal())
     assert refusals.counts == {"malformed_request": 1, "head_too_large": 0, "head_timeout": 0}

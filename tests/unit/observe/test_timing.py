@@ -1,4 +1,4 @@
-"""Execution times since the start and of the last minutes, on a clock of the test's own."""
+"""Execution times since the start and of the last minutes, on a fake clock."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def test_figures_of_an_endpoint_and_its_steps() -> None:
     assert step["recent"]["max_ms"] == 50
 
 
-def test_failures_count_for_requests_of_500_and_for_steps() -> None:
+def test_failures_are_requests_with_status_500_or_above_and_failed_steps() -> None:
     timings = Timings(FakeClock())
     ask(timings, 0.01, failed=True)
     ask(timings, 0.01, status=504, failed=True)
@@ -46,7 +46,7 @@ def test_failures_count_for_requests_of_500_and_for_steps() -> None:
     assert (shown["failed"], shown["steps"][0]["failed"]) == (1, 2)
 
 
-def test_the_past_is_forgotten_by_the_window_but_not_by_the_total() -> None:
+def test_window_drops_old_requests_and_the_total_keeps_them() -> None:
     clock = FakeClock()
     timings = Timings(clock)
     ask(timings, 5.0)
@@ -57,7 +57,7 @@ def test_the_past_is_forgotten_by_the_window_but_not_by_the_total() -> None:
     assert (shown["since_start"]["count"], shown["since_start"]["max_ms"]) == (2, 5000)
 
 
-def test_nothing_is_counted_twice_when_the_window_turns() -> None:
+def test_nothing_is_counted_twice_when_the_window_moves() -> None:
     timing = Timing()
     for second in range(0, 4000, 10):
         timing.add(float(second), 0.01)
@@ -71,7 +71,7 @@ def test_endpoint_without_requests_is_shown_with_zeros() -> None:
     assert only(timings)["recent"] == {"count": 0, "mean_ms": 0, "p50_ms": 0, "p95_ms": 0, "p99_ms": 0, "max_ms": 0}
 
 
-def test_figures_stay_when_the_document_is_loaded_again() -> None:
+def test_figures_survive_a_reload() -> None:
     timings = Timings(FakeClock())
     ask(timings, 0.01)
     ask(timings, 0.01)

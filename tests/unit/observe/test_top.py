@@ -1,4 +1,4 @@
-"""`anabranch top`: the table, and what is said when there are no figures."""
+"""`anabranch top`: the table, and the messages when there are no figures."""
 
 import json
 import threading
@@ -28,7 +28,7 @@ def report() -> dict[str, object]:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """An admin server that asks for a token."""
+    """An admin server that requires a token."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -69,13 +69,13 @@ def test_table_has_endpoints_with_their_steps_busiest_first() -> None:
     assert "since the start" in text(is_recent=False)
 
 
-def test_figures_come_with_the_token(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timings_are_fetched_with_the_token(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     show_top(server, TOKEN, is_once=True, is_recent=True, every_s=1)
     assert "thing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
-def test_wrong_token_is_told(server: str, token: str | None) -> None:
+def test_wrong_token_is_reported(server: str, token: str | None) -> None:
     with pytest.raises(TopError, match="answered 401; set ANABRANCH_ADMIN_TOKEN"):
         fetch(server, token)
 
@@ -83,6 +83,6 @@ def test_wrong_token_is_told(server: str, token: str | None) -> None:
 @pytest.mark.parametrize(
     ("url", "message"), [("http://127.0.0.1:1", "cannot reach http://127.0.0.1:1"), ("file:///etc/passwd", "is not an HTTP URL")]
 )
-def test_address_that_does_not_answer_is_told(url: str, message: str) -> None:
+def test_unreachable_address_is_reported(url: str, message: str) -> None:
     with pytest.raises(TopError, match=message):
         fetch(url, None)

@@ -1,4 +1,4 @@
-"""What is found out at load: names, graphs, routes, and the places of all mistakes."""
+"""Results of compilation: names, graphs, routes, and the positions of all mistakes."""
 
 from typing import Any
 
@@ -92,12 +92,12 @@ def test_a_mistake_is_found_and_located(endpoint: dict[str, Any], path: str, mes
         ({"target": "x"}, "y", None),
     ],
 )
-def test_a_reference_to_what_shaping_takes_away_is_a_mistake(shape: dict[str, Any], reference: str, reason: str | None) -> None:
+def test_a_reference_to_a_value_removed_by_shaping_is_a_mistake(shape: dict[str, Any], reference: str, reason: str | None) -> None:
     found = problems_of(steps(s=shape, t={"path": "/{s." + reference + "}"}))
     assert (reason in found[0].message) if reason else not found
 
 
-def test_a_cycle_is_named_from_end_to_end() -> None:
+def test_all_steps_of_a_cycle_are_named() -> None:
     found = only(steps(x={"path": "/{z.i}"}, y={"path": "/{x.i}"}, z={"query": {"q": ["{y.i}"]}}))
     assert "x -> z -> y -> x" in found[1]
 
@@ -107,7 +107,7 @@ def test_all_mistakes_are_found_at_once() -> None:
     assert len(problems_of({**endpoint, "path": "/docs"})) == 6
 
 
-def test_endpoints_that_can_never_be_told_apart_are_a_mistake() -> None:
+def test_indistinguishable_endpoints_are_a_mistake() -> None:
     endpoints = [{"path": "/a/{x}", "steps": {"s": CALL}}, {"path": "/a/{y}", "name": "other", "steps": {"s": CALL}}]
     found = only({}, endpoints=endpoints)
     assert found[0] == "endpoints[1].path"
@@ -120,7 +120,7 @@ def test_two_endpoints_with_one_name_are_a_mistake() -> None:
     assert "two endpoints have the name `n`" in only({}, endpoints=endpoints)[1]
 
 
-def test_a_way_longer_than_the_deadline_is_a_warning() -> None:
+def test_a_critical_path_longer_than_the_deadline_is_a_warning() -> None:
     endpoint = {**steps(x={"timeout": "600ms"}, y={"path": "/{x.i}", "timeout": "600ms"}), "timeout": "1s"}
     found = problems_of(endpoint)
     assert [problem.is_warning for problem in found] == [True]
@@ -128,7 +128,7 @@ def test_a_way_longer_than_the_deadline_is_a_warning() -> None:
     assert not problems_of({**endpoint, "timeout": "1200ms"})
 
 
-def test_a_broken_step_is_not_an_unknown_one() -> None:
+def test_a_reference_to_a_broken_step_is_not_reported_as_unknown() -> None:
     from anabranch.config.model import Document
     from anabranch.config.problems import Problems
     from anabranch.plan.compile import compile_document
@@ -152,7 +152,7 @@ def test_the_graph_comes_from_references_alone() -> None:
     assert plan.steps[2].dependents == (1,)
 
 
-def test_names_are_made_of_method_and_path() -> None:
+def test_names_are_derived_from_method_and_path() -> None:
     assert plan_of({**steps(x={}), "path": "/flights/{flight_id}/a-b"}).name == "get_flights_by_flight_id_a_b"
 
 

@@ -1,4 +1,4 @@
-"""What a call puts on the wire, for any value that can come from a client or an upstream."""
+"""What a call sends on the wire, for any value from a client or an upstream."""
 
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -15,10 +15,8 @@ from tests.support.documents import call_of, plan_of, slot
 PARAMETERS = {"v": {"in": "query", "default": None, "schema": {}}, "o": {"in": "query"}, "n": {"in": "query", "required": True}}
 
 
-def request(
-    step: dict[str, Any], *, client: dict[bytes, bytes] | None = None, endpoint: dict[str, Any] | None = None, **values: Any
-) -> Request:
-    plan = plan_of({"parameters": PARAMETERS, "steps": {"s": {"upstream": "a", "path": "/p", **step}}, **(endpoint or {})})
+def request(step: dict[str, Any], *, client: dict[bytes, bytes] | None = None, **values: Any) -> Request:
+    plan = plan_of({"parameters": PARAMETERS, "steps": {"s": {"upstream": "a", "path": "/p", **step}}})
     frame = plan.new_frame()
     for name, value in values.items():
         slot(plan, frame, name, value)
@@ -41,24 +39,24 @@ def test_what_cannot_be_a_segment_is_a_missing_reference(value: Any) -> None:
 
 
 @given(st.text())
-def test_a_value_in_a_query_is_one_value(text: str) -> None:
+def test_a_value_in_a_query_stays_one_value(text: str) -> None:
     target = request({"query": {"q": "{query.n}", "r": "x={query.n}", "z": 1}}, n=text).target
     assert target.isascii()
     assert parse_qsl(target.partition("?")[2], keep_blank_values=True) == [("q", text), ("r", "x=" + text), ("z", "1")]
 
 
-def test_a_query_writes_typed_values_as_text() -> None:
+def test_typed_values_are_written_as_text_in_a_query() -> None:
     step = {"query": {"t": True, "f": 1.5, "list": [1, "{query.n}"], "none": None}}
     assert request(step, n=False).target == "/p?t=true&f=1.5&list=1&list=false"
 
 
-def test_an_array_gives_its_name_once_for_each_element() -> None:
+def test_an_array_repeats_its_name_for_each_element() -> None:
     assert request({"query": {"id": "{query.n}"}}, n=b'[1, "a b", 2.50]').target == "/p?id=1&id=a%20b&id=2.50"
     assert request({"query": {"id": "{query.n}"}}, n=["x", "y"]).target == "/p?id=x&id=y"
     assert request({"query": {"id": "{query.n}"}}, n=[]).target == "/p"
 
 
-def test_a_parameter_that_the_client_left_out_is_left_out() -> None:
+def test_an_omitted_optional_parameter_is_omitted() -> None:
     assert request({"query": {"o": "{query.o}", "k": "1"}}).target == "/p?k=1"
     assert request({"headers": {"x-o": "{query.o}"}}).extra == ((b"x-request-id", b"r"),)
 
@@ -68,12 +66,12 @@ def test_a_required_reference_that_found_nothing_is_missing() -> None:
         request({"query": {"n": "{query.n}"}})
 
 
-def test_a_query_in_the_path_goes_on() -> None:
+def test_a_query_in_the_path_is_continued() -> None:
     assert request({"path": "/p?a=1", "query": {"b": 2}}).target == "/p?a=1&b=2"
 
 
 @given(st.text())
-def test_nothing_breaks_out_of_a_header(text: str) -> None:
+def test_no_value_can_break_out_of_a_header(text: str) -> None:
     try:
         pairs = request({"headers": {"X-V": "v {query.n}"}}, n=text).extra
     except MissingReference:
@@ -84,7 +82,7 @@ def test_nothing_breaks_out_of_a_header(text: str) -> None:
     assert not set(value) & {0x0A, 0x0D, 0x00}
 
 
-def test_the_step_wins_over_the_upstream_and_that_over_the_client() -> None:
+def test_headers_of_the_step_win_over_the_upstreams_and_the_clients() -> None:
     upstream = {
         "url": "http://127.0.0.1:1",
         "headers": {"X-A": "upstream", "X-B": "upstream"},
@@ -105,21 +103,3 @@ def test_a_body_is_json_with_typed_references() -> None:
     built = request(step, n=b"1.0", v=b'{"a":[1]}')
     assert built.body == b'{"n":1.0,"text":"n=1.0 {x}","deep":[1.5,null,{"a":[1]}]}'
     assert (b"content-type", b"application/json") in built.headers.pairs
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "step", "method"),
-    [
-        ("GET", {}, "GET"),
-        ("POST", {}, "POST"),
-        ("POST", {"method": "PUT"}, "PUT"),
-        ("GET", {"body": {}}, "POST"),
-    ],
-)
-def test_the_method_of_a_step_that_is_alone(endpoint: str, step: dict[str, Any], method: str) -> None:
-    assert request(step, endpoint={"method": endpoint}).method == method
-
-
-def test_among_several_steps_only_one_with_a_body_has_the_endpoints_method() -> None:
-    plan = plan_of({"method": "PUT", "steps": {"x": {"upstream": "a", "path": "/"}, "y": {"upstream": "b", "path": "/", "body": "{body}"}}})
-    assert [call_of(step).method for step in plan.steps] == ["GET", "PUT"]

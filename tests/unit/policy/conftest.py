@@ -1,4 +1,4 @@
-"""The policy layers are tested on a loop whose time jumps."""
+"""The policy layers are tested on an event loop with simulated time."""
 
 from tests.support.clock import fake_time_loops as pytest_asyncio_loop_factories
 

@@ -22,7 +22,7 @@ def make_layer(
     )
 
 
-async def test_attempt_gets_its_own_timeout_when_that_is_the_smaller() -> None:
+async def test_attempt_uses_its_own_timeout_when_that_is_shorter() -> None:
     transport = Scripted()
     call = make_call(seconds=2)
     assert await make_layer(transport, timeout_s=0.5)(call) is OK
@@ -37,7 +37,7 @@ async def test_attempt_never_gets_more_than_the_deadline(timeout_s: float | None
     assert transport.deadlines == [START + 2]
 
 
-async def test_nothing_left_does_not_touch_the_transport() -> None:
+async def test_expired_deadline_does_not_touch_the_transport() -> None:
     transport = Scripted()
     call = make_call(seconds=0)
     with pytest.raises(DeadlineExceeded):
@@ -45,7 +45,7 @@ async def test_nothing_left_does_not_touch_the_transport() -> None:
     assert (transport.requests, call.attempts) == ([], 0)
 
 
-async def test_deadline_header_tells_the_whole_milliseconds_of_this_attempt() -> None:
+async def test_deadline_header_has_the_whole_milliseconds_left_for_this_attempt() -> None:
     transport = Scripted()
     layer = make_layer(transport, timeout_s=0.25, deadline_header=b"x-deadline-ms")
     await layer(make_call(seconds=2, extra=((b"a", b"b"),)))
@@ -67,7 +67,7 @@ async def test_deadline_header_is_not_added_twice_by_a_second_attempt() -> None:
     assert [len(request.extra) for request in transport.requests] == [1, 1]
 
 
-async def test_address_of_the_call_is_used_where_the_upstream_has_several() -> None:
+async def test_address_of_the_call_is_used_when_the_upstream_has_several() -> None:
     transport = Scripted()
     layer = AttemptLayer(
         transport, address=None, timeout_s=None, deadline_header=None, clock=asyncio.get_running_loop().time, upstream="flights"
@@ -77,7 +77,7 @@ async def test_address_of_the_call_is_used_where_the_upstream_has_several() -> N
     assert await layer(call) is OK
 
 
-async def test_observer_and_notes_are_told_of_answers_and_failures() -> None:
+async def test_answers_and_failures_are_reported_to_observer_and_notes() -> None:
     events = Events()
     layer = make_layer(Scripted([0.01, OK], [0.02, ConnectError("refused")]), events=events)
     call = make_call(wants_notes=True)
@@ -92,7 +92,7 @@ async def test_observer_and_notes_are_told_of_answers_and_failures() -> None:
     assert call.notes == ["attempt 1: 200 after 10.0 ms", "attempt 2: connect_failed after 20.0 ms"]
 
 
-async def test_attempt_that_is_cancelled_is_told_too() -> None:
+async def test_cancelled_attempt_is_reported_too() -> None:
     events = Events()
     layer = make_layer(Scripted([10.0, OK]), events=events)
 
@@ -106,7 +106,7 @@ async def test_attempt_that_is_cancelled_is_told_too() -> None:
     assert [(event.reason, event.elapsed_s) for event in events] == [("cancelled", 0.5)]
 
 
-async def test_untraced_call_takes_no_notes() -> None:
+async def test_call_that_wants_no_notes_gets_none() -> None:
     call = make_call()
     await make_layer(Scripted(), events=Events())(call)
     assert call.notes is None

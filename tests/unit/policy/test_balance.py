@@ -70,7 +70,7 @@ async def run(layer: BalanceLayer, times: int) -> None:
             await layer(make_call(seconds=60))
 
 
-async def test_address_is_written_to_the_call() -> None:
+async def test_chosen_address_is_set_on_the_call() -> None:
     call = make_call()
     assert await make_layer(Fleet(), A, B)(call) is OK
     assert (call.address, call.avoid) == (A, (A,))
@@ -85,14 +85,14 @@ async def test_all_addresses_are_used(balance: str) -> None:
     assert all(counts[address] > 50 for address in (A, B, C))
 
 
-async def test_peak_ewma_leaves_the_slow_address_alone() -> None:
+async def test_peak_ewma_avoids_the_slow_address() -> None:
     fleet = Fleet()
     fleet.delay_s = {A: 0.01, B: 0.01, C: 1.0}
     await run(make_layer(fleet, A, B, C, balance="peak_ewma"), 300)
     assert Counter(fleet.hits)[C] <= 3
 
 
-async def test_least_pending_keeps_away_from_the_one_that_hangs() -> None:
+async def test_least_pending_avoids_the_hanging_address() -> None:
     fleet = Fleet()
     fleet.delay_s = {A: 30.0, B: 0.01}
     layer = make_layer(fleet, A, B, balance="least_pending")
@@ -115,7 +115,7 @@ async def test_second_attempt_goes_to_another_address() -> None:
         assert fleet.hits[-1] in (A, B, C)
 
 
-async def test_open_breaker_of_one_address_leaves_the_others() -> None:
+async def test_open_breaker_of_one_address_does_not_affect_the_others() -> None:
     fleet, events = Fleet(), Events()
     fleet.failing = {A: 500}
     layer = make_layer(fleet, A, B, has_breaker=True, events=events)
@@ -191,7 +191,7 @@ async def test_ejected_address_is_used_when_the_breakers_of_all_others_are_open(
     assert fleet.hits == [A, A, A]
 
 
-async def test_cancelled_attempt_teaches_nothing_and_leaves_nothing_pending() -> None:
+async def test_cancelled_attempt_is_not_counted_and_leaves_nothing_pending() -> None:
     fleet = Fleet()
     fleet.delay_s = {A: 30.0, B: 30.0}
     layer = make_layer(fleet, A, B, has_breaker=True)
@@ -206,7 +206,7 @@ async def test_cancelled_attempt_teaches_nothing_and_leaves_nothing_pending() ->
     assert not any(target.health.window.calls for target in layer.targets)
 
 
-async def test_new_addresses_keep_what_is_known_of_those_that_stay() -> None:
+async def test_unchanged_addresses_keep_their_state() -> None:
     fleet, events = Fleet(), Events()
     fleet.failing = {A: 500}
     layer = make_layer(fleet, A, B, has_breaker=True, events=events)
@@ -220,7 +220,7 @@ async def test_new_addresses_keep_what_is_known_of_those_that_stay() -> None:
     assert events.kinds() == ["breaker", "balance"]
 
 
-async def test_same_addresses_are_no_change() -> None:
+async def test_setting_the_same_addresses_is_not_a_change() -> None:
     events = Events()
     layer = make_layer(Fleet(), A, B, events=events)
     before = layer.targets
@@ -228,7 +228,7 @@ async def test_same_addresses_are_no_change() -> None:
     assert (layer.targets, events) == (before, [])
 
 
-async def test_attempt_ends_well_when_its_address_goes_away_meanwhile() -> None:
+async def test_attempt_completes_when_its_address_is_removed_meanwhile() -> None:
     fleet = Fleet()
     layer = make_layer(fleet, A, B, has_breaker=True)
     fleet.during = lambda: layer.set_addresses([C])
@@ -251,7 +251,7 @@ async def retried(layer: BalanceLayer) -> Answer:
 
 
 async def test_an_ejected_address_gets_the_second_attempt_when_all_others_have_failed() -> None:
-    """A is restarted, then B while A is still ejected: B cannot be ejected as well, and A is well again."""
+    """A is restarted, then B while A is still ejected: B cannot be ejected as well, and A has recovered."""
     fleet, events = Fleet(), Events()
     layer = make_layer(fleet, A, B, events=events)
     fleet.refusing = {A}

@@ -47,7 +47,7 @@ async def run(layer: BreakerLayer, times: int) -> None:
             await layer(make_call(seconds=60))
 
 
-async def test_open_breaker_rejects_without_touching_what_is_further_in() -> None:
+async def test_open_breaker_rejects_without_calling_the_inner_layers() -> None:
     next_ = Scripted(answer(503))
     layer = make_layer(next_)
     await run(layer, 2)
@@ -60,7 +60,7 @@ async def test_open_breaker_rejects_without_touching_what_is_further_in() -> Non
     assert call.notes == ["breaker open: nothing was sent"]
 
 
-async def test_answer_goes_through_whatever_its_status() -> None:
+async def test_answer_passes_through_whatever_its_status() -> None:
     bad = answer(500)
     assert await make_layer(Scripted(bad))(make_call()) is bad
 
@@ -77,7 +77,7 @@ async def test_failures_open_it(failure: Act) -> None:
 @pytest.mark.parametrize(
     "act", [OK, answer(404), answer(429), QueueFull("x"), DeadlineExceeded("x"), ResponseTooLarge("x"), InvalidJSON("x"), RuntimeError("x")]
 )
-async def test_what_says_nothing_bad_of_the_upstream_does_not_open_it(act: Act) -> None:
+async def test_errors_not_caused_by_the_upstream_do_not_open_it(act: Act) -> None:
     layer = make_layer(Scripted(act))
     await run(layer, 30)
     assert layer.breaker.state == "closed"
@@ -93,7 +93,7 @@ async def test_what_says_nothing_bad_of_the_upstream_does_not_open_it(act: Act) 
         ("protocol_error", ProtocolError("x")),
     ],
 )
-async def test_kind_that_is_not_listed_does_not_count(kind: str, failure: Act) -> None:
+async def test_unlisted_kind_of_failure_does_not_count(kind: str, failure: Act) -> None:
     layer = make_layer(Scripted(failure), on=[other for other in EVERYTHING if other != kind])
     await run(layer, 30)
     assert layer.breaker.state == "closed"
@@ -102,7 +102,7 @@ async def test_kind_that_is_not_listed_does_not_count(kind: str, failure: Act) -
     assert layer.breaker.state == "open"
 
 
-async def test_client_cancel_is_not_a_failure() -> None:
+async def test_cancellation_by_the_client_is_not_a_failure() -> None:
     next_ = Scripted([30.0, OK])
     layer = make_layer(next_)
     for _ in range(30):
@@ -129,7 +129,7 @@ async def test_cancelled_probe_gives_its_permit_back() -> None:
     assert layer.breaker.state == "closed"
 
 
-async def test_time_in_the_queue_is_not_time_of_the_upstream() -> None:
+async def test_time_in_the_queue_does_not_count_as_slow() -> None:
     async def queued(call: Call) -> Answer:
         await asyncio.sleep(5)
         call.queue_s += 5
@@ -146,7 +146,7 @@ async def test_slow_calls_open_it() -> None:
     assert layer.breaker.state == "open"
 
 
-async def test_every_change_of_state_is_told_once() -> None:
+async def test_every_change_of_state_is_reported_once() -> None:
     events = Events()
     layer = make_layer(Scripted(answer(500), answer(500), answer(500), OK), events=events)
     await run(layer, 2)

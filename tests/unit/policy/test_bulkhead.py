@@ -25,7 +25,7 @@ def make_layer(
 
 
 async def settle() -> None:
-    """Let everything run that can run now."""
+    """Let all ready tasks run."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -41,7 +41,7 @@ async def test_no_more_than_the_limit_run_at_once_and_all_get_their_turn() -> No
     assert (layer.bulkhead.in_use, layer.bulkhead.queued) == (0, 0)
 
 
-async def test_free_place_is_taken_without_yielding() -> None:
+async def test_free_slot_is_acquired_without_yielding() -> None:
     layer = make_layer(Scripted())
     coroutine = layer(make_call())
     with pytest.raises(StopIteration) as finished:
@@ -61,7 +61,7 @@ async def test_full_queue_rejects_at_once() -> None:
     await asyncio.gather(*running)
 
 
-async def test_without_a_queue_nobody_waits() -> None:
+async def test_without_a_queue_calls_are_rejected_at_once() -> None:
     layer = make_layer(Scripted([5.0, OK]), limit=1, queue=0)
     running = asyncio.create_task(layer(make_call(seconds=9)))
     await settle()
@@ -79,7 +79,7 @@ async def test_without_a_queue_nobody_waits() -> None:
         (0.1, 0.0, DeadlineExceeded, 504, 0.0),
     ],
 )
-async def test_wait_ends_with_the_reason_that_came_first(
+async def test_wait_ends_with_the_first_reason(
     queue_timeout_s: float | None, seconds: float, reason: type[StepError], status: int, waited_s: float
 ) -> None:
     layer = make_layer(Scripted([5.0, OK]), queue_timeout_s=queue_timeout_s)
@@ -106,7 +106,7 @@ async def test_cancelled_waiter_leaves_the_queue() -> None:
     assert layer.bulkhead.in_use == 0
 
 
-async def test_waiter_cancelled_just_after_it_got_a_place_passes_it_on() -> None:
+async def test_waiter_cancelled_just_after_it_got_a_slot_passes_it_on() -> None:
     bulkhead = Bulkhead(FixedLimit(1), queue=4, queue_timeout_s=None)
     assert bulkhead.try_acquire()
     now = asyncio.get_running_loop().time()
@@ -131,7 +131,8 @@ async def test_newcomer_does_not_overtake_waiters() -> None:
 
 
 async def order_of_service(queue: int, kinds: str) -> str:
-    """Queue one call for each letter (r: required, o: optional) and return the letters, numbered, in the order of their service."""
+    """Queue one call for each letter (r: required, o: optional) and return the letters, numbered, in the order in which they were
+    served."""
     layer = make_layer(upstream := Scripted([0.1, OK]), limit=1, queue=queue)
     calls = {}
     tasks = [asyncio.create_task(layer(make_call(seconds=99)))]
@@ -159,7 +160,7 @@ async def test_queue_below_half_again_is_served_in_order_of_arrival() -> None:
     assert await order_of_service(8, "ooorr") == "r3 o0 o1 o2 r4"
 
 
-async def test_full_queue_sheds_the_youngest_optional_call_for_a_required_one() -> None:
+async def test_full_queue_sheds_the_newest_optional_call_for_a_required_one() -> None:
     assert await order_of_service(3, "ooorr") == "r3 r4 o0"
 
 
@@ -167,12 +168,12 @@ async def test_full_queue_of_required_calls_rejects_both_kinds() -> None:
     assert await order_of_service(2, "rrro") == "r0 r1"
 
 
-async def test_full_queue_sheds_nobody_for_an_optional_call() -> None:
+async def test_full_queue_rejects_an_optional_call() -> None:
     assert await order_of_service(3, "ooooo") == "o0 o1 o2"
     assert await order_of_service(3, "oroo") == "r1 o0 o2"
 
 
-async def test_shed_call_is_told_that_the_queue_is_full() -> None:
+async def test_shed_call_fails_with_queue_full() -> None:
     layer = make_layer(Scripted([0.1, OK]), limit=1, queue=1)
     first = asyncio.create_task(layer(make_call()))
     await settle()
@@ -184,7 +185,7 @@ async def test_shed_call_is_told_that_the_queue_is_full() -> None:
     assert (await first, await required) == (OK, OK)
 
 
-async def test_place_comes_back_when_the_attempt_fails_or_is_cancelled() -> None:
+async def test_slot_is_released_when_the_attempt_fails_or_is_cancelled() -> None:
     layer = make_layer(Scripted(ConnectError("refused"), [5.0, OK]))
     with pytest.raises(ConnectError):
         await layer(make_call())
@@ -196,7 +197,7 @@ async def test_place_comes_back_when_the_attempt_fails_or_is_cancelled() -> None
     assert layer.bulkhead.in_use == 0
 
 
-async def test_observer_and_notes_are_told_of_waiting_and_rejection() -> None:
+async def test_waiting_and_rejection_are_reported_to_observer_and_notes() -> None:
     events = Events()
     layer = make_layer(Scripted([0.1, OK]), queue=1, queue_timeout_s=0.05, events=events)
     first = asyncio.create_task(layer(make_call()))
@@ -213,7 +214,7 @@ async def test_observer_and_notes_are_told_of_waiting_and_rejection() -> None:
 
 
 class ScriptedLimit:
-    """An adaptive limit that goes where the test sends it."""
+    """An adaptive limit whose value the test sets."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -252,7 +253,7 @@ async def test_every_attempt_is_one_sample_of_the_adaptive_limit(act: Act, outco
     assert limit.samples == [(0.2, 1, outcome)]
 
 
-async def test_sample_leaves_the_time_in_the_queue_out_and_cancellation_is_ignored() -> None:
+async def test_sample_excludes_time_in_the_queue_and_cancellation_is_ignored() -> None:
     limit = ScriptedLimit(1)
     layer = make_adaptive(Scripted([0.2, OK]), limit)
     tasks = [asyncio.create_task(layer(make_call())) for _ in range(3)]
@@ -262,7 +263,7 @@ async def test_sample_leaves_the_time_in_the_queue_out_and_cancellation_is_ignor
     assert limit.samples == [(0.2, 1, "success"), (0.2, 1, "success"), (0.05, 1, "ignore")]
 
 
-async def test_grown_limit_serves_waiters_at_once_and_a_shrunk_one_stops_them() -> None:
+async def test_raised_limit_serves_waiters_at_once_and_a_lowered_one_stops_them() -> None:
     events = Events()
     limit = ScriptedLimit(1)
     upstream = Scripted([0.1, OK])
@@ -277,7 +278,7 @@ async def test_grown_limit_serves_waiters_at_once_and_a_shrunk_one_stops_them() 
     assert [event.reason for event in events if event.kind == "limit"] == ["3", "1"]
 
 
-async def test_limit_that_grows_by_itself_is_served_when_asked() -> None:
+async def test_serve_admits_waiters_after_the_limit_has_grown() -> None:
     source = SimpleNamespace(limit=1)
     bulkhead = Bulkhead(source, queue=4, queue_timeout_s=None)
     assert bulkhead.try_acquire()

@@ -1,4 +1,4 @@
-"""Whatever happens to callers and to the limit, no place is lost and none is given out twice."""
+"""Whatever happens to callers and to the limit, no slot is lost and none is assigned twice."""
 
 import asyncio
 
@@ -15,12 +15,12 @@ QUEUE_TIMEOUT_S = 3.0
 
 
 class Caller:
-    """One caller: waits for a place, keeps it until told to leave. `ended`: how it ended, "" while it has not."""
+    """One caller: waits for a slot and keeps it until `leave` is set. `ended`: how it ended, "" before."""
 
     def __init__(self, number: int, *, is_required: bool) -> None:
         self.number = number
         self.is_required = is_required
-        self.has_place = False
+        self.has_slot = False
         self.ended = ""
         self.leave = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -35,11 +35,11 @@ class Caller:
         except asyncio.CancelledError:
             self.ended = "cancelled"
             raise
-        self.has_place = True
+        self.has_slot = True
         try:
             await self.leave.wait()
         finally:
-            self.has_place = False
+            self.has_slot = False
             self.ended = "done"
             bulkhead.release()
 
@@ -55,10 +55,10 @@ class BulkheadMachine(RuleBasedStateMachine):
         self.highest = limit
 
     def waiting(self) -> list[Caller]:
-        return [caller for caller in self.callers if not caller.has_place and not caller.ended]
+        return [caller for caller in self.callers if not caller.has_slot and not caller.ended]
 
     def running(self) -> list[Caller]:
-        return [caller for caller in self.callers if caller.has_place]
+        return [caller for caller in self.callers if caller.has_slot]
 
     @rule(kinds=st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 1.0, 2.0, 5.0])), min_size=1, max_size=4))
     def arrive(self, kinds: list[tuple[bool, float]]) -> None:
@@ -74,8 +74,8 @@ class BulkheadMachine(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "callers") and self.running())
     @rule(leavers=st.integers(0, 2), victims=st.lists(st.integers(0, 9), max_size=2), turns=st.integers(0, 2))
     def leave_and_cancel_in_the_same_moment(self, leavers: int, victims: list[int], turns: int) -> None:
-        """The hard case: a waiter is cancelled just before or after it is handed a place, before it could run. `victims`: those that
-        wait longest have the smallest numbers."""
+        """The hard case: a waiter is cancelled just before or after it is assigned a slot, before it could run. `victims`: indices of
+        callers; the oldest waiters have the smallest."""
         leaving = self.running()[:leavers]
         others = self.waiting() + self.running()[leavers:]
         cancelled = [others[victim] for victim in victims if victim < len(others)]
@@ -116,7 +116,7 @@ class BulkheadMachine(RuleBasedStateMachine):
             return
         assert self.bulkhead.in_use == len(self.running()) <= self.highest
         assert self.bulkhead.queued == len(self.waiting()) <= self.queue
-        # Nobody waits while there is a free place.
+        # No caller waits while a slot is free.
         assert not self.waiting() or self.bulkhead.in_use >= self.limit.limit
 
     @invariant()

@@ -7,14 +7,14 @@ def new_call(*, wants_notes: bool = False) -> Call:
     return Call(Request("GET", "/"), deadline=5.0, is_idempotent=True, is_required=True, is_coalesced=True, wants_notes=wants_notes)
 
 
-def test_notes_are_taken_only_when_the_call_is_traced() -> None:
+def test_notes_are_kept_only_when_the_call_wants_them() -> None:
     quiet, traced = new_call(), new_call(wants_notes=True)
     quiet.note("something")
     traced.note("something")
     assert (quiet.notes, traced.notes) == (None, ["something"])
 
 
-def test_fork_shares_what_was_asked_and_not_where_it_goes() -> None:
+def test_fork_shares_the_request_and_not_the_address() -> None:
     call = new_call(wants_notes=True)
     call.attempts, call.queue_s, call.address, call.avoid = 2, 0.5, ADDRESS, (ADDRESS,)
     twin = call.fork()

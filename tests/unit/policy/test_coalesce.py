@@ -37,7 +37,7 @@ def elapsed() -> float:
 
 
 class Slow:
-    """A transport that takes `seconds`, or times out at the deadline as the real ones do."""
+    """A transport that takes `seconds`, or times out at the deadline like the real ones."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -78,7 +78,7 @@ async def test_identical_calls_share_one_exchange() -> None:
     assert (layer.shared_calls, other_tasks()) == (0, 0)
 
 
-async def test_answer_is_not_kept() -> None:
+async def test_answer_is_not_cached() -> None:
     upstream = Scripted([0.1, OK])
     layer = make_layer(upstream)
     await layer(shared())
@@ -103,13 +103,13 @@ async def test_only_get_and_head_are_shared() -> None:
     assert len(upstream.calls) == 6
 
 
-async def test_all_see_the_failure_of_the_flight() -> None:
+async def test_all_callers_get_the_failure_of_the_shared_call() -> None:
     layer = make_layer(Scripted([0.1, ConnectionLost("reset")]))
     results = await asyncio.gather(*(begin(layer, shared()) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [ConnectionLost] * 3
 
 
-async def test_programming_error_reaches_all() -> None:
+async def test_programming_error_reaches_all_callers() -> None:
     layer = make_layer(Scripted([0.1, ZeroDivisionError()]))
     results = await asyncio.gather(*(begin(layer, shared()) for _ in range(2)), return_exceptions=True)
     assert [type(result) for result in results] == [ZeroDivisionError] * 2
@@ -126,7 +126,7 @@ async def test_cancelled_leader_does_not_fail_the_followers() -> None:
     assert (len(upstream.calls), upstream.cancelled) == (1, 0)
 
 
-async def test_flight_is_cancelled_and_awaited_when_the_last_one_is_gone() -> None:
+async def test_shared_call_is_cancelled_and_awaited_when_the_last_caller_leaves() -> None:
     upstream = Scripted([5.0, OK])
     layer = make_layer(upstream)
     tasks = [begin(layer, shared()) for _ in range(3)]
@@ -140,7 +140,7 @@ async def test_flight_is_cancelled_and_awaited_when_the_last_one_is_gone() -> No
     assert (layer.shared_calls, other_tasks()) == (0, 0)
 
 
-async def test_nobody_joins_a_flight_that_is_being_cancelled() -> None:
+async def test_no_call_joins_a_flight_that_is_being_cancelled() -> None:
     upstream = Scripted([5.0, OK], [0.1, OK])
     layer = make_layer(upstream)
     leader = begin(layer, shared())
@@ -151,7 +151,7 @@ async def test_nobody_joins_a_flight_that_is_being_cancelled() -> None:
     assert len(upstream.calls) == 2
 
 
-async def test_follower_with_less_time_leaves_and_the_flight_goes_on() -> None:
+async def test_follower_with_less_time_leaves_and_the_flight_continues() -> None:
     upstream = Scripted([1.0, OK])
     layer = make_layer(upstream)
     leader = begin(layer, shared())
@@ -163,7 +163,7 @@ async def test_follower_with_less_time_leaves_and_the_flight_goes_on() -> None:
     assert await leader is OK
 
 
-async def test_follower_that_leaves_before_anything_was_sent_is_told_so() -> None:
+async def test_follower_that_leaves_before_anything_was_sent_gets_deadline_exceeded() -> None:
     async def queued(call: Call) -> Answer:
         await asyncio.sleep(1)
         return OK
@@ -176,7 +176,7 @@ async def test_follower_that_leaves_before_anything_was_sent_is_told_so() -> Non
     await leader
 
 
-async def test_follower_with_more_time_gets_another_flight_when_the_leaders_time_is_up() -> None:
+async def test_follower_with_more_time_joins_another_flight_after_the_leaders_deadline() -> None:
     transport = Slow(0.3)
     events = Events()
     layer = make_layer(transport.layer(), events=events)
@@ -190,7 +190,7 @@ async def test_follower_with_more_time_gets_another_flight_when_the_leaders_time
     assert [event.reason for event in events] == ["joined", "joined", "joined", "restarted", "restarted"]
 
 
-async def test_timeout_that_anybody_would_have_met_is_shared() -> None:
+async def test_timeout_independent_of_the_leaders_deadline_is_shared() -> None:
     transport = Slow(9.0)
     layer = make_layer(transport.layer(timeout_s=0.2))
     leader = begin(layer, shared(seconds=1.0))
@@ -202,7 +202,7 @@ async def test_timeout_that_anybody_would_have_met_is_shared() -> None:
     assert len(transport.began) == 1
 
 
-async def test_leaders_timeout_is_seen_by_the_layers_further_in_and_is_no_cancellation() -> None:
+async def test_inner_layers_see_the_leaders_deadline_as_a_timeout_not_a_cancellation() -> None:
     transport = Slow(9.0)
     with pytest.raises(UpstreamTimeout):
         await make_layer(transport.layer())(shared(seconds=0.5))
@@ -228,7 +228,7 @@ async def test_required_and_optional_calls_do_not_share() -> None:
     assert [call.is_required for call in upstream.calls] == [True, False]
 
 
-async def test_closing_ends_flights_and_whoever_waits_is_told() -> None:
+async def test_closing_cancels_flights_and_fails_their_callers() -> None:
     upstream = Scripted([5.0, OK])
     layer = make_layer(upstream)
     tasks = [begin(layer, shared()), begin(layer, shared("/other"))]
@@ -240,7 +240,7 @@ async def test_closing_ends_flights_and_whoever_waits_is_told() -> None:
     assert upstream.running == 0
 
 
-async def test_notes_say_that_an_answer_is_shared() -> None:
+async def test_notes_record_that_an_answer_is_shared() -> None:
     layer = make_layer(Scripted([0.1, OK]))
     follower = make_call(is_coalesced=True, wants_notes=True)
     await asyncio.gather(begin(layer, shared()), begin(layer, follower))
@@ -254,7 +254,7 @@ fields = st.lists(st.tuples(names, st.sampled_from([b"", b"a", b"b", b"a, b"])),
 
 
 @given(fields, fields, fields, fields)
-def test_calls_share_exactly_when_nothing_but_noise_differs(
+def test_calls_share_exactly_when_only_ignored_fields_differ(
     left_plan: tuple[tuple[bytes, bytes], ...],
     right_plan: tuple[tuple[bytes, bytes], ...],
     left_extra: tuple[tuple[bytes, bytes], ...],
@@ -280,7 +280,7 @@ def test_calls_share_exactly_when_nothing_but_noise_differs(
 
 
 @given(st.binary(min_size=1), st.binary(min_size=1), st.sampled_from([b"authorization", b"cookie", b"x-api-key"]))
-def test_two_principals_never_share(left: bytes, right: bytes, name: bytes) -> None:
+def test_two_principals_never_share_a_call(left: bytes, right: bytes, name: bytes) -> None:
     async def run() -> bool:
         return coalescing_key(shared(extra=((name, left),))) == coalescing_key(shared(extra=((name, right),)))
 
@@ -288,7 +288,7 @@ def test_two_principals_never_share(left: bytes, right: bytes, name: bytes) -> N
         assert runner.run(run()) == (left == right)
 
 
-async def test_target_method_and_body_keep_calls_apart() -> None:
+async def test_calls_with_another_target_method_or_body_do_not_share() -> None:
     calls = [
         make_call("/a", is_coalesced=True),
         make_call("/a?x=1", is_coalesced=True),
@@ -299,7 +299,7 @@ async def test_target_method_and_body_keep_calls_apart() -> None:
     assert len({coalescing_key(call) for call in calls}) == 5
 
 
-async def test_burst_of_many_leaves_nothing_behind() -> None:
+async def test_burst_of_calls_leaves_nothing_behind() -> None:
     upstream = Scripted([0.1, answer(503)])
     layer = make_layer(upstream)
     tasks = [begin(layer, shared(f"/{number % 7}", seconds=0.05 + number / 100)) for number in range(100)]

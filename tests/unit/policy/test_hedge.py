@@ -36,7 +36,7 @@ def other_tasks() -> set[asyncio.Task[object]]:
 FIRST, SECOND = answer(200, b"1"), answer(200, b"2")
 
 
-async def test_quick_call_is_not_hedged_and_takes_no_task() -> None:
+async def test_quick_call_is_not_hedged_and_needs_no_task() -> None:
     upstream = Scripted([0.04, OK])
     call = make_call()
     task = asyncio.current_task()
@@ -70,7 +70,7 @@ async def test_first_attempt_may_still_win() -> None:
 
 
 @pytest.mark.parametrize("bad", [answer(503), ConnectionLost("reset", may_be_processed=True)])
-async def test_bad_first_end_waits_for_the_other(bad: Act) -> None:
+async def test_a_bad_result_waits_for_the_other_attempt(bad: Act) -> None:
     upstream = Scripted([0.06, bad], [0.2, SECOND])
     assert await make_layer(upstream)(make_call(seconds=20)) is SECOND
     assert elapsed() == pytest.approx(0.25)
@@ -79,7 +79,7 @@ async def test_bad_first_end_waits_for_the_other(bad: Act) -> None:
     assert upstream.cancelled == 0
 
 
-async def test_when_both_are_bad_the_first_attempts_failure_counts() -> None:
+async def test_when_both_fail_the_first_attempts_failure_counts() -> None:
     for first_s, second_s in ((0.1, 0.01), (0.06, 0.5)):
         upstream = Scripted([first_s, ConnectionLost("first")], [second_s, ConnectError("second")])
         with pytest.raises(ConnectionLost, match="first"):
@@ -137,7 +137,7 @@ async def test_cancellation_from_outside_ends_both() -> None:
         assert not other_tasks()
 
 
-async def test_cancellation_in_the_moment_in_which_the_hedge_wins_is_not_lost() -> None:
+async def test_cancellation_at_the_moment_the_hedge_wins_is_not_lost() -> None:
     upstream = Scripted([10.0, FIRST], [0.05, SECOND])
     layer = make_layer(upstream)
 
@@ -187,7 +187,7 @@ async def test_programming_error_ends_the_hedge_too() -> None:
     assert upstream.running == 0
 
 
-async def test_call_that_still_queues_is_not_hedged() -> None:
+async def test_queued_call_is_not_hedged() -> None:
     upstream = Scripted([0.2, OK])
     bulkhead = BulkheadLayer(
         upstream,
@@ -210,7 +210,7 @@ async def test_call_that_still_queues_is_not_hedged() -> None:
     assert len(upstream.calls) == 3
 
 
-async def test_hedge_is_an_optional_call_of_its_own_that_avoids_the_first_address() -> None:
+async def test_hedge_is_a_separate_optional_call_that_avoids_the_first_address() -> None:
     seen: list[Call] = []
     requests: list[Request] = []
 
@@ -236,7 +236,7 @@ async def test_hedge_is_an_optional_call_of_its_own_that_avoids_the_first_addres
     assert requests == [request, request]
 
 
-async def test_quantile_delay_hedges_only_what_is_slower_than_most() -> None:
+async def test_quantile_delay_hedges_only_unusually_slow_calls() -> None:
     quick: list[Act] = [0.01, OK]
     upstream = Scripted(*[quick] * 100, [10.0, FIRST], [0.01, SECOND])
     layer = make_layer(upstream, delay=QuantileDelay("p95"))
@@ -268,7 +268,7 @@ async def test_slow_attempts_that_lose_still_count_for_the_quantile() -> None:
     assert spy.samples == [0.06, 0.02, 0.04]
 
 
-async def test_observer_and_notes_are_told() -> None:
+async def test_hedges_are_reported_to_observer_and_notes() -> None:
     events = Events()
     upstream = Scripted([10.0, FIRST], [0.01, SECOND])
     call = make_call(seconds=20, wants_notes=True)

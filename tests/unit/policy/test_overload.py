@@ -1,4 +1,4 @@
-"""Under pressure optional calls are shed first and required ones keep the capacity: the whole stack before an overloaded upstream."""
+"""The complete stack in front of an overloaded upstream: optional calls are shed first and required ones keep the capacity."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ SERVICE_S = 0.1
 
 
 class Workers:
-    """An upstream whose few workers serve one exchange each, while the others wait in a queue of its own."""
+    """An upstream whose few workers serve one exchange each, while the others wait in its own queue."""
 
     def __init__(self, count: int, chance: Random) -> None:
         self._free = asyncio.Semaphore(count)
@@ -38,8 +38,8 @@ class Workers:
 
 
 async def offer(rate: float, seconds: float, *, required_share: float, concurrency: dict[str, Any]) -> dict[bool, Counter[str]]:
-    """Call an upstream that can answer 100 calls a second `rate` times a second. What became of required and of optional calls, the
-    first third of the time left out."""
+    """Call an upstream that can answer 100 calls a second `rate` times a second. Returns the results of required and optional calls,
+    without the first third of the time."""
     chance = Random(7)
     loop = asyncio.get_running_loop()
     upstream = upstream_plan("flights", timeout="800ms", concurrency=concurrency)
@@ -77,10 +77,10 @@ LIMITS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("concurrency", LIMITS.values(), ids=LIMITS.keys())
-async def test_overload_is_paid_by_optional_calls(concurrency: dict[str, Any]) -> None:
+async def test_overload_costs_only_optional_calls(concurrency: dict[str, Any]) -> None:
     results = await offer(200, 90, required_share=0.35, concurrency=concurrency)
     assert share_answered(results[True]) > 0.99
-    # The rest of the capacity is theirs.
+    # Optional calls get the rest of the capacity.
     assert 0.15 < share_answered(results[False]) < 0.3
 
 
@@ -91,7 +91,7 @@ async def test_without_overload_both_kinds_are_answered(concurrency: dict[str, A
     assert share_answered(results[False]) > 0.999
 
 
-async def test_required_calls_alone_over_capacity_get_all_of_it() -> None:
+async def test_required_calls_above_capacity_use_all_of_it() -> None:
     results = await offer(300, 60, required_share=0.6, concurrency=LIMITS["fixed"])
     assert 0.5 < share_answered(results[True]) < 0.6
     assert share_answered(results[False]) < 0.01

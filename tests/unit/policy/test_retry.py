@@ -50,7 +50,7 @@ def make_layer(
 
 
 def waits(upstream: Scripted) -> list[float]:
-    """Seconds of loop time at which the attempts began."""
+    """Start times of the attempts, in seconds of loop time."""
     return [round(began - START, 6) for began in upstream.began]
 
 
@@ -66,7 +66,7 @@ def waits(upstream: Scripted) -> list[float]:
         answer(504),
     ],
 )
-async def test_failure_that_may_pass_is_tried_again(bad: Act) -> None:
+async def test_transient_failure_is_retried(bad: Act) -> None:
     upstream = Scripted(bad, OK)
     call = make_call()
     assert await make_layer(upstream)(call) is OK
@@ -76,7 +76,7 @@ async def test_failure_that_may_pass_is_tried_again(bad: Act) -> None:
 @pytest.mark.parametrize(
     "bad", [answer(404), answer(500), answer(429), ProtocolError("junk"), ResponseTooLarge("big"), BreakerOpen("open"), QueueFull("full")]
 )
-async def test_failure_that_would_come_again_is_final(bad: Act) -> None:
+async def test_permanent_failure_is_final(bad: Act) -> None:
     upstream = Scripted(bad, OK)
     if isinstance(bad, StepError):
         with pytest.raises(type(bad)):
@@ -86,7 +86,7 @@ async def test_failure_that_would_come_again_is_final(bad: Act) -> None:
     assert len(upstream.calls) == 1
 
 
-async def test_only_what_the_document_names_is_tried_again() -> None:
+async def test_only_failures_listed_in_the_document_are_retried() -> None:
     upstream = Scripted(answer(500), answer(502), OK)
     assert (await make_layer(upstream, on=["500"])(make_call())).status == 502
     upstream = Scripted(ConnectError("refused"), OK)
@@ -94,7 +94,7 @@ async def test_only_what_the_document_names_is_tried_again() -> None:
         await make_layer(upstream, on=["503", "timeout"])(make_call())
 
 
-async def test_attempts_are_counted_with_the_first_and_the_last_failure_stands() -> None:
+async def test_attempts_include_the_first_and_the_last_failure_is_returned() -> None:
     upstream = Scripted(ConnectError("1"), answer(503), ConnectionLost("3"), OK)
     with pytest.raises(ConnectionLost, match="3"):
         await make_layer(upstream)(make_call())
@@ -103,7 +103,7 @@ async def test_attempts_are_counted_with_the_first_and_the_last_failure_stands()
     assert (await make_layer(upstream)(make_call())).body == b"3"
 
 
-async def test_waits_have_full_jitter_and_double_up_to_the_maximum() -> None:
+async def test_backoff_has_full_jitter_and_doubles_up_to_the_maximum() -> None:
     upstream = Scripted(answer(503))
     draws = iter([0.5, 1.0, 1.0, 0.0])
     await make_layer(upstream, attempts=5, random=lambda: next(draws))(make_call())
@@ -113,13 +113,13 @@ async def test_waits_have_full_jitter_and_double_up_to_the_maximum() -> None:
 @pytest.mark.parametrize(
     "bad", [answer(503), ConnectionLost("reset", may_be_processed=True), UpstreamTimeout("slow", may_be_processed=True)]
 )
-async def test_call_that_may_have_been_processed_is_repeated_only_when_idempotent(bad: Act) -> None:
+async def test_call_that_may_have_been_processed_is_retried_only_when_idempotent(bad: Act) -> None:
     upstream = Scripted(bad, OK)
     await asyncio.gather(make_layer(upstream)(make_call(method="POST", is_idempotent=False)), return_exceptions=True)
     assert len(upstream.calls) == 1
 
 
-async def test_call_that_never_reached_the_service_is_repeated_whatever_its_method() -> None:
+async def test_call_that_never_reached_the_service_is_retried_whatever_its_method() -> None:
     upstream = Scripted(ConnectError("refused"), ConnectionLost("stale"), OK)
     assert await make_layer(upstream)(make_call(method="POST", is_idempotent=False)) is OK
     upstream = Scripted(ConnectError("refused"), answer(503), OK)
@@ -129,7 +129,7 @@ async def test_call_that_never_reached_the_service_is_repeated_whatever_its_meth
         await make_layer(upstream)(make_call(method="POST", is_idempotent=False))
 
 
-async def test_wait_that_would_not_end_before_the_deadline_is_not_begun() -> None:
+async def test_wait_that_would_exceed_the_deadline_is_not_started() -> None:
     events = Events()
     upstream = Scripted(answer(503))
     assert (await make_layer(upstream, random=lambda: 1.0, events=events)(make_call(seconds=0.02))).status == 503
@@ -137,14 +137,14 @@ async def test_wait_that_would_not_end_before_the_deadline_is_not_begun() -> Non
     assert [(event.kind, event.reason) for event in events] == [("retry_denied", "deadline")]
 
 
-async def test_timeout_at_the_deadline_is_not_tried_again() -> None:
+async def test_timeout_at_the_deadline_is_not_retried() -> None:
     upstream = Scripted([1.0, UpstreamTimeout("slow")])
     with pytest.raises(UpstreamTimeout):
         await make_layer(upstream, random=lambda: 0.0)(make_call(seconds=1))
     assert len(upstream.calls) == 1
 
 
-async def test_used_up_budget_makes_failures_final() -> None:
+async def test_exhausted_budget_makes_failures_final() -> None:
     events = Events()
     upstream = Scripted(answer(503))
     layer = make_layer(upstream, budget=Budget(0.1, floor=0), events=events)
@@ -165,20 +165,20 @@ async def test_retry_after_is_honoured_when_it_is_longer_than_the_backoff(asked:
     assert waits(upstream) == pytest.approx([0.0, begins_s])
 
 
-async def test_retry_after_that_does_not_fit_makes_the_failure_final() -> None:
+async def test_retry_after_beyond_the_deadline_makes_the_failure_final() -> None:
     upstream = Scripted(answer(503, retry_after="5"), OK)
     assert (await make_layer(upstream)(make_call(seconds=5))).status == 503
     assert asyncio.get_running_loop().time() == START
 
 
-async def test_retry_after_of_other_statuses_means_nothing_here() -> None:
+async def test_retry_after_of_other_statuses_is_ignored() -> None:
     upstream = Scripted(answer(502, retry_after="5"), OK)
     await make_layer(upstream)(make_call(seconds=10))
     assert waits(upstream) == [0.0, 0.01]
 
 
 @pytest.mark.parametrize("rejection", [QueueFull("full"), BreakerOpen("open"), DeadlineExceeded("late")])
-async def test_rejected_retry_leaves_the_failure_before_it_standing(rejection: StepError) -> None:
+async def test_rejected_retry_returns_the_failure_before_it(rejection: StepError) -> None:
     events = Events()
     with pytest.raises(ConnectionLost):
         await make_layer(Scripted(ConnectionLost("reset"), rejection), events=events)(make_call())
@@ -206,7 +206,7 @@ async def test_cancellation_ends_the_wait() -> None:
     assert len(upstream.calls) == 1
 
 
-async def test_observer_and_notes_are_told() -> None:
+async def test_retries_are_reported_to_observer_and_notes() -> None:
     events = Events()
     call = make_call(wants_notes=True)
     await make_layer(Scripted(ConnectError("refused"), answer(503)), events=events)(call)
@@ -215,7 +215,7 @@ async def test_observer_and_notes_are_told() -> None:
     assert call.notes == ["retry 2 after connect_failed, 10.0 ms later", "retry 3 after 503, 20.0 ms later"]
 
 
-async def test_call_that_succeeds_tells_nothing() -> None:
+async def test_successful_call_reports_nothing() -> None:
     events = Events()
     call = make_call(wants_notes=True)
     await make_layer(Scripted(), events=events)(call)

@@ -55,7 +55,7 @@ async def test_one_attempt_needs_no_retry_layer() -> None:
     assert "retry" not in layers(build(upstream_of(retry={"attempts": 1}), Scripted()))
 
 
-async def test_all_layers_stand_in_the_documented_order() -> None:
+async def test_all_layers_are_in_the_documented_order() -> None:
     stack = build(upstream_of(**FULL), Scripted())
     assert layers(stack) == ("coalesce", "retry", "hedge", "breaker", "bulkhead", "token", "attempt")
     stack = build(upstream_of(**{key: value for key, value in FULL.items() if key != "url"}, urls=[ONE, TWO]), Scripted())
@@ -65,7 +65,7 @@ async def test_all_layers_stand_in_the_documented_order() -> None:
     assert all(endpoint.breaker is not None for endpoint in stack.balance.targets)
 
 
-async def test_single_name_that_is_resolved_again_is_balanced() -> None:
+async def test_single_host_name_with_periodic_resolution_is_balanced() -> None:
     stack = build(upstream_of(dns_ttl="5s"), Scripted())
     assert layers(stack) == ("coalesce", "balance", "bulkhead", "attempt")
     assert stack.balance is not None
@@ -77,7 +77,7 @@ async def test_single_name_that_is_resolved_again_is_balanced() -> None:
 
 
 @pytest.mark.parametrize("adaptive", ["gradient", "aimd"])
-async def test_adaptive_limit_begins_at_the_limit(adaptive: str) -> None:
+async def test_adaptive_limit_starts_at_the_configured_limit(adaptive: str) -> None:
     stack = build(upstream_of(concurrency={"limit": 20, "adaptive": adaptive}), Scripted())
     assert stack.bulkhead.limit == 20
     assert await stack.call(make_call()) is OK
@@ -96,7 +96,7 @@ async def test_retry_passes_through_the_breaker_each_time_and_stops_when_it_open
     assert len(upstream.requests) == 2
 
 
-async def test_place_is_free_while_a_retry_waits() -> None:
+async def test_slot_is_free_while_a_retry_waits() -> None:
     upstream = Scripted(answer(503, retry_after="3"), OK)
     stack = build(upstream_of(retry={}, concurrency={"limit": 1, "queue": 0}), upstream)
 
@@ -110,7 +110,7 @@ async def test_place_is_free_while_a_retry_waits() -> None:
     assert await task is OK
 
 
-async def test_rejection_by_the_bulkhead_is_no_failure_to_the_breaker() -> None:
+async def test_rejection_by_the_bulkhead_is_not_a_failure_for_the_breaker() -> None:
     upstream = Scripted([1.0, OK])
     stack = build(upstream_of(breaker={"minimum_calls": 1}, concurrency={"limit": 1, "queue": 0}), upstream)
 
@@ -183,7 +183,7 @@ async def test_one_observer_sees_every_layer() -> None:
     assert all(isinstance(event, PolicyEvent) and event.upstream == "flights" for event in events)
 
 
-async def test_no_time_is_left_after_the_deadline_whatever_the_layers_do() -> None:
+async def test_no_combination_of_layers_exceeds_the_deadline() -> None:
     class Hanging(Scripted):
         async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
             self.requests.append(request)
@@ -226,7 +226,7 @@ def test_description_names_exactly_the_layers_that_are_built(settings: dict[str,
     assert "s3cret" not in " ".join(lines)
 
 
-def test_description_gives_the_key_figures() -> None:
+def test_description_contains_the_key_figures() -> None:
     assert describe(upstream_of(**FULL)) == [
         "coalesce identical calls that enable it",
         "retry up to 3 attempts on connect, timeout, connection_lost, 502, 503, 504, budget 10%",

@@ -1,4 +1,4 @@
-"""A failed call is answered with its last good answer, never with somebody else's, and never with one that is too old."""
+"""A failed call is answered with its own last good answer, never with another principal's and never with one that is too old."""
 
 import asyncio
 
@@ -57,7 +57,7 @@ async def test_a_failure_is_answered_with_the_last_good_answer(failure: StepErro
     assert [event.kind for event in events] == ["stale"]
 
 
-async def test_what_is_too_old_is_not_answered() -> None:
+async def test_an_answer_that_is_too_old_is_not_served() -> None:
     clock = Clock()
     layer = layer_of(Scripted(answer(200, b"1"), ConnectError("x")), clock)
     await layer(call_of(GET))
@@ -66,7 +66,7 @@ async def test_what_is_too_old_is_not_answered() -> None:
         await layer(call_of(GET))
 
 
-async def test_an_age_that_the_service_gave_counts() -> None:
+async def test_the_age_header_of_the_service_counts() -> None:
     clock = Clock()
     layer = layer_of(Scripted(answer(200, b"1", age="50"), ConnectError("x")), clock)
     await layer(call_of(GET))
@@ -79,7 +79,7 @@ async def test_an_age_that_the_service_gave_counts() -> None:
         await layer(call_of(GET))
 
 
-async def test_without_a_good_answer_the_failure_stays() -> None:
+async def test_without_a_good_answer_the_failure_is_raised() -> None:
     layer = layer_of(Scripted(answer(404), answer(502, b"bad")), Clock())
     assert (await layer(call_of(GET))).status == 404
     call = call_of(GET)
@@ -87,13 +87,13 @@ async def test_without_a_good_answer_the_failure_stays() -> None:
     assert call.stale_age_s is None
 
 
-async def test_a_client_error_is_an_answer_and_no_failure() -> None:
+async def test_a_client_error_is_an_answer_and_not_a_failure() -> None:
     layer = layer_of(Scripted(answer(200), answer(404)), Clock())
     await layer(call_of(GET))
     assert (await layer(call_of(GET))).status == 404
 
 
-async def test_what_the_service_forbids_to_store_is_forgotten() -> None:
+async def test_no_store_of_the_service_removes_the_entry() -> None:
     layer = layer_of(Scripted(answer(200), answer(200, cache_control="private, No-Store"), ConnectError("x")), Clock())
     await layer(call_of(GET))
     await layer(call_of(GET))
@@ -101,7 +101,7 @@ async def test_what_the_service_forbids_to_store_is_forgotten() -> None:
         await layer(call_of(GET))
 
 
-async def test_calls_without_a_rule_pass_through_and_are_not_remembered() -> None:
+async def test_calls_without_a_rule_pass_through_and_are_not_stored() -> None:
     store = StaleStore(max_entries=10, max_bytes=10_000)
     layer = layer_of(Scripted(answer(200), ConnectError("x")), Clock(), store=store)
     await layer(call_of(GET, None))
@@ -110,7 +110,7 @@ async def test_calls_without_a_rule_pass_through_and_are_not_remembered() -> Non
         await layer(call_of(GET, None))
 
 
-async def test_cancellation_is_not_answered() -> None:
+async def test_cancellation_is_not_answered_with_a_stale_answer() -> None:
     layer = layer_of(Scripted(answer(200), [10.0]), Clock())
     await layer(call_of(GET))
     task = asyncio.create_task(_await(layer, call_of(GET)))
@@ -124,7 +124,7 @@ async def _await(layer: StaleLayer, call: Call) -> Answer:
     return await layer(call)
 
 
-async def test_those_who_share_an_exchange_all_know_that_it_is_old() -> None:
+async def test_all_callers_of_a_shared_exchange_see_the_stale_age() -> None:
     layer = layer_of(Scripted(answer(200), [0.01, ConnectError("x")]), Clock())
     await layer(call_of(GET))
     outer = CoalesceLayer(layer, clock=asyncio.get_running_loop().time, upstream="a")
@@ -133,7 +133,7 @@ async def test_those_who_share_an_exchange_all_know_that_it_is_old() -> None:
     assert [call.stale_age_s for call in calls] == [0.0] * 3
 
 
-async def test_an_answer_from_the_journal_is_only_for_calls_of_its_origin() -> None:
+async def test_an_answer_from_the_journal_is_used_only_for_its_origin() -> None:
     store = StaleStore(max_entries=10, max_bytes=10_000)
     store.put(recorded_key("here", "GET", "/x"), answer(200, b"recorded"), 990.0)
     layer = layer_of(Scripted(ConnectError("x")), Clock(), store=store)
@@ -165,7 +165,7 @@ NAMES_THE_REQUEST = (b"x-request-id", b"traceparent")
 
 @given(REQUESTS, REQUESTS, st.booleans())
 def test_two_principals_never_share_an_answer(one: Request, other: Request, is_required: bool) -> None:
-    """Whatever two requests differ in that is sent, but for what names the request, keeps their answers apart."""
+    """Any difference between two requests, except the fields that identify a request, separates their answers."""
 
     async def ask() -> bool:
         layer = layer_of(Scripted(answer(200, b'"for one"'), ConnectError("x")), Clock())

@@ -12,11 +12,11 @@ from anabranch.policy.call import Call
 from anabranch.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, TokenLayer, TokenSource
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
 
-SECRET = "s3cret:/+ &"  # what form-encoding changes
+SECRET = "s3cret:/+ &"  # characters that form encoding changes
 
 
 class Authority:
-    """A transport to an authority that gives `t1`, `t2`, ... for `expires_in` seconds, each after `delay_s`; or fails with `failure`."""
+    """A transport to an authority that issues `t1`, `t2`, ... for `expires_in` seconds, each after `delay_s`, or fails with `failure`."""
 
     def __init__(self, *, expires_in: object = 100, delay_s: float = 0.1) -> None:
         self.expires_in = expires_in
@@ -59,7 +59,7 @@ def make_source(authority: Authority, *, events: Events | None = None, scope: st
 
 
 class Upstream(Scripted):
-    """A next layer that keeps the request of each call as it arrives."""
+    """A next layer that records the request of each call."""
 
     async def __call__(self, call: Call) -> Answer:
         self.requests.append(call.request)
@@ -71,7 +71,7 @@ class Upstream(Scripted):
 
 
 class TestRequest:
-    async def test_asks_as_the_rfc_says(self) -> None:
+    async def test_token_request_follows_the_rfc(self) -> None:
         authority = Authority()
         await make_source(authority, scope="read write").get(2000)
         request = authority.requests[0]
@@ -82,7 +82,7 @@ class TestRequest:
         assert b64decode(headers[b"authorization"].removeprefix(b"Basic ")) == b"gate+way:s3cret%3A%2F%2B+%26"
         assert parse_qs((request.body or b"").decode()) == {"grant_type": ["client_credentials"], "scope": ["read write"]}
 
-    async def test_url_without_a_path_is_asked_at_the_root(self) -> None:
+    async def test_token_url_without_a_path_uses_the_root(self) -> None:
         authority = Authority()
         await make_source(authority, url="http://127.0.0.1:9").get(2000)
         assert authority.requests[0].target == "/"
@@ -99,7 +99,7 @@ class TestLife:
         assert source.current() == b"Bearer t1"
         assert len(authority.requests) == 1
 
-    async def test_renewed_in_the_background_while_the_old_one_serves(self) -> None:
+    async def test_token_is_renewed_in_the_background_while_the_old_one_is_used(self) -> None:
         authority = Authority(delay_s=2)
         source = make_source(authority)
         await source.get(2000)
@@ -119,7 +119,7 @@ class TestLife:
         assert source.current() is None
         assert await source.get(3000) == b"Bearer t2"
 
-    async def test_old_token_serves_on_while_the_renewal_fails(self) -> None:
+    async def test_old_token_is_used_while_the_renewal_fails(self) -> None:
         authority = Authority()
         source = make_source(authority)
         await source.get(2000)
@@ -134,7 +134,7 @@ class TestLife:
         assert (await source.get(3000)).startswith(b"Bearer t")
 
     @pytest.mark.parametrize(("expires_in", "lifetime_s"), [(None, 300), ("200", 200), (100.5, 100)])
-    async def test_life_may_be_left_out_or_be_a_string(self, expires_in: object, lifetime_s: float) -> None:
+    async def test_expires_in_may_be_absent_or_a_string(self, expires_in: object, lifetime_s: float) -> None:
         source = make_source(Authority(expires_in=expires_in, delay_s=0))
         await source.get(2000)
         await asyncio.sleep(lifetime_s - 5.5)
@@ -159,7 +159,7 @@ class TestFailure:
             (answer(200, b'{"access_token":"leak-me","token_type":"bearer","expires_in":"soon"}'), "not a token"),
         ],
     )
-    async def test_failure_of_the_authority_is_clear_and_tells_no_secret(self, failure: Answer | Exception, detail: str) -> None:
+    async def test_failure_of_the_authority_is_reported_without_secrets(self, failure: Answer | Exception, detail: str) -> None:
         authority = Authority()
         authority.failure = failure
         source = make_source(authority)
@@ -169,7 +169,7 @@ class TestFailure:
         shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(source) + str(vars(caught.value))
         assert not any(word in shown for word in ("leak-me", "s3cret", "Basic ", "login.example"))
 
-    async def test_outage_is_not_hammered_and_ends_by_itself(self) -> None:
+    async def test_authority_is_not_hammered_during_an_outage(self) -> None:
         authority = Authority(delay_s=0)
         authority.failure = ConnectError("refused")
         source = make_source(authority)
@@ -183,7 +183,7 @@ class TestFailure:
         await asyncio.sleep(1.5 * LONGEST_PAUSE_S)
         assert (await source.get(5000)).startswith(b"Bearer")
 
-    async def test_waiting_ends_at_the_deadline_and_the_fetch_goes_on(self) -> None:
+    async def test_waiting_ends_at_the_deadline_and_the_fetch_continues(self) -> None:
         authority = Authority(delay_s=3)
         source = make_source(authority)
         with pytest.raises(DeadlineExceeded):
@@ -191,7 +191,7 @@ class TestFailure:
         assert await source.get(2000) == b"Bearer t1"
         assert len(authority.requests) == 1
 
-    async def test_cancelled_caller_leaves_the_fetch_to_the_others(self) -> None:
+    async def test_cancelled_caller_does_not_cancel_the_fetch(self) -> None:
         authority = Authority(delay_s=3)
         source = make_source(authority)
         first, second = (asyncio.ensure_future(source.get(2000)) for _ in range(2))
@@ -201,13 +201,13 @@ class TestFailure:
         assert first.cancelled()
         assert len(authority.requests) == 1
 
-    async def test_bug_in_a_transport_reaches_the_caller(self) -> None:
+    async def test_unexpected_exception_of_a_transport_reaches_the_caller(self) -> None:
         authority = Authority()
         authority.failure = RuntimeError("a bug")
         with pytest.raises(RuntimeError, match="a bug"):
             await make_source(authority).get(2000)
 
-    async def test_closing_ends_the_fetch_and_its_waiters(self) -> None:
+    async def test_closing_cancels_the_fetch_and_its_waiters(self) -> None:
         authority = Authority(delay_s=30)
         source = make_source(authority)
         waiter = asyncio.ensure_future(source.get(2000))
@@ -218,7 +218,7 @@ class TestFailure:
             await waiter
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "token"]
 
-    async def test_events_tell_what_happened(self) -> None:
+    async def test_token_events_are_reported(self) -> None:
         events, authority = Events(), Authority()
         source = make_source(authority, events=events)
         await source.get(2000)
@@ -231,7 +231,7 @@ class TestFailure:
 
 
 class TestLayer:
-    async def test_request_carries_the_token_in_place_of_the_clients(self) -> None:
+    async def test_token_replaces_the_clients_authorization(self) -> None:
         next_ = Upstream()
         call = make_call(extra=((b"accept-language", b"en"), (b"authorization", b"Bearer of-a-client")))
         original = call.request
@@ -239,14 +239,14 @@ class TestLayer:
         assert next_.requests[0].extra == ((b"accept-language", b"en"), (b"authorization", b"Bearer t1"))
         assert call.request is original
 
-    async def test_authorization_of_the_document_is_replaced_too(self) -> None:
+    async def test_token_replaces_the_documents_authorization(self) -> None:
         next_ = Upstream()
         fixed = HeaderBlock.of([(b"accept", b"application/json"), (b"Authorization", b"Basic fixed")])
         await TokenLayer(next_, source=make_source(Authority()))(make_call(headers=fixed))
         assert next_.requests[0].headers.wire == b"accept: application/json\r\n"
         assert next_.requests[0].extra == ((b"authorization", b"Bearer t1"),)
 
-    async def test_refused_token_is_replaced_once_for_an_idempotent_call(self) -> None:
+    async def test_rejected_token_is_replaced_once_for_an_idempotent_call(self) -> None:
         next_ = Upstream(OK, answer(401), OK)
         layer = TokenLayer(next_, source=make_source(Authority()))
         await layer(make_call())
@@ -255,7 +255,7 @@ class TestLayer:
         assert next_.tokens == [b"Bearer t1", b"Bearer t1", b"Bearer t2"]
         assert call.notes == ["token rejected: request sent again with a new token"]
 
-    async def test_second_401_is_the_answer(self) -> None:
+    async def test_second_401_is_returned(self) -> None:
         refusal = answer(401)
         next_ = Upstream(refusal)
         assert await TokenLayer(next_, source=make_source(Authority()))(make_call()) is refusal
@@ -268,7 +268,7 @@ class TestLayer:
         await layer(make_call())
         assert next_.tokens == [b"Bearer t1", b"Bearer t2"]
 
-    async def test_service_that_refuses_everything_does_not_hammer_the_authority(self) -> None:
+    async def test_authority_is_not_hammered_when_the_service_rejects_every_token(self) -> None:
         authority = Authority(delay_s=0)
         layer = TokenLayer(Upstream(answer(401)), source=make_source(authority))
         for _ in range(100):
@@ -276,7 +276,7 @@ class TestLayer:
             await asyncio.sleep(INVALIDATE_PAUSE_S / 25)
         assert len(authority.requests) <= 6
 
-    async def test_burst_of_refusals_fetches_one_new_token(self) -> None:
+    async def test_burst_of_rejections_fetches_one_new_token(self) -> None:
         authority = Authority()
         slow_refusal: list[Act] = [0.05, answer(401)]
         next_ = Upstream(OK, *[slow_refusal] * 20, OK)
@@ -295,7 +295,7 @@ class TestLayer:
             await TokenLayer(next_, source=make_source(authority))(call)
         assert (next_.requests, call.attempts) == ([], 0)
 
-    async def test_request_is_put_back_when_the_call_fails_or_is_cancelled(self) -> None:
+    async def test_original_request_is_restored_when_the_call_fails_or_is_cancelled(self) -> None:
         next_ = Upstream(ConnectError("x"), [30.0, OK])
         layer = TokenLayer(next_, source=make_source(Authority()))
         call = make_call(seconds=60)

@@ -1,4 +1,4 @@
-"""Answers come out of the journal as they went in, the latest first."""
+"""Answers are read from the journal unchanged, and the latest one wins."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ RECORDS = [
 
 @pytest.fixture
 def answers() -> Iterator[RecordedAnswers]:
-    found = RecordedAnswers(RECORDS, Redaction(Redact()))
+    found = RecordedAnswers(lambda: RECORDS, Redaction(Redact()))
     yield found
     found.close()
 
@@ -39,41 +39,41 @@ async def ask(answers: RecordedAnswers, upstream: str, target: str, method: str 
     return await RecordedTransport(answers, upstream_plan(upstream)).exchange(Request(method, target, body=body), ADDRESS, 1e9)
 
 
-async def test_the_latest_good_answer_counts_with_status_and_headers(answers: RecordedAnswers) -> None:
+async def test_the_latest_good_answer_is_used_with_status_and_headers(answers: RecordedAnswers) -> None:
     assert await ask(answers, "a", "/one?q=1") == Answer(200, [(b"etag", b"f")], b'{"n":2}')
     assert (await ask(answers, "a", "/gone")).status == 404
 
 
-async def test_a_fault_is_answered_only_where_there_is_nothing_better(answers: RecordedAnswers) -> None:
+async def test_a_recorded_failure_is_used_only_without_a_good_answer(answers: RecordedAnswers) -> None:
     assert (await ask(answers, "b", "/down")).status == 500
 
 
-async def test_the_body_that_was_sent_chooses_and_any_other_gets_the_latest(answers: RecordedAnswers) -> None:
+async def test_an_answer_is_matched_by_the_sent_body_else_the_latest_is_used(answers: RecordedAnswers) -> None:
     assert (await ask(answers, "a", "/p", "POST", b'{"v": 1}')).body == b"1"
     assert (await ask(answers, "a", "/p", "POST", b'{"v": 2}')).body == b"2"
     assert (await ask(answers, "a", "/p", "POST", b'{"v": 3}')).body == b"2"
 
 
-async def test_redacted_values_are_found_whatever_they_are_now(answers: RecordedAnswers) -> None:
+async def test_redacted_values_match_any_value(answers: RecordedAnswers) -> None:
     assert (await ask(answers, "b", "/secret?token=abc")).body == b'"s"'
 
 
 @pytest.mark.parametrize("target", ["/two", "/bare", "/one?q=2"])
-async def test_what_was_never_answered_is_a_failure_that_says_so(answers: RecordedAnswers, target: str) -> None:
+async def test_a_call_without_a_recorded_answer_fails_with_that_reason(answers: RecordedAnswers, target: str) -> None:
     with pytest.raises(ConnectError, match="the journal has no answer from b to GET"):
         await ask(answers, "b", target)
 
 
-async def test_a_token_is_there_for_every_authority(answers: RecordedAnswers) -> None:
+async def test_every_authority_returns_a_token(answers: RecordedAnswers) -> None:
     a = upstream_plan("a", oauth2={"token_url": "http://127.0.0.1:1", "client_id": "us", "client_secret": "ours"})
     authority = RecordedTransport(answers, authority_of(a, max_response_bytes=1000))
     assert b"access_token" in (await authority.exchange(Request("POST", "/token"), ADDRESS, 1e9)).body
     assert (await RecordedTransport(answers, a).exchange(Request("GET", "/gone"), ADDRESS, 1e9)).status == 404
 
 
-def test_a_sent_body_of_which_only_the_size_is_known_is_no_fault() -> None:
+def test_a_sent_body_recorded_only_by_size_is_accepted() -> None:
     step = answered("one", "a", "/p", b"", status=404, method="POST", sent=Content(size=3))
-    found = RecordedAnswers([recorded("/x", b"", [step])], Redaction(Redact()))
+    found = RecordedAnswers(lambda: [recorded("/x", b"", [step])], Redaction(Redact()))
     assert found.calls == 1
     found.close()
 
@@ -91,7 +91,7 @@ async def test_ten_thousand_calls_are_read_in_constant_memory() -> None:
 
     tracemalloc.start()
     try:
-        answers = RecordedAnswers(many(), Redaction(Redact()))
+        answers = RecordedAnswers(many, Redaction(Redact()))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""A recorded request is run through another document offline, and what would be answered otherwise is found."""
+"""Runs recorded requests through another document offline and reports different answers."""
 
 from typing import Any
 
@@ -62,19 +62,19 @@ async def test_a_changed_pick_names_exactly_its_fields() -> None:
     assert (example.record, example.before, example.records) == (WHOLE.id, '"x"', 2)
 
 
-async def test_ignored_paths_are_noise() -> None:
+async def test_differences_at_ignored_paths_do_not_count() -> None:
     steps = {**STEPS, "one": {**STEPS["one"], "pick": ["n"]}}
     report = await replayed(plan_of({"steps": steps}), WHOLE, ignore=("one.t",))
     assert (report.same, report.different, report.respelled) == (1, 0, 0)
 
 
-async def test_another_order_is_a_note_and_no_difference() -> None:
+async def test_another_order_of_keys_is_a_note_and_not_a_difference() -> None:
     body = {"two": "{two}", "one": "{one}"}
     report = await replayed(plan_of({"response": {"body": body}}), WHOLE)
     assert (report.same, report.respelled) == (1, 1)
 
 
-async def test_a_call_that_was_not_recorded_is_said() -> None:
+async def test_a_call_that_was_not_recorded_is_reported() -> None:
     steps = {**STEPS, "two": {"upstream": "b", "path": "/three"}}
     report = await replayed(plan_of({"steps": steps}), WHOLE)
     assert report.different == 1
@@ -85,13 +85,13 @@ async def test_a_call_that_was_not_recorded_is_said() -> None:
 
 
 @pytest.mark.parametrize("code", ["timeout", "connect_failed", "connection_lost", "breaker_open", "queue_full", "connect_timeout"])
-async def test_recorded_failures_are_failures_again(code: str) -> None:
+async def test_recorded_failures_are_replayed_as_failures(code: str) -> None:
     record = recorded("/x/7", b'{"one":{"n":1,"t":"x"},"two":null}', [ONE, failed("two", "b", "/two?of=1", code)], complete=False)
     report = await replayed(plan_of(), record)
     assert (report.same, report.different) == (1, 0)
 
 
-async def test_a_recorded_status_is_judged_by_the_new_document() -> None:
+async def test_a_recorded_status_is_evaluated_by_the_new_document() -> None:
     record = recorded(
         "/x/7", b'{"type":"/problems/upstream_status","status":404,"detail":"old words"}', [answered("one", "a", "/one/7", b"{}", status=404)],
         status=404, complete=False, failure="upstream_status",
@@ -103,8 +103,8 @@ async def test_a_recorded_status_is_judged_by_the_new_document() -> None:
     assert list(lax.status) == ["404 -> 502"]
 
 
-async def test_what_a_required_failure_cut_short_is_not_missed() -> None:
-    """In the record the slow step is not there: it was cancelled. Now it must not count as a call that is new."""
+async def test_a_call_cancelled_by_a_required_failure_is_not_a_new_call() -> None:
+    """The record does not contain the slow step, because it was cancelled. It must not count as a new call."""
     steps = {"slow": {"upstream": "b", "path": "/slow"}, "one": {"upstream": "a", "path": "/one/{path.id}", "required": True}}
     record = recorded(
         "/x/7", b'{"type":"/problems/upstream_status","title":"Upstream answered with an error","status":404}',
@@ -114,7 +114,7 @@ async def test_what_a_required_failure_cut_short_is_not_missed() -> None:
     assert (report.same, report.new_calls) == (1, {})
 
 
-async def test_of_two_required_failures_the_earlier_decides_again() -> None:
+async def test_the_earlier_of_two_required_failures_decides_again() -> None:
     steps = {
         "one": {"upstream": "a", "path": "/one", "required": True},
         "two": {"upstream": "b", "path": "/two", "required": True},
@@ -132,11 +132,11 @@ async def test_a_removed_endpoint_is_reported() -> None:
     assert report.is_removed
 
 
-async def test_a_renamed_endpoint_is_the_same() -> None:
+async def test_a_renamed_endpoint_is_matched() -> None:
     assert (await replayed(plan_of({"name": "other"}), WHOLE)).same == 1
 
 
-async def test_bodies_that_are_sent_tell_calls_apart() -> None:
+async def test_calls_are_distinguished_by_their_sent_bodies() -> None:
     steps = {"one": {"upstream": "a", "path": "/p", "method": "POST", "body": {"v": "{body.v}"}}}
     endpoint = {"method": "POST", "path": "/x", "steps": steps}
     step = answered("one", "a", "/p", b'{"ok":true}', method="POST", sent=kept(b'{"v": 1.0}'))
@@ -149,7 +149,7 @@ async def test_bodies_that_are_sent_tell_calls_apart() -> None:
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        # A service may answer with nothing: its header fields show that the answer was kept.
+        # An answer may have no body: its header fields show that it was kept.
         (recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"", headers={"date": "now"})]), None),
         (
             recorded("/x/7", b"{}", [answered("one", "a", "/one/7", b"")], asked={"body": digested(b"{}")}),
@@ -157,26 +157,26 @@ async def test_bodies_that_are_sent_tell_calls_apart() -> None:
         ),
     ],
 )
-async def test_what_is_not_in_the_record_is_not_guessed(record: Record, reason: str | None) -> None:
+async def test_a_record_without_the_needed_data_is_skipped_with_the_reason(record: Record, reason: str | None) -> None:
     report = await replayed(plan_of(), record)
     assert list(report.skipped) == ([] if reason is None else [reason])
 
 
-async def test_records_without_the_services_answers_are_left_out() -> None:
+async def test_records_without_upstream_answers_are_skipped() -> None:
     bare = msgspec.structs.replace(ONE, body=digested(b'{"n":1}'))
     report = await replayed(plan_of(), recorded("/x/7", b"{}", [bare]))
     assert report.replayed == 0
     assert report.skipped == {"the services' answers were not kept (`bodies: steps` keeps them)": 1}
 
 
-async def test_a_sent_body_of_which_only_the_size_is_known_leaves_the_record_out() -> None:
+async def test_a_sent_body_recorded_only_by_size_skips_the_record() -> None:
     endpoint = {"method": "POST", "path": "/x", "steps": {"one": {"upstream": "a", "path": "/p", "method": "POST", "body": {"v": 1}}}}
     step = Step(name="one", upstream="a", method="POST", target="/p", sent=Content(size=7), status=200, body=Content(size=2))
     report = await replayed(plan_of(endpoint), recorded("/x", b"{}", [step], method="POST"))
     assert (report.replayed, report.new_calls) == (0, {})
 
 
-async def test_a_header_that_was_not_kept_and_is_needed_is_not_guessed() -> None:
+async def test_a_record_without_a_required_header_is_skipped() -> None:
     endpoint = {"parameters": {"x-who": {"in": "header", "required": True}}}
     assert list((await replayed(plan_of(endpoint), WHOLE)).skipped) == [
         "the header x-who was not kept (`journal: {headers: [x-who]}` keeps it)"
@@ -185,7 +185,7 @@ async def test_a_header_that_was_not_kept_and_is_needed_is_not_guessed() -> None
     assert (await replayed(plan_of(endpoint), kept_record)).same == 1
 
 
-async def test_redacted_values_are_no_difference() -> None:
+async def test_redacted_values_are_not_a_difference() -> None:
     redact = Redact(paths=["card"])
     step = answered("one", "a", "/one?token=***", b'{"card":"***","n":1}')
     steps = {"one": {"upstream": "a", "path": "/one", "query": {"token": "secret"}}}
@@ -200,8 +200,8 @@ async def test_two_steps_with_the_same_call_get_their_own_answers() -> None:
 
 
 @pytest.mark.parametrize("failure", [None, "invalid_json"])
-async def test_answers_of_which_nothing_was_kept_are_not_taken_for_empty_ones(failure: str | None) -> None:
-    """`bodies: response`: of an answer there is its status, as of one that had no body."""
+async def test_answers_recorded_without_a_body_are_not_treated_as_empty(failure: str | None) -> None:
+    """With `bodies: response`, only the status of an answer is recorded, like for an answer without a body."""
     steps = [Step(name="one", upstream="a", method="GET", target="/one/7", status=200, failure=failure)]
     report = await replayed(plan_of({"steps": {"one": STEPS["one"]}}), recorded("/x/7", b'{"one":null}', steps, complete=failure is None))
     if failure is None:
@@ -210,7 +210,7 @@ async def test_answers_of_which_nothing_was_kept_are_not_taken_for_empty_ones(fa
         assert (report.skipped, list(report.status)) == ({}, ["200 -> 502"])
 
 
-async def test_an_old_answer_is_only_taken_where_the_new_document_allows_it() -> None:
+async def test_a_stale_answer_is_used_only_when_the_new_document_allows_it() -> None:
     old = msgspec.structs.replace(ONE, age_s=60.0)
     record = recorded("/x/7", b'{"one":{"n":1,"t":"x"}}', [old], complete=False)
     for rule, is_same in (({"stale_if_error": "1h"}, True), ({"stale_if_error": "30s"}, False), ({}, False)):
@@ -224,13 +224,13 @@ def computing(hook: str, given: str = "{one.n}", **step: Any) -> dict[str, Any]:
     return {"steps": {"one": STEPS["one"], "it": compute}}
 
 
-async def test_what_a_cluster_computes_is_computed_here() -> None:
+async def test_functions_of_a_dask_cluster_run_locally() -> None:
     plan = plan_of(computing("wrapped", executor="dask"), compute_backends={"far": {"kind": "dask", "address": "tcp://127.0.0.1:1"}})
     record = recorded("/x/7", b'{"one":{"n":1,"t":"x"},"it":{"is":1}}', [ONE, Step(name="it", value=kept(b'{"is":1}'))])
     assert (await replayed(plan, record)).same == 1
 
 
-async def test_a_function_that_cannot_do_with_a_redacted_value_leaves_the_record_out() -> None:
+async def test_a_function_that_fails_on_a_redacted_value_skips_the_record() -> None:
     plan = plan_of({"steps": {"one": STEPS["one"], "it": {"compute": "tests.support.replay_hooks:initials", "input": {"name": "{one.t}"}}}})
     masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
     fine = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"it":"x"}', [masked, Step(name="it", value=kept(b'"x"'))])
@@ -242,7 +242,7 @@ async def test_a_function_that_cannot_do_with_a_redacted_value_leaves_the_record
     assert (await replayed(plan, failed_then, redact=Redact(paths=["one.t"]))).same == 1
 
 
-async def test_a_difference_that_may_be_for_a_redacted_value_alone_says_so() -> None:
+async def test_a_difference_possibly_caused_by_a_redacted_value_is_marked() -> None:
     plan = plan_of(computing("wrapped", "of {one.t}"))
     masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
     record = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"it":{"is":"of x"}}', [masked, Step(name="it", value=kept(b'{"is":"of x"}'))])
@@ -250,7 +250,7 @@ async def test_a_difference_that_may_be_for_a_redacted_value_alone_says_so() -> 
     assert (report.different, list(report.fields), report.guessed["it"].records) == (1, ["it.is"], 1)
 
 
-async def test_a_call_made_of_a_redacted_value_leaves_the_record_out() -> None:
+async def test_a_call_built_from_a_redacted_value_skips_the_record() -> None:
     steps = {"one": STEPS["one"], "two": {"upstream": "b", "path": "/two/{one.t}"}}
     masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
     record = recorded("/x/7", b'{"one":{"n":1,"t":"***"},"two":2}', [masked, answered("two", "b", "/two/secret", b"2")])
@@ -259,7 +259,7 @@ async def test_a_call_made_of_a_redacted_value_leaves_the_record_out() -> None:
     assert reason.startswith("a call is made with a redacted value")
 
 
-async def test_a_redacted_body_that_is_not_taken_any_more_leaves_the_record_out() -> None:
+async def test_a_redacted_body_that_is_no_longer_valid_skips_the_record() -> None:
     endpoint = {
         "path": "/x", "method": "POST", "steps": {"one": {"upstream": "a", "path": "/p", "method": "GET"}},
         "body": {"schema": {"type": "object", "properties": {"card": {"type": "integer"}}}},

@@ -1,4 +1,4 @@
-"""The order in which steps end when a request that a failure decided is run again."""
+"""The order in which steps finish when a request decided by a failure is replayed."""
 
 import asyncio
 
@@ -16,7 +16,8 @@ def record(failure: str | None) -> Record:
 
 
 async def order(turns: Turns, wanted: list[tuple[str, Turn]], *, needs_time: str | None = None) -> list[str]:
-    """In which order these end, when they begin in this one. `needs_time`: ends only after the others have had all the time they want."""
+    """The order in which steps finish when they start in the given order. `needs_time`: finishes only after the others have had enough
+    time."""
     ended: list[str] = []
     gate = asyncio.Event()
 
@@ -37,7 +38,7 @@ async def order(turns: Turns, wanted: list[tuple[str, Turn]], *, needs_time: str
 
 
 @pytest.mark.parametrize("is_reversed", [False, True])
-async def test_steps_end_as_they_did_then_and_unknown_ones_last(is_reversed: bool) -> None:
+async def test_steps_finish_in_their_recorded_order_and_unknown_ones_last(is_reversed: bool) -> None:
     turns = Turns(record("timeout"))
     late, early = (turns.of(step, UNKNOWN_CALL) for step in STEPS)
     wanted = [("late", late), ("call", UNKNOWN_CALL), ("function", UNKNOWN_FUNCTION), ("early", early)]
@@ -45,13 +46,13 @@ async def test_steps_end_as_they_did_then_and_unknown_ones_last(is_reversed: boo
     assert found == ["early", "late", "function", "call"]
 
 
-async def test_a_later_one_waits_for_a_function_that_takes_its_time() -> None:
+async def test_a_later_step_waits_for_a_slow_function() -> None:
     turns = Turns(record("timeout"))
     late, early = (turns.of(step, UNKNOWN_CALL) for step in STEPS)
     assert await order(turns, [("late", late), ("early", early)], needs_time="early") == ["early", "late"]
 
 
-async def test_one_that_is_cancelled_holds_up_nobody() -> None:
+async def test_a_cancelled_step_does_not_block_the_others() -> None:
     turns = Turns(record("timeout"))
     late, early = (turns.of(step, UNKNOWN_CALL) for step in STEPS)
 
@@ -69,7 +70,7 @@ async def test_one_that_is_cancelled_holds_up_nobody() -> None:
         await waiting
 
 
-async def test_without_a_failure_nobody_waits() -> None:
+async def test_without_a_failure_no_step_waits() -> None:
     turns = Turns(record(None))
     with turns.running(turns.of(STEPS[1], UNKNOWN_CALL)):
         await turns.wait(UNKNOWN_CALL)

@@ -1,4 +1,5 @@
-"""While the gate is full a request waits as bytes: it is served, or turned away, as if it had come later, and no other is disturbed."""
+"""At the concurrency limit a request waits as bytes. It is served or rejected as if it had arrived later, without affecting other
+requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -36,7 +37,7 @@ async def full(
     protocol: type[BoundedProtocol] = Bounded,
     keep_alive_s: float = 600.0,
 ) -> AsyncIterator[tuple[HeadServer, Gate]]:
-    """A server all of whose places are taken by requests that end when `server.app.gate` is set."""
+    """A server whose slots are all in use by requests that end when `server.app.gate` is set."""
     gate = Gate(limit=limit, waiting=waiting, wait_s=wait_s)
     async with serving(protocol, gate=gate, keep_alive_s=keep_alive_s) as server, server.connected() as (_, writer):
         writer.write(SLOW)
@@ -49,7 +50,7 @@ async def full(
         assert (gate.queued, backlog_of(gate).unread_bytes) == (0, 0)
 
 
-async def test_waiting_requests_are_not_looked_at_and_are_served_in_their_order() -> None:
+async def test_waiting_requests_stay_unread_and_are_served_in_order() -> None:
     async with full(waiting=3) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
         to_one.write(GET)
         await until(lambda: gate.queued == 1)
@@ -62,7 +63,7 @@ async def test_waiting_requests_are_not_looked_at_and_are_served_in_their_order(
         assert (server.app.seen, gate.admitted, gate.shed) == (["/a", "/b"], 2, 0)
 
 
-async def test_who_finds_no_room_to_wait_is_told_when_to_come_back_and_can() -> None:
+async def test_request_that_finds_the_backlog_full_gets_retry_after_and_keeps_its_connection() -> None:
     async with full() as (server, gate), server.connected() as (reader, writer):
         writer.write(GET.replace(b"Host", b"X-Request-Id: mine\r\nHost"))
         status, headers, problem = problem_of(await answer(reader), 503)
@@ -77,14 +78,14 @@ async def test_who_finds_no_room_to_wait_is_told_when_to_come_back_and_can() -> 
         assert server.app.seen == ["/a"]
 
 
-async def test_wait_has_an_end() -> None:
+async def test_wait_ends_with_a_rejection() -> None:
     async with full(waiting=1, wait_s=0.05) as (server, gate), server.connected() as (reader, writer):
         writer.write(GET)
         assert b"/problems/overloaded" in await answer(reader)
         assert (server.app.seen, gate.shed) == ([], 1)
 
 
-async def test_own_pages_are_served_when_nothing_else_is() -> None:
+async def test_own_pages_are_served_at_the_limit() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
         writer.write(GET.replace(b"/a", b"/livez"))
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
@@ -92,7 +93,7 @@ async def test_own_pages_are_served_when_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[POST + b"hello"], [POST, b"hello"], [POST[:20], POST[20:], b"he", b"llo"]])
-async def test_body_of_who_was_turned_away_is_not_taken_for_a_request(pieces: list[bytes]) -> None:
+async def test_body_of_a_rejected_request_is_not_parsed_as_a_request(pieces: list[bytes]) -> None:
     async with full() as (server, gate), server.connected() as (reader, writer):
         for piece in pieces:
             writer.write(piece)
@@ -106,7 +107,7 @@ async def test_body_of_who_was_turned_away_is_not_taken_for_a_request(pieces: li
         assert server.app.seen == ["/a"]
 
 
-async def test_request_that_waits_is_served_with_its_body_whenever_it_comes() -> None:
+async def test_waiting_request_is_served_with_its_body_whenever_that_arrives() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
         body = b"x" * 1_000_000
         writer.write(POST.replace(b": 5", b": %d" % len(body)))
@@ -116,12 +117,12 @@ async def test_request_that_waits_is_served_with_its_body_whenever_it_comes() ->
         assert (await answer(reader)).endswith(b"\r\n\r\n1000000")
 
 
-async def test_all_that_wait_together_hold_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_of_all_waiting_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anabranch.server.backlog._MAX_BYTES", 100_000)
     monkeypatch.setattr("tests.support.head_server.Bounded.max_head_bytes", 64 * 1024)
     monkeypatch.setattr("anabranch.server.backlog.QUICK_PER_S", 0)
     async with full(waiting=9) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
-        # Each is within the bound when its head comes, and the second beyond it when its body does.
+        # Each is within the bound when its head arrives; the second exceeds it when its body arrives.
         head, body = POST.replace(b": 5", b": 60000"), b"x" * 60_000
         to_one.write(head + body)
         await until(lambda: backlog_of(gate).unread_bytes == len(head + body))
@@ -137,7 +138,7 @@ async def test_all_that_wait_together_hold_so_much_and_no_more(monkeypatch: pyte
         assert gate.shed == 1
 
 
-async def test_requests_behind_one_that_waits_are_answered_in_order() -> None:
+async def test_requests_behind_a_waiting_one_are_answered_in_order() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
         writer.write(GET + POST + b"hello")
         await until(lambda: gate.queued == 1)
@@ -146,7 +147,7 @@ async def test_requests_behind_one_that_waits_are_answered_in_order() -> None:
         assert [(await answer(reader))[-1:] for _ in range(3)] == [b"0", b"5", b"0"]
 
 
-async def test_head_that_is_not_whole_takes_no_place_from_others() -> None:
+async def test_incomplete_head_takes_no_slot() -> None:
     async with full(waiting=2) as (server, gate), server.connected() as (one, to_one), server.connected() as (two, to_two):
         to_one.write(GET[:10])
         await until(lambda: gate.queued == 1)
@@ -159,7 +160,7 @@ async def test_head_that_is_not_whole_takes_no_place_from_others() -> None:
         assert (await answer(one)).startswith(b"HTTP/1.1 200")
 
 
-async def test_garbage_that_waited_is_refused_and_takes_no_place() -> None:
+async def test_garbage_that_waited_is_rejected_and_takes_no_slot() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
         writer.write(b"secret-garbage\r\n\r\n")
         await until(lambda: gate.queued == 1)
@@ -168,7 +169,7 @@ async def test_garbage_that_waited_is_refused_and_takes_no_place() -> None:
         await until(lambda: gate.bulkhead.in_use == 0)
 
 
-async def test_time_for_a_head_is_not_counted_from_an_answer_nor_while_the_next_request_waits() -> None:
+async def test_head_timeout_does_not_run_between_requests_or_while_a_request_waits() -> None:
     async with full(protocol=Hasty) as (server, gate), server.connected() as (reader, writer):
         writer.write(GET)
         assert b"/problems/overloaded" in await answer(reader)
@@ -180,7 +181,7 @@ async def test_time_for_a_head_is_not_counted_from_an_answer_nor_while_the_next_
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
 
 
-async def test_body_of_who_was_turned_away_is_not_counted_as_a_head() -> None:
+async def test_body_of_a_rejected_request_does_not_count_as_a_head() -> None:
     async with full() as (server, gate), server.connected() as (reader, writer):
         writer.write(POST.replace(b": 5", b": 5000") + b"x" * 5000)
         assert b"/problems/overloaded" in await answer(reader)
@@ -190,7 +191,7 @@ async def test_body_of_who_was_turned_away_is_not_counted_as_a_head() -> None:
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
 
 
-async def test_body_of_who_was_turned_away_keeps_no_connection() -> None:
+async def test_body_of_a_rejected_request_does_not_keep_the_connection_open() -> None:
     async with full(keep_alive_s=0.5) as (server, _), server.connected() as (reader, writer):
         writer.write(POST)
         assert b"/problems/overloaded" in await answer(reader)
@@ -198,10 +199,10 @@ async def test_body_of_who_was_turned_away_keeps_no_connection() -> None:
         assert await rest(reader) == b""
 
 
-async def test_request_behind_one_that_was_turned_away_keeps_its_connection() -> None:
-    """With hardly any time between two requests, which is not what one under way has."""
+async def test_request_after_a_rejected_one_keeps_its_connection() -> None:
+    """Uses a very short keep-alive timeout, which must not apply to a request in flight."""
     async with full(waiting=1, keep_alive_s=0) as (server, gate), server.connected() as (reader, writer):
-        gate.waiting = 0  # of those that have not been parsed
+        gate.waiting = 0  # no unread requests may wait
         writer.write(GET + GET)
         assert b"/problems/overloaded" in await answer(reader)
         await until(lambda: gate.queued == 1)
@@ -210,9 +211,9 @@ async def test_request_behind_one_that_was_turned_away_keeps_its_connection() ->
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
 
 
-async def test_nothing_is_served_behind_a_request_whose_answer_closes_the_connection() -> None:
+async def test_nothing_is_served_after_a_response_that_closes_the_connection() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
-        gate.waiting = 0  # of those that have not been parsed
+        gate.waiting = 0  # no unread requests may wait
         writer.write(POST.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"hello" + GET)
         assert (await rest(reader)).count(b"HTTP/1.1 ") == 1
         server.app.gate.set()
@@ -220,7 +221,7 @@ async def test_nothing_is_served_behind_a_request_whose_answer_closes_the_connec
         assert server.app.seen == []
 
 
-async def test_client_that_does_not_read_is_not_answered_again_and_again() -> None:
+async def test_rejected_client_that_does_not_read_is_disconnected() -> None:
     async with full() as (server, _), server.connected() as (reader, writer):
         await until(lambda: len(server.connections) == 2)
         next(one for one in server.connections if one.cycle is None).pause_writing()
@@ -229,7 +230,7 @@ async def test_client_that_does_not_read_is_not_answered_again_and_again() -> No
         assert (status, headers["connection"]) == (503, "close")
 
 
-async def test_client_that_sends_line_ends_after_it_was_turned_away_does_not_keep_its_connection() -> None:
+async def test_line_ends_after_a_rejection_do_not_keep_the_connection_open() -> None:
     async with full(protocol=Hasty) as (server, _), server.connected() as (reader, writer):
         writer.write(GET)
         assert b"/problems/overloaded" in await answer(reader)
@@ -237,7 +238,7 @@ async def test_client_that_sends_line_ends_after_it_was_turned_away_does_not_kee
         assert await rest(reader) == b""
 
 
-async def test_client_that_goes_leaves_the_line() -> None:
+async def test_disconnected_client_leaves_the_backlog() -> None:
     async with full(waiting=1) as (server, gate):
         async with server.connected() as (_, writer):
             writer.write(GET)
@@ -263,14 +264,14 @@ async def test_answer_to_head_has_no_body() -> None:
         POST.replace(b"Host", b"Expect: 100-continue\r\nHost"),
     ],
 )
-async def test_connection_closes_where_the_next_request_cannot_be_found_or_is_not_wanted(request_: bytes) -> None:
+async def test_rejection_closes_the_connection_when_it_cannot_be_reused(request_: bytes) -> None:
     async with full() as (server, _), server.connected() as (reader, writer):
         writer.write(request_)
         status, headers, _ = problem_of(await rest(reader), 503)
         assert (status, headers["connection"]) == (503, "close")
 
 
-async def test_drain_answers_who_waits_and_then_closes() -> None:
+async def test_drain_serves_waiting_requests_and_then_closes() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
         writer.write(GET)
         await until(lambda: gate.queued == 1)
@@ -281,7 +282,7 @@ async def test_drain_answers_who_waits_and_then_closes() -> None:
         assert b"connection: close" in raw.lower()
 
 
-async def test_drain_tells_who_is_turned_away_and_then_closes() -> None:
+async def test_drain_rejects_a_request_whose_wait_expires_and_then_closes() -> None:
     async with full(waiting=1, wait_s=0.05) as (server, gate), server.connected() as (reader, writer):
         writer.write(GET)
         await until(lambda: gate.queued == 1)
@@ -290,7 +291,7 @@ async def test_drain_tells_who_is_turned_away_and_then_closes() -> None:
         assert (status, headers["connection"]) == (503, "close")
 
 
-async def test_drain_without_time_turns_away_who_waits() -> None:
+async def test_drain_without_time_rejects_waiting_requests() -> None:
     async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
         writer.write(GET)
         await until(lambda: gate.queued == 1)

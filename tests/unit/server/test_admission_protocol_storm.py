@@ -1,4 +1,5 @@
-"""Many clients at once before a small gate, in pieces and in line: each request has one answer, in its turn, and no place is lost."""
+"""Many concurrent clients at a low concurrency limit, with split and pipelined requests: each gets one answer, in order, and no slot is
+lost."""
 
 import asyncio
 from random import Random
@@ -14,7 +15,7 @@ _ROUNDS = 12
 
 
 class Client:
-    """Asks with bodies of lengths that are its own, which the answers say again; never the same path twice."""
+    """A client whose body lengths are unique and returned in the answers; it never uses a path twice."""
 
     def __init__(self, number: int) -> None:
         self._random = Random(number)
@@ -31,7 +32,7 @@ class Client:
                 await asyncio.sleep(0.02)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int) -> bytes:
-        """Send so many requests in one go, read their answers, and return the last one's status."""
+        """Send `count` requests at once, read their answers, and return the status of the last."""
         requests = [self._request() for _ in range(count)]
         data = b"".join(raw for _, _, raw in requests)
         sending = asyncio.ensure_future(self._send(writer, data))
@@ -61,7 +62,7 @@ class Client:
             await asyncio.sleep(self._random.choice((0, 0, 0.001)))
 
 
-async def test_each_request_has_one_answer_in_its_turn_and_no_place_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_request_gets_one_answer_in_order_and_no_slot_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUICK_PER_S", 20)
     monkeypatch.setattr(module, "_HOLD_S", 0.02)
     clients = [Client(number) for number in range(_CLIENTS)]

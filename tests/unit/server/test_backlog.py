@@ -1,4 +1,4 @@
-"""Who waits before the gate, for how long, and what becomes of the others."""
+"""Which requests wait at the concurrency limit, for how long, and what happens to the others."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from anabranch.server.backlog import Backlog
 
 
 class PendingConnection:
-    """Writes down what it is told. `has_request`: whether it takes the place that it is given."""
+    """Records its calls. `has_request`: whether it uses the slot that it is given."""
 
     def __init__(self, told: list[str], name: str, *, has_request: bool = True) -> None:
         self._told = told
@@ -38,7 +38,7 @@ async def until(told: list[str], count: int) -> None:
             await asyncio.sleep(0.002)
 
 
-async def test_who_waits_longest_gets_the_place_that_becomes_free() -> None:
+async def test_a_freed_slot_goes_to_the_oldest_waiter() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=3)
     for name in "abc":
@@ -49,7 +49,7 @@ async def test_who_waits_longest_gets_the_place_that_becomes_free() -> None:
     assert (told, gate.queued, gate.admitted, gate.bulkhead.in_use) == (["a in", "b in"], 1, 2, 1)
 
 
-async def test_place_that_is_not_taken_goes_to_the_next_one() -> None:
+async def test_unused_slot_goes_to_the_next_waiter() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=3)
     for name in "ab":
@@ -61,19 +61,19 @@ async def test_place_that_is_not_taken_goes_to_the_next_one() -> None:
     assert gate.bulkhead.in_use == 0
 
 
-async def test_place_of_a_cancelled_waiter_goes_to_the_backlog() -> None:
+async def test_slot_of_a_cancelled_waiter_goes_to_the_backlog() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=3)
     parsed = asyncio.ensure_future(gate.enter())
     await asyncio.sleep(0)
     backlog.add(PendingConnection(told, "a"))
-    gate.leave()  # hands its place to the request that is parsed, which is cancelled before it knows
+    gate.leave()  # passes its slot to the parsed request, which is cancelled before it runs
     parsed.cancel()
     await asyncio.wait([parsed])
     assert (told, gate.bulkhead.in_use) == (["a in"], 1)
 
 
-async def test_places_go_in_turns_to_requests_that_are_parsed_and_to_those_that_are_not() -> None:
+async def test_parsed_and_unread_requests_get_slots_in_turn() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=4)
 
@@ -96,7 +96,7 @@ async def test_places_go_in_turns_to_requests_that_are_parsed_and_to_those_that_
     assert gate.bulkhead.in_use == 0
 
 
-async def test_who_is_one_too_many_is_turned_away_at_once() -> None:
+async def test_connection_beyond_the_backlog_is_rejected_at_once() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=1)
     for name in "ab":
@@ -104,7 +104,7 @@ async def test_who_is_one_too_many_is_turned_away_at_once() -> None:
     assert (told, gate.shed, gate.queued) == (["b away"], 1, 1)
 
 
-async def test_wait_has_an_end() -> None:
+async def test_wait_ends_with_a_rejection() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=3, wait_s=0.01)
     for name in "ab":
@@ -113,7 +113,7 @@ async def test_wait_has_an_end() -> None:
     assert (told, gate.shed, gate.queued) == (["a away", "b away"], 2, 0)
 
 
-async def test_who_has_gone_is_told_nothing() -> None:
+async def test_discarded_connection_is_not_called() -> None:
     told: list[str] = []
     gate, backlog = full(waiting=2, wait_s=0.01)
     gone = PendingConnection(told, "gone")
@@ -125,14 +125,14 @@ async def test_who_has_gone_is_told_nothing() -> None:
 
 
 async def test_storm_of_rejections_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first ones of a second are told at once, the others later: they cannot ask again before."""
+    """The first rejections of each second are sent at once, the others later, so that those clients cannot retry earlier."""
     monkeypatch.setattr(module, "QUICK_PER_S", 3)
     monkeypatch.setattr(module, "_HOLD_S", 0.05)
     told: list[str] = []
     gate, backlog = full(waiting=0)
     for number in range(200):
         backlog.add(PendingConnection(told, str(number)))
-    # Three for each second that began while they came.
+    # Three for each second that started meanwhile.
     assert 3 <= len(told) < 100
     assert gate.shed == 200
     gone = PendingConnection(told, "gone")
@@ -156,7 +156,7 @@ async def test_storm_of_rejections_is_slowed_down(monkeypatch: pytest.MonkeyPatc
         (b"GET /" + b"a" * 1000, True),
     ],
 )
-async def test_own_pages_are_open_when_nothing_else_is(begin: bytes, *, waits: bool) -> None:
+async def test_own_pages_do_not_wait(begin: bytes, *, waits: bool) -> None:
     gate, backlog = full(waiting=1)
     assert backlog.must_wait(begin) is waits
     gate.leave()

@@ -1,4 +1,4 @@
-"""The garbage collector's settings, and that they are put back."""
+"""The garbage collector's settings, and that they are restored."""
 
 import gc
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def test_nothing_is_collected_while_the_gateway_starts() -> None:
     assert gc.isenabled()
 
 
-def test_what_is_there_is_set_apart_and_again_after_a_reload() -> None:
+def test_existing_objects_are_frozen_and_again_after_a_reload() -> None:
     gc_tuning.freeze()
     first = gc.get_freeze_count()
     assert first > 1000
@@ -33,9 +33,9 @@ def test_what_is_there_is_set_apart_and_again_after_a_reload() -> None:
     assert gc.get_freeze_count() >= first + len(kept)
 
 
-def test_what_a_reload_has_replaced_is_collected() -> None:
+def test_objects_replaced_by_a_reload_are_collected() -> None:
     class Old:
-        """Part of a cycle, which only the collector can free."""
+        """Part of a reference cycle, which only the collector can free."""
 
         count = 0
 

@@ -21,7 +21,7 @@ def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
         yield made
 
 
-def test_all_who_wait_are_taken(listener: socket.socket) -> None:
+def test_all_pending_connections_are_accepted(listener: socket.socket) -> None:
     assert accept_pending(listener) == []
     clients = [socket.create_connection(listener.getsockname()[:2]) for _ in range(5)]
     taken = accept_pending(listener)
@@ -32,7 +32,7 @@ def test_all_who_wait_are_taken(listener: socket.socket) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
-def test_a_deaf_listener_keeps_who_is_there_and_lets_nobody_in(listener: socket.socket) -> None:
+def test_a_blocked_listener_keeps_pending_connections_and_admits_no_new_ones(listener: socket.socket) -> None:
     before = socket.create_connection(listener.getsockname()[:2])
     assert block_new_connections(listener)
     with socket.socket(listener.family) as newcomer:
@@ -52,7 +52,7 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_nobody_in(listener: socket.
         assert newcomer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
-def test_a_system_without_filters_goes_on_listening(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_socket_filters_continues_to_listen(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert not block_new_connections(listener)
     with socket.create_connection(listener.getsockname()[:2]):

@@ -1,4 +1,4 @@
-"""A worker and the other ones; the supervisor between them is played by hand."""
+"""A worker and its peers, with a supervisor simulated by the test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class Supervisor:
 
 
 class Reloads:
-    """What a worker does when it is asked."""
+    """The reload handler of a worker."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -58,7 +58,7 @@ async def worker(*, patience_s: float = PATIENCE_S) -> AsyncIterator[tuple[Peers
         theirs.close()
 
 
-async def test_outcome_of_every_other_worker_is_gathered() -> None:
+async def test_results_of_all_other_workers_are_collected() -> None:
     async with worker() as (peers, supervisor, _):
         asked = asyncio.ensure_future(peers.reload())
         number = (await supervisor.hear())["ask"]
@@ -68,14 +68,14 @@ async def test_outcome_of_every_other_worker_is_gathered() -> None:
         assert await asked == {1: OK, 2: {"result": "failed"}}
 
 
-async def test_nobody_to_ask_is_answered_at_once() -> None:
+async def test_reload_without_other_workers_returns_at_once() -> None:
     async with worker() as (peers, supervisor, _):
         asked = asyncio.ensure_future(peers.reload())
         supervisor.say(asked=[], round=(await supervisor.hear())["ask"])
         assert await asked == {}
 
 
-async def test_worker_that_says_nothing_is_told_as_such() -> None:
+async def test_silent_worker_is_reported_as_no_answer() -> None:
     async with worker(patience_s=1.0) as (peers, supervisor, _):
         asked = asyncio.ensure_future(peers.reload())
         supervisor.say(asked=[1, 2], round=(number := (await supervisor.hear())["ask"]))
@@ -83,7 +83,7 @@ async def test_worker_that_says_nothing_is_told_as_such() -> None:
         assert await asked == {1: OK, 2: {"result": "no answer"}}
 
 
-async def test_supervisor_that_says_nothing_is_nobody_reached() -> None:
+async def test_silent_supervisor_means_no_worker_was_reached() -> None:
     async with worker(patience_s=0.05) as (peers, _, _):
         assert await peers.reload() is None
 
@@ -110,7 +110,7 @@ async def test_late_answer_counts_for_its_own_round_only() -> None:
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-async def test_end_of_all_ends_the_waiting(is_told: bool) -> None:
+async def test_shutdown_ends_the_waiting(is_told: bool) -> None:
     async with worker() as (peers, supervisor, _):
         asked = asyncio.ensure_future(peers.reload())
         supervisor.say(asked=[1], round=(await supervisor.hear())["ask"])
@@ -118,18 +118,18 @@ async def test_end_of_all_ends_the_waiting(is_told: bool) -> None:
             supervisor.pipe.send_bytes(END)
         else:
             supervisor.pipe.close()
-        assert (await asked) in ({1: {"result": "no answer"}}, None)  # the end may be heard together with the rest
+        assert (await asked) in ({1: {"result": "no answer"}}, None)  # the end may arrive together with the rest
         assert await peers.reload() is None
 
 
-async def test_who_is_asked_reloads_and_says_how_it_went() -> None:
+async def test_requested_worker_reloads_and_reports_the_result() -> None:
     async with worker() as (_, supervisor, reloads):
         supervisor.say(reload=[3, 99])
         assert await supervisor.hear() == {"done": [3, 99], "outcome": {"result": "ok", "generation": 2}}
         assert reloads.count == 1
 
 
-async def test_draining_worker_hears_nothing_more_but_the_end() -> None:
+async def test_draining_worker_ignores_all_messages_except_the_end() -> None:
     ours, theirs = Pipe()
     heartbeat, reloads = Heartbeat(theirs, on_orphaned=lambda: None), Reloads()
     peers = Peers(heartbeat, 0)

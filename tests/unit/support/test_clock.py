@@ -5,7 +5,7 @@ import pytest
 from tests.support.clock import START, FakeClock, FakeTimeLoop
 
 
-def test_clock_moves_only_when_told() -> None:
+def test_clock_moves_only_when_advanced() -> None:
     clock = FakeClock()
     assert clock() == START
     clock.advance(2.5)
@@ -28,7 +28,7 @@ def test_an_hour_of_sleep_takes_no_time_and_timers_fire_in_order() -> None:
         assert runner.run(main()) == [("early", 0.001), ("middle", 5.0), ("late", 3600.0)]
 
 
-def test_timeouts_see_the_same_time() -> None:
+def test_timeouts_use_the_simulated_time() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
         with pytest.raises(TimeoutError):

@@ -4,7 +4,7 @@ from tests.support.ports import free_port, free_ports
 from tests.support.serving import LOOPBACK
 
 
-def test_ports_differ_and_are_free() -> None:
+def test_ports_are_distinct_and_free() -> None:
     found = [*free_ports(20), free_port(), *free_ports(20)]
     assert len(set(found)) == 41
     for port in found:
@@ -12,6 +12,6 @@ def test_ports_differ_and_are_free() -> None:
             program.bind((LOOPBACK, port))
 
 
-def test_a_port_that_is_taken_is_passed_over() -> None:
+def test_a_port_in_use_is_skipped() -> None:
     with socket.create_server((LOOPBACK, free_port())) as taken:
-        assert taken.getsockname()[1] not in free_ports(999)  # once around
+        assert taken.getsockname()[1] not in free_ports(999)  # one full cycle

@@ -1,4 +1,4 @@
-"""Whoever waits for a record goes on when it holds what was waited for, and not before."""
+"""A waiter on a record continues when its condition holds, and not before."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -14,7 +14,7 @@ def run(test: Coroutine[object, object, None]) -> None:
         runner.run(test)
 
 
-def test_what_is_there_is_not_waited_for() -> None:
+def test_a_condition_that_already_holds_returns_at_once() -> None:
     async def test() -> None:
         answers = Answers()
         answers.add()
@@ -23,7 +23,7 @@ def test_what_is_there_is_not_waited_for() -> None:
     run(test())
 
 
-def test_each_waits_for_its_own_condition() -> None:
+def test_each_waiter_waits_for_its_own_condition() -> None:
     async def test() -> None:
         answers = Answers()
         one = asyncio.create_task(answers.until(lambda record: record.count >= 1))
@@ -39,7 +39,7 @@ def test_each_waits_for_its_own_condition() -> None:
     run(test())
 
 
-def test_patience_ends_unless_there_is_no_limit() -> None:
+def test_waiting_times_out_unless_there_is_no_limit() -> None:
     async def test() -> None:
         answers = Answers()
         endless = asyncio.create_task(answers.until(lambda record: record.count == 1, None))

@@ -1,4 +1,4 @@
-"""Answers of scripted upstreams that wait for what has happened, instead of for time."""
+"""Answers of scripted upstreams that wait for events instead of time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,12 +11,12 @@ import pytest
 from tests.support.record import Answers
 from tests.support.scripted import ScriptedUpstream
 
-# Nothing may come in this window; what is waited for cannot happen within it, since nobody does it.
+# No answer may arrive in this window: nothing triggers the event that it waits for.
 QUIET_S = 0.05
 
 
 class Pair:
-    """Two upstreams that know each other. `a` answers as it is told; `b` answers at `/b`, and never at `/hang`."""
+    """Two joined upstreams. `a` has the given behaviour; `b` answers at `/b`, and never at `/hang`."""
 
     def __init__(self, a: dict[str, Any]) -> None:
         self.a = ScriptedUpstream({"*": a})
@@ -28,7 +28,7 @@ class Pair:
 
 @asynccontextmanager
 async def pair(a: dict[str, Any]) -> AsyncIterator[tuple[Pair, Callable[[str], "asyncio.Task[httpx.Response]"]]]:
-    """The upstreams, and a way to ask `a` at `a/...` and `b` at `b/...`."""
+    """The upstreams, and a function that sends requests: `a/...` to `a`, `b/...` to `b`."""
     made = Pair({"json": 1, **a})
     async with AsyncExitStack() as exits:
         urls = {name: (await exits.enter_async_context(upstream)).url for name, upstream in (("a", made.a), ("b", made.b))}
@@ -42,7 +42,7 @@ async def pair(a: dict[str, Any]) -> AsyncIterator[tuple[Pair, Callable[[str], "
 
 
 async def held(made: Pair, task: "asyncio.Task[httpx.Response]", hits: int = 1) -> None:
-    """The request is at `a`, and gets no answer."""
+    """Check that the request has reached `a` and gets no answer."""
     await made.a.until(lambda a: len(a.hits) == hits)
     await asyncio.sleep(QUIET_S)
     assert not task.done()
@@ -57,7 +57,7 @@ async def test_an_answer_is_held_until_another_upstream_was_hit(names: object) -
         assert (await asked).json() == 1
 
 
-async def test_an_answer_is_held_until_another_upstream_was_hit_so_often() -> None:
+async def test_an_answer_is_held_until_another_upstream_has_the_given_hits() -> None:
     async with pair({"once_hit": {"b": 2}}) as (made, ask):
         asked = ask("a/x")
         await ask("b/b")
@@ -75,7 +75,7 @@ async def test_an_upstream_may_wait_for_its_own_hits() -> None:
         assert made.a.max_concurrent == 2
 
 
-async def test_an_answer_is_held_until_an_exchange_of_another_upstream_was_given_up() -> None:
+async def test_an_answer_is_held_until_an_exchange_of_another_upstream_was_aborted() -> None:
     async with pair({"once_aborted": "b"}) as (made, ask):
         asked, hanging = ask("a/x"), ask("b/hang")
         await made.b.until(lambda b: len(b.hits) == 1)
@@ -85,7 +85,7 @@ async def test_an_answer_is_held_until_an_exchange_of_another_upstream_was_given
         assert made.b.aborted == 1
 
 
-async def test_an_answer_is_held_until_the_client_has_so_many() -> None:
+async def test_an_answer_is_held_until_the_client_has_the_given_number_of_answers() -> None:
     async with pair({"once_answered": 2}) as (made, ask):
         asked = ask("a/x")
         made.answers.add()
@@ -94,7 +94,7 @@ async def test_an_answer_is_held_until_the_client_has_so_many() -> None:
         assert (await asked).json() == 1
 
 
-async def test_a_held_answer_that_the_client_gives_up_is_aborted() -> None:
+async def test_a_held_answer_counts_as_aborted_when_its_client_disconnects() -> None:
     async with pair({"once_answered": 1}) as (made, ask):
         asked = ask("a/x")
         await made.a.until(lambda a: len(a.hits) == 1)
@@ -102,7 +102,7 @@ async def test_a_held_answer_that_the_client_gives_up_is_aborted() -> None:
         await made.a.until(lambda a: a.aborted == 1 and a.open == 0)
 
 
-def test_waiting_for_an_upstream_that_does_not_exist_is_refused() -> None:
+def test_waiting_for_an_unknown_upstream_is_rejected() -> None:
     upstream = ScriptedUpstream({"*": {"once_hit": ["a", "b"]}})
     with pytest.raises(ValueError, match="do not exist: b"):
         upstream.join({"a": upstream}, Answers())

@@ -1,4 +1,4 @@
-"""The spec runner itself, against a small ASGI application in the gateway's place: it must notice everything a case can be wrong about."""
+"""The spec runner itself, with a small ASGI application in place of the gateway: it must detect every kind of wrong expectation."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ ID = [(b"x-request-id", b"r1")]
 
 
 def _app(document: str, *, crash: bool = False, task: bool = False) -> Any:
-    """Answers with what the upstream `a` has at the same path."""
+    """Returns the answer of the upstream `a` to the same path."""
     url = json.loads(document)["upstreams"].get("a", {}).get("url", "")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -62,28 +62,28 @@ def _case(**changes: Any) -> dict[str, Any]:
     return {"upstreams": {"a": {"/x": {"json": {"n": 1}}}}, "requests": [request], "hits": {"a": 1}, **changes}
 
 
-async def test_a_case_that_holds_passes(tmp_path: Path) -> None:
+async def test_a_correct_case_passes(tmp_path: Path) -> None:
     await _run(tmp_path, _case(seen={"a": [{"method": "GET", "target": "/x"}]}, connections={"a": 1}, peak={"a": 1}, aborted={"a": 0}))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"requests": [{"send": "GET /x", "expect": {"status": 201}}]}, "status: expected 201, came 200"),
-        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "json": {"n": 1.0}}}]}, "$.n: expected 1.0, came 1"),
-        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "body": "{}"}}]}, "body: expected b'{}', came b'{\"n\": 1}'"),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 201}}]}, "status: expected 201, got 200"),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "json": {"n": 1.0}}}]}, "$.n: expected 1.0, got 1"),
+        ({"requests": [{"send": "GET /x", "expect": {"status": 200, "body": "{}"}}]}, "body: expected b'{}', got b'{\"n\": 1}'"),
         (
             {"requests": [{"send": "GET /x", "expect": {"status": 200, "headers": {"etag": "1"}}}]},
-            "header etag: expected 1, there was none",
+            "header etag: expected 1, got none",
         ),
         ({"requests": [{"send": "GET /x", "expect": {"status": 200, "problem": {"n": 1}}}]}, "expected application/problem+json"),
         ({"requests": [{"send": "GET /x", "expect": {"status": 200, "not_before": "1s"}}]}, "expected it to take 1 s or more"),
         ({"requests": [{"send": "GET /x", "expect": {"status": 200, "body": {"excludes": "n"}}}]}, "body: expected it not to contain 'n'"),
-        ({"hits": {}}, "upstream a: expected 0 hits, came 1"),
-        ({"hits": {"a": {"/y": 1}}}, "upstream a: expected 0 hits on /x, came 1"),
-        ({"seen": {"a": [{"target": "/y"}]}}, "request 1: expected target /y, came /x"),
+        ({"hits": {}}, "upstream a: expected 0 hits, got 1"),
+        ({"hits": {"a": {"/y": 1}}}, "upstream a: expected 0 hits on /x, got 1"),
+        ({"seen": {"a": [{"target": "/y"}]}}, "request 1: expected target /y, got /x"),
         ({"seen": {"a": [{"headers": {"accept": None}}]}}, "header accept: expected none"),
-        ({"connections": {"a": 2}}, "expected 2 connections, came 1"),
+        ({"connections": {"a": 2}}, "expected 2 connections, got 1"),
     ],
 )
 async def test_each_kind_of_difference_is_reported(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -106,9 +106,9 @@ async def test_a_task_that_outlives_the_gateway_is_reported(tmp_path: Path) -> N
         task.cancel()
 
 
-async def test_an_answer_that_names_an_upstream_is_reported(tmp_path: Path) -> None:
+async def test_an_answer_that_reveals_an_upstream_address_is_reported(tmp_path: Path) -> None:
     case = _case(upstreams={"a": {"/x": {"template": {"at": "{headers.host}"}}}}, requests=[{"send": "GET /x", "expect": {"status": 200}}])
-    with pytest.raises(CaseFailed, match="gives the address of the upstream a away"):
+    with pytest.raises(CaseFailed, match="reveals the address of the upstream a"):
         await _run(tmp_path, case)
 
 
@@ -129,7 +129,7 @@ def test_a_document_is_filled_in() -> None:
     }
 
 
-def test_a_timeout_that_the_document_sets_stays() -> None:
+def test_a_timeout_set_by_the_document_is_kept() -> None:
     case = Case.model_validate(
         {
             "name": "it",
@@ -140,12 +140,12 @@ def test_a_timeout_that_the_document_sets_stays() -> None:
     assert json.loads(document_text(case, {}, Path("there")))["defaults"] == {"timeout": "1s", "max_body": "1KiB"}
 
 
-def test_a_document_that_must_be_refused_gets_no_timeout() -> None:
+def test_a_document_expected_to_be_rejected_gets_no_timeout() -> None:
     case = Case.model_validate({"name": "it", "document": {}, "expect_problems": []})
     assert "defaults" not in json.loads(document_text(case, {}, Path("there")))
 
 
-def test_a_document_as_text_is_left_as_it_stands() -> None:
+def test_a_document_as_text_is_unchanged() -> None:
     case = Case.model_validate({"name": "it", "document": "a: //{a} ${file:{folder}/x}", "expect_problems": []})
     assert document_text(case, {"a": 1}, Path("there")) == "a: //127.0.0.1:1 ${file:there/x}"
 
@@ -161,26 +161,26 @@ def test_a_document_as_text_is_left_as_it_stands() -> None:
         ("about: x\ncases: [{name: a, endpoint: {}, requests: [{send: GET /}]}]", "either expect or leave_after_hits"),
     ],
 )
-def test_a_spec_file_with_a_mistake_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_spec_file_with_a_mistake_is_rejected(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(SpecError) as refused:
         read_spec_file(tmp_path / "x.yaml")
     assert said in str(refused.value)
 
 
-def test_a_behaviour_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_behaviour_is_rejected() -> None:
     with pytest.raises(SpecError, match="explode"):
         script("a", {"/x": {"explode": True}})
 
 
 @pytest.mark.parametrize("key", ["once_hit", "once_aborted"])
 @pytest.mark.parametrize("names", ["b", ["a", "b"], {"b": 2}])
-async def test_a_behaviour_that_waits_for_an_upstream_that_does_not_exist_is_refused(tmp_path: Path, key: str, names: object) -> None:
+async def test_a_behaviour_that_waits_for_an_unknown_upstream_is_rejected(tmp_path: Path, key: str, names: object) -> None:
     with pytest.raises(SpecError, match="upstream a: its answers wait for upstreams that do not exist: b"):
         await _run(tmp_path, _case(upstreams={"a": {"/x": [{}, {key: names}]}}))
 
 
-async def test_a_request_may_wait_for_answers_and_what_waits_in_vain_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_may_wait_for_answers_and_an_expired_wait_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (
         {"send": "GET /x", "after_answers": 1, "expect": {"status": 200}},
         {"send": "GET /x", "expect": {"status": 200}},
@@ -188,7 +188,7 @@ async def test_a_request_may_wait_for_answers_and_what_waits_in_vain_is_reported
     await _run(tmp_path, _case(requests=[first, second], together=True, hits={"a": 2}))
     monkeypatch.setattr("tests.support.specs.PATIENCE_S", 0.0)
     for waits_for in ({"after_answers": 3}, {"after_hits": {"a": 3}}, {"after_aborted": {"a": 1}}):
-        with pytest.raises(CaseFailed, match="waited in vain for") as failed:
+        with pytest.raises(CaseFailed, match="timed out waiting for") as failed:
             await _run(tmp_path, _case(requests=[{**second, **waits_for}], hits={}))
         assert str(waits_for) in str(failed.value)
 
@@ -207,12 +207,12 @@ def test_problems_are_compared_one_to_one() -> None:
     "received",
     [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"],
 )
-def test_an_answer_with_wrong_framing_is_noticed(received: bytes) -> None:
+def test_an_answer_with_wrong_framing_is_detected(received: bytes) -> None:
     with pytest.raises(FramingError):
         parse(received)
 
 
-def test_a_body_after_head_is_noticed() -> None:
+def test_a_body_after_head_is_detected() -> None:
     with pytest.raises(FramingError):
         parse(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", is_head=True)
 

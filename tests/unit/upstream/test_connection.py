@@ -1,4 +1,4 @@
-"""One connection fed byte by byte, without a socket: where messages end, what may be used again, what happens at each callback."""
+"""One connection fed byte by byte, without a socket: where messages end, when it can be reused, and the effect of each callback."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from anabranch.upstream.connection import Connection
 
 
 class Wire:
-    """A transport that keeps what is written and does what it is told."""
+    """A transport that records written bytes and is controlled by the test."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -89,7 +89,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("raw", ANSWERS)
-async def test_answer_is_the_same_wherever_it_is_cut(raw: bytes) -> None:
+async def test_answer_is_the_same_wherever_it_is_split(raw: bytes) -> None:
     status, body, is_reusable = ANSWERS[raw]
     cuts = [[raw[:at], raw[at:]] for at in range(1, len(raw))] + [[raw], [bytes([byte]) for byte in raw]]
     for pieces in cuts:
@@ -104,7 +104,7 @@ async def test_answer_is_the_same_wherever_it_is_cut(raw: bytes) -> None:
 
 @pytest.mark.parametrize("raw", [raw for raw, (_, _, is_reusable) in ANSWERS.items() if is_reusable])
 @pytest.mark.parametrize("extra", [b"x", b"\r\n", b"\n", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"])
-async def test_anything_behind_an_answer_closes_the_connection(raw: bytes, extra: bytes) -> None:
+async def test_bytes_after_an_answer_close_the_connection(raw: bytes, extra: bytes) -> None:
     for pieces in ([raw + extra], [raw, extra], [raw[:-1], raw[-1:] + extra]):
         bench = Bench()
         future = bench.ask()
@@ -114,7 +114,7 @@ async def test_anything_behind_an_answer_closes_the_connection(raw: bytes, extra
         assert bench.wire.is_aborted
 
 
-async def test_body_that_the_close_ends_is_whole_at_the_close(bench: Bench) -> None:
+async def test_body_delimited_by_close_is_complete_at_the_close(bench: Bench) -> None:
     future = bench.ask()
     bench.feed(b"HTTP/1.1 200 OK\r\n\r\nab", b"cd")
     assert not future.done()
@@ -123,7 +123,7 @@ async def test_body_that_the_close_ends_is_whole_at_the_close(bench: Bench) -> N
     assert not bench.connection.is_open
 
 
-async def test_body_that_the_close_ends_is_lost_by_a_reset(bench: Bench) -> None:
+async def test_body_delimited_by_close_is_lost_by_a_reset(bench: Bench) -> None:
     future = bench.ask()
     bench.feed(b"HTTP/1.1 200 OK\r\n\r\nab")
     bench.connection.connection_lost(ConnectionResetError())
@@ -132,7 +132,7 @@ async def test_body_that_the_close_ends_is_lost_by_a_reset(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("cut", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na"])
-async def test_end_before_the_answer_is_whole_is_a_lost_connection(bench: Bench, cut: bytes) -> None:
+async def test_end_before_the_answer_is_complete_is_a_lost_connection(bench: Bench, cut: bytes) -> None:
     future = bench.ask()
     if cut:
         bench.feed(cut)
@@ -143,7 +143,7 @@ async def test_end_before_the_answer_is_whole_is_a_lost_connection(bench: Bench,
     assert not bench.connection.is_open
 
 
-async def test_head_has_no_body_and_the_connection_goes_on(bench: Bench) -> None:
+async def test_answer_to_head_has_no_body_and_the_connection_is_kept(bench: Bench) -> None:
     for _ in range(2):
         future = bench.ask(is_head=True)
         bench.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\n")
@@ -154,14 +154,14 @@ async def test_head_has_no_body_and_the_connection_goes_on(bench: Bench) -> None
     assert bench.connection.is_open
 
 
-async def test_head_with_a_body_closes_the_connection(bench: Bench) -> None:
+async def test_answer_to_head_with_a_body_closes_the_connection(bench: Bench) -> None:
     future = bench.ask(is_head=True)
     bench.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
     assert future.result().body == b""
     assert not bench.connection.is_open
 
 
-async def test_limit_counts_bytes_and_the_stated_length() -> None:
+async def test_size_limit_applies_to_received_bytes_and_the_declared_length() -> None:
     for raw in (
         b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nb\r\n12345678901\r\n",
@@ -175,7 +175,7 @@ async def test_limit_counts_bytes_and_the_stated_length() -> None:
         assert bench.wire.is_aborted
 
 
-async def test_failed_exchange_tells_the_owner_once(bench: Bench) -> None:
+async def test_failed_exchange_notifies_the_owner_once(bench: Bench) -> None:
     future = bench.ask()
     bench.feed(b"nonsense")
     bench.connection.abort()
@@ -205,7 +205,7 @@ async def test_bytes_for_a_cancelled_exchange_close_the_connection(bench: Bench)
     assert not bench.connection.is_open
 
 
-async def test_large_body_waits_for_room_and_goes_on(bench: Bench) -> None:
+async def test_large_body_waits_for_buffer_space_and_continues(bench: Bench) -> None:
     bench.wire.pause_after = 150_000
     body = b"x" * 500_000
     future = bench.ask(body=body)
@@ -228,7 +228,7 @@ async def test_answer_before_the_body_was_sent_closes_the_connection(bench: Benc
     assert not bench.connection.is_open
 
 
-async def test_small_body_leaves_with_the_head_in_one_write(bench: Bench) -> None:
+async def test_small_body_is_sent_with_the_head_in_one_write(bench: Bench) -> None:
     bench.ask(body=b"body")
     assert bench.wire.written == b"GET / HTTP/1.1\r\n\r\nbody"
 
@@ -239,7 +239,7 @@ async def test_fields_are_lower_case_trimmed_and_trailers_dropped(bench: Bench) 
     assert future.result().headers == [(b"x-a", b"1"), (b"x-empty", b""), (b"x-a", b"2"), (b"transfer-encoding", b"chunked")]
 
 
-async def test_interim_answers_leave_no_trace(bench: Bench) -> None:
+async def test_interim_answers_are_skipped(bench: Bench) -> None:
     future = bench.ask()
     bench.feed(b"HTTP/1.1 103 Early\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n")
     bench.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx")
@@ -248,7 +248,7 @@ async def test_interim_answers_leave_no_trace(bench: Bench) -> None:
     assert bench.connection.is_open
 
 
-async def test_lost_while_idle_is_remembered_as_the_reason(bench: Bench) -> None:
+async def test_loss_while_idle_is_kept_as_the_reason(bench: Bench) -> None:
     bench.connection.connection_lost(None)
     assert isinstance(bench.connection.failure, UpstreamError)
     assert not bench.connection.failure.may_be_processed

@@ -1,4 +1,4 @@
-"""Content codings: undone, bounded, strict."""
+"""Content codings: decoding is bounded and strict."""
 
 import asyncio
 import gzip
@@ -28,21 +28,21 @@ CODED = {
 
 
 @pytest.mark.parametrize("coding", CODED)
-def test_each_coding_is_undone(coding: bytes) -> None:
+def test_each_coding_is_decoded(coding: bytes) -> None:
     assert decode(CODED[coding], coding, len(TEXT)) == TEXT
     assert decode(CODED[coding], b" %b " % coding.upper(), len(TEXT)) == TEXT
 
 
-def test_deflate_without_its_zlib_wrapper_is_undone() -> None:
+def test_deflate_without_its_zlib_wrapper_is_decoded() -> None:
     assert decode(RAW_DEFLATE, b"deflate", 10_000) == TEXT
 
 
-def test_members_and_frames_one_behind_the_other_are_one_body() -> None:
+def test_consecutive_members_and_frames_are_one_body() -> None:
     assert decode(gzip.compress(b"one") + gzip.compress(b"two"), b"gzip", 6) == b"onetwo"
     assert decode(zstd.compress(b"one") + zstd.compress(b"two"), b"zstd", 6) == b"onetwo"
 
 
-def test_list_is_undone_last_first_and_identity_means_nothing() -> None:
+def test_list_is_decoded_last_first_and_identity_is_ignored() -> None:
     assert decode(brotli.compress(gzip.compress(TEXT)), b"gzip, identity, br", len(TEXT)) == TEXT
     assert decode(TEXT, b"identity", 1) == TEXT
     assert decode(TEXT, b" , ", 1) == TEXT
@@ -62,21 +62,21 @@ def test_limit_holds_across_members_and_between_codings() -> None:
         decode(gzip.compress(gzip.compress(b"", mtime=0) + b"x" * 5000), b"gzip, gzip", 1000)
 
 
-def test_bomb_does_not_unfold() -> None:
+def test_bomb_is_stopped_at_the_limit() -> None:
     for coding, bomb in {b"gzip": gzip.compress(bytes(50_000_000)), b"br": brotli.compress(bytes(50_000_000))}.items():
         with pytest.raises(ResponseTooLarge):
             decode(bomb, coding, 1000)
 
 
 @pytest.mark.parametrize("coding", CODED)
-def test_body_that_ends_early_or_is_damaged_is_broken(coding: bytes) -> None:
+def test_truncated_or_damaged_body_is_an_error(coding: bytes) -> None:
     for body in (CODED[coding][:-1], CODED[coding][:5], b"not coded at all"):
         with pytest.raises(ProtocolError, match="broken"):
             decode(body, coding, 100_000)
 
 
 @pytest.mark.parametrize("coding", CODED)
-def test_bytes_behind_the_end_are_broken(coding: bytes) -> None:
+def test_trailing_bytes_are_an_error(coding: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(CODED[coding] + b"behind", coding, 100_000)
 
@@ -94,7 +94,7 @@ def test_unknown_coding_and_too_many_are_protocol_errors() -> None:
         decode(b"x", b",".join([b"gzip"] * (MAX_CODINGS + 1)), 10)
 
 
-def test_zstd_window_beyond_what_the_rfc_allows_is_refused() -> None:
+def test_zstd_window_beyond_the_rfc_limit_is_rejected() -> None:
     """RFC 9659 section 3."""
     options: dict[int, int] = {zstd.CompressionParameter.window_log: 27}
     compressor = zstd.ZstdCompressor(options=options)
@@ -104,7 +104,7 @@ def test_zstd_window_beyond_what_the_rfc_allows_is_refused() -> None:
 
 
 @given(body=st.binary(max_size=300), coding=st.sampled_from(sorted(CODED)))
-def test_any_bytes_decode_or_are_an_upstream_error(body: bytes, coding: bytes) -> None:
+def test_any_bytes_decode_or_raise_an_upstream_error(body: bytes, coding: bytes) -> None:
     with suppress(ProtocolError, ResponseTooLarge):
         assert len(decode(body, coding, 1000)) <= 1000
 

@@ -1,4 +1,4 @@
-"""Which transport is built from which settings, and what is wrong with unusable TLS files."""
+"""Which transport is built from which settings, and how unusable TLS files are reported."""
 
 import ssl
 from dataclasses import replace
@@ -26,11 +26,11 @@ def test_wire_is_the_default_and_redirects_are_not_built() -> None:
     assert isinstance(open_transport(upstream()), WireTransport)
 
 
-def test_httpx_is_built_where_asked_for() -> None:
+def test_httpx_is_built_when_configured() -> None:
     assert isinstance(open_transport(upstream(transport="httpx", http2=True, proxy="http://proxy.example:3128")), HTTPXTransport)
 
 
-def test_redirects_are_built_where_asked_for() -> None:
+def test_redirects_are_built_when_configured() -> None:
     assert isinstance(open_transport(upstream(follow_redirects=2)), Redirecting)
 
 
@@ -40,13 +40,13 @@ def test_http2_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPat
         open_transport(upstream(transport="httpx", http2=True))
 
 
-def test_plain_upstreams_build_no_context() -> None:
+def test_plain_upstreams_build_no_tls_context() -> None:
     contexts = TLSContexts()
     open_transport(upstream(), contexts)
     assert contexts._contexts == {}
 
 
-def test_contexts_are_shared_where_no_settings_differ(tmp_path: Path) -> None:
+def test_tls_contexts_are_shared_when_settings_are_equal(tmp_path: Path) -> None:
     contexts = TLSContexts()
     default = contexts.get(None)
     assert contexts.get(DEFAULT_TLS) is default
@@ -59,13 +59,13 @@ def test_contexts_are_shared_where_no_settings_differ(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["ca", "cert"])
-def test_unreadable_file_is_named(tmp_path: Path, field: str) -> None:
+def test_unreadable_tls_file_is_named(tmp_path: Path, field: str) -> None:
     missing = tmp_path / "missing.pem"
     with pytest.raises(ValueError, match=rf"tls\.{field}.*missing\.pem cannot be read: No such file"):
         open_transport(upstream(url="https://service.example", tls={field: str(missing)}))
 
 
-def test_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+def test_tls_file_with_other_content_is_named(tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("hello")
     with pytest.raises(ValueError, match=r"tls\.ca: .*junk\.pem does not contain certificates in PEM form"):
@@ -74,7 +74,7 @@ def test_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
         TLSContexts().get(replace(DEFAULT_TLS, cert=str(junk)))
 
 
-def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+def test_key_of_another_certificate_is_rejected(tmp_path: Path) -> None:
     authority = trustme.CA()
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     authority.issue_cert("a.example").cert_chain_pems[0].write_to_path(str(cert))
@@ -83,6 +83,6 @@ def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
         TLSContexts().get(replace(DEFAULT_TLS, cert=str(cert), key=str(key)))
 
 
-def test_key_without_certificate_is_refused() -> None:
+def test_key_without_certificate_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"tls\.key is set without tls\.cert"):
         TLSContexts().get(replace(DEFAULT_TLS, key="key.pem"))

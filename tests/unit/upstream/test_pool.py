@@ -1,4 +1,4 @@
-"""The pool of idle connections, with time passed in."""
+"""The pool of idle connections, with time as an argument."""
 
 import asyncio
 from typing import Any, cast
@@ -11,7 +11,7 @@ from anabranch.upstream.pool import Pool
 
 
 class Fake:
-    """As much of a connection as the pool sees. Tells the pool when it is closed, as real ones do."""
+    """The part of a connection that the pool uses. Notifies the pool when it is closed, like a real one."""
 
     def __init__(self, pool: Pool, expires_at: float = 1000.0) -> None:
         self.pool = pool
@@ -34,7 +34,7 @@ def put(pool: Pool, now: float, **options: Any) -> Fake:
     return fake
 
 
-def test_last_in_is_first_out() -> None:
+def test_most_recently_used_connection_is_reused_first() -> None:
     pool = make()
     first, second = put(pool, 0.0), put(pool, 1.0)
     assert pool.take(2.0) is cast("Any", second)
@@ -42,20 +42,20 @@ def test_last_in_is_first_out() -> None:
     assert pool.take(2.0) is None
 
 
-def test_more_than_the_limit_are_closed() -> None:
+def test_connections_beyond_the_limit_are_closed() -> None:
     pool = make()
     fakes = [put(pool, 0.0) for _ in range(5)]
     assert [fake.is_open for fake in fakes] == [True, True, True, False, False]
 
 
-def test_idle_too_long_is_closed_at_checkout() -> None:
+def test_connection_idle_for_too_long_is_closed_at_checkout() -> None:
     pool = make()
     old = put(pool, 0.0)
     assert pool.take(10.0) is None
     assert not old.is_open
 
 
-def test_too_old_is_neither_kept_nor_handed_out() -> None:
+def test_connection_that_is_too_old_is_neither_kept_nor_reused() -> None:
     pool = make()
     aging = put(pool, 0.0, expires_at=5.0)
     late = put(pool, 6.0, expires_at=5.0)
@@ -64,7 +64,7 @@ def test_too_old_is_neither_kept_nor_handed_out() -> None:
     assert not late.is_open
 
 
-def test_sweep_closes_what_is_too_old_and_nothing_else() -> None:
+def test_sweep_closes_only_connections_that_are_too_old() -> None:
     pool = make()
     old, aged, young = put(pool, 0.0), put(pool, 5.0, expires_at=8.0), put(pool, 5.0)
     pool.sweep(10.0)
@@ -81,12 +81,12 @@ def test_closed_connection_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("max_idle", [0])
-def test_zero_keeps_none(max_idle: int) -> None:
+def test_limit_of_zero_keeps_no_connection(max_idle: int) -> None:
     pool = make(max_idle=max_idle)
     assert not put(pool, 0.0).is_open
 
 
-async def test_real_connections_tell_the_pool() -> None:
+async def test_real_connections_notify_the_pool() -> None:
     pool = make()
 
     class Owner:

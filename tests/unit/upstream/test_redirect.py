@@ -9,7 +9,7 @@ ADDRESS = Address.parse("http://service.example/base")
 
 
 class Inner:
-    """Answers from a map of whole targets (base path included) to Location values; anything else is 200."""
+    """Answers from a map of complete targets (base path included) to Location values; anything else is 200."""
 
     def __init__(self, locations: dict[str, bytes | None], status: int = 302) -> None:
         self.locations = locations
@@ -35,7 +35,7 @@ async def ask(inner: Inner, *, method: str = "GET", limit: int = 5, target: str 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_followed_on_the_same_origin(status: int, method: str) -> None:
+async def test_redirect_on_the_same_origin_is_followed(status: int, method: str) -> None:
     inner = Inner({"/base/a": b"/other?x=1"}, status)
     assert (await ask(inner, method=method)).status == 200
     assert inner.asked == ["/base/a", "/other?x=1"]
@@ -66,7 +66,7 @@ async def test_location_is_resolved_against_the_request(location: bytes, target:
         b"/caf\xc3\xa9", b"/x\r\ninjected: 1", b"http://service.example:port/", b"javascript:alert(1)",
     ],
 )  # fmt: skip
-async def test_anything_else_is_returned_as_it_came(location: bytes | None) -> None:
+async def test_any_other_answer_is_returned_unchanged(location: bytes | None) -> None:
     inner = Inner({"/base/a": location})
     assert (await ask(inner)).status == 302
     assert inner.asked == ["/base/a"]

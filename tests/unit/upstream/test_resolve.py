@@ -19,7 +19,7 @@ def at(address: Address, ip: str) -> Address:
 
 
 class Zone:
-    """A scripted DNS: what each name has now. An exception is raised; a float is slept before no answer."""
+    """A scripted DNS: the current addresses of each name. An exception is raised; a float is a delay before an empty answer."""
 
     def __init__(self, **names: list[str] | Exception | float) -> None:
         self.names: dict[str, list[str] | Exception | float] = {f"{name}.svc": found for name, found in names.items()}
@@ -57,7 +57,7 @@ def in_fake_time(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         runner.run(main())
 
 
-def test_all_addresses_of_a_name_are_used_and_the_name_stays() -> None:
+def test_all_addresses_of_a_name_are_used_and_the_name_is_kept() -> None:
     async def main() -> None:
         zone, watch = Zone(flights=["10.0.0.2", "10.0.0.1", "10.0.0.2"]), Watch()
         async with watch.resolver(zone, NAME):
@@ -70,7 +70,7 @@ def test_all_addresses_of_a_name_are_used_and_the_name_stays() -> None:
     in_fake_time(main)
 
 
-def test_written_addresses_serve_until_the_first_answer() -> None:
+def test_configured_addresses_are_used_until_the_first_answer() -> None:
     watch = Watch()
     assert watch.resolver(Zone(), NAME, OTHER).addresses == (NAME, OTHER)
 
@@ -89,7 +89,7 @@ def test_names_are_resolved_again_after_the_ttl() -> None:
     in_fake_time(main)
 
 
-def test_rotation_of_the_answers_is_no_change() -> None:
+def test_rotated_dns_answers_are_not_a_change() -> None:
     async def main() -> None:
         zone, watch = Zone(flights=["10.0.0.1", "10.0.0.2"]), Watch()
         resolver = watch.resolver(zone, NAME)
@@ -124,7 +124,7 @@ def test_addresses_stay_while_dns_fails(outage: list[str] | Exception | float, r
     in_fake_time(main)
 
 
-def test_dns_that_is_down_from_the_start_leaves_the_written_address() -> None:
+def test_configured_address_is_used_when_dns_is_down_from_the_start() -> None:
     async def main() -> None:
         zone, watch = Zone(flights=OSError("down")), Watch()
         async with watch.resolver(zone, NAME) as resolver:
@@ -151,7 +151,7 @@ def test_literal_addresses_are_not_resolved(url: str) -> None:
     in_fake_time(main)
 
 
-def test_leaving_ends_a_lookup_that_hangs() -> None:
+def test_closing_ends_a_hanging_lookup() -> None:
     async def main() -> None:
         async with Watch().resolver(Zone(flights=60.0), NAME):
             await asyncio.sleep(0.1)
@@ -161,7 +161,7 @@ def test_leaving_ends_a_lookup_that_hangs() -> None:
     in_fake_time(main)
 
 
-def test_error_in_the_callback_is_raised_when_leaving() -> None:
+def test_error_in_the_callback_is_raised_at_close() -> None:
     def broken(addresses: tuple[Address, ...]) -> None:
         raise RuntimeError("a bug")
 

@@ -1,4 +1,4 @@
-"""Our seam over httpx's: exceptions, limits and requests, with respx in the place of a pool."""
+"""Our seam over that of httpx: exceptions, limits and requests, with respx in place of a pool."""
 
 import asyncio
 import gzip
@@ -39,7 +39,7 @@ def router() -> respx.MockRouter:
     return respx.MockRouter(using=None, assert_all_called=False)
 
 
-async def test_mocked_answer_comes_through(router: respx.MockRouter) -> None:
+async def test_mocked_answer_is_returned(router: respx.MockRouter) -> None:
     route = router.post("https://service.example/base/x", params={"q": "1"}).respond(201, json={"id": 7}, headers={"X-A": "b"})
     request = Request(
         method="POST", target="/x?q=1", headers=HeaderBlock.of([(b"x-fixed", b"1")]), extra=((b"x-extra", b"2"),), body=b'{"a":1}'
@@ -51,12 +51,12 @@ async def test_mocked_answer_comes_through(router: respx.MockRouter) -> None:
     assert sent.headers["host"] == "service.example"
 
 
-async def test_codings_are_undone_by_our_decoder(router: respx.MockRouter) -> None:
+async def test_codings_are_decoded_by_our_decoder(router: respx.MockRouter) -> None:
     router.get().mock(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(gzip.compress(b"[1]"))))
     assert (await ask(router)).body == b"[1]"
 
 
-async def test_too_large_is_refused(router: respx.MockRouter) -> None:
+async def test_too_large_an_answer_is_rejected(router: respx.MockRouter) -> None:
     router.get().respond(200, content=b"x" * 11)
     with pytest.raises(ResponseTooLarge):
         await ask(router, max_response=10)
@@ -92,7 +92,7 @@ FAILURES: list[tuple[Exception, type[UpstreamError], bool]] = [
 
 
 class Failing(httpx.AsyncBaseTransport):
-    """Raises `error` with its cause as it stands; respx would put its own there."""
+    """Raises `error` with its own cause; respx would replace the cause."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -104,7 +104,7 @@ class Failing(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.parametrize(("error", "kind", "may_be_processed"), FAILURES)
-async def test_each_httpx_exception_has_its_own_of_ours(error: Exception, kind: type[UpstreamError], may_be_processed: bool) -> None:
+async def test_each_httpx_exception_is_mapped_to_ours(error: Exception, kind: type[UpstreamError], may_be_processed: bool) -> None:
     inner = Failing(error)
     async with HTTPXTransport(inner) as transport:
         with pytest.raises(UpstreamError) as caught:
@@ -136,7 +136,7 @@ class Body(httpx.AsyncByteStream):
 
 
 @pytest.mark.parametrize("how", ["whole", "cancelled", "late", "too large"])
-async def test_response_is_closed_however_it_ends(router: respx.MockRouter, how: str) -> None:
+async def test_response_is_closed_on_every_outcome(router: respx.MockRouter, how: str) -> None:
     body = Body(hangs=how in {"cancelled", "late"})
     router.get().mock(httpx.Response(200, stream=body))
     task = asyncio.create_task(ask(router, within_s=0.5 if how == "late" else 30.0, max_response=3 if how == "too large" else 10))
@@ -150,8 +150,8 @@ async def test_response_is_closed_however_it_ends(router: respx.MockRouter, how:
     assert body.is_closed
 
 
-async def test_what_is_not_httpx_s_error_is_not_hidden(router: respx.MockRouter) -> None:
-    """A route that the test forgot must fail the test."""
+async def test_other_exceptions_are_not_hidden(router: respx.MockRouter) -> None:
+    """A request without a mocked route must fail the test."""
     with pytest.raises(AssertionError, match="not mocked"):
         await ask(router)
 

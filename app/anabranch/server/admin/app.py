@@ -2,15 +2,17 @@
 
 import hmac
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from anabranch.document.reload import Reloader
 from anabranch.edge import problems
 from anabranch.edge.dataplane import DataPlane
 from anabranch.edge.faults import install, respond
@@ -18,6 +20,8 @@ from anabranch.edge.python import request_of
 from anabranch.edge.scope import raw_path
 from anabranch.errors import NotFound
 from anabranch.server import health
+from anabranch.server.admin import journal, reload
+from anabranch.server.admin.reload import Others
 
 _OPEN: Final = frozenset({"/livez", "/readyz"})
 """Paths for probes, which have no token."""
@@ -66,13 +70,36 @@ class ExplainRoute(BaseRoute):
         await self._plane.serve(found, inner, receive, send, is_explained=True)
 
 
-def build_admin(*, readiness: health.Readiness, routes: Sequence[BaseRoute], token: str | None) -> ASGIApp:
+class _Rendered(Protocol):
+    def render(self, accept: str) -> tuple[bytes, str]: ...
+
+
+class _Reported(Protocol):
+    def report(self) -> Any: ...
+
+
+def routes_of(
+    reloader: Reloader, others: Others | None, metrics: _Rendered | None, timings: _Reported | None, *, is_private: bool
+) -> list[BaseRoute]:
+    """The routes of the admin server. `is_private`: callers need a token; only then records of the journal are shown. To add a page, add its routes
+    here."""
+    routes: list[BaseRoute] = [*reload.routes(reloader, others)]
+    if metrics is not None:
+        routes.append(metrics_route(metrics.render))
+    if timings is not None:
+        routes.append(json_route("/admin/timings", timings.report))
+    if is_private:
+        routes += journal.routes(reloader)
+    return routes
+
+
+def build_admin(readiness: health.Readiness, plane: DataPlane, routes: Sequence[BaseRoute], token: SecretStr | None) -> ASGIApp:
     """The admin server's application. `token`: bearer token that callers must send; None: no token is required."""
     paths = sorted(route.path for route in routes if isinstance(route, Route))
-    app = Starlette(routes=[*health.routes(readiness), json_route("/admin", lambda: {"paths": paths}), *routes])
+    app = Starlette(routes=[*health.routes(readiness), json_route("/admin", lambda: {"paths": paths}), ExplainRoute(plane), *routes])
     app.router.redirect_slashes = False
     install(app)
-    return app if token is None else TokenGuard(app, token=token)
+    return app if token is None else TokenGuard(app, token=token.get_secret_value())
 
 
 class TokenGuard:

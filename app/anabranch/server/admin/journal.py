@@ -5,7 +5,6 @@ Records contain the requests and answers of clients, so these routes must be pro
 """
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from anabranch.document.reload import Reloader
 from anabranch.edge import problems
 from anabranch.edge.faults import respond
 from anabranch.edge.python import request_of
@@ -44,7 +44,7 @@ class SinkView(msgspec.Struct, frozen=True):
     waiting_bytes: int
 
 
-def routes(folder_of: Callable[[], Path | None], shippers_of: Callable[[], Shippers | None]) -> list[BaseRoute]:
+def routes(reloader: Reloader) -> list[BaseRoute]:
     """`/admin/journal` (query: `limit` and those of `journal.filter.ASKED`; the latest first), `/admin/journal/sinks` and
     `/admin/journal/ID` (of the record, or the X-Request-Id of its request).
 
@@ -55,21 +55,21 @@ def routes(folder_of: Callable[[], Path | None], shippers_of: Callable[[], Shipp
     async def recent(request: Request) -> Response:
         try:
             count, where = _parse_query(request)
-            found = await asyncio.to_thread(_recent, _folder(folder_of), count, where)
+            found = await asyncio.to_thread(_recent, _folder(reloader), count, where)
         except RequestError as error:
             return respond(problems.of_request(error, request_of(request).id))
         return Response(msgspec.json.encode({"records": found}), headers=_JSON)
 
     async def one(request: Request) -> Response:
         try:
-            content = await asyncio.to_thread(_one, _folder(folder_of), request.path_params["record_id"])
+            content = await asyncio.to_thread(_one, _folder(reloader), request.path_params["record_id"])
         except RequestError as error:
             return respond(problems.of_request(error, request_of(request).id))
         return Response(content, headers=_JSON)
 
     async def sinks(request: Request) -> Response:
         try:
-            found = await asyncio.to_thread(_sinks, _folder(folder_of), shippers_of())
+            found = await asyncio.to_thread(_sinks, _folder(reloader), reloader.service.shippers)
         except RequestError as error:
             return respond(problems.of_request(error, request_of(request).id))
         return Response(msgspec.json.encode({"sinks": found}), headers=_JSON)
@@ -81,11 +81,11 @@ def routes(folder_of: Callable[[], Path | None], shippers_of: Callable[[], Shipp
     ]
 
 
-def _folder(folder_of: Callable[[], Path | None]) -> Path:
-    folder = folder_of()
-    if folder is None:
+def _folder(reloader: Reloader) -> Path:
+    journal = reloader.service.journal
+    if journal is None:
         raise NotFound("no endpoint keeps records")
-    return folder
+    return journal.folder
 
 
 def _recent(folder: Path, count: int, where: Filter) -> list[Head]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from typing import Self
@@ -9,7 +10,10 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp
 
+from anabranch.core.tasks import start_protected
 from anabranch.server.head import BoundedProtocol
+
+logger = logging.getLogger("anabranch")
 
 
 class AdminServer:
@@ -19,22 +23,21 @@ class AdminServer:
     flight one second.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, protocol: type[BoundedProtocol] = BoundedProtocol) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, protocol: type[BoundedProtocol] = BoundedProtocol) -> None:
         self.port = port
         self._host = host
-        self._server = _QuietServer(
-            uvicorn.Config(
-                app,
-                http=protocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=1,
-            )
+        self._config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
         )
+        self._server: _QuietServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -50,10 +53,13 @@ class AdminServer:
         self.port = listener.getsockname()[1]
         # The server starts in its task. From here on a connection waits for it instead of being refused.
         listener.listen()
-        self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]), name="anabranch-admin")
+        self._server = _QuietServer(self._config)
+        logger.info("the admin server listens on %s port %d", self._host, self.port)
+        self._serving = start_protected(self._server.serve(sockets=[listener]), name="anabranch-admin")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
         assert self._serving is not None
         self._server.stop()
         await self._serving

@@ -1,4 +1,4 @@
-"""Compute steps compiled: pools, arguments, the graph, and what explain says."""
+"""Compilation of compute steps: pools, arguments, the graph, and the output of explain."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def document(steps: dict[str, Any], check: Any = None, **written: Any) -> tuple[
     return compile_document(Document.model_validate(whole), problems, **options), problems.errors
 
 
-def test_references_in_the_input_make_edges_and_arguments() -> None:
+def test_references_in_the_input_create_edges_and_arguments() -> None:
     plan = plan_of(
         {"steps": {"a": {"upstream": "a", "path": "/"}, "f": compute(input={"n": "{a.n}", "text": "n={a.n}", "k": [1, {"x": "{a.list}"}]})}}
     )
@@ -69,7 +69,7 @@ def test_a_step_has_one_pool(step: dict[str, Any], backends: dict[str, Any], poo
     assert plan.pools[pool].backend.kind == kind
 
 
-def test_only_pools_that_are_used_are_there_with_all_their_hooks() -> None:
+def test_only_used_pools_are_built_with_all_their_hooks() -> None:
     steps = {"f": compute(pool="slow"), "g": {"compute": "m:g", "pool": "slow"}, "h": compute(pool="slow")}
     plan, _ = document(steps, compute_backends=BACKENDS)
     assert {name: pool.hooks for name, pool in plan.pools.items()} == {"slow": ("m:f", "m:g")}
@@ -97,7 +97,7 @@ def test_dask_needs_a_backend() -> None:
     assert (found.path, "kind: dask" in found.hint) == ("endpoints[0].steps.f.executor", True)
 
 
-def test_what_the_hook_check_finds_is_reported_at_its_place() -> None:
+def test_faults_of_the_hook_check_are_reported_at_their_position() -> None:
     seen: list[tuple[str, tuple[str, ...], PoolKind]] = []
 
     def check(hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
@@ -116,7 +116,7 @@ def test_the_schema_of_the_result_is_kept() -> None:
     assert plan.endpoints[0].steps[0].operation.result_schema() == {"type": "integer"}
 
 
-def test_explain_says_where_a_function_runs() -> None:
+def test_explain_shows_where_a_function_runs() -> None:
     steps = {"a": {"upstream": "a", "path": "/"}, "f": compute(input={"n": "{a.n}"}, pool="slow", concurrency=2, timeout="1s")}
     plan, _ = document(steps, compute_backends=BACKENDS)
     text = explain(plan.endpoints[0], plan.upstreams, lambda _: ["attempt"])

@@ -1,4 +1,4 @@
-"""What `POST /admin/reload` says where there are several workers."""
+"""The answer to `POST /admin/reload` with several workers."""
 
 from typing import Any
 
@@ -60,19 +60,19 @@ async def test_single_process_has_no_workers() -> None:
         ({}, 200),
     ],
 )
-async def test_status_is_that_of_the_least_lucky_worker(theirs: dict[int, PeerResult], expected: int) -> None:
+async def test_status_is_that_of_the_worst_worker_result(theirs: dict[int, PeerResult], expected: int) -> None:
     status, shown = await post(GOOD, Others(theirs))
     assert status == expected
     assert shown["workers"] == [{"worker": number, **outcome} for number, outcome in sorted({**theirs, 1: OK}.items())]
     assert (shown["digest"], shown["last"]["result"]) == ("new", "ok")
 
 
-async def test_workers_that_could_not_be_reached_are_no_success() -> None:
+async def test_unreachable_workers_are_not_a_success() -> None:
     status, shown = await post(GOOD, Others(None))
     assert (status, shown["workers"]) == (504, [{"worker": 1, **OK}])
 
 
-async def test_document_that_is_not_usable_here_is_asked_of_nobody_else() -> None:
+async def test_unusable_document_is_not_sent_to_the_other_workers() -> None:
     others = Others({0: OK})
     status, shown = await post(BAD, others)
     assert (status, others.asked) == (422, 0)
@@ -80,6 +80,6 @@ async def test_document_that_is_not_usable_here_is_asked_of_nobody_else() -> Non
     assert shown["last"]["problems"][0]["line"] == 3
 
 
-def test_outcome_stays_small() -> None:
+def test_reload_result_stays_small() -> None:
     huge = Problem(file="f", line=1, column=1, path="p", message="m" * 10_000)
     assert len(outcome_of(ReloadState(digest="d", loaded_at=1.0, result="failed", problems=(huge, huge)))["problem"]) == 1000

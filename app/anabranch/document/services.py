@@ -1,0 +1,84 @@
+"""Makes the services of a document: the first one when the process starts, and another one at each reload."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from anabranch.cache.entries import StaleStore
+from anabranch.compute.pools import make_pool
+from anabranch.config.secrets import Secrets
+from anabranch.document.compile import Compiled, compile_file, keep_routers
+from anabranch.document.service import Hooks, Service
+from anabranch.document.upstreams import Opener
+from anabranch.document.warm import Restoring
+from anabranch.journal.journal import Journal
+from anabranch.plan.model import DocumentPlan
+from anabranch.settings import Settings
+from anabranch.sinks.open import Shippers
+from anabranch.upstream.open import open_transport
+
+
+class Services:
+    """The services of one document. Also owns what outlives each of them: the answers that are kept for failures.
+
+    `stand_in`: opens what answers in place of the upstreams; then nothing is connected to and nothing is recorded. `on_secrets`: called with the
+    secrets of each document that is read.
+    """
+
+    def __init__(
+        self,
+        document: Path,
+        compiled: Compiled,
+        settings: Settings,
+        *,
+        hooks: Hooks,
+        on_secrets: Callable[[Secrets], None],
+        stand_in: Opener | None = None,
+    ) -> None:
+        self._document = document
+        self._routers = compiled.draft.document.routers
+        self._settings = settings
+        self._hooks = hooks
+        self._on_secrets = on_secrets
+        self._stand_in = stand_in
+        bounds = compiled.plan.stale
+        self._stale = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
+        self.first = self._service(compiled)
+
+    def again(self) -> Service:
+        """A service for the document as it is now, not open yet. Blocking. What only a restart can change becomes a warning. Raises ConfigError."""
+        compiled = compile_file(self._document)
+        keep_routers(self._routers, compiled.draft)
+        return self._service(compiled)
+
+    def restoring(self) -> Restoring | None:
+        """What fills the store of old answers from the journal, from the start on; None without a journal."""
+        journal = self.first.journal
+        return None if journal is None else Restoring(self._stale, journal.folder, self.first.plan)
+
+    def _service(self, compiled: Compiled) -> Service:
+        self._on_secrets(compiled.draft.secrets)
+        plan = compiled.plan
+        certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
+        journal, shippers = self._journal(plan)
+        return Service(
+            plan,
+            digest=compiled.draft.digest,
+            warnings=tuple(compiled.draft.problems.warnings),
+            files=(*map(str, compiled.draft.files), *certificates),
+            hooks=self._hooks,
+            opener=self._stand_in or partial(open_transport, contexts=compiled.contexts),
+            is_offline=self._stand_in is not None,
+            pool_maker=partial(make_pool, stall_s=self._settings.hook_stall_s),
+            journal=journal,
+            shippers=shippers,
+            stale=self._stale,
+        )
+
+    def _journal(self, plan: DocumentPlan) -> tuple[Journal | None, Shippers | None]:
+        """The journal and what ships it; None when no endpoint keeps records, or when nothing real is called."""
+        if self._stand_in is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
+            return None, None
+        folder = self._settings.journal_path
+        shippers = Shippers(plan.journal, folder) if plan.journal.sinks else None
+        return Journal(plan.journal, folder=folder, is_needed=None if shippers is None else shippers.is_needed), shippers
