@@ -14,12 +14,13 @@ from time import perf_counter
 from anabranch.compute.job import ComputePool
 from anabranch.compute.offload import Offload
 from anabranch.core.tasks import cancel_and_wait
+from anabranch.engine import missing
 from anabranch.engine.event import AroundStep
 from anabranch.engine.kinds import bind
 from anabranch.engine.operation import LeftOut, Operation, Resources
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
-from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError, UpstreamStatus
+from anabranch.errors import DependencyFailed, MissingReference, NothingAnswered, SkippedError, StepError, UpstreamStatus
 from anabranch.jsontext.merge import ABSENT
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.policy.call import Policy
@@ -176,12 +177,21 @@ class _Run:
         outcome.started_s = began - self._began
         try:
             outcome.raw = await self._operations[step.index](self._request, outcome)
+        except MissingReference as error:
+            error.detail = missing.reason(error.detail, step.references, self._value_of)
+            outcome.failure = error
         except StepError as error:
             outcome.failure = error
         except LeftOut:
             outcome.is_left_out = True
         outcome.elapsed_s = perf_counter() - began
         return outcome
+
+    def _value_of(self, root: str) -> bytes | None:
+        """The body, or the value of a step; None for parameters, and for a step without a value."""
+        if root == "body":
+            return self._request.body or None
+        return next((outcome.raw for outcome in self._outcomes if outcome is not None and outcome.step == root), None)
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:
         """Store the outcome of a step. Returns the indexes of the steps that can start now."""

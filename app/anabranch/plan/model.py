@@ -10,6 +10,7 @@ from anabranch.jsontext.order import Reading
 from anabranch.jsontext.shape import DecodeMode
 from anabranch.plan.names import Numbers
 from anabranch.plan.parameters import Reader
+from anabranch.plan.reference import Reference
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class StepPlan:
     ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text used as the value of a failed step. `timeout_s`: None: the time left until the deadline.
 
-    `may_be_left_out`: by a condition, its own or that of a step that it needs. `upstream`: of the operation; "" for none.
+    `references`: all that it has. `may_be_left_out`: by a condition, its own or that of a step that it needs. `upstream`: of the operation; "" for none.
     """
 
     index: int
@@ -90,6 +91,7 @@ class StepPlan:
     default: bytes
     fill_default: Callable[[Frame], None] | None
     source: config.Step
+    references: tuple[Reference, ...] = ()
     reading: Reading | None = None
     large_from: int = 1 << 62
     """Size in bytes from which reading or merging a body may block the event loop for too long."""

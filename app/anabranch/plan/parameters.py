@@ -1,8 +1,10 @@
 """Compiles the JSON Schemas of declared parameters to functions that turn a client's texts into validated values of a frame.
 
-A number stays the text that the client sent, as JSON: a thirty-digit integer, `1.10` or `1e400` reaches a service as it was written.
+A number stays the text that the client sent, as JSON: a thirty-digit integer or `1.10` reaches a service as it was written. `1e400` is refused
+like `inf`, because most programs read it as infinity; whole numbers written out may have any size.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,6 +47,8 @@ def _number(text: str) -> bytes:
         except msgspec.DecodeError:
             pass
         else:
+            if not text.lstrip("-").isdecimal() and math.isinf(float(number)):
+                raise ValueError("must be a number that is not too large: with a fraction or an exponent, at most about 1.8e308")
             return number
     raise ValueError("must be a number")
 

@@ -38,6 +38,7 @@ class Scope:
         self._has_body = has_body
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._used: dict[str, dict[Reference, None]] = {}
 
     @property
     def slot_count(self) -> int:
@@ -46,6 +47,10 @@ class Scope:
     def slots_of(self, root: str) -> list[tuple[tuple[str, ...], int]]:
         """All references to one root: (path, slot)."""
         return [(path, slot) for (of, path), slot in self._slots.items() if of == root]
+
+    def references_of(self, user: str) -> tuple[Reference, ...]:
+        """The references of a step, in the order in which they were parsed."""
+        return tuple(self._used.get(user, ()))
 
     def slot(self, reference: Reference) -> int:
         """The slot of a reference. Assigns a new one for a new reference."""
@@ -64,6 +69,8 @@ class Scope:
         for part in template:
             if isinstance(part, Reference):
                 self._check(part, at, user=user)
+                if user is not None:
+                    self._used.setdefault(user, {})[part] = None
                 if needs is not None and part.root in self._steps:
                     needs.add(part.root)
         return template

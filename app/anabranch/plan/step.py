@@ -90,6 +90,7 @@ def plan_step(
         default=default,
         fill_default=fill_default,
         source=step,
+        references=scope.references_of(draft.name),
         reading=offloaded,
         large_from=min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
         may_be_left_out=may_be_left_out,

@@ -58,7 +58,7 @@ async def test_fixed_header_fields_are_sent_and_may_replace_the_type() -> None:
 @pytest.mark.parametrize("name", ["Cache-Control", "CDN-Cache-Control", "ETag", "Expires", "Last-Modified", "Pragma", "Surrogate-Control"])
 async def test_no_cache_may_keep_an_incomplete_response_whatever_the_document_says(name: str) -> None:
     """RFC 9111 section 5.2.2.5, RFC 9213."""
-    response = {"headers": {name: "anything", "X-Other": "kept"}}
+    response: dict[str, object] = {"headers": {name: "anything", "X-Other": "kept"}}
     partial = await sent(result(outcome("flight"), outcome("weather", failure=UpstreamTimeout("slow"))), response=response)
     assert partial.headers.get(name.lower(), "no-store") == "no-store"
     assert partial.headers["cache-control"] == "no-store"
