@@ -33,6 +33,12 @@ def _header_name(value: str) -> str:
     return value
 
 
+def _header_of_list(value: str) -> str:
+    if "*" in value:
+        raise ValueError("header fields are listed one by one: there are no patterns, and `*` stands for nothing")
+    return _header_name(value)
+
+
 def _header_value(value: str) -> str:
     if not re.fullmatch(_HEADER_VALUE, value):
         raise ValueError("a header value must not contain line breaks or control characters")
@@ -66,6 +72,10 @@ def _url(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(checked_name), WithJsonSchema({"type": "string", "pattern": _NAME, "maxLength": 64})]
 HeaderName = Annotated[str, AfterValidator(_header_name), WithJsonSchema({"type": "string", "pattern": _HEADER_NAME, "maxLength": 128})]
+HeaderOfList = Annotated[
+    str, AfterValidator(_header_of_list), WithJsonSchema({"type": "string", "pattern": _HEADER_NAME, "maxLength": 128})
+]
+"""A header name in a list of fields that are sought in messages, where an operator may expect patterns."""
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 JSONPath = Annotated[str, AfterValidator(_json_path)]
 """A path into JSON: see `anabranch.jsontext.path`."""

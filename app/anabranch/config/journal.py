@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from anabranch.config.base import HeaderName, Model
+from anabranch.config.base import HeaderOfList, Model
 from anabranch.config.units import Count, Duration, Ratio, Size
 from anabranch.jsontext.path import parse_path
 
@@ -20,7 +20,7 @@ class JournalRule(Model):
     needs. `none`: only digests of these bodies. Methods, targets, statuses and timings are always recorded."""
     durability: Literal["relaxed", "required"] | None = None
     """`relaxed`: respond before the record is on disk. `required`: respond only after it is on disk. If unset, `journal.durability`."""
-    headers: list[HeaderName] = []
+    headers: list[HeaderOfList] = []
     """Request header fields that are recorded."""
 
 
@@ -61,12 +61,18 @@ def _redacted_path(value: str) -> str:
     return value
 
 
+def _query_name(value: str) -> str:
+    if "*" in value:
+        raise ValueError("query parameters are listed one by one: there are no patterns, and `*` stands for nothing")
+    return value
+
+
 class Redact(Model):
     """Values that are redacted before a record is written."""
 
-    headers: list[HeaderName] = ["authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key"]
+    headers: list[HeaderOfList] = ["authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key"]
     """Header fields whose value is replaced by `***`."""
-    query: list[str] = ["token", "access_token", "api_key", "apikey", "password", "secret"]
+    query: list[Annotated[str, AfterValidator(_query_name)]] = ["token", "access_token", "api_key", "apikey", "password", "secret"]
     """Query parameters whose value is replaced by `***`."""
     paths: list[Annotated[str, AfterValidator(_redacted_path)]] = []
     """Paths in all bodies whose value is replaced by `***`. A path applies to every element of an array. `**.name` matches every member of

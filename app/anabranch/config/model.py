@@ -4,9 +4,9 @@
 at a time. Checks that need the whole document (names, references, cycles) are in `anabranch.plan`.
 """
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from anabranch.config.base import JSON as JSON
 from anabranch.config.base import URL as URL
@@ -18,6 +18,7 @@ from anabranch.config.base import checked_name as checked_name
 from anabranch.config.compute import ComputeBackend as ComputeBackend
 from anabranch.config.journal import Journal as Journal
 from anabranch.config.journal import JournalRule as JournalRule
+from anabranch.config.origin import checked_method, checked_origin
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
@@ -170,10 +171,11 @@ class Endpoint(Model):
 class CORS(Model):
     """Cross-origin requests from browsers (the Fetch standard), to endpoints of the document and to Python routes."""
 
-    allow_origins: list[str] = Field(min_length=1)
-    """Allowed origins, or `*` for all."""
-    allow_methods: list[str] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-    """Methods that a page may use."""
+    allow_origins: list[Annotated[str, AfterValidator(checked_origin)]] = Field(min_length=1)
+    """Allowed origins as browsers send them, such as `https://app.example`. `https://*.app.example`: every name below that host, but not the host
+    itself. `*`: every origin. `null`: pages in sandboxes and files; any page can be such a one."""
+    allow_methods: list[Annotated[str, AfterValidator(checked_method)]] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    """Methods that a page may use, in capital letters, or `*` for all."""
     allow_headers: list[HeaderName] = []
     """Request headers that a page may send, besides the simple ones."""
     allow_credentials: bool = False
@@ -182,6 +184,14 @@ class CORS(Model):
     """Response headers that a page may read."""
     max_age_s: DurationOrZero = Field(600.0, alias="max_age")
     """How long a browser may cache the answer to a preflight request."""
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "CORS":
+        if "*" in self.allow_origins and len(self.allow_origins) > 1:
+            raise ValueError("`*` in `allow_origins` allows every origin already; remove it, or all others")
+        if self.allow_credentials and "*" in self.expose_headers:
+            raise ValueError("with `allow_credentials`, browsers take `*` in `expose_headers` for a name; list the header fields")
+        return self
 
 
 class Document(Model):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from anabranch.config.base import URL, HeaderName, HeaderValue, Model
+from anabranch.config.base import URL, HeaderName, HeaderOfList, HeaderValue, Model
 from anabranch.config.units import Count, Duration, Ratio, Size, parse_duration
 from anabranch.core.exchange import Address
 
@@ -186,7 +186,7 @@ class Upstream(Model):
     """Circuit breaker. Off by default. With several addresses, each has its own."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields sent with every call. They override forwarded ones."""
-    forward_headers: list[HeaderName] = []
+    forward_headers: list[HeaderOfList] = []
     """Header fields forwarded from the client's request, if present."""
     deadline_header: HeaderName | None = None
     """Header in which the upstream receives the time left, in milliseconds. Off by default."""

@@ -18,7 +18,7 @@ from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPl
 from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
-from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
+from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
@@ -58,10 +58,12 @@ class EndpointCompiler:
         """The plan; None when there is a problem."""
         endpoint, problems, defaults = self._endpoint, self._problems, self._known.defaults
         self._check_names()
+        self._check_fixed_texts()
         drafts = [self._draft(name, step) for name, step in endpoint.steps.items()]
         self._check_graph(drafts)
         absent = _absent(drafts)
         assemble = self._assemble(absent)
+        self._scope.check_shapes(self._schemas(drafts))
         body = self._body()
         parameters = self._parameters()
         if problems.errors or any(draft.operation is None for draft in drafts):
@@ -145,6 +147,26 @@ class EndpointCompiler:
         for name, value in self._endpoint.response.headers.items():
             report_response_header((*self._at, "response", "headers", name), name, value, self._problems)
 
+    def _check_fixed_texts(self) -> None:
+        """Report references in what is not a template: they would be sent with their braces."""
+        endpoint, at = self._endpoint, self._at
+        roots = {*ROOTS, *endpoint.steps, *self._broken("steps")}
+        fixed: list[tuple[Path, Any, str]] = [
+            ((*at, "response", "headers", name), value, "header fields of a response are fixed text")
+            for name, value in endpoint.response.headers.items()
+        ]
+        templates: list[tuple[Path, Any]] = [((*at, "response", "body"), endpoint.response.body)]
+        for name, step in endpoint.steps.items():
+            fixed.append(((*at, "steps", name, "default"), step.default, "a default is a fixed value"))
+            templates += [((*at, "steps", name, part), getattr(step, part)) for part in step.templates]
+        for where, node, rule in fixed:
+            if (found := in_fixed_text(node, roots)) is not None:
+                self._problems.add(where, f"{found} has no effect here: {rule}")
+        for where, node in templates:
+            for path in keys(node):
+                if (found := in_fixed_text(path[-1], roots)) is not None:
+                    self._problems.add((*where, *path), f"{found} has no effect here: keys are fixed text", at_key=True)
+
     # ------------------------------------------------------------------------------------------------------- steps
 
     def _draft(self, name: str, step: config.Step) -> StepDraft:
@@ -203,6 +225,12 @@ class EndpointCompiler:
         if response.merge == "deep":
             return merge.deep(visible, concat_arrays=response.arrays == "concat")
         return merge.group(visible, may_be_absent=any(name in absent for _, name in visible))
+
+    def _schemas(self, drafts: list[StepDraft]) -> dict[str, Any]:
+        """The JSON Schemas of what references refer to, as far as they are known."""
+        results = {draft.name: draft.operation.result_schema() for draft in drafts if draft.operation is not None}
+        body = self._endpoint.body
+        return {**results, "body": None if body is None else body.schema_}
 
     def _merge_order(self) -> str:
         response = self._endpoint.response

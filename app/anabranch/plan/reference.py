@@ -1,6 +1,7 @@
 """Parses templates: strings with references `{root.path.to.field}` in them. Knows only the grammar; the compiler resolves the roots."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,3 +113,25 @@ def strings(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from strings(value, (*path, index))
+
+
+_REFERENCE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]*)(?:\.[^{}]*)?\}")
+
+
+def in_fixed_text(node: Any, roots: Container[str]) -> str | None:
+    """The first thing in a JSON value that looks like a reference to one of `roots`, in keys too; None when there is none.
+
+    For what the document writes as fixed text: there a reference has no effect, and would be sent with its braces.
+    """
+    if isinstance(node, str):
+        return next((found[0] for found in _REFERENCE.finditer(node) if found[1] in roots), None)
+    parts: Iterable[Any] = [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return next((found for part in parts if (found := in_fixed_text(part, roots)) is not None), None)
+
+
+def keys(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every key in a JSON template."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if isinstance(node, dict):
+            yield (*path, key)
+        yield from keys(value, (*path, key))

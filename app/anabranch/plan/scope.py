@@ -5,10 +5,13 @@ continue and find the next problem.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
+from anabranch.jsontext.path import parse_path
 from anabranch.plan.reference import ROOTS, Reference, Template, TemplateError, parse
+from anabranch.plan.shapes import impossible_reason
 from anabranch.plan.visibility import hidden_reason
 
 Path = tuple[str | int, ...]
@@ -39,6 +42,7 @@ class Scope:
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
         self._used: dict[str, dict[Reference, None]] = {}
+        self._valid: list[tuple[Reference, Path]] = []
 
     @property
     def slot_count(self) -> int:
@@ -75,6 +79,24 @@ class Scope:
                     needs.add(part.root)
         return template
 
+    def check_shapes(self, schemas: Mapping[str, Any]) -> None:
+        """Report the references parsed so far that go where the values of their roots have nothing. `schemas`: JSON Schema of the values by root;
+        for a step, of the answer before it is shaped."""
+        for reference, at in self._valid:
+            path = self._unshaped(reference) if reference.root in schemas else None
+            if path and (reason := impossible_reason(schemas[reference.root], reference.root, path)) is not None:
+                self._problems.add(at, f"{reference} never has a value: {reason}")
+
+    def _unshaped(self, reference: Reference) -> tuple[str, ...] | None:
+        """The path of a reference in what the step receives; None when that is not certain."""
+        step = self._steps.get(reference.root)
+        if step is None:
+            return reference.path
+        if step.rename is not None or "default" in step.model_fields_set:
+            return None
+        path = reference.path if step.wrap is None else reference.path[1:]
+        return path if step.target is None else (*parse_path(step.target), *path)
+
     def is_optional(self, reference: Reference) -> bool:
         """Whether the client may leave out what the reference names."""
         key = (reference.root, reference.path[0].lower() if reference.root == "header" else reference.path[0]) if reference.path else None
@@ -85,6 +107,8 @@ class Scope:
         if root == "body":
             if not self._has_body:
                 self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
+            else:
+                self._valid.append((reference, at))
         elif root in ROOTS:
             self._check_parameter(reference, at)
         elif root in self._steps:
@@ -96,6 +120,8 @@ class Scope:
                     f"{reference} never has a value: {reason}",
                     hint="references are resolved after target, pick, drop, rename and wrap",
                 )
+            else:
+                self._valid.append((reference, at))
         elif root not in self._broken:
             hint = did_you_mean(root, [*self._steps, *ROOTS])
             self._problems.add(
