@@ -42,7 +42,7 @@ class Scope:
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
         self._used: dict[str, dict[Reference, None]] = {}
-        self._valid: list[tuple[Reference, Path]] = []
+        self._valid: dict[Reference, list[Path]] = {}
 
     @property
     def slot_count(self) -> int:
@@ -82,10 +82,11 @@ class Scope:
     def check_shapes(self, schemas: Mapping[str, Any]) -> None:
         """Report the references parsed so far that go where the values of their roots have nothing. `schemas`: JSON Schema of the values by root;
         for a step, of the answer before it is shaped."""
-        for reference, at in self._valid:
+        for reference, places in self._valid.items():
             path = self._unshaped(reference) if reference.root in schemas else None
             if path and (reason := impossible_reason(schemas[reference.root], reference.root, path)) is not None:
-                self._problems.add(at, f"{reference} never has a value: {reason}")
+                for at in places:
+                    self._problems.add(at, f"{reference} never has a value: {reason}")
 
     def _unshaped(self, reference: Reference) -> tuple[str, ...] | None:
         """The path of a reference in what the step receives; None when that is not certain."""
@@ -108,7 +109,7 @@ class Scope:
             if not self._has_body:
                 self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
             else:
-                self._valid.append((reference, at))
+                self._note(reference, at)
         elif root in ROOTS:
             self._check_parameter(reference, at)
         elif root in self._steps:
@@ -121,7 +122,7 @@ class Scope:
                     hint="references are resolved after target, pick, drop, rename and wrap",
                 )
             else:
-                self._valid.append((reference, at))
+                self._note(reference, at)
         elif root not in self._broken:
             hint = did_you_mean(root, [*self._steps, *ROOTS])
             self._problems.add(
@@ -129,6 +130,12 @@ class Scope:
                 f"unknown step `{root}` in {reference}",
                 hint=hint or "a reference begins with path, query, header, body or a step's name",
             )
+
+    def _note(self, reference: Reference, at: Path) -> None:
+        """Note where a reference stands. Compilers may parse a text again, without knowing its place as exactly."""
+        places = self._valid.setdefault(reference, [])
+        if not any(known[: len(at)] == at for known in places):
+            places.append(at)
 
     def _check_parameter(self, reference: Reference, at: Path) -> None:
         root, path = reference.root, reference.path
