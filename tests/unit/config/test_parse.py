@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from anabranch.config import parse as parse_module
 from anabranch.config.node import Located, Mapping, Node, Path, Scalar, Sequence
 from anabranch.config.parse import parse
 from anabranch.config.problems import Positions, Problems
@@ -182,6 +183,23 @@ _FRAGMENTS = st.sampled_from(
         "%",
     ]
 )
+
+
+@pytest.mark.parametrize("fault", [AssertionError, AttributeError, KeyError, TypeError, IndexError, ValueError])
+def test_a_fault_of_ours_is_not_reported_as_one_of_the_document(fault: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise fault("ours")
+
+    monkeypatch.setattr(parse_module._Builder, "_take", failing)
+    with pytest.raises(fault, match="ours"):
+        _parsed("a: 1")
+
+
+def test_an_alias_in_place_of_the_document_is_a_problem() -> None:
+    node, mistakes = _parsed("*a")
+    assert node is not None
+    assert len(mistakes) == 1
+    assert "has no anchor" in str(mistakes[0])
 
 
 @given(st.lists(_FRAGMENTS, max_size=25).map("".join) | st.text(max_size=60))

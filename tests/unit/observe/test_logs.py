@@ -165,6 +165,22 @@ def test_secrets_are_masked_anywhere_in_an_event(tmp_path: Path, form: Format) -
 
 
 @pytest.mark.usefixtures("_unchanged_logging")
+def test_secrets_of_a_replaced_document_are_masked_until_it_has_retired(stream: Stream) -> None:
+    stream.logs.install()
+    show_old = stream.logs.hide(Secrets(set(), {"old-token"}))
+    show_new = stream.logs.hide(Secrets(set(), {"new-token", "new-token-2"}))
+    log = logging.getLogger("anabranch")
+    log.info("both: old-token new-token new-token-2")
+    show_old()
+    log.info("one: old-token new-token")
+    show_new()
+    log.info("at the end: new-token")
+    stream.logs.hide(Secrets(set(), {"next-token"}))
+    log.info("another: next-token")
+    assert [event["event"] for event in stream.events()] == ["both: *** *** ***", "one: old-token ***", "at the end: ***", "another: ***"]
+
+
+@pytest.mark.usefixtures("_unchanged_logging")
 def test_record_that_cannot_be_formatted_is_reported(stream: Stream) -> None:
     stream.logs.install()
     logging.getLogger("anabranch").info("%d", "no number")
