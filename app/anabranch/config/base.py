@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
@@ -57,16 +56,12 @@ def _json_name(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError("must be a URL such as http://host:8080/base") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("a URL must begin with http:// or https://")
-    if port == 0:
-        raise ValueError("the port must be between 1 and 65535")
     Address.parse(value)
+    return value
+
+
+def _url_with_query(value: str) -> str:
+    Address.parse_target(value)
     return value
 
 
@@ -84,6 +79,7 @@ JSONName = Annotated[str, AfterValidator(_json_name)]
 URL = Annotated[
     str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://", "examples": ["http://127.0.0.1:9101"]})
 ]
+URLWithQuery = Annotated[str, AfterValidator(_url_with_query), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 
 
 class Model(BaseModel):
