@@ -39,7 +39,7 @@ def test_spec(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (tmp_path / name).write_text(content, "utf-8")
     try:  # the report of a failed case is complete, so no traceback is needed
         if case.expect_problems is not None:
-            check_problems(case, problems_of(document_text(case, {"nobody": 1}, tmp_path), tmp_path))
+            check_problems(case, problems_of(document_text(case, {"nobody": 1, **dict.fromkeys(case.upstreams, 1)}, tmp_path), tmp_path))
         else:
             # A new loop for each case, of the kind that `anabranch run` uses, so that cases cannot affect each other.
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
