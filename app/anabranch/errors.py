@@ -30,6 +30,7 @@
           |    +-- DependencyFailed        a step that this step needs failed
           +-- ConditionFailed   a condition could not be evaluated
           +-- ShapeError        the value cannot be merged as the document requires
+          +-- ProcessingTimeout the deadline passed while the gateway read or merged large answers
           +-- NothingAnswered   no visible step has a value
           +-- ComputeError      a hook gave no usable value
                +-- ComputeFailed           the hook raised
@@ -43,7 +44,7 @@ Each class has a stable `code`, the `status` of the response when a required ste
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class AnabranchError(Exception):
@@ -238,6 +239,7 @@ class StepError(AnabranchError):
     `may_be_processed`: the upstream may have acted on the request, so only an idempotent call may be retried.
     `retry_after_s`: seconds after which a retry makes sense; None when unknown.
     `proxy_error`: error type of RFC 9209 section 2.3; "" when none fits.
+    `is_absent`: a service said that what was asked for is not there: a client's matter, and no fault of any service.
     """
 
     code = "step_failed"
@@ -250,6 +252,7 @@ class StepError(AnabranchError):
         self.detail = detail
         self.may_be_processed = may_be_processed
         self.retry_after_s = retry_after_s
+        self.is_absent = False
 
 
 class UpstreamError(StepError):
@@ -315,16 +318,36 @@ class InvalidJSON(UpstreamError):
     proxy_error = "http_protocol_error"
 
 
+_ABOUT_THE_GATEWAY: Final = frozenset({407, 408, 411, 417, 421, 425, 426, 495, 496, 497, 499})
+"""Statuses 4xx that are about the connection between gateway and service, or about how the gateway frames its request. They tell the gateway's
+client nothing that it could act on (RFC 9110 sections 15.5.8, 15.5.9, 15.5.12, 15.5.18, 15.5.20, 15.5.22; RFC 8470; nginx's own)."""
+
+
 class UpstreamStatus(UpstreamError):
-    """A response that is not 2xx. When the step is required, a 4xx is passed on to the client and anything else becomes 502."""
+    """A response that is not 2xx. When the step is required, a 4xx is passed on to the client, unless it is about the gateway itself; anything
+    else becomes 502.
+
+    `fields`: header fields of the response that its status demands, passed on with it. `has_own_credentials`: the call was authenticated by
+    credentials of the document, so that a 401 is about these and not about the client's.
+    """
 
     code = "upstream_status"
     title = "Upstream answered with an error"
 
-    def __init__(self, upstream_status: int, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        upstream_status: int,
+        *,
+        retry_after_s: float | None = None,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+        has_own_credentials: bool = False,
+    ) -> None:
         super().__init__(f"the upstream answered {upstream_status}", may_be_processed=True, retry_after_s=retry_after_s)
         self.upstream_status = upstream_status
-        self.status = upstream_status if 400 <= upstream_status < 500 else 502
+        self.fields = fields
+        is_for_client = 400 <= upstream_status < 500 and upstream_status not in _ABOUT_THE_GATEWAY
+        self.status = upstream_status if is_for_client and not (upstream_status == 401 and has_own_credentials) else 502
+        self.is_absent = upstream_status in (404, 410)
 
 
 class RejectedError(StepError):
@@ -381,6 +404,16 @@ class ConditionFailed(StepError):
 class ShapeError(StepError):
     code = "not_mergeable"
     title = "Step value cannot be merged"
+
+
+class ProcessingTimeout(StepError):
+    """The services have answered, but the deadline passed while the gateway itself was reading or merging large answers."""
+
+    code = "processing_timeout"
+    status = 504
+    title = "Gateway ran out of time"
+    proxy_error = "proxy_internal_error"
+    is_timeout = True
 
 
 class NothingAnswered(StepError):

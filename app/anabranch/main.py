@@ -70,7 +70,7 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
         compiled,
         settings,
         hooks=observation.hooks,
-        on_secrets=observation.logs.hide,
+        hide=observation.logs.hide,
         stand_in=stand_in if answers is None else answers.open,
     )
     health = Health()

@@ -27,9 +27,6 @@ router = APIRouter()
 @router.get("/from-python")
 async def route() -> int:
     return 7
-@router.get("/a")
-async def never() -> str:
-    return "the document's endpoints come first"
 """
 
 
@@ -52,7 +49,7 @@ def written(folder: Path, *routers: str) -> Path:
 
 def problems_of(folder: Path, *routers: str) -> list[Problem]:
     with pytest.raises(ConfigError) as refused:
-        compile_file(written(folder, *routers), {}, import_from=folder)
+        compile_file(written(folder, *routers), {})
     return refused.value.problems
 
 
@@ -133,3 +130,18 @@ def test_warnings_are_logged_when_the_application_is_created(tmp_path: Path, cap
 def test_settings_without_a_document_are_rejected() -> None:
     with pytest.raises(ConfigError, match="no gateway document is given"):
         create_app(Settings(document=None, _env_file=None))
+
+
+def test_modules_beside_the_document_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the files of `${file:PATH}` are. A module of the working directory is found too, but the document's own comes first."""
+    beside, elsewhere = tmp_path / "gateway", tmp_path / "elsewhere"
+    beside.mkdir()
+    elsewhere.mkdir()
+    own, both, other = (f"routes_of_{tmp_path.name}_{name}" for name in ("own", "both", "other"))
+    source = "from fastapi import APIRouter\nrouter = APIRouter(tags=[{!r}])\n"
+    for folder, name in ((beside, own), (beside, both), (elsewhere, both), (elsewhere, other)):
+        (folder / f"{name}.py").write_text(source.format(folder.name), "utf-8")
+    monkeypatch.chdir(elsewhere)
+    compiled = compile_file(written(beside, f"{own}:router", f"{both}:router", f"{other}:router"), {})
+    assert [router.tags for router in compiled.routers] == [["gateway"], ["gateway"], ["elsewhere"]]
+    assert compile_file(beside, {}).routers == compiled.routers

@@ -41,6 +41,8 @@ def parameter(
     is_required: bool = False,
     default: Any = MISSING,
     schema: dict[str, Any] | None = None,
+    is_list: bool = False,
+    segment: int = 0,
 ) -> ParameterPlan:
     written: dict[str, Any] = {"in": location, "schema": schema or {"type": "string"}, "required": is_required or location == "path"}
     if default is not MISSING:
@@ -53,6 +55,9 @@ def parameter(
         slot=slot,
         read=read,
         source=config.Parameter.model_validate(written),
+        is_list=is_list,
+        segment=segment,
+        field=name.lower().encode(),
     )
 
 

@@ -173,3 +173,29 @@ class Statistics:
 
 
 NUMBER = 5
+
+
+def not_finite(text: str) -> Any:
+    """A number that JSON does not have, among others: `nan`, `inf` or `-inf`."""
+    return {"mean": float(text), "count": None}
+
+
+def not_finite_list(text: str) -> list[float]:
+    return [1.5, float(text)]
+
+
+class Reading(BaseModel):
+    value: float
+    comment: str | None = None
+
+
+def not_finite_model(text: str) -> Reading:
+    return Reading(value=float(text))
+
+
+def successor(n: int) -> int:
+    return n + 1
+
+
+def half_a_character() -> str:
+    return "\ud83d"

@@ -35,7 +35,6 @@ def request_of(
         query=query,
         path_values=values,
         headers=join_headers(lines),
-        header_lines=lines,
         plan=plan,
         frame=plan.new_frame() if frame is None else frame,
         arrived=now,

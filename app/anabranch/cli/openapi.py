@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import msgspec
 import orjson
 import typer
 
@@ -11,6 +12,7 @@ from anabranch.document.compile import Compiled
 from anabranch.edge.app import build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.run import Engine
+from anabranch.jsontext import values
 
 
 def openapi(document: Document, output: Output = None) -> None:
@@ -37,4 +39,4 @@ def describe(compiled: Compiled) -> bytes:
     plane = DataPlane(Engine().bind)
     plane.load(compiled.plan)
     app = build_app(plane=plane, routers=compiled.routers)
-    return orjson.dumps(app.openapi(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return msgspec.json.format(values.write(app.openapi()), indent=2) + b"\n"

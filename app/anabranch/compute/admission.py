@@ -71,7 +71,7 @@ class Admission(Generic[W]):
         """
         began = self._clock()
         if job.deadline <= began:
-            raise self._counted(DeadlineExceeded("the deadline passed before the function was started"))
+            raise self.rejected(DeadlineExceeded("the deadline passed before the function was started"))
         lane = self._lanes.get(job.lane)
         if lane is None:
             lane = self._lanes[job.lane] = _Lane()
@@ -113,9 +113,14 @@ class Admission(Generic[W]):
             while lane.waiting:
                 self._reject(lane.waiting.pop(), error())
 
-    def rejection(self, detail: str) -> ComputePoolFull:
-        """The error for a job that is not admitted, with an estimated `retry_after_s`. Counts it as rejected."""
-        return self._counted(ComputePoolFull(detail, retry_after_s=self._retry_after_s()))
+    def rejected(self, error: E) -> E:
+        """`error`, for a job that the pool does not take: counts the job as rejected."""
+        self._counters.rejected += 1
+        return error
+
+    def full(self, detail: str) -> ComputePoolFull:
+        """The error for a job that finds no worker, with an estimated `retry_after_s`."""
+        return ComputePoolFull(detail, retry_after_s=self._retry_after_s())
 
     # ------------------------------------------------------------------------------------------------------- waiting
 
@@ -148,11 +153,8 @@ class Admission(Generic[W]):
             return
         longest = max(self._lanes.values(), key=lambda other: len(other.waiting))
         if len(longest.waiting) <= len(lane.waiting) + 1:
-            raise self.rejection("no worker is free and the queue is full" if self._queue else "no worker is free")
-        self._reject(
-            longest.waiting.pop(),
-            ComputePoolFull("displaced from the full queue by a job of another step", retry_after_s=self._retry_after_s()),
-        )
+            raise self.rejected(self.full("no worker is free and the queue is full" if self._queue else "no worker is free"))
+        self._reject(longest.waiting.pop(), self.full("displaced from the full queue by a job of another step"))
 
     def _expire(self, waiter: _Waiter[W]) -> None:
         if waiter.future.done():
@@ -161,17 +163,13 @@ class Admission(Generic[W]):
         if self._clock() >= waiter.job.deadline - 0.001:
             self._reject(waiter, DeadlineExceeded("no worker became free before the deadline"))
         else:
-            self._reject(waiter, ComputePoolFull("no worker became free within `queue_timeout`", retry_after_s=self._retry_after_s()))
+            self._reject(waiter, self.full("no worker became free within `queue_timeout`"))
 
     def _reject(self, waiter: _Waiter[W], error: RejectedError) -> None:
         """Reject a job that has already been removed from its lane."""
         self._counters.queued -= 1
         if not waiter.future.done():
-            waiter.future.set_exception(self._counted(error))
-
-    def _counted(self, error: E) -> E:
-        self._counters.rejected += 1
-        return error
+            waiter.future.set_exception(self.rejected(error))
 
     # ------------------------------------------------------------------------------------------------------- granting
 
@@ -180,7 +178,7 @@ class Admission(Generic[W]):
             if waiter.future.done():
                 continue
             if waiter.job.deadline <= self._clock():
-                waiter.future.set_exception(self._counted(DeadlineExceeded("no worker became free before the deadline")))
+                waiter.future.set_exception(self.rejected(DeadlineExceeded("no worker became free before the deadline")))
                 continue
             self._lanes[waiter.job.lane].running += 1
             self._counters.running += 1

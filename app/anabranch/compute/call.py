@@ -14,13 +14,13 @@ from functools import cache
 from typing import Any, Final, NamedTuple, Never, NoReturn, NotRequired, Required
 
 import msgspec
-import orjson
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
-_decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
-_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+from anabranch.core.validation import sentence_of
+from anabranch.jsontext.proof import decode_raw
+from anabranch.jsontext.values import dump, load, refuse_infinity
+
 _MOST_FAULTS: Final = 10
 _NOTHING_TO_CHECK: Final = (inspect.Parameter.empty, Any, object, NoReturn, Never)
 _BYTES: Final = (bytes, bytearray, memoryview)
@@ -65,24 +65,28 @@ class Hook:
         self.result = _result_of(self.signature)
 
     def arguments(self, text: bytes) -> dict[str, Any]:
-        """The arguments by name. Raises ValidationError, and JSONDecodeError for JSON nested deeper than orjson allows."""
-        if self._arguments is None:
-            return orjson.loads(text)  # type: ignore[no-any-return]  # always an object, built by the gateway
-        return self._arguments.validate_json(text)
+        """The arguments by name. Raises ValidationError, and msgspec.DecodeError for a number that no Python number holds."""
+        arguments: dict[str, Any] = load(text)
+        return arguments if self._arguments is None else self._arguments.validate_json(text)
 
     def dump(self, value: Any) -> bytes:
-        """The JSON text of the function's result; a result of type bytes is JSON text already. Raises ValueError and TypeError."""
+        """The JSON text of the function's result; a result of type bytes is JSON text already. Raises ValueError, TypeError and
+        msgspec.DecodeError."""
         if isinstance(value, _BYTES):
             text = bytes(value)
             if not text.isascii():
                 text.decode()
-            _decode_raw(text)
+            decode_raw(text)
             if self.result is not None:
                 self.result.validate_json(text)
             return text.strip(b" \t\r\n")
-        if self.result is not None:
-            return self.result.dump_json(self.result.validate_python(value), by_alias=True)
-        return orjson.dumps(value, default=to_jsonable_python, option=_OPTIONS)
+        if self.result is None:
+            return dump(value)
+        valid = self.result.validate_python(value)
+        text = self.result.dump_json(valid, by_alias=True)
+        if b"null" in text:
+            refuse_infinity(self.result.dump_python(valid, mode="json", by_alias=True))
+        return text
 
 
 @cache
@@ -98,12 +102,9 @@ def resolve(hook: str) -> Hook:
 def call_hook(hook: str, text: bytes) -> JobReply:
     """Call a function that is not async. `text`: JSON text of an object with the arguments by name. Never raises."""
     try:
-        if "=" in hook:  # used by the gateway itself, not by a document (`anabranch.compute.offload`): bytes in, bytes out
-            name, _, order = hook.partition("=")
-            return JobReply(ReplyKind.VALUE, resolve(name).function(order, text))
         resolved = resolve(hook)
         arguments = resolved.arguments(text)
-    except (ValidationError, orjson.JSONDecodeError, RecursionError) as error:
+    except (ValidationError, msgspec.DecodeError, RecursionError) as error:
         return invalid(ReplyKind.INVALID_INPUT, error)
     except BaseException as error:  # noqa: BLE001 - a module that can no longer be imported
         return failed(error)
@@ -112,6 +113,14 @@ def call_hook(hook: str, text: bytes) -> JobReply:
     except BaseException as error:  # noqa: BLE001 - a hook may raise anything, including SystemExit
         return failed(error)
     return dumped(resolved, value)
+
+
+def carry_out(function: str, order: str, payload: bytes) -> JobReply:
+    """Have a function of the gateway itself carry out an order on a payload. Never raises."""
+    try:
+        return JobReply(ReplyKind.VALUE, resolve(function).function(order, payload))
+    except BaseException as error:  # noqa: BLE001 - a fault of ours is logged like a hook's
+        return failed(error)
 
 
 def dumped(hook: Hook, value: Any) -> JobReply:
@@ -133,7 +142,10 @@ def invalid(kind: ReplyKind, error: Exception) -> JobReply:
     """The reply for an invalid value. Says what is wrong and where, but not the value: it may be a client's secret."""
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False, include_input=False, include_context=False)
-        lines = [f"{'.'.join(map(str, fault['loc'])) or 'the value'}: {fault['msg']}" for fault in faults[:_MOST_FAULTS]]
+        lines = [
+            f"{'.'.join(map(str, fault['loc'])) or 'the value'}: {sentence_of(fault, trusts_users=False)}"
+            for fault in faults[:_MOST_FAULTS]
+        ]
         if len(faults) > _MOST_FAULTS:
             lines.append(f"and {len(faults) - _MOST_FAULTS} more")
         text = "\n".join(lines)

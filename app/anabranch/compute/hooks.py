@@ -21,7 +21,7 @@ def check_hook(hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookChe
     try:
         resolved = resolve(hook)
     except ModuleNotFoundError as error:
-        hint = "modules are looked up in the working directory and among the installed packages"
+        hint = "modules are searched in the document's folder, the working directory and the installed packages"
         return HookCheck(fault=f"there is no module {error.name}", hint=hint)
     except AttributeError:
         return _missing(module_name, path)

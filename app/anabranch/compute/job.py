@@ -17,7 +17,8 @@ class Job:
 
     `hook`: as `module:function`. `input`: JSON text of an object with the arguments by name. `deadline`: absolute, monotonic time.
     `step`: the step's name. `lane`: the endpoint and step, as `endpoint.step`; jobs of one lane run in order, and the lanes of a pool are
-    served in turn. `limit`: how many jobs of the lane may run at once; None: as many as there are workers.
+    served in turn. `limit`: how many jobs of the lane may run at once; None: as many as there are workers. `order`: for work of the gateway
+    itself, which only worker processes do: what `hook` is to do with `input`, which then is any bytes; "" for a call of a hook.
     """
 
     hook: str
@@ -26,6 +27,7 @@ class Job:
     step: str
     lane: str
     limit: int | None = None
+    order: str = ""
 
 
 class JobResult(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Final, Self
 from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
 from anabranch.compute.processes.pool import ProcessPool
-from anabranch.errors import ComputeTimeout, DeadlineExceeded, RejectedError, UpstreamTimeout, WorkerLost
+from anabranch.errors import ComputeTimeout, DeadlineExceeded, ProcessingTimeout, RejectedError, WorkerLost
 from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, pack_values, settle_reading
 from anabranch.plan.model import EndpointPlan, StepPlan
@@ -42,15 +42,15 @@ class Offload:
             await self._pool.aclose()
 
     async def read(self, step: StepPlan, body: bytes, frame: Frame, deadline: float) -> bytes:
-        """Like `step.read`, in a worker process. May also raise UpstreamTimeout: reading counts towards the step's deadline."""
+        """Like `step.read`, in a worker process. May also raise ProcessingTimeout: reading counts towards the step's deadline."""
         reading = step.reading
         if reading is None or len(body) < reading.from_bytes:
             return step.read(body, frame)
-        reply = await self._run(reading.order, body, step.name, deadline)
+        reply = await self._run(reading.order, body, step.name, deadline, "a large answer was read")
         return step.read(body, frame) if reply is None else settle_reading(reading, body, reply, frame)
 
     async def assemble(self, plan: EndpointPlan, values: list[bytes], frame: Frame, deadline: float) -> bytes:
-        """Like `plan.response.assemble`, but off the loop if the response is large."""
+        """Like `plan.response.assemble`, but off the loop if the response is large. Raises ProcessingTimeout."""
         response = plan.response
         size_bytes = sum(len(values[index]) for index in response.visible)
         if size_bytes < (MERGE_FROM if response.merge_order else PLAIN_FROM):
@@ -59,17 +59,17 @@ class Offload:
             # Placed without parsing: one join, during which Python releases the GIL.
             return await asyncio.to_thread(response.assemble, values, frame)
         payload = await asyncio.to_thread(pack_values, [values[index] for index in response.visible])
-        reply = await self._run(response.merge_order, payload, plan.name, deadline)
+        reply = await self._run(response.merge_order, payload, plan.name, deadline, "large answers were merged")
         return response.assemble(values, frame) if reply is None else reply
 
-    async def _run(self, order: str, payload: bytes, name: str, deadline: float) -> bytes | None:
-        """The worker's result; None if no worker was available or it died."""
+    async def _run(self, order: str, payload: bytes, name: str, deadline: float, work: str) -> bytes | None:
+        """The worker's result; None if no worker was available or it died. `work`: what it does, for people. Raises ProcessingTimeout."""
         try:
             pool = await self._opened()
-            job = Job(hook=f"{_HOOK}={order}", input=payload, deadline=deadline, step=name, lane="json")
+            job = Job(hook=_HOOK, order=order, input=payload, deadline=deadline, step=name, lane="json")
             return (await pool.run(job, JobTimings())).value
         except (ComputeTimeout, DeadlineExceeded):
-            raise UpstreamTimeout("the deadline passed while the response was being read", may_be_processed=True) from None
+            raise ProcessingTimeout(f"the deadline passed while {work}", may_be_processed=True) from None
         except (WorkerLost, RejectedError, OSError):
             return None
 

@@ -12,15 +12,18 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Final, Literal
 
+import msgspec
+
 from anabranch.compute.admission import Admission
 from anabranch.compute.call import Hook, JobReply, ReplyKind, call_hook, dumped, failed, invalid, resolve
 from anabranch.compute.job import Job, JobResult, JobTimings, PoolCounters
 from anabranch.compute.reply import logger, settle
 from anabranch.compute.stall import Watched
-from anabranch.errors import ComputePoolDown, ComputePoolFull, ComputeTimeout
+from anabranch.errors import ComputePoolDown, ComputeTimeout
 
 # How long closing waits for running threads, and how long a cancelled coroutine has to end.
 _PATIENCE_S: Final = 0.5
+_ALL_STUCK: Final = "every thread is stuck in a function that exceeded its deadline"
 
 
 class _Task:
@@ -114,7 +117,7 @@ class ThreadPool:
     async def run(self, job: Job, timings: JobTimings) -> JobResult:
         """Run one job. Cancellation: the thread stays occupied until the function returns, and the result is dropped."""
         if not self._is_open:
-            raise ComputePoolDown("the pool is not open")
+            raise self._admission.rejected(ComputePoolDown("the pool is not open"))
         hook = resolve(job.hook)
         self._reject_stuck(job)
         worker = await self._admission.enter(job, timings)
@@ -187,7 +190,7 @@ class ThreadPool:
         logger.warning("hook %s is still running after its deadline; %d of %d threads of pool %s are stuck",
                        hook, self.counters.stuck, self.counters.workers, self.name)  # fmt: skip
         if self.counters.stuck >= self.counters.workers:
-            self._admission.reject_waiting(lambda: ComputePoolFull("every thread is stuck in a function that exceeded its deadline"))
+            self._admission.reject_waiting(lambda: self._admission.full(_ALL_STUCK))
 
     def _unstick(self, hook: str) -> None:
         self.counters.stuck -= 1
@@ -198,9 +201,9 @@ class ThreadPool:
     def _reject_stuck(self, job: Job) -> None:
         """Raise ComputePoolFull if waiting is pointless: every thread is stuck, or this hook's stuck calls occupy half of them."""
         if self.counters.stuck >= self.counters.workers:
-            raise self._admission.rejection("every thread is stuck in a function that exceeded its deadline")
+            raise self._admission.rejected(self._admission.full(_ALL_STUCK))
         if self._stuck and self._stuck[job.hook] * 2 >= self.counters.workers:
-            raise self._admission.rejection("too many calls of this function are still running after their deadline")
+            raise self._admission.rejected(self._admission.full("too many calls of this function are still running after their deadline"))
 
     # ---------------------------------------------------------------------------------------------------------- loop
 
@@ -245,7 +248,7 @@ async def _call(hook: Hook, text: bytes) -> JobReply:
     """Like `call_hook`, for an async hook. Raises CancelledError."""
     try:
         arguments: dict[str, Any] = hook.arguments(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         return invalid(ReplyKind.INVALID_INPUT, error)
     try:
         value = await hook.function(**arguments)

@@ -7,13 +7,14 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from anabranch.core.exchange import Address
+from anabranch.jsontext.path import parse_path
 
 # Any JSON value: a template, a default, a schema.
 JSON = Any
 
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 _HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
-_HEADER_VALUE: Final = r"^[\t\x20-\x7e\x80-\xff]*$"
+_HEADER_VALUE: Final = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"
 
 # The error messages of these validators never quote the value: it may contain a secret.
 
@@ -31,9 +32,26 @@ def _header_name(value: str) -> str:
     return value
 
 
+def _header_of_list(value: str) -> str:
+    if "*" in value:
+        raise ValueError("header fields are listed one by one: there are no patterns, and `*` stands for nothing")
+    return _header_name(value)
+
+
 def _header_value(value: str) -> str:
     if not re.fullmatch(_HEADER_VALUE, value):
-        raise ValueError("a header value must not contain line breaks, control characters or characters outside ISO 8859-1")
+        raise ValueError("a header value must not contain line breaks or control characters")
+    return value
+
+
+def _json_path(value: str) -> str:
+    parse_path(value)
+    return value
+
+
+def _json_name(value: str) -> str:
+    if len(parse_path(value)) > 1:
+        raise ValueError("a new name must be a name, not a path: a member cannot be moved; a name with a dot is written in double quotes")
     return value
 
 
@@ -49,7 +67,15 @@ def _url_with_query(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(checked_name), WithJsonSchema({"type": "string", "pattern": _NAME, "maxLength": 64})]
 HeaderName = Annotated[str, AfterValidator(_header_name), WithJsonSchema({"type": "string", "pattern": _HEADER_NAME, "maxLength": 128})]
+HeaderOfList = Annotated[
+    str, AfterValidator(_header_of_list), WithJsonSchema({"type": "string", "pattern": _HEADER_NAME, "maxLength": 128})
+]
+"""A header name in a list of fields that are sought in messages, where an operator may expect patterns."""
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
+JSONPath = Annotated[str, AfterValidator(_json_path)]
+"""A path into JSON: see `anabranch.jsontext.path`."""
+JSONName = Annotated[str, AfterValidator(_json_name)]
+"""A path of one name."""
 URL = Annotated[
     str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://", "examples": ["http://127.0.0.1:9101"]})
 ]

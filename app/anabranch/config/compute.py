@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from anabranch.config.base import Model
-from anabranch.config.units import Duration, Size
+from anabranch.config.units import Count, Duration, Size
 
 
 class ComputeBackend(Model):
@@ -15,11 +15,11 @@ class ComputeBackend(Model):
     """`thread`: threads of the gateway process. `process`: separate worker processes, which can be killed. `dask`: a Dask cluster."""
     workers: int | None = Field(None, ge=1, le=1024)
     """Maximum concurrent jobs. If unset, the number of processors, or 64 for `dask`."""
-    queue: int = Field(256, ge=0)
+    queue: Count = Field(256, ge=0)
     """Maximum jobs waiting for a worker. Further jobs are rejected immediately (503). 0: no job waits."""
     queue_timeout_s: Duration | None = Field(None, alias="queue_timeout")
     """Maximum wait for a worker; after it the job is rejected (503). If unset, a job waits until its own deadline."""
-    recycle_after: int = Field(10_000, ge=1)
+    recycle_after: Count = Field(10_000, ge=1)
     """Number of jobs after which a worker process is replaced by a fresh one (`process` only)."""
     max_memory: Size | None = None
     """A worker process that uses more memory than this after a job is replaced (`process` only). If unset, memory is not limited."""

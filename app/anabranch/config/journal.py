@@ -1,12 +1,13 @@
 """The journal section of the document: where records are stored, how durable they are, what is redacted, and where they are shipped."""
 
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from anabranch.config.base import HeaderName, Model
-from anabranch.config.units import Duration, Ratio, Size
+from anabranch.config.base import HeaderOfList, Model
+from anabranch.config.units import Count, Duration, Ratio, Size
+from anabranch.jsontext.path import parse_path
 
 
 class JournalRule(Model):
@@ -19,7 +20,7 @@ class JournalRule(Model):
     needs. `none`: only digests of these bodies. Methods, targets, statuses and timings are always recorded."""
     durability: Literal["relaxed", "required"] | None = None
     """`relaxed`: respond before the record is on disk. `required`: respond only after it is on disk. If unset, `journal.durability`."""
-    headers: list[HeaderName] = []
+    headers: list[HeaderOfList] = []
     """Request header fields that are recorded."""
 
 
@@ -53,16 +54,30 @@ class Sink(Model):
     """A PostgreSQL database."""
 
 
+def _redacted_path(value: str) -> str:
+    if value.startswith("**.") and len(parse_path(value.removeprefix("**."))) > 1:
+        raise ValueError("`**.` is followed by one name; a name with a dot is written in double quotes")
+    parse_path(value)
+    return value
+
+
+def _query_name(value: str) -> str:
+    if "*" in value:
+        raise ValueError("query parameters are listed one by one: there are no patterns, and `*` stands for nothing")
+    return value
+
+
 class Redact(Model):
     """Values that are redacted before a record is written."""
 
-    headers: list[HeaderName] = ["authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key"]
+    headers: list[HeaderOfList] = ["authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key"]
     """Header fields whose value is replaced by `***`."""
-    query: list[str] = ["token", "access_token", "api_key", "apikey", "password", "secret"]
+    query: list[Annotated[str, AfterValidator(_query_name)]] = ["token", "access_token", "api_key", "apikey", "password", "secret"]
     """Query parameters whose value is replaced by `***`."""
-    paths: list[str] = []
+    paths: list[Annotated[str, AfterValidator(_redacted_path)]] = []
     """Paths in all bodies whose value is replaced by `***`. A path applies to every element of an array. `**.name` matches every member of
-    that name. In a step's bodies, a path that begins with the step's name also matches without it."""
+    that name. In a step's bodies, a path that begins with the step's name also matches without it. A name with a dot or another special
+    character stands in double quotes."""
 
 
 class Journal(Model):
@@ -78,7 +93,7 @@ class Journal(Model):
     on_full: Literal["wait", "drop"] = "drop"
     """What happens to a relaxed record when the queue is full. `wait`: it waits for space, up to the deadline, after the response is sent.
     `drop`: it is dropped and counted."""
-    queue_records: int = Field(10_000, ge=1)
+    queue_records: Count = Field(10_000, ge=1)
     """Maximum number of records waiting to be written."""
     queue_size: Size = 64 * 1024 * 1024
     """Maximum total size of the records waiting to be written."""

@@ -4,9 +4,9 @@
 at a time. Checks that need the whole document (names, references, cycles) are in `anabranch.plan`.
 """
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from anabranch.config.base import JSON as JSON
 from anabranch.config.base import URL as URL
@@ -19,6 +19,7 @@ from anabranch.config.base import checked_name as checked_name
 from anabranch.config.compute import ComputeBackend as ComputeBackend
 from anabranch.config.journal import Journal as Journal
 from anabranch.config.journal import JournalRule as JournalRule
+from anabranch.config.origin import checked_method, checked_origin
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
@@ -26,7 +27,7 @@ from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model
-from anabranch.config.units import Duration, DurationOrZero, Size
+from anabranch.config.units import Count, Duration, DurationOrZero, Size
 from anabranch.config.upstream import TLS as TLS
 from anabranch.config.upstream import Breaker as Breaker
 from anabranch.config.upstream import Concurrency as Concurrency
@@ -59,8 +60,12 @@ class Defaults(Model):
     """Deadline of a request, counted from its arrival."""
     max_body: Size = 1024 * 1024
     """Maximum size of a request body. A larger body is rejected with 413."""
-    max_requests: int | None = Field(None, ge=1)
+    max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to one endpoint, in one worker. If unset, there is no limit."""
+    public_names: bool = True
+    """Whether clients see the names of steps and upstreams. If false, `Server-Timing`, `Proxy-Status`, `Cache-Status`, problems and the API
+    description have numbers in their place, and problems have the title of a failure in place of its detail. Logs, metrics, explain and the
+    admin server keep the names, and so does the body of a response that is merged by `group`. Also for Python routes."""
 
 
 class Parameter(Model):
@@ -91,6 +96,14 @@ class Body(Model):
     """Text for the API description."""
 
 
+_IMPOSSIBLE: Final = {
+    205: "such a response has no body (RFC 9110 section 15.3.6); 204 says the same to every client but an old browser",
+    206: "it answers a request for a range, and a merged response has no ranges (RFC 9110 section 15.3.7)",
+    226: "it says that the body is a difference to an older one (RFC 3229)",
+}
+"""Successful statuses that no response of an endpoint can have."""
+
+
 class Response(Model):
     """How the values of the steps are combined into one response."""
 
@@ -102,12 +115,23 @@ class Response(Model):
     body: JSON = None
     """Body of the response, instead of `merge`: a JSON template."""
     status: int = Field(200, ge=200, le=299)
-    """Status of responses that are not errors."""
+    """Status of responses that are not errors. 204 sends no body."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields of responses that are not errors: fixed text, not templates."""
 
+    @field_validator("status")
+    @classmethod
+    def _is_possible(cls, status: int) -> int:
+        if (reason := _IMPOSSIBLE.get(status)) is not None:
+            raise ValueError(f"{status} is not possible: {reason}")
+        return status
+
     @model_validator(mode="after")
     def _one_way(self) -> "Response":
+        if self.status == 204 and (self.model_fields_set & {"body", "merge", "arrays"}):
+            raise ValueError("a response with status 204 has no body, so it cannot have `body`, `merge` or `arrays`")
+        if self.status == 204 and any(name.lower() == "content-type" for name in self.headers):
+            raise ValueError("a response with status 204 has no body, so it cannot have a content-type")
         if "body" in self.model_fields_set and ("merge" in self.model_fields_set or "arrays" in self.model_fields_set):
             raise ValueError("a response with `body` cannot have `merge` or `arrays`")
         return self
@@ -130,7 +154,7 @@ class Endpoint(Model):
     """Groups in the API description."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Deadline of the whole request. If unset, `defaults.timeout`."""
-    max_requests: int | None = Field(None, ge=1)
+    max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to this endpoint, in one worker. As many again may wait, for at most a quarter of the deadline. Further
     requests are rejected with 503. If unset, `defaults.max_requests`."""
     parameters: dict[str, Parameter] = {}
@@ -148,10 +172,11 @@ class Endpoint(Model):
 class CORS(Model):
     """Cross-origin requests from browsers (the Fetch standard), to endpoints of the document and to Python routes."""
 
-    allow_origins: list[str] = Field(min_length=1)
-    """Allowed origins, or `*` for all."""
-    allow_methods: list[str] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-    """Methods that a page may use."""
+    allow_origins: list[Annotated[str, AfterValidator(checked_origin)]] = Field(min_length=1)
+    """Allowed origins as browsers send them, such as `https://app.example`. `https://*.app.example`: every name below that host, but not the host
+    itself. `*`: every origin. `null`: pages in sandboxes and files; any page can be such a one."""
+    allow_methods: list[Annotated[str, AfterValidator(checked_method)]] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    """Methods that a page may use, in capital letters, or `*` for all."""
     allow_headers: list[HeaderName] = []
     """Request headers that a page may send, besides the simple ones."""
     allow_credentials: bool = False
@@ -160,6 +185,14 @@ class CORS(Model):
     """Response headers that a page may read."""
     max_age_s: DurationOrZero = Field(600.0, alias="max_age")
     """How long a browser may cache the answer to a preflight request."""
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "CORS":
+        if "*" in self.allow_origins and len(self.allow_origins) > 1:
+            raise ValueError("`*` in `allow_origins` allows every origin already; remove it, or all others")
+        if self.allow_credentials and "*" in self.expose_headers:
+            raise ValueError("with `allow_credentials`, browsers take `*` in `expose_headers` for a name; list the header fields")
+        return self
 
 
 class Document(Model):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     CollectionStartEvent,
@@ -44,6 +44,10 @@ def parse(text: str, file: str, report: Report) -> Node | None:
     `report` receives the mistakes. A mistake that leaves the rest readable does not stop the parser.
     """
     return _Builder(file, report).build(text)
+
+
+class _ScannerError(Exception):
+    """ruamel.yaml's scanner has failed on a text that it should have rejected with a YAMLError."""
 
 
 class _TooDeepError(Exception):
@@ -108,8 +112,7 @@ class _Builder:
                 f"the character U+{error.character:04X} is not allowed in YAML",
                 hint=r'write it in double quotes as an escape such as "\u0001"',
             )
-        except (ValueError, OverflowError, IndexError, KeyError, TypeError, AttributeError, AssertionError):
-            # For some malformed escapes and directives, the scanner raises these errors instead of a YAMLError.
+        except _ScannerError:
             where = self._stack[-1].node.where if self._stack else Located(self._file, 1, 1)
             self._report(where, "invalid YAML near here")
         else:
@@ -185,7 +188,7 @@ class _Builder:
             raise ValueError(f"the tag `{_tag_text(tag)}` is not supported; remove it")
         if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "bool"):
             raise ValueError(f"the value does not match its tag `{_tag_text(tag)}`")
-        return float(value) if kind == "float" and isinstance(value, int) else value
+        return _as_float(value) if kind == "float" and isinstance(value, int) else value
 
     def _alias(self, event: AliasEvent) -> None:
         where = self._where(event)
@@ -202,8 +205,14 @@ class _Builder:
             node, size, depth = Scalar(where, None, is_broken=True), 1, 1
         else:
             self._copied += size
-        top = self._stack[-1]
-        if isinstance(top.node, Mapping) and not top.awaits_value and isinstance(node, Scalar) and isinstance(node.value, str):
+        top = self._stack[-1] if self._stack else None
+        if (
+            top is not None
+            and isinstance(top.node, Mapping)
+            and not top.awaits_value
+            and isinstance(node, Scalar)
+            and isinstance(node.value, str)
+        ):
             top.key, top.awaits_value = (node.value, where), True
         else:
             self._add(node, size, depth)
@@ -280,8 +289,22 @@ class _Builder:
 
 
 def _events(text: str) -> Iterator[Event]:
+    """The events of a YAML text. Raises YAMLError, and _ScannerError for some malformed escapes and directives.
+
+    Only the library runs inside the `try`: an error of ours in between must not be taken for one of the document.
+    """
     parse_events: Callable[[str], Any] = YAML(typ="safe", pure=True).parse
-    yield from parse_events(text)
+    events = iter(parse_events(text))
+    while True:
+        try:
+            event = next(events)
+        except StopIteration:
+            return
+        except YAMLError:
+            raise
+        except Exception as error:
+            raise _ScannerError from error
+        yield event
 
 
 def _explained(error: MarkedYAMLError, file: str, text: str) -> tuple[Located, str]:
@@ -300,6 +323,13 @@ def _explained(error: MarkedYAMLError, file: str, text: str) -> tuple[Located, s
 
 def _tag_text(tag: str) -> str:
     return tag.replace(_TAG, "!!")
+
+
+def _as_float(number: int) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError("the number is too large; if it is text, put it in quotes") from None
 
 
 def _with_pairs_joined(text: str) -> str:

@@ -106,12 +106,28 @@ class Problems:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The hint "did you mean `flights`?" when one of `choices` is similar to `word`, else ""."""
+    """The hint "did you mean `flights`?" when one of `choices` differs from `word` by a typing error or two, else "": a proposal that is not
+    near misleads more than none."""
     folded: dict[str, str] = {}
     for choice in choices:
         folded.setdefault(choice.casefold(), choice)
-    close = get_close_matches(word.casefold(), folded, n=1)
+    wanted = word.casefold()
+    close = [choice for choice in get_close_matches(wanted, folded) if _mistakes(wanted, choice) <= max(1, len(wanted) // 3)]
     return f"did you mean `{folded[close[0]]}`?" if close and folded[close[0]] != word else ""
+
+
+def _mistakes(one: str, other: str) -> int:
+    """How many characters are missing, too many, wrong or swapped with their neighbour (the distance of optimal string alignment)."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, char in enumerate(one, 1):
+        now = [row]
+        for column, wanted in enumerate(other, 1):
+            now.append(min(last[column] + 1, now[-1] + 1, last[column - 1] + (char != wanted)))
+            if row > 1 and column > 1 and char == other[column - 2] and one[row - 2] == wanted:
+                now[-1] = min(now[-1], before[column - 2] + 1)
+        before, last = last, now
+    return last[-1]
 
 
 def path_text(path: Path) -> str:

@@ -49,13 +49,24 @@ class Secrets:
     def redact(self, text: str) -> str:
         """`text` with every secret value replaced by `***`, the longest first, and the credentials in a URL. Quoted and escaped forms are
         replaced too."""
-        text = _USERINFO.sub(f"://{_HIDDEN}@", text)
-        for spelling in sorted({spelling for value in self.values for spelling in _spellings(value)}, key=len, reverse=True):
-            text = text.replace(spelling, _HIDDEN)
-        return text
+        return hidden(text, spellings(self))
 
     def __repr__(self) -> str:
         return f"Secrets({len(self.paths)} paths)"
+
+
+def spellings(*all_secrets: Secrets) -> list[str]:
+    """Every form in which a value of these secrets can occur in a message, the longest first."""
+    found = {spelling for secrets in all_secrets for value in secrets.values for spelling in _spellings(value)}
+    return sorted(found, key=len, reverse=True)
+
+
+def hidden(text: str, found: Iterable[str]) -> str:
+    """`text` with `***` in place of each of these `spellings`, and of the credentials in a URL."""
+    text = _USERINFO.sub(f"://{_HIDDEN}@", text)
+    for spelling in found:
+        text = text.replace(spelling, _HIDDEN)
+    return text
 
 
 def _spellings(value: str) -> Iterable[str]:

@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from anabranch.config.base import JSON, HeaderName, HeaderValue, Model, Name
+from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, Model, Name
 from anabranch.config.problems import did_you_mean
-from anabranch.config.units import Duration
+from anabranch.config.units import Count, Duration
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -31,13 +31,14 @@ class Step(Model):
     """Value of the step when it fails or is left out. If unset, null when it fails; when it is left out, its key is missing."""
     hidden: bool = False
     """Leave the step out of the response. Other steps can still refer to it."""
-    target: str | None = None
+    target: JSONPath | None = None
     """Use only the value at this path of the answer, and discard the rest."""
-    pick: list[str] | None = Field(None, min_length=1)
-    """Keep only these paths. A path applies to every element of an array: `orders.sku` is the `sku` of every order."""
-    drop: list[str] | None = Field(None, min_length=1)
+    pick: list[JSONPath] | None = Field(None, min_length=1)
+    """Keep only these paths. A path applies to every element of an array: `orders.sku` is the `sku` of every order. A name with a dot or another
+    special character stands in double quotes: `'"@odata.count"'`."""
+    drop: list[JSONPath] | None = Field(None, min_length=1)
     """Remove these paths."""
-    rename: dict[str, str] | None = None
+    rename: dict[JSONPath, JSONName] | None = None
     """New names for members: `{old path: new name}`. Only the last part of the path is renamed: `{a.b: c}` turns `a.b` into `a.c`."""
     wrap: str | None = None
     """Put the value into an object, under this key."""
@@ -107,7 +108,7 @@ class ComputeStep(Step):
     pool: Name | None = None
     """Name of one of the document's `compute_backends`. If unset, the first one of the executor's kind, or a built-in one for `thread` and
     `process`."""
-    concurrency: int | None = Field(None, ge=1)
+    concurrency: Count | None = Field(None, ge=1)
     """Maximum concurrent jobs of this step in its pool. Further jobs wait without blocking the pool's other steps. If unset, only the pool's
     limit applies."""
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 # At most 15 digits on each side, so that no number overflows.
 _NUMBER: Final = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)"
@@ -11,6 +11,7 @@ _DURATION: Final = re.compile(_NUMBER + r"(us|ms|s|m|h|d)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE: Final = re.compile(_NUMBER + r"(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
 _BYTES: Final = {None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_MOST: Final = 1_000_000_000
 _RATIO: Final = re.compile(_NUMBER + r"%")
 
 
@@ -67,6 +68,16 @@ Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes."""
 Ratio = Annotated[float, BeforeValidator(parse_ratio), WithJsonSchema(_RATIO_SCHEMA)]
 """A share between 0 and 1."""
+
+
+def _countable(value: int) -> int:
+    if value > _MOST:
+        raise ValueError(f"must be at most {_MOST}")
+    return value
+
+
+Count = Annotated[int, AfterValidator(_countable)]
+"""A number of things: at most a thousand million, so that no arithmetic with it overflows."""
 
 
 def format_duration(seconds: float) -> str:

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from anabranch.config.base import URL, HeaderName, HeaderValue, Model, URLWithQuery
-from anabranch.config.units import Duration, Ratio, Size, parse_duration
+from anabranch.config.base import URL, HeaderName, HeaderOfList, HeaderValue, Model, URLWithQuery
+from anabranch.config.units import Count, Duration, Ratio, Size, parse_duration
 from anabranch.core.exchange import Address
 
 
@@ -43,17 +43,17 @@ TLSVersion = Annotated[Literal["1.2", "1.3"], BeforeValidator(_number_as_text), 
 class Concurrency(Model):
     """The bulkhead: limits concurrent exchanges with the upstream, and the calls that wait for a slot."""
 
-    limit: int = Field(256, ge=1)
+    limit: Count = Field(256, ge=1)
     """Maximum concurrent exchanges. With `adaptive`, the initial limit."""
-    queue: int = Field(1024, ge=0)
+    queue: Count = Field(1024, ge=0)
     """Maximum calls waiting for a slot. Further calls are rejected immediately (503). 0: no call waits."""
     queue_timeout_s: Duration | None = Field(None, alias="queue_timeout")
     """Maximum wait for a slot; after it the call is rejected (503). If unset, a call waits until its own deadline."""
     adaptive: Literal["gradient", "aimd"] | None = None
     """Adapt the limit to the upstream's capacity: `gradient` by its latency, `aimd` by its failures. If unset, the limit is fixed."""
-    min: int = Field(8, ge=1)
+    min: Count = Field(8, ge=1)
     """Minimum adaptive limit."""
-    max: int = Field(1024, ge=1)
+    max: Count = Field(1024, ge=1)
     """Maximum adaptive limit."""
 
     @model_validator(mode="after")
@@ -95,11 +95,11 @@ class Breaker(Model):
     """Sliding window in which calls are counted."""
     failure_rate: Ratio = 0.5
     """Share of failed calls at which the breaker opens."""
-    minimum_calls: int = Field(20, ge=1)
+    minimum_calls: Count = Field(20, ge=1)
     """Number of calls in the window below which the breaker never opens."""
     open_for_s: Duration = Field(5.0, alias="open_for")
     """How long the breaker stays open before it admits probes."""
-    probes: int = Field(3, ge=1)
+    probes: Count = Field(3, ge=1)
     """Calls admitted while the breaker is half-open. If all succeed it closes; one failure opens it again."""
     slow_after_s: Duration | None = Field(None, alias="slow_after")
     """A call that takes longer than this is slow. If unset, no call is slow."""
@@ -149,7 +149,7 @@ class OAuth2(Model):
 class Pool(Model):
     """Kept-alive connections of an upstream."""
 
-    max_idle: int = Field(256, ge=0)
+    max_idle: Count = Field(256, ge=0)
     """Idle connections kept for each address. 0: every connection is closed after its exchange."""
     idle_timeout_s: Duration = Field(30.0, alias="idle_timeout")
     """A connection that is idle for longer than this is closed. Keep it below the upstream's own idle timeout."""
@@ -189,7 +189,7 @@ class Upstream(Model):
     """Circuit breaker. Off by default. With several addresses, each has its own."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields sent with every call. They override forwarded ones."""
-    forward_headers: list[HeaderName] = []
+    forward_headers: list[HeaderOfList] = []
     """Header fields forwarded from the client's request, if present."""
     deadline_header: HeaderName | None = None
     """Header in which the upstream receives the time left, in milliseconds. Off by default."""

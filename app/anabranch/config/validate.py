@@ -87,7 +87,7 @@ class Validator:
                 return model.model_validate(data, by_alias=True, by_name=False), []
             except ValidationError as error:
                 errors = error.errors(include_url=False, include_input=False)
-            invalid = {(*path, *_inner_path(error["loc"], data)) for error in errors} - reread
+            invalid = {(*path, *_inner_path(error, data)) for error in errors} - reread
             reread |= invalid
             reread_now = [where for where in invalid & self._filled.texts.keys() if self._reread(where, path, data)]
             if not reread_now:
@@ -192,13 +192,13 @@ def _inside_any(annotation: Any, part: str | int) -> Any:
     return next((found for candidate in _alternatives(annotation) if (found := _inside(candidate, part)) is not None), None)
 
 
-def _inner_path(loc: Path, data: Any) -> Path:
+def _inner_path(error: ErrorDetails, data: Any) -> Path:
     """The path in `data` that an error is about: pydantic's location without the names of union members and without `[key]`."""
     path: list[str | int] = []
-    for index, part in enumerate(loc):
+    for index, part in enumerate(error["loc"]):
         if _has(data, (part,)):
             data = data[part]
-        elif part == "[key]" or index != len(loc) - 1 or not isinstance(data, dict):
+        elif error["type"] != "missing" or index != len(error["loc"]) - 1 or not isinstance(data, dict):
             continue
         else:
             return (*path, part)  # a missing key
@@ -211,8 +211,15 @@ def _grouped(errors: list[ErrorDetails], data: Any) -> dict[tuple[Path, bool], l
     groups: dict[tuple[Path, bool], list[ErrorDetails]] = {}
     for error in errors:
         is_key = len(error["loc"]) > 1 and error["loc"][-1] == "[key]"
-        groups.setdefault((_inner_path(error["loc"], data), is_key), []).append(error)
-    return groups
+        groups.setdefault((_inner_path(error, data), is_key), []).append(error)
+    # The other members of a union say only that the whole is not of their kind. What is wrong inside says more.
+    return {
+        (path, is_key): group
+        for (path, is_key), group in groups.items()
+        if is_key
+        or not all(error["type"] in _KINDS for error in group)
+        or not any(len(inner) > len(path) and inner[: len(path)] == path for inner, _ in groups)
+    }
 
 
 def _has(data: Any, path: Path) -> bool:

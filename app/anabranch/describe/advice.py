@@ -204,6 +204,11 @@ ADVICE: Final[dict[str, Advice]] = {
         _NOTHING,
         "Compare `target`, `pick`, `rename` and `merge` with the upstream's actual response.",
     ),
+    "processing_timeout": Advice(
+        "The services have answered, but the deadline passed while the gateway was reading or merging large answers.",
+        "Request less data, if the endpoint has parameters for that. Otherwise retry after a pause.",
+        "Raise the endpoint's `timeout`, `pick` less of the answers, or give the gateway more CPU. The services are not the cause.",
+    ),
     "compute_error": Advice("A Python function of the operator failed.", _NOTHING, "The log has the reason, under the step's name."),
     "compute_failed": Advice(
         "A Python function of the operator raised an exception.",

@@ -8,6 +8,7 @@ steps, header fields, problems) is described exactly.
 from typing import Any, Final
 
 from anabranch.describe.schemas import response_schema
+from anabranch.describe.security import is_parameter, requirements
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
 JSON = dict[str, Any]
@@ -35,7 +36,7 @@ _PROBLEMS: Final = {
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
     "415": ("UnsupportedMediaType", "The content type of the request body is not JSON, or the body has a content coding."),
-    "4XX": ("UpstreamRefusal", "The upstream of a required step answered with a 4xx status, which is passed on."),
+    "4XX": ("UpstreamRefusal", "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on."),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
     "503": (
@@ -69,7 +70,6 @@ _PROBLEM: Final[JSON] = {
                     "elapsed_ms": {"type": "number", "minimum": 0},
                     "in": {"type": "string", "enum": ["path", "query", "header", "cookie", "body"]},
                     "name": {"type": "string"},
-                    "value": {"type": "string"},
                 },
             },
         },
@@ -81,10 +81,12 @@ def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSO
     """`paths` and `components` for all endpoints. `problem_name`: name of the schema of problem documents."""
     paths: JSON = {}
     schemas: JSON = {problem_name: _PROBLEM}
+    schemes: JSON = {}
     for plan in document.endpoints:
-        paths.setdefault(plan.path, {})[plan.method.lower()] = _operation(plan, schemas)
+        paths.setdefault(plan.path, {})[plan.method.lower()] = _operation(plan, schemas, schemes)
     responses = {name: _problem_response(status, description, problem_name) for status, (name, description) in _PROBLEMS.items()}
-    return paths, {"schemas": schemas, "responses": responses, "headers": _HEADERS}
+    components: JSON = {"schemas": schemas, "responses": responses, "headers": _HEADERS}
+    return paths, {**components, "securitySchemes": schemes} if schemes else components
 
 
 def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
@@ -94,7 +96,7 @@ def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
         responses.setdefault(status, _reference(status))
 
 
-def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
+def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON) -> JSON:
     source = plan.source
     parameters = [*plan.path_parameters, *plan.query_parameters, *plan.header_parameters]
     operation: JSON = {"operationId": plan.name}
@@ -104,8 +106,10 @@ def _operation(plan: EndpointPlan, schemas: JSON) -> JSON:
         operation["description"] = source.description
     if source.tags:
         operation["tags"] = list(source.tags)
-    if parameters:
-        operation["parameters"] = [_parameter(plan, parameter, schemas) for parameter in parameters]
+    if described := [_parameter(plan, parameter, schemas) for parameter in parameters if is_parameter(parameter)]:
+        operation["parameters"] = described
+    if security := requirements(parameters, schemes):
+        operation["security"] = security
     if plan.body is not None:
         body = plan.body.source
         schema = body.schema_ if body is not None and isinstance(body.schema_, dict) else {}
@@ -137,6 +141,11 @@ def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
     media_type = fixed.pop("content-type", "application/json")
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     headers.update({name: {"schema": {"type": "string", "const": value}} for name, value in sorted(fixed.items())})
+    if "cache-control" in headers:
+        headers["cache-control"] = {
+            "description": "`no-store` on a partial response, which also has no other field for caches.",
+            "schema": {"type": "string", "enum": list(dict.fromkeys([fixed["cache-control"], "no-store"]))},
+        }
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if plan.response.status not in (204, 205):
         schema = response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
@@ -152,7 +161,7 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
         statuses.append("404")
     if plan.body is not None:
         statuses += ["408", "413", "415"]
-    if any(step.is_required for step in plan.steps):
+    if any(step.upstream for step in plan.steps):
         statuses.append("4XX")
     return {status: _reference(status) for status in sorted(statuses)}
 
@@ -163,8 +172,11 @@ def _reference(status: str) -> JSON:
 
 def _problem_response(status: str, description: str, problem_name: str) -> JSON:
     headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
-    if status == "503":
+    if status in ("503", "4XX"):
         headers["Retry-After"] = {"description": "Seconds after which to retry.", "schema": {"type": "string"}}
+    if status == "4XX":
+        headers["WWW-Authenticate"] = {"description": "Of a 401: how to authenticate.", "schema": {"type": "string"}}
+        headers["Allow"] = {"description": "Of a 405: the methods that are allowed.", "schema": {"type": "string"}}
     content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{problem_name}"}}}
     return {"description": description, "headers": headers, "content": content}
 

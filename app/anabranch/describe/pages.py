@@ -1,5 +1,6 @@
 """The pages under /problems/: one for each error code, as HTML and as JSON. Built once, from the error tree."""
 
+from collections.abc import Callable
 from html import escape
 from typing import Final
 
@@ -10,6 +11,7 @@ from starlette.routing import Route
 
 from anabranch import errors
 from anabranch.describe.advice import ADVICE, Advice
+from anabranch.engine.request import public_prefix
 from anabranch.errors import AnabranchError, NotFound
 
 _CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,29 +37,30 @@ def error_classes() -> dict[str, type[AnabranchError]]:
 def routes() -> list[Route]:
     """Routes of the index and the pages. An unknown code raises NotFound, which the application's exception handler answers."""
     classes = error_classes()
-    pages = {code: (_html_page(code, kind), _json_page(code, kind)) for code, kind in classes.items()}
-    index = (_html_index(classes), orjson.dumps([_facts(code, kind) for code, kind in classes.items()]))
+    pages = {code: _html_page(code, kind) for code, kind in classes.items()}
+    index = _html_index(classes)
 
     async def show_index(request: Request) -> Response:
-        return _negotiated(request, index)
+        return _negotiated(request, index, lambda prefix: [_facts(code, kind, prefix) for code, kind in classes.items()])
 
     async def show(request: Request) -> Response:
         code = request.path_params["code"]
-        page = pages.get(code)
-        if page is None:
-            raise NotFound(f"no problem has the code '{code[:64]}'; /problems lists them all")
-        return _negotiated(request, page)
+        if code not in pages:
+            raise NotFound("no problem has this code; /problems lists them all")
+        return _negotiated(request, pages[code], lambda prefix: _facts(code, classes[code], prefix))
 
     return [Route("/problems", show_index, methods=["GET"]), Route("/problems/{code}", show, methods=["GET"])]
 
 
-def _negotiated(request: Request, page: tuple[bytes, bytes]) -> Response:
-    """JSON if `Accept` contains JSON and not HTML; otherwise HTML."""
+def _negotiated(request: Request, page: bytes, facts: Callable[[str], object]) -> Response:
+    """JSON if `Accept` contains JSON and not HTML; otherwise HTML. `facts`: takes the path below which the client sees the gateway."""
     accept = request.headers.get("accept", "").lower()
-    headers = {"cache-control": "public, max-age=3600", "vary": "accept"}
+    headers = {"cache-control": "public, max-age=3600", "vary": "accept, x-forwarded-prefix"}
     if "json" in accept and "html" not in accept:
-        return Response(page[1], headers=headers, media_type="application/json")
-    return Response(page[0], headers={**headers, "content-security-policy": _CSP}, media_type="text/html")
+        forwarded = request.headers.get("x-forwarded-prefix")
+        prefix = public_prefix(None if forwarded is None else forwarded.encode("latin-1"), request.scope.get("root_path", ""))
+        return Response(orjson.dumps(facts(prefix)), headers=headers, media_type="application/json")
+    return Response(page, headers={**headers, "content-security-policy": _CSP}, media_type="text/html")
 
 
 def _status(kind: type[AnabranchError]) -> int | None:
@@ -67,10 +70,10 @@ def _status(kind: type[AnabranchError]) -> int | None:
     return kind.status
 
 
-def _facts(code: str, kind: type[AnabranchError]) -> dict[str, object]:
+def _facts(code: str, kind: type[AnabranchError], prefix: str) -> dict[str, object]:
     advice = ADVICE.get(code, _UNKNOWN)
     return {
-        "type": f"/problems/{code}",
+        "type": f"{prefix}/problems/{code}",
         "code": code,
         "title": kind.title,
         "status": _status(kind),
@@ -78,10 +81,6 @@ def _facts(code: str, kind: type[AnabranchError]) -> dict[str, object]:
         "client": advice.client,
         "operator": advice.operator,
     }
-
-
-def _json_page(code: str, kind: type[AnabranchError]) -> bytes:
-    return orjson.dumps(_facts(code, kind))
 
 
 def _html_page(code: str, kind: type[AnabranchError]) -> bytes:

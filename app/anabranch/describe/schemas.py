@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from anabranch.config import model as config
+from anabranch.jsontext.path import Path, parse_path
 from anabranch.plan.model import EndpointPlan, StepPlan
 
 JSON = dict[str, Any]
@@ -21,7 +22,7 @@ def response_schema(plan: EndpointPlan, embed: Embed) -> JSON:
         return {
             "type": "object",
             "required": [step.name for step in visible if not step.may_be_left_out],
-            "properties": {step.name: _step(step, _computed(step, embed)) for step in visible},
+            "properties": {step.name: _step(step, _computed(step, embed), is_named=plan.numbers is None) for step in visible},
         }
     known: JSON = {}
     for step in visible:
@@ -38,11 +39,12 @@ def _computed(step: StepPlan, embed: Embed) -> JSON:
     return embed(step.name, schema)
 
 
-def _step(plan: StepPlan, computed: JSON) -> JSON:
-    """The schema of a step's value. The value of a failed optional step is its default, so the schema allows that too."""
+def _step(plan: StepPlan, computed: JSON, *, is_named: bool) -> JSON:
+    """The schema of a step's value. The value of a failed optional step is its default, so the schema allows that too. `is_named`: whether the
+    name of its service is public."""
     step = plan.source
     value = _value(step, computed)
-    described = f"From {plan.upstream}." if plan.upstream else "Computed."
+    described = f"From {plan.upstream if is_named else 'a service'}." if plan.upstream else "Computed."
     if not step.required:
         described += f" Optional: {'null' if step.default is None else 'its default'} when it fails."
     if plan.may_be_left_out:
@@ -59,15 +61,16 @@ def _value(step: config.Step, computed: JSON) -> JSON:
     """Without `type`, unless a function declares it or `wrap` makes an object: `pick` also applies inside arrays and passes other values through."""
     value: JSON = dict(computed)
     if step.pick is not None:
+        names = {parse_path(old): new for old, new in (step.rename or {}).items()}
         for path in step.pick:
-            _grow(value, _renamed(tuple(path.split(".")), step.rename or {}))
+            _grow(value, _renamed(parse_path(path), names))
     if step.wrap is not None:
         value = {"type": "object", "required": [step.wrap], "properties": {step.wrap: value}}
     return value
 
 
-def _renamed(path: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
-    return tuple(names.get(".".join(path[: index + 1]), name) for index, name in enumerate(path))
+def _renamed(path: Path, names: dict[Path, str]) -> Path:
+    return tuple(parse_path(names[above])[0] if (above := path[: index + 1]) in names else name for index, name in enumerate(path))
 
 
 def _grow(schema: JSON, path: tuple[str, ...]) -> None:

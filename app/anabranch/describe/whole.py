@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from anabranch.describe.openapi import add_failures, describe
+from anabranch.jsontext.values import write
 from anabranch.plan.model import DocumentPlan
 
 
@@ -32,6 +33,12 @@ def describe_app(app: FastAPI, document: DocumentPlan | None, fan_out: Callable[
             whole.setdefault("components", {}).setdefault(kind, {}).update(named)
         _answer_validation_with_problems(whole, problem_name)
     return whole
+
+
+def with_server(whole: dict[str, Any], url: str) -> bytes:
+    """The description as JSON, with `url` as the place below which all paths are. A relative one starts at the description's own address."""
+    head = {key: whole[key] for key in ("openapi", "info") if key in whole}
+    return write({**head, "servers": [{"url": url}], **{key: value for key, value in whole.items() if key not in head}})
 
 
 def _describe_failures(whole: dict[str, Any], app: FastAPI, fan_out: Callable[..., Any]) -> None:

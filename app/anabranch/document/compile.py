@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from anabranch.compute.hooks import check_hook
 from anabranch.compute.pools import make_pool
 from anabranch.config.load import Draft, read
 from anabranch.config.problems import Problems
+from anabranch.document.routes import check_routes
 from anabranch.errors import MissingExtraError, Problem
 from anabranch.plan.compile import compile_document
-from anabranch.plan.known import HookCheck
-from anabranch.plan.model import DocumentPlan, PoolKind, PoolPlan
+from anabranch.plan.model import DocumentPlan, PoolPlan
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.sinks.open import open_sink
 from anabranch.upstream.open import open_transport
@@ -41,22 +40,23 @@ class Compiled:
     contexts: TLSContexts
 
 
-def compile_file(path: Path, environ: Mapping[str, str] = os.environ, *, import_from: Path | None = None) -> Compiled:
+def compile_file(path: Path, environ: Mapping[str, str] = os.environ) -> Compiled:
     """Read, check and compile the document in a file or folder. Raises ConfigError with every problem in it.
 
-    `import_from`: folder searched for Python routes and hooks before the installed packages; None: the working directory.
+    The Python that it names is imported: from the folder of the document, else from the working directory, else from the installed packages.
     """
     draft = read(path, environ)
-    folder = import_from or Path.cwd()
-    plan = compile_document(
-        draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken, check_hook=partial(_check_hook, folder)
-    )
-    routers = _import_routers(draft.document.routers, draft.problems, folder)
+    _search_for_modules(path)
+    plan = compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken, check_hook=check_hook)
+    routers = _import_routers(draft.document.routers, draft.problems)
+    check_routes(routers, plan, draft.problems)
     _check_pools(plan.pools, draft.problems)
     _check_sinks(draft)
     contexts = _check_upstreams(plan.upstreams, draft.problems)
     draft.problems.raise_if_any()
-    return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts)
+    return Compiled(
+        plan=plan, routers=tuple(router for _, router in routers), warnings=draft.problems.warnings, draft=draft, contexts=contexts
+    )
 
 
 def keep_routers(served: list[str], draft: Draft) -> None:
@@ -100,18 +100,18 @@ def _check_sinks(draft: Draft) -> None:
             draft.problems.add(("journal", "sinks", index, "postgres"), str(error))
 
 
-def _check_hook(folder: Path, hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
-    """Check a hook, which may be in a module of `folder`."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    return check_hook(hook, arguments, kind)
+def _search_for_modules(document: Path) -> None:
+    """Let Python find the modules beside the document, and those in the working directory. The paths of secrets and certificates start at the
+    document's folder too."""
+    folder = (document if document.is_dir() else document.parent).resolve()
+    for searched in dict.fromkeys((str(Path.cwd()), str(folder))):
+        if searched not in sys.path:
+            sys.path.insert(0, searched)
 
 
-def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple[APIRouter, ...]:
-    """Import the routers that a document names, each as `module:attribute`."""
-    if names and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    routers = []
+def _import_routers(names: list[str], problems: Problems) -> list[tuple[int, APIRouter]]:
+    """Import the routers that a document names, each as `module:attribute`. Returns them with their index."""
+    routers: list[tuple[int, APIRouter]] = []
     for index, name in enumerate(names):
         module, _, attribute = name.partition(":")
         at = ("routers", index)
@@ -125,16 +125,16 @@ def _import_routers(names: list[str], problems: Problems, folder: Path) -> tuple
                 at,
                 f"there is no module {error.name}",
                 value=name,
-                hint="modules are searched in the working directory and the installed packages",
+                hint="modules are searched in the document's folder, the working directory and the installed packages",
             )
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's module does when it is imported
             problems.add(at, f"the module {module} cannot be imported: {type(error).__name__}: {error}", value=name)
         else:
             found: Any = getattr(imported, attribute, None)
             if isinstance(found, APIRouter):
-                routers.append(found)
+                routers.append((index, found))
             elif found is None:
                 problems.add(at, f"the module {module} has no {attribute}", value=name)
             else:
                 problems.add(at, f"{name} must be a fastapi.APIRouter, not of type {type(found).__name__}")
-    return tuple(routers)
+    return routers

@@ -40,6 +40,27 @@ class Hooks:
     transport: Callable[[Transport], Transport] = _unchanged
 
 
+class Hiding:
+    """Hides the secrets of a document from the log, from its creation until it is closed: while an old service finishes its last requests, its
+    secrets are hidden along with those of its successor.
+
+    `hide`: hides them and returns what shows them again.
+    """
+
+    def __init__(self, hide: Callable[[], Callable[[], None]]) -> None:
+        self._hide = hide
+        self._show: Callable[[], None] | None = hide()
+
+    async def __aenter__(self) -> Self:
+        self._show = self._show or self._hide()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._show is not None:
+            self._show()
+        self._show = None
+
+
 class Service:
     """An async context manager: opens what the plans of one document need, and closes it. Creating it does no I/O and needs no event loop.
 
@@ -47,7 +68,7 @@ class Service:
     `files`: absolute or relative paths of all files read for it. `engine`: runs its plans, while the service is open.
     `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
     `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `stale`: the
-    stale-if-error store; None: a new one. `parts`: all of it that is opened and closed, in the order of opening. To add a part to every service,
+    stale-if-error store; None: a new one. `hiding`: hides the document's secrets; None: nothing does. `parts`: all of it that is opened and closed, in the order of opening. To add a part to every service,
     add it there.
     """
 
@@ -65,6 +86,7 @@ class Service:
         journal: Journal | None = None,
         shippers: Shippers | None = None,
         stale: StaleStore | None = None,
+        hiding: Hiding | None = None,
     ) -> None:
         self.plan = plan
         self.digest = digest
@@ -85,8 +107,8 @@ class Service:
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, hooks.around, self.compute.pools, self.offload)
         self.upstream_handles: dict[str, UpstreamHandle] = {}
-        # The shippers are closed last, so that they still ship what the journal writes while it closes.
-        parts: tuple[Part | None, ...] = (shippers, journal, self.upstreams, self.compute, self.offload)
+        # The shippers are closed after the journal, so that they still ship what it writes while it closes. Secrets are shown last of all.
+        parts: tuple[Part | None, ...] = (hiding, shippers, journal, self.upstreams, self.compute, self.offload)
         self.parts: tuple[Part, ...] = tuple(part for part in parts if part is not None)
         self._exits = AsyncExitStack()
 

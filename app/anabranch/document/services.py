@@ -8,7 +8,7 @@ from anabranch.cache.entries import StaleStore
 from anabranch.compute.pools import make_pool
 from anabranch.config.secrets import Secrets
 from anabranch.document.compile import Compiled, compile_file, keep_routers
-from anabranch.document.service import Hooks, Service
+from anabranch.document.service import Hiding, Hooks, Service
 from anabranch.document.upstreams import Opener
 from anabranch.document.warm import Restoring
 from anabranch.journal.journal import Journal
@@ -21,8 +21,8 @@ from anabranch.upstream.open import open_transport
 class Services:
     """The services of one document. Also owns what outlives each of them: the answers that are kept for failures.
 
-    `stand_in`: opens what answers in place of the upstreams; then no name is resolved, and no record is shipped. `on_secrets`: called with the
-    secrets of each document that is read.
+    `stand_in`: opens what answers in place of the upstreams; then no name is resolved, and no record is shipped. `hide`: hides the secrets of
+    a document from the log, until the function that it returns is called.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class Services:
         settings: Settings,
         *,
         hooks: Hooks,
-        on_secrets: Callable[[Secrets], None],
+        hide: Callable[[Secrets], Callable[[], None]],
         stand_in: Opener | None = None,
     ) -> None:
         self._document = document
         self._routers = compiled.draft.document.routers
         self._settings = settings
         self._hooks = hooks
-        self._on_secrets = on_secrets
+        self._hide = hide
         self._stand_in = stand_in
         bounds = compiled.plan.stale
         self._stale = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
@@ -57,7 +57,6 @@ class Services:
         return None if journal is None else Restoring(self._stale, journal.folder, self.first.plan)
 
     def _service(self, compiled: Compiled) -> Service:
-        self._on_secrets(compiled.draft.secrets)
         plan = compiled.plan
         certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
         journal, shippers = self._journal(plan)
@@ -73,6 +72,7 @@ class Services:
             journal=journal,
             shippers=shippers,
             stale=self._stale,
+            hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
 
     def _journal(self, plan: DocumentPlan) -> tuple[Journal | None, Shippers | None]:

@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anabranch.edge import problems, request_id
 from anabranch.edge.respond import of_problem, send_response
+from anabranch.engine.request import public_prefix
 from anabranch.errors import Overloaded
 from anabranch.guard.concurrency import Gate, at_limit
 from anabranch.plan.routes import RESERVED
@@ -60,13 +61,14 @@ class Admission:
             await receive()  # the connection's opening
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
             return
-        problem = rejection(scope["headers"], self._rejections)
+        problem = rejection(scope["headers"], self._rejections, scope.get("root_path", ""))
         await send_response(of_problem(problem, is_head=scope["method"] == "HEAD"), send)
 
 
-def rejection(lines: Headers, rejections: Rejections) -> problems.ProblemResponse:
-    """The 503 for a request with these header lines (lower-case names)."""
+def rejection(lines: Headers, rejections: Rejections, root_path: str = "") -> problems.ProblemResponse:
+    """The 503 for a request with these header lines (lower-case names). `root_path`: where the application is mounted."""
     headers = dict(lines)
-    problem = problems.of_request(at_limit(), request_id.read(headers).request_id)
+    prefix = public_prefix(headers.get(b"x-forwarded-prefix"), root_path)
+    problem = problems.of_request(at_limit(), request_id.read(headers).request_id, prefix)
     problem.headers.extend(rejections.cross_origin_fields(headers.get(b"origin")))
     return problem

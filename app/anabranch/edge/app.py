@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-import orjson
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from anabranch.describe import docs, pages
-from anabranch.describe.whole import describe_app
+from anabranch.describe.whole import describe_app, with_server
 from anabranch.document.part import Part
 from anabranch.document.service import Service
 from anabranch.edge import faults, problems, request_id
@@ -22,7 +21,7 @@ from anabranch.edge.cors import CrossOrigin
 from anabranch.edge.dataplane import DataPlane
 from anabranch.edge.generation import Generation
 from anabranch.edge.opening import Opening
-from anabranch.edge.python import FanSource, PythonRoutes, fan_out
+from anabranch.edge.python import FanSource, PythonRoutes, fan_out, request_of
 from anabranch.edge.scope import join_headers, raw_path
 from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.guard.concurrency import Gate
@@ -96,7 +95,9 @@ class Gateway(FastAPI):
         started on it finish on it."""
         document = service.plan
         before = self.plane.load(document, service.engine.bind, service.recorder_of)
-        self.fan_source = FanSource(service.upstream_handles, document.timeout_s, self.plane.generation, self._tracer)
+        self.fan_source = FanSource(
+            service.upstream_handles, document.timeout_s, self.plane.generation, self._tracer, public_names=document.public_names
+        )
         self._cors = None if document.cors is None else CrossOrigin(document.cors)
         self._build_chain()
         return before
@@ -125,16 +126,17 @@ class Gateway(FastAPI):
         """The whole API in OpenAPI 3.1. Built on first use, and again after each reload."""
         return self._description()[1]
 
-    def openapi_json(self) -> bytes:
-        """The description as JSON. The same object until the next reload."""
-        return self._description()[2]
+    def openapi_json(self, prefix: str = "") -> bytes:
+        """The description as JSON, for a client that sees the gateway below `prefix`. Without one, its calls are relative to the description."""
+        described = self._description()
+        return with_server(described[1], prefix) if prefix else described[2]
 
     def _description(self) -> tuple[DocumentPlan | None, dict[str, Any], bytes]:
         document = self.plane.document
         described = self._described
         if described is None or described[0] is not document:
             whole = describe_app(self, document, fan_out)
-            described = self._described = (document, whole, orjson.dumps(whole))
+            described = self._described = (document, whole, with_server(whole, "."))
         return described
 
 
@@ -186,5 +188,7 @@ def build_app(
 
 
 async def _show_openapi(request: Request) -> Response:
-    content = request.app.openapi_json()
-    return docs.cached(request, content, "application/json", docs.etag(content), "no-cache")
+    content = request.app.openapi_json(request_of(request).prefix)
+    response = docs.cached(request, content, "application/json", docs.etag(content), "no-cache")
+    response.headers["vary"] = "X-Forwarded-Prefix"
+    return response

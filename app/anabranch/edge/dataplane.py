@@ -18,12 +18,13 @@ from anabranch.edge.scope import join_headers, raw_path
 from anabranch.edge.served import Served
 from anabranch.edge.table import Leaf, RouteTable, Values
 from anabranch.engine.event import ObserverOf, RequestTracer
+from anabranch.engine.request import public_prefix
 from anabranch.engine.run import Bind
 from anabranch.errors import MethodNotAllowed
 from anabranch.guard.stack import Guard, build_guards
 from anabranch.journal.recorder import RecorderOf
 from anabranch.plan.model import DocumentPlan, EndpointPlan
-from anabranch.plan.routes import RESERVED
+from anabranch.plan.routes import RESERVED, route_key
 
 Found = tuple[Generation, Leaf[EndpointHandler], Values]
 """Where a path leads: the generation in force, what is served there by method, and the values of the path's parameters."""
@@ -70,7 +71,12 @@ class DataPlane(BaseRoute):
         """
         self._bind = bind or self._bind
         before = self.generation
-        routes = [(plan.method, plan.path, self._handler(plan, recorder_of)) for plan in document.endpoints]
+        methods: dict[object, set[str]] = {}
+        for plan in document.endpoints:
+            methods.setdefault(_shape(plan), {"OPTIONS"}).update(_served(plan))
+        routes = [
+            (plan.method, plan.path, self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan))) for plan in document.endpoints
+        ]
         self.generation = Generation(RouteTable(routes, reserved=RESERVED), document)
         return before
 
@@ -83,7 +89,8 @@ class DataPlane(BaseRoute):
                 if isinstance(guard, Sampled):
                     yield from guard.samples()
 
-    def _handler(self, plan: EndpointPlan, recorder_of: RecorderOf | None) -> EndpointHandler:
+    def _handler(self, plan: EndpointPlan, recorder_of: RecorderOf | None, others: set[str]) -> EndpointHandler:
+        """`others`: the methods that the path has besides the plan's."""
         return EndpointHandler(
             plan,
             self._bind(plan),
@@ -91,6 +98,7 @@ class DataPlane(BaseRoute):
             recorder=None if recorder_of is None else recorder_of(plan),
             observe=None if self._observer_of is None else self._observer_of(plan),
             watch_after_s=self._watch_after_s,
+            allow=", ".join(sorted(others)).encode(),
         )
 
     @property
@@ -131,7 +139,8 @@ class DataPlane(BaseRoute):
         served = Served(method, scope["path"], trace, arrived)
         handler = leaf.methods.get(method)
         if handler is None:
-            await _answer_without_endpoint(served, leaf.allow, send)
+            prefix = public_prefix(headers.get(b"x-forwarded-prefix"), scope.get("root_path", ""))
+            await _answer_without_endpoint(served, leaf.allow, prefix, send)
             served.end(self._observe_others)
             return
         wants_notes = is_explained or (self._allow_explain and explain.is_requested(scope.get("query_string", b"")))
@@ -149,7 +158,16 @@ class DataPlane(BaseRoute):
             served.end(handler.observe)
 
 
-async def _answer_without_endpoint(served: Served, allow: bytes, send: Send) -> None:
+def _shape(plan: EndpointPlan) -> object:
+    """The same for all endpoints of one path, however its parameters are called."""
+    return route_key("", plan.segments)[1]
+
+
+def _served(plan: EndpointPlan) -> set[str]:
+    return {"GET", "HEAD"} if plan.method == "GET" else {plan.method}
+
+
+async def _answer_without_endpoint(served: Served, allow: bytes, prefix: str, send: Send) -> None:
     """Answer OPTIONS, or a method that the path does not have."""
     request_id = served.trace.request_id
     if served.method == "OPTIONS":
@@ -157,6 +175,6 @@ async def _answer_without_endpoint(served: Served, allow: bytes, send: Send) -> 
     else:
         error = MethodNotAllowed(f"this path allows {allow.decode()}", headers={"allow": allow.decode()})
         served.code = error.code
-        response = of_problem(problems.of_request(error, request_id), is_head=served.method == "HEAD")
+        response = of_problem(problems.of_request(error, request_id, prefix), is_head=served.method == "HEAD")
     served.status = response.status
     served.sent_bytes = await send_response(response, send)

@@ -41,7 +41,8 @@ class EndpointHandler:
     """Made once when its document is loaded: everything that a request needs is looked up here.
 
     `run`: runs the plan. `guards`: may reject a request, in this order. `recorder`: records the responses; None: nothing does. `observe`: called
-    for each request; may be None. `watch_after_s`: age of a request from which its client is watched for a disconnect.
+    for each request; may be None. `watch_after_s`: age of a request from which its client is watched for a disconnect. `allow`: the methods that
+    the path has besides this endpoint's.
     """
 
     __slots__ = ("_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
@@ -55,13 +56,14 @@ class EndpointHandler:
         recorder: Recorder | None = None,
         observe: ResponseObserver | None = None,
         watch_after_s: float = WATCH_AFTER_S,
+        allow: bytes = b"",
     ) -> None:
         self.plan = plan
         self.guards = guards
         self.recorder = recorder
         self.observe = observe
         self._run = run
-        self._responder = Responder(plan.response)
+        self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
         self._watch_after_s = watch_after_s
 
     def request_of(
@@ -78,7 +80,6 @@ class EndpointHandler:
             scope.get("query_string", b""),
             values,
             headers,
-            scope["headers"],
             plan,
             plan.new_frame(),
             arrived,

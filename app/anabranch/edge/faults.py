@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anabranch.core.validation import sentence_of
 from anabranch.edge import problems
 from anabranch.edge.disconnect import ClientGone
 from anabranch.edge.problems import ProblemResponse
@@ -87,14 +88,19 @@ async def _http(request: Request, error: Exception) -> Response:
     title = _phrase(error.status_code)
     detail = error.detail if isinstance(error.detail, str) else title
     errors: list[dict[str, Any]] = [] if isinstance(error.detail, str) else _as_errors(error.detail)
+    if (demanded := problems.demanded_field(error.status_code)) is not None:
+        given = {demanded[0].decode(): demanded[1].decode(), **given}
     return respond(problems.of_status(error.status_code, title, detail, python.id, errors), given)
 
 
 async def _validation(request: Request, error: Exception) -> Response:
     """A request that fails FastAPI's checks of a route in Python: 422, as in the OpenAPI description. The values are omitted."""
     assert isinstance(error, RequestValidationError)
-    faults = [_fault(fault) for fault in error.errors()]
-    count = "1 value is" if len(faults) == 1 else f"{len(faults)} values are"
+    found = error.errors()
+    faults = [_fault(fault) for fault in found[: problems.MOST_ERRORS]]
+    if len(found) > problems.MOST_ERRORS:
+        faults.append({"detail": f"and {len(found) - problems.MOST_ERRORS} more faults"})
+    count = "1 value is" if len(found) == 1 else f"{len(found)} values are"
     return respond(problems.of_status(422, "Invalid request", f"{count} missing or invalid; see errors", request_of(request).id, faults))
 
 
@@ -122,7 +128,7 @@ async def _fan_out_failed(request: Request, error: Exception) -> Response:
     python = request_of(request)
     python.served.code = error.failure.code
     result = Result(outcomes=error.outcomes, status=error.failure.status, body=None, is_complete=False, failure=error.failure)
-    return respond(problems.of_result(result, python.id, python.prefix))
+    return respond(problems.of_result(result, python.id, python.prefix, python.numbers))
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
@@ -158,4 +164,4 @@ def _as_errors(detail: Any) -> list[dict[str, Any]]:
 def _fault(fault: dict[str, Any]) -> dict[str, Any]:
     """One entry of `errors`. pydantic's `loc` is (location, name, ...)."""
     location, *names = fault.get("loc", ()) or ("body",)
-    return {"in": location, "name": ".".join(str(name) for name in names), "detail": fault.get("msg", "is invalid")}
+    return {"in": location, "name": ".".join(str(name) for name in names), "detail": sentence_of(fault)}

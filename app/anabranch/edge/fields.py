@@ -1,17 +1,21 @@
-"""Renders outcomes as response header fields: Server-Timing, Proxy-Status, Cache-Status and Age."""
+"""Renders outcomes as response header fields: Server-Timing, Proxy-Status, Cache-Status and Age.
+
+Everywhere `numbers` is what stands in place of names; None: the names themselves.
+"""
 
 from collections.abc import Sequence
 from typing import Final
 
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError, UpstreamStatus
+from anabranch.plan.names import Numbers
 
 _MOST_TIMING_BYTES: Final = 2048
 _MOST_STATUS_BYTES: Final = 1024
 """All of a response's head should fit into 4 KiB: many proxies take no more by default."""
 
 
-def server_timing(outcomes: Sequence[Outcome]) -> bytes:
+def server_timing(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -> bytes:
     """One entry per step, with the code of a failure as `desc`; for a compute with `queue` and `run` in addition. Step names are tokens.
 
     At most 2 KiB: beyond that the failed steps come first, and `omitted` says how many entries are left out.
@@ -20,8 +24,8 @@ def server_timing(outcomes: Sequence[Outcome]) -> bytes:
     """
     entries = [
         f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
-        if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None
-        else _timing(outcome)
+        if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None and numbers is None
+        else _timing(outcome, numbers)
         for outcome in outcomes
     ]
     value = ", ".join(entries)
@@ -45,9 +49,13 @@ def _bounded(entries: list[str], most_bytes: int, rest: str) -> str:
     return ", ".join([*kept, rest.format(left)] if left else kept)
 
 
-def _timing(outcome: Outcome) -> str:
+def _step(outcome: Outcome, numbers: Numbers | None) -> str:
+    return outcome.step if numbers is None else numbers.steps[outcome.step]
+
+
+def _timing(outcome: Outcome, numbers: Numbers | None) -> str:
     """The entry of a compute, of a step that failed, or of one with a stale answer."""
-    entry = f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
+    entry = f"{_step(outcome, numbers)};dur={outcome.elapsed_s * 1000:.1f}"
     if outcome.run_s is not None:
         entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
     if outcome.failure is not None:
@@ -55,16 +63,16 @@ def _timing(outcome: Outcome) -> str:
     return entry if outcome.stale_age_s is None else f'{entry};desc="stale"'
 
 
-def proxy_status(outcomes: Sequence[Outcome]) -> bytes:
+def proxy_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -> bytes:
     """One member per failed step, at most 1 KiB; b"" when none failed. **Source:** RFC 9209 section 2, serialized as in RFC 9651 section 4.1."""
-    members = [_member(outcome.step, outcome.failure) for outcome in outcomes if outcome.failure is not None]
+    members = [_member(_step(outcome, numbers), outcome.failure) for outcome in outcomes if outcome.failure is not None]
     return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;details="{} more steps failed"').encode("ascii")
 
 
-def cache_status(outcomes: Sequence[Outcome]) -> bytes:
+def cache_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -> bytes:
     """One member per step with a stale answer, at most 1 KiB; b"" when there is none. **Source:** RFC 9211 section 2."""
     members = [
-        f"anabranch;hit;detail=stale-if-error;key={sf_string(outcome.step)}"
+        f"anabranch;hit;detail=stale-if-error;key={sf_string(_step(outcome, numbers))}"
         for outcome in outcomes
         if outcome.stale_age_s is not None and outcome.failure is None
     ]

@@ -12,11 +12,15 @@ import msgspec
 import orjson
 
 from anabranch.engine.outcome import Outcome, Result
-from anabranch.errors import AnabranchError, JournalError, RequestError, StepError
+from anabranch.errors import AnabranchError, JournalError, RequestError, StepError, UpstreamStatus
+from anabranch.plan.names import Numbers
 
 # A year. A longer Retry-After from an upstream means never.
 _LONGEST_WAIT_S: Final = 365 * 86400
 MEDIA_TYPE: Final = b"application/problem+json"
+MOST_ERRORS: Final = 50
+# The scheme of a service that does not name one is unknown; of all that exist, browsers show no dialog for this one.
+_CHALLENGE: Final = b'Bearer realm="gateway"'
 _INTERNAL_DETAIL: Final = "unexpected error in the gateway; its log has the details under this request id"
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -36,14 +40,20 @@ def of_request(error: RequestError, request_id: bytes, prefix: str = "") -> Prob
     return _response(error.status, _document(type(error), error.status, error.detail, request_id, prefix, error.errors), request_id, fields)
 
 
-def of_result(result: Result, request_id: bytes, prefix: str = "") -> ProblemResponse:
-    """For a request that ended because a step failed. `result.failure` must be set."""
+def of_result(result: Result, request_id: bytes, prefix: str = "", numbers: Numbers | None = None, allow: bytes = b"") -> ProblemResponse:
+    """For a request that ended because a step failed. `result.failure` must be set. `numbers`: in place of names; None: the names. `allow`: what
+    a 405 of a service allows if the service does not say it."""
     failure = result.failure
     assert failure is not None
     step = next((outcome.step for outcome in result.outcomes if outcome.failure is failure), None)
-    detail = failure.detail if step is None else f"step '{step}': {failure.detail}"
-    errors = [describe(outcome) for outcome in result.outcomes if outcome.failure is not None]
-    return _of_failure(failure, result.status, detail, errors, request_id, prefix)
+    detail = failure.detail if numbers is None else failure.title
+    if step is not None:
+        detail = f"step '{step if numbers is None else numbers.steps[step]}': {detail}"
+    failed = [outcome for outcome in result.outcomes if outcome.failure is not None]
+    errors = [describe(outcome, numbers) for outcome in failed[:MOST_ERRORS]]
+    if len(failed) > MOST_ERRORS:
+        errors.append({"detail": f"and {len(failed) - MOST_ERRORS} more failed steps"})
+    return _of_failure(failure, result.status, detail, errors, request_id, prefix, allow)
 
 
 def of_failure(failure: StepError | JournalError, request_id: bytes, prefix: str = "") -> ProblemResponse:
@@ -64,15 +74,17 @@ def of_status(status: int, title: str, detail: str, request_id: bytes, errors: S
     return _response(status, orjson.dumps(document, default=str), request_id)
 
 
-def describe(outcome: Outcome) -> dict[str, object]:
+def describe(outcome: Outcome, numbers: Numbers | None = None) -> dict[str, object]:
     """The entry of a failed step in `errors`."""
     failure = outcome.failure
     assert failure is not None
+    upstream = outcome.upstream or None
     return {
-        "step": outcome.step,
-        "upstream": outcome.upstream or None,
+        "step": outcome.step if numbers is None else numbers.steps[outcome.step],
+        "upstream": upstream if numbers is None or upstream is None else numbers.upstreams[upstream],
         "code": failure.code,
-        "detail": failure.detail,
+        # A detail may name steps: those that a step needs, or that a reference begins with.
+        "detail": failure.detail if numbers is None else failure.title,
         "attempts": outcome.attempts,
         "elapsed_ms": round(outcome.elapsed_s * 1000, 1),
     }
@@ -86,11 +98,31 @@ def retry_after(failure: StepError | JournalError, status: int) -> bytes | None:
 
 
 def _of_failure(
-    failure: StepError | JournalError, status: int, detail: str, errors: list[dict[str, object]], request_id: bytes, prefix: str
+    failure: StepError | JournalError,
+    status: int,
+    detail: str,
+    errors: list[dict[str, object]],
+    request_id: bytes,
+    prefix: str,
+    allow: bytes = b"",
 ) -> ProblemResponse:
     wait = retry_after(failure, status)
     fields = [] if wait is None else [(b"retry-after", wait)]
+    if isinstance(failure, UpstreamStatus) and failure.upstream_status == status:
+        fields += failure.fields
+        if not failure.fields and (demanded := demanded_field(status, allow)) is not None:
+            fields.append(demanded)
     return _response(status, _document(type(failure), status, detail, request_id, prefix, errors), request_id, fields)
+
+
+def demanded_field(status: int, allow: bytes = b"") -> tuple[bytes, bytes] | None:
+    """The field that a response with this status must have, for one whose maker has not set it; None when there is none.
+
+    **Source:** RFC 9110 sections 15.5.2 and 15.5.6 (an empty `Allow` is valid, section 10.2.1).
+    """
+    if status == 401:
+        return b"www-authenticate", _CHALLENGE
+    return (b"allow", allow) if status == 405 else None
 
 
 def _response(status: int, body: bytes, request_id: bytes, fields: HeaderList | None = None) -> ProblemResponse:

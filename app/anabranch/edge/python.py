@@ -24,7 +24,8 @@ from anabranch.edge.served import Served
 from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.engine.outcome import Result
 from anabranch.engine.python import FanCall, FanOut, FanOutFailed, UpstreamHandle, segment
-from anabranch.engine.request import forwarded_prefix
+from anabranch.engine.request import public_prefix
+from anabranch.plan.names import Numbers, numbered
 
 __all__ = ["Fan", "FanCall", "FanOut", "FanOutFailed", "FanSource", "PythonRoutes", "segment"]
 
@@ -36,19 +37,21 @@ class FanSource:
     """What a fan-out needs from the current document. A reload replaces the source; a request keeps the one that it started with.
 
     `upstream_handles`: handles of the document's upstreams, by name. `timeout_s`: default deadline in seconds. `generation`: counts requests that
-    fan out as in flight until they end. `tracer`: starts the spans of these requests; may be None.
+    fan out as in flight until they end. `tracer`: starts the spans of these requests; may be None. `public_names`: whether clients see the names
+    of calls and upstreams.
     """
 
     upstream_handles: Mapping[str, UpstreamHandle]
     timeout_s: float
     generation: Generation
     tracer: RequestTracer | None = None
+    public_names: bool = True
 
 
 class PythonRequest:
-    """One request to FastAPI. `fan`: None until the route asks for it. `is_unknown`: no route has its path."""
+    """One request to FastAPI. `fan`: None until the route asks for it, and then `source` is what it calls. `is_unknown`: no route has its path."""
 
-    __slots__ = ("fan", "headers", "is_unknown", "root_path", "served")
+    __slots__ = ("fan", "headers", "is_unknown", "root_path", "served", "source")
 
     def __init__(self, scope: Scope) -> None:
         self.headers = join_headers(scope["headers"])
@@ -56,6 +59,7 @@ class PythonRequest:
         self.served.status = 500
         self.root_path: str = scope.get("root_path", "")
         self.fan: FanOut | None = None
+        self.source: FanSource | None = None
         self.is_unknown = False
 
     @property
@@ -65,14 +69,22 @@ class PythonRequest:
     @property
     def prefix(self) -> str:
         """The path below which the client sees the gateway."""
-        return forwarded_prefix(self.headers.get(b"x-forwarded-prefix")) + self.root_path
+        return public_prefix(self.headers.get(b"x-forwarded-prefix"), self.root_path)
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """What clients see in place of the names of calls, in the order in which these ended; None: the names."""
+        fan, source = self.fan, self.source
+        if fan is None or source is None or source.public_names:
+            return None
+        return numbered((outcome.step for outcome in fan.outcomes), source.upstream_handles)
 
     def outcome_headers(self) -> list[tuple[bytes, bytes]]:
         """What the response says of the fan-out; nothing when there was none."""
         fan = self.fan
         if fan is None:
             return []
-        return [*outcome_headers(fan.outcomes, is_complete=fan.is_complete), (b"x-request-id", self.id)]
+        return [*outcome_headers(fan.outcomes, self.numbers, is_complete=fan.is_complete), (b"x-request-id", self.id)]
 
     def end(self, route: APIRoute | None, observe: ResponseObserver | None) -> None:
         """The response was sent, or never will be. `route`: the one that was found; None: none of the users' routes."""
@@ -102,6 +114,7 @@ async def fan_out(request: Request) -> FanOut:
     if not served.is_counted:
         route = request.scope["route"].path
         served.begin(route, route, python.headers, source.generation, source.tracer)
+    python.source = source
     python.fan = _WatchedFanOut(
         request,
         source.upstream_handles,
@@ -119,7 +132,8 @@ Fan = Annotated[FanOut, Depends(fan_out)]
 class PythonRoutes:
     """ASGI middleware around FastAPI: gives each request its life, and responses of routes that used a fan the fields that tell how it went.
 
-    `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id`; a route's own fields of these names are kept. `observe`: called for
+    `Gateway-Complete`, `Server-Timing`, `Proxy-Status` and `X-Request-Id`, and `Cache-Control: no-store` when a call has failed; a route's own
+    fields of these names are kept. `observe`: called for
     each request to a route in Python, with or without a fan, and for each to a path that nothing serves; may be None.
     """
 

@@ -11,13 +11,16 @@ from anabranch.edge.problems import HeaderList, ProblemResponse, of_result
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.plan.model import ResponsePlan
+from anabranch.plan.names import Numbers
 
 _COMPLETE: Final = (b"gateway-complete", b"?1")
 _PARTIAL: Final = (b"gateway-complete", b"?0")
 _BODYLESS: Final = frozenset({204, 205})
-_OWN: Final = frozenset(
-    {b"content-length", b"transfer-encoding", b"connection", b"gateway-complete", b"server-timing", b"proxy-status", b"x-request-id"}
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_CACHING: Final = frozenset(
+    {b"cache-control", b"cdn-cache-control", b"etag", b"expires", b"last-modified", b"pragma", b"surrogate-control"}
 )
+"""Fields by which caches decide what to keep (RFC 9111 section 5, RFC 9213, RFC 9110 section 8.8)."""
 
 
 class Response(msgspec.Struct, gc=False):
@@ -29,39 +32,45 @@ class Response(msgspec.Struct, gc=False):
 
 
 class Responder:
-    """Builds the responses of one endpoint. Created once per plan, so that constant header fields are rendered only once."""
+    """Builds the responses of one endpoint. Created once per plan, so that constant header fields are rendered only once.
 
-    __slots__ = ("_head",)
+    `numbers`: in place of names; None: the names. `allow`: the methods that the endpoint's path has besides this endpoint's.
+    """
 
-    def __init__(self, plan: ResponsePlan) -> None:
-        fixed = tuple((name, value) for name, value in plan.headers if name not in _OWN)
-        has_type = any(name == b"content-type" for name, _ in fixed)
-        self._head = fixed if has_type else ((b"content-type", b"application/json"), *fixed)
+    __slots__ = ("_allow", "_head", "_numbers", "_partial_head")
+
+    def __init__(self, plan: ResponsePlan, *, numbers: Numbers | None = None, allow: bytes = b"") -> None:
+        self._numbers = numbers
+        self._allow = allow
+        has_type = any(name == b"content-type" for name, _ in plan.headers)
+        self._head = plan.headers if has_type else ((b"content-type", b"application/json"), *plan.headers)
+        # A cache must not keep half an answer, however long it may keep a whole one.
+        self._partial_head = tuple(pair for pair in self._head if pair[0] not in _CACHING)
 
     def respond(self, result: Result, request: ClientRequest) -> Response:
         """The merged response, or the problem when a failure ended the request."""
         if result.body is None or result.failure is not None:
-            problem = of_result(result, request.id, request.prefix)
+            problem = of_result(result, request.id, request.prefix, self._numbers, self._allow)
             headers, body, status = problem.headers, problem.body, problem.status
-            headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
+            headers += outcome_headers(result.outcomes, self._numbers, is_complete=result.is_complete)
         else:
-            headers, body, status = list(self._head), result.body, result.status
-            headers += outcome_headers(result.outcomes, is_complete=result.is_complete)
+            headers, body, status = list(self._head if result.is_complete else self._partial_head), result.body, result.status
+            headers += outcome_headers(result.outcomes, self._numbers, is_complete=result.is_complete)
             headers.append((b"x-request-id", request.id))
         return framed(status, headers, body, is_head=request.method == "HEAD")
 
 
-def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
-    """Gateway-Complete; Server-Timing if a step ran; Proxy-Status if a step failed; Age and Cache-Status if a step has a stale answer."""
-    headers = [_COMPLETE if is_complete else _PARTIAL]
-    if outcomes:
-        headers.append((b"server-timing", server_timing(outcomes)))
+def outcome_headers(outcomes: Sequence[Outcome], numbers: Numbers | None = None, *, is_complete: bool) -> HeaderList:
+    """Gateway-Complete; Server-Timing if a step ran. If the response is not complete: no permission to store it, Proxy-Status if a step failed,
+    Age and Cache-Status if a step has a stale answer."""
+    timing = [(b"server-timing", server_timing(outcomes, numbers))] if outcomes else []
     if is_complete:
-        return headers
-    failed = proxy_status(outcomes)
+        return [_COMPLETE, *timing]
+    headers = [_PARTIAL, *timing, _NO_STORE]
+    failed = proxy_status(outcomes, numbers)
     if failed:
         headers.append((b"proxy-status", failed))
-    stale = cache_status(outcomes)
+    stale = cache_status(outcomes, numbers)
     if stale:
         headers += [(b"age", age(outcomes)), (b"cache-status", stale)]
     return headers

@@ -65,18 +65,21 @@ class Served:
         code = self.code
         if code is None and result is not None and result.failure is not None:
             code = result.failure.code
+        # A client error is neither whole nor partial: the request got no response of the endpoint's.
+        is_complete = None if result is None or 400 <= self.status < 500 else result.is_complete
         event = ResponseEvent(
             self._endpoint or endpoint,
             self.method,
             self.path,
             self.status,
             code,
-            None if result is None else result.is_complete,
+            is_complete,
             monotonic() - self.arrived,
             result,
             self.trace.request_id,
             self.traceparent,
             self.sent_bytes,
+            is_complete is False and result is not None and result.failure is None and result.is_absent,
         )
         if span is not None:
             span.end(event)

@@ -18,7 +18,7 @@ class ResponseEvent(msgspec.Struct, frozen=True):
     `endpoint`: name of its plan, or the path template of a route in Python; None when the request reached neither.
     `path`: percent-decoded, without the query, otherwise as the client sent it. `status`: as sent; 499 when the client disconnected.
     `code`: code of the problem that was sent; None for any other response. `is_complete`: no step failed and none has a stale answer; None
-    when no step ran. `elapsed_s`: from the request's head to the last byte handed to the server. `result`: None when no step ran.
+    when no step ran, and for a client error (4xx). `is_absent`: incomplete only because services said that what was asked for is not there. `elapsed_s`: from the request's head to the last byte handed to the server. `result`: None when no step ran.
     `traceparent`: that of the request's own span if it is traced, else the client's; None when there is neither.
     `sent_bytes`: size of the body sent.
     """
@@ -34,6 +34,7 @@ class ResponseEvent(msgspec.Struct, frozen=True):
     request_id: bytes
     traceparent: bytes | None
     sent_bytes: int
+    is_absent: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -39,10 +39,10 @@ def deadline_of(step: StepPlan, request: ClientRequest) -> float:
     return min(request.deadline, monotonic() + step.timeout_s)
 
 
-async def send(policy: Policy, call: Call, outcome: Outcome, *, is_kept: bool = False) -> Answer:
+async def send(policy: Policy, call: Call, outcome: Outcome, *, is_kept: bool = False, has_own_credentials: bool = False) -> Answer:
     """The 2xx answer to `call`; any other status is a failure. What the policies learned goes into the outcome, whatever ends the call.
 
-    `is_kept`: the outcome keeps the answer, of any status. Raises StepError.
+    `is_kept`: the outcome keeps the answer, of any status. `has_own_credentials`: see `UpstreamStatus`. Raises StepError.
     """
     try:
         answer = await policy(call)
@@ -55,7 +55,7 @@ async def send(policy: Policy, call: Call, outcome: Outcome, *, is_kept: bool = 
     if is_kept:
         outcome.answer = answer
     if not 200 <= answer.status < 300:
-        raise status_failure(answer)
+        raise status_failure(answer, has_own_credentials=has_own_credentials)
     return answer
 
 

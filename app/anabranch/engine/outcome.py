@@ -1,16 +1,29 @@
 """The outcome of a step and the result of a request."""
 
 from time import time
+from typing import Final
 
 from anabranch.core.backoff import retry_after_s
 from anabranch.core.exchange import Answer, Request
 from anabranch.errors import StepError, UpstreamStatus
 
+_DEMANDED: Final = {401: b"www-authenticate", 405: b"allow", 416: b"content-range"}
+"""The header field that a status comes with. **Source:** RFC 9110 sections 15.5.2, 15.5.6 and 15.5.17."""
+_MOST_DEMANDED_BYTES: Final = 1024
+"""Of such fields together: a response's head must stay small."""
 
-def status_failure(answer: Answer) -> UpstreamStatus:
-    """The failure for an answer that is not 2xx. Its `Retry-After` is passed on to the client."""
+
+def status_failure(answer: Answer, *, has_own_credentials: bool = False) -> UpstreamStatus:
+    """The failure for an answer that is not 2xx. Its `Retry-After`, and the field that its status comes with, are passed on to the client."""
     retry_after = answer.header(b"retry-after")
-    return UpstreamStatus(answer.status, retry_after_s=None if retry_after is None else retry_after_s(retry_after, unix_now=time()))
+    demanded = _DEMANDED.get(answer.status)
+    fields = () if demanded is None else tuple((name, value) for name, value in answer.headers if name == demanded)
+    return UpstreamStatus(
+        answer.status,
+        retry_after_s=None if retry_after is None else retry_after_s(retry_after, unix_now=time()),
+        fields=fields if sum(len(value) for _, value in fields) <= _MOST_DEMANDED_BYTES else (),
+        has_own_credentials=has_own_credentials,
+    )
 
 
 class Outcome:
@@ -73,3 +86,10 @@ class Result:
         self.is_complete = is_complete
         self.failure = failure
         self.left_out = left_out
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is incomplete only because services said that what was asked for is not there. No service is at fault then."""
+        failures = [outcome.failure for outcome in self.outcomes if outcome.failure is not None]
+        is_stale = any(outcome.stale_age_s is not None for outcome in self.outcomes)
+        return bool(failures) and not is_stale and all(failure.is_absent for failure in failures)

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import orjson
+import msgspec
 
 from anabranch.config import model as config
 from anabranch.core import path_value
@@ -20,8 +20,9 @@ from anabranch.engine.operation import send
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
 from anabranch.jsontext import raw
+from anabranch.jsontext.values import dump, load
 from anabranch.plan.fields import name_fault, value_fault
-from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT
+from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT, has_own_credentials
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.request import compile_headers
 from anabranch.plan.upstream import UpstreamPlan
@@ -72,6 +73,7 @@ class UpstreamHandle:
     policy: Policy
     headers: HeaderBlock
     forward: "Any" = field(repr=False)
+    has_own_credentials: bool = False
     allows_encoded_slashes: bool = True
 
 
@@ -83,7 +85,9 @@ def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[st
             defaults=DEFAULT_HEADERS, upstream=upstream.headers, step={}, forward=upstream.forward_headers,
             slot_of=lambda _: 0, optional=lambda _: False,
         )  # fmt: skip
-        handles[name] = UpstreamHandle(policies[name], block, forward, upstream.allows_encoded_slashes)
+        handles[name] = UpstreamHandle(
+            policies[name], block, forward, has_own_credentials(upstream, block), upstream.allows_encoded_slashes
+        )
     return handles
 
 
@@ -131,13 +135,14 @@ class FanOut:
         retries. `optional`: a failed call gives `default`. `idempotent`: whether the call may be sent twice; None: if the method is
         idempotent. `name`: name in Server-Timing and problems, of letters, digits, `_` and `-`; None: the upstream's.
 
-        Raises KeyError for an upstream that is not in the document and ValueError for an invalid path, header field or name.
+        Raises KeyError for an upstream that is not in the document; ValueError for an invalid path, header field or name; ValueError or
+        TypeError for a body that is not JSON, such as one with NaN in it.
         """
         handle = self._handles.get(upstream)
         if handle is None:
             raise KeyError(f"the document has no upstream {upstream!r}; it has {', '.join(self._handles) or 'none'}")
         if not path.startswith("/") or "#" in path:
-            raise ValueError(f"a path must start with / and have no fragment: {path!r}")
+            raise ValueError("a path must start with / and have no fragment")
         for part in path.partition("?")[0].split("/"):
             if part and (why := path_value.fault(part, allows_slashes=handle.allows_encoded_slashes)) is not None:
                 raise ValueError(f"a segment of the path {why}")
@@ -147,7 +152,7 @@ class FanOut:
         extra = list(handle.forward([], self._client_headers, self._extra))
         content = None
         if body is not None:
-            content = orjson.dumps(body)
+            content = dump(body)
             extra.append((b"content-type", b"application/json"))
         for field_name, value in (headers or {}).items():
             if fault := name_fault(field_name) or value_fault(value):
@@ -199,12 +204,13 @@ class FanOut:
         sent = Call(call.request, deadline=deadline, is_idempotent=call.is_idempotent, is_required=call.is_required)
         value = call.default
         try:
-            answer = await send(self._handles[call.upstream].policy, sent, outcome)
+            handle = self._handles[call.upstream]
+            answer = await send(handle.policy, sent, outcome, has_own_credentials=handle.has_own_credentials)
             body = raw.prepare(answer.body)
             try:
-                value = orjson.loads(body)
-            except orjson.JSONDecodeError as error:
-                raise raw.invalid(error) from None
+                value = load(body)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise raw.invalid(body, error) from None
             outcome.raw = body
         except StepError as error:
             outcome.failure = error

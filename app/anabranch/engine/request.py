@@ -12,15 +12,16 @@ _PREFIX_CHARS: Final = frozenset(b"/-._~!$&'()*+,;=:@%0123456789ABCDEFGHIJKLMNOP
 _LONGEST_PREFIX: Final = 512
 
 
-def forwarded_prefix(value: bytes | None) -> str:
-    """The path prefix that a proxy has stripped, as it says in `X-Forwarded-Prefix`; "" when it says nothing usable.
+def public_prefix(forwarded: bytes | None, root_path: str) -> str:
+    """The path below which the client sees the gateway: the prefix that a proxy has stripped, as it says in `X-Forwarded-Prefix`, and where the
+    application is mounted.
 
     Only a plain path counts: anything else, such as `//host`, would turn a link into one to somewhere else.
     """
-    if value is None or len(value) > _LONGEST_PREFIX or not _PREFIX_CHARS.issuperset(value):
-        return ""
-    prefix = value.rstrip(b"/")
-    return prefix.decode("ascii") if prefix.startswith(b"/") and not prefix.startswith(b"//") else ""
+    if forwarded is None or len(forwarded) > _LONGEST_PREFIX or not _PREFIX_CHARS.issuperset(forwarded):
+        return root_path
+    prefix = forwarded.rstrip(b"/")
+    return prefix.decode("ascii") + root_path if prefix.startswith(b"/") and not prefix.startswith(b"//") else root_path
 
 
 class ClientRequest(msgspec.Struct):
@@ -28,8 +29,7 @@ class ClientRequest(msgspec.Struct):
 
     `id`: safe in a header field. `traceparent`: of its own span, else the client's valid one; None without either. `propagated`: the fields that every upstream call
     carries (request id, trace context). `path`, `query`: raw, as sent. `path_values`: of the path's parameters in order, decoded; None for one
-    that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `header_lines`: the same as they came. `arrived`, `deadline`:
-    monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
+    that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `arrived`, `deadline`: monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
     the request ends, whatever ended it.
     """
 
@@ -41,7 +41,6 @@ class ClientRequest(msgspec.Struct):
     query: bytes
     path_values: tuple[str | None, ...]
     headers: dict[bytes, bytes]
-    header_lines: list[tuple[bytes, bytes]]
     plan: EndpointPlan
     frame: Frame
     arrived: float
@@ -53,8 +52,8 @@ class ClientRequest(msgspec.Struct):
 
     @property
     def prefix(self) -> str:
-        """The path below which the client sees the gateway, for links in responses: see `forwarded_prefix`."""
-        return forwarded_prefix(self.headers.get(b"x-forwarded-prefix")) + self.root_path
+        """The path below which the client sees the gateway, for links in responses."""
+        return public_prefix(self.headers.get(b"x-forwarded-prefix"), self.root_path)
 
     def on_end(self, release: Callable[[], None]) -> None:
         """Call `release` when the request ends. It must be quick and must not raise."""

@@ -14,12 +14,13 @@ from time import perf_counter
 from anabranch.compute.job import ComputePool
 from anabranch.compute.offload import Offload
 from anabranch.core.tasks import cancel_and_wait
+from anabranch.engine import missing
 from anabranch.engine.event import AroundStep
 from anabranch.engine.kinds import bind
 from anabranch.engine.operation import LeftOut, Operation, Resources
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
-from anabranch.errors import DependencyFailed, NothingAnswered, SkippedError, StepError
+from anabranch.errors import DependencyFailed, MissingReference, NothingAnswered, SkippedError, StepError, UpstreamStatus
 from anabranch.jsontext.merge import ABSENT
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.policy.call import Policy
@@ -176,12 +177,21 @@ class _Run:
         outcome.started_s = began - self._began
         try:
             outcome.raw = await self._operations[step.index](self._request, outcome)
+        except MissingReference as error:
+            error.detail = missing.reason(error.detail, step.references, self._value_of)
+            outcome.failure = error
         except StepError as error:
             outcome.failure = error
         except LeftOut:
             outcome.is_left_out = True
         outcome.elapsed_s = perf_counter() - began
         return outcome
+
+    def _value_of(self, root: str) -> bytes | None:
+        """The body, or the value of a step; None for parameters, and for a step without a value."""
+        if root == "body":
+            return self._request.body or None
+        return next((outcome.raw for outcome in self._outcomes if outcome is not None and outcome.step == root), None)
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:
         """Store the outcome of a step. Returns the indexes of the steps that can start now."""
@@ -213,7 +223,7 @@ class _Run:
                 if not self._waiting[index]:
                     ready += self._unblock(dependent)
             elif outcome.is_left_out or not dependent.may_be_left_out or not self._waiting[index]:
-                ready += self._skip(dependent, step.name, is_left_out=outcome.is_left_out)
+                ready += self._skip(dependent, outcome)
         return ready
 
     def _unblock(self, step: StepPlan) -> list[int]:
@@ -222,18 +232,19 @@ class _Run:
             for need in step.needs:
                 outcome = self._outcomes[need]
                 if outcome is not None and outcome.failure is not None and self._plan.steps[need].fill_default is None:
-                    return self._skip(step, outcome.step, is_left_out=False)
+                    return self._skip(step, outcome)
         return [step.index]
 
-    def _skip(self, step: StepPlan, needed: str, *, is_left_out: bool) -> list[int]:
-        """Settle a step without running it, because the step `needed` failed or was left out. Returns the indexes of the steps that can start
+    def _skip(self, step: StepPlan, needed: Outcome) -> list[int]:
+        """Settle a step without running it, because a step that it needs failed or was left out. Returns the indexes of the steps that can start
         now."""
         outcome = Outcome(step.name, step.upstream)
         outcome.started_s = perf_counter() - self._began
-        if is_left_out:
+        if needed.is_left_out:
             outcome.is_left_out = True
         else:
-            outcome.failure = DependencyFailed(f"not run: it needs step '{needed}', which failed")
+            outcome.failure = DependencyFailed(f"not run: it needs step '{needed.step}', which failed")
+            outcome.failure.is_absent = needed.failure is not None and needed.failure.is_absent
         return self._settle(step, outcome)
 
     # ------------------------------------------------------------------------------------------------------ result
@@ -253,10 +264,23 @@ class _Run:
             outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_stale, left_out=left_out
         )
 
-    def _nothing_answered(self, failures: list[StepError]) -> NothingAnswered | None:
-        """The failure of a response that no visible step has a value for; None when one has, or when none of them failed."""
+    def _nothing_answered(self, failures: list[StepError]) -> StepError | None:
+        """The failure of a response that no visible step has a value for; None when one has, or when none of them failed. `failures`: of all steps.
+
+        Where every service gave the same 4xx, that is the answer: the client has asked for something that it cannot have.
+        """
         shown = [outcome for index in self._plan.response.visible if (outcome := self._outcomes[index]) is not None]
         if any(outcome.raw is not None for outcome in shown) or all(outcome.is_left_out for outcome in shown):
             return None
-        causes = [failure for failure in failures if not isinstance(failure, SkippedError)]
-        return NothingAnswered(is_timeout=bool(causes) and all(failure.is_timeout for failure in causes))
+        # A step that was skipped has no reason of its own: the steps that it needs have.
+        reasons = [failure for failure in failures if not isinstance(failure, SkippedError)]
+        own = [outcome.failure for outcome in shown if outcome.failure is not None and not isinstance(outcome.failure, SkippedError)]
+        of_shown = own or reasons
+        first = of_shown[0] if of_shown else None
+        if isinstance(first, UpstreamStatus) and first.status < 500 and all(_has_status(failure, first.status) for failure in of_shown):
+            return first
+        return NothingAnswered(is_timeout=bool(reasons) and all(failure.is_timeout for failure in reasons))
+
+
+def _has_status(failure: StepError, status: int) -> bool:
+    return isinstance(failure, UpstreamStatus) and failure.status == status

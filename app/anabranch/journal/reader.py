@@ -20,6 +20,10 @@ from anabranch.journal.segment import Segment, SegmentDamaged, listed, read_line
 
 # An id contains the record's time in milliseconds, but the two are taken from the clock one after the other.
 _ID_SLACK: Final = timedelta(seconds=2)
+_LATE: Final = timedelta(seconds=0.2)
+"""How much later than its time a record may be written, or the segment that it begins be created, and still be put where it belongs."""
+_MOST_HELD: Final = 256
+"""Lines of a segment that are held back to be put in order."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +60,7 @@ def lines(folder: Path, where: Filter = EVERYTHING, tally: Tally | None = None) 
 def merged(segments: list[Segment], where: Filter = EVERYTHING, tally: Tally | None = None) -> Iterator[tuple[Head, bytes]]:
     """Yield the lines of `segments` (the earliest first), by time.
 
-    A segment is open only while the merge is within its time, so that thousands of them need few open files. Where a worker's clock went
+    A segment is open only while the merge is near its time, so that thousands of them need few open files. Where a worker's clock went
     back, its records keep the order in which they were written.
     """
     tally = Tally() if tally is None else tally
@@ -64,8 +68,8 @@ def merged(segments: list[Segment], where: Filter = EVERYTHING, tally: Tally | N
     streams: list[tuple[datetime, int, Head, bytes, Iterator[tuple[Head, bytes]]]] = []
     opened = 0
     while waiting or streams:
-        while waiting and (not streams or waiting[-1].starts <= streams[0][0]):
-            stream = of_segment(waiting.pop(), where, tally)
+        while waiting and (not streams or waiting[-1].starts - _LATE <= streams[0][0]):
+            stream = _by_time(of_segment(waiting.pop(), where, tally))
             opened += 1
             if (item := next(stream, None)) is not None:
                 heapq.heappush(streams, (item[0].time, opened, *item, stream))
@@ -78,6 +82,29 @@ def merged(segments: list[Segment], where: Filter = EVERYTHING, tally: Tally | N
             heapq.heappop(streams)
         else:
             heapq.heapreplace(streams, (max(key, item[0].time), order, *item, stream))
+
+
+def _by_time(lines: Iterator[tuple[Head, bytes]]) -> Iterator[tuple[Head, bytes]]:
+    """The lines of a segment by time. A record gets its time when its response is ready, and is written when that has been sent: those of
+    requests that end at nearly the same time may be written in another order."""
+    held: list[tuple[datetime, int, Head, bytes]] = []
+    newest: datetime | None = None
+    for number, (head, line) in enumerate(lines):
+        if newest is None or head.time < newest - _LATE:  # the beginning, or the clock went back
+            yield from _released(held, 0)
+            newest = head.time
+        newest = max(newest, head.time)
+        heapq.heappush(held, (head.time, number, head, line))
+        while held[0][0] < newest - _LATE:
+            yield heapq.heappop(held)[2:]
+        yield from _released(held, _MOST_HELD)
+    yield from _released(held, 0)
+
+
+def _released(held: list[tuple[datetime, int, Head, bytes]], most: int) -> Iterator[tuple[Head, bytes]]:
+    """Take the earliest lines out of a heap until at most this many are left in it."""
+    while len(held) > most:
+        yield heapq.heappop(held)[2:]
 
 
 def of_segment(segment: Segment, where: Filter = EVERYTHING, tally: Tally | None = None) -> Iterator[tuple[Head, bytes]]:

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from anabranch.config.journal import Redact
 from anabranch.errors import InvalidJSON
+from anabranch.jsontext.path import parse_path, path_text
 from anabranch.jsontext.raw import Tree, encode, items, members, prepare, tree, validate
 
 MASK: Final = "***"
@@ -39,7 +40,8 @@ class Redaction:
         In a response with one member for each step, a path is `payment.card.number`; in the answer of the step `payment` it is
         `card.number`.
         """
-        own = [path.removeprefix(f"{name}.") for path in self._rules.paths if path.startswith(f"{name}.")]
+        paths = [parse_path(path) for path in self._rules.paths if not path.startswith(_ANYWHERE)]
+        own = [path_text(path[1:]) for path in paths if path[0] == name and len(path) > 1]
         return BodyRedaction([*self._rules.paths, *own]) if own else self.body
 
     def header(self, name: str, value: str) -> str:
@@ -79,9 +81,9 @@ class BodyRedaction:
     __slots__ = ("_anywhere", "_leaves", "_tree", "is_empty")
 
     def __init__(self, paths: list[str]) -> None:
-        self._anywhere = frozenset(path.removeprefix(_ANYWHERE) for path in paths if path.startswith(_ANYWHERE))
+        self._anywhere = frozenset(parse_path(path.removeprefix(_ANYWHERE))[0] for path in paths if path.startswith(_ANYWHERE))
         self._tree = tree([path for path in paths if not path.startswith(_ANYWHERE)])
-        names = {path.rpartition(".")[2] for path in paths}
+        names = {parse_path(path)[-1] for path in paths}
         self._leaves = tuple(encode(name) for name in names)
         self.is_empty = not paths
 

@@ -1,10 +1,10 @@
 """The values of one request while it runs: one list, with one slot for each reference that some template uses.
 
-A slot holds `MISSING`, a Python value (from path, query and headers: str, int, float, bool, None or a list of those) or `bytes`: the JSON text of
-a value that came out of a body, in its exact spelling.
+A slot holds `MISSING` or a `Value`: a text or a boolean that the client sent in path, query or header fields, a list of these, None, or `bytes`:
+JSON text of a number or of a value that came out of a body, in its exact spelling.
 """
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 
 class Missing:
@@ -20,4 +20,5 @@ class Missing:
 
 
 MISSING: Final = Missing()
+Value: TypeAlias = "str | bytes | bool | list[Value] | None"
 Frame = list[Any]

@@ -6,6 +6,7 @@ apart: 0.8 ms for each MB in all.
 **Source:** RFC 8259 sections 2 (grammar) and 8.1 (UTF-8, byte order mark).
 """
 
+import re
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ decode_raw: Final = msgspec.json.Decoder(Raw).decode
 """Proves the grammar of JSON text. Raises msgspec.DecodeError and RecursionError."""
 
 BOM: Final = b"\xef\xbb\xbf"
+_ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
 
 class NotJSON(ValueError):
@@ -30,7 +32,7 @@ def prove(body: bytes) -> None:
     except UnicodeDecodeError as error:
         raise NotJSON(f"not UTF-8: byte {error.start + 1} is not part of a character") from None
     except msgspec.DecodeError as error:
-        raise NotJSON(f"not JSON: {_located(body, str(error))}") from None
+        raise NotJSON(f"not JSON: {fault_of(body, error)}") from None
     except RecursionError:
         raise NotJSON("nested too deeply") from None
 
@@ -49,15 +51,39 @@ def is_answer(body: bytes) -> bool:
     return not body or is_proven(body.removeprefix(BOM))
 
 
-def _located(body: bytes, message: str) -> str:
-    """Reason, line and column of a msgspec error: `JSON is malformed: REASON (byte N)`, or a message without position for truncated input.
+def fault_of(body: bytes, error: Exception) -> str:
+    """What is wrong with `body`, which a decoder refused with `error`: the reason with line and column, and nothing of its content."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if body.startswith(BOM):
+        return "it begins with a byte order mark"
+    if isinstance(error, msgspec.ValidationError):
+        return "a number is out of range"
+    reason, _, rest = str(error).removeprefix("JSON is malformed: ").rpartition(" (byte ")
+    # The decoder counts from 0, but from 1 for trailing characters.
+    offset = int(rest.partition(")")[0]) - (reason == "trailing characters") if reason else len(body)
+    half = _half_pair(body)
+    if half is not None and half < offset:
+        # RFC 8259 section 8.2 leaves open what becomes of it, and no text can hold it.
+        return f"an escape is half of a surrogate pair{_position(body, half)}"
+    return f"{reason}{_position(body, offset)}" if reason else "unexpected end of input"
 
-    N counts from 0, but from 1 for trailing characters.
-    """
-    reason, _, position = message.removeprefix("JSON is malformed: ").rpartition(" (byte ")
-    if not reason:
-        return "unexpected end of input"
-    offset = int(position.rstrip(")")) - (reason == "trailing characters")
+
+def _position(body: bytes, offset: int) -> str:
     line = body.count(b"\n", 0, offset) + 1
     column = len(body[body.rfind(b"\n", 0, offset) + 1 : offset].decode(errors="replace")) + 1
-    return f"{reason} at line {line}, column {column}"
+    return f" at line {line}, column {column}"
+
+
+def _half_pair(body: bytes) -> int | None:
+    """Where the first escape is that stands for half of a character outside of the basic plane; None when there is none."""
+    high: int | None = None
+    for escape in _ESCAPE.finditer(body):
+        code = int(escape[1], 16) if escape[1] else 0
+        is_low = 0xDC00 <= code < 0xE000
+        if high is not None and (not is_low or escape.start() != high + 6):
+            return high
+        if high is None and is_low:
+            return escape.start()
+        high = escape.start() if 0xD800 <= code < 0xDC00 else None
+    return high

@@ -12,7 +12,8 @@ from msgspec import Raw
 
 from anabranch.errors import InvalidJSON
 from anabranch.jsontext.frame import MISSING, Missing
-from anabranch.jsontext.proof import BOM, decode_raw
+from anabranch.jsontext.path import Path, parse_path
+from anabranch.jsontext.proof import BOM, decode_raw, fault_of
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array: Final = msgspec.json.Decoder(list[Raw]).decode
@@ -39,10 +40,9 @@ def prepare(body: bytes) -> bytes:
     return body
 
 
-def invalid(error: Exception) -> InvalidJSON:
-    """The InvalidJSON for a decoder's error. Decoder messages contain positions, never content."""
-    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return InvalidJSON(f"the body is not JSON: {reason}", may_be_processed=True)
+def invalid(body: bytes, error: Exception) -> InvalidJSON:
+    """The InvalidJSON for a body that a decoder refused with `error`."""
+    return InvalidJSON(f"the body is not JSON: {fault_of(body, error)}", may_be_processed=True)
 
 
 def validate(body: bytes) -> bytes:
@@ -50,7 +50,7 @@ def validate(body: bytes) -> bytes:
     try:
         decode_raw(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise invalid(error) from None
+        raise invalid(body, error) from None
     return body.strip(WHITESPACE)
 
 
@@ -88,12 +88,13 @@ Tree = dict[str, Any]
 """Paths that share their beginnings: `{"orders": {"sku": LEAF, "id": LEAF}}`. A leaf is an empty dict."""
 
 
-def tree(paths: "list[str]") -> Tree:
-    """A tree of dotted paths, in their order. A path below another path is dropped, because the shorter one includes it."""
+def tree(texts: "list[str]") -> Tree:
+    """A tree of paths (`parse_path`), in their order. A path below another path is dropped, because the shorter one includes it."""
     root: Tree = {}
-    for path in sorted(paths, key=lambda path: path.count(".")):
+    paths = [parse_path(text) for text in texts]
+    for path in sorted(paths, key=len):
         node = root
-        *above, last = path.split(".")
+        *above, last = path
         for name in above:
             if name in node and not node[name]:
                 break
@@ -103,12 +104,12 @@ def tree(paths: "list[str]") -> Tree:
     return _in_order(root, paths)
 
 
-def _in_order(root: Tree, paths: "list[str]") -> Tree:
+def _in_order(root: Tree, paths: "list[Path]") -> Tree:
     """The same tree with the names in the order in which `paths` first has them."""
     ordered: Tree = {}
     for path in paths:
         source, target = root, ordered
-        for name in path.split("."):
+        for name in path:
             if name not in source:
                 break
             source, target = source[name], target.setdefault(name, {})
@@ -160,11 +161,12 @@ def rename(raw: bytes | Raw, names: Tree) -> Any:
 
 
 def rename_tree(names: Mapping[str, str]) -> Tree:
-    """The tree for `rename` from `{dotted old path: new name}`."""
+    """The tree for `rename` from `{old path: new name}`, both as `parse_path` reads them."""
     root: Tree = {}
-    for path, new in names.items():
+    for old, name_text in names.items():
         node = root
-        *above, last = path.split(".")
+        *above, last = parse_path(old)
+        (new,) = parse_path(name_text)
         for name in above:
             node = node.setdefault(name, (None, {}))[1]
         node[last] = (new, node[last][1] if last in node else {})

@@ -95,7 +95,7 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
             else:
                 value = raw.validate(body)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise raw.invalid(error) from None
+            raise raw.invalid(body, error) from None
         for slot in whole:
             frame[slot] = value
         if must_be_object and value[:1] != b"{" and value != b"null":

@@ -10,16 +10,22 @@ import structlog
 
 from anabranch.engine.event import ResponseEvent
 from anabranch.engine.outcome import Outcome
+from anabranch.errors import ConditionFailed, MissingReference
 from anabranch.plan.model import EndpointPlan
 
 Choice = Literal["off", "errors", "all"] | float
 
 _MAX_PATH_CHARS: Final = 1024
+_MOST_STEPS: Final = 50
+"""In one event: the failed ones first."""
 
 
 class AccessLog:
-    """Called with each request. `choice`: `errors` logs answers with status 500 and above and incomplete ones; `all` logs every request; a
-    number from 0 to 1 logs all errors and this share of the rest, spread evenly. `events`: where the events go."""
+    """Called with each request. `choice`: `errors` logs answers with status 500 and above and partial ones; `all` logs every request; a
+    number from 0 to 1 logs all errors and this share of the rest, spread evenly. `events`: where the events go.
+
+    A client's mistake (4xx), and an answer that lacks only what services do not have, are no errors.
+    """
 
     def __init__(self, events: structlog.typing.FilteringBoundLogger, choice: Choice) -> None:
         self._events = events
@@ -30,7 +36,7 @@ class AccessLog:
         return self
 
     def __call__(self, event: ResponseEvent) -> None:
-        if event.status < 500 and event.is_complete is not False:
+        if event.status < 500 and (event.is_complete is not False or event.is_absent):
             if not self._share:
                 return
             self._due += self._share
@@ -62,8 +68,14 @@ def described(event: ResponseEvent) -> dict[str, Any]:
         fields["trace_id"] = event.traceparent[3:35].decode()
     if event.code is not None:
         fields["code"] = event.code
+    if event.is_absent:
+        fields["absent"] = True
     if outcomes:
-        fields["steps"] = [_step(outcome) for outcome in outcomes]
+        shown = outcomes
+        if len(outcomes) > _MOST_STEPS:
+            shown = sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_STEPS]
+            fields["more_steps"] = len(outcomes) - _MOST_STEPS
+        fields["steps"] = [_step(outcome) for outcome in shown]
     return fields
 
 
@@ -79,6 +91,8 @@ def _step(outcome: Outcome) -> dict[str, Any]:
         shown["attempts"] = outcome.attempts
     if outcome.status is not None and outcome.failure is not None:
         shown["status"] = outcome.status
+    if isinstance(outcome.failure, MissingReference | ConditionFailed):
+        shown["detail"] = outcome.failure.detail  # which reference it was, which no code can say
     return shown
 
 

@@ -9,12 +9,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, MutableMapping
+from functools import partial
 from typing import Any, Final, Literal
 
 import orjson
 import structlog
 
-from anabranch.config.secrets import Secrets
+from anabranch.config.secrets import Secrets, hidden, spellings
 from anabranch.core.metric import Sample, metric
 from anabranch.observe.sink import LineSink
 
@@ -35,8 +36,7 @@ _FIRST: Final = ("time", "level", "event")
 
 
 class Logs:
-    """The stream and its format. `sink`: where it goes. `redact`: removes the document's secrets from a text; to be set once they are
-    known.
+    """The stream and its format. `sink`: where it goes.
 
     Changes no global state before `install`.
     """
@@ -45,7 +45,8 @@ class Logs:
         self, form: Format = "auto", *, level: str = "info", sink: LineSink | None = None, is_terminal: bool | None = None
     ) -> None:
         self.sink = sink or LineSink()
-        self.redact: Callable[[str], str] = _unchanged
+        self._hidden: list[Secrets] = []
+        self._spellings: list[str] = []
         self._level = level.upper()
         if is_terminal is None:
             is_terminal = os.isatty(2)
@@ -58,9 +59,21 @@ class Logs:
         """For events that are not stdlib records, such as requests: `events.info("request", status=200)`. Neither filtered by level nor
         redacted: values from the document must not be put there."""
 
-    def hide(self, secrets: Secrets) -> None:
-        """Remove these secrets from every line from now on."""
-        self.redact = secrets.redact
+    def hide(self, secrets: Secrets) -> Callable[[], None]:
+        """Remove these secrets, too, from every line from now on, until the function that this returns is called. The last ones stay hidden until
+        there are others: a process also logs while it ends."""
+        self._hidden.append(secrets)
+        self._spellings = spellings(*self._hidden)
+        return partial(self._show, secrets)
+
+    def _show(self, secrets: Secrets) -> None:
+        self._hidden.remove(secrets)
+        if self._hidden:
+            self._spellings = spellings(*self._hidden)
+
+    def redact(self, text: str) -> str:
+        """`text` without the secrets that are hidden at present."""
+        return hidden(text, self._spellings)
 
     def samples(self) -> Iterator[Sample]:
         """See `core.metric.Sampled`."""
@@ -155,7 +168,3 @@ def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return value.translate(_CONTROL)
     return value if isinstance(value, int | float | bool | None) else str(value).translate(_CONTROL)
-
-
-def _unchanged(text: str) -> str:
-    return text

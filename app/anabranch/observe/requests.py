@@ -12,6 +12,8 @@ NO_ENDPOINT: Final = "none"
 _SAMPLED: Final = b"13579bdf"
 """Last hexadecimal digits of a sampled traceparent: an exemplar must point to a trace that is kept."""
 _COMPLETE: Final = {True: "true", False: "false", None: "none"}
+Key = tuple[int, bool | None, bool]
+"""Status, completeness, and whether what was asked for is absent."""
 
 
 class StepSeries:
@@ -43,14 +45,14 @@ class EndpointSeries:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self.totals: dict[tuple[int, bool | None], int] = {}
+        self.totals: dict[Key, int] = {}
         self.durations: dict[tuple[str, str], Durations] = {}
         self.sent_bytes = 0
         self.steps: dict[str, StepSeries] = {}
-        self._cells: dict[tuple[int, bool | None], Durations] = {}
+        self._cells: dict[Key, Durations] = {}
 
     def __call__(self, event: ResponseEvent) -> None:
-        key = (event.status, event.is_complete)
+        key = (event.status, None if event.is_absent else event.is_complete, event.is_absent)
         durations = self._cells.get(key)
         if durations is None:
             durations = self._open(key)
@@ -68,17 +70,20 @@ class EndpointSeries:
                 if series is not None:
                     series.add(outcome)
 
-    def _open(self, key: tuple[int, bool | None]) -> Durations:
-        status, is_complete = key
+    def _open(self, key: Key) -> Durations:
         self.totals[key] = 0
-        shared = self.durations.setdefault((f"{status // 100}xx", _COMPLETE[is_complete]), Durations())
+        shared = self.durations.setdefault((f"{key[0] // 100}xx", _completeness(key)), Durations())
         self._cells[key] = shared
         return shared
 
     def rows(self) -> Iterator[tuple[str, str, int]]:
         """Status, completeness and count."""
-        for (status, is_complete), count in self.totals.items():
-            yield str(status), _COMPLETE[is_complete], count
+        for key, count in self.totals.items():
+            yield str(key[0]), _completeness(key), count
+
+
+def _completeness(key: Key) -> str:
+    return "absent" if key[2] else _COMPLETE[key[1]]
 
 
 class RequestMetrics:

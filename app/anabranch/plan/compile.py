@@ -10,6 +10,7 @@ from anabranch.plan.kinds.call import is_stale_call
 from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
+from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.routes import PathError, parse_path, route_key
 from anabranch.plan.scope import Path
 from anabranch.plan.upstream import compile_upstream
@@ -39,6 +40,9 @@ def compile_document(
         check_hook=check_hook,
     )
     _check_upstreams(document, problems)
+    if document.cors is not None and document.cors.allow_credentials and "*" in document.cors.allow_origins:
+        message = "with `allow_credentials` and `*`, every site can act here as the users that visit it"
+        problems.add(("cors", "allow_origins"), message, hint="list the origins", is_warning=True)
     check_backends(document.compute_backends, problems)
     _check_routes(document, paths, problems)
     plans: list[tuple[EndpointPlan, Path]] = []
@@ -55,6 +59,7 @@ def compile_document(
         upstreams=upstreams,
         pools=pools_of(operations, document.compute_backends),
         timeout_s=document.defaults.timeout_s,
+        public_names=document.defaults.public_names,
         cors=document.cors,
         journal=document.journal,
         stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),
@@ -63,9 +68,15 @@ def compile_document(
 
 
 def _check_upstreams(document: config.Document, problems: Problems) -> None:
+    roots = {*ROOTS, *(step for endpoint in document.endpoints for step in endpoint.steps)}
     for name, upstream in document.upstreams.items():
         for field, value in upstream.headers.items():
-            report_header(("upstreams", name, "headers", field), field, value, problems)
+            at = ("upstreams", name, "headers", field)
+            report_header(at, field, value, problems)
+            if not problems.secrets.touch(at) and (found := in_fixed_text(value, roots)) is not None:
+                problems.add(
+                    at, f"{found} has no effect here: header fields of an upstream are fixed text", hint="put it into `headers` of a step"
+                )
         for index, field in enumerate(upstream.forward_headers):
             report_header(("upstreams", name, "forward_headers", index), field, "", problems)
         if upstream.deadline_header is not None:

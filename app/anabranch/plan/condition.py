@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+import msgspec
 
 from anabranch.errors import ConditionFailed, MissingExtraError
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.values import load
 from anabranch.plan.reference import Reference, Template
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ _FAULTS: Final[dict[type[Exception], str]] = {
 }
 _NO_FUNCTION: Final = re.compile(r"Undefined variable or function: '(\w+)'")
 _BAD_ARGUMENT: Final = re.compile(r"Function '(\w+)' error")
+
+
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
 
 class ConditionError(ValueError):
@@ -161,11 +165,30 @@ class _TooLarge(Exception):
 def _value(value: Any, most_bytes: int) -> Any:
     if value is MISSING:
         return None
+    if type(value) is list:
+        return [_value(item, most_bytes) for item in value]
     if type(value) is not bytes:
         return value
     if len(value) > most_bytes:
         raise _TooLarge
-    return orjson.loads(value)
+    try:
+        found = load(value)
+    except msgspec.DecodeError:
+        raise OverflowError from None
+    if _LONG_NUMBER.search(value) is not None:
+        _refuse_large(found)
+    return found
+
+
+def _refuse_large(value: Any) -> None:
+    """Raise OverflowError for an integer beyond 64 bits, which the evaluator would round."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _refuse_large(item)
+    elif type(value) is int and not -(2**63) <= value < 2**64:
+        raise OverflowError
 
 
 def _reason(message: str) -> str:

@@ -1,9 +1,7 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
 from collections.abc import Callable
-from typing import Any
-
-import orjson
+from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
@@ -11,18 +9,26 @@ from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import merging
 from anabranch.jsontext.shape import Shape, compile_reader
+from anabranch.jsontext.values import load_exactly
 from anabranch.plan.digest import endpoint_digest
-from anabranch.plan.fields import report_header
+from anabranch.plan.fields import report_response_header
 from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.known import Known
 from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
+from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
-from anabranch.plan.parameters import SchemaError, compile_default, compile_parameter, validator
-from anabranch.plan.reference import ROOTS, Reference, TemplateError, parse, strings
+from anabranch.plan.parameters import check_default, compile_parameter, type_of
+from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
+from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.step import StepDraft, draft_step, plan_step
 from anabranch.plan.template import compile_json
+from anabranch.plan.value import of_document
+
+_LISTED_BYTES: Final = 4 * 1024
+"""Size of a body up to which all its faults are found. Of a larger one only the first is: a body of 1 MiB can have faults for 7 s of CPU time."""
+_MOST_FAULTS: Final = 20
 
 
 class EndpointCompiler:
@@ -52,10 +58,12 @@ class EndpointCompiler:
         """The plan; None when there is a problem."""
         endpoint, problems, defaults = self._endpoint, self._problems, self._known.defaults
         self._check_names()
+        self._check_fixed_texts()
         drafts = [self._draft(name, step) for name, step in endpoint.steps.items()]
         self._check_graph(drafts)
         absent = _absent(drafts)
         assemble = self._assemble(absent)
+        self._scope.check_shapes(self._schemas(drafts))
         body = self._body()
         parameters = self._parameters()
         if problems.errors or any(draft.operation is None for draft in drafts):
@@ -97,6 +105,7 @@ class EndpointCompiler:
                 headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
             ),
             record=_record(endpoint),
+            numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
             digest=endpoint_digest(endpoint),
             source=endpoint,
         )
@@ -136,7 +145,27 @@ class EndpointCompiler:
                 message = f"a step cannot be called `{name}`: it would shadow the reference root of that name"
                 self._problems.add(at, message, hint=f"the roots are {', '.join(ROOTS)}", at_key=True)
         for name, value in self._endpoint.response.headers.items():
-            report_header((*self._at, "response", "headers", name), name, value, self._problems)
+            report_response_header((*self._at, "response", "headers", name), name, value, self._problems)
+
+    def _check_fixed_texts(self) -> None:
+        """Report references in what is not a template: they would be sent with their braces."""
+        endpoint, at = self._endpoint, self._at
+        roots = {*ROOTS, *endpoint.steps, *self._broken("steps")}
+        fixed: list[tuple[Path, Any, str]] = [
+            ((*at, "response", "headers", name), value, "header fields of a response are fixed text")
+            for name, value in endpoint.response.headers.items()
+        ]
+        templates: list[tuple[Path, Any]] = [((*at, "response", "body"), endpoint.response.body)]
+        for name, step in endpoint.steps.items():
+            fixed.append(((*at, "steps", name, "default"), step.default, "a default is a fixed value"))
+            templates += [((*at, "steps", name, part), getattr(step, part)) for part in step.templates]
+        for where, node, rule in fixed:
+            if (found := in_fixed_text(node, roots)) is not None:
+                self._problems.add(where, f"{found} has no effect here: {rule}")
+        for where, node in templates:
+            for path in keys(node):
+                if (found := in_fixed_text(path[-1], roots)) is not None:
+                    self._problems.add((*where, *path), f"{found} has no effect here: keys are fixed text", at_key=True)
 
     # ------------------------------------------------------------------------------------------------------- steps
 
@@ -197,6 +226,12 @@ class EndpointCompiler:
             return merge.deep(visible, concat_arrays=response.arrays == "concat")
         return merge.group(visible, may_be_absent=any(name in absent for _, name in visible))
 
+    def _schemas(self, drafts: list[StepDraft]) -> dict[str, Any]:
+        """The JSON Schemas of what references refer to, as far as they are known."""
+        results = {draft.name: draft.operation.result_schema() for draft in drafts if draft.operation is not None}
+        body = self._endpoint.body
+        return {**results, "body": None if body is None else body.schema_}
+
     def _merge_order(self) -> str:
         response = self._endpoint.response
         if "body" in response.model_fields_set or response.merge == "group":
@@ -235,11 +270,11 @@ class EndpointCompiler:
             return None
         default: Any = MISSING
         if "default" in parameter.model_fields_set:
-            default = parameter.default
+            default = of_document(parameter.default)
             try:
-                compile_default(parameter.schema_, default)
+                check_default(parameter.schema_, parameter.default)
             except ValueError as error:
-                self._problems.add((*at, "default"), f"the default does not match the schema: {error}", value=default)
+                self._problems.add((*at, "default"), f"the default does not match the schema: {error}", value=parameter.default)
         key = name.lower() if parameter.in_ == "header" else name
         slots = self._scope.slots_of(parameter.in_)
         return ParameterPlan(
@@ -250,6 +285,9 @@ class EndpointCompiler:
             slot=next((slot for path, slot in slots if path == (key,)), None),
             read=read,
             source=parameter,
+            is_list=type_of(parameter.schema_) == "array",
+            segment=self._segments.index(f"{{{name}}}") if parameter.in_ == "path" else -1,
+            field=key.encode() if parameter.in_ == "header" else b"",
         )
 
     def _body(self) -> BodyPlan | None:
@@ -262,7 +300,7 @@ class EndpointCompiler:
         validate = None
         if source is not None and source.schema_ not in (True, {}):
             try:
-                validate = _body_check(validator(source.schema_))
+                validate = _body_check(Schema(source.schema_))
             except SchemaError as error:
                 self._problems.add((*self._at, "body", "schema"), str(error))
         fill = compile_reader(Shape(), slots) if slots else None
@@ -306,18 +344,19 @@ def _record(endpoint: config.Endpoint) -> RecordPlan | None:
 _UNDECLARED = config.Parameter.model_validate({"in": "path", "required": True})
 
 
-def _body_check(compiled: Any) -> Callable[[bytes], None]:
+def _body_check(schema: Schema) -> Callable[[bytes], None]:
     def validate(body: bytes) -> None:
         try:
-            value = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"the body cannot be checked against its schema: {error.msg}") from None
-        if compiled.is_valid(value):
+            value = load_exactly(body)
+        except ValueError as error:
+            raise ValueError(f"it cannot be checked: {error}") from None
+        if schema.is_valid(value):
             return
-        faults = []
-        for fault in compiled.iter_errors(value):
-            where = ".".join(str(part) for part in fault.instance_path)
-            faults.append(f"{where}: {fault.message}" if where else fault.message)
+        if len(body) > _LISTED_BYTES:
+            raise ValueError(schema.first_fault(value))
+        faults = list(schema.faults(value))
+        if len(faults) > _MOST_FAULTS:
+            faults[_MOST_FAULTS:] = [f"and {len(faults) - _MOST_FAULTS} more faults"]
         raise ValueError(*faults)
 
     return validate

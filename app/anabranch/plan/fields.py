@@ -29,6 +29,29 @@ def value_fault(value: str) -> str | None:
     return None
 
 
+_IN_RESPONSES: Final = frozenset(
+    {
+        "age",
+        "cache-status",
+        "content-encoding",
+        "content-range",
+        "date",
+        "gateway-complete",
+        "proxy-status",
+        "server-timing",
+        "x-request-id",
+    }
+)
+"""Fields of responses that only the gateway can set right."""
+
+
+def report_response_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:
+    """Report what is wrong with a field of an endpoint's responses."""
+    report_header(at, name, value, problems)
+    if name.lower() in _IN_RESPONSES:
+        problems.add(at, f"the header {name.lower()} of a response is set by the gateway itself", at_key=True)
+
+
 def report_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:
     """Report what is wrong with a header field that the document sets at `at`."""
     if (fault := name_fault(name)) is not None:

@@ -8,6 +8,9 @@ from anabranch.config import model as config
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
 from anabranch.jsontext.shape import DecodeMode
+from anabranch.plan.names import Numbers
+from anabranch.plan.parameters import Reader
+from anabranch.plan.reference import Reference
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -21,9 +24,10 @@ HeaderPairs = tuple[tuple[bytes, bytes], ...]
 class ParameterPlan:
     """One declared parameter.
 
-    `read`: takes the texts that the client sent (one for each occurrence, percent-decoded) and returns the typed value, or raises
+    `read`: takes the texts that the client sent (one for each occurrence or element, percent-decoded) and returns the value, or raises
     ValueError with a message for the client. `slot`: the slot of the value; None when no reference uses it.
-    `default`: the typed value for an absent parameter; MISSING when there is none.
+    `default`: the value for an absent parameter; MISSING when there is none. `is_list`: its type is array. `segment`: index of its segment in the
+    path; -1 outside of it. `field`: name of its header field, in lower case.
     """
 
     name: str
@@ -31,8 +35,11 @@ class ParameterPlan:
     is_required: bool
     default: Any
     slot: int | None
-    read: Callable[[list[str]], Any]
+    read: Reader
     source: config.Parameter
+    is_list: bool = False
+    segment: int = -1
+    field: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +74,7 @@ class StepPlan:
     ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text used as the value of a failed step. `timeout_s`: None: the time left until the deadline.
 
-    `may_be_left_out`: by a condition, its own or that of a step that it needs. `upstream`: of the operation; "" for none.
+    `references`: all that it has. `may_be_left_out`: by a condition, its own or that of a step that it needs. `upstream`: of the operation; "" for none.
     """
 
     index: int
@@ -84,6 +91,7 @@ class StepPlan:
     default: bytes
     fill_default: Callable[[Frame], None] | None
     source: config.Step
+    references: tuple[Reference, ...] = ()
     reading: Reading | None = None
     large_from: int = 1 << 62
     """Size in bytes from which reading or merging a body may block the event loop for too long."""
@@ -127,6 +135,7 @@ class RecordPlan:
 class EndpointPlan:
     """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
+    `numbers`: what clients see in place of names; None: the names.
 
     `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
@@ -147,6 +156,7 @@ class EndpointPlan:
     ready: tuple[int, ...]
     response: ResponsePlan
     record: RecordPlan | None = None
+    numbers: Numbers | None = None
     digest: str = ""
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
@@ -182,12 +192,13 @@ class StalePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
     pools: dict[str, PoolPlan] = field(default_factory=dict)
     timeout_s: float = 2.0
+    public_names: bool = True
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
     stale: StalePlan = StalePlan()

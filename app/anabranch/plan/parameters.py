@@ -1,60 +1,64 @@
-"""Compiles the JSON Schemas of declared parameters to functions that turn a client's texts into typed, validated values."""
+"""Compiles the JSON Schemas of declared parameters to functions that turn a client's texts into validated values of a frame.
+
+A number stays the text that the client sent, as JSON: a thirty-digit integer or `1.10` reaches a service as it was written. `1e400` is refused
+like `inf`, because most programs read it as infinity; whole numbers written out may have any size.
+"""
 
 import math
 from collections.abc import Callable
 from typing import Any, Final
 
-import jsonschema_rs
+import msgspec
 
-Reader = Callable[[list[str]], Any]
+from anabranch.jsontext.frame import Value
+from anabranch.jsontext.proof import decode_raw
+from anabranch.jsontext.values import MOST_DIGITS, load_exactly
+from anabranch.plan.schema import Schema, SchemaError
+
+Reader = Callable[[list[str]], Value]
+"""Takes the texts of the parameter, one for each occurrence. Raises ValueError with a message for the client, which never quotes a text."""
 
 _TYPES: Final = ("string", "integer", "number", "boolean", "array")
 _ANNOTATIONS: Final = frozenset({"type", "title", "description", "default", "examples", "example", "deprecated", "items"})
-_MAX_DIGITS: Final = 400
-"""Longer integers are rejected: parsing them takes time quadratic in their length."""
-
-
-class SchemaError(ValueError):
-    """A JSON Schema in the document cannot be used. The message is for the operator."""
-
-
-def _no_fetch(uri: str) -> Any:
-    raise ValueError(f"a schema can refer only to parts of itself, not to {uri}")
-
-
-def validator(schema: dict[str, Any] | bool) -> Any:
-    """A compiled validator of a JSON Schema (2020-12; formats are checked). Nothing is fetched. Raises SchemaError."""
-    try:
-        return jsonschema_rs.validator_for(schema, validate_formats=True, retriever=_no_fetch)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        raise SchemaError(f"not a valid JSON Schema: {str(error).splitlines()[0]}") from None
+_MOST_FAULTS: Final = 5
+_MOST_LISTED: Final = 100
+"""Elements of an array up to which all faults are found. Of a longer one only the first is."""
 
 
 def _string(text: str) -> str:
     return text
 
 
-def _integer(text: str) -> int:
+def _integer(text: str) -> bytes:
     digits = text[1:] if text[:1] == "-" else text
-    if not (digits.isascii() and digits.isdecimal()) or len(digits) > _MAX_DIGITS:
+    if not (digits.isascii() and digits.isdecimal()):
         raise ValueError("must be a whole number")
-    return int(text)
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"must have at most {MOST_DIGITS} digits")
+    return _without_leading_zeros(text).encode()
 
 
-def _number(text: str) -> int | float:
-    try:
-        return _integer(text)
-    except ValueError:
-        pass
-    if text and text.isascii() and text[0] in "-0123456789" and "_" not in text and not text[-1].isspace():
+def _number(text: str) -> bytes:
+    # A number begins and ends with a digit, apart from its sign: the decoder would take any other JSON, and white space around it.
+    if text and text.isascii() and text[0] in "-0123456789" and text[-1].isdigit():
+        number = _without_leading_zeros(text).encode()
         try:
-            number = float(text)
-        except ValueError:
+            decode_raw(number)
+        except msgspec.DecodeError:
             pass
         else:
-            if math.isfinite(number):
-                return number
+            if not text.lstrip("-").isdecimal() and math.isinf(float(number)):
+                raise ValueError("must be a number that is not too large: with a fraction or an exponent, at most about 1.8e308")
+            return number
     raise ValueError("must be a number")
+
+
+def _without_leading_zeros(text: str) -> str:
+    """A number without the zeros in front that JSON does not allow."""
+    sign, digits = ("-", text[1:]) if text[:1] == "-" else ("", text)
+    while len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
+        digits = digits[1:]
+    return sign + digits
 
 
 def _boolean(text: str) -> bool:
@@ -65,10 +69,11 @@ def _boolean(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
-_READERS: Final[dict[str, Callable[[str], Any]]] = {"string": _string, "integer": _integer, "number": _number, "boolean": _boolean}
+_READERS: Final[dict[str, Callable[[str], Value]]] = {"string": _string, "integer": _integer, "number": _number, "boolean": _boolean}
 
 
-def _type_of(schema: dict[str, Any]) -> str:
+def type_of(schema: dict[str, Any]) -> str:
+    """The type that a parameter's text is read as. Raises SchemaError."""
     kind = schema.get("type", "string")
     if isinstance(kind, list):
         kinds = [name for name in kind if name != "null"]
@@ -79,33 +84,35 @@ def _type_of(schema: dict[str, Any]) -> str:
 
 
 def compile_parameter(schema: dict[str, Any]) -> Reader:
-    """A function from the client's texts to the value. The function raises ValueError with a message for the client. Raises SchemaError."""
-    kind = _type_of(schema)
-    check = _check(schema)
+    """A function from the client's texts to the value. Raises SchemaError."""
+    kind = type_of(schema)
+    check = _check(Schema(schema))
     if kind == "array":
         items = schema.get("items", {"type": "string"})
-        item_kind = _type_of(items) if isinstance(items, dict) else "string"
+        item_kind = type_of(items) if isinstance(items, dict) else "string"
         if item_kind == "array":
             raise SchemaError("an array parameter can contain strings, numbers or booleans, not arrays")
         one = _READERS[item_kind]
+        is_checked = bool(schema.keys() - _ANNOTATIONS) or not isinstance(items, dict) or bool(items.keys() - _ANNOTATIONS)
 
-        def read_array(texts: list[str]) -> Any:
+        def read_array(texts: list[str]) -> Value:
             value = [one(text) for text in texts]
-            check(value)
+            if is_checked:
+                check(value)
             return value
 
         return read_array
     read = _READERS[kind]
     if not schema.keys() - _ANNOTATIONS:
 
-        def read_plain(texts: list[str]) -> Any:
+        def read_plain(texts: list[str]) -> Value:
             if len(texts) != 1:
                 raise ValueError(f"may be given only once, not {len(texts)} times")
             return read(texts[0])
 
         return read_plain
 
-    def read_checked(texts: list[str]) -> Any:
+    def read_checked(texts: list[str]) -> Value:
         if len(texts) != 1:
             raise ValueError(f"may be given only once, not {len(texts)} times")
         value = read(texts[0])
@@ -115,18 +122,33 @@ def compile_parameter(schema: dict[str, Any]) -> Reader:
     return read_checked
 
 
-def _check(schema: dict[str, Any]) -> Callable[[Any], None]:
-    compiled = validator(schema)
-    is_valid = compiled.is_valid
-
-    def check(value: Any) -> None:
-        if not is_valid(value):
-            raise ValueError("; ".join(error.message for error in compiled.iter_errors(value)))
+def _check(schema: Schema) -> Callable[[Value], None]:
+    def check(value: Value) -> None:
+        plain = _plain(value)
+        if not schema.is_valid(plain):
+            is_long = type(plain) is list and len(plain) > _MOST_LISTED
+            raise ValueError(_sentence([schema.first_fault(plain)] if is_long else list(schema.faults(plain))))
 
     return check
 
 
-def compile_default(schema: dict[str, Any], default: Any) -> Any:
-    """The default, after validating it against its own schema. Raises ValueError with a message."""
-    _check(schema)(default)
-    return default
+def _plain(value: Value) -> Any:
+    """A frame's value as a schema is checked on it. Raises ValueError."""
+    if type(value) is bytes:
+        return load_exactly(value)
+    return [_plain(item) for item in value] if type(value) is list else value
+
+
+def _sentence(faults: list[str]) -> str:
+    """The faults of a parameter, to follow its name: `is not one of 1 or 2; 0: it is ...`."""
+    shown = [fault.removeprefix("it ") for fault in faults[:_MOST_FAULTS]]
+    if len(faults) > _MOST_FAULTS:
+        shown.append(f"and {len(faults) - _MOST_FAULTS} more faults")
+    return "; ".join(shown)
+
+
+def check_default(schema: dict[str, Any], default: Any) -> None:
+    """Raise ValueError with a message when a default does not fit its own schema."""
+    compiled = Schema(schema)
+    if not compiled.is_valid(default):
+        raise ValueError(_sentence(list(compiled.faults(default))))

@@ -1,8 +1,11 @@
 """Parses templates: strings with references `{root.path.to.field}` in them. Knows only the grammar; the compiler resolves the roots."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+
+from anabranch.jsontext.path import Path, PathError, parse_path, path_text, quote_end
 
 ROOTS: Final = ("path", "query", "header", "body")
 """Roots that refer to a part of the client's request. Every other root is a step's name."""
@@ -14,13 +17,13 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`{root.a.0.b}`: `root` is one of `ROOTS` or a step's name, `path` the fields and indexes below it, as text."""
+    """`{root.a.0."b.c"}`: `root` is one of `ROOTS` or a step's name, `path` the names and indexes below it."""
 
     root: str
-    path: tuple[str, ...]
+    path: Path
 
     def __str__(self) -> str:
-        return "{" + ".".join((self.root, *self.path)) + "}"
+        return f"{{{self.root}.{path_text(self.path)}}}" if self.path else f"{{{self.root}}}"
 
 
 Template = tuple[str | Reference, ...]
@@ -38,7 +41,7 @@ def parse(text: str) -> Template:
             literal.append(char)
             at += 2
         elif char == "{":
-            end = text.find("}", at)
+            end = _closing_brace(text, at)
             if end < 0:
                 raise TemplateError(f"the opening brace at character {at + 1} is never closed; write {{{{ for a literal brace")
             if literal:
@@ -56,11 +59,38 @@ def parse(text: str) -> Template:
     return tuple(parts)
 
 
+def _closing_brace(text: str, at: int) -> int:
+    """The position of the brace that closes the one at `at`, outside of quotes; -1 when there is none."""
+    while at < len(text):
+        if text[at] == "}":
+            return at
+        # Only a name can be quoted: a quote behind anything but a dot is a mistake, which the caller reports.
+        at = quote_end(text, at + 1) if text.startswith('."', at) else at + 1
+        if at < 0:
+            return -1
+    return -1
+
+
 def _reference(inner: str) -> Reference:
-    root, *path = inner.split(".")
-    if not root or not all(path) or any(char.isspace() or char == "{" for char in inner):
+    root, dot, rest = inner.partition(".")
+    if not root or any(char.isspace() or char in '{"' for char in root) or _has_space(rest):
         raise TemplateError(f"{{{inner}}} is not a valid reference; write {{root.field}}, without spaces")
-    return Reference(root, tuple(path))
+    if not dot:
+        return Reference(root, ())
+    try:
+        return Reference(root, parse_path(rest))
+    except PathError as error:
+        raise TemplateError(f"{{{inner}}} is not a valid reference: {error}") from None
+
+
+def _has_space(path: str) -> bool:
+    """Whether there is white space outside of quotes."""
+    at = 0
+    while 0 <= at < len(path):
+        if path[at].isspace():
+            return True
+        at = quote_end(path, at) if path[at] == '"' else at + 1
+    return False
 
 
 def references(template: Template) -> Iterator[Reference]:
@@ -83,3 +113,25 @@ def strings(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from strings(value, (*path, index))
+
+
+_REFERENCE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]*)(?:\.[^{}]*)?\}")
+
+
+def in_fixed_text(node: Any, roots: Container[str]) -> str | None:
+    """The first thing in a JSON value that looks like a reference to one of `roots`, in keys too; None when there is none.
+
+    For what the document writes as fixed text: there a reference has no effect, and would be sent with its braces.
+    """
+    if isinstance(node, str):
+        return next((found[0] for found in _REFERENCE.finditer(node) if found[1] in roots), None)
+    parts: Iterable[Any] = [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return next((found for part in parts if (found := in_fixed_text(part, roots)) is not None), None)
+
+
+def keys(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of every key in a JSON template."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if isinstance(node, dict):
+            yield (*path, key)
+        yield from keys(value, (*path, key))

@@ -14,7 +14,8 @@ from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
-from anabranch.plan.value import as_long_text, as_text, elements
+from anabranch.plan.template import render_text
+from anabranch.plan.value import as_text, elements
 
 SlotOf = Callable[[Reference], int]
 Build = Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
@@ -108,31 +109,15 @@ def _whole_value(key: str, slot: int, source: str, *, is_optional: bool) -> Call
 
 
 def _long_value(key: str, parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
-    render = _long_text(parts)
+    render = render_text(parts)
     return lambda frame: f"&{key}={quote(render(frame), safe='')}"
-
-
-def _long_text(parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
-    def render(frame: Frame) -> str:
-        out = []
-        for part in parts:
-            if isinstance(part, str):
-                out.append(part)
-                continue
-            text = as_long_text(frame[part[0]])
-            if text is None:
-                raise MissingReference(f"{part[1]} has no value")
-            out.append(text)
-        return "".join(out)
-
-    return render
 
 
 def _header(name: bytes, template: Template, slot_of: SlotOf, *, is_optional: bool) -> Callable[[Frame], tuple[bytes, bytes] | None]:
     """A function from a frame to a header field. `is_optional`: the template is one reference that the client may leave out; the field is
     then left out too."""
     parts: list[str | tuple[int, str]] = [part if isinstance(part, str) else (slot_of(part), str(part)) for part in template]
-    render = _long_text(parts)
+    render = render_text(parts)
     slot = parts[0][0] if is_optional and isinstance(parts[0], tuple) else None
 
     def field(frame: Frame) -> tuple[bytes, bytes] | None:

@@ -5,10 +5,13 @@ continue and find the next problem.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
+from anabranch.jsontext.path import parse_path
 from anabranch.plan.reference import ROOTS, Reference, Template, TemplateError, parse
+from anabranch.plan.shapes import impossible_reason
 from anabranch.plan.visibility import hidden_reason
 
 Path = tuple[str | int, ...]
@@ -38,6 +41,8 @@ class Scope:
         self._has_body = has_body
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._used: dict[str, dict[Reference, None]] = {}
+        self._valid: dict[Reference, list[Path]] = {}
 
     @property
     def slot_count(self) -> int:
@@ -46,6 +51,10 @@ class Scope:
     def slots_of(self, root: str) -> list[tuple[tuple[str, ...], int]]:
         """All references to one root: (path, slot)."""
         return [(path, slot) for (of, path), slot in self._slots.items() if of == root]
+
+    def references_of(self, user: str) -> tuple[Reference, ...]:
+        """The references of a step, in the order in which they were parsed."""
+        return tuple(self._used.get(user, ()))
 
     def slot(self, reference: Reference) -> int:
         """The slot of a reference. Assigns a new one for a new reference."""
@@ -64,9 +73,30 @@ class Scope:
         for part in template:
             if isinstance(part, Reference):
                 self._check(part, at, user=user)
+                if user is not None:
+                    self._used.setdefault(user, {})[part] = None
                 if needs is not None and part.root in self._steps:
                     needs.add(part.root)
         return template
+
+    def check_shapes(self, schemas: Mapping[str, Any]) -> None:
+        """Report the references parsed so far that go where the values of their roots have nothing. `schemas`: JSON Schema of the values by root;
+        for a step, of the answer before it is shaped."""
+        for reference, places in self._valid.items():
+            path = self._unshaped(reference) if reference.root in schemas else None
+            if path and (reason := impossible_reason(schemas[reference.root], reference.root, path)) is not None:
+                for at in places:
+                    self._problems.add(at, f"{reference} never has a value: {reason}")
+
+    def _unshaped(self, reference: Reference) -> tuple[str, ...] | None:
+        """The path of a reference in what the step receives; None when that is not certain."""
+        step = self._steps.get(reference.root)
+        if step is None:
+            return reference.path
+        if step.rename is not None or "default" in step.model_fields_set:
+            return None
+        path = reference.path if step.wrap is None else reference.path[1:]
+        return path if step.target is None else (*parse_path(step.target), *path)
 
     def is_optional(self, reference: Reference) -> bool:
         """Whether the client may leave out what the reference names."""
@@ -78,6 +108,8 @@ class Scope:
         if root == "body":
             if not self._has_body:
                 self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
+            else:
+                self._note(reference, at)
         elif root in ROOTS:
             self._check_parameter(reference, at)
         elif root in self._steps:
@@ -89,6 +121,8 @@ class Scope:
                     f"{reference} never has a value: {reason}",
                     hint="references are resolved after target, pick, drop, rename and wrap",
                 )
+            else:
+                self._note(reference, at)
         elif root not in self._broken:
             hint = did_you_mean(root, [*self._steps, *ROOTS])
             self._problems.add(
@@ -96,6 +130,12 @@ class Scope:
                 f"unknown step `{root}` in {reference}",
                 hint=hint or "a reference begins with path, query, header, body or a step's name",
             )
+
+    def _note(self, reference: Reference, at: Path) -> None:
+        """Note where a reference stands. Compilers may parse a text again, without knowing its place as exactly."""
+        places = self._valid.setdefault(reference, [])
+        if not any(known[: len(at)] == at for known in places):
+            places.append(at)
 
     def _check_parameter(self, reference: Reference, at: Path) -> None:
         root, path = reference.root, reference.path

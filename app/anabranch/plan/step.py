@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass, field
 
-import orjson
-
 from anabranch.config import model as config
-from anabranch.config.problems import Problems
 from anabranch.errors import MissingExtraError
 from anabranch.jsontext import raw
 from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, reading
+from anabranch.jsontext.path import parse_path
 from anabranch.jsontext.shape import DecodeMode, Shape, choose_mode, compile_reader
+from anabranch.jsontext.values import write
 from anabranch.plan.condition import Condition, ConditionError, compile_condition
 from anabranch.plan.kinds import compile_operation
 from anabranch.plan.model import StepPlan
 from anabranch.plan.operation import OperationPlan, StepContext
-from anabranch.plan.scope import Path, Scope
+from anabranch.plan.scope import Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +30,6 @@ class StepDraft:
 
 def draft_step(step: config.Step, context: StepContext) -> StepDraft:
     """The first pass. Every problem is reported, none stops it."""
-    check_shape(step, context.at, context.problems)
     when = None if step.when is None else _condition(step.when, context)
     operation = compile_operation(step, context)
     return StepDraft(name=context.name, source=step, operation=operation, when=when, needs=context.needs)
@@ -50,27 +48,13 @@ def _condition(text: str, context: StepContext) -> Condition | None:
 
 def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
     return Shape(
-        target=tuple(step.target.split(".")) if step.target else (),
+        target=parse_path(step.target) if step.target is not None else (),
         pick=raw.tree(step.pick) if step.pick is not None else None,
         drop=raw.tree(step.drop) if step.drop is not None else None,
         rename=raw.rename_tree(step.rename) if step.rename else None,
         wrap=step.wrap,
         must_be_object=must_be_object and not step.hidden,
     )
-
-
-def check_shape(step: config.Step, at: Path, problems: Problems) -> None:
-    """Report invalid paths in the shaping rules."""
-    listed: list[tuple[Path, str]] = [((*at, "target"), step.target)] if step.target is not None else []
-    for rule in ("pick", "drop"):
-        listed += [((*at, rule, index), path) for index, path in enumerate(getattr(step, rule) or ())]
-    listed += [((*at, "rename", old), old) for old in step.rename or ()]
-    for where, path in listed:
-        if "" in path.split("."):
-            problems.add(where, "a path must be names separated by dots, such as orders.sku", value=path)
-    for old, new in (step.rename or {}).items():
-        if not new or "." in new:
-            problems.add((*at, "rename", old), "a new name must be a name, not a path: a member cannot be moved", value=new)
 
 
 def plan_step(
@@ -83,7 +67,7 @@ def plan_step(
     shape = shape_of(step, must_be_object=must_be_object)
     mode = choose_mode(shape, slots)
     offloaded = reading(shape, slots, mode)
-    default = orjson.dumps(step.default)
+    default = write(step.default)
     fill_default = None
     if "default" in step.model_fields_set:
         fill = compile_reader(Shape(), slots, DecodeMode.FULL)
@@ -106,6 +90,7 @@ def plan_step(
         default=default,
         fill_default=fill_default,
         source=step,
+        references=scope.references_of(draft.name),
         reading=offloaded,
         large_from=min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
         may_be_left_out=may_be_left_out,

@@ -6,10 +6,9 @@ A string that is exactly one reference becomes the JSON of its value, in its exa
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.values import write
 from anabranch.plan.reference import Reference, Template, is_whole, parse
 from anabranch.plan.value import as_json, as_long_text
 
@@ -17,16 +16,23 @@ SlotOf = Callable[[Reference], int]
 """The slot of a reference. Assigns a new one for a new reference."""
 
 
-def render_text(template: Template, slot_of: SlotOf) -> Callable[[Frame], str | None]:
-    """A function from a frame to the text of a template. It returns None when one of the references has no text."""
-    parts = [part if isinstance(part, str) else slot_of(part) for part in template]
+def parts_of(template: Template, slot_of: SlotOf) -> list[str | tuple[int, str]]:
+    """The literal texts of a template, and the slot of each reference with the reference as text."""
+    return [part if isinstance(part, str) else (slot_of(part), str(part)) for part in template]
 
-    def render(frame: Frame) -> str | None:
+
+def render_text(parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
+    """A function from a frame to the text of a template. It raises MissingReference when one of the references has no text."""
+
+    def render(frame: Frame) -> str:
         texts = []
         for part in parts:
-            text = part if type(part) is str else as_long_text(frame[part])  # type: ignore[index]
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            text = as_long_text(frame[part[0]])
             if text is None:
-                return None
+                raise MissingReference(f"{part[1]} has no value")
             texts.append(text)
         return "".join(texts)
 
@@ -70,7 +76,7 @@ def _walk(node: Any, pieces: list[Any], slot_of: SlotOf, *, is_strict: bool) -> 
     if isinstance(node, dict):
         pieces.append(b"{")
         for number, (key, value) in enumerate(node.items()):
-            pieces.append((b"," if number else b"") + orjson.dumps(str(key)) + b":")
+            pieces.append((b"," if number else b"") + write(str(key)) + b":")
             _walk(value, pieces, slot_of, is_strict=is_strict)
         pieces.append(b"}")
     elif isinstance(node, list):
@@ -87,21 +93,21 @@ def _walk(node: Any, pieces: list[Any], slot_of: SlotOf, *, is_strict: bool) -> 
             assert isinstance(reference, Reference)
             pieces.append((slot_of(reference), str(reference)))
         elif any(isinstance(part, Reference) for part in template):
-            pieces.append(_long_string(node, render_text(template, slot_of), is_strict=is_strict))
+            pieces.append(_long_string(render_text(parts_of(template, slot_of)), is_strict=is_strict))
         else:
-            pieces.append(orjson.dumps("".join(str(part) for part in template)))
+            pieces.append(write("".join(str(part) for part in template)))
     else:
-        pieces.append(orjson.dumps(node))
+        pieces.append(write(node))
 
 
-def _long_string(source: str, text_of: Callable[[Frame], str | None], *, is_strict: bool) -> Callable[[Frame], bytes]:
+def _long_string(text_of: Callable[[Frame], str], *, is_strict: bool) -> Callable[[Frame], bytes]:
     def render(frame: Frame) -> bytes:
-        text = text_of(frame)
-        if text is None:
+        try:
+            return write(text_of(frame))
+        except MissingReference:
             if is_strict:
-                raise MissingReference(f'a reference in "{source}" has no value')
+                raise
             return b"null"
-        return orjson.dumps(text)
 
     return render
 

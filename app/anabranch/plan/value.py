@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 import msgspec
-import orjson
 
-from anabranch.jsontext.frame import MISSING
+from anabranch.jsontext.frame import MISSING, Value
+from anabranch.jsontext.values import write
 
 _text_of_json: Final = msgspec.json.Decoder(str).decode
 
@@ -14,9 +14,18 @@ BRACE: Final = 0x7B
 BRACKET: Final = 0x5B
 
 
+def of_document(value: Any) -> Value:
+    """A value that the document gives, as it is in a frame."""
+    return value if isinstance(value, str) else write(value)
+
+
 def as_json(value: Any) -> bytes:
     """JSON text of a value other than MISSING."""
-    return value if type(value) is bytes else orjson.dumps(value)
+    if type(value) is bytes:
+        return value
+    if type(value) is list:
+        return b"[" + b",".join([as_json(item) for item in value]) + b"]"
+    return write(value)
 
 
 def as_text(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from anabranch.config import model as config
 from anabranch.jsontext import raw
+from anabranch.jsontext.path import path_text
 
 
 def hidden_reason(step: config.Step, path: tuple[str, ...]) -> str | None:
@@ -52,7 +53,7 @@ def _dropped(unwanted: raw.Tree, path: tuple[str, ...]) -> str | None:
         walked.append(name)
         unwanted = unwanted[name]
         if not unwanted:
-            return ".".join(walked)
+            return path_text(tuple(walked))
     return None
 
 

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from anabranch.jsontext.path import PathError, parse_path
+
 DifferenceKind = Literal["changed", "added", "removed", "length"]
 Path = tuple[str, ...]
 
@@ -47,9 +49,12 @@ class Ignored:
         self._paths: list[Path] = []
         self._anywhere: list[Path] = []
         for path in paths:
-            names = tuple(path.split("."))
-            if "" in names or _ANY_DEPTH in names[1:] or names == (_ANY_DEPTH,):
-                raise ValueError(f"{path!r} is not a path: write names separated by dots, such as meta.time or **.time")
+            try:
+                names = parse_path(path)
+            except PathError as error:
+                raise ValueError(f"{path!r} is not a path: {error}") from None
+            if _ANY_DEPTH in names[1:] or names == (_ANY_DEPTH,):
+                raise ValueError(f"{path!r} is not a path: `**` is followed by one or more names, such as **.time")
             if names[0] == _ANY_DEPTH:
                 self._anywhere.append(names[1:])
             else:

@@ -10,6 +10,7 @@ import msgspec
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
 from anabranch.journal.record import Record, digested, kept
 from anabranch.journal.redact import MASK, Redaction, UnreadableBody
+from anabranch.jsontext.path import path_text
 from anabranch.replay.compare import NOTHING_IGNORED, Comparison, Ignored, compare
 from anabranch.replay.recording import Recording
 
@@ -122,7 +123,7 @@ class Replayer:
         found = self._compared(record, response) if is_same_kind else Comparison([])
         for change in found.changes:
             is_different = True
-            path = ".".join(change.path)
+            path = path_text(change.path)
             kinds = report.fields.get(path)
             if kinds is None:
                 if len(report.fields) >= _MAX_FIELDS:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from anabranch.config import parse as parse_module
 from anabranch.config.node import Located, Mapping, Node, Path, Scalar, Sequence
 from anabranch.config.parse import parse
 from anabranch.config.problems import Positions, Problems
@@ -78,7 +79,8 @@ def test_an_empty_value_is_located_at_its_key() -> None:
         ("a: !!int x", "f:1:4: a: the value does not match its tag `!!int`"),
         ("a: .nan", "f:1:4: a: infinity and NaN are not allowed; if it is text, put it in quotes"),
         ("a: 1e999", "f:1:4: a: the number is too large; if it is text, put it in quotes"),
-        ("a: 99999999999999999999", "f:1:4: a: a whole number must fit into 64 bits; if it is text, put it in quotes"),
+        ("a: !!float " + "9" * 400, "f:1:4: a: the number is too large; if it is text, put it in quotes"),
+        ("a: " + "9" * 1001, "f:1:4: a: a whole number must have at most 1000 digits; if it is text, put it in quotes"),
         ('a: "\\ud800"', "f:1:4: a: the string has an escape for half of a surrogate pair, which is not a character"),
         ("a: 1\n---\nb: 2", "f:2:1: document: a file can hold only one document; a second one begins here; move it to its own file"),
         ("%YAML 1.1\n---\na: no", "f:1:1: document: only YAML 1.2 is supported; remove the %YAML directive"),
@@ -181,6 +183,23 @@ _FRAGMENTS = st.sampled_from(
         "%",
     ]
 )
+
+
+@pytest.mark.parametrize("fault", [AssertionError, AttributeError, KeyError, TypeError, IndexError, ValueError])
+def test_a_fault_of_ours_is_not_reported_as_one_of_the_document(fault: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise fault("ours")
+
+    monkeypatch.setattr(parse_module._Builder, "_take", failing)
+    with pytest.raises(fault, match="ours"):
+        _parsed("a: 1")
+
+
+def test_an_alias_in_place_of_the_document_is_a_problem() -> None:
+    node, mistakes = _parsed("*a")
+    assert node is not None
+    assert len(mistakes) == 1
+    assert "has no anchor" in str(mistakes[0])
 
 
 @given(st.lists(_FRAGMENTS, max_size=25).map("".join) | st.text(max_size=60))

@@ -100,6 +100,13 @@ def test_the_repr_of_a_secret_hides_its_value() -> None:
     [
         ("fligts", ["weather", "flights"], "did you mean `flights`?"),
         ("TIMEOUT", ["timeout"], "did you mean `timeout`?"),
+        ("timeout_s", ["timeout"], "did you mean `timeout`?"),
+        ("tiemout", ["timeout", "time"], "did you mean `timeout`?"),
+        ("when", ["hidden", "headers", "upstream"], ""),
+        ("group", ["drop", "rename"], ""),
+        ("auth", ["path", "query"], ""),
+        ("param", ["upstream"], ""),
+        ("names", ["rename", "name"], "did you mean `name`?"),
         ("zzz", ["flights"], ""),
         ("flights", [], ""),
         ("flights", ["flights"], ""),

@@ -235,7 +235,7 @@ def test_mounted_documents_compile(which: str, tmp_path: Path) -> None:
         (mount / key).symlink_to(f"..data/{key}")
         for secret in re.findall(r"\$\{file:/etc/anabranch-secrets/([^}]+)\}", text):
             (secrets / secret).write_text("s3cret-of-the-operator", "utf-8")
-    compiled = compile_file(mount, settings_of(cluster), import_from=ROOT)
+    compiled = compile_file(mount, settings_of(cluster))
     assert compiled.plan.endpoints
     assert compiled.warnings == []
 

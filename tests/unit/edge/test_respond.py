@@ -1,9 +1,9 @@
 import orjson
 import pytest
 
-from anabranch.edge.respond import Responder, framed, send_response
+from anabranch.edge.respond import Responder, framed, outcome_headers, send_response
 from anabranch.engine.outcome import Result
-from anabranch.errors import QueueFull, UpstreamTimeout
+from anabranch.errors import QueueFull, UpstreamStatus, UpstreamTimeout
 from tests.support.asgi import Client
 from tests.support.edge_plans import endpoint, outcome, result
 from tests.support.requests import request_of
@@ -54,13 +54,33 @@ async def test_failed_request_is_a_problem_with_the_same_header_fields() -> None
     assert orjson.loads(client.body)["instance"] == "r-1"
 
 
-async def test_fixed_header_fields_may_replace_the_content_type_but_not_the_framing() -> None:
-    headers = {"Cache-Control": "no-store", "Content-Type": "application/geo+json", "Content-Length": "1", "X-Request-Id": "forged"}
+async def test_fixed_header_fields_are_sent_and_may_replace_the_type() -> None:
+    headers = {"Cache-Control": "max-age=60", "Content-Type": "application/geo+json"}
     client = await sent(result(body=b"{}"), response={"headers": headers})
-    assert client.headers["cache-control"] == "no-store"
+    assert client.headers["cache-control"] == "max-age=60"
     assert client.headers["content-type"] == "application/geo+json"
-    assert client.headers["content-length"] == "2"
-    assert client.headers["x-request-id"] == "r-1"
+
+
+@pytest.mark.parametrize("name", ["Cache-Control", "CDN-Cache-Control", "ETag", "Expires", "Last-Modified", "Pragma", "Surrogate-Control"])
+async def test_no_cache_may_keep_an_incomplete_response_whatever_the_document_says(name: str) -> None:
+    """RFC 9111 section 5.2.2.5, RFC 9213."""
+    response: dict[str, object] = {"headers": {name: "anything", "X-Other": "kept"}}
+    partial = await sent(result(outcome("flight"), outcome("weather", failure=UpstreamTimeout("slow"))), response=response)
+    assert partial.headers.get(name.lower(), "no-store") == "no-store"
+    assert partial.headers["cache-control"] == "no-store"
+    assert partial.headers["x-other"] == "kept"
+    complete = await sent(result(outcome("flight")), response=response)
+    assert complete.headers[name.lower()] == "anything"
+
+
+async def test_a_problem_of_a_step_is_not_kept_either() -> None:
+    failure = UpstreamStatus(404)
+    client = await sent(result(outcome("flight", failure=failure), status=404, failure=failure))
+    assert client.headers["cache-control"] == "no-store"
+
+
+def test_without_a_step_there_is_no_timing() -> None:
+    assert outcome_headers([], is_complete=True) == [(b"gateway-complete", b"?1")]
 
 
 async def test_responses_do_not_share_their_header_list() -> None:

@@ -51,6 +51,29 @@ def test_workers_are_merged_by_time(tmp_path_factory: pytest.TempPathFactory, da
         ]
 
 
+def test_records_that_were_written_a_little_late_are_put_in_order(tmp_path: Path) -> None:
+    """Of one worker, whose sends overlap, and of several, whose segments are named after the time of their creation."""
+    write_segment(tmp_path, [one(at) for at in (0.010, 0.004, 0.020, 0.150, 0.021, 0.3, 0.25)], worker=WORKERS[0])
+    write_segment(tmp_path, [one(at) for at in (0.011, 0.005, 0.022, 0.26)], worker=WORKERS[1], is_closed=True)
+    found = seconds(tmp_path)
+    assert len(found) == 11
+    assert found == sorted(found)
+
+
+def test_a_segment_that_was_created_after_its_first_record_was_ready_is_merged_in_time(tmp_path: Path) -> None:
+    path = write_segment(tmp_path, [one(0.05), one(0.15)], worker=WORKERS[0])
+    later = write_segment(tmp_path, [one(0.1)], worker=WORKERS[1])
+    assert later != path
+    assert seconds(tmp_path) == [0.05, 0.1, 0.15]
+
+
+def test_few_lines_are_held_back_however_many_come_at_once(tmp_path: Path) -> None:
+    write_segment(tmp_path, [one(0.0001 * number) for number in range(1000)])
+    found = reader.records(tmp_path)
+    assert next(found).time == NOW
+    assert len(list(found)) == 999
+
+
 def test_many_segments_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(200):
         write_segment(tmp_path, [one(number), one(number + 0.5)], worker=f"{number:010x}", is_closed=number % 2 == 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from anabranch.config.secrets import Secrets
 from anabranch.engine.event import ResponseEvent
 from anabranch.errors import UpstreamStatus
 from anabranch.observe.access import AccessLog, Choice
@@ -150,7 +151,7 @@ def test_traceback_is_part_of_its_event(stream: Stream) -> None:
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_secrets_are_masked_anywhere_in_an_event(tmp_path: Path, form: Format) -> None:
     stream = Stream(tmp_path / "log", form)
-    stream.logs.redact = lambda text: text.replace("s3cret", "***")
+    stream.logs.hide(Secrets(set(), {"s3cret"}))
     stream.logs.install()
     secret = "s3" + "cret"
     try:
@@ -161,6 +162,22 @@ def test_secrets_are_masked_anywhere_in_an_event(tmp_path: Path, form: Format) -
     text = "\n".join(stream.lines())
     assert "s3cret" not in text
     assert text.count("***") == 2
+
+
+@pytest.mark.usefixtures("_unchanged_logging")
+def test_secrets_of_a_replaced_document_are_masked_until_it_has_retired(stream: Stream) -> None:
+    stream.logs.install()
+    show_old = stream.logs.hide(Secrets(set(), {"old-token"}))
+    show_new = stream.logs.hide(Secrets(set(), {"new-token", "new-token-2"}))
+    log = logging.getLogger("anabranch")
+    log.info("both: old-token new-token new-token-2")
+    show_old()
+    log.info("one: old-token new-token")
+    show_new()
+    log.info("at the end: new-token")
+    stream.logs.hide(Secrets(set(), {"next-token"}))
+    log.info("another: next-token")
+    assert [event["event"] for event in stream.events()] == ["both: *** *** ***", "one: old-token ***", "at the end: ***", "another: ***"]
 
 
 @pytest.mark.usefixtures("_unchanged_logging")

@@ -72,4 +72,4 @@ def test_every_kind_of_client_address_can_be_logged(refusals: Refusals, events: 
 def test_rejections_are_counted_without_a_log() -> None:
     refusals = Refusals(None)
     refusals(refusal())
-    assert refusals.counts == {"malformed_request": 1, "head_too_large": 0, "head_timeout": 0}
+    assert {code: count for code, count in refusals.counts.items() if count} == {"malformed_request": 1}

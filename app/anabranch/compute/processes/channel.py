@@ -64,13 +64,13 @@ class WorkerChannel:
 
     async def run(self, job: Job) -> JobReply:
         """Send a job and await its reply. Raises WorkerGone. After an exception or a cancellation the worker must not be used again."""
-        name = job.hook.encode()
+        name, order = job.hook.encode(), job.order.encode()
         size = len(job.input)
         loop = asyncio.get_running_loop()
         is_in_arena = size > ARENA_FROM
         if is_in_arena:
             await self._fill(job.input)
-        head = JOB.pack(is_in_arena, len(name), size) + name
+        head = JOB.pack(is_in_arena, len(name), len(order), size) + name + order
         try:
             await loop.sock_sendall(self._socket, head if is_in_arena else head + job.input)
         except OSError:

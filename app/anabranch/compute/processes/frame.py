@@ -12,9 +12,9 @@ from typing import Final
 ARENA_FROM: Final = 64 * 1024
 """Bytes. Up to this size a socket is faster (figures in docs/compute.md)."""
 
-# Gateway to worker: is the payload in the arena, length of the hook's name, length of the payload; then the name, and the payload unless it
-# is in the arena.
-JOB: Final = Struct("<?HQ")
+# Gateway to worker: is the payload in the arena, lengths of the hook's name, of the order and of the payload; then the name, the order, and the
+# payload unless it is in the arena.
+JOB: Final = Struct("<?HIQ")
 # Worker to gateway: kind of the reply, is the payload in the arena, resident memory in bytes, length; then the payload unless it is in the
 # arena.
 REPLY: Final = Struct("<B?QQ")

@@ -123,10 +123,9 @@ class ProcessPool:
     async def _enter(self, job: Job, timings: JobTimings) -> WorkerChannel:
         while True:
             if not self._is_open:
-                raise ComputePoolDown("the pool is not open")
+                raise self._admission.rejected(ComputePoolDown("the pool is not open"))
             if self._failures >= _DOWN_AFTER and not self._channels:
-                self.counters.rejected += 1
-                raise ComputePoolDown("no worker process can be started", retry_after_s=_LONGEST_BACKOFF_S)
+                raise self._admission.rejected(ComputePoolDown("no worker process can be started", retry_after_s=_LONGEST_BACKOFF_S))
             channel = await self._admission.enter(job, timings)
             if not channel.exit_code.done() and not channel.is_gone:
                 return channel

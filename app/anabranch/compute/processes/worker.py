@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 
-from anabranch.compute.call import JobReply, ReplyKind, call_hook
+from anabranch.compute.call import JobReply, ReplyKind, call_hook, carry_out
 from anabranch.compute.processes.frame import ARENA_FROM, JOB, READY, REPLY, read_all, write_all
 
 
@@ -15,12 +15,13 @@ def serve(connection: socket.socket, arena: int) -> None:
     connection.setblocking(True)
     connection.sendall(READY)
     while (head := _receive(connection, JOB.size)) is not None:
-        is_in_arena, name_size, size = JOB.unpack(head)
+        is_in_arena, name_size, order_size, size = JOB.unpack(head)
         name = _receive(connection, name_size)
+        order = _receive(connection, order_size)
         payload = read_all(arena, size) if is_in_arena else _receive(connection, size)
-        if name is None or payload is None:
+        if name is None or order is None or payload is None:
             return
-        reply = call_hook(name.decode(), payload)
+        reply = carry_out(name.decode(), order.decode(), payload) if order else call_hook(name.decode(), payload)
         del payload
         _flush()
         _send(connection, arena, reply)

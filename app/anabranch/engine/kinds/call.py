@@ -27,7 +27,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             wants_notes=request.wants_notes,
             stale=plan.stale,
         )
-        answer = await send(policy, call, outcome, is_kept=endpoint.keeps_answers)
+        answer = await send(policy, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
         body = answer.body
         if len(body) < step.large_from:
             return step.read(body, request.frame)

@@ -26,7 +26,8 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 class CallPlan:
     """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
-    use an old answer; None: not at all. The rest as of `OperationPlan`."""
+    use an old answer; None: not at all. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
+    `OperationPlan`."""
 
     upstream: str
     method: str
@@ -37,6 +38,7 @@ class CallPlan:
     worst_case_s: float
     most_calls: int
     build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
+    has_own_credentials: bool = False
 
     def result_schema(self) -> dict[str, Any] | None:
         return None
@@ -116,7 +118,13 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
             extra=extra,
             body=compile_json(step.body, scope.slot, is_strict=True) if has_body else None,
         ),
+        has_own_credentials=has_own_credentials(upstream, block),
     )
+
+
+def has_own_credentials(upstream: UpstreamPlan, headers: HeaderBlock) -> bool:
+    """Whether calls to the upstream with these fixed header fields are authenticated by the document."""
+    return upstream.oauth2 is not None or any(name == b"authorization" for name, _ in headers.pairs)
 
 
 def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:

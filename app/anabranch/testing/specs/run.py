@@ -80,7 +80,7 @@ def run_spec(spec: Spec) -> None:
                 with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
                     runner.run(run_case(case, folder, start_gateway, document=spec.document))
             else:
-                check_problems(case, problems_of(spec.document or _written(case, {NOBODY: 1}, folder)))
+                check_problems(case, problems_of(spec.document or _written(case, {NOBODY: 1, **dict.fromkeys(case.upstreams, 1)}, folder)))
         except ConfigError as error:
             raise SpecError([f"the document of the case {case.name!r} is not usable:", *error.problems]) from error
         except ValueError as error:  # a script or a setting

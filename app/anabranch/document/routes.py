@@ -1,0 +1,60 @@
+"""Checks the routes of Python routers against the document: those that no request would ever reach are problems."""
+
+from collections.abc import Iterator, Sequence
+
+from fastapi import APIRouter
+from fastapi.routing import iter_route_contexts
+from starlette.routing import WebSocketRoute
+
+from anabranch.config.problems import Problems
+from anabranch.plan.model import DocumentPlan, EndpointPlan
+from anabranch.plan.routes import RESERVED, is_parameter
+
+
+def check_routes(routers: Sequence[tuple[int, APIRouter]], plan: DocumentPlan, problems: Problems) -> None:
+    """Report the routes that are never reached. `routers`: with their index in the document.
+
+    A path belongs to the document's endpoints whatever the method (decision 6), so a route is never reached if an endpoint matches every path
+    that it matches.
+    """
+    for index, router in routers:
+        at = ("routers", index)
+        for path, is_websocket in _routes(router):
+            segments = path.split("/")[1:]
+            if is_websocket:
+                problems.add(
+                    at,
+                    f"the WebSocket route {path} is never reached: the gateway does not accept WebSocket connections",
+                    hint="remove it, and serve it from a process of its own",
+                )
+            elif segments and segments[0] in RESERVED:
+                problems.add(at, f"the route {path} is never reached: /{segments[0]} is reserved for the gateway itself")
+            elif (endpoint := next((one for one in plan.endpoints if _covers(one, segments)), None)) is not None:
+                problems.add(
+                    at,
+                    f"the route {path} is never reached: the endpoint {endpoint.method} {endpoint.path} has the path, whatever the method",
+                    hint="give one of them another path",
+                )
+
+
+def _routes(router: APIRouter) -> Iterator[tuple[str, bool]]:
+    """The path of each route of a router and of those that it includes, and whether it is a WebSocket's. Mounted applications are left out: what
+    they serve is unknown."""
+    for route in iter_route_contexts(router.routes):
+        is_websocket = isinstance(route.original_route, WebSocketRoute)
+        if route.path and (is_websocket or getattr(route.original_route, "methods", None)):
+            yield route.path, is_websocket
+
+
+def _covers(endpoint: EndpointPlan, segments: Sequence[str]) -> bool:
+    """Whether the endpoint matches every path that a route with these segments matches."""
+    return len(segments) == len(endpoint.segments) and all(
+        own == segment or (is_parameter(own) and _is_one_segment(segment)) for own, segment in zip(endpoint.segments, segments, strict=True)
+    )
+
+
+def _is_one_segment(segment: str) -> bool:
+    """Whether a segment of a route in Python matches only what a parameter of an endpoint matches: one segment that is not empty."""
+    if "{" not in segment:
+        return segment not in ("", ".", "..")
+    return ":path}" not in segment

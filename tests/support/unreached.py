@@ -1,0 +1,34 @@
+"""A router whose routes are reached or not, depending on the document that it is used with."""
+
+from typing import Any
+
+from fastapi import APIRouter, WebSocket
+
+inner = APIRouter(prefix="/inner")
+router = APIRouter()
+
+
+@router.get("/shadowed")
+@router.delete("/users/me")
+@router.get("/docs/mine")
+@router.get("/free")
+async def plain() -> dict[str, Any]:
+    return {}
+
+
+@router.get("/users/{name}")
+async def user(name: str) -> dict[str, Any]:
+    return {"name": name}
+
+
+@router.get("/files/{rest:path}")
+async def file(rest: str) -> dict[str, Any]:
+    return {"rest": rest}
+
+
+@inner.websocket("/chat")
+async def chat(socket: WebSocket) -> None:
+    await socket.accept()
+
+
+router.include_router(inner)
