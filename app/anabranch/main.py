@@ -22,9 +22,9 @@ from anabranch.server.admin.app import build_admin, metrics_route, routes_of
 from anabranch.server.admin.reload import Others
 from anabranch.server.admin.server import AdminServer
 from anabranch.server.admission_protocol import with_admission
-from anabranch.server.head import BoundedProtocol, observed
 from anabranch.server.health import Health, upstream_probe
 from anabranch.server.health import routes as health_routes
+from anabranch.server.http1.connection import BoundedProtocol, observed
 from anabranch.settings import Settings, document_of, read_settings
 
 logger = logging.getLogger("anabranch")
@@ -94,7 +94,9 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
     admin = None
     if settings.admin_port is not None:
         routes = routes_of(reloader, others, observation.metrics, observation.timings, is_private=settings.admin_token is not None)
-        admin = AdminServer(build_admin(health, plane, routes, settings.admin_token), settings.admin_host, settings.admin_port, protocol)
+        names = (*settings.admin_names, settings.admin_host.lower())
+        admin_app = build_admin(health, plane, routes, settings.admin_token, names)
+        admin = AdminServer(admin_app, settings.admin_host, settings.admin_port, protocol)
     gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
     if gate is not None:
         protocol = with_admission(protocol, gate, app)

@@ -1,4 +1,4 @@
-"""The admin application: metrics, execution times, explain and the routes of other parts, protected by an optional token."""
+"""The admin application: metrics, execution times, explain and the routes of other parts, protected by a token or from web pages."""
 
 import hmac
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from anabranch.edge.scope import raw_path
 from anabranch.errors import NotFound
 from anabranch.server import health
 from anabranch.server.admin import journal, reload
+from anabranch.server.admin.browser import BrowserGuard
 from anabranch.server.admin.reload import Others
 
 _OPEN: Final = frozenset({"/livez", "/readyz"})
@@ -93,13 +94,18 @@ def routes_of(
     return routes
 
 
-def build_admin(readiness: health.Readiness, plane: DataPlane, routes: Sequence[BaseRoute], token: SecretStr | None) -> ASGIApp:
-    """The admin server's application. `token`: bearer token that callers must send; None: no token is required."""
+def build_admin(
+    readiness: health.Readiness, plane: DataPlane, routes: Sequence[BaseRoute], token: SecretStr | None, names: Sequence[str] = ()
+) -> ASGIApp:
+    """The admin server's application. `token`: bearer token that callers must send; None: no token is required, and pages in browsers are kept off.
+    `names`: by which the server may be called, in lower case; its addresses and loopback names are always known."""
     paths = sorted(route.path for route in routes if isinstance(route, Route))
     app = Starlette(routes=[*health.routes(readiness), json_route("/admin", lambda: {"paths": paths}), ExplainRoute(plane), *routes])
     app.router.redirect_slashes = False
     install(app)
-    return app if token is None else TokenGuard(app, token=token.get_secret_value())
+    if token is None:
+        return BrowserGuard(app, names=names, runs=f"{_EXPLAIN}/")
+    return TokenGuard(app, token=token.get_secret_value())
 
 
 class TokenGuard:

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from anabranch.core.tasks import start_protected
-from anabranch.server.head import BoundedProtocol
+from anabranch.server.http1.connection import BoundedProtocol
 
 logger = logging.getLogger("anabranch")
 
