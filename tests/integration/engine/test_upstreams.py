@@ -58,8 +58,8 @@ async def test_names_are_resolved_and_their_addresses_used() -> None:
 
 async def test_unresolvable_name_is_reported_to_the_observer() -> None:
     events = Events()
-    # A label has at most 63 characters, so no DNS server is queried.
-    async with Upstreams({"flights": upstream_of(url=f"http://{'x' * 64}", dns_ttl="5s")}, observer=events):
+    # A name has at most 253 characters, so no DNS server is queried.
+    async with Upstreams({"flights": upstream_of(url=f"http://{'.'.join(['x' * 63] * 5)}", dns_ttl="5s")}, observer=events):
         async with asyncio.timeout(30):
             while not events:
                 await asyncio.sleep(0.001)
