@@ -4,6 +4,8 @@ import os
 
 from hypothesis import settings
 
+pytest_plugins = ["pytester"]
+
 # A busy machine is not a fault of the code. bench/ measures durations.
 settings.register_profile("house", deadline=None)
 settings.register_profile("ci", settings.get_profile("house"), derandomize=True)

@@ -23,10 +23,10 @@ from anabranch.journal import reader
 from anabranch.journal.recovery import recover
 from anabranch.journal.segment import listed
 from anabranch.journal.verify import verify
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK
 from tests.support.command import Command, running_command
 from tests.support.eventually import eventually
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK
 
 FLUSH_S: Final = 0.05
 CLIENTS: Final = 8

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.eventually import eventually
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.load import Reply, Visitor, closed_loop
-from tests.support.scripted import ScriptedUpstream
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 # Only for faults that end in a timeout; elsewhere even a slow machine must not reach one.

@@ -7,10 +7,10 @@ from typing import Final
 
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.footprint import MIB, Footprint
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.load import Reply, closed_loop, percentile, under_load
-from tests.support.scripted import ScriptedUpstream
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 NAMES: Final = ("one", "two", "three", "four", "five")

@@ -10,12 +10,12 @@ from typing import Final
 
 import pytest
 
+from anabranch.testing.scripted.record import Answers
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK
 from tests.support.footprint import MIB, Footprint
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.load import closed_loop
-from tests.support.record import Answers
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK
 
 BATCH: Final = 250
 SLOTS: Final = 64

@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
 from tests.support.load import Reply, Visitor, closed_loop
-from tests.support.scripted import ScriptedUpstream
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 MINIMUM_CALLS: Final = 10

@@ -6,10 +6,10 @@ from typing import Final
 
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.eventually import eventually
 from tests.support.gateway import running_gateway
 from tests.support.load import closed_loop, under_load
-from tests.support.scripted import ScriptedUpstream
 from tests.support.tcp_proxy import TCPProxy
 
 CLIENTS: Final = 12

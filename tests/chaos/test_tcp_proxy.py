@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 
+from anabranch.testing.serving import LOOPBACK, free_socket
 from tests.support.eventually import eventually
-from tests.support.serving import LOOPBACK, free_socket
 from tests.support.tcp_proxy import CLEAR, Conditions, TCPProxy
 
 # A window in which nothing may arrive; nothing is in transit that could arrive later.

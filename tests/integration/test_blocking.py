@@ -12,9 +12,9 @@ import orjson
 import pytest
 from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
 from tests.support.paths import ROOT
-from tests.support.scripted import ScriptedUpstream
 
 LARGE = {"items": ["x" * 1000] * 1000}
 DOCUMENT = """

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import trustme
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.paths import PYTHONPATH, ROOT
-from tests.support.scripted import ScriptedUpstream
 
 COMMAND = (sys.executable, "-m", "anabranch")
 TIMEOUT_S = 60.0

@@ -25,7 +25,8 @@ from anabranch.plan.explain import explain
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.plan.operation import StepContext
 from anabranch.plan.template import compile_json
-from tests.support.gateway import problems_of, running_gateway
+from anabranch.testing.specs.run import problems_of
+from tests.support.gateway import running_gateway
 
 DOCUMENT = """
 version: 1
@@ -170,6 +171,8 @@ def test_tools_know_the_new_kind(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_a_step_of_the_new_kind_are_located(step: str, path: str, message: str, tmp_path: Path) -> None:
-    (problem,) = problems_of(f"version: 1\nendpoints: [{{path: /a, steps: {{s: {step}}}}}]\n", tmp_path)
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"version: 1\nendpoints: [{{path: /a, steps: {{s: {step}}}}}]\n", "utf-8")
+    (problem,) = problems_of(file)
     assert problem.path == path
     assert message in problem.message

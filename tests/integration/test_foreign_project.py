@@ -47,6 +47,20 @@ DOCUMENT = """
           in_process: {compute: "app.hooks:double", input: {number: "{path.number}"}, executor: process, timeout: 30s}
         timeout: 30s
 """
+SPECS = """
+    about: The shop.
+    document: ../gateway.yaml
+    cases:
+      - name: numbers are doubled
+        requests: [{send: GET /double/21, expect: {status: 200, body: {contains: '"doubled":42'}}}]
+      - name: numbers are halved
+        requests: [{send: GET /double/21, expect: {status: 200, body: {contains: '"halved"'}}}]
+"""
+TESTS = """
+    def test_greeting(gateway, respx_mock):
+        with gateway("gateway.yaml", respx_mock) as running:
+            assert running.client.get("/greeting/Ann").json()["hello"] == "Ann"
+"""
 FOREIGN_PROJECT = """
     [build-system]
     requires = ["hatchling"]
@@ -74,17 +88,21 @@ class Environment:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         return self.folder / "lib" / version / "site-packages"
 
-    def install(self, *wheels: Path) -> None:
-        for wheel in wheels:
-            run(sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    def install(self, wheel: Path) -> None:
+        run(sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", "--no-deps", "--no-index", str(wheel))
 
     def uninstall(self, name: str) -> None:
         run(sys.executable, "-m", "pip", "--python", self.python, "uninstall", "--quiet", "--yes", name)
 
 
-def run(*command: str, cwd: Path = ROOT) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+def clean_variables() -> dict[str, str]:
+    """Our environment variables without those that would show a process our settings, or our source code."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("ANABRANCH_", "PYTHON", "PYTEST"))}
+
+
+def run(*command: str, cwd: Path = ROOT, status: int = 0) -> str:
+    done = subprocess.run(command, cwd=cwd, env=clean_variables(), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -107,26 +125,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    venv.create(tmp_path / "venv", symlinks=True)
-    made = Environment(tmp_path / "venv")
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with our wheel. A test that installs something removes it again."""
+    made = Environment(tmp_path_factory.mktemp("environment") / "venv")
+    venv.create(made.folder, symlinks=True)
     # Our dependencies come from here; a path file in a folder that is added like this is not read, so the editable install stays out.
     (made.packages / "dependencies.pth").write_text(get_paths()["purelib"], "utf-8")
+    made.install(wheel)
     return made
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    return write(tmp_path / "shop", {"app/__init__.py": "", "app/routes.py": ROUTES, "app/hooks.py": HOOKS, "gateway.yaml": DOCUMENT})
+    files = {"app/__init__.py": "", "app/routes.py": ROUTES, "app/hooks.py": HOOKS, "gateway.yaml": DOCUMENT, "specs/shop.yaml": SPECS}
+    return write(tmp_path / "shop", {**files, "tests/test_shop.py": TESTS})
 
 
 @contextmanager
 def gateway(environment: Environment, project: Path, *options: str) -> Iterator[str]:
     """`anabranch run` from the project's folder, by the installed console script; its URL."""
     command = [str(environment.folder / "bin" / "anabranch"), "run", "gateway.yaml", "--port", "0", *options]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ANABRANCH_", "PYTHON"))}
-    process = subprocess.Popen(command, cwd=project, env=clean, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, cwd=project, env=clean_variables(), stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     try:
         said = []
@@ -165,8 +185,7 @@ def test_wheel_installs_only_the_package_anabranch(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "two workers"])
-def test_project_with_its_own_app_package_is_served(wheel: Path, environment: Environment, project: Path, options: tuple[str, ...]) -> None:
-    environment.install(wheel)
+def test_project_with_its_own_app_package_is_served(environment: Environment, project: Path, options: tuple[str, ...]) -> None:
     home = run(environment.python, "-c", "import anabranch; print(anabranch.__file__)", cwd=project).strip()
     assert Path(home).is_relative_to(environment.packages)
     checked = run(environment.python, "-m", "anabranch", "check", "gateway.yaml", cwd=project)
@@ -183,19 +202,32 @@ def test_project_with_its_own_app_package_is_served(wheel: Path, environment: En
     assert on_thread["process"] != in_process["process"]
 
 
-@pytest.mark.parametrize("is_ours_first", [True, False], ids=["ours first", "theirs first"])
-def test_wheel_of_a_project_called_app_does_not_conflict_with_ours(
-    wheel: Path, environment: Environment, tmp_path: Path, *, is_ours_first: bool
-) -> None:
+def test_project_tests_its_document_with_the_installed_kit(environment: Environment, project: Path) -> None:
+    told = run(environment.python, "-m", "anabranch", "test", "specs", cwd=project, status=1)
+    assert re.search(r"ok +specs/shop\.yaml:5: numbers are doubled", told)
+    assert re.search(r"FAILED +specs/shop\.yaml:7: numbers are halved", told)
+    assert "2 cases: 1 passed, 1 failed" in told
+    pytest_ = (environment.python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q")
+    told = run(*pytest_, "-o", "anabranch_specs=specs", "tests", "specs", cwd=project, status=1)
+    assert "1 failed, 2 passed" in told
+    assert "FAILED specs/shop.yaml::numbers are halved" in told
+    told = run(*pytest_, "-p", "no:anabranch", "tests", "specs", cwd=project, status=1)
+    assert "fixture 'gateway' not found" in told
+    assert "1 error" in told
+
+
+def test_wheel_of_a_project_called_app_does_not_conflict_with_ours(wheel: Path, environment: Environment, tmp_path: Path) -> None:
+    """Whichever is installed first, and whichever is removed."""
     files = {"app/__init__.py": "", "app/routes.py": ROUTES, "app/main.py": "def create_app() -> str:\n    return 'theirs'\n"}
     theirs = build(write(tmp_path / "foreign", {**files, "pyproject.toml": FOREIGN_PROJECT}), tmp_path / "made")
-    environment.install(*((wheel, theirs) if is_ours_first else (theirs, wheel)))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     both = "import app.main, anabranch; print(app.main.create_app(), anabranch.create_app.__module__)"
+    environment.install(theirs)
+    assert run(environment.python, "-c", both, cwd=elsewhere).split() == ["theirs", "anabranch.main"]
+    environment.uninstall("anabranch")
+    assert run(environment.python, "-c", "import app.main; print(app.main.create_app())", cwd=elsewhere).strip() == "theirs"
+    environment.install(wheel)
     assert run(environment.python, "-c", both, cwd=elsewhere).split() == ["theirs", "anabranch.main"]
     environment.uninstall("foreign")
     assert run(environment.python, "-m", "anabranch", "--version", cwd=elsewhere).startswith("anabranch ")
-    environment.install(theirs)
-    environment.uninstall("anabranch")
-    assert run(environment.python, "-c", "import app.main; print(app.main.create_app())", cwd=elsewhere).strip() == "theirs"

@@ -12,9 +12,9 @@ from anabranch.document.compile import compile_file
 from anabranch.errors import ConfigError, Problem
 from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.asgi import ask
 from tests.support.gateway import running_gateway
-from tests.support.scripted import ScriptedUpstream
 
 DOCUMENT = """\
 version: 1

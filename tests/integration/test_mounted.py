@@ -15,9 +15,9 @@ from fastapi.testclient import TestClient
 
 from anabranch import Settings, create_app
 from anabranch.errors import ConfigError
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.leaks import no_leaks
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, serve
 
 DOCUMENT = """
 version: 1

@@ -31,9 +31,9 @@ from anabranch.cli.openapi import describe
 from anabranch.document.compile import compile_file
 from anabranch.main import create_app
 from anabranch.settings import Settings
+from anabranch.testing.serving import LOOPBACK, serve
 from demo import airlines, airports, flights, planes, weather
 from tests.support.paths import ROOT
-from tests.support.serving import LOOPBACK, serve
 from tests.support.unhurried import unhurried
 
 DOCUMENT = ROOT / "demo" / "gateway.yaml"

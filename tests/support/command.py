@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from anabranch.testing.serving import LOOPBACK
 from tests.support.paths import ROOT
-from tests.support.serving import LOOPBACK
 
 PATIENCE_S: Final = 40.0
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import httpx
 
-from anabranch.document.compile import compile_file
-from anabranch.errors import ConfigError, Problem
 from anabranch.main import Process, assemble
 from anabranch.settings import Settings
-from tests.support.serving import LOOPBACK, serve
+from anabranch.testing.serving import LOOPBACK, serve
 
 
 class Gateway:
@@ -50,13 +48,3 @@ async def running_gateway(document: str, folder: Path, **settings: Any) -> Async
     process = assemble(Settings(document=path, **{"reload": "off", **settings}))
     async with serve(process.app, process.protocol) as port:
         yield Gateway(port)
-
-
-def problems_of(document: str, folder: Path) -> list[Problem]:
-    """The errors for which `document` is rejected, or its warnings when it is accepted."""
-    path = folder / "gateway.yaml"
-    path.write_text(document, "utf-8")
-    try:
-        return compile_file(path).warnings
-    except ConfigError as error:
-        return error.problems

@@ -15,8 +15,8 @@ from anabranch.engine.event import Refusal
 from anabranch.guard.concurrency import Gate
 from anabranch.server.admission_protocol import with_admission
 from anabranch.server.http1.connection import BoundedProtocol
+from anabranch.testing.serving import LOOPBACK
 from tests.support.eventually import eventually
-from tests.support.serving import LOOPBACK
 
 PATIENCE_S: Final = 30.0
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 _PATIENCE_S: Final = 30.0
 

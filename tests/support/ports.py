@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 _LOWEST: Final = 12_000
 _STRETCH: Final = 1_000

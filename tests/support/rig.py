@@ -6,13 +6,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.redirect import Redirecting
-from anabranch.upstream.seam import StreamTransport
+from anabranch.upstream.seam import StreamTransport, Transport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.wire import WireTransport
 from tests.support.documents import upstream_plan
-from tests.support.scripted import ScriptedUpstream
 
 
 class Caller:
@@ -38,9 +38,9 @@ class Caller:
     @property
     def connections(self) -> int:
         """The number of open connections of the transport."""
-        inner = self.transport
+        inner: Transport = self.transport
         while isinstance(inner, Redirecting):
-            inner = inner._inner
+            inner = inner.inner
         if isinstance(inner, WireTransport):
             return inner.connections
         assert isinstance(inner, HTTPXTransport)

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from types import TracebackType
 from typing import Final, Self
 
-from tests.support.serving import LOOPBACK
+from anabranch.testing.serving import LOOPBACK
 
 _ANSWER: Final = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{"is": "well"}\n'
 

@@ -11,6 +11,7 @@ from anabranch.cli.openapi import openapi, schema
 from anabranch.cli.replay import replay
 from anabranch.cli.run import run
 from anabranch.cli.ship import ship
+from anabranch.cli.test import test
 from anabranch.cli.top import top
 
 cli = typer.Typer(
@@ -40,7 +41,7 @@ def _root(
     """Options of the command itself."""
 
 
-for command in (run, check, explain, top, replay, openapi, schema):
+for command in (run, check, explain, test, top, replay, openapi, schema):
     cli.command()(command)
 journal.command()(ship)
 cli.add_typer(journal, name="journal")

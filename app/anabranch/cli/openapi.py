@@ -1,6 +1,9 @@
 """`anabranch openapi` and `anabranch schema`: describe the API for clients, and documents for editors."""
 
+from typing import Annotated
+
 import orjson
+import typer
 
 from anabranch.cli.options import Document, Output, compile_or_exit, write
 from anabranch.describe.document_schema import document_schema
@@ -15,9 +18,18 @@ def openapi(document: Document, output: Output = None) -> None:
     write(describe(compile_or_exit(document)), output)
 
 
-def schema(output: Output = None) -> None:
+def schema(
+    output: Output = None,
+    specs: Annotated[bool, typer.Option("--specs", help="The schema of spec files instead, for `anabranch test`.")] = False,
+) -> None:
     """Write the JSON Schema of gateway documents, for editors."""
-    write(orjson.dumps(document_schema(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
+    if specs:
+        from anabranch.testing.specs.schema import spec_schema  # noqa: PLC0415 - the other commands start without the test kit
+
+        made = spec_schema()
+    else:
+        made = document_schema()
+    write(orjson.dumps(made, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), output)
 
 
 def describe(compiled: Compiled) -> bytes:

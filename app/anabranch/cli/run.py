@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from anabranch import __version__
 from anabranch.cli.options import BAD_CONFIG, exit_with, settings_of
@@ -21,6 +20,7 @@ from anabranch.main import Process, assemble
 from anabranch.observe.logs import Logs
 from anabranch.server import gc_tuning
 from anabranch.server.admin.reload import outcome_of
+from anabranch.server.config import server_config
 from anabranch.server.heartbeat import Heartbeat
 from anabranch.server.peers import PeerResult, Peers
 from anabranch.server.server import Server
@@ -137,19 +137,8 @@ def _server(
 ) -> Server:
     """The server of this process, which reloads at SIGHUP, and drains at SIGTERM and SIGINT."""
     reloader = process.reloader
-    config = uvicorn.Config(
-        process.app,
-        http=process.protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        date_header=True,
-        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # both are passed to asyncio unchanged
-        timeout_graceful_shutdown=settings.shutdown_timeout_s,  # type: ignore[arg-type]
+    config = server_config(
+        process.app, protocol=process.protocol, keep_alive_s=settings.keep_alive_s, shutdown_timeout_s=settings.shutdown_timeout_s
     )
 
     def up() -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
@@ -60,6 +60,9 @@ class Model(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True, strict=True
     )
+
+    shorthand: ClassVar[str | None] = None
+    """The key whose value may stand in place of the whole mapping."""
 
     @classmethod
     def explain_extra(cls, key: str) -> str | None:  # noqa: ARG003 - for those who override it

@@ -151,11 +151,21 @@ def model_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
     """The model of the value at `path` inside `model`; None when that value is not a model."""
     annotation: Any = model
     for part in path:
-        inner = next((found for candidate in _alternatives(annotation) if (found := _inside(candidate, part)) is not None), None)
+        inner = _inside_any(annotation, part)
         if inner is None:
             return None
         annotation = inner
-    return next((found for found in _alternatives(annotation) if isinstance(found, type) and issubclass(found, BaseModel)), None)
+    return _model_in(annotation)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for found in _alternatives(annotation):
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+        # Where a model accepts one item in place of a list, the path has no index.
+        if get_origin(found) is list and (item := _model_in(get_args(found)[0])) is not None:
+            return item
+    return None
 
 
 def _alternatives(annotation: Any) -> list[Any]:
@@ -168,11 +178,18 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 def _inside(annotation: Any, part: str | int) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return next((field.annotation for name, field in annotation.model_fields.items() if part == (field.alias or name)), None)
+        fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+        if part not in fields and issubclass(annotation, Model) and annotation.shorthand is not None:
+            return _inside_any(fields[annotation.shorthand], part)
+        return fields.get(str(part))
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is list and isinstance(part, int):
-        return arguments[0]
+    if origin is list:
+        return arguments[0] if isinstance(part, int) else _inside_any(arguments[0], part)
     return arguments[1] if origin is dict else None
+
+
+def _inside_any(annotation: Any, part: str | int) -> Any:
+    return next((found for candidate in _alternatives(annotation) if (found := _inside(candidate, part)) is not None), None)
 
 
 def _inner_path(loc: Path, data: Any) -> Path:

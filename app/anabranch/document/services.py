@@ -21,7 +21,7 @@ from anabranch.upstream.open import open_transport
 class Services:
     """The services of one document. Also owns what outlives each of them: the answers that are kept for failures.
 
-    `stand_in`: opens what answers in place of the upstreams; then nothing is connected to and nothing is recorded. `on_secrets`: called with the
+    `stand_in`: opens what answers in place of the upstreams; then no name is resolved, and no record is shipped. `on_secrets`: called with the
     secrets of each document that is read.
     """
 
@@ -76,9 +76,9 @@ class Services:
         )
 
     def _journal(self, plan: DocumentPlan) -> tuple[Journal | None, Shippers | None]:
-        """The journal and what ships it; None when no endpoint keeps records, or when nothing real is called."""
-        if self._stand_in is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
+        """The journal and what ships it; None when no endpoint keeps records. Answers that come from a journal are not recorded again."""
+        if self._settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
             return None, None
         folder = self._settings.journal_path
-        shippers = Shippers(plan.journal, folder) if plan.journal.sinks else None
+        shippers = Shippers(plan.journal, folder) if plan.journal.sinks and self._stand_in is None else None
         return Journal(plan.journal, folder=folder, is_needed=None if shippers is None else shippers.is_needed), shippers

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from anabranch.errors import MissingExtraError
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.upstream.redirect import Redirecting
+from anabranch.upstream.redirect import RedirectingStreams
 from anabranch.upstream.seam import StreamTransport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.tls import HTTP_1, TLSContexts
@@ -42,4 +42,4 @@ def open_transport(upstream: UpstreamPlan, contexts: TLSContexts | None = None) 
             context=contexts.get(upstream.tls) if upstream.is_secure else None,
             server_name=server_name,
         )
-    return Redirecting(transport, limit=upstream.follow_redirects) if upstream.follow_redirects else transport
+    return RedirectingStreams(transport, limit=upstream.follow_redirects) if upstream.follow_redirects else transport

@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import msgspec
 
 from anabranch.core.exchange import DEFAULT_PORTS, Address, Answer, Request, StreamRule
-from anabranch.upstream.seam import StreamTransport
+from anabranch.upstream.seam import StreamTransport, Transport
 from anabranch.upstream.stream import AnswerStream
 
 _STATUSES: Final = frozenset({301, 302, 303, 307, 308})
@@ -20,14 +20,14 @@ _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Redirecting:
-    """A `seam.StreamTransport` around another one. `limit`: maximum number of redirects in one exchange; then the next 3xx is returned."""
+    """A `seam.Transport` around another one. `limit`: maximum number of redirects in one exchange; then the next 3xx is returned."""
 
-    def __init__(self, inner: StreamTransport, *, limit: int) -> None:
+    def __init__(self, inner: Transport, *, limit: int) -> None:
         self._inner = inner
         self._limit = limit
 
     @property
-    def inner(self) -> StreamTransport:
+    def inner(self) -> Transport:
         """The wrapped transport."""
         return self._inner
 
@@ -42,20 +42,28 @@ class Redirecting:
             answer = await self._inner.exchange(request, address, deadline)
         return answer
 
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class RedirectingStreams(Redirecting):
+    """The same as a `seam.StreamTransport`."""
+
+    def __init__(self, inner: StreamTransport, *, limit: int) -> None:
+        super().__init__(inner, limit=limit)
+        self._streaming = inner
+
     async def stream(self, request: Request, address: Address, deadline: float, rule: StreamRule) -> AnswerStream:
         """See `seam.StreamTransport`. Closes the body of a redirect unread."""
-        answer = await self._inner.stream(request, address, deadline, rule)
+        answer = await self._streaming.stream(request, address, deadline, rule)
         for _ in range(self._limit):
             further = _further(request, address, answer)
             if further is None:
                 break
             await answer.aclose()
             request, address = further
-            answer = await self._inner.stream(request, address, deadline, rule)
+            answer = await self._streaming.stream(request, address, deadline, rule)
         return answer
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
 
 
 def _further(request: Request, address: Address, answer: Answer | AnswerStream) -> tuple[Request, Address] | None:

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from anabranch.testing.serving import LOOPBACK
 from demo.supervisor import Program
-from tests.support.serving import LOOPBACK
 
 
 def service(name: str, port: int) -> Program:

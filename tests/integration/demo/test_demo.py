@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from anabranch.testing.serving import LOOPBACK
 from demo.service import PORTS
 from demo.supervisor import ROOT
 from tests.integration.demo.programs import is_listening, until_silent
 from tests.support.ports import free_ports
-from tests.support.serving import LOOPBACK
 
 START_TIMEOUT_S = 60.0
 RECOVERY_TIMEOUT_S = 40.0

@@ -10,11 +10,11 @@ import sys
 import httpx
 import pytest
 
+from anabranch.testing.serving import LOOPBACK
 from demo.service import PORTS
 from demo.supervisor import ROOT, StartError, Supervisor
 from tests.integration.demo.programs import is_listening, misbehaving, service, until_silent
 from tests.support.ports import free_ports
-from tests.support.serving import LOOPBACK
 
 
 async def test_five_services_start_answer_and_stop() -> None:

@@ -15,8 +15,8 @@ from anabranch.engine.run import Engine
 from anabranch.jsontext.order import PLAIN_FROM
 from anabranch.plan.compile import compile_document
 from anabranch.plan.model import DocumentPlan
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.requests import request_of
-from tests.support.scripted import ScriptedUpstream
 
 ROWS = [{"id": number, "name": f"row {number}", "x": [number, number * 0.5]} for number in range(110_000)]
 LARGE = orjson.dumps({"total": len(ROWS), "rows": ROWS})

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from anabranch.journal.reader import records
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
-from tests.support.scripted import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

@@ -8,9 +8,9 @@ from anabranch.core.exchange import Request
 from anabranch.document.upstreams import Upstreams
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.documents import upstream_plan
 from tests.support.policies import Events
-from tests.support.scripted import ScriptedUpstream
 
 
 def upstream_of(**settings: Any) -> UpstreamPlan:

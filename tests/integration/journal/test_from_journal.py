@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from anabranch.errors import ConfigError
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
 from tests.support.recorded import answered, recorded, write_segment
-from tests.support.scripted import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

@@ -15,10 +15,10 @@ from anabranch.journal.record import Record, encode
 from anabranch.sinks.postgres import PostgresSink
 from anabranch.sinks.shipper import Shipper
 from anabranch.sinks.sink import Shipment, SinkError
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
 from tests.support.postgres import PostgresServer
 from tests.support.recorded import answered, recorded, write_segment
-from tests.support.scripted import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

@@ -17,10 +17,10 @@ from anabranch.journal.segment import Segment, listed
 from anabranch.main import assemble
 from anabranch.settings import Settings
 from anabranch.sinks import shipper as shipping
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.gateway import admin_port_of
 from tests.support.postgres import PostgresServer
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, serve
 
 KEEP_BYTES = 24 * 1024
 QUEUE_RECORDS = 10_000

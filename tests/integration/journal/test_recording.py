@@ -17,9 +17,9 @@ from anabranch.journal.segment import listed
 from anabranch.journal.verify import verify
 from anabranch.main import assemble
 from anabranch.settings import Settings
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.gateway import admin_port_of, running_gateway
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, serve
 
 DOCUMENT = """
 version: 1

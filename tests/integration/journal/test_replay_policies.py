@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from anabranch.cli.main import cli
 from anabranch.journal.reader import records
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
-from tests.support.scripted import ScriptedUpstream
 
 DOCUMENT = """
 version: 1

@@ -10,9 +10,10 @@ import pytest
 from anabranch.errors import ConfigError
 from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
-from tests.support.gateway import admin_port_of, problems_of
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, serve
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK, serve
+from anabranch.testing.specs.run import problems_of
+from tests.support.gateway import admin_port_of
 
 DOCUMENT = """\
 version: 1
@@ -161,4 +162,6 @@ async def test_admin_port_in_use_is_reported(tmp_path: Path) -> None:
 
 
 def test_admin_paths_are_reserved_on_no_port(tmp_path: Path) -> None:
-    assert problems_of(DOCUMENT.format(url="http://127.0.0.1:9").replace("/things/", "/admin/"), tmp_path) == []
+    path = tmp_path / "gateway.yaml"
+    path.write_text(DOCUMENT.format(url="http://127.0.0.1:9").replace("/things/", "/admin/"), "utf-8")
+    assert problems_of(path) == []

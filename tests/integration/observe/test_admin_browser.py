@@ -11,10 +11,10 @@ import pytest
 from anabranch.errors import ConfigError
 from anabranch.main import assemble
 from anabranch.settings import Settings, read_settings
-from tests.support import raw_client
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import serve
+from anabranch.testing.specs import client
 from tests.support.gateway import admin_port_of
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import serve
 
 DOCUMENT = """\
 version: 1
@@ -31,11 +31,11 @@ class Admin:
         self.port = port
         self.upstream = upstream
 
-    async def ask(self, method: str, path: str, **headers: str) -> raw_client.RawAnswer:
+    async def ask(self, method: str, path: str, **headers: str) -> client.RawAnswer:
         """`headers`: `_` for a hyphen; PORT stands for the port."""
         fields = [(name.replace("_", "-"), value.replace("PORT", str(self.port))) for name, value in headers.items()]
         async with asyncio.timeout(30):
-            return await raw_client.send(self.port, raw_client.render(method, path, fields, None, port=self.port))
+            return (await client.send(self.port, client.render(method, path, fields, None, port=self.port)))[0]
 
 
 @asynccontextmanager
@@ -156,7 +156,7 @@ async def test_token_is_proof_enough(tmp_path: Path) -> None:
 
 async def test_request_without_host_is_of_no_browser(admin: Admin) -> None:
     async with asyncio.timeout(30):
-        answer = await raw_client.send(admin.port, b"GET /metrics HTTP/1.0\r\n\r\n")
+        (answer,) = await client.send(admin.port, b"GET /metrics HTTP/1.0\r\n\r\n")
     assert answer.status == 200
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
 from tests.support.otlp import receiving
-from tests.support.scripted import ScriptedUpstream
 
 DOCUMENT = """\
 version: 1

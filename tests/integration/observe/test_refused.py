@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 
+from anabranch.testing.serving import LOOPBACK
 from tests.support.command import running_command
 from tests.support.head_server import problem_of, rest
-from tests.support.serving import LOOPBACK
 
 DOCUMENT = "version: 1\nendpoints: [{path: /nothing, steps: {s: {upstream: u, path: /}}}]\nupstreams: {u: {url: 'http://127.0.0.1:9'}}\n"
 

@@ -11,9 +11,9 @@ import pytest
 from anabranch.errors import ConfigError
 from anabranch.main import create_app
 from anabranch.settings import Settings
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import running_gateway
 from tests.support.otlp import ReceivedSpan, Receiver, receiving
-from tests.support.scripted import ScriptedUpstream
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"

@@ -14,13 +14,13 @@ from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import FailureClassifier
 from anabranch.policy.stack import build_stack
 from anabranch.policy.tools import Tools
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.names import SocketAddress
 from anabranch.upstream.resolve import Resolver
 from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.documents import upstream_plan
 from tests.support.policies import Events, make_call
-from tests.support.scripted import ScriptedUpstream
 
 HELLO = {"*": {"json": {"hello": 1}}}
 

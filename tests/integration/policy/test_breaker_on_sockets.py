@@ -9,10 +9,10 @@ from anabranch.core.exchange import Address
 from anabranch.errors import BreakerOpen, UpstreamError
 from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.breaker import BreakerLayer, FailureClassifier
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.policies import Events, make_call
-from tests.support.scripted import ScriptedUpstream
 
 
 def make_layer(transport: WireTransport, url: str, events: Events, clock: FakeClock | None = None) -> BreakerLayer:

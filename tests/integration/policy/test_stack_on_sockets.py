@@ -14,11 +14,11 @@ from anabranch.errors import StepError
 from anabranch.policy.call import Call
 from anabranch.policy.stack import Stack, build_stack
 from anabranch.policy.tools import Tools
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.wire import WireTransport
 from tests.support.documents import upstream_plan
 from tests.support.policies import Events
-from tests.support.scripted import ScriptedUpstream
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 

@@ -8,9 +8,9 @@ from anabranch.core.exchange import Address
 from anabranch.errors import UpstreamError
 from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.token import TokenLayer, TokenSource
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.wire import WireTransport
 from tests.support.policies import make_call
-from tests.support.scripted import ScriptedUpstream
 
 
 def grant(token: str) -> dict[str, object]:

@@ -18,9 +18,9 @@ import uvicorn
 from anabranch.server.http1.connection import BoundedProtocol
 from anabranch.server.listener import accept_pending
 from anabranch.server.server import Server
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import LOOPBACK, free_socket, serve
 from tests.support.command import PATIENCE_S, Tally, ask_until_refused, running_command
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import LOOPBACK, free_socket, serve
 from tests.support.stamped import DOCUMENT, service
 
 SLOW = """\

@@ -7,10 +7,10 @@ from statistics import median
 from anabranch.guard.concurrency import Gate
 from anabranch.main import assemble
 from anabranch.settings import Settings
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.serving import serve
 from tests.support.gateway import running_gateway
 from tests.support.load import Visitor, closed_loop
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import serve
 from tests.support.workers import Workers
 
 PLACES = 8

@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 from anabranch.document.reload import ReloadState
 from anabranch.main import Process, assemble
 from anabranch.settings import Settings
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.leaks import no_leaks, open_sockets
 from tests.support.load import Reply, under_load
-from tests.support.serving import LOOPBACK, serve
 from tests.support.stamped import BROKEN, DOCUMENT, service
 
 RELOADS = 200

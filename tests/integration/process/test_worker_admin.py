@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
+from anabranch.testing.serving import LOOPBACK
 from tests.support.command import PATIENCE_S, Command, running_command
-from tests.support.serving import LOOPBACK
 
 DOCUMENT = "version: 1\ntitle: {title}\nupstreams: {{u: {{url: 'http://127.0.0.1:9'}}}}\nendpoints: [{{path: /a, steps: {{s: {{upstream: u, path: /}}}}}}]\n"
 

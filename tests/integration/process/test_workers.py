@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
+from anabranch.testing.serving import serve
 from tests.support.command import PATIENCE_S, Command, Tally, ask_until_refused, running_command
 from tests.support.paths import ROOT
-from tests.support.serving import serve
 from tests.support.stamped import DOCUMENT, service
 
 

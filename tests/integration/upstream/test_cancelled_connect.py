@@ -9,8 +9,8 @@ import pytest
 import uvloop
 
 from anabranch.core.exchange import Address, Request
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.wire import WireTransport
-from tests.support.scripted import ScriptedUpstream
 
 _TURNS = 12
 

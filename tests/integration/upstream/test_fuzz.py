@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from anabranch.core.exchange import Address, Answer, Request
 from anabranch.errors import UpstreamError
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.seam import Transport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.wire import WireTransport
 from tests.support.leaks import no_leaks
-from tests.support.scripted import ScriptedUpstream
 
 PIECES = [
     b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 204 No Content\r\n", b"HTTP/1.1 304 Not Modified\r\n",

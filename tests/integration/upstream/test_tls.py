@@ -11,9 +11,9 @@ import pytest
 import trustme
 
 from anabranch.errors import ConnectTimeout, TLSError, UpstreamError, UpstreamTimeout
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.dns import Zone
 from tests.support.rig import Caller, Rig
-from tests.support.scripted import ScriptedUpstream
 
 OK = {"json": {"ok": True}}
 

@@ -18,9 +18,10 @@ from anabranch.config.substitute import fill
 from anabranch.describe.document_catalogue import keys, kinds, sections
 from anabranch.describe.document_reference import reference
 from anabranch.describe.document_schema import document_schema
+from anabranch.testing.specs.document import document_text
+from anabranch.testing.specs.model import Case
+from anabranch.testing.specs.read import read_spec_file
 from tests.support.example import EXAMPLE
-from tests.support.spec_document import document_text
-from tests.support.spec_model import Case, read_spec_file
 
 _DOCS = Path(__file__).parents[3] / "docs" / "reference.md"
 
@@ -146,7 +147,7 @@ _SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
 
 def _documents(path: Path) -> list[tuple[Case, str]]:
     """The documents of a spec file that are not refused, as they are written."""
-    cases = [case for case in read_spec_file(path).cases if all(problem.is_warning for problem in case.expect_problems or ())]
+    cases = [spec.case for spec in read_spec_file(path) if all(problem.is_warning for problem in spec.case.expect_problems or ())]
     return [(case, document_text(case, {"nobody": 1}, Path())) for case in cases]
 
 

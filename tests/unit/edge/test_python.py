@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.gateway import Gateway, running_gateway
-from tests.support.scripted import ScriptedUpstream
 
 USER = {"name": "Ann"}
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -9,8 +9,8 @@ from schemathesis.core.result import Ok
 from anabranch.edge.app import Gateway, build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.engine.outcome import Result
+from anabranch.testing.serving import LOOPBACK, serve
 from tests.support.edge_plans import body, document, endpoint, parameter, read_integer, result
-from tests.support.serving import LOOPBACK, serve
 
 
 class Engine:

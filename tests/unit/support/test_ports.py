@@ -1,7 +1,7 @@
 import socket
 
+from anabranch.testing.serving import LOOPBACK
 from tests.support.ports import free_port, free_ports
-from tests.support.serving import LOOPBACK
 
 
 def test_ports_are_distinct_and_free() -> None:

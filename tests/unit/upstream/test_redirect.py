@@ -3,7 +3,7 @@
 import pytest
 
 from anabranch.core.exchange import Address, Answer, Request, StreamRule
-from anabranch.upstream.redirect import Redirecting
+from anabranch.upstream.redirect import Redirecting, RedirectingStreams
 from anabranch.upstream.stream import AnswerStream
 
 ADDRESS = Address.parse("http://service.example/base")
@@ -120,7 +120,7 @@ async def test_close_closes_the_inner_transport() -> None:
 
 async def test_stream_is_redirected_too_and_the_body_of_the_redirect_is_closed() -> None:
     inner = Inner({"/base/a": b"/b", "/b": b"/c"})
-    answer = await Redirecting(inner, limit=5).stream(Request("GET", "/a"), ADDRESS, 1.0, StreamRule(1.0))
+    answer = await RedirectingStreams(inner, limit=5).stream(Request("GET", "/a"), ADDRESS, 1.0, StreamRule(1.0))
     assert answer.status == 200
     assert inner.asked == ["/base/a", "/b", "/c"]
     assert [body.is_closed for body in inner.bodies] == [True, True, False]

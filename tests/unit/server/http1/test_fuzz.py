@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from anabranch.server.http1.connection import BoundedProtocol
+from anabranch.testing.serving import LOOPBACK
 from tests.support import strict_http
 from tests.support.head_server import PATIENCE_S
 from tests.support.http_fuzz import Recorder, answered_in_memory, differences, generate, pieces
-from tests.support.serving import LOOPBACK
 
 INPUTS = int(os.environ.get("ANABRANCH_FUZZ", "1500"))
 ON_SOCKETS = 10

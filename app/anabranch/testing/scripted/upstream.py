@@ -1,58 +1,91 @@
-"""A raw HTTP/1.1 service for tests that follows a script exactly, faults included, and records the requests that it receives.
+"""A raw HTTP/1.1 service that does exactly what its script says, faults included, and keeps a record of what came in.
 
-Real sockets on loopback, port 0, asyncio only. A `Behaviour` (see `tests.support.behaviour`) describes the handling of one request; this
-module accepts connections, parses requests (kept alive, content-length and chunked bodies) and plays behaviours.
+Real sockets on loopback, asyncio only. What one request meets is a `Behaviour`; this module accepts connections, parses requests (kept alive,
+content-length and chunked bodies) and plays behaviours.
 """
 
 import asyncio
 import os
+import re
 import socket
 import ssl as ssl_module
 import struct
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Annotated, Any, ClassVar, Final, Self, cast
 
-from tests.support.behaviour import Behaviour, Hit
-from tests.support.record import Answers, Record
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-_NOT_FOUND: Final = Behaviour(status=404, json={"error": "the script has no such route"}, has_json=True)
+from anabranch.config.base import Model
+from anabranch.testing.scripted.behaviour import Behaviour, Drip, Hit
+from anabranch.testing.scripted.record import Answers, Record
+
+_NOT_FOUND: Final = Behaviour.model_validate({"status": 404, "json": {"error": "the script has no such route"}})
 _RST: Final = struct.pack("ii", 1, 0)
+_ROUTE: Final = r"^([A-Z]+ )?(/[^ ]*|\*)$"
+
+
+def _as_list(behaviours: Any) -> Any:
+    return behaviours if isinstance(behaviours, list) else [behaviours]
+
+
+def _route(name: str) -> str:
+    if re.fullmatch(_ROUTE, name) is None:
+        raise ValueError("a route is `/path`, `METHOD /path`, or `*` for everything else")
+    return name
+
+
+Behaviours = Annotated[list[Behaviour], Field(min_length=1), BeforeValidator(_as_list)]
+
+
+class Script(Model):
+    """What a scripted service does. The routes may stand alone, without the key `routes`."""
+
+    shorthand: ClassVar[str | None] = "routes"
+    routes: dict[Annotated[str, AfterValidator(_route), WithJsonSchema({"type": "string", "pattern": _ROUTE})], Behaviours] = {}
+    """What happens at `/path`, `METHOD /path`, `/path/{parameter}`, or `*` for everything else. A list is for successive requests; its last
+    item is for all further ones. The exact path wins over one with parameters, and both over `*`. Without a route the answer is 404."""
+    close_after: int | None = Field(None, ge=1)
+    """Close each connection after so many answers, without saying so."""
+    close_idle_s: float | None = Field(None, ge=0)
+    """Close a kept-alive connection that has been idle for so many seconds, without saying so."""
+    reset_on_accept: bool = False
+    """Reset every connection at once."""
+    down: bool = False
+    """Refuse every connection."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_routes(cls, value: Any) -> Any:
+        return with_routes(value) if isinstance(value, Mapping) else value
+
+
+def with_routes(script: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The script with its routes under the key `routes`."""
+    is_bare = "routes" not in script and any(key == "*" or key.startswith("/") or " " in key for key in script)
+    return {"routes": script} if is_bare else script
 
 
 class ScriptedUpstream(Record):
-    """An async context manager that serves `spec` on `host`, port 0.
+    """An async context manager that serves a script on `host`, port 0.
 
-    `spec`, a plain dict, all keys optional:
+    `script`: a mapping with the keys of `Script`, or its routes alone:
 
-        routes: {"GET /users/{id}": behaviour, "/any-method": [first, second, then-this-for-ever], "*": everything else}
-        close_after: 2            close each connection after that many responses, unannounced (`connection: close` is not sent)
-        close_idle_s: 0.05        close a kept-alive connection that has been idle that long, unannounced
-        reset_on_accept: true     RST every connection at once
-
-    A behaviour is a dict with the fields of `tests.support.behaviour.Behaviour` as keys, or a list of them for successive hits (the
-    last one is repeated). A route's path may have `{name}` segments; the exact path wins over these, and both over `*`. No route: 404.
-    In a spec without the key `routes`, keys that begin with `/` or `*` or contain a space are the routes themselves.
+        {"GET /users/{id}": {"json": {"name": "Ann"}}, "/any-method": [{"status": 503}, {"json": 1}], "*": {"status": 500}}
 
     Record: `hits` (in order of arrival), `hits_of(path)`, `counts` (by path), `accepted` and `open` connections, `concurrent` and
     `max_concurrent` requests, `aborted` (requests whose client disconnected before the response was complete). `until(condition)` waits
     for a condition on the record.
 
-    Call `join` when behaviours wait for other upstreams or for the client (`once_...`).
+    Behaviours that wait for other upstreams or for the client (`once_...`) need `join`. Raises ValueError for a wrong script.
     """
 
-    def __init__(self, spec: Mapping[str, Any] | None = None, *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, script: Mapping[str, Any] | Script | None = None, *, ssl: ssl_module.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         super().__init__()
-        spec = spec or {}
-        if "routes" not in spec and any(key == "*" or key.startswith("/") or " " in key for key in spec):
-            spec = {"routes": spec}
-        unknown = set(spec) - {"routes", "close_after", "close_idle_s", "reset_on_accept"}
-        if unknown:
-            raise ValueError(f"unknown keys of a scripted upstream: {sorted(unknown)}")
-        self.close_after: int | None = spec.get("close_after")
-        self.close_idle_s: float | None = spec.get("close_idle_s")
-        self.reset_on_accept: bool = spec.get("reset_on_accept", False)
+        self._script = script if isinstance(script, Script) else Script.model_validate(dict(script or {}))
         self.hits: list[Hit] = []
         self.counts: Counter[str] = Counter()
         self.accepted = 0
@@ -62,21 +95,35 @@ class ScriptedUpstream(Record):
         self.port = 0
         self.host = host
         self._ssl = ssl
-        self._routes: dict[str, list[Behaviour]] = {}
+        self._routes = {route: list(behaviours) for route, behaviours in self._script.routes.items()}
         self._used: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._holder: socket.socket | None = None
         self._connections: set[_Connection] = set()
         self._peers: Mapping[str, ScriptedUpstream] = {}
         self._answers = Answers()
-        for route, behaviour in (spec.get("routes") or {}).items():
-            self.on(route, behaviour)
 
     def on(self, route: str, behaviour: Any) -> None:
-        """Set or replace the behaviour of `route` (`METHOD /path`, `/path` or `*`); a list is for successive hits."""
-        items = behaviour if isinstance(behaviour, list) else [behaviour]
-        self._routes[route] = [Behaviour.of(item) for item in items]
+        """Set or replace what happens at `route`; a list is for successive hits."""
+        self._routes[route] = Script.model_validate({"routes": {route: behaviour}}).routes[route]
         self._used[route] = 0
+
+    @property
+    def close_after(self) -> int | None:
+        return self._script.close_after
+
+    @property
+    def close_idle_s(self) -> float | None:
+        return self._script.close_idle_s
+
+    @property
+    def reset_on_accept(self) -> bool:
+        return self._script.reset_on_accept
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether an answer may show the request that it answers."""
+        return any(behaviour.echo for behaviours in self._routes.values() for behaviour in behaviours)
 
     @property
     def url(self) -> str:
@@ -105,7 +152,11 @@ class ScriptedUpstream(Record):
         self._answers = answers
 
     async def start(self, port: int = 0) -> Self:
-        """Listen. `port`: 0 for any free one, or the previous number to return to the same address after `stop`."""
+        """Listen. `port`: 0 for any free one; a number to come back at the same place after `stop`."""
+        if self._script.down:
+            self._holder = _bound(self.host, port)
+            self.port = self._holder.getsockname()[1]
+            return self
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), self.host, port, ssl=self._ssl, backlog=4096, reuse_port=True)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -298,13 +349,13 @@ class _Connection(asyncio.Protocol):
             return False
         return cut is None and not behaviour.ends_connection
 
-    async def _write(self, data: bytes, drip: Mapping[str, float] | None) -> None:
+    async def _write(self, data: bytes, drip: Drip | None) -> None:
         transport = self._transport
         assert transport is not None
-        size = int(drip["bytes"]) if drip else 64 * 1024
+        size = 64 * 1024 if drip is None else drip.bytes_
         for at in range(0, len(data), size):
-            if drip and at:
-                await asyncio.sleep(drip["every_s"])
+            if drip is not None and at:
+                await asyncio.sleep(drip.every_s)
             transport.write(data[at : at + size])
             await self._writable.wait()
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.record import Answers
-from tests.support.scripted import ScriptedUpstream
+from anabranch.testing.scripted.record import Answers
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 # No answer may arrive in this window: nothing triggers the event that it waits for.
 QUIET_S = 0.05

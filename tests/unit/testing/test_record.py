@@ -5,8 +5,8 @@ from collections.abc import Coroutine
 
 import pytest
 
+from anabranch.testing.scripted.record import PATIENCE_S, Answers
 from tests.support.clock import FakeTimeLoop
-from tests.support.record import PATIENCE_S, Answers
 
 
 def run(test: Coroutine[object, object, None]) -> None:

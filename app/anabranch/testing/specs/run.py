@@ -1,102 +1,195 @@
 """Runs one case of a spec file over real sockets and reports every difference from its expectations.
 
 Starts the scripted upstreams, then the gateway, then sends the requests, and finally compares the records of the upstreams. The function
-that starts a gateway is an argument, so that the runner itself can be tested. The format is `tests.support.spec_model`.
+that starts a gateway is an argument, so that the runner itself can be tested. The format is `anabranch.testing.specs.model`.
 """
 
 import asyncio
 import contextlib
 import json
-import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
-from anabranch.errors import Problem
-from tests.support import compare, raw_client
-from tests.support.raw_client import FramingError, RawAnswer
-from tests.support.record import Answers
-from tests.support.scripted import ScriptedUpstream
-from tests.support.serving import free_socket
-from tests.support.spec_document import NOBODY, document_text, script
-from tests.support.spec_model import Case, Count, ExpectedProblem, Sent, SpecError, Text
+from uvicorn.loops.auto import auto_loop_factory
 
-CASE_TIMEOUT_S = 60.0
-SETTLE_S = 10.0
-PATIENCE_S = 20.0
+from anabranch.document.compile import compile_file
+from anabranch.document.upstreams import Opener
+from anabranch.errors import ConfigError, Problem
+from anabranch.testing.application import Log, environment, gateway_process
+from anabranch.testing.scripted.record import Answers
+from anabranch.testing.scripted.upstream import ScriptedUpstream
+from anabranch.testing.services import ScriptedServices
+from anabranch.testing.serving import free_socket, serve
+from anabranch.testing.specs import client, compare
+from anabranch.testing.specs.client import FramingError, RawAnswer
+from anabranch.testing.specs.document import NOBODY, document_text
+from anabranch.testing.specs.model import Case, Count, Expect, ExpectedProblem, Sent, Text
+from anabranch.testing.specs.read import Spec, SpecError
 
-Start = Callable[[str, Path, dict[str, Any]], AbstractAsyncContextManager[int]]
-"""Starts a gateway from document text, folder and settings; yields its port."""
+CASE_TIMEOUT_S: Final = 60.0
+SETTLE_S: Final = 10.0
+PATIENCE_S: Final = 20.0
+_SHOWN_LOG: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A gateway to be started. `opener`: of its upstreams; None: the addresses of the document are those of the scripted services."""
+
+    document: Path
+    settings: Mapping[str, Any]
+    log: Log
+    opener: Opener | None = None
+
+
+Start = Callable[[Subject], AbstractAsyncContextManager[int]]
+"""Starts a gateway, and yields its port."""
 
 
 class CaseFailed(AssertionError):
     """The results differ from the case's expectations. The message is the complete report."""
 
 
+@contextlib.asynccontextmanager
+async def start_gateway(subject: Subject) -> AsyncIterator[int]:
+    """Start the gateway as `anabranch run` does, in this loop."""
+    process = gateway_process(subject.document, subject.settings, subject.log, subject.opener)
+    async with serve(process.app, process.protocol) as port:
+        yield port
+
+
+def run_spec(spec: Spec) -> None:
+    """Run one case of a file in an event loop of its own, so that nothing of one case can reach another.
+
+    Raises CaseFailed with a report, or SpecError when the case cannot be run, be it for its document.
+    """
+    case = spec.case
+    with TemporaryDirectory(prefix="anabranch-", ignore_cleanup_errors=True) as name, environment(case.env):
+        folder = Path(name)
+        for file, content in case.files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(content, "utf-8")
+        try:
+            if case.expect_problems is None:
+                with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+                    runner.run(run_case(case, folder, start_gateway, document=spec.document))
+            else:
+                check_problems(case, problems_of(spec.document or _written(case, {NOBODY: 1}, folder)))
+        except ConfigError as error:
+            raise SpecError([f"the document of the case {case.name!r} is not usable:", *error.problems]) from error
+        except ValueError as error:  # a script or a setting
+            raise SpecError([f"case {case.name!r}: {error}"]) from error
+
+
+async def run_case(case: Case, folder: Path, start: Start, *, document: Path | None = None) -> None:
+    """Run a case with requests. `folder`: of its files and of the gateway's. `document`: under test, when the case has none of its own.
+
+    Raises CaseFailed with a report, ConfigError, and ValueError for what cannot be run.
+    """
+    answers = Answers()
+    services = ScriptedServices(case.upstreams, answers)
+    with Log() as log:
+        run = _Run(case, services, answers, log)
+        try:
+            async with asyncio.timeout(CASE_TIMEOUT_S), _watched(run.faults), services, _nobody() as nobody:
+                ports = {name: upstream.port for name, upstream in services.upstreams.items()} | {NOBODY: nobody}
+                subject = Subject(
+                    document=document or _written(case, ports, folder),
+                    settings={"journal_path": folder / "journal", **case.settings},
+                    log=log,
+                    opener=None if document is None else services.open,
+                )
+                async with start(subject) as run.port:
+                    if document is not None:
+                        services.check_names(case.checked_upstreams)
+                    await run.requests()
+                    await run.check_upstreams()
+        except TimeoutError:
+            run.faults.append(f"the case took longer than {CASE_TIMEOUT_S:g} s")
+    run.faults += services.traffic.unexpected
+    run.faults += [f"the server logged: {error}" for error in log.server_errors]
+    if run.faults:
+        raise CaseFailed(report(case.name, run.faults, [*run.received, *_logged(log)]))
+
+
+def _written(case: Case, ports: dict[str, int], folder: Path) -> Path:
+    path = folder / "gateway.yaml"
+    path.write_text(document_text(case, ports, folder), "utf-8")
+    return path
+
+
 class _Run:
     """A running case: its upstreams, the gateway's port, the faults found and the results received."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, services: ScriptedServices, answers: Answers, log: Log) -> None:
         self.case = case
-        self.upstreams = {name: ScriptedUpstream(script(name, spec)) for name, spec in case.upstreams.items()}
-        self.answers = Answers()
-        for name, upstream in self.upstreams.items():
-            try:
-                upstream.join(self.upstreams, self.answers)
-            except ValueError as fault:
-                raise SpecError(f"upstream {name}: {fault}") from fault
+        self.upstreams = services.upstreams
+        self.answers = answers
+        self.log = log
         self.port = 0
         self.faults: list[str] = []
         self.received: list[str] = []
 
+    async def requests(self) -> None:
+        numbered = enumerate((sent for sent in self.case.requests for _ in range(sent.times)), 1)
+        if not self.case.together:
+            for number, sent in numbered:
+                await self.request(sent, number)
+            return
+        async with asyncio.TaskGroup() as group:
+            for number, sent in numbered:
+                group.create_task(self.request(sent, number), name=f"request {number}")
+
     # -------------------------------------------------------------------------------------------------------- requests
 
     async def request(self, sent: Sent, number: int) -> None:
-        title = f"request {number} ({sent.send})"
+        title = f"request {number} ({sent.title})"
         if not await self._happened(hits=sent.after_hits, aborted=sent.after_aborted, answers=sent.after_answers):
             waited_for = sent.model_dump(include={"after_hits", "after_aborted", "after_answers"}, exclude_unset=True)
             self.faults.append(f"{title}: timed out waiting for {waited_for}")
             return
         if sent.wait is not None:
             await asyncio.sleep(sent.wait)
-        method, target = sent.send.split(" ")
-        data = raw_client.render(method, target, *_content(sent), port=self.port)
+        data = _rendered(sent, self.port)
         if sent.leave_after_hits is not None:
-            async with raw_client.connection(self.port) as (_, writer):
+            async with client.connection(self.port) as (_, writer):
                 writer.write(data)
                 if not await self._happened(hits=sent.leave_after_hits):
                     self.faults.append(f"{title}: timed out waiting for the hits {sent.leave_after_hits} before leaving")
             return
+        assert sent.expect is not None
         began = asyncio.get_running_loop().time()
         try:
-            answer = await raw_client.send(self.port, data, is_head=method == "HEAD")
+            answers = await client.send(self.port, data, count=len(sent.expect), is_head=sent.method == "HEAD", half_close=sent.half_close)
         except FramingError as fault:
             self.faults.append(f"{title}: {fault}")
             return
         finally:
             self.answers.add()
         elapsed = asyncio.get_running_loop().time() - began
-        self.received.append(_shown(title, answer, elapsed))
-        self.faults += [f"{title}: {fault}" for fault in self._check(sent, answer, elapsed)]
+        for expect, answer in zip(sent.expect, answers, strict=True):
+            self.received.append(_shown(title, answer, elapsed))
+            self.faults += [f"{title}: {fault}" for fault in self._check(expect, answer, elapsed)]
 
-    def _check(self, sent: Sent, answer: RawAnswer, elapsed: float) -> Iterator[str]:
-        expect = sent.expect
-        assert expect is not None
+    def _check(self, expect: Expect, answer: RawAnswer, elapsed: float) -> Iterator[str]:
         all_of: dict[str, list[str]] = {}
         for name, value in answer.headers:
             all_of.setdefault(name, []).append(value)
         yield from compare.answer(expect, answer.status, all_of, answer.body)
-        yield from compare.every_answer(answer.status, all_of, answer.body)
+        yield from compare.every_answer(expect, answer.status, all_of, answer.body)
         if expect.within is not None and elapsed > expect.within:
             yield f"expected it within {expect.within:g} s, it took {elapsed:.3f} s"
         if expect.not_before is not None and elapsed < expect.not_before:
             yield f"expected it to take {expect.not_before:g} s or more, it took {elapsed:.3f} s"
         everything = answer.body + "\n".join(f"{name}: {value}" for name, value in answer.headers).encode()
         for name, upstream in self.upstreams.items():
-            is_echo = any(b.echo for behaviours in upstream._routes.values() for b in behaviours)
-            if f":{upstream.port}".encode() in everything and not is_echo:
+            if f":{upstream.port}".encode() in everything and not upstream.is_echo:
                 yield f"the answer reveals the address of the upstream {name}"
 
     async def _happened(self, *, hits: dict[str, int], aborted: dict[str, int] | None = None, answers: int = 0) -> bool:
@@ -116,7 +209,7 @@ class _Run:
     async def check_upstreams(self) -> None:
         case = self.case
         for name, upstream in self.upstreams.items():
-            expected = (case.hits or {}).get(name, Count(0, 0))
+            expected = ANY_COUNT if case.hits is None else case.hits.get(name, Count(0, 0))
             least = expected.low if isinstance(expected, Count) else sum(count.low for count in expected.values())
             aborted = case.aborted.get(name)
             # Cancelled exchanges reach the upstream a moment after the client has its response.
@@ -161,11 +254,18 @@ class _Run:
                 yield from (f"{at}: body {fault}" for fault in compare.exact(want.json_, hit.json()))
 
 
+ANY_COUNT: Final = Count(0, sys.maxsize)
+
+
 def _reached(hits: int, aborted: int = 0) -> Callable[[ScriptedUpstream], bool]:
     return lambda upstream: len(upstream.hits) >= hits and upstream.aborted >= aborted
 
 
-def _content(sent: Sent) -> tuple[list[tuple[str, str]], bytes | None]:
+def _rendered(sent: Sent, port: int) -> bytes:
+    """The bytes of a request."""
+    if sent.raw is not None:
+        return sent.raw.encode("latin-1")
+    method, target = (sent.send or "").split(" ")
     headers = [(name, item) for name, value in sent.headers.items() for item in (value if isinstance(value, list) else [value])]
     body: bytes | None = None
     if "json_" in sent.model_fields_set:
@@ -176,13 +276,14 @@ def _content(sent: Sent) -> tuple[list[tuple[str, str]], bytes | None]:
         body = sent.bytes_.encode("latin-1")
     elif sent.body_size is not None:
         body = b'"' + b"x" * (sent.body_size - 2) + b'"'
-    body = None if body is None else body * sent.repeat
-    if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
-        headers.append(("content-type", "application/json"))
-    if body is not None and sent.chunks is not None:
-        headers.append(("transfer-encoding", "chunked"))
-        body = raw_client.in_chunks(body, sent.chunks)
-    return [(name, value) for name, value in headers if value], body
+    if body is not None:
+        body *= sent.repeat
+        if not any(name.lower() == "content-type" for name, _ in headers):
+            headers.append(("content-type", "application/json"))
+        if sent.chunks is not None:
+            headers.append(("transfer-encoding", "chunked"))
+            body = client.in_chunks(body, sent.chunks)
+    return client.render(method, target, headers, body, port=port)
 
 
 def _record(upstream: ScriptedUpstream, expected: Count | dict[str, Count]) -> Iterator[str]:
@@ -204,38 +305,19 @@ def _shown(title: str, answer: RawAnswer, elapsed: float) -> str:
     return "\n".join([f"{title} -> {answer.status} in {elapsed * 1000:.0f} ms", *lines, f"    {body[:1500]}"])
 
 
-# ---------------------------------------------------------------------------------------------------------------- running
-
-
-async def run_case(case: Case, folder: Path, start: Start) -> None:
-    """Run `case`. Raises CaseFailed with a report, or SpecError when the case cannot be run."""
-    run = _Run(case)
-    async with (
-        asyncio.timeout(CASE_TIMEOUT_S),
-        _watched(run.faults),
-        _upstreams(run) as ports,
-        start(document_text(case, ports, folder), folder, dict(case.settings)) as run.port,
-    ):
-        numbered = enumerate((sent for sent in case.requests for _ in range(sent.times)), 1)
-        if case.together:
-            async with asyncio.TaskGroup() as group:
-                for number, sent in numbered:
-                    group.create_task(run.request(sent, number), name=f"request {number}")
-        else:
-            for number, sent in numbered:
-                await run.request(sent, number)
-        await run.check_upstreams()
-    if run.faults:
-        raise CaseFailed(report(case.name, run.faults, run.received))
+def _logged(log: Log) -> Iterator[str]:
+    """What the gateway logged, the last lines of it."""
+    for event in log.events[-_SHOWN_LOG:]:
+        rest = " ".join(f"{key}={json.dumps(value, default=str)}" for key, value in event.items() if key not in {"time", "level", "event"})
+        yield f"the gateway logged: {event['level']}: {event['event']} {rest}"
 
 
 @contextlib.asynccontextmanager
-async def _upstreams(run: _Run) -> AsyncIterator[dict[str, int]]:
-    async with contextlib.AsyncExitStack() as stack:
-        for upstream in run.upstreams.values():
-            await stack.enter_async_context(upstream)
-        nobody: socket.socket = stack.enter_context(contextlib.closing(free_socket()))  # reserves the port; never listens
-        yield {name: upstream.port for name, upstream in run.upstreams.items()} | {NOBODY: nobody.getsockname()[1]}
+async def _nobody() -> AsyncIterator[int]:
+    """A reserved port on which nothing listens."""
+    bound: socket.socket
+    with contextlib.closing(free_socket()) as bound:
+        yield bound.getsockname()[1]
 
 
 @contextlib.asynccontextmanager
@@ -243,28 +325,24 @@ async def _watched(faults: list[str]) -> AsyncIterator[None]:
     """Reports faults that no response shows: exceptions logged by the server, unhandled exceptions, leaked tasks."""
     loop = asyncio.get_running_loop()
     before = asyncio.all_tasks()
-    handler = _Errors(faults)
     loop.set_exception_handler(lambda _, context: faults.append(f"unhandled: {context.get('message')} {context.get('exception')!r}"))
-    logging.getLogger("uvicorn.error").addHandler(handler)
     try:
         yield
         left = asyncio.all_tasks() - before
         faults += [f"a task is left over: {task.get_name()} {task.get_coro()}" for task in left]
     finally:
-        logging.getLogger("uvicorn.error").removeHandler(handler)
         loop.set_exception_handler(None)
 
 
-class _Errors(logging.Handler):
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._faults = faults
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._faults.append(f"the server logged: {logging.Formatter().format(record)}")
-
-
 # ----------------------------------------------------------------------------------------------------------- load problems
+
+
+def problems_of(document: Path) -> list[Problem]:
+    """The mistakes for which a document is refused; the warnings about it when it is taken."""
+    try:
+        return compile_file(document).warnings
+    except ConfigError as refused:
+        return refused.problems
 
 
 def check_problems(case: Case, found: list[Problem]) -> None:

@@ -1,54 +1,30 @@
-"""Serves an ASGI application on a real loopback socket inside the running loop.
-
-This is uvicorn with the gateway's protocol, as in production, without process supervision: it handles no signals, and it stops on an event
-instead of polling every 0.1 s.
-"""
+"""Serves an ASGI application on a loopback socket in the running loop, with the server that `anabranch run` uses. Signals are not handled."""
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Final
 
-import uvicorn
-
+from anabranch.server.config import server_config
 from anabranch.server.http1.connection import BoundedProtocol
+from anabranch.server.server import Server
 
-LOOPBACK = "127.0.0.1"
-STOP_TIMEOUT_S = 5.0
+LOOPBACK: Final = "127.0.0.1"
+STOP_TIMEOUT_S: Final = 5.0
 
 
-class LoopServer(uvicorn.Server):
-    """A uvicorn server that lives as long as its context."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._up = asyncio.Event()
-        self._stop = asyncio.Event()
+class _QuietServer(Server):
+    """Installs no signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._up.set()
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)
-        await self._stop.wait()
-
-    async def up(self) -> None:
-        await self._up.wait()
-
-    def stop(self) -> None:
-        self.should_exit = True
-        self._stop.set()
-
 
 def free_socket() -> socket.socket:
     """A loopback socket bound to a port that the system chose."""
-    # With its protocol, as in anabranch.cli.run: asyncio turns Nagle's algorithm off only where it is named.
+    # Names IPPROTO_TCP: asyncio turns Nagle's algorithm off only where it is named.
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((LOOPBACK, 0))
@@ -58,18 +34,18 @@ def free_socket() -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> AsyncIterator[int]:
-    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the gateway's own, if it is one.
+    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the one of a gateway (`Process.protocol`).
 
     Raises RuntimeError when the application does not start. An application that does not stop in time (10 s) fails the test.
     """
     listener = free_socket()
     port: int = listener.getsockname()[1]
-    config = uvicorn.Config(
-        app, http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=int(STOP_TIMEOUT_S)
-    )
-    server = LoopServer(config)
+    is_up = asyncio.Event()
+    config = server_config(app, protocol=protocol, shutdown_timeout_s=STOP_TIMEOUT_S)
+    # `is_end` is false: all clients have left, so the server need not wait for handshakes on a shared socket.
+    server = _QuietServer(config, on_up=is_up.set, is_end=lambda: False)
     serving = asyncio.create_task(_serve(server, listener), name="serving")
-    starting = asyncio.create_task(server.up(), name="starting")
+    starting = asyncio.create_task(is_up.wait(), name="starting")
     try:
         await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -85,7 +61,7 @@ async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> 
         listener.close()
 
 
-async def _serve(server: LoopServer, listener: socket.socket) -> None:
+async def _serve(server: Server, listener: socket.socket) -> None:
     try:
         await server.serve(sockets=[listener])
     except SystemExit as stopped:  # raised by uvicorn when the lifespan fails

@@ -1,0 +1,1 @@
+"""Execution specs: YAML files with cases, each a gateway document, scripted services, requests, and what must come of them."""
