@@ -62,7 +62,7 @@ async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
         {"origin": "http://127.0.0.1"},
         {"origin": "http://localhost:PORT"},  # the same server by another name, which some other page may have
         {"origin": "null"},  # a sandboxed frame, a file, a redirect
-        {"origin": ""},
+        {"origin": " "},  # empty on the wire
         {"origin": "http://127.0.0.1:PORT, https://evil.example"},
         {"sec_fetch_site": "cross-site"},
         {"sec_fetch_site": "same-site"},  # a page on another port of the same machine

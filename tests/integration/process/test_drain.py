@@ -202,20 +202,18 @@ async def test_connection_in_the_kernel_backlog_is_served_not_reset(is_end: Call
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a listener be deaf")
 async def test_connection_attempted_just_before_the_close_is_refused_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    listener = free_socket()
-    address = listener.getsockname()
-    newcomer = socket.socket()
-    newcomer.setblocking(False)
+    with free_socket() as listener, socket.socket() as newcomer:
+        address = listener.getsockname()
+        newcomer.setblocking(False)
 
-    def take_and_meet(copy: socket.socket) -> list[socket.socket]:
-        taken = accept_pending(copy)
-        newcomer.connect_ex(address)
-        return taken
+        def take_and_meet(copy: socket.socket) -> list[socket.socket]:
+            taken = accept_pending(copy)
+            newcomer.connect_ex(address)
+            return taken
 
-    monkeypatch.setattr("anabranch.server.server.accept_pending", take_and_meet)
-    config = uvicorn.Config(service, http=BoundedProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
-    server = Server(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
-    with newcomer:
+        monkeypatch.setattr("anabranch.server.server.accept_pending", take_and_meet)
+        config = uvicorn.Config(service, http=BoundedProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+        server = Server(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
         async with asyncio.timeout(30):
             await server.serve([listener])
             # The kernel of the client retries after a second, then after two, four, ...

@@ -199,8 +199,9 @@ async def test_body_of_a_rejected_request_does_not_keep_the_connection_open() ->
         assert await rest(reader) == b""
 
 
-async def test_pipelined_requests_are_rejected_one_by_one_and_in_order() -> None:
+async def test_pipelined_requests_are_rejected_one_by_one_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of them, in one piece: none of them may take memory or a stack frame of its own."""
+    monkeypatch.setattr("anabranch.server.backlog.QUICK_PER_S", 10_000)  # none is held for a second
     async with full() as (server, gate), server.connected() as (reader, writer):
         writer.write(GET * 3000)
         for _ in range(3000):

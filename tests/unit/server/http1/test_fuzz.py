@@ -1,7 +1,7 @@
 """Whatever a client sends: as many answers as a strict reading of the bytes has requests, in their order, and each request as it was written.
 
 A difference would be a desynchronisation, by which one client's bytes become another client's request. `ANABRANCH_FUZZ=100000` sets the number of
-inputs; by default there are two thousand.
+inputs; by default there are 1,500.
 
     ANABRANCH_FUZZ=100000 python -m pytest tests/unit/server/http1/test_fuzz.py
 """
@@ -23,7 +23,7 @@ from tests.support import strict_http
 from tests.support.head_server import PATIENCE_S
 from tests.support.http_fuzz import Recorder, answered_in_memory, differences, generate, pieces
 
-INPUTS = int(os.environ.get("ANABRANCH_FUZZ", "2000"))
+INPUTS = int(os.environ.get("ANABRANCH_FUZZ", "1500"))
 ON_SOCKETS = 10
 """One of so many inputs also goes over a real socket."""
 
