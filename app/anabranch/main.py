@@ -23,7 +23,7 @@ from anabranch.server.admin.reload import Others
 from anabranch.server.admin.server import AdminServer
 from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import BoundedProtocol, observed
-from anabranch.server.health import Health, upstream_probe
+from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
 from anabranch.settings import Settings, document_of, read_settings
 
@@ -102,6 +102,7 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
         observation.watch(gate)
     observation.watch(plane, reloader)
     health.mention(reloader)
+    health.watch(compute_probe(reloader))
     for name in settings.ready_upstreams:
         health.watch(upstream_probe(name, reloader))
     watching = Watching(document, reloader) if settings.reload == "watch" else None

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from anabranch.errors import ConfigError
+from anabranch.errors import ConfigError, StartError
 from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
 from tests.support.gateway import admin_port_of, problems_of
@@ -155,7 +155,7 @@ async def test_admin_port_in_use_is_reported(tmp_path: Path) -> None:
         taken.bind((LOOPBACK, 0))
         taken.listen()
         app = create_app(Settings(document=path, admin_port=taken.getsockname()[1]))
-        with pytest.raises(OSError, match=r"the admin server cannot listen on 127\.0\.0\.1 port"):
+        with pytest.raises(StartError, match=r"the admin server cannot listen on 127\.0\.0\.1 port"):
             async with app.router.lifespan_context(app):
                 raise AssertionError("it has begun")
 
