@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.routing import BaseRoute
 
-from anabranch.document.compile import compile_file
+from anabranch.document.compile import Compiled, compile_file
 from anabranch.document.reload import Reloader
 from anabranch.document.services import Services
 from anabranch.document.upstreams import Opener
@@ -25,7 +25,7 @@ from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import BoundedProtocol, observed
 from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
-from anabranch.settings import Settings, document_of, read_settings
+from anabranch.settings import Settings, document_of, environment, read_settings, unknown_settings
 
 logger = logging.getLogger("anabranch")
 
@@ -42,6 +42,12 @@ class Process:
     gate: Gate | None
 
 
+def warn(compiled: Compiled) -> None:
+    """Log what the operator may not have intended in the document and the settings."""
+    for warning in (*unknown_settings(environment()), *compiled.warnings):
+        logger.warning("%s", warning)
+
+
 def create_app(settings: Settings | Path | str | None = None) -> Gateway:
     """The gateway as an ASGI application, to be served or to be mounted in another one.
 
@@ -56,13 +62,13 @@ def create_app(settings: Settings | Path | str | None = None) -> Gateway:
 def assemble(settings: Settings, logs: Logs | None = None, others: Others | None = None, *, stand_in: Opener | None = None) -> Process:
     """The gateway and what belongs to it. Raises ConfigError. Nothing is opened yet.
 
-    `logs`: where requests are logged; None: a new log on stderr. `others`: the other workers, which an admin reload includes. `stand_in`: opens
-    what answers in place of the upstreams.
+    `logs`: where requests are logged; None: a new log on stderr. `others`: the other workers, which an admin reload includes; their supervisor has
+    logged the warnings. `stand_in`: opens what answers in place of the upstreams.
     """
     document = document_of(settings)
     compiled = compile_file(document)
-    for warning in compiled.warnings:
-        logger.warning("%s", warning)
+    if others is None:
+        warn(compiled)
     observation = open_observation(settings, logs or Logs(settings.log_format), os.environ)
     answers = open_answers(settings.from_journal, compiled.plan.journal.redact)
     services = Services(

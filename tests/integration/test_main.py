@@ -52,7 +52,7 @@ def written(folder: Path, *routers: str) -> Path:
 
 def problems_of(folder: Path, *routers: str) -> list[Problem]:
     with pytest.raises(ConfigError) as refused:
-        compile_file(written(folder, *routers), {}, import_from=folder)
+        compile_file(written(folder, *routers), {})
     return refused.value.problems
 
 

@@ -17,7 +17,7 @@ from anabranch import __version__
 from anabranch.cli.options import ANSWER_IS_NO, BAD_CONFIG, exit_with, settings_of
 from anabranch.document.compile import Compiled, compile_file
 from anabranch.errors import ConfigError
-from anabranch.main import Process, assemble
+from anabranch.main import Process, assemble, warn
 from anabranch.observe.logs import Logs
 from anabranch.server import gc_tuning
 from anabranch.server.admin.reload import outcome_of
@@ -88,8 +88,7 @@ def run(
 
 def _log_warnings(settings: Settings, compiled: Compiled) -> None:
     """Log the warnings about the document and the settings once, in the supervisor."""
-    for warning in compiled.warnings:
-        logger.warning("%s", warning)
+    warn(compiled)
     if settings.admin_port is None:
         logger.warning("with several workers, /metrics shows only one of them: set ANABRANCH_ADMIN_PORT to give each worker its own port")
 

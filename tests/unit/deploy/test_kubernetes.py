@@ -25,8 +25,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     return Cluster(tuple(render(write_kustomization(tmp_path_factory.mktemp("all"), components=COMPONENTS))))
 
 
-@pytest.fixture(params=[*OVERLAYS, "everything"])
+@pytest.fixture(params=[*OVERLAYS, "everything", "template"])
 def cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param == "template":
+        return Cluster(tuple(render(ROOT / "deploy" / "template" / "kubernetes")))
     if request.param != "everything":
         return overlay(request.param)
     found = request.getfixturevalue("everything")
@@ -235,7 +237,7 @@ def test_mounted_documents_compile(which: str, tmp_path: Path) -> None:
         (mount / key).symlink_to(f"..data/{key}")
         for secret in re.findall(r"\$\{file:/etc/anabranch-secrets/([^}]+)\}", text):
             (secrets / secret).write_text("s3cret-of-the-operator", "utf-8")
-    compiled = compile_file(mount, settings_of(cluster), import_from=ROOT)
+    compiled = compile_file(mount, settings_of(cluster))
     assert compiled.plan.endpoints
     assert compiled.warnings == []
 

@@ -10,7 +10,6 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from anabranch.config.load import load
 from anabranch.config.model import Document
 from anabranch.config.parse import parse
 from anabranch.config.problems import Problems
@@ -18,6 +17,7 @@ from anabranch.config.substitute import fill
 from anabranch.describe.document_catalogue import keys, kinds, sections
 from anabranch.describe.document_reference import reference
 from anabranch.describe.document_schema import document_schema
+from tests.support.documents import sound
 from tests.support.example import EXAMPLE
 from tests.support.spec_document import document_text
 from tests.support.spec_model import Case, read_spec_file
@@ -184,4 +184,4 @@ def test_the_editor_comment_is_in_the_reference(tmp_path: Path) -> None:
     assert comment in reference()
     file = tmp_path / "gateway.yaml"
     file.write_text(f"{comment}\nversion: 1\n")
-    load(file, {})
+    sound(file, {})
