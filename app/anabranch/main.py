@@ -3,14 +3,16 @@
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.routing import BaseRoute
 
-from anabranch.document.compile import Compiled, compile_file
+from anabranch.document.compile import compile_file
 from anabranch.document.reload import Reloader
 from anabranch.document.services import Services
 from anabranch.document.upstreams import Opener
+from anabranch.document.warnings import warnings_of
 from anabranch.document.watch import Watching
 from anabranch.edge.app import Gateway, build_app
 from anabranch.edge.dataplane import DataPlane
@@ -18,6 +20,7 @@ from anabranch.guard.concurrency import Gate
 from anabranch.observe.logs import Logs
 from anabranch.observe.observation import open_observation
 from anabranch.replay.answers import open_answers
+from anabranch.server.admin.about import about
 from anabranch.server.admin.app import build_admin, metrics_route, routes_of
 from anabranch.server.admin.reload import Others
 from anabranch.server.admin.server import AdminServer
@@ -25,7 +28,7 @@ from anabranch.server.admission_protocol import with_admission
 from anabranch.server.head import BoundedProtocol, observed
 from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
-from anabranch.settings import Settings, document_of, environment, read_settings, unknown_settings
+from anabranch.settings import Settings, document_of, read_settings
 
 logger = logging.getLogger("anabranch")
 
@@ -40,12 +43,6 @@ class Process:
     protocol: type[BoundedProtocol]
     admin: AdminServer | None
     gate: Gate | None
-
-
-def warn(compiled: Compiled) -> None:
-    """Log what the operator may not have intended in the document and the settings."""
-    for warning in (*unknown_settings(environment()), *compiled.warnings):
-        logger.warning("%s", warning)
 
 
 def create_app(settings: Settings | Path | str | None = None) -> Gateway:
@@ -68,7 +65,8 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
     document = document_of(settings)
     compiled = compile_file(document)
     if others is None:
-        warn(compiled)
+        for warning in warnings_of(compiled, settings):
+            logger.warning("%s", warning)
     observation = open_observation(settings, logs or Logs(settings.log_format), os.environ)
     answers = open_answers(settings.from_journal, compiled.plan.journal.redact)
     services = Services(
@@ -100,13 +98,16 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
     admin = None
     if settings.admin_port is not None:
         routes = routes_of(reloader, others, observation.metrics, observation.timings, is_private=settings.admin_token is not None)
-        admin = AdminServer(build_admin(health, plane, routes, settings.admin_token), settings.admin_host, settings.admin_port, protocol)
+        told = partial(about, services, reloader, others)
+        admin = AdminServer(
+            build_admin(health, plane, routes, settings.admin_token, told), settings.admin_host, settings.admin_port, protocol
+        )
     gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
     if gate is not None:
         protocol = with_admission(protocol, gate, app)
         app.limit(gate)
         observation.watch(gate)
-    observation.watch(plane, reloader)
+    observation.watch(plane, reloader, services.code)
     health.mention(reloader)
     health.watch(compute_probe(reloader))
     for name in settings.ready_upstreams:

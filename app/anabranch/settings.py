@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from anabranch.errors import ConfigError, Problem
@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """Answer `?_explain=true` with the plan, outcomes and timings instead of the response. This shows clients the gateway's internals."""
     journal_path: Path | None = None
     """Folder of the journal. Overrides the document's `journal.path`; if neither is set, `journal` in the working directory."""
+    journal_keep_size: ByteSize | None = Field(None, ge=1)
+    """Largest total size of the journal's closed segments, such as 700MiB: what the disk allows. The document's `keep_size` can only be smaller."""
     from_journal: Path | None = None
     """Folder of a journal that answers in place of all upstreams, which are not called. Nothing is recorded.
     `anabranch run --from-journal DIR` sets it."""

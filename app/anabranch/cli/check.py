@@ -110,5 +110,8 @@ def explain(
         hint = did_you_mean(endpoint, [*names, *(plan.path for plan in plans.endpoints)])
         typer.echo(f"there is no endpoint {endpoint!r}; {hint or 'the document has ' + (', '.join(names) or 'none')}", err=True)
         raise typer.Exit(BAD_USE)
+    if not chosen:
+        typer.echo(f"{document} has no endpoints to explain", err=True)
+        raise typer.Exit(BAD_USE)
     text = "\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen)
-    typer.echo(compiled.draft.secrets.redact(text or "the document has no endpoints"))
+    typer.echo(compiled.draft.secrets.redact(text))

@@ -16,8 +16,9 @@ import uvicorn
 from anabranch import __version__
 from anabranch.cli.options import ANSWER_IS_NO, BAD_CONFIG, exit_with, settings_of
 from anabranch.document.compile import Compiled, compile_file
+from anabranch.document.warnings import warnings_of
 from anabranch.errors import ConfigError
-from anabranch.main import Process, assemble, warn
+from anabranch.main import Process, assemble
 from anabranch.observe.logs import Logs
 from anabranch.server import gc_tuning
 from anabranch.server.admin.reload import outcome_of
@@ -88,7 +89,8 @@ def run(
 
 def _log_warnings(settings: Settings, compiled: Compiled) -> None:
     """Log the warnings about the document and the settings once, in the supervisor."""
-    warn(compiled)
+    for warning in warnings_of(compiled, settings):
+        logger.warning("%s", warning)
     if settings.admin_port is None:
         logger.warning("with several workers, /metrics shows only one of them: set ANABRANCH_ADMIN_PORT to give each worker its own port")
 

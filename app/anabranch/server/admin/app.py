@@ -87,16 +87,25 @@ def routes_of(
     if metrics is not None:
         routes.append(metrics_route(metrics.render))
     if timings is not None:
-        routes.append(json_route("/admin/timings", timings.report))
+        number = None if others is None else others.number
+        routes.append(json_route("/admin/timings", lambda: {"worker": number, **timings.report()}))
     if is_private:
         routes += journal.routes(reloader)
     return routes
 
 
-def build_admin(readiness: health.Readiness, plane: DataPlane, routes: Sequence[BaseRoute], token: SecretStr | None) -> ASGIApp:
-    """The admin server's application. `token`: bearer token that callers must send; None: no token is required."""
-    paths = sorted(route.path for route in routes if isinstance(route, Route))
-    app = Starlette(routes=[*health.routes(readiness), json_route("/admin", lambda: {"paths": paths}), ExplainRoute(plane), *routes])
+def build_admin(
+    readiness: health.Readiness,
+    plane: DataPlane,
+    routes: Sequence[BaseRoute],
+    token: SecretStr | None,
+    about: Callable[[], dict[str, object]] = dict,
+) -> ASGIApp:
+    """The admin server's application. `token`: bearer token that callers must send; None: no token is required. `about`: what /admin says of the
+    process, besides the paths that there are."""
+    served: list[BaseRoute] = [*health.routes(readiness), json_route("/admin", lambda: {**about(), "paths": paths}), *routes]
+    paths = sorted({route.path for route in served if isinstance(route, Route)} | {f"{_EXPLAIN}/{{path}}"})
+    app = Starlette(routes=[ExplainRoute(plane), *served])
     app.router.redirect_slashes = False
     install(app)
     return app if token is None else TokenGuard(app, token=token.get_secret_value())
