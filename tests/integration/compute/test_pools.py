@@ -7,6 +7,7 @@ from time import monotonic
 
 import pytest
 
+from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools
 from anabranch.compute.processes import pool as process_pool
 from anabranch.document.compile import compile_file
@@ -55,3 +56,11 @@ async def test_pool_that_goes_down_is_known_and_given_up_after_a_minute(
         async with asyncio.timeout(30):
             while pools.trouble() is not None:
                 await asyncio.sleep(0.01)
+
+
+async def test_large_answers_that_are_read_on_the_loop_are_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Offload() as offload:
+        assert list(offload.notes()) == []
+        monkeypatch.setattr("sys.executable", "/bin/false")
+        await offload._opened()
+        assert ["read on the event loop" in note for note in offload.notes()] == [True]
