@@ -4,6 +4,7 @@
      +-- ConfigError            the operator: a document or a setting
      +-- StartError             the operator: a part of the process cannot start
      +-- RequestError           the client: the request is invalid, too late, or one too many
+     |    +-- RefusedRequest         no request at all: the connection is closed
      +-- JournalError           the response must not be sent, because its record is not on disk
      |    +-- JournalFull           the journal's queue is full
      +-- StepError              a step failed; carried as an outcome, raised only inside the layers of one step
@@ -128,27 +129,63 @@ class RequestError(AnabranchError):
         self.headers = headers or {}
 
 
-class MalformedRequest(RequestError):
-    """The bytes on the connection are not valid HTTP/1.1. Raised by the server, before there is a request."""
+class RefusedRequest(RequestError):
+    """Raised by the server, before there is a request. Where the next request begins is unknown, so the connection is closed."""
+
+
+class MalformedRequest(RefusedRequest):
+    """The bytes on the connection are not valid HTTP/1.1."""
 
     code = "malformed_request"
     title = "Malformed HTTP request"
 
 
-class HeadTooLarge(RequestError):
-    """The request line and header fields exceed the size limit. Raised by the server, before there is a request."""
+class TargetTooLong(RefusedRequest):
+    """The request line exceeds the size limit."""
+
+    code = "target_too_long"
+    status = 414
+    title = "Request target too long"
+
+
+class HeadTooLarge(RefusedRequest):
+    """The request line and header fields exceed the size limit."""
 
     code = "head_too_large"
     status = 431
     title = "Request head too large"
 
 
-class HeadTimeout(RequestError):
-    """The request line and header fields did not arrive in time. Raised by the server, before there is a request."""
+class HeadTimeout(RefusedRequest):
+    """The request line and header fields did not arrive in time."""
 
     code = "head_timeout"
     status = 408
     title = "Request head timed out"
+
+
+class ExpectationFailed(RefusedRequest):
+    """The request expects something other than `100-continue`."""
+
+    code = "expectation_failed"
+    status = 417
+    title = "Expectation cannot be met"
+
+
+class NotImplementedRequest(RefusedRequest):
+    """The request needs a transfer coding or a method that no endpoint can have."""
+
+    code = "not_implemented"
+    status = 501
+    title = "Not implemented"
+
+
+class VersionNotSupported(RefusedRequest):
+    """The request is not of HTTP/1."""
+
+    code = "version_not_supported"
+    status = 505
+    title = "HTTP version not supported"
 
 
 class InvalidParameters(RequestError):

@@ -25,9 +25,9 @@ from anabranch.server.admin.app import build_admin, metrics_route, routes_of
 from anabranch.server.admin.reload import Others
 from anabranch.server.admin.server import AdminServer
 from anabranch.server.admission_protocol import with_admission
-from anabranch.server.head import BoundedProtocol, observed
 from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
+from anabranch.server.http1.connection import BoundedProtocol, observed
 from anabranch.settings import Settings, document_of, read_settings
 
 logger = logging.getLogger("anabranch")
@@ -98,10 +98,10 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
     admin = None
     if settings.admin_port is not None:
         routes = routes_of(reloader, others, observation.metrics, observation.timings, is_private=settings.admin_token is not None)
+        names = (*settings.admin_names, settings.admin_host.lower())
         told = partial(about, services, reloader, others)
-        admin = AdminServer(
-            build_admin(health, plane, routes, settings.admin_token, told), settings.admin_host, settings.admin_port, protocol
-        )
+        admin_app = build_admin(health, plane, routes, settings.admin_token, names, told)
+        admin = AdminServer(admin_app, settings.admin_host, settings.admin_port, protocol)
     gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
     if gate is not None:
         protocol = with_admission(protocol, gate, app)

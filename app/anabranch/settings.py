@@ -1,6 +1,7 @@
 """Settings of the process, from the environment (`ANABRANCH_*`) and an optional `.env` file. The document defines everything else."""
 
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,7 @@ from anabranch.errors import ConfigError, Problem
 
 PREFIX: Final = "ANABRANCH_"
 DOTENV: Final = ".env"
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class Settings(BaseSettings):
@@ -72,6 +74,8 @@ class Settings(BaseSettings):
     """File that contains the admin server's bearer token, such as a mounted secret. Read at startup; overrides the next setting."""
     admin_token: SecretStr | None = Field(None, min_length=8, validate_default=True)
     """Bearer token that the admin server requires, except for /livez and /readyz. Unset: no token is required."""
+    admin_names: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names, separated by commas, by which the admin server may be called without a token. Loopback names and its own address are always known."""
     tracing: bool = False
     """Create OpenTelemetry spans and send them to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `otel`."""
     trace_ratio: float = Field(1.0, ge=0, le=1)
@@ -81,10 +85,18 @@ class Settings(BaseSettings):
     ready_upstreams: Annotated[tuple[str, ...], NoDecode] = ()
     """Upstreams that /readyz depends on, separated by commas: not ready while one of them has the breakers of all its addresses open."""
 
-    @field_validator("ready_upstreams", mode="before")
+    @field_validator("ready_upstreams", "admin_names", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("admin_names")
+    @classmethod
+    def _check_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if _HOST_NAME.fullmatch(name) is None:
+                raise ValueError(f"{name!r} is not a host name; write it without scheme, port, path and wildcards")
+        return tuple(name.lower().removesuffix(".") for name in value)
 
     @field_validator("admin_token", mode="before")
     @classmethod

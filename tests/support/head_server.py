@@ -1,9 +1,9 @@
 """A server with the gateway's own protocol and an application whose behaviour depends on the target, for tests that send raw bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 import uvicorn
@@ -14,7 +14,8 @@ from anabranch.edge.admission import Admission, Headers
 from anabranch.engine.event import Refusal
 from anabranch.guard.concurrency import Gate
 from anabranch.server.admission_protocol import with_admission
-from anabranch.server.head import BoundedProtocol
+from anabranch.server.http1.connection import BoundedProtocol
+from tests.support.eventually import eventually
 from tests.support.serving import LOOPBACK
 
 PATIENCE_S: Final = 30.0
@@ -83,19 +84,24 @@ class HeadServer:
         self._state = state
 
     @property
+    def open_connections(self) -> int:
+        """How many there are, WebSockets included."""
+        return len(self._state.connections)
+
+    @property
     def connections(self) -> list[BoundedProtocol]:
         """The open connections."""
-        return [one for one in self._state.connections if isinstance(one, BoundedProtocol)]
+        connections: Iterable[object] = self._state.connections
+        return [one for one in connections if isinstance(one, BoundedProtocol)]
 
     def drain(self) -> None:
         """Shut connections down as a stopping server does: later responses say that their connection closes."""
         for connection in list(self._state.connections):
             connection.shutdown()
 
-    async def until_refused(self, count: int = 1) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while len(self.refusals) < count:
-                await asyncio.sleep(0.005)
+    async def until_seen(self, path: str) -> None:
+        """Return when the application has been asked for `path`."""
+        await eventually(lambda: path in self.app.seen)
 
     async def exchange(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         """Send the pieces, and return everything received until the server closes the connection."""
@@ -141,17 +147,22 @@ def problem_of(raw: bytes, status: int = 4) -> tuple[int, dict[str, str], dict[s
 
 @asynccontextmanager
 async def serving(
-    protocol: type[BoundedProtocol] = Bounded, *, keep_alive_s: float = 600, gate: Gate | None = None
+    protocol: type[BoundedProtocol] = Bounded,
+    *,
+    keep_alive_s: float = 600,
+    gate: Gate | None = None,
+    app: Application | None = None,
+    websocket: Literal["none", "websockets-sansio", "wsproto"] = "none",
 ) -> AsyncIterator[HeadServer]:
-    """Serve a new `Application` with `protocol`, behind `gate`."""
-    app = Application()
+    """Serve `app`, by default a new one, with `protocol`, behind `gate`."""
+    app = app or Application()
     refusals: list[Refusal] = []
     observed: type[BoundedProtocol] = type("Observed", (protocol,), {"observe": staticmethod(refusals.append)})
     config = uvicorn.Config(
         app if gate is None else Admission(app, gate=gate, rejections=app),
         port=0,
         http=observed if gate is None else with_admission(observed, gate, app),
-        ws="none",
+        ws=websocket,
         lifespan="off",
         log_config=None,
         access_log=False,

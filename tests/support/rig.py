@@ -8,7 +8,7 @@ from typing import Any
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.redirect import Redirecting
-from anabranch.upstream.seam import Transport
+from anabranch.upstream.seam import StreamTransport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.wire import WireTransport
 from tests.support.documents import upstream_plan
@@ -18,7 +18,7 @@ from tests.support.scripted import ScriptedUpstream
 class Caller:
     """A transport with an address: `ask` makes one exchange. Deadlines are relative here (`within_s`)."""
 
-    def __init__(self, transport: Transport, address: Address) -> None:
+    def __init__(self, transport: StreamTransport, address: Address) -> None:
         self.transport = transport
         self.address = address
 

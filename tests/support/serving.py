@@ -1,7 +1,7 @@
 """Serves an ASGI application on a real loopback socket inside the running loop.
 
-This is uvicorn as in production, without its process supervision: it handles no signals, and it stops on an event instead of polling every
-0.1 s. Independent of the gateway.
+This is uvicorn with the gateway's protocol, as in production, without process supervision: it handles no signals, and it stops on an event
+instead of polling every 0.1 s.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
+
+from anabranch.server.http1.connection import BoundedProtocol
 
 LOOPBACK = "127.0.0.1"
 STOP_TIMEOUT_S = 5.0
@@ -55,16 +57,15 @@ def free_socket() -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def serve(app: Any) -> AsyncIterator[int]:
-    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited.
+async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> AsyncIterator[int]:
+    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the gateway's own, if it is one.
 
     Raises RuntimeError when the application does not start. An application that does not stop in time (10 s) fails the test.
     """
     listener = free_socket()
     port: int = listener.getsockname()[1]
-    # httptools without websockets, like `anabranch run`; this also avoids a warning from an unneeded import.
     config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=int(STOP_TIMEOUT_S)
+        app, http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=int(STOP_TIMEOUT_S)
     )
     server = LoopServer(config)
     serving = asyncio.create_task(_serve(server, listener), name="serving")

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
@@ -39,16 +38,12 @@ def _header_value(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError("must be a URL such as http://host:8080/base") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("a URL must begin with http:// or https://")
-    if port == 0:
-        raise ValueError("the port must be between 1 and 65535")
     Address.parse(value)
+    return value
+
+
+def _url_with_query(value: str) -> str:
+    Address.parse_target(value)
     return value
 
 
@@ -58,6 +53,7 @@ HeaderValue = Annotated[str, AfterValidator(_header_value)]
 URL = Annotated[
     str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://", "examples": ["http://127.0.0.1:9101"]})
 ]
+URLWithQuery = Annotated[str, AfterValidator(_url_with_query), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 
 
 class Model(BaseModel):

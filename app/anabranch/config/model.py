@@ -14,6 +14,7 @@ from anabranch.config.base import HeaderName as HeaderName
 from anabranch.config.base import HeaderValue as HeaderValue
 from anabranch.config.base import Model as Model
 from anabranch.config.base import Name as Name
+from anabranch.config.base import URLWithQuery as URLWithQuery
 from anabranch.config.base import checked_name as checked_name
 from anabranch.config.compute import ComputeBackend as ComputeBackend
 from anabranch.config.journal import Journal as Journal

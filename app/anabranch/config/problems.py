@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from anabranch.config.node import Located, Node, Path, walk
-from anabranch.config.secrets import Secrets
+from anabranch.config.secrets import Secrets, is_confidential
 from anabranch.errors import ConfigError, Problem
 
 _MAX_SHOWN: Final = 60
@@ -56,7 +56,7 @@ class Problems:
         `value`: the wrong value. It is shown as shortened JSON, unless it contains a secret. None: nothing to show.
         `at_key`: the key is wrong, not its value. A problem that is added twice (an alias repeats the mistake of its anchor) counts once.
         """
-        shown = None if value is None or self.secrets.touch(path) else self.secrets.redact(json_text(value))
+        shown = None if value is None or self.secrets.touch(path) or is_confidential(path, value) else self.secrets.redact(json_text(value))
         self.add_at(
             self.positions.locate(path, at_key=at_key),
             message,

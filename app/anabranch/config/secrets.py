@@ -4,6 +4,7 @@ Every substituted value is treated as confidential. This module never shows the 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +16,23 @@ _MIN_LENGTH: Final = 4
 _HIDDEN: Final = "***"
 # Words of YAML itself are not secrets, and hiding them would garble messages.
 _WORDS: Final = frozenset({"true", "false", "null"})
+# RFC 3986 section 3.2.1.
+_USERINFO: Final = re.compile(r"://.*@")
+# Keys of an upstream whose values are confidential even when they are written out in the document.
+_CONFIDENTIAL: Final = frozenset({"client_secret", "headers"})
+
+
+def is_confidential(path: Path, value: object) -> bool:
+    """Whether no message may show the value at `path`: in an upstream, header fields, client secrets, and URLs that have credentials."""
+    return path[:1] == ("upstreams",) and (not _CONFIDENTIAL.isdisjoint(path) or _holds_credentials(value))
+
+
+def _holds_credentials(value: object) -> bool:
+    if isinstance(value, dict):
+        return not _CONFIDENTIAL.isdisjoint(value) or any(map(_holds_credentials, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_credentials, value))
+    return isinstance(value, str) and "@" in value
 
 
 @dataclass(slots=True, repr=False, eq=False)
@@ -29,7 +47,9 @@ class Secrets:
         return any(secret[: len(path)] == path[: len(secret)] for secret in self.paths)
 
     def redact(self, text: str) -> str:
-        """`text` with every secret value replaced by `***`, the longest first. Quoted and escaped forms are replaced too."""
+        """`text` with every secret value replaced by `***`, the longest first, and the credentials in a URL. Quoted and escaped forms are
+        replaced too."""
+        text = _USERINFO.sub(f"://{_HIDDEN}@", text)
         for spelling in sorted({spelling for value in self.values for spelling in _spellings(value)}, key=len, reverse=True):
             text = text.replace(spelling, _HIDDEN)
         return text

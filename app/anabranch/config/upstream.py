@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from anabranch.config.base import URL, HeaderName, HeaderValue, Model
+from anabranch.config.base import URL, HeaderName, HeaderValue, Model, URLWithQuery
 from anabranch.config.units import Duration, Ratio, Size, parse_duration
 from anabranch.core.exchange import Address
 
@@ -131,12 +131,15 @@ class TLS(Model):
 class OAuth2(Model):
     """A bearer token from the client credentials grant (RFC 6749 section 4.4): fetched once, renewed before it expires."""
 
-    token_url: URL
-    """Token endpoint of the authorization server."""
+    token_url: URLWithQuery
+    """Token endpoint of the authorization server. A query is kept (RFC 6749 section 3.2)."""
     client_id: str
     """The gateway's client id."""
     client_secret: str
     """The gateway's client secret: `${NAME}` or `${file:PATH}`."""
+    client_auth: Literal["basic", "post"] = "basic"
+    """How the client id and secret are sent: `basic` in an Authorization header, `post` in the form, for servers that do not support `basic`
+    (RFC 6749 section 2.3.1)."""
     scope: str | None = None
     """Scopes, separated by spaces."""
     audience: str | None = None
@@ -194,6 +197,9 @@ class Upstream(Model):
     """Maximum size of a response body, after content decoding."""
     follow_redirects: int = Field(0, ge=0, le=10)
     """Maximum number of redirects to follow for GET and HEAD, on the same origin only. 0: a redirect is a failure."""
+    encoded_slashes: Literal["keep", "refuse"] = "keep"
+    """What happens to a value in a `path` that contains `/` or `\\`. `keep`: it is sent percent-encoded (`%2F`), as one segment. `refuse`: the
+    step fails; for services that decode a path before they route by it. A value with `.` or `..` between slashes is always refused."""
     tls: TLS | None = None
     """TLS settings of https addresses."""
     oauth2: OAuth2 | None = None

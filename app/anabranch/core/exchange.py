@@ -3,12 +3,17 @@
 These are built and read on the hot path, so they are msgspec structs (created in about 0.1 us; a frozen dataclass takes 1 us).
 """
 
+import ipaddress
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+# RFC 1035 section 2.3.4 for the length; `_` occurs in names of services.
+_LABEL: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
 class HeaderBlock(msgspec.Struct, frozen=True):
@@ -57,6 +62,18 @@ class StaleRule(msgspec.Struct, frozen=True):
     origin: str = ""
 
 
+class StreamRule(msgspec.Struct, frozen=True):
+    """How the body of a streamed response is read.
+
+    `idle_timeout_s`: longest wait for its next part while the reader wants one. `max_bytes`: of the whole body, as received and as decoded;
+    None: any size. `is_decoded`: content codings are undone; False gives the bytes as they are on the wire.
+    """
+
+    idle_timeout_s: float
+    max_bytes: int | None = None
+    is_decoded: bool = False
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One complete response: final status, header fields (lower-case names, wire order, repeats kept), content-decoded body."""
 
@@ -75,8 +92,9 @@ class Answer(msgspec.Struct, frozen=True):
 class Address(msgspec.Struct, frozen=True):
     """Where to reach an upstream.
 
-    `host`: as written, without brackets (verified by TLS and sent as Host). `port`: TCP. `base_path`: percent-encoded, no
-    trailing slash, "" for none. `ip`: connect to this literal address instead of resolving `host`; None resolves when connecting.
+    `host`: without brackets and without the dot that may end a name (verified by TLS, sent as Host). `port`: TCP. `base_path`:
+    percent-encoded, no trailing slash, "" for none. `ip`: connect to this literal address instead of resolving `host`; None resolves when
+    connecting. `is_absolute`: the name was written with its dot, so no search domain is tried when it is resolved.
     """
 
     scheme: str
@@ -84,25 +102,49 @@ class Address(msgspec.Struct, frozen=True):
     port: int
     base_path: str = ""
     ip: str | None = None
+    is_absolute: bool = False
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Parse `http(s)://host[:port][/base]`. Raises ValueError with a sentence for the operator."""
-        parts = urlsplit(url)
-        if parts.scheme not in DEFAULT_PORTS:
-            raise ValueError(f"the scheme must be http or https, not {parts.scheme or 'empty'}")
-        if not parts.hostname:
-            raise ValueError("the host is missing")
+        """Parse `http(s)://host[:port][/base]`. Raises ValueError with a sentence for the operator that quotes nothing of `url`."""
+        address, target = cls.parse_target(url)
+        if "?" in target:
+            raise ValueError("a query is not allowed in an upstream's URL")
+        return msgspec.structs.replace(address, base_path=target.rstrip("/"))
+
+    @classmethod
+    def parse_target(cls, url: str) -> "tuple[Address, str]":
+        """Parse `http(s)://host[:port][/path][?query]` to an address without base path, and a request target. Raises like `parse`."""
+        if any(not 0x20 < ord(char) < 0x7F for char in url):
+            raise ValueError(
+                "a URL must not contain spaces, control characters or characters beyond ASCII; percent-encode them, "
+                "and write a host name in its xn-- form"
+            )
+        try:
+            parts = urlsplit(url)
+            port = DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
+        except ValueError:
+            raise ValueError("must be a URL such as http://host:8080/base") from None
+        if port is None or parts.scheme not in DEFAULT_PORTS:
+            raise ValueError("a URL must begin with http:// or https://")
+        if port == 0:
+            raise ValueError("the port must be between 1 and 65535")
         if parts.username is not None or parts.password is not None:
             raise ValueError("credentials are not allowed in a URL; set a header instead")
-        if parts.query or parts.fragment:
-            raise ValueError("a query or fragment is not allowed in an upstream's URL")
-        if any(ord(char) <= 0x20 or ord(char) > 0x7E for char in url):
-            raise ValueError("a URL may contain only printable ASCII; percent-encode other characters")
-        port = parts.port if parts.port is not None else DEFAULT_PORTS[parts.scheme]
-        if not 0 < port < 65536:
-            raise ValueError("the port must be between 1 and 65535")
-        return cls(scheme=parts.scheme, host=parts.hostname, port=port, base_path=parts.path.rstrip("/"))
+        if not parts.hostname:
+            raise ValueError("the host is missing")
+        if parts.fragment:
+            raise ValueError("a fragment is not allowed in a URL")
+        host = parts.hostname.removesuffix(".")
+        if ":" not in host and any(not _LABEL.fullmatch(label) for label in host.split(".")):
+            raise ValueError("the host is not a name: its parts must have 1 to 63 letters, digits, `-` or `_`")
+        address = cls(scheme=parts.scheme, host=host, port=port, is_absolute=host != parts.hostname and not _is_ipv4(host))
+        return address, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+    @property
+    def lookup_name(self) -> str:
+        """What is resolved when `ip` is None: an absolute name with its dot (RFC 6066 section 3 keeps the dot out of TLS)."""
+        return f"{self.host}." if self.is_absolute else self.host
 
     @property
     def authority(self) -> str:
@@ -114,3 +156,11 @@ class Address(msgspec.Struct, frozen=True):
     def origin(self) -> str:
         """`scheme://authority`, for logs and explain."""
         return f"{self.scheme}://{self.authority}"
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True

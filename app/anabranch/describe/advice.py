@@ -40,6 +40,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "`anabranch_refused_connections_total` counts these connections, and the log has the addresses of some. Common causes are "
         "TLS sent to a plain port and port scanners.",
     ),
+    "target_too_long": Advice(
+        "The request line exceeds the size limit of the gateway. The connection was closed.",
+        "Send a shorter path and query. Put large values in the body.",
+        "Nothing: the limit is fixed.",
+    ),
     "head_too_large": Advice(
         "The request line and header fields together exceed the size limit of the gateway. The connection was closed.",
         "Send fewer or smaller header fields; cookies are the usual cause. Put large values in the body.",
@@ -49,6 +54,22 @@ ADVICE: Final[dict[str, Advice]] = {
         "The request line and header fields did not arrive in time. The connection was closed, and the request was not processed.",
         "Send the request line and all header fields together, without pauses.",
         "Many of these at once mean clients that hold connections open on purpose, or a network that loses packets.",
+    ),
+    "expectation_failed": Advice(
+        "The `Expect` field asks for something other than `100-continue`. The connection was closed, and the request was not processed.",
+        "Send the request without `Expect`, or with `Expect: 100-continue`.",
+        "Nothing.",
+    ),
+    "not_implemented": Advice(
+        "The request has a transfer coding other than `chunked`, or asks for a tunnel (`CONNECT`). The connection was closed, and the request "
+        "was not processed.",
+        "Send the body with `Content-Length`, or in chunks without a further coding. Do not configure the gateway as a proxy.",
+        "Nothing. `CONNECT` usually means that somebody probes for an open proxy.",
+    ),
+    "version_not_supported": Advice(
+        "The request is not of HTTP/1.1 or HTTP/1.0. The connection was closed.",
+        "Configure the client to use HTTP/1.1. HTTP/2 without TLS (`h2c`, prior knowledge) is not available.",
+        "For HTTP/2 to clients, put a load balancer or ingress in front of the gateway.",
     ),
     "invalid_parameters": Advice(
         "Parameters in the path, query or headers are missing, or do not match the endpoint's declaration.",
@@ -71,8 +92,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "Raise the endpoint's `timeout` if clients have slow connections.",
     ),
     "unsupported_media_type": Advice(
-        "The endpoint accepts JSON, but the request declares another media type.",
-        "Send `Content-Type: application/json`; with curl, use `--json`.",
+        "The endpoint accepts JSON without a content coding, but the request declares another media type or a `Content-Encoding`.",
+        "Send `Content-Type: application/json`; with curl, use `--json`. Send the body uncompressed.",
         "Nothing.",
     ),
     "not_found": Advice(

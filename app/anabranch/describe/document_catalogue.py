@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from anabranch.config.model import STEPS, URL, Document, HeaderName, HeaderValue, HedgeDelay, Name, Step
+from anabranch.config.model import STEPS, URL, Document, HeaderName, HeaderValue, HedgeDelay, Name, Step, URLWithQuery
 from anabranch.config.units import Duration, DurationOrZero, Ratio, Size, format_duration, format_ratio, format_size
 
 _WORDS: Final[tuple[tuple[Any, str], ...]] = (
@@ -21,6 +21,7 @@ _WORDS: Final[tuple[tuple[Any, str], ...]] = (
     (Ratio, "ratio"),
     (HedgeDelay, "duration or quantile"),
     (URL, "URL"),
+    (URLWithQuery, "URL"),
     (Name, "name"),
     (HeaderName, "header name"),
     (HeaderValue, "string"),

@@ -34,7 +34,7 @@ _PROBLEMS: Final = {
     "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
-    "415": ("UnsupportedMediaType", "The content type of the request body is not JSON."),
+    "415": ("UnsupportedMediaType", "The content type of the request body is not JSON, or the body has a content coding."),
     "4XX": ("UpstreamRefusal", "The upstream of a required step answered with a 4xx status, which is passed on."),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),

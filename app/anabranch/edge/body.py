@@ -1,4 +1,8 @@
-"""Reads a request body and checks its size, its arrival in time, that it is JSON in UTF-8, and the plan's schema."""
+"""Reads a request body and checks its size, its arrival in time, that it is JSON in UTF-8, and the plan's schema.
+
+A body in a content coding is refused, and not decoded: a small one can become a very large one, and clients compress requests only where a service
+says that it takes them (RFC 9110 sections 8.4, 12.5.3 and 15.5.16).
+"""
 
 import asyncio
 from typing import Final
@@ -22,6 +26,9 @@ def check_head(request: ClientRequest, plan: BodyPlan) -> None:
     media_type = request.headers.get(b"content-type")
     if media_type is not None and length != b"0" and media_type != b"application/json" and not _is_json(media_type):
         raise _unsupported(media_type)
+    codings = request.headers.get(b"content-encoding")
+    if codings is not None and length != b"0":
+        _check_codings(codings)
 
 
 async def receive_body(request: ClientRequest, plan: BodyPlan, receive: Receive) -> None:
@@ -88,6 +95,12 @@ def _unsupported(media_type: bytes) -> UnsupportedMediaType:
     hint = _CURL_HINT if media_type.startswith(b"application/x-www-form-urlencoded") else ""
     shown = media_type.partition(b";")[0].decode("ascii", "replace")[:100]
     return UnsupportedMediaType(f"this endpoint accepts application/json, not {shown}{hint}", headers={"accept": "application/json"})
+
+
+def _check_codings(codings: bytes) -> None:
+    if any(coding.strip(b" \t").lower() not in {b"", b"identity"} for coding in codings.split(b",")):
+        detail = "this endpoint accepts no content coding; send the body uncompressed, without Content-Encoding"
+        raise UnsupportedMediaType(detail, headers={"accept-encoding": "identity"})
 
 
 def _too_large(plan: BodyPlan) -> BodyTooLarge:

@@ -52,10 +52,12 @@ class Responder:
 
 
 def outcome_headers(outcomes: Sequence[Outcome], *, is_complete: bool) -> HeaderList:
-    """Gateway-Complete and Server-Timing; Proxy-Status if a step failed; Age and Cache-Status if a step has a stale answer."""
+    """Gateway-Complete; Server-Timing if a step ran; Proxy-Status if a step failed; Age and Cache-Status if a step has a stale answer."""
+    headers = [_COMPLETE if is_complete else _PARTIAL]
+    if outcomes:
+        headers.append((b"server-timing", server_timing(outcomes)))
     if is_complete:
-        return [_COMPLETE, (b"server-timing", server_timing(outcomes))]
-    headers = [_PARTIAL, (b"server-timing", server_timing(outcomes))]
+        return headers
     failed = proxy_status(outcomes)
     if failed:
         headers.append((b"proxy-status", failed))

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from anabranch.config import model as config
+from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.operation import send
@@ -42,11 +43,12 @@ class FanOutFailed(Exception):
 def segment(value: object) -> str:
     """`value` as one percent-encoded path segment; booleans become `true` and `false`.
 
-    Raises ValueError for None, an empty text, `.` and `..`, which would change the path.
+    Raises ValueError for None, an empty text, and a text with `.` or `..` as a segment (`a/../b`, `%2e%2e`), which would change the path.
     """
     text = _text(value)
-    if value is None or text in ("", ".", ".."):
-        raise ValueError(f"{value!r} cannot be a path segment")
+    fault = "must not be None: it is part of a path" if value is None else path_value.fault(text)
+    if fault is not None:
+        raise ValueError(f"the value cannot be a path segment: it {fault}")
     return quote(text, safe="")
 
 
@@ -70,6 +72,7 @@ class UpstreamHandle:
     policy: Policy
     headers: HeaderBlock
     forward: "Any" = field(repr=False)
+    allows_encoded_slashes: bool = True
 
 
 def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
@@ -80,7 +83,7 @@ def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[st
             defaults=DEFAULT_HEADERS, upstream=upstream.headers, step={}, forward=upstream.forward_headers,
             slot_of=lambda _: 0, optional=lambda _: False,
         )  # fmt: skip
-        handles[name] = UpstreamHandle(policies[name], block, forward)
+        handles[name] = UpstreamHandle(policies[name], block, forward, upstream.allows_encoded_slashes)
     return handles
 
 
@@ -135,6 +138,9 @@ class FanOut:
             raise KeyError(f"the document has no upstream {upstream!r}; it has {', '.join(self._handles) or 'none'}")
         if not path.startswith("/") or "#" in path:
             raise ValueError(f"a path must start with / and have no fragment: {path!r}")
+        for part in path.partition("?")[0].split("/"):
+            if part and (why := path_value.fault(part, allows_slashes=handle.allows_encoded_slashes)) is not None:
+                raise ValueError(f"a segment of the path {why}")
         target = quote(path, safe=_PATH_SAFE)
         if pairs := [(key, _text(item)) for key, value in (query or {}).items() for item in _items(value) if item is not None]:
             target += ("&" if "?" in target else "?") + urlencode(pairs, quote_via=quote)

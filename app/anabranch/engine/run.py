@@ -208,11 +208,22 @@ class _Run:
             self._waiting[index] -= 1
             if self._outcomes[index] is not None:
                 continue
-            if not has_value:
-                ready += self._skip(self._plan.steps[index], step.name, is_left_out=outcome.is_left_out)
-            elif not self._waiting[index]:
-                ready.append(index)
+            dependent = self._plan.steps[index]
+            if has_value:
+                if not self._waiting[index]:
+                    ready += self._unblock(dependent)
+            elif outcome.is_left_out or not dependent.may_be_left_out or not self._waiting[index]:
+                ready += self._skip(dependent, step.name, is_left_out=outcome.is_left_out)
         return ready
+
+    def _unblock(self, step: StepPlan) -> list[int]:
+        """What can start now that everything that a step needs is settled: the step itself, unless something that it needs has failed."""
+        if step.may_be_left_out:
+            for need in step.needs:
+                outcome = self._outcomes[need]
+                if outcome is not None and outcome.failure is not None and self._plan.steps[need].fill_default is None:
+                    return self._skip(step, outcome.step, is_left_out=False)
+        return [step.index]
 
     def _skip(self, step: StepPlan, needed: str, *, is_left_out: bool) -> list[int]:
         """Settle a step without running it, because the step `needed` failed or was left out. Returns the indexes of the steps that can start

@@ -8,12 +8,13 @@ import structlog
 
 from anabranch.core.metric import Sample, metric
 from anabranch.engine.event import Refusal
-from anabranch.errors import HeadTimeout, HeadTooLarge, MalformedRequest
+from anabranch.errors import RefusedRequest
 
 REFUSED: Final = metric(
     "counter", "refused_connections", "reason",
-    "Connections closed because of a malformed, slow or oversized request head, or a malformed body. `reason`: `malformed_request` (400), "
-    "`head_timeout` (408), `head_too_large` (431). These requests are in no other metric, unless the body was malformed.",
+    "Connections closed because of a request that could not be read. `reason`: `malformed_request` (400), `head_timeout` (408), "
+    "`target_too_long` (414), `expectation_failed` (417), `head_too_large` (431), `not_implemented` (501), `version_not_supported` (505). These "
+    "requests are in no other metric, unless the body was malformed.",
 )  # fmt: skip
 
 PAUSE_S: Final = 10.0
@@ -28,7 +29,7 @@ class Refusals:
     """
 
     def __init__(self, events: structlog.typing.FilteringBoundLogger | None, now: Callable[[], float] = monotonic) -> None:
-        self.counts = {kind.code: 0 for kind in (MalformedRequest, HeadTooLarge, HeadTimeout)}
+        self.counts = {kind.code: 0 for kind in RefusedRequest.__subclasses__()}
         self._events = events
         self._now = now
         self._logged: dict[str, tuple[float, int]] = {}

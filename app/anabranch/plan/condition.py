@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 Condition = Callable[[Frame], bool]
 """Whether the condition holds for a request. Raises ConditionFailed."""
 
-_MOST_BYTES: Final = 64 * 1024
-"""Of each value of a condition as JSON. Larger ones would be converted on the event loop for every request."""
+_MOST_BYTES: Final = (64 * 1024, 64 * 1024, 2 * 1024)
+"""Of each value of a condition as JSON, by how deeply its macros are nested. Larger ones would be converted on the event loop for every request,
+and a macro inside another one may take the square of their size."""
 _FUNCTIONS: Final = frozenset(
     {
         "size", "contains", "startsWith", "endsWith", "matches", "has", "all", "exists", "exists_one", "map", "filter", "int", "uint", "double",
@@ -34,8 +35,9 @@ _FUNCTIONS: Final = frozenset(
 )  # fmt: skip
 
 _TYPES: Final = frozenset({"int", "uint", "double", "string", "bool", "bytes", "list", "map", "null_type", "type"})
-_MACRO_VARIABLE: Final = re.compile(r"\.(?:all|exists|exists_one|map|filter)\(\s*([A-Za-z_]\w*)\s*,")
-"""The name that a macro such as `exists` gives to each element."""
+_MACRO: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
+"""A macro such as `exists`, with the name that it gives to each element."""
+_OUTSIDE_TEXT: Final = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""")
 
 _FAULTS: Final[dict[type[Exception], str]] = {
     KeyError: "an object has no such member",
@@ -65,7 +67,10 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
     except ValueError as error:
         raise ConditionError(f"not a CEL expression: {_reason(str(error))}") from None
     _check_names(source, program, set(slots))
-    return _evaluator(text, program, slots)
+    depth = _depth_of_macros(source)
+    if depth >= len(_MOST_BYTES):
+        raise ConditionError("a macro such as `exists` can stand inside another one, but not deeper: it would take too long")
+    return _evaluator(text, program, slots, _MOST_BYTES[depth])
 
 
 def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> tuple[str, dict[str, int]]:
@@ -74,6 +79,9 @@ def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> 
     parts: list[str] = []
     slots: dict[str, int] = {}
     quote = ""
+    prefix = "v"
+    while any(re.search(rf"\b{prefix}\d", part) for part in template if isinstance(part, str)):
+        prefix += "v"  # a name that the author wrote must not become a variable
     for part in template:
         if isinstance(part, str):
             quote = _open_quote(part, quote)
@@ -82,7 +90,7 @@ def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> 
             raise ConditionError(f"{part} stands inside quotes, where CEL reads it as text: write it without them")
         else:
             slot = slot_of(part)
-            name = f"v{slot}"
+            name = f"{prefix}{slot}"
             slots[name] = slot
             parts.append(name.ljust(len(str(part))))
     return "".join(parts), slots
@@ -104,7 +112,7 @@ def _open_quote(text: str, quote: str) -> str:
 
 
 def _check_names(source: str, program: "Program", variables: set[str]) -> None:
-    unknown = sorted(set(program.variables()) - variables - _TYPES - set(_MACRO_VARIABLE.findall(source)))
+    unknown = sorted(set(program.variables()) - variables - _TYPES - set(_MACRO.findall(source)))
     if unknown:
         raise ConditionError(f"unknown name `{unknown[0]}`: a reference is written in braces, text in quotes")
     unknown = sorted(name for name in program.functions() if name.isidentifier() and name not in _FUNCTIONS)
@@ -112,15 +120,30 @@ def _check_names(source: str, program: "Program", variables: set[str]) -> None:
         raise ConditionError(f"unknown function `{unknown[0]}`")
 
 
-def _evaluator(text: str, program: "Program", slots: dict[str, int]) -> Condition:
+def _depth_of_macros(source: str) -> int:
+    """How deeply macros stand inside each other; 0 without any."""
+    bare = "".join("" if index % 2 else part for index, part in enumerate(_OUTSIDE_TEXT.split(source)))
+    starts = {found.start() + found[0].index("(") for found in _MACRO.finditer(bare)}
+    is_macro: list[bool] = []
+    deepest = 0
+    for position, char in enumerate(bare):
+        if char == "(":
+            is_macro.append(position in starts)
+            deepest = max(deepest, sum(is_macro))
+        elif char == ")" and is_macro:
+            is_macro.pop()
+    return deepest
+
+
+def _evaluator(text: str, program: "Program", slots: dict[str, int], most_bytes: int) -> Condition:
     execute = program.execute
     names = tuple(slots.items())
 
     def holds(frame: Frame) -> bool:
         try:
-            found = execute({name: _value(frame[slot]) for name, slot in names})
+            found = execute({name: _value(frame[slot], most_bytes) for name, slot in names})
         except _TooLarge:
-            raise ConditionFailed(f"a value in the condition has more than {_MOST_BYTES} bytes") from None
+            raise ConditionFailed(f"a value in the condition has more than {most_bytes} bytes") from None
         except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
             raise ConditionFailed(f"the condition could not be evaluated: {_fault(error)}") from None
         if found is not True and found is not False:
@@ -135,12 +158,12 @@ class _TooLarge(Exception):
     """A value is too large for a condition."""
 
 
-def _value(value: Any) -> Any:
+def _value(value: Any, most_bytes: int) -> Any:
     if value is MISSING:
         return None
     if type(value) is not bytes:
         return value
-    if len(value) > _MOST_BYTES:
+    if len(value) > most_bytes:
         raise _TooLarge
     return orjson.loads(value)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
@@ -25,29 +26,31 @@ PROPAGATED: Final = (b"x-request-id", b"traceparent", b"tracestate")
 """Fields that every upstream call carries. The caller of the build passes their values as `always`."""
 
 
-def _segment(value: Any, source: str) -> str:
-    """A value as one path segment, percent-encoded. Rejects empty and dot segments, because they would change the path."""
+def _segment(value: Any, source: str, allows_slashes: bool) -> str:
+    """A value as one path segment, percent-encoded. Rejects what would change the path: `anabranch.core.path_value`."""
     text = as_text(value)
     if text is None:
         fault = "has no value" if value is MISSING else "cannot be used in a path: it is not a string, number or boolean"
         raise MissingReference(f"{source} {fault}")
-    if text in ("", ".", ".."):
-        raise MissingReference(f"{source} is {text!r}, which is not allowed as a path segment")
-    return text if text.isalnum() and text.isascii() else quote(text, safe="")
+    if text.isalnum() and text.isascii():
+        return text
+    if (why := path_value.fault(text, allows_slashes=allows_slashes)) is not None:
+        raise MissingReference(f"{source} {why}")
+    return quote(text, safe="")
 
 
-def compile_path(template: Template, slot_of: SlotOf) -> Callable[[Frame], str]:
-    """A function from a frame to the path. The function raises MissingReference."""
+def compile_path(template: Template, slot_of: SlotOf, *, allows_slashes: bool = True) -> Callable[[Frame], str]:
+    """A function from a frame to the path. The function raises MissingReference. `allows_slashes`: values may have `/` and `\\`, encoded."""
     parts = [quote(part, safe=_LITERAL_PATH) if isinstance(part, str) else (slot_of(part), str(part)) for part in template]
     if all(isinstance(part, str) for part in parts):
         constant = "".join(str(part) for part in parts)
         return lambda _frame: constant
     if len(parts) == 2 and isinstance(parts[0], str) and isinstance(parts[1], tuple):
         before, (slot, source) = parts[0], parts[1]
-        return lambda frame: before + _segment(frame[slot], source)
+        return lambda frame: before + _segment(frame[slot], source, allows_slashes)
 
     def render(frame: Frame) -> str:
-        return "".join([part if type(part) is str else _segment(frame[part[0]], part[1]) for part in parts])  # type: ignore[index]
+        return "".join([part if type(part) is str else _segment(frame[part[0]], part[1], allows_slashes) for part in parts])  # type: ignore[index]
 
     return render
 

@@ -78,6 +78,7 @@ class OAuth2Plan:
     token_url: str
     client_id: str
     client_secret: str
+    client_auth: Literal["basic", "post"]
     scope: str | None
     audience: str | None
 
@@ -96,8 +97,9 @@ class ConnectionPoolPlan:
 class UpstreamPlan:
     """A service that we call.
 
-    `addresses`: at least one. `dns_ttl_s`: how often their names are resolved anew; None: at each new connection. `timeout_s`: of one attempt;
-    None: what is left of the deadline. `failures`: what counts as a failure of the service, for its breakers and for ejection.
+    `addresses`: at least one. `allows_encoded_slashes`: values in its paths may contain `/` and `\\`, percent-encoded. `dns_ttl_s`: how often
+    their names are resolved anew; None: at each new connection. `timeout_s`: of one attempt; None: what is left of the deadline.
+    `failures`: what counts as a failure of the service, for its breakers and for ejection.
     `forward_headers`: names as written. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
     A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer.
     `is_authority`: it only issues tokens for the upstream of this name.
@@ -107,6 +109,7 @@ class UpstreamPlan:
     addresses: tuple[Address, ...]
     balance: Balance
     dns_ttl_s: float | None
+    allows_encoded_slashes: bool
     transport: Literal["wire", "httpx"]
     http2: bool
     proxy: str | None
@@ -146,6 +149,7 @@ def compile_upstream(name: str, upstream: config.Upstream, *, has_stale_calls: b
         addresses=upstream.addresses,
         balance=upstream.balance,
         dns_ttl_s=upstream.dns_ttl_s,
+        allows_encoded_slashes=upstream.encoded_slashes == "keep",
         transport=upstream.transport,
         http2=upstream.http2,
         proxy=upstream.proxy,
@@ -207,7 +211,9 @@ def _pool(pool: config.Pool) -> ConnectionPoolPlan:
 
 
 def _tls(tls: config.TLS) -> TLSPlan:
-    return TLSPlan(ca=tls.ca, cert=tls.cert, key=tls.key, server_name=tls.server_name, min_version=tls.min_version, verify=tls.verify)
+    # RFC 6066 section 3: a server name has no trailing dot.
+    server_name = None if tls.server_name is None else tls.server_name.removesuffix(".")
+    return TLSPlan(ca=tls.ca, cert=tls.cert, key=tls.key, server_name=server_name, min_version=tls.min_version, verify=tls.verify)
 
 
 def _oauth2(oauth2: config.OAuth2 | None) -> OAuth2Plan | None:
@@ -217,6 +223,7 @@ def _oauth2(oauth2: config.OAuth2 | None) -> OAuth2Plan | None:
         token_url=oauth2.token_url,
         client_id=oauth2.client_id,
         client_secret=oauth2.client_secret,
+        client_auth=oauth2.client_auth,
         scope=oauth2.scope,
         audience=oauth2.audience,
     )
@@ -226,8 +233,9 @@ def authority_of(upstream: UpstreamPlan, *, max_response_bytes: int) -> Upstream
     """The authority that issues the upstream's tokens, as an upstream of its own: the upstream's client certificate, server name and trust are
     not meant for it."""
     assert upstream.oauth2 is not None
-    made = compile_upstream(upstream.name, config.Upstream(url=upstream.oauth2.token_url))
-    return replace(made, max_response_bytes=max_response_bytes, is_authority=True)
+    address, _ = Address.parse_target(upstream.oauth2.token_url)
+    made = compile_upstream(upstream.name, config.Upstream(url=address.origin))
+    return replace(made, addresses=(address,), max_response_bytes=max_response_bytes, is_authority=True)
 
 
 DEFAULT_POOL: Final = _pool(config.Pool())

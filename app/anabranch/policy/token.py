@@ -7,8 +7,8 @@ error, a note, an event or a repr. Other grants are not supported.
 import asyncio
 from base64 import b64encode
 from collections.abc import Callable
-from typing import Final
-from urllib.parse import quote_plus, urlencode, urlsplit
+from typing import Final, Literal
+from urllib.parse import quote_plus, urlencode
 
 import msgspec
 
@@ -33,10 +33,10 @@ _ERRORS: Final = frozenset(
 
 
 class _Grant(msgspec.Struct):
-    """RFC 6749 section 5.1. Some authorities send `expires_in` as a string."""
+    """RFC 6749 section 5.1. Some authorities send `expires_in` as a string, or no `token_type`."""
 
     access_token: str
-    token_type: str
+    token_type: str = "bearer"  # noqa: S105 - the kind of token
     expires_in: float | str | None = None
 
 
@@ -57,7 +57,8 @@ class TokenSource:
     After a failed fetch, no fetch starts for FIRST_PAUSE_S. The pause doubles after each failure up to LONGEST_PAUSE_S (each spread by up to
     a half), so that a failing authority is not flooded. Meanwhile calls without a valid token fail at once.
 
-    **Source:** RFC 6749 sections 2.3.1 (client authentication by Basic, both parts form-encoded first), 4.4 and 5; RFC 6750 section 2.1.
+    **Source:** RFC 6749 sections 2.3.1 (client authentication: in a Basic header, both parts form-encoded first, or in the form), 3.2 (the
+    query of the address is kept), 4.4 and 5; RFC 6750 section 2.1.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class TokenSource:
         token_url: str,
         client_id: str,
         client_secret: str,
+        client_auth: Literal["basic", "post"] = "basic",
         scope: str | None,
         audience: str | None,
         clock: Callable[[], float],
@@ -80,21 +82,20 @@ class TokenSource:
         observer: Observer | None = None,
     ) -> None:
         """`transport`: to the authority; the caller opens and closes it. `clock`: the loop's time. `random`: draws from [0, 1)."""
+        self._address, target = Address.parse_target(token_url)
         form = {"grant_type": "client_credentials", "scope": scope, "audience": audience}
-        credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(client_secret)}".encode())
+        headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")]
+        if client_auth == "basic":
+            credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(client_secret)}".encode())
+            headers.append((b"authorization", b"Basic " + credentials))
+        else:
+            form |= {"client_id": client_id, "client_secret": client_secret}
         self._request = Request(
             method="POST",
-            target=urlsplit(token_url).path or "/",
-            headers=HeaderBlock.of(
-                [
-                    (b"authorization", b"Basic " + credentials),
-                    (b"content-type", b"application/x-www-form-urlencoded"),
-                    (b"accept", b"application/json"),
-                ]
-            ),
+            target=target,
+            headers=HeaderBlock.of(headers),
             body=urlencode({name: value for name, value in form.items() if value is not None}).encode(),
         )
-        self._address = msgspec.structs.replace(Address.parse(token_url), base_path="")
         self._transport = transport
         self._clock = clock
         self._random = random
@@ -181,7 +182,7 @@ class TokenSource:
 
     def _accept(self, answer: Answer, began: float) -> None:
         """Store the token from the authority's response. Raises UpstreamError if it contains no usable token."""
-        if answer.status != 200:
+        if not 200 <= answer.status < 300:
             raise UpstreamError(_error_of(answer))
         try:
             grant = msgspec.json.decode(answer.body, type=_Grant)
@@ -278,6 +279,7 @@ def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> TokenLayer | N
         token_url=oauth2.token_url,
         client_id=oauth2.client_id,
         client_secret=oauth2.client_secret,
+        client_auth=oauth2.client_auth,
         scope=oauth2.scope,
         audience=oauth2.audience,
         clock=tools.clock,

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with admission control before the parser: at the concurrency limit, a connection's next request waits unparsed.
+"""The HTTP protocol with admission control before the parser: at the concurrency limit, a connection's next request waits unparsed.
 
 An admitted request is parsed and served as usual. A rejected request is still parsed, to find where the next one starts, but creates no
 ASGI scope or task: its answer is written at the end of its head.
@@ -9,7 +9,11 @@ from typing import Any, ClassVar, Final
 from anabranch.edge.admission import ADMITTED, Rejections, rejection
 from anabranch.guard.concurrency import Gate
 from anabranch.server.backlog import Backlog
-from anabranch.server.head import BoundedProtocol, as_http1
+from anabranch.server.http1.connection import BoundedProtocol
+from anabranch.server.http1.cycle import as_response
+from anabranch.server.http1.head import Head
+
+_EMPTY: Final = frozenset({b"", b"\r"})
 
 
 class AdmissionProtocol(BoundedProtocol):
@@ -20,8 +24,10 @@ class AdmissionProtocol(BoundedProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._unread: bytes | None = None
-        """Bytes received of the waiting request; None when no request waits."""
+        self._is_waiting = False
+        """The next request waits in the backlog."""
+        self._counted_bytes = 0
+        """Of `_unread`, in the backlog's sum."""
         self._is_admitted = False
         self._is_rejected = False
         self._is_ending = False
@@ -29,55 +35,61 @@ class AdmissionProtocol(BoundedProtocol):
     # ------------------------------------------------------------------------------------------------------------ waiting
 
     def data_received(self, data: bytes) -> None:
-        if self._unread is not None:
-            self._keep(self._unread + data)
+        super().data_received(data)
+        if self._is_waiting:
+            self._count(len(self._unread))
             self.backlog.on_more_data(self)
-        elif self.backlog.must_wait(data) and self._is_at_rest():
-            self._unset_keepalive_if_required()
-            self._stop_timer()  # blank lines between requests may have started it
-            self._keep(data)
-            self.backlog.add(self)
-        else:
-            super().data_received(data)
 
-    def _keep(self, unread: bytes | None) -> None:
-        """Replace the waiting bytes and update the backlog's byte count. None: no request waits any more."""
-        self.backlog.unread_bytes += len(unread or b"") - len(self._unread or b"")
-        self._unread = unread
-        if unread is not None and len(unread) > self.max_head_bytes:
-            self.flow.pause_reading()
+    def _read_head(self) -> None:
+        # A request that has begun to arrive does not wait any more: its time is running already. Empty lines are no request yet.
+        has_begun = self._searched or self._is_rejected or self._unread in _EMPTY
+        if has_begun or not self.backlog.must_wait(self._unread):
+            super()._read_head()
+            return
+        self._stop_timer()  # empty lines may have started it
+        self._is_waiting = True
+        self._count(len(self._unread))
+        if self._is_eof:
+            self._watch_half_closed()
+        self.backlog.add(self)
 
     def _is_at_rest(self) -> bool:
-        """Whether the next bytes begin a request that would be served at once."""
-        return self._is_between() and not self._is_refused and not self._is_rejected
+        return not self._is_waiting and super()._is_at_rest()
+
+    def _is_owed_response(self) -> bool:
+        return self._is_waiting or super()._is_owed_response()
+
+    def _count(self, size: int) -> None:
+        self.backlog.unread_bytes += size - self._counted_bytes
+        self._counted_bytes = size
 
     def admit(self) -> bool:
         self._is_admitted = True
-        self._read()
+        self._read_waiting()
         has_used_slot, self._is_admitted = not self._is_admitted, False
         return has_used_slot
 
     def reject(self) -> None:
         self._is_rejected = True
-        self._read()
+        self._read_waiting()
 
-    def _read(self) -> None:
-        data = self._unread
-        assert data is not None
-        self._keep(None)
-        self.flow.resume_reading()
-        super().data_received(data)
+    def _read_waiting(self) -> None:
+        self._is_waiting = False
+        self._count(0)
+        super()._read_head()
+        self.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._unread is not None:
-            self._keep(None)
+        if self._is_waiting:
+            self._is_waiting = False
+            self._count(0)
             self.backlog.discard(self)
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
         """During a drain, a waiting request counts as in flight: it is answered, and then the connection closes. A second call, when no
         time is left, rejects it."""
-        if self._unread is None:
+        if not self._is_waiting:
             super().shutdown()
         elif not self._is_ending:
             self._is_ending = True
@@ -85,58 +97,38 @@ class AdmissionProtocol(BoundedProtocol):
             self.backlog.discard(self)
             self.reject()
 
-    # ------------------------------------------------------------------------------------------------------------ parsing
+    # ------------------------------------------------------------------------------------------------------------ serving
 
-    def on_headers_complete(self) -> None:
-        if self._is_refused:  # arrived in the same chunk as the refused request; nothing is answered after a refusal
-            return
+    def _serve(self, head: Head) -> None:
         if self._is_rejected:
             self._is_rejected = False
-            self._end_head()
-            self._answer_at_limit()
+            self._answer_at_limit(head)
             return
-        super().on_headers_complete()
         if self._is_ending:
-            self.cycle.keep_alive = False
-        if self._is_admitted:
+            head.keeps_alive = False
+        super()._serve(head)
+        if self._is_admitted and self.cycle is not None:
             self._is_admitted = False
-            self.scope[ADMITTED] = True  # type: ignore[typeddict-unknown-key]  # its task starts in a later loop iteration
+            self.cycle.scope[ADMITTED] = True  # its task starts in a later iteration of the loop
 
-    def _answer_at_limit(self) -> None:
-        parser, fields = self.parser, self.server_state.default_headers
+    def _answer_at_limit(self, head: Head) -> None:
+        fields = self.default_fields
         # After `Expect: 100-continue` the client may or may not send the body: where the next request begins is unknown.
-        keeps = parser.get_http_version() != "1.0" and parser.should_keep_alive() and not self.expect_100_continue and not self._is_ending
+        keeps = head.keeps_alive and not (head.expects_continue and head.length)
         # Also close during a drain, and when the client keeps sending requests without reading the answers.
-        keeps = keeps and not any(name == b"connection" for name, _ in fields) and not self.flow.write_paused
-        problem = rejection(self.headers, self.rejections)
-        self.transport.write(as_http1(problem, fields, is_head=parser.get_method() == b"HEAD", closes=not keeps))
-        self.cycle = _COMPLETED
-        if keeps:
-            self.on_response_complete()
-        else:
-            self._is_refused = True
+        keeps = keeps and not self._is_ending and not self.is_write_paused and not any(name == b"connection" for name, _ in fields)
+        problem = rejection(head.fields, self.rejections)
+        self.write_head(as_response(problem, fields, is_head=head.method == "HEAD", closes=not keeps))
+        if head.length:
+            self._begin_body(head.length)
+        if self._is_ended:
+            return
+        if not keeps:
             self._close()
-
-
-class _CompletedCycle:
-    """Stands in for the cycle of an answered request, with the attributes that the protocol reads. Immutable."""
-
-    __slots__ = ()
-    response_started = True
-    response_complete = True
-    more_body = True
-    keep_alive = True
-    disconnected = False
-
-    @property
-    def message_event(self) -> "_CompletedCycle":
-        return self
-
-    def set(self) -> None:
-        """Does nothing: no task waits for more of the body."""
-
-
-_COMPLETED: Final[Any] = _CompletedCycle()
+            return
+        self._rest()
+        if self._unread or self._is_eof:
+            self._loop.call_soon(self._go_on)  # not at once: thousands of requests may follow, and each would go one call deeper
 
 
 def with_admission(protocol: type[BoundedProtocol], gate: Gate, rejections: Rejections) -> type[AdmissionProtocol]:

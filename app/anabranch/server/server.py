@@ -18,14 +18,14 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from anabranch.server.http1.connection import BoundedProtocol
 from anabranch.server.listener import accept_pending, block_new_connections
 
 logger = logging.getLogger("anabranch.server")
@@ -167,11 +167,10 @@ class Server(uvicorn.Server):
 
     def _announce_close(self) -> None:
         """Add `Connection: close` to the answers in flight whose head has not been sent yet."""
-        for connection in self.server_state.connections:
-            if isinstance(connection, HttpToolsProtocol):
-                cycle = connection.cycle
-                if cycle is not None and not cycle.response_started:
-                    cycle.keep_alive = False
+        connections: Iterable[object] = self.server_state.connections
+        for connection in connections:
+            if isinstance(connection, BoundedProtocol):
+                connection.announce_close()
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
         """Close the listeners, and serve the connections that the system has already accepted: closing alone would reset them.
@@ -198,8 +197,10 @@ class Server(uvicorn.Server):
             copy.close()
         loop = asyncio.get_running_loop()
         for accepted in pending:
-            with suppress(OSError):  # the client has gone
+            try:
                 await loop.connect_accepted_socket(self._protocol, accepted)
+            except OSError:  # the client has gone
+                accepted.close()
 
     def _protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]

@@ -1,27 +1,25 @@
 """One HTTP/1.1 client connection: writes one request at a time, reads its response, and decides whether the connection may be reused.
 
-An `asyncio.Protocol` around llhttp (by httptools), which enforces the grammar. `anabranch.upstream.head` and this module check what llhttp
-does not: where exactly a message ends, and how large it may be. Everything runs in callbacks: one future and one timer for each exchange, no
-task, no stream. The connection is closed unless it is proven safe to reuse. Does not decode content codings.
+An `asyncio.Protocol` around llhttp (by httptools), which enforces the grammar; `anabranch.upstream.message` checks what llhttp does not.
+Everything runs in callbacks: one future and one timer for each exchange, no task, no stream. The connection is closed unless it is proven
+safe to reuse. Does not decode content codings.
 
 **Source:** RFC 9112 sections 2 to 9 and 11, RFC 9110 section 6.4.
 """
 
 import asyncio
+import socket
 import ssl
 from io import BytesIO
 from typing import Final, Protocol
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-
 from anabranch.core.exchange import Answer
-from anabranch.errors import ConnectionLost, ProtocolError, UpstreamError, UpstreamTimeout
-from anabranch.upstream.head import END, MAX_HEAD, HeadReader, Stop
+from anabranch.errors import ConnectionLost, UpstreamError, UpstreamTimeout
+from anabranch.upstream.body import BodyBuffer
+from anabranch.upstream.message import MessageReader
+from anabranch.upstream.quickack import acknowledge
 from anabranch.upstream.tls import tls_error
 
-# Bytes allowed for chunk sizes, extensions and trailers: this many for each byte of the body, plus a constant. One-byte chunks take six.
-OVERHEAD_RATIO: Final = 8
-OVERHEAD: Final = 2 * MAX_HEAD
 # Request bodies up to this size are written together with the head; larger ones are written in slices of this size.
 SLICE: Final = 64 * 1024
 # Response bodies above this size are assembled as they arrive; smaller ones are joined at the end.
@@ -29,10 +27,13 @@ LARGE: Final = 4 * 1024 * 1024
 
 
 class Owner(Protocol):
-    """Receives the state changes of its connections. Each method is called at most once for a connection, in this order."""
+    """Receives the state changes of its connections. Each method but `released` is called at most once for a connection, in this order."""
 
     def opened(self, connection: "Connection") -> None:
         """The socket is open and the TLS handshake is complete."""
+
+    def released(self, connection: "Connection") -> None:
+        """A streamed response has come to its end, and the connection may be reused."""
 
     def closed(self, connection: "Connection") -> None:
         """The connection must not be used again."""
@@ -41,25 +42,26 @@ class Owner(Protocol):
         """The socket is closed."""
 
 
-class Connection(HeadReader, asyncio.Protocol):
+class Connection(MessageReader, asyncio.Protocol):
     """`is_open`: can take a request. `is_silent`: no byte of a response has arrived since the last request. `exchanges`: responses read.
-    `failure`: why the connection was closed; None if we closed it or it is open. `idle_since`, `expires_at`: for the owner (loop time).
-    `coding`: Content-Encoding of the last response, b"" for none.
+    `failure`: why the connection was closed; None if we closed it or it is open. `idle_until`, `expires_at`: for the owner (loop time).
+    `coding`: Content-Encoding of the last response, b"" for none. `socket`: below the transport, if known.
     """
 
     __slots__ = (
-        "_body_size", "_has_body", "_is_discarded", "_is_paused", "_large", "_loop", "_owner", "_parts", "_tail", "_timer", "_transport", "_unsent",
-        "_waiter", "exchanges", "expires_at", "idle_since", "is_open",
+        "_has_body", "_into", "_is_discarded", "_is_paused", "_large", "_loop", "_max_response", "_owner", "_parts", "_timer", "_transport",
+        "_unsent", "_waiter", "exchanges", "expires_at", "idle_until", "is_open", "socket",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, *, max_response: int, expires_at: float) -> None:
         self._owner = owner
-        self._limit = max_response
+        self._max_response = self._limit = max_response
         self._loop = asyncio.get_running_loop()
-        self._parser = HttpResponseParser(self)
+        self._new_parser()
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._into: BodyBuffer | None = None
         self._unsent: memoryview | None = None
         self._is_paused = False
         self._is_discarded = False
@@ -67,8 +69,9 @@ class Connection(HeadReader, asyncio.Protocol):
         self.is_open = False
         self.exchanges = 0
         self.expires_at = expires_at
-        self.idle_since = 0.0
-        self.coding = b""
+        self.idle_until = 0.0
+        self.keep_alive = None
+        self.socket: socket.socket | None = None
         self._received = 0
 
     @property
@@ -77,33 +80,26 @@ class Connection(HeadReader, asyncio.Protocol):
 
     # --------------------------------------------------------------------------------------------------------- sending
 
-    def send(self, head: bytes, body: bytes | None, *, is_head: bool, deadline: float) -> "asyncio.Future[Answer]":
+    def send(
+        self, head: bytes, body: bytes | None, *, is_head: bool, deadline: float, into: BodyBuffer | None = None
+    ) -> "asyncio.Future[Answer]":
         """Write a request and return the future of its response, with the body as received (content codings not decoded).
 
-        `head`: including its empty line. `is_head`: the method is HEAD. `deadline`: loop time.
+        `head`: including its empty line. `is_head`: the method is HEAD. `deadline`: loop time. `into`: takes the body; then the future is
+        that of the response's head, its body is b"", and `deadline` ends with it.
         If the future fails, it raises a child of UpstreamError and the connection is closed. If it is cancelled or not awaited, the caller
-        must call `abort`. Precondition: `is_open`, and no exchange is in flight.
+        must call `abort`, or `into.abort` if there is one. Precondition: `is_open`, and no exchange is in flight.
         """
         transport = self._transport
         assert transport is not None
-        self._buffer = None
-        self._fields = []
-        self._parts: list[bytes] = []
+        self._begin(is_head)
+        self._parts: list[bytes] | BodyBuffer = []
         self._large: BytesIO | None = None
-        self._body_size = 0
-        self._wire_size = 0
-        self._received = 0
-        self._status = 0
-        self._interim = 0
-        self._length = -1
-        self._is_head = is_head
-        self._is_complete = False
-        self._is_chunked = False
-        self._is_until_close = False
-        self._is_reusable = False
         self._has_body = False
-        self._tail = b""
-        self.coding = b""
+        if into is not None:
+            self._into = self._parts = into
+            self._limit = into.limit
+            into.attach(self)
         waiter = self._waiter = self._loop.create_future()
         self._timer = self._loop.call_at(deadline, self._on_deadline)
         if not body:
@@ -137,6 +133,7 @@ class Connection(HeadReader, asyncio.Protocol):
         """Close at once. The future of a pending response is dropped and never set. May be called twice."""
         was_open, self.is_open = self.is_open, False
         self._settle()
+        self._into = None
         self._unsent = None
         # Breaks the reference cycle with the parser, which would otherwise be left to the garbage collector.
         self._parser = None
@@ -147,11 +144,13 @@ class Connection(HeadReader, asyncio.Protocol):
 
     def fail(self, error: UpstreamError) -> None:
         """Close at once; a pending response fails with `error`."""
-        waiter = self._waiter
+        waiter, into = self._waiter, self._into
         self.failure = error
         self.abort()
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
+        elif into is not None:
+            into.fail(error)
 
     def discard(self) -> None:
         """Close a connection that was never used. The caller, which opened its socket, closes the socket."""
@@ -189,18 +188,17 @@ class Connection(HeadReader, asyncio.Protocol):
         else:
             self._lost("reset" if error is not None else "closed")
         self._transport = None
+        self.socket = None
         self._owner.gone(self)
 
     def eof_received(self) -> None:
-        if self._is_reading_until_close():
+        waiter = self._waiter
+        if waiter is not None and self._is_until_close and (self._into is not None or not waiter.done()):
             # RFC 9112 section 6.3, rule 8: the close ends the body.
             self._is_reusable = False
-            self._finish()
+            self._finish(waiter)
         else:
             self._lost("closed")
-
-    def _is_reading_until_close(self) -> bool:
-        return self._waiter is not None and self._is_until_close and not self._waiter.done()
 
     def _lost(self, how: str) -> None:
         if self._waiter is None:
@@ -212,85 +210,96 @@ class Connection(HeadReader, asyncio.Protocol):
         self.fail(ConnectionLost(f"the service {how} the connection before {when}", may_be_processed=True))
 
     def data_received(self, data: bytes) -> None:
-        waiter, parser = self._waiter, self._parser
-        if waiter is None or parser is None or waiter.done():
+        waiter = self._waiter
+        if waiter is None or (waiter.done() and self._into is None):
             # Unexpected bytes: the next response on this connection could belong to another request.
             self.abort()
             return
-        self._received += len(data)
-        try:
-            if self._wire_size == 0:
-                data = self._read_head(data, parser)
-                if not data:
-                    return
-            parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade, Stop) as error:
-            if not self._is_complete:
-                self.fail(self.failure or ProtocolError(f"the service sent invalid HTTP: {_reason(error)}", may_be_processed=True))
-                return
-            # Bytes after the response are ignored, but the connection must not be reused.
-            self._is_reusable = self._is_reusable and self._is_head
-        if self._is_chunked:
-            self._tail = (self._tail + data[-5:])[-5:]
-            if self._received > OVERHEAD_RATIO * self._body_size + OVERHEAD:
-                self.fail(ProtocolError("the chunk framing of the response is much larger than its body", may_be_processed=True))
-                return
-        if self._is_complete:
-            self._finish()
+        error = self._consume(data)
+        if error is not None:
+            self.fail(error)
+        elif self._is_complete:
+            self._finish(waiter)
+        else:
+            if self.socket is not None:
+                acknowledge(self.socket)
+            if self._into is not None and self._status:
+                self._stream_on(waiter)
 
-    def _finish(self) -> None:
+    def _stream_on(self, waiter: "asyncio.Future[Answer]") -> None:
+        """The head of a streamed response is complete, its body is not."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not waiter.done():
+            waiter.set_result(Answer(self._status, self._fields, b""))
+
+    def _finish(self, waiter: "asyncio.Future[Answer]") -> None:
         """The response is complete: set its future, and close the connection unless it is safe to reuse."""
-        waiter = self._waiter
-        assert waiter is not None
         self.exchanges += 1
-        reusable = self._is_reusable and self._unsent is None
+        reusable = self._is_reusable and self._unsent is None and self._is_clean()
         if reusable:
-            if self._is_chunked:
-                # The last chunk ends with `0...CRLF CRLF` and nothing follows. llhttp skips empty lines, so check for them here.
-                reusable = self._tail.endswith(END) and len(self._tail) == 5 and self._tail[0] != 0x0A
-            else:
-                reusable = self._received == self._wire_size + self._length
-            if self._has_body and reusable:
+            if self._has_body:
                 # The service responded before the whole request was written (RFC 9112 section 9.5).
                 reusable = self._transport is not None and self._transport.get_write_buffer_size() == 0
             if self._is_head:
                 # llhttp was stopped inside a message, because it expects a body.
-                self._parser = HttpResponseParser(self)
+                self._new_parser()
         self._settle()
+        into = self._into
+        if into is not None:
+            self._finish_stream(into, waiter, reusable=reusable)
+            return
         if not reusable:
             self.abort()
         if self._large is not None:
             body, self._large = self._large.getvalue(), None  # no copy
         else:
             parts = self._parts
+            assert isinstance(parts, list)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
         waiter.set_result(Answer(self._status, self._fields, body))
 
-    # ------------------------------------------------------------------------------------------------- parser callbacks
+    def _finish_stream(self, into: BodyBuffer, waiter: "asyncio.Future[Answer]", *, reusable: bool) -> None:
+        answer = Answer(self._status, self._fields, b"")
+        self._into = None
+        self._parts = []
+        self._limit = self._max_response
+        into.end()
+        if reusable and self.is_open:
+            self._owner.released(self)
+        else:
+            self.abort()
+        if not waiter.done():
+            waiter.set_result(answer)
 
-    def on_message_begin(self) -> None:
-        if self._is_complete:
-            raise Stop
+    # -------------------------------------------------------------------------------------------- for a streamed body
+
+    def pause(self) -> None:
+        """Stop receiving: the reader of the body is slower than the service."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    # ------------------------------------------------------------------------------------------------- parser callbacks
 
     def on_body(self, data: bytes) -> None:
         self._body_size += len(data)
         if self._body_size > self._limit:
-            self._too_large()
+            raise self._too_large()
         self._parts.append(data)
-        if self._body_size > LARGE:
+        if self._body_size > LARGE and self._into is None:
             self._append_parts()
 
     def _append_parts(self) -> None:
         """Append the received parts to one buffer now: joining a large body at the end would block the event loop."""
+        parts = self._parts
+        assert isinstance(parts, list)
         if self._large is None:
             self._large = BytesIO()
-        for part in self._parts:
+        for part in parts:
             self._large.write(part)
-        self._parts.clear()
-
-    def on_message_complete(self) -> None:
-        self._is_complete = self._status != 0
-
-
-def _reason(error: Exception) -> str:
-    return str(error.args[0]).lower() if isinstance(error, HttpParserError) and error.args else "an unexpected message"
+        parts.clear()

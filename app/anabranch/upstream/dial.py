@@ -1,7 +1,8 @@
 """Opens a connection to an address: name resolution, Happy Eyeballs, TCP, the TLS handshake.
 
 Not on the hot path. Sets no timeout: the caller bounds `dial` and may cancel it at any point, and then every socket and task that it
-opened is closed.
+opened is closed. Uses nothing of the event loop that looks names up: uvloop's `sock_connect` sends even a literal address through the
+threads that all look-ups share.
 """
 
 import asyncio
@@ -12,11 +13,10 @@ import ssl
 from typing import Final
 
 from anabranch.core.exchange import Address
-from anabranch.errors import ConnectError, ConnectTimeout, ResolveError
+from anabranch.errors import ConnectError, ConnectTimeout
 from anabranch.upstream.connection import Connection
+from anabranch.upstream.names import Names, SocketAddress
 from anabranch.upstream.tls import tls_error
-
-SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 # RFC 8305 section 5: the recommended Connection Attempt Delay.
 ATTEMPT_DELAY_S: Final = 0.25
@@ -24,14 +24,17 @@ ATTEMPT_DELAY_S: Final = 0.25
 _TIMEOUTS: Final = frozenset({errno.ETIMEDOUT})
 
 
-async def dial(address: Address, connection: Connection, *, context: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
+async def dial(
+    address: Address, connection: Connection, *, names: Names, context: ssl.SSLContext | None = None, server_name: str | None = None
+) -> None:
     """Connect `connection` to `address`, including the TLS handshake if there is a `context`.
 
-    `server_name`: sent by SNI and verified instead of the address's host.
+    `names`: looks up the host. `server_name`: sent by SNI and verified instead of the address's host.
     Raises ResolveError, ConnectError, ConnectTimeout (timeout of the kernel), TLSError. Cancellation closes the socket.
     """
     loop = asyncio.get_running_loop()
-    sock = await connect(address.ip or address.host, address.port)
+    sock = await connect(address.ip or address.lookup_name, address.port, names)
+    connection.socket = sock
     try:
         if context is None:
             await loop.create_connection(lambda: connection, sock=sock)
@@ -48,7 +51,7 @@ async def dial(address: Address, connection: Connection, *, context: ssl.SSLCont
         raise
 
 
-async def _resolve(host: str, port: int) -> list[SocketAddress]:
+async def _resolve(host: str, port: int, names: Names) -> list[SocketAddress]:
     """Socket addresses to try, alternating between the families (RFC 8305 section 4)."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
@@ -56,19 +59,7 @@ async def _resolve(host: str, port: int) -> list[SocketAddress]:
         except OSError:
             continue
         return [(family, (host, port) if family == socket.AF_INET else (host, port, 0, 0))]
-    endpoints = await _lookup(host, port)
-    if not endpoints:
-        raise ResolveError("the service's host name has no address")
-    return _interleave(endpoints)
-
-
-async def _lookup(host: str, port: int) -> list[SocketAddress]:
-    try:
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        # UnicodeError: a label of the name is empty or has more than 63 characters.
-        raise ResolveError("the service's host name has no address") from error
-    return [(info[0], info[4]) for info in infos if info[0] in {socket.AF_INET, socket.AF_INET6}]  # type: ignore[misc]
+    return _interleave([(family, (place[0], port, *place[2:])) for family, place in await names.look_up(host)])
 
 
 def _interleave(endpoints: list[SocketAddress]) -> list[SocketAddress]:
@@ -79,9 +70,9 @@ def _interleave(endpoints: list[SocketAddress]) -> list[SocketAddress]:
     return mixed + first[shorter:] + other[shorter:]
 
 
-async def connect(host: str, port: int) -> socket.socket:
+async def connect(host: str, port: int, names: Names) -> socket.socket:
     """A connected, non-blocking socket, owned by the caller. Raises ResolveError, ConnectError, ConnectTimeout."""
-    endpoints = await _resolve(host, port)
+    endpoints = await _resolve(host, port, names)
     if len(endpoints) > 1:
         return await _race(endpoints)
     try:
@@ -135,11 +126,32 @@ async def _open(endpoint: SocketAddress) -> socket.socket:
         sock.setblocking(False)
         # Requests are written whole, so Nagle's algorithm would only add latency.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, endpoint[1])
+        await _connect(sock, endpoint[1])
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _connect(sock: socket.socket, place: tuple[str, int] | tuple[str, int, int, int]) -> None:
+    """Connect a non-blocking socket to a literal address. Raises OSError."""
+    error = sock.connect_ex(place)
+    if error == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(sock, _end, ended)
+        try:
+            await ended
+        finally:
+            loop.remove_writer(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _end(ended: "asyncio.Future[None]") -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def _connect_error(errors: list[OSError]) -> ConnectError:

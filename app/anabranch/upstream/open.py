@@ -5,13 +5,13 @@ from importlib.util import find_spec
 from anabranch.errors import MissingExtraError
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.upstream.redirect import Redirecting
-from anabranch.upstream.seam import Transport
+from anabranch.upstream.seam import StreamTransport
 from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.tls import HTTP_1, TLSContexts
 from anabranch.upstream.wire import WireTransport
 
 
-def open_transport(upstream: UpstreamPlan, contexts: TLSContexts | None = None) -> Transport:
+def open_transport(upstream: UpstreamPlan, contexts: TLSContexts | None = None) -> StreamTransport:
     """The transport for `upstream`, ready for its first exchange; the caller closes it.
 
     `contexts`: shares TLS contexts between the upstreams of one document; None builds one for this upstream alone.
@@ -20,7 +20,7 @@ def open_transport(upstream: UpstreamPlan, contexts: TLSContexts | None = None) 
     """
     contexts = contexts or TLSContexts()
     server_name = upstream.tls.server_name if upstream.tls is not None else None
-    transport: Transport
+    transport: StreamTransport
     if upstream.transport == "httpx":
         if upstream.http2 and find_spec("h2") is None:
             raise MissingExtraError("http2", "http2")

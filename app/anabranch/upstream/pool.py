@@ -26,19 +26,25 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if now - connection.idle_since < self._idle_timeout_s and now < connection.expires_at:
+            if now < connection.idle_until:
                 return connection
             connection.abort()
         return None
 
     def put(self, connection: Connection, now: float) -> None:
-        """Keep a connection after its exchange, or close it if the pool is full or the connection too old. Ignores closed ones."""
+        """Keep a connection after its exchange, for as long as the settings, its age and its service allow. Closes it if that is over, or if
+        the pool is full. Ignores closed ones."""
         if not connection.is_open:
             return
-        if len(self._idle) >= self._max_idle or now >= connection.expires_at:
+        until = min(now + self._idle_timeout_s, connection.expires_at)
+        said = connection.keep_alive
+        if said is not None:
+            until = min(until, said.until(now))
+            connection.keep_alive = said.after_request()
+        if len(self._idle) >= self._max_idle or now >= until:
             connection.abort()
             return
-        connection.idle_since = now
+        connection.idle_until = until
         self._idle.append(connection)
 
     def remove(self, connection: Connection) -> None:
@@ -49,5 +55,5 @@ class Pool:
     def sweep(self, now: float) -> None:
         """Close the idle connections that have expired."""
         for connection in self._idle[:]:
-            if now - connection.idle_since >= self._idle_timeout_s or now >= connection.expires_at:
+            if now >= connection.idle_until:
                 connection.abort()

@@ -7,24 +7,18 @@ the document, which the transport resolves itself.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import msgspec
 
 from anabranch.core.exchange import Address
+from anabranch.errors import ResolveError
+from anabranch.upstream.names import Names, SocketAddress
 
-Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""`await lookup(host, port)`: the literal IP addresses of a name. Raises OSError (such as `socket.gaierror`) if it has none."""
-
-LOOKUP_TIMEOUT_S: Final = 5.0
-
-
-async def system_lookup(host: str, port: int) -> list[str]:
-    """Look up a name by the system's resolver, which uses /etc/hosts and search domains (short Kubernetes names work)."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
+Lookup = Callable[[str], Awaitable[Sequence[SocketAddress]]]
+"""`await lookup(host)`: the addresses of a name, their ports aside. Raises ResolveError if it has none, and in bounded time."""
 
 
 class Resolver:
@@ -34,9 +28,9 @@ class Resolver:
     changed. `on_change`: called on the loop with all addresses, only if they differ from before. The order of the configured addresses is
     kept, and the IPs of one name are sorted, so that DNS rotation is not a change.
 
-    A name that cannot be resolved (an error, no result, or none within LOOKUP_TIMEOUT_S) keeps its addresses: a DNS outage must not become
-    an outage of the service. `on_failure`: called each time with the name and the reason. `ttl_s` varies by a tenth, so that many gateways
-    do not resolve at once; `random` draws from [0, 1).
+    A name that cannot be resolved keeps its addresses: a DNS outage must not become an outage of the service. `on_failure`: called each
+    time with the name and the reason. `ttl_s` varies by a tenth, so that many gateways do not resolve at once; `random` draws from [0, 1).
+    `lookup`: None uses the system's resolver, for the address families that this machine has.
 
     Leaving the context cancels the task and waits for its end. It raises the error that ended the task before, if any (one in `on_change`).
     """
@@ -48,7 +42,7 @@ class Resolver:
         ttl_s: float,
         on_change: Callable[[tuple[Address, ...]], None],
         random: Callable[[], float],
-        lookup: Lookup = system_lookup,
+        lookup: Lookup | None = None,
         on_failure: Callable[[str, str], None] | None = None,
     ) -> None:
         self._configured = addresses
@@ -56,7 +50,7 @@ class Resolver:
         self._ttl_s = ttl_s
         self._on_change = on_change
         self._random = random
-        self._lookup = lookup
+        self._lookup = lookup or Names(flags=socket.AI_ADDRCONFIG).look_up
         self._on_failure = on_failure
         self._task: asyncio.Task[None] | None = None
 
@@ -95,19 +89,13 @@ class Resolver:
 
     async def _resolve(self, address: Address) -> tuple[Address, ...]:
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                found = await self._lookup(address.host, address.port)
-        except TimeoutError:
-            reason = f"no answer within {LOOKUP_TIMEOUT_S:g} s"
-        except (OSError, UnicodeError) as error:
-            reason = str(error) or type(error).__name__
-        else:
-            if found:
-                return tuple(msgspec.structs.replace(address, ip=ip) for ip in sorted(set(found)))
-            reason = "no address"
-        if self._on_failure is not None:
-            self._on_failure(address.host, reason)
-        return ()
+            found = await self._lookup(address.lookup_name)
+        except ResolveError as error:
+            if self._on_failure is not None:
+                self._on_failure(address.host, error.detail)
+            return ()
+        ips = {place[0] for _, place in found}
+        return tuple(msgspec.structs.replace(address, ip=ip) for ip in sorted(ips))
 
 
 def _is_literal(host: str) -> bool:

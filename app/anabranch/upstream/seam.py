@@ -1,8 +1,9 @@
-"""The interface of a transport, which turns one request into one response. Anything with these two methods is a transport."""
+"""The interface of a transport, which turns one request into one response. Anything with these methods is a transport."""
 
 from typing import Protocol
 
-from anabranch.core.exchange import Address, Answer, Request
+from anabranch.core.exchange import Address, Answer, Request, StreamRule
+from anabranch.upstream.stream import AnswerStream
 
 
 class Transport(Protocol):
@@ -21,4 +22,16 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Close every connection. Exchanges in flight fail with ConnectionLost. May be called twice."""
+        ...
+
+
+class StreamTransport(Transport, Protocol):
+    """A transport that also gives responses as they come. What `open_transport` builds is one."""
+
+    async def stream(self, request: Request, address: Address, deadline: float, rule: StreamRule) -> AnswerStream:
+        """Send `request` to `address` and read the head of the response, whatever its status, by `deadline`. The caller closes the stream.
+
+        The body has no deadline: `rule` bounds its size and the wait for each part. Raises like `exchange`, and so does reading the body.
+        Cancellation closes the connection.
+        """
         ...

@@ -12,24 +12,30 @@ Time is `time.monotonic`, the clock of the event loops: getting the running loop
 
 import asyncio
 import ssl
+import sys
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
-from anabranch.core.exchange import Address, Answer, Request
+from anabranch.core.exchange import Address, Answer, Request, StreamRule
 from anabranch.errors import ConnectionLost, ConnectTimeout, ProtocolError, UpstreamError, UpstreamTimeout
 from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan
+from anabranch.upstream.body import BodyBuffer
 from anabranch.upstream.connection import Connection
 from anabranch.upstream.dial import dial
 from anabranch.upstream.encoding import decode_soon
+from anabranch.upstream.names import Names
 from anabranch.upstream.pool import Pool
+from anabranch.upstream.stream import AnswerStream
 
 # RFC 9110 section 9.2.2. The document's `idempotent: true` applies to the retry policy, not to this one free resend.
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 # RFC 9110 section 8.6: without a body, these methods send `content-length: 0`; some servers require it (411).
 _EXPECT_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+
+_METHODS: Final = {method: f"{method} ".encode() for method in (*IDEMPOTENT, *_EXPECT_BODY)}
 
 # Sweeps per idle timeout: an idle connection is closed at most a quarter of the timeout late.
 _SWEEPS: Final = 4
@@ -38,17 +44,30 @@ _SWEEPS: Final = 4
 class _Site:
     """State shared by all exchanges with one address: constant request bytes and the pool. The `Owner` of its connections."""
 
-    __slots__ = ("_live", "_on_empty", "after_target", "base", "pool")
+    __slots__ = ("_live", "_on_empty", "_on_idle", "after_target", "base", "pool")
 
-    def __init__(self, address: Address, pool: ConnectionPoolPlan, live: set[Connection], on_empty: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        pool: ConnectionPoolPlan,
+        live: set[Connection],
+        *,
+        on_empty: Callable[[], None],
+        on_idle: Callable[[], None],
+    ) -> None:
         self.base = address.base_path.encode("ascii")
         self.after_target = b" HTTP/1.1\r\nhost: " + address.authority.encode("ascii") + b"\r\n"
         self.pool = Pool(pool)
         self._live = live
         self._on_empty = on_empty
+        self._on_idle = on_idle
 
     def opened(self, connection: Connection) -> None:
         self._live.add(connection)
+
+    def released(self, connection: Connection) -> None:
+        self.pool.put(connection, monotonic())
+        self._on_idle()
 
     def closed(self, connection: Connection) -> None:
         self.pool.remove(connection)
@@ -60,7 +79,7 @@ class _Site:
 
 
 class WireTransport:
-    """A `seam.Transport` over HTTP/1.1 for one upstream; also an async context manager.
+    """A `seam.StreamTransport` over HTTP/1.1 for one upstream; also an async context manager.
 
     `max_response`: maximum bytes of a body, before and after content decoding. `context`: for https addresses; None if there are none.
     `server_name`: sent by SNI and verified instead of the address's host.
@@ -80,6 +99,7 @@ class WireTransport:
         self._max_response = max_response
         self._context = context
         self._server_name = server_name
+        self._names = Names()
         self._sites: dict[Address, _Site] = {}
         # Every connection whose socket is still open, and the timeouts of those still connecting.
         self._connections: set[Connection] = set()
@@ -103,14 +123,20 @@ class WireTransport:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
 
-    async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
-        """See `seam.Transport`."""
+    async def stream(self, request: Request, address: Address, deadline: float, rule: StreamRule) -> AnswerStream:
+        """See `seam.StreamTransport`."""
+        body = BodyBuffer(sys.maxsize if rule.max_bytes is None else rule.max_bytes)
+        head = await self.exchange(request, address, deadline, body)
+        return AnswerStream(head.status, head.headers, body, rule)
+
+    async def exchange(self, request: Request, address: Address, deadline: float, into: BodyBuffer | None = None) -> Answer:
+        """See `seam.Transport`. `into`: takes the body of a stream; then this returns the head, and the connection releases itself."""
         now = monotonic()
         if now >= deadline:
             raise UpstreamTimeout("the deadline passed before the request was sent")
         site = self._sites.get(address)
         if site is None:
-            site = self._sites[address] = _Site(address, self._pool_settings, self._connections, self._on_empty)
+            site = self._sites[address] = self._new_site(address)
         head = _head(request, site)
         connection = site.pool.take(now)
         is_fresh = connection is None
@@ -118,17 +144,19 @@ class WireTransport:
             connection = await self._dial(site, address, now, deadline)
         while True:
             try:
-                answer = await connection.send(head, request.body, is_head=request.method == "HEAD", deadline=deadline)
+                answer = await connection.send(head, request.body, is_head=request.method == "HEAD", deadline=deadline, into=into)
                 break
             except ConnectionLost:
                 # RFC 9112 section 9.3.1: the peer closed a kept-alive connection while the request was in transit.
                 if is_fresh or not connection.is_silent or request.method not in IDEMPOTENT or self._is_closed:
                     raise
             except BaseException:
-                connection.abort()
+                (connection if into is None else into).abort()
                 raise
             connection = await self._redial(site, address, deadline)
             is_fresh = True
+        if into is not None:
+            return answer
         coding = connection.coding
         if connection.is_open:
             site.pool.put(connection, monotonic())
@@ -137,6 +165,9 @@ class WireTransport:
         if coding:
             return Answer(answer.status, answer.headers, await decode_soon(answer.body, coding, self._max_response))
         return answer
+
+    def _new_site(self, address: Address) -> _Site:
+        return _Site(address, self._pool_settings, self._connections, on_empty=self._on_empty, on_idle=self._sweep_later)
 
     async def aclose(self) -> None:
         """See `seam.Transport`. Returns once every socket is closed."""
@@ -179,11 +210,13 @@ class WireTransport:
         self._dialling.add(scope)
         try:
             async with scope:
-                await dial(address, opened, context=context, server_name=self._server_name)
+                await dial(address, opened, names=self._names, context=context, server_name=self._server_name)
         except TimeoutError:
             self._check_open()
             if deadline <= limit:
                 raise UpstreamTimeout("the deadline passed before the service accepted a connection") from None
+            if self._names.is_pending(address.lookup_name):
+                raise ConnectTimeout("the service's host name was not resolved in time") from None
             raise ConnectTimeout("the service did not accept a connection in time") from None
         finally:
             self._dialling.discard(scope)
@@ -202,6 +235,8 @@ class WireTransport:
     # -------------------------------------------------------------------------------------------------------- sweeping
 
     def _sweep_later(self) -> None:
+        if self._sweeper is not None:
+            return
         delay = min(self._pool_settings.idle_timeout_s, self._pool_settings.max_age_s) / _SWEEPS
         self._sweeper = asyncio.get_running_loop().call_later(delay, self._sweep)
 
@@ -215,12 +250,19 @@ class WireTransport:
 
 
 def _head(request: Request, site: _Site) -> bytes:
-    parts = [request.method.encode("ascii"), b" ", site.base, request.target.encode("ascii"), site.after_target, request.headers.wire]
+    method = request.method
+    parts = [
+        _METHODS.get(method) or method.encode("ascii") + b" ",
+        site.base,
+        request.target.encode("ascii"),
+        site.after_target,
+        request.headers.wire,
+    ]
     for name, value in request.extra:
         parts += (name, b": ", value, b"\r\n")
     if request.body is not None:
         parts.append(b"content-length: %d\r\n" % len(request.body))
-    elif request.method in _EXPECT_BODY:
+    elif method in _EXPECT_BODY:
         parts.append(b"content-length: 0\r\n")
     parts.append(b"\r\n")
     return b"".join(parts)

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 
@@ -13,7 +14,8 @@ from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import FailureClassifier
 from anabranch.policy.stack import build_stack
 from anabranch.policy.tools import Tools
-from anabranch.upstream.resolve import Resolver, system_lookup
+from anabranch.upstream.names import SocketAddress
+from anabranch.upstream.resolve import Resolver
 from anabranch.upstream.wire import WireTransport
 from tests.support.clock import FakeClock
 from tests.support.documents import upstream_plan
@@ -79,9 +81,9 @@ async def test_second_attempt_of_a_call_reaches_another_instance() -> None:
 async def test_headless_service_name_uses_all_its_addresses_and_follows_changes() -> None:
     found = ["127.0.0.1", "127.0.0.2"]
 
-    async def lookup(host: str, port: int) -> list[str]:
+    async def lookup(host: str) -> list[SocketAddress]:
         assert host == "flights.test"
-        return found
+        return [(socket.AF_INET, (ip, 0)) for ip in found]
 
     async with (
         ScriptedUpstream(HELLO, host="127.0.0.1") as one,
@@ -111,8 +113,8 @@ async def test_tls_verifies_a_resolved_address_by_its_host_name() -> None:
     client = ssl.create_default_context()
     authority.configure_trust(client)
 
-    async def lookup(host: str, port: int) -> list[str]:
-        return ["127.0.0.1"]
+    async def lookup(host: str) -> list[SocketAddress]:
+        return [(socket.AF_INET, ("127.0.0.1", 0))]
 
     async with ScriptedUpstream(HELLO, ssl=server) as upstream, WireTransport(context=client) as transport:
         for host, failures in (("flights.test", 0), ("other.test", 1)):
@@ -143,7 +145,3 @@ async def test_hanging_instance_is_ejected_by_its_timeouts() -> None:
             assert (await stack.call(make_call(seconds=30))).status == 200
         await stack.aclose()
         assert (len(one.hits), len(two.hits)) == (50, 5)
-
-
-async def test_system_resolver_resolves_localhost() -> None:
-    assert set(await system_lookup("localhost", 80)) & {"127.0.0.1", "::1"}

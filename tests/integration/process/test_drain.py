@@ -15,6 +15,7 @@ import httpx
 import pytest
 import uvicorn
 
+from anabranch.server.http1.connection import BoundedProtocol
 from anabranch.server.listener import accept_pending
 from anabranch.server.server import Server
 from tests.support.command import PATIENCE_S, Tally, ask_until_refused, running_command
@@ -185,7 +186,7 @@ class LateClients(Server):
 
 @pytest.mark.parametrize("is_end", [None, lambda: False], ids=["the end", "others go on"])
 async def test_connection_in_the_kernel_backlog_is_served_not_reset(is_end: Callable[[], bool] | None) -> None:
-    config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(service, http=BoundedProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = LateClients(config, on_up=lambda: server.stop(), is_end=is_end)  # noqa: PLW0108 - there is no server yet
     async with asyncio.timeout(30):
         serving = asyncio.create_task(server.serve([free_socket()]))
@@ -212,7 +213,7 @@ async def test_connection_attempted_just_before_the_close_is_refused_not_reset(m
         return taken
 
     monkeypatch.setattr("anabranch.server.server.accept_pending", take_and_meet)
-    config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(service, http=BoundedProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = Server(config, on_up=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
     with newcomer:
         async with asyncio.timeout(30):
@@ -224,7 +225,7 @@ async def test_connection_attempted_just_before_the_close_is_refused_not_reset(m
 
 async def test_idle_connection_is_closed_after_a_moment_and_does_not_delay_the_drain() -> None:
     up = asyncio.Event()
-    config = uvicorn.Config(service, http="httptools", ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(service, http=BoundedProtocol, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=5)
     server = Server(config, on_up=up.set)
     listener = free_socket()
     port = listener.getsockname()[1]

@@ -59,18 +59,18 @@ async def test_connection_closed_by_its_answer_is_not_reused(rig: Rig, behaviour
         {"body": "x", "content_length": 1, "after": "x" * 100},
     ],
 )
-async def test_bytes_after_an_answer_never_reach_the_next_exchange(wire: Rig, behaviour: dict[str, Any]) -> None:
+async def test_bytes_after_an_answer_never_reach_the_next_exchange(rig: Rig, behaviour: dict[str, Any]) -> None:
     """RFC 9112 section 11.2: an unsolicited answer must not be used as the answer to a later request."""
-    upstream, caller = await wire.both({"/x": behaviour, "/ok": OK})
+    upstream, caller = await rig.both({"/x": behaviour, "/ok": OK})
     for _ in range(2):
         assert (await caller.ask("/x")).body in {b"x", b""}
         assert (await caller.ask("/ok")).body == b'{"ok": true}'
     assert upstream.accepted == 3
 
 
-async def test_body_in_an_answer_to_head_does_not_affect_the_next_exchange(wire: Rig) -> None:
+async def test_body_in_an_answer_to_head_does_not_affect_the_next_exchange(rig: Rig) -> None:
     raw = "HTTP/1.1 200 OK\r\ncontent-length: 51\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned12345"
-    _, caller = await wire.both({"HEAD /x": {"raw": raw}, "/ok": OK})
+    _, caller = await rig.both({"HEAD /x": {"raw": raw}, "/ok": OK})
     assert (await caller.ask("/x", method="HEAD")).body == b""
     assert (await caller.ask("/ok")).body == b'{"ok": true}'
 
@@ -139,9 +139,9 @@ async def test_request_is_not_resent_once_its_answer_has_begun(rig: Rig) -> None
     assert upstream.counts["/x"] == 1
 
 
-async def test_early_answer_is_accepted_and_the_connection_closed(wire: Rig) -> None:
+async def test_early_answer_is_accepted_and_the_connection_closed(rig: Rig) -> None:
     """RFC 9112 section 9.5: the answer arrived while the request's body was still being sent."""
-    upstream, caller = await wire.both({"/x": {"status": 413, "body": "no", "early": True, "close": True}, "/ok": OK})
+    upstream, caller = await rig.both({"/x": {"status": 413, "body": "no", "early": True, "close": True}, "/ok": OK})
     answer = await caller.ask("/x", method="POST", body=b"x" * 30_000_000)
     assert (answer.status, answer.body) == (413, b"no")
     assert (await caller.ask("/ok")).status == 200
@@ -177,8 +177,8 @@ async def test_idle_connections_are_closed_without_traffic(wire: Rig) -> None:
     assert caller.connections == 0
 
 
-async def test_old_connections_are_not_reused(wire: Rig) -> None:
-    upstream, caller = await wire.both({"*": OK}, pool={"max_age": "50ms"})
+async def test_old_connections_are_not_reused(rig: Rig) -> None:
+    upstream, caller = await rig.both({"*": OK}, pool={"max_age": "50ms"})
     await caller.ask()
     await asyncio.sleep(0.06)
     await caller.ask()
@@ -199,3 +199,26 @@ async def test_close_fails_exchanges_in_flight_and_later_ones(rig: Rig) -> None:
         await caller.ask("/ok")
     assert not caught.value.may_be_processed
     await upstream.until(lambda record: record.open == 0)
+
+
+# ------------------------------------------------------------------------------------------------------- Keep-Alive
+
+
+@pytest.mark.parametrize(("said", "kept"), [("timeout=1", False), ("timeout=1, max=50", False), ("timeout=30", True), ("max=2", True)])
+async def test_connection_is_not_used_longer_than_its_service_says(rig: Rig, said: str, kept: bool) -> None:
+    """RFC 2068 section 19.7.1.1. A POST that meets the close of its service would fail."""
+    upstream, caller = await rig.both({"*": {"headers": {"keep-alive": said}, **OK}})
+    await caller.ask(method="POST")
+    await asyncio.sleep(0.8)
+    await caller.ask(method="POST")
+    assert upstream.accepted == (1 if kept else 2)
+
+
+async def test_connection_carries_no_more_requests_than_its_service_says(rig: Rig) -> None:
+    upstream, caller = await rig.both({"/first": {"headers": {"keep-alive": "timeout=60, max=2"}, **OK}, "/ok": OK})
+    await caller.ask("/first")
+    for _ in range(2):
+        await caller.ask("/ok")
+    assert upstream.accepted == 1
+    await caller.ask("/ok")
+    assert upstream.accepted == 2

@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from anabranch.errors import ConnectTimeout, TLSError, UpstreamError, UpstreamTimeout
+from tests.support.dns import Zone
 from tests.support.rig import Caller, Rig
 from tests.support.scripted import ScriptedUpstream
 
@@ -114,6 +115,22 @@ async def test_server_name_is_sent_and_verified_instead_of_the_host(rig: Rig, au
     _, caller = await serve(rig, context, ca=str(authority.file), server_name="inner.example")
     assert (await caller.ask()).status == 200
     assert asked == ["inner.example"]
+
+
+@pytest.mark.parametrize("named", [{}, {"server_name": "inner.example."}])
+async def test_dot_that_ends_a_name_is_neither_sent_nor_verified(
+    rig: Rig, authority: Authority, monkeypatch: pytest.MonkeyPatch, named: dict[str, str]
+) -> None:
+    """RFC 6066 section 3: a server name has no trailing dot. Certificates have none either."""
+    Zone(monkeypatch).names["inner.example."] = ("127.0.0.1",)
+    context = authority.server("inner.example")
+    asked: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    upstream = await rig.serve({"*": OK}, ssl=context)
+    caller = rig.caller(f"https://inner.example.:{upstream.port}", tls={"ca": str(authority.file), **named})
+    assert (await caller.ask()).status == 200
+    assert asked == ["inner.example"]
+    assert upstream.hits[0].header("host") == f"inner.example:{upstream.port}"
 
 
 async def test_http_1_is_offered_by_alpn(wire: Rig, authority: Authority) -> None:

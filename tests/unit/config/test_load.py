@@ -50,7 +50,7 @@ def test_the_example_of_the_design_is_loaded(tmp_path: Path) -> None:
         ("urls: http://a", '2:23: upstreams.u.urls: must be a list (found "http://a"); write it as a list: [...]'),
         ("urls: []", "2:23: upstreams.u.urls: must have at least 1 entry (found [])"),
         ("url: http://a:x", '2:22: upstreams.u.url: must be a URL such as http://host:8080/base (found "http://a:x")'),
-        ("url: http://u:p@a", '2:22: upstreams.u.url: credentials are not allowed in a URL; set a header instead (found "http://u:p@a")'),
+        ("url: http://u:p@a", "2:22: upstreams.u.url: credentials are not allowed in a URL; set a header instead"),
         ("url: http://a:0", '2:22: upstreams.u.url: the port must be between 1 and 65535 (found "http://a:0")'),
         ("url: http://a, http2: on, transport: httpx", '2:39: upstreams.u.http2: must be true or false (found "on"); yes, no, on and'),
         ("url: http://a, follow_redirects: 11", "2:50: upstreams.u.follow_redirects: must be at most 10 (found 11)"),
@@ -321,3 +321,37 @@ def test_tls_files_are_resolved_relative_to_the_file_that_names_them(tmp_path: P
     tls = sound(Path("conf"), {"KEY": "k.pem"}).document.upstreams["a"].tls
     assert tls is not None
     assert tls.ca == "conf/certs/ca.pem"
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        "url: https://user:tulip-77@host",
+        "url: https://tulip-77@host",
+        "url: 'https://user:tulip 77@host'",
+        "url: 'https://user:tulip\"77@host'",
+        "url: user:tulip-77@host",
+        "url: //user:tulip-77@host",
+        "url: https:/user:tulip-77@host",
+        "url: ftp://user:tulip-77@host",
+        "url: https://user:tulip/77@host",
+        "urls: [http://a, https://user:tulip-77@host]",
+        "urls: https://user:tulip-77@host",
+        "url: http://a, transport: httpx, proxy: http://user:tulip-77@host",
+        "url: [{x: https://user:tulip-77@host}]",
+        "url: http://a, oauth2: {token_url: https://user:tulip-77@host, client_id: a, client_secret: b}",
+        "url: http://a, oauth2: {client_secret: [tulip-77]}",
+        "url: http://a, headers: {authorization: [tulip-77]}",
+        'url: http://a, headers: {authorization: "tulip-77\\n"}',
+        "url: http://a, unknown: https://user:tulip-77@host",
+        "urls: {headers: {x: tulip-77}}",
+    ],
+)
+def test_credentials_written_in_the_document_are_in_no_problem(tmp_path: Path, upstream: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"version: 1\nupstreams:\n  a: {{{upstream}}}\n")
+    with pytest.raises(ConfigError) as caught:
+        sound(file, {})
+    shown = " ".join([str(caught.value), *map(str, caught.value.problems), *map(repr, caught.value.problems)])
+    assert "tulip" not in shown
+    assert "77" not in shown

@@ -87,10 +87,23 @@ def test_segment_is_encoded(value: object, text: str) -> None:
     assert segment(value) == text
 
 
-@pytest.mark.parametrize("value", ["", ".", "..", None])
+@pytest.mark.parametrize("value", ["", ".", "..", "a/../b", "%2e%2e", None])
 def test_a_value_that_would_change_the_path_is_rejected_as_a_segment(value: object) -> None:
     with pytest.raises(ValueError, match="cannot be a path segment"):
         segment(value)
+
+
+@pytest.mark.parametrize("path", ["/users/../admin", "/..", "/users/%2e%2e/admin", "/users/..%2Fadmin", "/./users", "/users/..;x?a=b"])
+def test_path_with_a_dot_segment_is_rejected(path: str) -> None:
+    with pytest.raises(ValueError, match="a segment of the path must not have"):
+        request_of(fan_of({"users": answering()}), "users", path)
+
+
+def test_encoded_slash_is_rejected_where_the_upstream_refuses_it() -> None:
+    fan = fan_of({"users": answering()}, encoded_slashes="refuse")
+    assert request_of(fan, "users", "/users/a?back=a%2Fb").target == "/users/a?back=a%2Fb"
+    with pytest.raises(ValueError, match="must not have a `/`"):
+        request_of(fan, "users", f"/users/{segment('a/b')}")
 
 
 @pytest.mark.parametrize(

@@ -19,16 +19,20 @@ from tests.support.requests import request_of
 
 
 class Service:
-    """Answers each path with what the test says, or with the path itself. `seen`: the paths that were called."""
+    """Answers each path with what the test says, or with the path itself. `seen`: the paths that were called. `turns`: of the event loop that a
+    path takes longer than the others."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.seen: list[str] = []
+        self.turns: dict[str, int] = {}
         self._answers = answers
 
     async def __call__(self, call: Call) -> Answer:
         path = call.request.target
         self.seen.append(path)
         await asyncio.sleep(0)
+        for _ in range(self.turns.get(path, 0)):
+            await asyncio.sleep(0)
         found = self._answers.get(path, {"path": path})
         if isinstance(found, StepError):
             raise found
@@ -249,6 +253,32 @@ async def test_a_step_that_is_left_out_frees_those_that_wait_for_more() -> None:
         assert sorted(made.service.seen) == sorted(["/flags", *(f"/{name}" for name in expected)])
         assert result.is_complete
         assert _in_document_order(result.left_out, list(named))
+
+
+@pytest.mark.parametrize("slow", ["/failing", "/flags"])
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_whichever_comes_first_of_a_failed_and_a_left_out_step_decides_nothing(slow: str, is_on: bool) -> None:
+    """What needs both is left out as soon as one of them is; otherwise it has failed."""
+    named = steps(
+        failing={},
+        flags={"hidden": True},
+        maybe={"when": "{flags.on}"},
+        both={"headers": {"x": "{failing.path}{maybe.path}"}},
+        after={"path": "/after/{both.path}"},
+    )
+    made = Run(named, {"/failing": ConnectError("refused"), "/flags": {"on": is_on}}, {}, on=False)
+    made.service.turns[slow] = 20
+    result = await made.go()
+    assert result.left_out == (() if is_on else ("maybe", "both", "after"))
+    expected = {"failing": "connect_failed", "flags": None}
+    if is_on:
+        expected |= {"maybe": None, "both": DependencyFailed.code, "after": DependencyFailed.code}
+    assert codes(result) == expected
+    if is_on:
+        failure = result.outcomes[3].failure
+        assert failure is not None
+        assert "failing" in failure.detail
+    assert not result.is_complete
 
 
 def _in_document_order(names: Sequence[str], order: list[str]) -> bool:

@@ -62,6 +62,15 @@ def failure(text: str, **values: Any) -> str:
         ("{flight.cancelled} = false", "not a CEL expression: at 1:20: Syntax error: "),
         ("@ {a}", "not a CEL expression: at 1:1: Syntax error: token recognition error at: '@'"),
         ("{a} == 18446744073709551616", "not a CEL expression: at 1:8: invalid int literal"),
+        ("v0 == {a}", "unknown name `v0`: a reference is written in braces, text in quotes"),
+        (
+            "{a}.exists(i, i.exists(j, j.exists(k, k == 1)))",
+            "a macro such as `exists` can stand inside another one, but not deeper: it would take too long",
+        ),
+        (
+            "{a}. exists (i, i.all(j, j.map(k, k) == [')']))",
+            "a macro such as `exists` can stand inside another one, but not deeper: it would take too long",
+        ),
         ("{a} == 1\n  && ,", "not a CEL expression: at 2:6: Syntax error: "),
     ],
 )
@@ -94,6 +103,10 @@ def test_what_is_not_a_condition_is_refused_with_the_reason(text: str, sentence:
         ("{a}", {"a": True}, True),
         ("{a}", {"a": b"false"}, False),
         ("{a} == 12345678901234567890u || {a} == 1", {"a": b"1"}, True),
+        ("{a}.exists(v0, v0 == 1) && {b}", {"a": b"[1]", "b": True}, True),
+        ("{a}.exists(i, {b}.exists(j, i == j))", {"a": b"[1]", "b": b"[2, 1]"}, True),
+        ("{a}.exists(i, i == 1) && {a}.all(i, i > 0) && {a}.map(i, i) == [1] && {a}.filter(i, true).size() == 1", {"a": b"[1]"}, True),
+        ("{a} == '.exists(i, i.exists(j, j.exists(k,'", {"a": ".exists(i, i.exists(j, j.exists(k,"}, True),
         ("{a} ==\n  1 // as the service counts", {"a": b"1"}, True),
     ],
 )
@@ -150,6 +163,14 @@ def test_values_that_are_too_large_are_a_failure() -> None:
     most = 64 * 1024
     assert holds("{a} != null", a=b'"' + b"x" * (most - 2) + b'"')
     assert failure("{a} != null", a=b'"' + b"x" * (most - 1) + b'"') == "a value in the condition has more than 65536 bytes"
+
+
+def test_macros_inside_macros_take_small_values_only() -> None:
+    text = "{a}.all(i, {a}.exists(j, i == j))"
+    most = 2 * 1024
+    assert holds(text, a=b"[" + b"1,".ljust(most - 3) + b"1]")
+    assert failure(text, a=b"[" + b"1,".ljust(most - 2) + b"1]") == "a value in the condition has more than 2048 bytes"
+    assert holds("{a}.all(i, i == 1) && {a}.exists(i, i == 1)", a=b"[" + b"1,".ljust(most) + b"1]")
 
 
 def test_the_library_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

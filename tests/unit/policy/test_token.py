@@ -1,6 +1,7 @@
 import asyncio
 import traceback
 from base64 import b64decode
+from typing import Literal
 from urllib.parse import parse_qs
 
 import msgspec
@@ -43,12 +44,20 @@ class Authority:
         pass
 
 
-def make_source(authority: Authority, *, events: Events | None = None, scope: str | None = None, url: str = "") -> TokenSource:
+def make_source(
+    authority: Authority,
+    *,
+    events: Events | None = None,
+    scope: str | None = None,
+    url: str = "",
+    client_auth: Literal["basic", "post"] = "basic",
+) -> TokenSource:
     return TokenSource(
         authority,
         token_url=url or "https://login.example/oauth/token/",
         client_id="gate way",
         client_secret=SECRET,
+        client_auth=client_auth,
         scope=scope,
         audience=None,
         clock=asyncio.get_running_loop().time,
@@ -81,6 +90,37 @@ class TestRequest:
         assert headers[b"content-type"] == b"application/x-www-form-urlencoded"
         assert b64decode(headers[b"authorization"].removeprefix(b"Basic ")) == b"gate+way:s3cret%3A%2F%2B+%26"
         assert parse_qs((request.body or b"").decode()) == {"grant_type": ["client_credentials"], "scope": ["read write"]}
+
+    async def test_client_can_be_named_in_the_form(self) -> None:
+        """RFC 6749 section 2.3.1."""
+        authority = Authority()
+        await make_source(authority, scope="read", client_auth="post").get(2000)
+        request = authority.requests[0]
+        assert b"authorization" not in dict(request.headers.pairs)
+        expected = {"grant_type": ["client_credentials"], "scope": ["read"], "client_id": ["gate way"], "client_secret": [SECRET]}
+        assert parse_qs((request.body or b"").decode()) == expected
+
+    @pytest.mark.parametrize("query", ["tenant=blue", "a=1&a=2", "p=B2C_1%2Fflow", "x="])
+    async def test_query_of_the_token_url_is_kept(self, query: str) -> None:
+        """RFC 6749 section 3.2."""
+        authority = Authority()
+        await make_source(authority, url=f"https://login.example./t?{query}").get(2000)
+        assert authority.requests[0].target == f"/t?{query}"
+        assert authority.addresses[0].authority == "login.example"
+
+    @pytest.mark.parametrize(
+        "accepted",
+        [
+            answer(201, b'{"access_token":"t","token_type":"bearer"}'),
+            answer(200, b'{"access_token":"t"}'),
+            answer(200, b'{"access_token":"t","token_type":"BEARER","expires_in":"3600"}'),
+            answer(200, b'{"access_token":"t","token_type":"bearer","expires_in":3599.5,"ext_expires_in":null,"scope":["a"]}'),
+        ],
+    )
+    async def test_answers_that_other_clients_take_are_taken(self, accepted: Answer) -> None:
+        authority = Authority()
+        authority.failure = accepted
+        assert await make_source(authority).get(2000) == b"Bearer t"
 
     async def test_token_url_without_a_path_uses_the_root(self) -> None:
         authority = Authority()

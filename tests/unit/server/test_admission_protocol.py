@@ -9,7 +9,7 @@ import pytest
 
 from anabranch.guard.concurrency import Gate
 from anabranch.server.backlog import Backlog
-from anabranch.server.head import BoundedProtocol
+from anabranch.server.http1.connection import BoundedProtocol
 from tests.support.head_server import PATIENCE_S, Bounded, Hasty, HeadServer, answer, problem_of, rest, serving
 
 SLOW = b"GET /gated HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -199,16 +199,42 @@ async def test_body_of_a_rejected_request_does_not_keep_the_connection_open() ->
         assert await rest(reader) == b""
 
 
+async def test_pipelined_requests_are_rejected_one_by_one_and_in_order() -> None:
+    """Thousands of them, in one piece: none of them may take memory or a stack frame of its own."""
+    async with full() as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET * 3000)
+        for _ in range(3000):
+            assert b"/problems/overloaded" in await answer(reader)
+        assert (server.app.seen, gate.shed) == ([], 3000)
+        server.app.gate.set()
+        await until(lambda: not gate.is_full)
+        writer.write(GET)
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
 async def test_request_after_a_rejected_one_keeps_its_connection() -> None:
-    """Uses a very short keep-alive timeout, which must not apply to a request in flight."""
-    async with full(waiting=1, keep_alive_s=0) as (server, gate), server.connected() as (reader, writer):
-        gate.waiting = 0  # no unread requests may wait
-        writer.write(GET + GET)
+    """The keep-alive timeout does not apply to a request in the backlog."""
+    async with full(keep_alive_s=0.3) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
         assert b"/problems/overloaded" in await answer(reader)
+        gate.waiting = 1
+        writer.write(GET)
         await until(lambda: gate.queued == 1)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
         server.app.gate.set()
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_client_that_stops_sending_waits_and_is_answered() -> None:
+    """RFC 9112 section 9.6, RFC 9293 section 3.6: shutting down the sending side is no disconnect."""
+    async with full(waiting=1) as (server, gate), server.connected() as (reader, writer):
+        writer.write(GET)
+        writer.write_eof()
+        await until(lambda: gate.queued == 1)
+        server.app.gate.set()
+        raw = await rest(reader)
+        assert raw.startswith(b"HTTP/1.1 200")
+        assert raw.count(b"HTTP/1.1 ") == 1
 
 
 async def test_nothing_is_served_after_a_response_that_closes_the_connection() -> None:
@@ -235,7 +261,7 @@ async def test_line_ends_after_a_rejection_do_not_keep_the_connection_open() -> 
         writer.write(GET)
         assert b"/problems/overloaded" in await answer(reader)
         writer.write(b"\r\n")
-        assert await rest(reader) == b""
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408")
 
 
 async def test_disconnected_client_leaves_the_backlog() -> None:

@@ -50,9 +50,9 @@ class Client:
         path, length = f"/{self._number}/{self._asked}", 100 * self._asked + self._number
         body = (b"GET / HTTP/1.1\r\n\r\n" * length)[:length]
         if self._random.random() < 0.5:
-            return path, length, b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), length, body)
+            return path, length, b"POST %b HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), length, body)
         chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (length, body)
-        return path, length, b"\r\nPUT %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%b" % (path.encode(), chunked)
+        return path, length, b"\r\nPUT %b HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n%b" % (path.encode(), chunked)
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         while data:

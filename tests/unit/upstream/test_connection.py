@@ -40,6 +40,9 @@ class Owner:
     def opened(self, connection: Connection) -> None:
         self.told.append("opened")
 
+    def released(self, connection: Connection) -> None:
+        self.told.append("released")
+
     def closed(self, connection: Connection) -> None:
         self.told.append("closed")
 

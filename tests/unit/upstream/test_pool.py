@@ -7,6 +7,7 @@ import pytest
 
 from anabranch.plan.upstream import ConnectionPoolPlan
 from anabranch.upstream.connection import Connection
+from anabranch.upstream.keep_alive import KeepAlive
 from anabranch.upstream.pool import Pool
 
 
@@ -16,8 +17,9 @@ class Fake:
     def __init__(self, pool: Pool, expires_at: float = 1000.0) -> None:
         self.pool = pool
         self.is_open = True
-        self.idle_since = 0.0
+        self.idle_until = 0.0
         self.expires_at = expires_at
+        self.keep_alive: KeepAlive | None = None
 
     def abort(self) -> None:
         self.is_open = False
@@ -91,6 +93,8 @@ async def test_real_connections_notify_the_pool() -> None:
 
     class Owner:
         def opened(self, connection: Connection) -> None: ...
+
+        def released(self, connection: Connection) -> None: ...
 
         def closed(self, connection: Connection) -> None:
             pool.remove(connection)

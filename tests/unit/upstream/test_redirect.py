@@ -2,10 +2,23 @@
 
 import pytest
 
-from anabranch.core.exchange import Address, Answer, Request
+from anabranch.core.exchange import Address, Answer, Request, StreamRule
 from anabranch.upstream.redirect import Redirecting
+from anabranch.upstream.stream import AnswerStream
 
 ADDRESS = Address.parse("http://service.example/base")
+
+
+class Body:
+    """An empty body of a stream."""
+
+    is_closed = False
+
+    async def read(self) -> bytes:
+        return b""
+
+    async def aclose(self) -> None:
+        self.is_closed = True
 
 
 class Inner:
@@ -16,6 +29,7 @@ class Inner:
         self.status = status
         self.asked: list[str] = []
         self.is_closed = False
+        self.bodies: list[Body] = []
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         target = address.base_path + request.target
@@ -24,6 +38,11 @@ class Inner:
             return Answer(200, [], b"here")
         location = self.locations[target]
         return Answer(self.status, [] if location is None else [(b"location", location)], b"moved")
+
+    async def stream(self, request: Request, address: Address, deadline: float, rule: StreamRule) -> AnswerStream:
+        answer = await self.exchange(request, address, deadline)
+        self.bodies.append(body := Body())
+        return AnswerStream(answer.status, answer.headers, body, rule)
 
     async def aclose(self) -> None:
         self.is_closed = True
@@ -50,6 +69,11 @@ async def test_redirect_on_the_same_origin_is_followed(status: int, method: str)
         (b"http://service.example", "/"),
         (b"http://SERVICE.example:80/x", "/x"),
         (b"//service.example/y", "/y"),
+        (b" /x ", "/x"),
+        (b"/sp ace?q=a b", "/sp%20ace?q=a%20b"),
+        (b"/caf\xc3\xa9", "/caf%C3%A9"),
+        (b"/caf%C3%A9", "/caf%C3%A9"),
+        (b"/\\other.example", "/\\other.example"),
     ],
 )
 async def test_location_is_resolved_against_the_request(location: bytes, target: str) -> None:
@@ -62,8 +86,8 @@ async def test_location_is_resolved_against_the_request(location: bytes, target:
     "location",
     [
         None, b"", b"http://other.example/", b"https://service.example/", b"http://service.example:81/", b"//other.example/",
-        b"http://user@service.example/", b"http://user:pass@service.example/", b"ftp://service.example/", b"http://[bad/", b"/sp ace",
-        b"/caf\xc3\xa9", b"/x\r\ninjected: 1", b"http://service.example:port/", b"javascript:alert(1)",
+        b"http://user@service.example/", b"http://user:pass@service.example/", b"ftp://service.example/", b"http://[bad/",
+        b"http://service.example\\@other.example/", b"/x\ty", b"/x\x00", b" ", b"/x\r\ninjected: 1", b"http://service.example:port/", b"javascript:alert(1)",
     ],
 )  # fmt: skip
 async def test_any_other_answer_is_returned_unchanged(location: bytes | None) -> None:
@@ -92,3 +116,11 @@ async def test_close_closes_the_inner_transport() -> None:
     inner = Inner({})
     await Redirecting(inner, limit=1).aclose()
     assert inner.is_closed
+
+
+async def test_stream_is_redirected_too_and_the_body_of_the_redirect_is_closed() -> None:
+    inner = Inner({"/base/a": b"/b", "/b": b"/c"})
+    answer = await Redirecting(inner, limit=5).stream(Request("GET", "/a"), ADDRESS, 1.0, StreamRule(1.0))
+    assert answer.status == 200
+    assert inner.asked == ["/base/a", "/b", "/c"]
+    assert [body.is_closed for body in inner.bodies] == [True, True, False]

@@ -107,7 +107,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
         build=compile_build(
             method=method,
-            path=compile_path(path, scope.slot),
+            path=compile_path(path, scope.slot, allows_slashes=upstream.allows_encoded_slashes),
             query=compile_query(step.query, lambda text: scope.parse(text, context.at), scope.slot, scope.is_optional)
             if step.query
             else None,

@@ -1,4 +1,4 @@
-"""The admin application: metrics, execution times, explain and the routes of other parts, protected by an optional token."""
+"""The admin application: metrics, execution times, explain and the routes of other parts, protected by a token or from web pages."""
 
 import hmac
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from anabranch.edge.scope import raw_path
 from anabranch.errors import NotFound
 from anabranch.server import health
 from anabranch.server.admin import journal, reload
+from anabranch.server.admin.browser import BrowserGuard
 from anabranch.server.admin.reload import Others
 
 _OPEN: Final = frozenset({"/livez", "/readyz"})
@@ -99,16 +100,20 @@ def build_admin(
     plane: DataPlane,
     routes: Sequence[BaseRoute],
     token: SecretStr | None,
+    names: Sequence[str] = (),
     about: Callable[[], dict[str, object]] = dict,
 ) -> ASGIApp:
-    """The admin server's application. `token`: bearer token that callers must send; None: no token is required. `about`: what /admin says of the
+    """The admin server's application. `token`: bearer token that callers must send; None: no token is required, and pages in browsers are kept off.
+    `names`: by which the server may be called, in lower case; its addresses and loopback names are always known. `about`: what /admin says of the
     process, besides the paths that there are."""
     served: list[BaseRoute] = [*health.routes(readiness), json_route("/admin", lambda: {**about(), "paths": paths}), *routes]
     paths = sorted({route.path for route in served if isinstance(route, Route)} | {f"{_EXPLAIN}/{{path}}"})
     app = Starlette(routes=[ExplainRoute(plane), *served])
     app.router.redirect_slashes = False
     install(app)
-    return app if token is None else TokenGuard(app, token=token.get_secret_value())
+    if token is None:
+        return BrowserGuard(app, names=names, runs=f"{_EXPLAIN}/")
+    return TokenGuard(app, token=token.get_secret_value())
 
 
 class TokenGuard:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from anabranch.core.tasks import start_protected
 from anabranch.errors import StartError
-from anabranch.server.head import BoundedProtocol
+from anabranch.server.http1.connection import BoundedProtocol
 
 logger = logging.getLogger("anabranch")
 

@@ -44,7 +44,7 @@ async def test_an_endless_field_is_rejected(bounded: HeadServer) -> None:
 
 
 async def test_an_endless_target_is_rejected(bounded: HeadServer) -> None:
-    assert (await bounded.exchange(b"GET /" + b"a" * 2000)).startswith(b"HTTP/1.1 431")
+    assert (await bounded.exchange(b"GET /" + b"a" * 2000)).startswith(b"HTTP/1.1 414")
 
 
 async def test_an_unfinished_head_is_rejected_at_the_timeout(hasty: HeadServer) -> None:
