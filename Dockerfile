@@ -1,14 +1,15 @@
-# The gateway, without a document: mount one at /etc/anabranch (from a ConfigMap, for example). See docs/operations.md.
+# The gateway, without a document: mount a folder with one at /etc/anabranch (from a ConfigMap, for example). See docs/operations.md. An image with
+# code of your own begins with this one: deploy/template.
 #
 #   docker build -t anabranch .
-#   docker run --rm --read-only --cap-drop ALL --tmpfs /tmp -p 8080:8080 -v "$PWD/gateway.yaml:/etc/anabranch/gateway.yaml:ro" anabranch
+#   docker run --rm --read-only --cap-drop ALL --tmpfs /tmp -p 8080:8080 -v "$PWD/gateway:/etc/anabranch:ro" anabranch
 #
 # `--target demo` builds an image that also contains the demo's five services. EXTRAS: extras of pyproject.toml to install.
 
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
-ARG EXTRAS=http2,otel
+ARG EXTRAS=cel,http2,otel
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
@@ -20,18 +21,20 @@ COPY app ./app
 RUN /opt/wheel/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /opt/wheel/made . \
  && python -m venv /opt/anabranch \
  && /opt/anabranch/bin/python -m pip install --quiet --no-compile -c constraints.txt "$(echo /opt/wheel/made/*.whl)[${EXTRAS}]" \
- && /opt/anabranch/bin/python -m pip uninstall --quiet --yes pip
+ && cp constraints.txt /opt/anabranch/constraints.txt
 # Compile all bytecode, including the standard library's: slim images lack it, and a read-only container cannot write it.
-# With unchecked-hash, Python does not compare the files with their sources at startup: an image does not change.
+# Python compares it with the time and size of its source, so a file that a later image copies over another one is never run as it was.
 ENV PYTHONPYCACHEPREFIX=/opt/bytecode
-RUN /opt/anabranch/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/anabranch/lib \
- && /opt/anabranch/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+RUN /opt/anabranch/bin/python -m compileall -q -j 0 --invalidation-mode timestamp /opt/anabranch/lib \
+ && /opt/anabranch/bin/python -m compileall -q -j 0 --invalidation-mode timestamp \
     -x '/(test|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data|site-packages|dist-packages)/' \
     "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
  && mkdir -p /var/lib/anabranch
 
 FROM ${BASE} AS runtime
+# `pip install` in an image that begins with this one installs into the gateway's environment, and changes none of its versions.
 ENV PATH=/opt/anabranch/bin:$PATH \
+    PIP_CONSTRAINT=/opt/anabranch/constraints.txt \
     PYTHONPYCACHEPREFIX=/opt/bytecode \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

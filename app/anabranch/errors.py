@@ -2,6 +2,7 @@
 
     AnabranchError
      +-- ConfigError            the operator: a document or a setting
+     +-- StartError             the operator: a part of the process cannot start
      +-- RequestError           the client: the request is invalid, too late, or one too many
      |    +-- RefusedRequest         no request at all: the connection is closed
      +-- JournalError           the response must not be sent, because its record is not on disk
@@ -94,6 +95,13 @@ class ConfigError(AnabranchError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+
+
+class StartError(AnabranchError):
+    """A part of the process cannot start: its port is taken, or its worker processes end at once. The message is a sentence for the operator."""
+
+    code = "cannot_start"
+    title = "A part of the gateway cannot start"
 
 
 class MissingExtraError(AnabranchError):

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.routing import BaseRoute
@@ -11,6 +12,7 @@ from anabranch.document.compile import compile_file
 from anabranch.document.reload import Reloader
 from anabranch.document.services import Services
 from anabranch.document.upstreams import Opener
+from anabranch.document.warnings import warnings_of
 from anabranch.document.watch import Watching
 from anabranch.edge.app import Gateway, build_app
 from anabranch.edge.dataplane import DataPlane
@@ -18,11 +20,12 @@ from anabranch.guard.concurrency import Gate
 from anabranch.observe.logs import Logs
 from anabranch.observe.observation import open_observation
 from anabranch.replay.answers import open_answers
+from anabranch.server.admin.about import about
 from anabranch.server.admin.app import build_admin, metrics_route, routes_of
 from anabranch.server.admin.reload import Others
 from anabranch.server.admin.server import AdminServer
 from anabranch.server.admission_protocol import with_admission
-from anabranch.server.health import Health, upstream_probe
+from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
 from anabranch.server.http1.connection import BoundedProtocol, observed
 from anabranch.settings import Settings, document_of, read_settings
@@ -56,13 +59,14 @@ def create_app(settings: Settings | Path | str | None = None) -> Gateway:
 def assemble(settings: Settings, logs: Logs | None = None, others: Others | None = None, *, stand_in: Opener | None = None) -> Process:
     """The gateway and what belongs to it. Raises ConfigError. Nothing is opened yet.
 
-    `logs`: where requests are logged; None: a new log on stderr. `others`: the other workers, which an admin reload includes. `stand_in`: opens
-    what answers in place of the upstreams.
+    `logs`: where requests are logged; None: a new log on stderr. `others`: the other workers, which an admin reload includes; their supervisor has
+    logged the warnings. `stand_in`: opens what answers in place of the upstreams.
     """
     document = document_of(settings)
     compiled = compile_file(document)
-    for warning in compiled.warnings:
-        logger.warning("%s", warning)
+    if others is None:
+        for warning in warnings_of(compiled, settings):
+            logger.warning("%s", warning)
     observation = open_observation(settings, logs or Logs(settings.log_format), os.environ)
     answers = open_answers(settings.from_journal, compiled.plan.journal.redact)
     services = Services(
@@ -95,15 +99,17 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
     if settings.admin_port is not None:
         routes = routes_of(reloader, others, observation.metrics, observation.timings, is_private=settings.admin_token is not None)
         names = (*settings.admin_names, settings.admin_host.lower())
-        admin_app = build_admin(health, plane, routes, settings.admin_token, names)
+        told = partial(about, services, reloader, others)
+        admin_app = build_admin(health, plane, routes, settings.admin_token, names, told)
         admin = AdminServer(admin_app, settings.admin_host, settings.admin_port, protocol)
     gate = Gate(limit=settings.max_requests, waiting=settings.max_waiting, wait_s=settings.max_wait_s) if settings.max_requests else None
     if gate is not None:
         protocol = with_admission(protocol, gate, app)
         app.limit(gate)
         observation.watch(gate)
-    observation.watch(plane, reloader)
+    observation.watch(plane, reloader, services.code)
     health.mention(reloader)
+    health.watch(compute_probe(reloader))
     for name in settings.ready_upstreams:
         health.watch(upstream_probe(name, reloader))
     watching = Watching(document, reloader) if settings.reload == "watch" else None

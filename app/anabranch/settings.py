@@ -1,21 +1,29 @@
 """Settings of the process, from the environment (`ANABRANCH_*`) and an optional `.env` file. The document defines everything else."""
 
+import os
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from dotenv import dotenv_values
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from anabranch.errors import ConfigError, Problem
 
+PREFIX: Final = "ANABRANCH_"
+DOTENV: Final = ".env"
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class Settings(BaseSettings):
-    """Every setting with its default. `.env.example` lists all of them; a test checks that."""
+    """Every setting with its default. `.env.example` lists all of them; a test checks that. An empty variable is one that is not set."""
 
-    model_config = SettingsConfigDict(env_prefix="ANABRANCH_", env_file=".env", extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=DOTENV, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     document: Path | None = None
     """The gateway document: a file or a folder of files. `anabranch run FILE` sets it."""
@@ -31,6 +39,8 @@ class Settings(BaseSettings):
     """Answer `?_explain=true` with the plan, outcomes and timings instead of the response. This shows clients the gateway's internals."""
     journal_path: Path | None = None
     """Folder of the journal. Overrides the document's `journal.path`; if neither is set, `journal` in the working directory."""
+    journal_keep_size: ByteSize | None = Field(None, ge=1)
+    """Largest total size of the journal's closed segments, such as 700MiB: what the disk allows. The document's `keep_size` can only be smaller."""
     from_journal: Path | None = None
     """Folder of a journal that answers in place of all upstreams, which are not called. Nothing is recorded.
     `anabranch run --from-journal DIR` sets it."""
@@ -103,6 +113,28 @@ class Settings(BaseSettings):
 def wrong_setting(name: str, message: str, hint: str = "") -> ConfigError:
     """The error for one setting. `name`: of the variable, without the prefix."""
     return ConfigError([Problem(file="settings", line=0, column=0, path=f"ANABRANCH_{name}", message=message, hint=hint)])
+
+
+def environment() -> dict[str, str]:
+    """The environment, with what `.env` in the working directory adds. The environment takes precedence."""
+    added = {name: value for name, value in dotenv_values(DOTENV).items() if value is not None}
+    return {**added, **os.environ}
+
+
+def unknown_settings(environ: Mapping[str, str]) -> list[Problem]:
+    """A warning for each variable that looks like a setting and is none. Not an error: a Kubernetes Service called `anabranch` sets such variables,
+    a document may use them, and an older version must start with the settings of a newer one."""
+    known = [name.upper() for name in Settings.model_fields]
+    warnings = []
+    for name in sorted(name for name in environ if name.upper().startswith(PREFIX)):
+        own = name.upper().removeprefix(PREFIX)
+        if own in known:
+            continue
+        close = get_close_matches(own, known, n=1)
+        hint = f"did you mean {PREFIX}{close[0]}?" if close else ".env.example lists all settings"
+        message = "there is no such setting, so it has no effect"
+        warnings.append(Problem(file="settings", line=0, column=0, path=name, message=message, hint=hint, is_warning=True))
+    return warnings
 
 
 def read_settings(**given: object) -> Settings:

@@ -84,7 +84,8 @@ class Reader:
         services = {f"{name.upper()}_PORT": str(self.ports[port]) for name, port in PORTS.items()}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         own = {"PATH": path, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1", "ANABRANCH_PORT": str(self.ports[8080])}
-        return {**os.environ, **services, **own}
+        # As on a terminal, which the reader has.
+        return {**os.environ, **services, **own, "ANABRANCH_LOG_FORMAT": "console"}
 
     async def do(self, command: str) -> None:
         words = shlex.split(self.here(command).replace("PID", self.pid))

@@ -1,7 +1,10 @@
 """Builds documents and plans for unit tests from short dicts."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from anabranch.config.load import Draft, read
 from anabranch.config.model import Document, Upstream
 from anabranch.config.problems import Problems
 from anabranch.errors import Problem
@@ -56,3 +59,10 @@ def slot(plan: EndpointPlan, frame: Frame, name: str, value: Any) -> None:
             frame[parameter.slot] = value
             return
     raise AssertionError(f"nothing refers to the parameter {name}")
+
+
+def sound(path: Path, environ: Mapping[str, str]) -> Draft:
+    """The document in a file or folder. Raises ConfigError when it has a problem."""
+    draft = read(path, environ)
+    draft.problems.raise_if_any()
+    return draft

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from anabranch.settings import Settings
+from anabranch.document.compile import compile_file
+from anabranch.settings import Settings, environment, unknown_settings
 from tests.support.paths import ROOT
 
 
@@ -59,3 +60,38 @@ def test_the_admin_token_may_be_a_mounted_file(monkeypatch: pytest.MonkeyPatch, 
     token = Settings(_env_file=None).admin_token
     assert token is not None
     assert token.get_secret_value() == "long-enough"
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"ANABRANCH_{name.upper()}", "")
+    given = Settings(_env_file=None)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ANABRANCH_{name.upper()}")
+    assert given == Settings(_env_file=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("ANABRANCH_PROT", "did you mean ANABRANCH_PORT?"),
+        ("anabranch_prot", "did you mean ANABRANCH_PORT?"),
+        ("ANABRANCH_ADMINPORT", "did you mean ANABRANCH_ADMIN_PORT?"),
+        ("ANABRANCH_MAX_REQUEST", "did you mean ANABRANCH_MAX_REQUESTS?"),
+        ("ANABRANCH_XYZZY_QQ", ".env.example lists all settings"),
+    ],
+)
+def test_an_unknown_setting_is_a_warning_with_a_proposal(name: str, hint: str) -> None:
+    (warning,) = unknown_settings({name: "1", "ANABRANCH_PORT": "1", "anabranch_docs": "true", "OTHER": "x"})
+    assert (warning.path, warning.hint, warning.is_warning) == (name, hint, True)
+
+
+def test_env_file_feeds_settings_and_document_and_the_environment_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("ANABRANCH_PORT=8123\nFLIGHTS_URL=http://from-file\nOTHER=file\n# comment\nEMPTY\n", "utf-8")
+    monkeypatch.setenv("OTHER", "environment")
+    assert Settings().port == 8123
+    found = environment()
+    assert (found["FLIGHTS_URL"], found["OTHER"], "EMPTY" in found) == ("http://from-file", "environment", False)
+    (tmp_path / "gateway.yaml").write_text("version: 1\nupstreams: {a: {url: '${FLIGHTS_URL}'}}\n", "utf-8")
+    assert compile_file(tmp_path / "gateway.yaml").draft.document.upstreams["a"].url == "http://from-file"

@@ -1,5 +1,5 @@
 """`anabranch journal`: inspects a journal's folder. Only reads, so it is safe while gateways write. Exit codes: 0; 2 for wrong usage,
-including a missing folder; 3 for a damaged journal."""
+including a missing folder and options that no record matches; 3 for a damaged journal."""
 
 import os
 import sys
@@ -41,15 +41,17 @@ def ls(
     path = _folder(folder)
     with _reading(path):
         if segments:
-            for segment in listed(path):
-                if where.may_be_in(segment):
-                    typer.echo(segment_line(segment))
+            chosen = [segment for segment in listed(path) if where.may_be_in(segment)]
+            for segment in chosen:
+                typer.echo(segment_line(segment))
+            if not chosen:
+                usage_error(_nothing("segments", path, where))
             return
         tally = Tally()
         _print_lines(lines(path, where, tally), tally)
         warn(tally)
         if not tally.records:
-            typer.echo(_no_records(path, where), err=True)
+            usage_error(_nothing("records", path, where))
 
 
 @journal.command()
@@ -71,7 +73,7 @@ def tail(
         warn(tally)
         if follower is None:
             if not found:
-                typer.echo(_no_records(path, where), err=True)
+                usage_error(_nothing("records", path, where))
             return
         shown = {head.id for head, _ in found}
         fresh = ((head, line) for head, line in follow(follower, sleep=time.sleep) if head.id not in shown)
@@ -114,9 +116,9 @@ def stats(
     elif found:
         typer.echo("\n".join(statistics_table(found)))
         typer.echo(f"{tally.records} records in {counted(len(segments), 'segment')}, {size(sum(s.size_bytes for s in segments))}")
-    else:
-        typer.echo(_no_records(path, where), err=True)
     warn(tally)
+    if not found:
+        usage_error(_nothing("records", path, where))
 
 
 @journal.command()
@@ -125,6 +127,8 @@ def verify(folder: Folder = None) -> None:
     path = _folder(folder)
     with _reading(path):
         segments = listed(path)
+    if not segments:
+        usage_error(_nothing("segments", path, EVERYTHING))
     records = damaged = 0
     tally = Tally()
     for segment in with_progress(segments, segments, tally, "checking"):
@@ -170,6 +174,8 @@ def export(
         except OSError as error:
             usage_error(f"cannot write {output}: {error.strerror or error}")
     warn(tally)
+    if not tally.records:
+        usage_error(f"nothing was exported: {_nothing('records', path, where)}")
     typer.echo(f"{counted(tally.records, 'record')} exported", err=True)
 
 
@@ -216,8 +222,8 @@ def _print_lines(found: Iterable[tuple[Head, bytes]], tally: Tally, *, is_json: 
             _write(f"{record_line(record)}\n".encode())
 
 
-def _no_records(path: Path, where: Filter) -> str:
-    return f"there are no records in {path}" + ("" if where == EVERYTHING else " that match these options")
+def _nothing(what: str, path: Path, where: Filter) -> str:
+    return f"there are no {what} in {path}" + ("" if where == EVERYTHING else " that match these options")
 
 
 def _write(content: bytes) -> None:

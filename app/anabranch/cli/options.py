@@ -11,9 +11,9 @@ from anabranch.errors import ConfigError, Problem
 from anabranch.settings import Settings, read_settings
 
 ANSWER_IS_NO: Final = 1
-"""Exit code: the command ran, and the result is negative: a difference was found, or records could not be shipped."""
+"""Exit code: the command ran, and the result is negative: a difference was found, records could not be shipped, the gateway had to end."""
 BAD_USE: Final = 2
-"""Exit code: wrong usage."""
+"""Exit code: wrong usage, or nothing to work on: no record, no endpoint, no document. A pipeline must not take that for success."""
 BAD_CONFIG: Final = 3
 """Exit code: the document or the settings are not usable."""
 

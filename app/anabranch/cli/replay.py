@@ -15,6 +15,7 @@ import typer
 
 from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_exit, settings_of
 from anabranch.cli.records import filtered, usage_error, warn, with_progress
+from anabranch.config.problems import did_you_mean
 from anabranch.document.compile import Compiled
 from anabranch.document.service import Service
 from anabranch.journal.filter import Filter
@@ -76,8 +77,13 @@ def replay(
     typer.echo(shown)
     if replayer.has_difference:
         raise typer.Exit(ANSWER_IS_NO)
+    # Nothing was compared: a pipeline that goes by the exit code must not take this for success.
+    if not tally.records:
+        names = [plan.name for plan in compiled.plan.endpoints]
+        unknown = [name for name in where.endpoints or () if name not in names]
+        hint = did_you_mean(unknown[0], names) if unknown else ""
+        usage_error(f"nothing was replayed: no record in {folder} matches these options" + (f"; {hint}" if hint else ""))
     if replayer.has_only_skipped:
-        # Nothing was compared: a pipeline that goes by the exit code must not take this for success.
         raise typer.Exit(BAD_USE)
 
 

@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from anabranch import __version__
-from anabranch.cli.options import BAD_CONFIG, exit_with, settings_of
+from anabranch.cli.options import ANSWER_IS_NO, BAD_CONFIG, exit_with, settings_of
 from anabranch.document.compile import Compiled, compile_file
+from anabranch.document.warnings import warnings_of
 from anabranch.errors import ConfigError
 from anabranch.main import Process, assemble
 from anabranch.observe.logs import Logs
@@ -53,7 +54,10 @@ def run(
     process: Process | None = None
     try:
         if settings.workers > 1 and settings.document is not None:
+            # Workers search the project's folders themselves. Until they have imported the gateway, its own modules come first.
+            searched = list(sys.path)
             _log_warnings(settings, compile_file(settings.document))
+            sys.path[:] = searched
         else:
             process = assemble(settings, logs)
     except ConfigError as error:
@@ -66,15 +70,11 @@ def run(
     )
 
     def announce() -> None:
-        """Print the announcement; log it instead when every line has to be JSON."""
-        if settings.log_format == "json":
-            logs.events.info(announcement)
-        else:
-            typer.echo(announcement, err=True)
+        """Log it whatever the level is."""
+        logs.events.info(announcement)
 
     if process is not None:
-        _server(process, settings, on_up=announce).run(sockets=[listener])
-        return
+        raise typer.Exit(_serve(process, settings, listener, on_up=announce))
     gc_tuning.freeze()
     supervisor = Supervisor(
         partial(_work, settings),
@@ -89,7 +89,7 @@ def run(
 
 def _log_warnings(settings: Settings, compiled: Compiled) -> None:
     """Log the warnings about the document and the settings once, in the supervisor."""
-    for warning in compiled.warnings:
+    for warning in warnings_of(compiled, settings):
         logger.warning("%s", warning)
     if settings.admin_port is None:
         logger.warning("with several workers, /metrics shows only one of them: set ANABRANCH_ADMIN_PORT to give each worker its own port")
@@ -100,15 +100,16 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
     gc_tuning.pause()
     if settings.admin_port:
         settings = settings.model_copy(update={"admin_port": settings.admin_port + number})
-    logs = Logs(settings.log_format, level=settings.log_level)
+    logs = Logs(settings.log_format, level=settings.log_level, worker=number)
     logs.install()
-    heartbeat = Heartbeat(pipe, on_orphaned=lambda: server.stop())  # noqa: PLW0108 - there is no server yet
+    heartbeat = Heartbeat(pipe)
     peers = Peers(heartbeat, number)
     try:
         process = assemble(settings, logs, peers)
-    except ConfigError:
-        # The document was usable when the supervisor read it, so it has just changed: log the problem, as for a reload.
-        logger.exception("worker %d cannot start", number)
+    except ConfigError as error:
+        # The document was usable when the supervisor read it, so it has just changed.
+        for problem in error.problems:
+            logger.error("cannot start: %s", problem)  # noqa: TRY400 - the problem is the operator's
         sys.exit(BAD_CONFIG)
 
     async def reload() -> PeerResult:
@@ -122,20 +123,21 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
         peers.close()
         heartbeat.draining()
 
-    server = _server(process, settings, on_up=up, on_pulse=heartbeat.alive, on_drain=drain, is_end=heartbeat.is_end)
-    server.run(sockets=[listener])
+    sys.exit(_serve(process, settings, listener, on_up=up, on_drain=drain, heartbeat=heartbeat))
 
 
-def _server(
+def _serve(
     process: Process,
     settings: Settings,
+    listener: socket.socket,
     *,
     on_up: Callable[[], None],
-    on_pulse: Callable[[], None] | None = None,
     on_drain: Callable[[], None] | None = None,
-    is_end: Callable[[], bool] | None = None,
-) -> Server:
-    """The server of this process, which reloads at SIGHUP, and drains at SIGTERM and SIGINT."""
+    heartbeat: Heartbeat | None = None,
+) -> int:
+    """Serve until the process is told to end, or cannot do its work any more. Reloads at SIGHUP, and drains at SIGTERM and SIGINT. Returns the exit
+    code. Exits by itself when a part cannot start."""
+    code = 0
     reloader = process.reloader
     config = server_config(
         process.app, protocol=process.protocol, keep_alive_s=settings.keep_alive_s, shutdown_timeout_s=settings.shutdown_timeout_s
@@ -151,15 +153,29 @@ def _server(
         if on_drain is not None:
             on_drain()
 
-    return Server(
+    def pulse() -> None:
+        nonlocal code
+        if heartbeat is not None:
+            heartbeat.alive()
+        if not code and (reason := reloader.service.compute.lost()) is not None:
+            logger.error("ending, because %s", reason)
+            code = ANSWER_IS_NO
+            server.stop()
+
+    server = Server(
         config,
         delay_s=settings.drain_delay_s,
         on_up=up,
         on_drain=drain,
-        on_pulse=on_pulse,
-        is_end=is_end,
+        on_pulse=pulse,
+        is_end=None if heartbeat is None else heartbeat.is_end,
         on_hangup=None if settings.reload == "off" else lambda: reloader.request("signal"),
     )
+    if heartbeat is not None:
+        heartbeat.on_orphaned = server.stop
+    server.run(sockets=[listener])
+    logger.info("ended with exit code %d", code)
+    return code
 
 
 def _listen(host: str, port: int) -> socket.socket:

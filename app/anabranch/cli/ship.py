@@ -33,6 +33,9 @@ def ship(
     if not path.is_dir():
         typer.echo(f"there is no journal at {path}; name its folder with --journal DIR", err=True)
         raise typer.Exit(BAD_USE)
+    if not listed(path):
+        typer.echo(f"there is nothing to ship: {path} has no segments", err=True)
+        raise typer.Exit(BAD_USE)
     results = [asyncio.run(_ship(sink, path)) for sink in journal.sinks]
     if not all(results):
         raise typer.Exit(ANSWER_IS_NO)

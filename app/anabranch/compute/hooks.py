@@ -5,12 +5,14 @@ Imports the operator's modules into the gateway's own process. Every fault is a 
 
 import inspect
 import sys
-from typing import Any
+from typing import Any, Final
 
 from anabranch.compute.call import HookError, resolve
 from anabranch.config.problems import did_you_mean
 from anabranch.plan.known import HookCheck
 from anabranch.plan.model import PoolKind
+
+SEARCHED: Final = "modules are searched in the document's folder, the working directory and the installed packages"
 
 
 def check_hook(hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
@@ -21,8 +23,7 @@ def check_hook(hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookChe
     try:
         resolved = resolve(hook)
     except ModuleNotFoundError as error:
-        hint = "modules are searched in the document's folder, the working directory and the installed packages"
-        return HookCheck(fault=f"there is no module {error.name}", hint=hint)
+        return HookCheck(fault=f"there is no module {error.name}", hint=SEARCHED)
     except AttributeError:
         return _missing(module_name, path)
     except HookError as error:

@@ -4,6 +4,7 @@ The first large body starts the workers; a gateway that never gets one has none.
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final, Self
 
 from anabranch.compute.job import Job, JobTimings
@@ -40,6 +41,11 @@ class Offload:
             await asyncio.wait((self._opening,))
         if self._pool is not None:
             await self._pool.aclose()
+
+    def notes(self) -> Iterator[str]:
+        """What readiness says of workers that cannot be started. It does not affect readiness: the work is done on the loop."""
+        if self._pool is not None and self._pool.down_for_s is not None:
+            yield "large answers are read on the event loop, which delays other requests, because no process can be started for them; see the log"
 
     async def read(self, step: StepPlan, body: bytes, frame: Frame, deadline: float) -> bytes:
         """Like `step.read`, in a worker process. May also raise ProcessingTimeout: reading counts towards the step's deadline."""

@@ -1,7 +1,7 @@
 """Loads a gateway document: reads the files, substitutes variables, validates the models, and reports every problem at once.
 
-`read` is for the compiler: it returns the valid parts, so that the compiler can report its own problems too before the document is rejected.
-`load` is for callers that need only the document. Must not know references, graphs or plans.
+Returns the valid parts, so that the compiler can report its own problems too before the document is rejected. Must not know references, graphs
+or plans.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,6 @@ from anabranch.config.secrets import Secrets
 from anabranch.config.source import Source, read_source
 from anabranch.config.substitute import fill
 from anabranch.config.validate import Validator
-from anabranch.errors import Problem
 
 # Replaces the steps while the rest of an endpoint is checked: each step is checked separately.
 _ANY_STEP = CallStep(upstream="any", path="/")
@@ -54,45 +53,22 @@ class Draft:
         return self.problems.secrets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Loaded:
-    """A document that its models accept. `positions`: where each part was written. `files`: every file that was read, to be watched."""
-
-    document: Document
-    positions: Positions
-    secrets: Secrets
-    warnings: list[Problem]
-    files: tuple[File, ...]
-
-
-def load(path: File, environ: Mapping[str, str]) -> Loaded:
-    """Load the document in the file or folder `path`. Raises ConfigError with every problem, sorted by file, line and column."""
-    draft = read(path, environ)
-    draft.problems.raise_if_any()
-    return Loaded(
-        document=draft.document,
-        positions=draft.positions,
-        secrets=draft.secrets,
-        warnings=draft.problems.warnings,
-        files=draft.files,
-    )
-
-
-def read(path: File, environ: Mapping[str, str]) -> Draft:
+def read(path: File, environ: Mapping[str, str], *, without_secrets: bool = False) -> Draft:
     """Read the valid parts of the document in the file or folder `path`, and the problems of the others.
 
+    `without_secrets`: variables and secret files that do not exist here are warnings, and another value stands for them.
     Raises ConfigError only when a file cannot be read or is not YAML: later checks would report every name in that file as unknown.
     """
     problems = Problems()
     source = read_source(path, problems)
     problems.positions = Positions(source.root)
-    draft = _draft(source, environ, problems)
+    draft = _draft(source, environ, problems, without_secrets=without_secrets)
     if not source.is_whole:
         problems.raise_if_any()
     return draft
 
 
-def _draft(source: Source, environ: Mapping[str, str], problems: Problems) -> Draft:
+def _draft(source: Source, environ: Mapping[str, str], problems: Problems, *, without_secrets: bool) -> Draft:
     if not source.root.entries and not source.is_whole:
         return Draft(
             document=Document(version=1),
@@ -102,7 +78,7 @@ def _draft(source: Source, environ: Mapping[str, str], problems: Problems) -> Dr
             files=source.files,
             digest=source.digest,
         )
-    filled = fill(source.root, environ, problems)
+    filled = fill(source.root, environ, problems, without_secrets=without_secrets)
     validator = Validator(filled, problems)
     data: dict[str, Any] = filled.data
     upstreams, endpoints = data.get("upstreams"), data.get("endpoints")

@@ -16,6 +16,10 @@ from anabranch.config.problems import Problems
 _OPENING: Final = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _MAX_FILE_BYTES: Final = 1024 * 1024
+_STAND_IN: Final = "1"
+"""In place of an unknown value: valid as a number, and as a part of a URL, a host name or a header."""
+_STAND_IN_URL: Final = "http://1"
+_URL_KEYS: Final = frozenset({"url", "urls", "token_url"})
 _FORMS: Final = "write ${NAME}, ${NAME:-default} or ${file:PATH}, or $${ for a literal ${"
 
 
@@ -25,24 +29,30 @@ class Filled:
 
     `texts`: paths whose whole value is one substitution, with the substituted text. It is read as a YAML scalar if a string is not accepted.
     `broken`: paths without a value, because of a problem that has been reported. Their value in `data` is an empty string.
-    `files`: the secret files that the document names.
+    `files`: the secret files that the document names. `guessed`: paths with a value that is not known here (see `fill`); nothing that a check finds
+    at such a path is a mistake.
     """
 
     data: Any
     texts: dict[Path, str] = field(default_factory=dict)
     broken: set[Path] = field(default_factory=set)
     files: list[File] = field(default_factory=list)
+    guessed: set[Path] = field(default_factory=set)
 
 
-def fill(root: Node, environ: Environ[str, str], problems: Problems) -> Filled:
-    """The data of `root`. Adds problems and secrets to `problems`. A relative PATH starts at the folder of the file that names it."""
-    filling = _Filling(environ, problems)
+def fill(root: Node, environ: Environ[str, str], problems: Problems, *, without_secrets: bool = False) -> Filled:
+    """The data of `root`. Adds problems and secrets to `problems`. A relative PATH starts at the folder of the file that names it.
+
+    `without_secrets`: a variable or a secret file that does not exist here is only a warning, and "1" stands for its value.
+    """
+    filling = _Filling(environ, problems, without_secrets=without_secrets)
     filling.filled.data = filling.data(root, ())
     return filling.filled
 
 
 class _Filling:
-    def __init__(self, environ: Environ[str, str], problems: Problems) -> None:
+    def __init__(self, environ: Environ[str, str], problems: Problems, *, without_secrets: bool) -> None:
+        self._without_secrets = without_secrets
         self.filled = Filled(data=None)
         self._environ = environ
         self._problems = problems
@@ -89,6 +99,8 @@ class _Filling:
             self._problems.secrets.paths.add(path)
             if value is not None and _OPENING.fullmatch(text):
                 self.filled.texts[path] = value
+                if path in self.filled.guessed and _URL_KEYS.intersection(path[-2:]):
+                    return _STAND_IN_URL
         return whole
 
     def _value(self, inside: str, *, is_closed: bool, path: Path, folder: File) -> str | None:
@@ -110,7 +122,7 @@ class _Filling:
         if value is None or (value == "" and default is not None):
             if default is None:
                 hint = f"set it, or give it a default: ${{{name}:-...}}"
-                self._problems.add(path, f"the environment variable `{name}` is not set", hint=hint)
+                return self._missing(path, f"the environment variable `{name}` is not set", hint)
             return default
         if not _is_unicode(value):
             self._problems.add(path, f"the environment variable `{name}` is not UTF-8")
@@ -128,10 +140,17 @@ class _Filling:
             self.filled.files.append(file)
         content, fault = self._contents[file]
         if content is None:
-            self._problems.add(path, f"the secret file `{name}` {fault}")
-        else:
-            self._problems.secrets.values.add(content)
+            return self._missing(path, f"the secret file `{name}` {fault}")
+        self._problems.secrets.values.add(content)
         return content
+
+    def _missing(self, path: Path, message: str, hint: str = "") -> str | None:
+        """Report a value that does not exist here. Returns what stands for it, if anything may."""
+        self._problems.add(path, message, hint=hint, is_warning=self._without_secrets)
+        if not self._without_secrets:
+            return None
+        self.filled.guessed.add(path)
+        return _STAND_IN
 
 
 def _content(file: File) -> tuple[str | None, str]:

@@ -112,7 +112,7 @@ class Validator:
     def _add(self, model: type[BaseModel], path: Path, inner: Path, errors: list[ErrorDetails], data: Any, *, is_key: bool) -> None:
         """Report the errors at `inner`, a path below `path`."""
         where = (*path, *inner)
-        if any(where[: len(broken)] == broken for broken in self._filled.broken):
+        if any(where[: len(unknown)] == unknown for unknown in self._filled.broken | self._filled.guessed):
             return
         error = errors[0]
         kind = error["type"]

@@ -23,6 +23,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Nothing: no request is ever answered with this code.",
         "Run `anabranch check FILE`, which lists every problem with file, line and column.",
     ),
+    "cannot_start": Advice(
+        "A part of the gateway cannot start: the admin port is taken, or the processes of a compute pool end at once.",
+        "Nothing: no request is ever answered with this code.",
+        "The message names the part. The lines of the log before it say why a process has ended.",
+    ),
     "missing_extra": Advice(
         "The document uses a feature that needs a library which is not installed.",
         "Nothing: no request is ever answered with this code.",

@@ -5,24 +5,26 @@ Opens, starts and connects nothing.
 """
 
 import importlib
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
-from anabranch.compute.hooks import check_hook
+from anabranch.compute.hooks import SEARCHED, check_hook
 from anabranch.compute.pools import make_pool
 from anabranch.config.load import Draft, read
 from anabranch.config.problems import Problems
 from anabranch.document.routes import check_routes
 from anabranch.errors import MissingExtraError, Problem
 from anabranch.plan.compile import compile_document
-from anabranch.plan.model import DocumentPlan, PoolPlan
+from anabranch.plan.known import HookCheck
+from anabranch.plan.model import DocumentPlan, PoolKind, PoolPlan
 from anabranch.plan.upstream import UpstreamPlan
+from anabranch.settings import environment
 from anabranch.sinks.open import open_sink
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.tls import TLSContexts
@@ -40,19 +42,23 @@ class Compiled:
     contexts: TLSContexts
 
 
-def compile_file(path: Path, environ: Mapping[str, str] = os.environ) -> Compiled:
+def compile_file(path: Path, environ: Mapping[str, str] | None = None, *, without_secrets: bool = False) -> Compiled:
     """Read, check and compile the document in a file or folder. Raises ConfigError with every problem in it.
 
-    The Python that it names is imported: from the folder of the document, else from the working directory, else from the installed packages.
+    Python routes and hooks are searched in the document's folder, then in the working directory, then among the installed packages. `environ`: None:
+    the environment and `.env`. `without_secrets`: what does not exist here is a warning: variables, secret files, certificates. The result is
+    good for nothing but its problems then.
     """
-    draft = read(path, environ)
-    _search_for_modules(path)
-    plan = compile_document(draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken, check_hook=check_hook)
-    routers = _import_routers(draft.document.routers, draft.problems)
+    draft = read(path, environment() if environ is None else environ, without_secrets=without_secrets)
+    folders = project_folders(path)
+    plan = compile_document(
+        draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken, check_hook=partial(_check_hook, folders)
+    )
+    routers = _import_routers(draft.document.routers, draft.problems, folders)
     check_routes(routers, plan, draft.problems)
     _check_pools(plan.pools, draft.problems)
     _check_sinks(draft)
-    contexts = _check_upstreams(plan.upstreams, draft.problems)
+    contexts = _check_upstreams(plan.upstreams, draft.problems, without_secrets=without_secrets)
     draft.problems.raise_if_any()
     return Compiled(
         plan=plan, routers=tuple(router for _, router in routers), warnings=draft.problems.warnings, draft=draft, contexts=contexts
@@ -65,7 +71,13 @@ def keep_routers(served: list[str], draft: Draft) -> None:
         draft.problems.add(("routers",), "changes to routers take effect when the gateway is restarted", is_warning=True)
 
 
-def _check_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems) -> TLSContexts:
+def project_folders(document: Path) -> tuple[Path, ...]:
+    """Where the Python modules of a project are: the document's folder, as for all files that the document names, and the working directory."""
+    own = (document if document.is_dir() else document.parent).absolute()
+    return (own,) if own == Path.cwd() else (own, Path.cwd())
+
+
+def _check_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems, *, without_secrets: bool) -> TLSContexts:
     """Build each transport once, without opening a connection, to report unreadable certificates and missing extras with the other
     problems.
 
@@ -78,7 +90,7 @@ def _check_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems) 
         except MissingExtraError as error:
             problems.add(("upstreams", name, "http2"), str(error))
         except ValueError as error:
-            problems.add(("upstreams", name, "tls"), str(error))
+            problems.add(("upstreams", name, "tls"), str(error), is_warning=without_secrets)
     return contexts
 
 
@@ -100,17 +112,23 @@ def _check_sinks(draft: Draft) -> None:
             draft.problems.add(("journal", "sinks", index, "postgres"), str(error))
 
 
-def _search_for_modules(document: Path) -> None:
-    """Let Python find the modules beside the document, and those in the working directory. The paths of secrets and certificates start at the
-    document's folder too."""
-    folder = (document if document.is_dir() else document.parent).resolve()
-    for searched in dict.fromkeys((str(Path.cwd()), str(folder))):
-        if searched not in sys.path:
-            sys.path.insert(0, searched)
+def _search(folders: tuple[Path, ...]) -> None:
+    """Search these folders for modules, in this order, before the installed packages."""
+    wanted = [str(folder) for folder in folders]
+    if sys.path[: len(wanted)] != wanted:
+        sys.path[:] = [*wanted, *(folder for folder in sys.path if folder not in wanted)]
 
 
-def _import_routers(names: list[str], problems: Problems) -> list[tuple[int, APIRouter]]:
+def _check_hook(folders: tuple[Path, ...], hook: str, arguments: tuple[str, ...], kind: PoolKind) -> HookCheck:
+    """Check a hook, which may be in a module of one of the folders."""
+    _search(folders)
+    return check_hook(hook, arguments, kind)
+
+
+def _import_routers(names: list[str], problems: Problems, folders: tuple[Path, ...]) -> list[tuple[int, APIRouter]]:
     """Import the routers that a document names, each as `module:attribute`. Returns them with their index."""
+    if names:
+        _search(folders)
     routers: list[tuple[int, APIRouter]] = []
     for index, name in enumerate(names):
         module, _, attribute = name.partition(":")
@@ -125,7 +143,7 @@ def _import_routers(names: list[str], problems: Problems) -> list[tuple[int, API
                 at,
                 f"there is no module {error.name}",
                 value=name,
-                hint="modules are searched in the document's folder, the working directory and the installed packages",
+                hint=SEARCHED,
             )
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's module does when it is imported
             problems.add(at, f"the module {module} cannot be imported: {type(error).__name__}: {error}", value=name)

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol, Self
 from anabranch.core.metric import Sample, metric
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.document.service import Service
-from anabranch.errors import ConfigError, Problem
+from anabranch.errors import ConfigError, Problem, StartError
 
 logger = logging.getLogger("anabranch.reload")
 
@@ -154,6 +154,8 @@ class Reloader:
             await service.__aenter__()
         except ConfigError as error:
             self._failed(trigger, began, tuple(error.problems))
+        except StartError as error:
+            self._failed(trigger, began, (Problem(file="document", line=0, column=0, path="", message=str(error)),))
         except Exception as error:
             logger.exception("the reload failed unexpectedly")
             self._failed(trigger, began, (_unexpected(error),))

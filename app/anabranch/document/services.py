@@ -1,16 +1,18 @@
 """Makes the services of a document: the first one when the process starts, and another one at each reload."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from anabranch.cache.entries import StaleStore
 from anabranch.compute.pools import make_pool
 from anabranch.config.secrets import Secrets
-from anabranch.document.compile import Compiled, compile_file, keep_routers
+from anabranch.document.code import ProjectCode
+from anabranch.document.compile import Compiled, compile_file, keep_routers, project_folders
 from anabranch.document.service import Hiding, Hooks, Service
 from anabranch.document.upstreams import Opener
 from anabranch.document.warm import Restoring
+from anabranch.errors import Problem
 from anabranch.journal.journal import Journal
 from anabranch.plan.model import DocumentPlan
 from anabranch.settings import Settings
@@ -43,27 +45,30 @@ class Services:
         self._stand_in = stand_in
         bounds = compiled.plan.stale
         self._stale = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
+        self.code = ProjectCode()
         self.first = self._service(compiled)
 
     def again(self) -> Service:
         """A service for the document as it is now, not open yet. Blocking. What only a restart can change becomes a warning. Raises ConfigError."""
         compiled = compile_file(self._document)
         keep_routers(self._routers, compiled.draft)
-        return self._service(compiled)
+        return self._service(compiled, self.code.changed())
 
     def restoring(self) -> Restoring | None:
         """What fills the store of old answers from the journal, from the start on; None without a journal."""
         journal = self.first.journal
         return None if journal is None else Restoring(self._stale, journal.folder, self.first.plan)
 
-    def _service(self, compiled: Compiled) -> Service:
+    def _service(self, compiled: Compiled, changes: Sequence[Problem] = ()) -> Service:
         plan = compiled.plan
+        hooks = [hook for pool in plan.pools.values() for hook in pool.hooks]
+        self.code.include([*hooks, *compiled.draft.document.routers], project_folders(self._document))
         certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
         journal, shippers = self._journal(plan)
         return Service(
             plan,
             digest=compiled.draft.digest,
-            warnings=tuple(compiled.draft.problems.warnings),
+            warnings=(*changes, *compiled.draft.problems.warnings),
             files=(*map(str, compiled.draft.files), *certificates),
             hooks=self._hooks,
             opener=self._stand_in or partial(open_transport, contexts=compiled.contexts),
@@ -80,5 +85,7 @@ class Services:
         if self._settings.from_journal is not None or not any(endpoint.is_recorded for endpoint in plan.endpoints):
             return None, None
         folder = self._settings.journal_path
-        shippers = Shippers(plan.journal, folder) if plan.journal.sinks and self._stand_in is None else None
-        return Journal(plan.journal, folder=folder, is_needed=None if shippers is None else shippers.is_needed), shippers
+        sizes = [size for size in (plan.journal.keep_size, self._settings.journal_keep_size) if size is not None]
+        config = plan.journal.model_copy(update={"keep_size": min(sizes, default=None)})
+        shippers = Shippers(config, folder) if config.sinks and self._stand_in is None else None
+        return Journal(config, folder=folder, is_needed=None if shippers is None else shippers.is_needed), shippers

@@ -20,7 +20,7 @@ from anabranch.edge.admission import OPEN_TO_ALL, Admission, Headers
 from anabranch.edge.cors import CrossOrigin
 from anabranch.edge.dataplane import DataPlane
 from anabranch.edge.generation import Generation
-from anabranch.edge.opening import Opening
+from anabranch.edge.opening import Opening, with_reason
 from anabranch.edge.python import FanSource, PythonRoutes, fan_out, request_of
 from anabranch.edge.scope import join_headers, raw_path
 from anabranch.engine.event import RequestTracer, ResponseObserver
@@ -56,7 +56,7 @@ class Gateway(FastAPI):
     async def _open_first(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that comes before the lifespan: an application that mounts this one, or a bare transport, runs none."""
         if scope["type"] == "lifespan":
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, with_reason(send))
             return
         try:
             await self._opening.ensure()

@@ -2,10 +2,14 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from starlette.types import Message, Send
+
 from anabranch.document.part import Part
+from anabranch.errors import ConfigError, StartError
 
 logger = logging.getLogger("anabranch")
 
@@ -64,3 +68,15 @@ class Opening:
                 opened.set_exception(error)
             else:
                 logger.exception("the gateway could not be closed properly")
+
+
+def with_reason(send: Send) -> Send:
+    """The `send` of a lifespan. When a start fails for a reason that the operator can remove, it reports that sentence instead of a stack."""
+
+    async def report(message: Message) -> None:
+        error = sys.exception()
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, ConfigError | StartError):
+            message = {**message, "message": str(error)}
+        await send(message)
+
+    return report

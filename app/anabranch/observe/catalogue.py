@@ -11,7 +11,7 @@ from typing import Final
 
 from anabranch.compute import job
 from anabranch.core.metric import Metric, metric
-from anabranch.document import reload, upstreams
+from anabranch.document import code, reload, upstreams
 from anabranch.edge import dataplane
 from anabranch.guard import concurrency
 from anabranch.journal import counters
@@ -84,6 +84,7 @@ _ROOMS: Final = (
     breaker,
     balance,
     reload,
+    code,
     counters,
     shipper,
     job,

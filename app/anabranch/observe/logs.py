@@ -36,13 +36,20 @@ _FIRST: Final = ("time", "level", "event")
 
 
 class Logs:
-    """The stream and its format. `sink`: where it goes.
+    """The stream and its format. `sink`: where it goes. `worker`: the number of this process, which every line carries; None where there is only
+    one.
 
     Changes no global state before `install`.
     """
 
     def __init__(
-        self, form: Format = "auto", *, level: str = "info", sink: LineSink | None = None, is_terminal: bool | None = None
+        self,
+        form: Format = "auto",
+        *,
+        level: str = "info",
+        sink: LineSink | None = None,
+        is_terminal: bool | None = None,
+        worker: int | None = None,
     ) -> None:
         self.sink = sink or LineSink()
         self._hidden: list[Secrets] = []
@@ -52,10 +59,11 @@ class Logs:
             is_terminal = os.isatty(2)
         self.is_json = form == "json" or (form == "auto" and not is_terminal)
         self._render: _Json | _Console = _Json() if self.is_json else _Console(has_colours=is_terminal)
+        self._added: list[structlog.typing.Processor] = [structlog.processors.add_log_level, _TIME]
+        if worker is not None:
+            self._added.append(partial(_with_worker, worker))
         lines = _Lines(self.sink)
-        self.events: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-            lines, processors=[structlog.processors.add_log_level, _TIME, self._render]
-        )
+        self.events: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(lines, processors=[*self._added, self._render])
         """For events that are not stdlib records, such as requests: `events.info("request", status=200)`. Neither filtered by level nor
         redacted: values from the document must not be put there."""
 
@@ -82,7 +90,7 @@ class Logs:
     def install(self) -> None:
         """Send the records of stdlib loggers to this stream, and remove the root logger's other handlers."""
         formatter = structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.add_log_level, _TIME],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *self._added],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -168,3 +176,8 @@ def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return value.translate(_CONTROL)
     return value if isinstance(value, int | float | bool | None) else str(value).translate(_CONTROL)
+
+
+def _with_worker(worker: int, logger: Any, method: str, event: Event) -> Event:
+    event["worker"] = worker
+    return event

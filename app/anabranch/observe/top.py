@@ -44,6 +44,8 @@ def table(report: dict[str, Any], *, is_recent: bool = True) -> Table:
     if is_recent:
         span = "recent"
         title = f"the last {report['window_s'] / 60:.0f} to {report['window_s'] / 30:.0f} minutes"
+    if (worker := report.get("worker")) is not None:
+        title += f" (worker {worker} only: each worker has its own admin port)"
     shown = Table(title=f"Execution times in ms, {title}", title_justify="left", caption_justify="left")
     shown.add_column("endpoint / step", overflow="fold")
     for column in ("count", "failed", "mean", "p50", "p95", "p99", "max"):

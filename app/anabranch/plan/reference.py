@@ -93,11 +93,6 @@ def _has_space(path: str) -> bool:
     return False
 
 
-def references(template: Template) -> Iterator[Reference]:
-    """The references of a template, in order."""
-    return (part for part in template if isinstance(part, Reference))
-
-
 def is_whole(template: Template) -> bool:
     """Whether the string is exactly one reference. Such a reference keeps the JSON type of its value."""
     return len(template) == 1 and isinstance(template[0], Reference)

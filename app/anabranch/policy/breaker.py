@@ -4,6 +4,7 @@ Also defines which responses and errors count as failures. `anabranch.core.break
 addresses, `anabranch.policy.balance` keeps one breaker for each.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -16,6 +17,8 @@ from anabranch.plan.upstream import BreakerPlan, UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.tools import Tools
+
+logger = logging.getLogger("anabranch.breaker")
 
 
 class FailureClassifier:
@@ -112,7 +115,9 @@ class BreakerLayer:
 
 
 def report_change(observer: Observer | None, upstream: str, state: State, address: Address | None) -> None:
-    """Notify the observer that a breaker has changed to `state`."""
+    """Log that a breaker has changed to `state`, and notify the observer."""
+    of = upstream if address is None else f"{upstream} at {address.host}:{address.port}"
+    logger.log(logging.WARNING if state == "open" else logging.INFO, "the breaker of %s is %s", of, state.replace("_", " "))
     if observer is not None:
         observer(PolicyEvent(upstream=upstream, kind="breaker", reason=state, address=address))
 

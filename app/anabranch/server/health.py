@@ -92,6 +92,15 @@ def upstream_probe(name: str, reloader: Reloader) -> Probe:
     return probe
 
 
+def compute_probe(reloader: Reloader) -> Probe:
+    """Not ready while this process cannot start processes for compute steps: another process can probably do so."""
+
+    def probe() -> str | None:
+        return reloader.service.compute.trouble()
+
+    return probe
+
+
 def routes(health: Readiness) -> list[Route]:
     async def livez(request: Request) -> Response:
         return _answer(200, {"status": "alive"})

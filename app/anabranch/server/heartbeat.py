@@ -14,11 +14,11 @@ END: Final = b"e"
 
 
 class Heartbeat:
-    """The worker's end of its pipe. `on_orphaned` is called once, when a send fails because the supervisor is gone."""
+    """The worker's end of its pipe. `on_orphaned`: called once, when a send fails because the supervisor is gone."""
 
-    def __init__(self, connection: Connection, on_orphaned: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, on_orphaned: Callable[[], object] | None = None) -> None:
+        self.on_orphaned = on_orphaned
         self._connection = connection
-        self._on_orphaned: Callable[[], None] | None = on_orphaned
         self._is_end = False
 
     def up(self) -> None:
@@ -63,6 +63,6 @@ class Heartbeat:
         try:
             self._connection.send_bytes(content)
         except OSError:
-            on_orphaned, self._on_orphaned = self._on_orphaned, None
+            on_orphaned, self.on_orphaned = self.on_orphaned, None
             if on_orphaned is not None:
                 on_orphaned()

@@ -20,6 +20,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -88,12 +89,18 @@ class Server(uvicorn.Server):
         else:
             self.force_exit = True
 
+    def _on_signal(self, number: signal.Signals) -> None:
+        logger.info("received %s%s", number.name, ": not waiting any more" if self.should_exit else "")
+        self.stop()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle the signals in the event loop while the server runs. Unlike uvicorn, do not raise them again afterwards: the stop was
         requested."""
         loop = asyncio.get_running_loop()
-        handlers = {signal.SIGINT: self.stop, signal.SIGTERM: self.stop}
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            number: partial(self._on_signal, number) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         if self._on_hangup is not None:
             handlers[signal.SIGHUP] = self._on_hangup
         for number, handler in handlers.items():
@@ -138,8 +145,16 @@ class Server(uvicorn.Server):
         self._is_draining = True
         await self.on_tick(0)
         self._announce_close()
+        running = self.server_state
+        logger.info(
+            "draining: %d connections, %d requests; new ones are served for %g s",
+            len(running.connections),
+            len(running.tasks),
+            self._delay_s,
+        )
         await self._tick_until(self._hurry, self._delay_s)
         await self._stop_listening(sockets or [])
+        logger.info("stopped listening; %d requests get %g s to end", len(running.tasks), self._timeout_s or 0.0)
         loop = asyncio.get_running_loop()
         until = None if self._timeout_s is None else loop.time() + self._timeout_s
         await self._wait_for_end(loop.time() + (LINGER_S if self._timeout_s is None else min(LINGER_S, self._timeout_s)))

@@ -5,6 +5,10 @@ accept the pending connections. The supervisor has no event loop and no threads.
 event loop runs, and that it drains. The supervisor announces through it that all workers are ending; a broken pipe means that the
 supervisor is gone. The supervisor also forwards messages between workers (`anabranch.server.peers`).
 
+Three rules for workers that fail. Until all of them have been up once, the end of one ends the start. Later, a worker that ends is replaced,
+but not more than five times a minute: a process that cannot stay up must end, so that whoever watches it learns of it. A successor that
+finds the document unusable is tried again as long as another worker serves: the document may be under repair.
+
 uvicorn's own supervisor is not used. It restarts workers at SIGHUP, where each of ours reloads its document. It also keeps the socket open
 while its workers drain, so that new connections would be accepted and never served.
 """
@@ -14,6 +18,8 @@ import os
 import select
 import signal
 import socket
+import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
@@ -29,12 +35,19 @@ from anabranch.server.heartbeat import DRAINING, END, UP
 logger = logging.getLogger("anabranch.workers")
 
 STARTUP_FAILED: Final = 3
-"""Exit code of a worker that would fail again: unusable document or settings."""
+"""Exit code of a worker that would fail again: unusable document or settings, or a part that cannot start."""
+WORKERS_FAILED: Final = 1
+"""Exit code of the supervisor when workers died again and again, or did not end well."""
 PULSE_S: Final = 1.0
 PATIENCE_S: Final = 30.0
 """Seconds without a heartbeat after which a worker counts as hung."""
+PAUSE_S: Final = 0.5
+"""Seconds before the successor of a worker that ended soon after its start. Doubled each time."""
 _SHORT_LIFE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 30.0
+MOST_DEATHS: Final = 5
+"""Unexpected ends of one worker, its successors included, within `DEATHS_WITHIN_S` after which the supervisor gives up."""
+DEATHS_WITHIN_S: Final = 60.0
 
 
 Target = Callable[[int, socket.socket, Connection], None]
@@ -83,7 +96,8 @@ class _Worker:
 
 class Supervisor:
     """Keeps `count` workers running, each executing `target`. `on_up`: called when all of them serve for the first time. `stop_timeout_s`:
-    a worker that takes longer to end is killed. `patience_s`: a worker without a heartbeat for so long is killed. `passes_hangup`: whether
+    a worker that takes longer to end is killed. `patience_s`: a worker without a heartbeat for so long is killed. `pause_s`: first pause before
+    the successor of a worker that lived only a few seconds. `passes_hangup`: whether
     SIGHUP is passed on to the workers; if not, that signal is left alone.
     """
 
@@ -96,6 +110,7 @@ class Supervisor:
         on_up: Callable[[], None],
         stop_timeout_s: float,
         patience_s: float = PATIENCE_S,
+        pause_s: float = PAUSE_S,
         passes_hangup: bool = True,
     ) -> None:
         self._target = target
@@ -104,18 +119,22 @@ class Supervisor:
         self._on_up = on_up
         self._stop_timeout_s = stop_timeout_s
         self._patience_s = patience_s
+        self._pause_s = pause_s
         self._signals = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if passes_hangup else ()))
         self._context = get_context("spawn")
         self._workers: list[_Worker] = []
         self._due: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
+        self._deaths: dict[int, deque[float]] = {number: deque(maxlen=MOST_DEATHS) for number in range(count)}
         self._is_up = False
         self._stop_at: float | None = None
         self._exit_code = 0
         self._received: list[int] = []
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT. Returns the exit code: 0, STARTUP_FAILED, or 1 when a worker failed while stopping."""
+        """Run until SIGTERM or SIGINT, or until the workers cannot be kept running. Returns the exit code: 0, STARTUP_FAILED, or WORKERS_FAILED:
+        workers died again and again, one of them was not up when the signal came because its predecessor had died, or one failed while
+        stopping."""
         waker, woken = socket.socketpair()
         waker.setblocking(False)
         woken.setblocking(False)
@@ -163,6 +182,8 @@ class Supervisor:
             if number == signal.SIGHUP:
                 self._signal_all(signal.SIGHUP)
             else:
+                if self._stop_at is None and self._is_up and (self._due or not all(worker.is_up for worker in self._workers)):
+                    self._exit_code = WORKERS_FAILED
                 self._stop(signal.SIGTERM)
 
     def _stop(self, number: int) -> None:
@@ -237,16 +258,26 @@ class Supervisor:
             other.send({"ended": worker.number})
         if self._stop_at is not None:
             if process.exitcode:
-                self._exit_code = self._exit_code or 1
+                self._exit_code = self._exit_code or WORKERS_FAILED
             return
-        # Once all have been up, a successor that cannot start does not end the workers that serve: the document may be under repair.
-        if not self._is_up and not worker.is_up and process.exitcode == STARTUP_FAILED:
-            logger.error("worker %d could not start; stopping the others", worker.number)
-            self._exit_code = STARTUP_FAILED
-            self._stop(signal.SIGTERM)
+        if not self._is_up:
+            what = "ended before all workers were up" if worker.is_up else "could not start"
+            self._give_up(STARTUP_FAILED, f"worker {worker.number} {what}: {_ending(process.exitcode)}")
+            return
+        if worker.is_up or process.exitcode != STARTUP_FAILED:
+            deaths = self._deaths[worker.number]
+            deaths.append(now)
+            if len(deaths) == MOST_DEATHS and now - deaths[0] <= DEATHS_WITHIN_S:
+                self._give_up(
+                    WORKERS_FAILED,
+                    f"worker {worker.number} ended {MOST_DEATHS} times within {DEATHS_WITHIN_S:.0f} s, now with {_ending(process.exitcode)}",
+                )
+                return
+        elif not any(other.is_up for other in self._workers):
+            self._give_up(STARTUP_FAILED, f"worker {worker.number} could not start, and no other serves")
             return
         is_short = now - worker.born_at < _SHORT_LIFE_S
-        pause = min(2 * self._pauses.get(worker.number, 0.25), _LONGEST_PAUSE_S) if is_short else 0.0
+        pause = min(2 * self._pauses.get(worker.number, self._pause_s / 2), _LONGEST_PAUSE_S) if is_short else 0.0
         self._pauses[worker.number] = pause
         self._due[worker.number] = now + pause
         logger.error(
@@ -257,8 +288,23 @@ class Supervisor:
             pause,
         )
 
+    def _give_up(self, code: int, reason: str) -> None:
+        """Stop all workers, and end with this exit code."""
+        logger.error("%s; stopping", reason)
+        self._exit_code = code
+        self._stop(signal.SIGTERM)
+
 
 def _live(target: Target, number: int, listener: socket.socket, pipe: Connection) -> None:
     """Runs in the worker's process, in a session of its own: Ctrl-C at a terminal reaches only the supervisor, which passes it on once."""
     os.setsid()
-    target(number, listener, pipe)
+    try:
+        target(number, listener, pipe)
+    except Exception:
+        logger.exception("worker %d failed", number)
+        sys.exit(WORKERS_FAILED)
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended, in words. The system's out-of-memory killer sends signal 9."""
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

@@ -44,10 +44,6 @@ class Checkpoint:
         self._lock: int | None = None
         self.positions: dict[str, Position] = {}
 
-    @property
-    def is_locked(self) -> bool:
-        return self._lock is not None
-
     def lock(self) -> bool:
         """Become the process that ships the folder, and read the positions. False when another process already is. Raises OSError."""
         if self._lock is not None:

@@ -86,6 +86,17 @@ def test_a_usage_error_exits_with_two(folder: Path, options: list[str], message:
     assert message in said
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [(["--endpoint", "nope"], ""), (["--endpoint", "X"], "did you mean `x`?"), (["--until", "2020-01-01"], ""), (["--status", "599"], "")],
+)
+def test_nothing_to_replay_exits_with_two(folder: Path, options: list[str], hint: str) -> None:
+    code, _, said = replay(folder, "same.yaml", *options)
+    assert code == 2
+    assert "nothing was replayed: no record in" in said
+    assert hint in said
+
+
 def test_a_bad_document_exits_with_three(folder: Path) -> None:
     (folder / "bad.yaml").write_text("version: 2\n")
     code, _, said = replay(folder, "bad.yaml")

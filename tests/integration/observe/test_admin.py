@@ -1,5 +1,6 @@
 """The admin server beside the public port, and which page is on which."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from anabranch.errors import ConfigError
+from anabranch.errors import ConfigError, StartError
 from anabranch.main import assemble, create_app
 from anabranch.settings import Settings
 from anabranch.testing.scripted.upstream import ScriptedUpstream
@@ -88,7 +89,13 @@ async def test_admin_port_has_metrics_timings_and_health(tmp_path: Path, upstrea
         timings = (await gateway.admin.get("/admin/timings")).json()
         assert [(one["endpoint"], one["recent"]["count"]) for one in timings["endpoints"]] == [("thing", 1), ("get_b", 0)]
         assert (await gateway.admin.get("/readyz")).json() == {"status": "ready", "reasons": []}
-        assert "/admin/timings" in (await gateway.admin.get("/admin")).json()["paths"]
+        about = (await gateway.admin.get("/admin")).json()
+        assert {"/admin", "/admin/timings", "/admin/reload", "/admin/explain/{path}", "/metrics", "/livez", "/readyz"} <= {*about["paths"]}
+        assert (about["worker"], about["process"], about["code"]) == (None, os.getpid(), "")
+        assert about["document"] == (await gateway.admin.get("/admin/reload")).json()["digest"]
+        for path in about["paths"]:
+            found = await gateway.admin.get(path.replace("{path}", "things/7").replace("{record_id}", "none"))
+            assert found.status_code == 200 or (found.headers["content-type"] == "application/problem+json" and "{record_id}" in path), path
         assert (await gateway.admin.get("/things/7")).status_code == 404
 
 
@@ -156,7 +163,7 @@ async def test_admin_port_in_use_is_reported(tmp_path: Path) -> None:
         taken.bind((LOOPBACK, 0))
         taken.listen()
         app = create_app(Settings(document=path, admin_port=taken.getsockname()[1]))
-        with pytest.raises(OSError, match=r"the admin server cannot listen on 127\.0\.0\.1 port"):
+        with pytest.raises(StartError, match=r"the admin server cannot listen on 127\.0\.0\.1 port"):
             async with app.router.lifespan_context(app):
                 raise AssertionError("it has begun")
 

@@ -1,6 +1,7 @@
 """The admin servers of several workers: a reload at one worker reaches all and reports their results; readiness is per worker."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -56,6 +57,17 @@ async def test_reload_of_one_worker_reaches_all(tmp_path: Path) -> None:
             states = await workers.states()
             assert {one["digest"] for one in told} == {state["digest"] for state in states} == {answer.json()["digest"]}
             assert [state["last"]["trigger"] for state in states] == ["admin", "admin"]
+
+
+async def test_every_worker_says_which_one_it_is(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as workers:
+        abouts = [(await admin.get("/admin")).json() for admin in workers.admins]
+        assert {about["worker"] for about in abouts} == {0, 1}
+        assert len({about["process"] for about in abouts}) == 2
+        timings = [(await admin.get("/admin/timings")).json() for admin in workers.admins]
+        assert [each["worker"] for each in timings] == [about["worker"] for about in abouts]
+        lines = [json.loads(line) for line in workers.command.said if "admin server listens" in line]
+        assert {line["worker"] for line in lines} == {0, 1}
 
 
 async def test_unusable_document_changes_nothing_in_any_worker(tmp_path: Path) -> None:

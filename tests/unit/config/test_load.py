@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from anabranch.config.load import Draft, load, read
+from anabranch.config.load import Draft, read
 from anabranch.errors import ConfigError, Problem
+from tests.support.documents import sound
 from tests.support.example import EXAMPLE
 
 
@@ -23,7 +24,7 @@ def _mistakes(tmp_path: Path, text: str) -> list[str]:
 
 
 def test_the_example_of_the_design_is_loaded(tmp_path: Path) -> None:
-    loaded = load(_file(tmp_path, EXAMPLE), {"FLIGHTS_TOKEN": "abc"})
+    loaded = sound(_file(tmp_path, EXAMPLE), {"FLIGHTS_TOKEN": "abc"})
     upstream = loaded.document.upstreams["flights"]
     assert upstream.headers == {"authorization": "Bearer abc"}
     assert upstream.retry is not None
@@ -32,7 +33,7 @@ def test_the_example_of_the_design_is_loaded(tmp_path: Path) -> None:
     [endpoint] = loaded.document.endpoints
     assert list(endpoint.steps) == ["flight", "airline", "weather", "past", "delays"]
     assert endpoint.parameters["units"].default == "metric"
-    assert loaded.warnings == []
+    assert loaded.problems.warnings == []
     where = loaded.positions.locate(("endpoints", 0, "steps", "weather", "timeout"))
     assert EXAMPLE.splitlines()[where.line - 1][where.column - 1 :] == "300ms}"
 
@@ -254,7 +255,7 @@ def test_semantic_problems_join_the_others_in_order(tmp_path: Path) -> None:
 def test_a_thousand_endpoints_are_loaded(tmp_path: Path) -> None:
     endpoint = "  - {path: /e%d, steps: {s: {upstream: u, path: /}, t: {upstream: u, path: '/{s.x}'}}}\n"
     text = "version: 1\nupstreams: {u: {url: http://a}}\nendpoints:\n" + "".join(endpoint % n for n in range(1000))
-    assert len(load(_file(tmp_path, text), {}).document.endpoints) == 1000
+    assert len(sound(_file(tmp_path, text), {}).document.endpoints) == 1000
 
 
 _KEYS = [
@@ -311,7 +312,7 @@ def _read_anything(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     problems: list[Problem] = []
     try:
         problems = read(file, {}).problems.errors
-        load(file, {})
+        sound(file, {})
     except ConfigError as error:
         problems = error.problems or problems
     else:
@@ -327,13 +328,13 @@ def test_tls_files_are_resolved_relative_to_the_file_that_names_them(tmp_path: P
     folder.mkdir()
     (folder / "a.yaml").write_text("version: 1\nupstreams: {a: {url: https://a, tls: {ca: certs/ca.pem, cert: ../c.pem, key: '${KEY}'}}}\n")
     (folder / "b.yaml").write_text("upstreams: {b: {url: https://b, tls: {ca: /etc/ca.pem}}, c: {url: https://c, tls: {verify: false}}}\n")
-    upstreams = load(folder, {"KEY": "k.pem"}).document.upstreams
+    upstreams = sound(folder, {"KEY": "k.pem"}).document.upstreams
     tls = upstreams["a"].tls
     assert tls is not None
     assert (tls.ca, tls.cert, tls.key) == (f"{folder}/certs/ca.pem", f"{folder}/../c.pem", f"{folder}/k.pem")
     assert [one.tls and one.tls.ca for one in (upstreams["b"], upstreams["c"])] == ["/etc/ca.pem", None]
     monkeypatch.chdir(tmp_path)
-    tls = load(Path("conf"), {"KEY": "k.pem"}).document.upstreams["a"].tls
+    tls = sound(Path("conf"), {"KEY": "k.pem"}).document.upstreams["a"].tls
     assert tls is not None
     assert tls.ca == "conf/certs/ca.pem"
 
@@ -366,7 +367,7 @@ def test_credentials_written_in_the_document_are_in_no_problem(tmp_path: Path, u
     file = tmp_path / "gateway.yaml"
     file.write_text(f"version: 1\nupstreams:\n  a: {{{upstream}}}\n")
     with pytest.raises(ConfigError) as caught:
-        load(file, {})
+        sound(file, {})
     shown = " ".join([str(caught.value), *map(str, caught.value.problems), *map(repr, caught.value.problems)])
     assert "tulip" not in shown
     assert "77" not in shown

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.config.load import load, read
+from anabranch.config.load import read
 from anabranch.config.problems import Positions, Problems
 from anabranch.config.source import read_source
 from anabranch.errors import ConfigError
+from tests.support.documents import sound
 
 
 def _write(folder: Path, **files: str) -> Path:
@@ -34,7 +35,7 @@ def test_a_folder_is_one_document_in_the_order_of_the_names(tmp_path: Path) -> N
     (tmp_path / "notes.txt").write_text("[")
     (tmp_path / ".hidden.yaml").write_text("[")
     (tmp_path / "sub.yaml").mkdir()
-    loaded = load(tmp_path, {})
+    loaded = sound(tmp_path, {})
     assert list(loaded.document.upstreams) == ["one", "two"]
     assert [endpoint.path for endpoint in loaded.document.endpoints] == ["/a", "/b"]
     assert loaded.document.routers == ["m:b", "m:c"]
@@ -50,7 +51,7 @@ def test_a_kubernetes_volume_is_read_through_its_symlinks(tmp_path: Path) -> Non
     (hidden / "gateway.yaml").write_text("version: 1")
     (tmp_path / "..data").symlink_to(hidden.name)
     (tmp_path / "gateway.yaml").symlink_to("..data/gateway.yaml")
-    loaded = load(tmp_path, {})
+    loaded = sound(tmp_path, {})
     assert loaded.files == (tmp_path / "gateway.yaml",)
 
 
@@ -72,7 +73,7 @@ def test_a_key_in_two_files_is_reported_with_both_positions(tmp_path: Path) -> N
 def test_a_folder_needs_the_version_in_one_file_only(tmp_path: Path) -> None:
     _write(tmp_path, a="title: A", b="description: B")
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, {})
+        sound(tmp_path, {})
     assert [problem.message for problem in caught.value.problems] == ["the key `version` is missing"]
     assert caught.value.problems[0].file == str(tmp_path / "a.yaml")
 
@@ -108,7 +109,7 @@ def test_a_file_that_is_not_a_document_is_reported(tmp_path: Path, content: byte
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_bytes(b"\xef\xbb\xbfversion: 1\r\ntitle: T\r\n")
-    loaded = load(file, {})
+    loaded = sound(file, {})
     assert loaded.document.title == "T"
     assert loaded.positions.locate(("title",)) == (str(file), 2, 8)
 

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.config.load import Draft, Loaded, load, read
+from anabranch.config.load import Draft, read
 from anabranch.config.node import Located
 from anabranch.config.parse import parse
 from anabranch.config.problems import Positions, Problems
 from anabranch.config.substitute import Filled, fill
 from anabranch.errors import ConfigError
+from tests.support.documents import sound
 
 
 def _filled(text: str, environ: dict[str, str], folder: Path = Path()) -> tuple[Filled, Problems]:
@@ -114,10 +115,10 @@ upstreams:
 _ENVIRON = {"URL": "http://a", "FLAG": "true", "SIZE": "1024", "RATIO": "0.25", "STATUS": "503"}
 
 
-def _load(tmp_path: Path, text: str, environ: dict[str, str]) -> Loaded:
+def _load(tmp_path: Path, text: str, environ: dict[str, str]) -> Draft:
     file = tmp_path / "gateway.yaml"
     file.write_text(text, encoding="utf-8")
-    return load(file, environ)
+    return sound(file, environ)
 
 
 def test_numbers_and_booleans_can_come_from_the_environment(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+from pydantic import ByteSize, TypeAdapter
 
 from anabranch.document.compile import compile_file
 from anabranch.settings import Settings
@@ -15,6 +16,7 @@ COMPONENTS = sorted(folder.name for folder in (KUBERNETES / "components").iterdi
 OVERLAYS = sorted(folder.name for folder in (KUBERNETES / "overlays").iterdir())
 WITHOUT_SCHEMA = {("monitoring.coreos.com/v1", "ServiceMonitor"), ("gateway.networking.k8s.io/v1", "HTTPRoute")}
 """Kinds that a cluster gets from elsewhere. Any other unknown kind fails."""
+OLDEST = "1.27"
 SECRETS = {"anabranch-secrets": {"orders-token", "admin-token"}, "anabranch-tls": {"tls.crt", "tls.key"}}
 """What the operator makes, and no file here holds."""
 
@@ -25,8 +27,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     return Cluster(tuple(render(write_kustomization(tmp_path_factory.mktemp("all"), components=COMPONENTS))))
 
 
-@pytest.fixture(params=[*OVERLAYS, "everything"])
+@pytest.fixture(params=[*OVERLAYS, "everything", "template"])
 def cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param == "template":
+        return Cluster(tuple(render(ROOT / "deploy" / "template" / "kubernetes")))
     if request.param != "everything":
         return overlay(request.param)
     found = request.getfixturevalue("everything")
@@ -42,10 +46,15 @@ def name(manifest: Manifest) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_every_manifest_is_valid_by_the_schema_of_its_kind(cluster: Cluster) -> None:
+@pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
+def test_every_manifest_is_valid_by_the_schema_of_its_kind(cluster: Cluster, version: str) -> None:
     for manifest in cluster.manifests:
         if (manifest["apiVersion"], manifest["kind"]) not in WITHOUT_SCHEMA:
-            kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_oldest_supported_version_is_named() -> None:
+    assert f"oldest supported Kubernetes is {OLDEST} " in (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
 
 
 def test_schemas_reject_a_misspelt_key() -> None:
@@ -300,6 +309,32 @@ def test_containers_have_requests_limits_and_an_explicit_tag(cluster: Cluster) -
             assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][bound].keys(), name(deployment)
         assert re.search(r":(?!latest$)[\w.-]+$", container["image"]), container["image"]
         assert all({"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys() for container in [container])
+
+
+def test_journal_fits_its_volume_and_requests_are_bounded(cluster: Cluster) -> None:
+    settings = settings_of(cluster)
+    keep_size = TypeAdapter(ByteSize).validate_python(settings["ANABRANCH_JOURNAL_KEEP_SIZE"])
+    (volume,) = [one for one in cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]["volumes"] if one["name"] == "journal"]
+    claim = (
+        volume.get("ephemeral", {}).get("volumeClaimTemplate", {}).get("spec", {}).get("resources", {}).get("requests", {}).get("storage")
+    )
+    size = TypeAdapter(ByteSize).validate_python(f"{claim or volume['emptyDir']['sizeLimit']}B")
+    open_segment = 64 << 20
+    assert keep_size + 2 * open_segment < size
+    assert int(settings["ANABRANCH_MAX_REQUESTS"]) > 0
+
+
+def test_names_are_resolved_wherever_the_dns_is(cluster: Cluster) -> None:
+    rules = cluster.get("NetworkPolicy", "anabranch")["spec"]["egress"]
+    assert [{port["protocol"] for port in rule["ports"]} for rule in rules if "to" not in rule] == [{"UDP", "TCP"}]
+    assert all({port["port"] for port in rule["ports"]} == {53} for rule in rules if "to" not in rule), (
+        "a rule without `to` opens everything"
+    )
+
+
+def test_spreading_over_zones_leaves_no_pod_pending(cluster: Cluster) -> None:
+    pod = cluster.get("Deployment", "anabranch")["spec"]["template"]["spec"]
+    assert {one["whenUnsatisfiable"] for one in pod["topologySpreadConstraints"]} == {"ScheduleAnyway"}
 
 
 def test_writable_folders_have_a_size_limit(cluster: Cluster) -> None:

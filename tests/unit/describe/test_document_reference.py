@@ -10,7 +10,6 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from anabranch.config.load import load
 from anabranch.config.model import Document
 from anabranch.config.parse import parse
 from anabranch.config.problems import Problems
@@ -21,6 +20,7 @@ from anabranch.describe.document_schema import document_schema
 from anabranch.testing.specs.document import document_text
 from anabranch.testing.specs.model import Case
 from anabranch.testing.specs.read import read_spec_file
+from tests.support.documents import sound
 from tests.support.example import EXAMPLE
 
 _DOCS = Path(__file__).parents[3] / "docs" / "reference.md"
@@ -185,4 +185,4 @@ def test_the_editor_comment_is_in_the_reference(tmp_path: Path) -> None:
     assert comment in reference()
     file = tmp_path / "gateway.yaml"
     file.write_text(f"{comment}\nversion: 1\n")
-    load(file, {})
+    sound(file, {})

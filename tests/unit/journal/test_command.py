@@ -60,15 +60,21 @@ def test_filter_options_select_records(folder: Path, options: list[str], expecte
     assert [json.loads(line)["id"] for line in lines] == [RECORDS[number].id for number in expected]
 
 
-def test_an_empty_result_is_reported_and_is_not_a_failure(folder: Path) -> None:
-    out, said = run("ls", "--endpoint", "none", folder=folder)
-    assert out == ""
-    assert said == f"there are no records in {folder} that match these options\n"
+@pytest.mark.parametrize(
+    "arguments",
+    [("ls",), ("tail",), ("tail", "--json"), ("stats",), ("stats", "--json"), ("export",), ("ls", "--segments"), ("verify",)],
+    ids=" ".join,
+)
+def test_a_command_that_finds_nothing_says_so_and_is_no_success(folder: Path, arguments: tuple[str, ...]) -> None:
     empty = folder.parent / "empty"
     empty.mkdir()
-    for command in ("ls", "tail", "stats"):
-        assert f"there are no records in {empty}" in run(command, folder=empty)[1]
-    assert run("verify", folder=empty)[0] == "0 records in 0 segments: all sound\n"
+    what = "segments" if {"--segments", "verify"} & {*arguments} else "records"
+    assert f"there are no {what} in {empty}\n" in run(*arguments, folder=empty, code=2)[1]
+    if what == "records":
+        said = run(*arguments, "--endpoint", "none", folder=folder, code=2)[1]
+        assert f"there are no records in {folder} that match these options\n" in said
+        run(*arguments, "--until", "2020-01-01", folder=folder, code=2)
+        run(*arguments, "--endpoint", "none", "--endpoint", RECORDS[0].endpoint, folder=folder)
 
 
 @pytest.mark.parametrize("command", ["ls", "tail", "stats", "verify", "export"])

@@ -5,7 +5,7 @@ import pytest
 
 from anabranch.config.model import Breaker as Settings
 from anabranch.core.breaker import Breaker
-from anabranch.core.exchange import Answer
+from anabranch.core.exchange import Address, Answer
 from anabranch.errors import (
     BreakerOpen,
     ConnectError,
@@ -20,7 +20,7 @@ from anabranch.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from anabranch.policy.breaker import BreakerLayer, FailureClassifier
+from anabranch.policy.breaker import BreakerLayer, FailureClassifier, report_change
 from anabranch.policy.call import Call, Policy
 from tests.support.policies import OK, Act, Events, Scripted, after, answer, make_call
 
@@ -144,6 +144,18 @@ async def test_slow_calls_open_it() -> None:
     layer = make_layer(Scripted([1.5, OK]), slow_after_s=1)
     await run(layer, 2)
     assert layer.breaker.state == "open"
+
+
+def test_every_change_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    report_change(None, "orders", "open", None)
+    report_change(None, "orders", "half_open", Address.parse("http://10.0.0.1:8080"))
+    report_change(None, "orders", "closed", None)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "the breaker of orders is open"),
+        ("INFO", "the breaker of orders at 10.0.0.1:8080 is half open"),
+        ("INFO", "the breaker of orders is closed"),
+    ]
 
 
 async def test_every_change_of_state_is_reported_once() -> None:

@@ -48,7 +48,7 @@ class Reloads:
 @asynccontextmanager
 async def worker(*, patience_s: float = PATIENCE_S) -> AsyncIterator[tuple[Peers, Supervisor, Reloads]]:
     ours, theirs = Pipe()
-    peers, reloads = Peers(Heartbeat(theirs, on_orphaned=lambda: None), 0, patience_s=patience_s), Reloads()
+    peers, reloads = Peers(Heartbeat(theirs), 0, patience_s=patience_s), Reloads()
     peers.listen(reloads)
     try:
         yield peers, Supervisor(ours), reloads
@@ -131,7 +131,7 @@ async def test_requested_worker_reloads_and_reports_the_result() -> None:
 
 async def test_draining_worker_ignores_all_messages_except_the_end() -> None:
     ours, theirs = Pipe()
-    heartbeat, reloads = Heartbeat(theirs, on_orphaned=lambda: None), Reloads()
+    heartbeat, reloads = Heartbeat(theirs), Reloads()
     peers = Peers(heartbeat, 0)
     peers.listen(reloads)
     peers.close()

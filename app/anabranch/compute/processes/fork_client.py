@@ -9,12 +9,25 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from sysconfig import get_paths
 from time import monotonic
 from typing import Final
 
 from anabranch.compute.processes.frame import DIED, FORK, FORKED, KILL, ORDER, WARM
 
-_BOOT: Final = "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from anabranch.compute.processes.forkserver import main; main(int(sys.argv[1]), json.loads(sys.argv[2]))"
+# The gateway's own modules are imported before the project's folders are searched: a file called `select.py` there must not replace Python's.
+_BOOT: Final = """
+import sys
+searched, own = sys.argv[3].split("\\n"), sys.argv[4].split("\\n")
+sys.path[:] = own
+try:
+    import json
+    from anabranch.compute.processes.forkserver import main
+except BaseException as error:
+    sys.exit(f"a process for compute steps cannot start: {type(error).__name__}: {error}")
+sys.path[:] = searched
+main(int(sys.argv[1]), json.loads(sys.argv[2]))
+"""
 _END_WITHIN_S: Final = 5.0
 
 
@@ -68,7 +81,7 @@ class ForkClient:
     def _spawn(self, server_socket: socket.socket) -> subprocess.Popen[bytes]:
         # Output of hooks goes to standard error, like the gateway's log: standard output may carry data.
         return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-            (sys.executable, "-c", _BOOT, str(server_socket.fileno()), json.dumps(self._hooks), json.dumps(sys.path)),
+            (sys.executable, "-P", "-c", _BOOT, str(server_socket.fileno()), json.dumps(self._hooks), *map("\n".join, (sys.path, own_path()))),
             stdin=subprocess.DEVNULL, stdout=2, pass_fds=(server_socket.fileno(),), start_new_session=True,
         )  # fmt: skip
 
@@ -138,3 +151,9 @@ class ForkClient:
             elif verb == DIED:
                 self.pids.pop(number, None)
                 self._on_death(number, value)
+
+
+def own_path() -> list[str]:
+    """`sys.path` with the folders of Python and of installed packages first, where the gateway's own imports belong."""
+    installed = tuple(get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return sorted(sys.path, key=lambda folder: not folder.startswith(installed))

@@ -47,6 +47,7 @@ class ProcessPool:
         self._starts: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
         self._failures = 0
+        self._down_since: float | None = None
         self._is_open = False
 
     @property
@@ -55,11 +56,17 @@ class ProcessPool:
         return tuple(self._fork_client.pids.values()) if self._fork_client is not None else ()
 
     @property
+    def down_for_s(self) -> float | None:
+        """For how many seconds the pool has had no worker and could not start one; None while it has one."""
+        return None if self._down_since is None else monotonic() - self._down_since
+
+    @property
     def fork_server_pid(self) -> int | None:
         return self._fork_client.pid if self._fork_client is not None else None
 
     async def aopen(self) -> None:
-        """Start the fork server and all workers, and wait until they are warm, at most 60 s. Failed starts are retried in the background."""
+        """Start the fork server and all workers, and wait until they are warm or their start has failed, at most 60 s. Failed starts are retried
+        in the background; see `down_for_s`."""
         self._is_open = True
         fork_client = self._new_fork_client()
         try:
@@ -70,7 +77,7 @@ class ProcessPool:
             self._fork_client = fork_client
         for _ in range(self.counters.workers):
             self._start_worker(0.0)
-        await asyncio.wait(self._starts, timeout=_START_WITHIN_S)
+        await asyncio.wait(self._starts, timeout=_START_WITHIN_S + _REASON_WITHIN_S)
 
     async def aclose(self) -> None:
         """Kill every worker and wait until all have ended. Running jobs fail with ComputePoolDown."""
@@ -239,7 +246,10 @@ class ProcessPool:
                 self._discard(channel)
             wait_s = self._backoff_s()
             logger.warning("could not start a worker of pool %s (%s); next attempt in %.1f s", self.name, type(error).__name__, wait_s)
-            if self._failures >= _DOWN_AFTER and not any(not other.is_dead for other in self._channels.values()):
+            has_worker = any(not other.is_dead for other in self._channels.values())
+            if not has_worker and self._down_since is None:
+                self._down_since = monotonic()
+            if not has_worker and self._failures >= _DOWN_AFTER:
                 self._admission.reject_waiting(
                     lambda: ComputePoolDown("no worker process can be started", retry_after_s=_LONGEST_BACKOFF_S)
                 )
@@ -252,6 +262,7 @@ class ProcessPool:
             raise
         else:
             self._failures = 0
+            self._down_since = None
             self._admission.offer(channel)
 
     def _on_death(self, number: int, code: int) -> None:

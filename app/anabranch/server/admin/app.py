@@ -88,19 +88,27 @@ def routes_of(
     if metrics is not None:
         routes.append(metrics_route(metrics.render))
     if timings is not None:
-        routes.append(json_route("/admin/timings", timings.report))
+        number = None if others is None else others.number
+        routes.append(json_route("/admin/timings", lambda: {"worker": number, **timings.report()}))
     if is_private:
         routes += journal.routes(reloader)
     return routes
 
 
 def build_admin(
-    readiness: health.Readiness, plane: DataPlane, routes: Sequence[BaseRoute], token: SecretStr | None, names: Sequence[str] = ()
+    readiness: health.Readiness,
+    plane: DataPlane,
+    routes: Sequence[BaseRoute],
+    token: SecretStr | None,
+    names: Sequence[str] = (),
+    about: Callable[[], dict[str, object]] = dict,
 ) -> ASGIApp:
     """The admin server's application. `token`: bearer token that callers must send; None: no token is required, and pages in browsers are kept off.
-    `names`: by which the server may be called, in lower case; its addresses and loopback names are always known."""
-    paths = sorted(route.path for route in routes if isinstance(route, Route))
-    app = Starlette(routes=[*health.routes(readiness), json_route("/admin", lambda: {"paths": paths}), ExplainRoute(plane), *routes])
+    `names`: by which the server may be called, in lower case; its addresses and loopback names are always known. `about`: what /admin says of the
+    process, besides the paths that there are."""
+    served: list[BaseRoute] = [*health.routes(readiness), json_route("/admin", lambda: {**about(), "paths": paths}), *routes]
+    paths = sorted({route.path for route in served if isinstance(route, Route)} | {f"{_EXPLAIN}/{{path}}"})
+    app = Starlette(routes=[ExplainRoute(plane), *served])
     app.router.redirect_slashes = False
     install(app)
     if token is None:

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from anabranch.core.tasks import start_protected
+from anabranch.errors import StartError
 from anabranch.server.http1.connection import BoundedProtocol
 
 logger = logging.getLogger("anabranch")
@@ -19,7 +20,7 @@ logger = logging.getLogger("anabranch")
 class AdminServer:
     """An async context manager that listens while it is open. `port`: the actual port, once it is open.
 
-    `protocol`: the HTTP protocol class. Raises OSError with a sentence for the operator when it cannot listen. Closing gives requests in
+    `protocol`: the HTTP protocol class. Raises StartError when it cannot listen. Closing gives requests in
     flight one second.
     """
 
@@ -49,7 +50,9 @@ class AdminServer:
             listener.bind((self._host, self.port))
         except OSError as error:
             listener.close()
-            raise OSError(error.errno, f"the admin server cannot listen on {self._host} port {self.port}: {error.strerror}") from None
+            raise StartError(
+                f"the admin server cannot listen on {self._host} port {self.port}: {error.strerror}; set ANABRANCH_ADMIN_PORT to a free port"
+            ) from None
         self.port = listener.getsockname()[1]
         # The server starts in its task. From here on a connection waits for it instead of being refused.
         listener.listen()
