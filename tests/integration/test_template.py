@@ -17,11 +17,11 @@ from sysconfig import get_paths
 
 import pytest
 
+from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.integration.test_foreign_project import build, get, run
 from tests.support.command import running_command
 from tests.support.dockerfile import instructions
 from tests.support.paths import ROOT
-from anabranch.testing.scripted.upstream import ScriptedUpstream
 
 TEMPLATE = ROOT / "deploy" / "template"
 IMAGE_ENVIRONMENT = "/opt/anabranch"

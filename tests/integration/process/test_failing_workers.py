@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
 from anabranch.testing.serving import LOOPBACK
+from tests.support.paths import ROOT
 
 DOCUMENT = """
 version: 1
