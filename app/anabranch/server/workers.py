@@ -126,6 +126,8 @@ class Supervisor:
         self._due: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
         self._deaths: dict[int, deque[float]] = {number: deque(maxlen=MOST_DEATHS) for number in range(count)}
+        self._failing: set[int] = set()
+        """Numbers whose last worker ended before it was up."""
         self._is_up = False
         self._stop_at: float | None = None
         self._exit_code = 0
@@ -133,8 +135,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT, or until the workers cannot be kept running. Returns the exit code: 0, STARTUP_FAILED, or WORKERS_FAILED:
-        workers died again and again, one of them was not up when the signal came because its predecessor had died, or one failed while
-        stopping."""
+        workers died again and again, the successor of one could not start until the signal came, or one failed while stopping."""
         waker, woken = socket.socketpair()
         waker.setblocking(False)
         woken.setblocking(False)
@@ -182,7 +183,7 @@ class Supervisor:
             if number == signal.SIGHUP:
                 self._signal_all(signal.SIGHUP)
             else:
-                if self._stop_at is None and self._is_up and (self._due or not all(worker.is_up for worker in self._workers)):
+                if self._stop_at is None and self._failing - {worker.number for worker in self._workers if worker.is_up}:
                     self._exit_code = WORKERS_FAILED
                 self._stop(signal.SIGTERM)
 
@@ -264,6 +265,10 @@ class Supervisor:
             what = "ended before all workers were up" if worker.is_up else "could not start"
             self._give_up(STARTUP_FAILED, f"worker {worker.number} {what}: {_ending(process.exitcode)}")
             return
+        if worker.is_up:
+            self._failing.discard(worker.number)
+        else:
+            self._failing.add(worker.number)
         if worker.is_up or process.exitcode != STARTUP_FAILED:
             deaths = self._deaths[worker.number]
             deaths.append(now)

@@ -52,7 +52,7 @@ class Rig:
 
     async def __aexit__(self, *_: object) -> None:
         # Tasks of the scripted service do not count.
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and "scripted.py" not in repr(task)]
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and "scripted/upstream.py" not in repr(task)]
         await self.stack.aclose()
         await self.transport.aclose()
         await self.service.stop()

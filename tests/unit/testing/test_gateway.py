@@ -355,7 +355,7 @@ async def test_a_document_in_a_file_is_served_with_what_it_logs_and_records(tmp_
 
 async def test_a_journal_is_kept_where_the_test_says_and_shipped_nowhere(tmp_path: Path) -> None:
     services = {"users": {"*": {"json": {"name": "Ann"}}}, "orders": {"*": {"json": []}}}
-    async with gateway(DOCUMENT, services, journal_path=tmp_path / "kept") as running:
+    async with gateway(DOCUMENT, services, journal_path=tmp_path / "kept", journal_keep_size="10MiB") as running:
         await running.client.get("/profiles/7")
         assert (await running.client.get("/readyz")).json()["status"] == "ready"
     assert any((tmp_path / "kept").iterdir())
