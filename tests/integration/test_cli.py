@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
+from typer.testing import CliRunner, Result
 
+from anabranch.cli.main import cli
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.paths import PYTHONPATH, ROOT
 
@@ -71,6 +73,22 @@ def anabranch(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> sub
     )
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     return done
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command that ends by itself, in this process: starting another one takes seconds."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in os.environ if name.startswith("ANABRANCH_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str | Path, **variables: str) -> Result:
+        result = CliRunner().invoke(cli, [*map(str, arguments)], env=variables, prog_name="anabranch")
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
 
 
 @pytest.fixture
@@ -222,11 +240,11 @@ def test_foreign_address_is_one_clear_line(document: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "check", "explain", "openapi"])
-def test_ten_mistakes_are_ten_located_problems(tmp_path: Path, command: str) -> None:
+def test_ten_mistakes_are_ten_located_problems(tmp_path: Path, command: str, invoke: Callable[..., Result]) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(TEN_MISTAKES, "utf-8")
-    done = anabranch(command, path)
-    assert (done.returncode, done.stdout) == (3, "")
+    done = invoke(command, path)
+    assert (done.exit_code, done.stdout) == (3, "")
     *problems, count = done.stderr.splitlines()
     assert len(problems) >= 10
     assert count == f"{len(problems)} problems"
@@ -267,7 +285,7 @@ def test_settings_file_that_is_not_text_is_named(tmp_path: Path, document: Path)
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_unusable_certificates_are_problems_of_their_upstream(tmp_path: Path, command: str) -> None:
+def test_unusable_certificates_are_problems_of_their_upstream(tmp_path: Path, command: str, invoke: Callable[..., Result]) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "other.pem").write_text("nothing", "utf-8")
     path = tmp_path / "gateway.yaml"
@@ -285,8 +303,8 @@ endpoints:
 """,
         "utf-8",
     )
-    done = anabranch(command, path)
-    assert (done.returncode, done.stdout) == (3, "")
+    done = invoke(command, path)
+    assert (done.exit_code, done.stdout) == (3, "")
     assert [line.removeprefix(f"{path}:").replace(str(tmp_path), "") for line in done.stderr.splitlines()] == [
         "3:38: upstreams.a.tls: tls.ca: /missing.pem cannot be read: No such file or directory",
         "4:38: upstreams.b.tls: tls.ca: /other.pem does not contain certificates in PEM form, or they do not match",
@@ -337,9 +355,9 @@ endpoints:
         ("run", "x", "--port", "99999"),
     ],
 )
-def test_wrong_usage_exits_with_2_and_shows_the_correct_usage(arguments: tuple[str, ...]) -> None:
-    done = anabranch(*arguments)
-    assert done.returncode == 2
+def test_wrong_usage_exits_with_2_and_shows_the_correct_usage(arguments: tuple[str, ...], invoke: Callable[..., Result]) -> None:
+    done = invoke(*arguments)
+    assert done.exit_code == 2
     assert "Usage:" in done.stdout + done.stderr
 
 
@@ -351,52 +369,52 @@ def test_help_and_version() -> None:
 # ------------------------------------------------------------------------------------------- check, explain, describe
 
 
-def test_check_of_a_good_document(document: Path) -> None:
-    done = anabranch("check", document)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_check_of_a_good_document(document: Path, invoke: Callable[..., Result]) -> None:
+    done = invoke("check", document)
+    assert (done.exit_code, done.stderr) == (0, "")
     assert re.fullmatch(rf"{re.escape(str(document))}: 2 endpoints, 1 upstream, no problems\ndigest [0-9a-f]{{64}}\n", done.stdout)
 
 
-def test_check_of_a_folder(tmp_path: Path) -> None:
+def test_check_of_a_folder(tmp_path: Path, invoke: Callable[..., Result]) -> None:
     upstreams, endpoints = DOCUMENT.format(url="http://127.0.0.1:9").split("endpoints:")
     (tmp_path / "a.yaml").write_text(upstreams, "utf-8")
     (tmp_path / "b.yaml").write_text("version: 1\nendpoints:" + endpoints, "utf-8")
-    assert anabranch("check", tmp_path).stdout.startswith(f"{tmp_path}: 2 endpoints, 1 upstream, no problems\n")
+    assert invoke("check", tmp_path).stdout.startswith(f"{tmp_path}: 2 endpoints, 1 upstream, no problems\n")
 
 
-def test_check_shows_warnings_and_succeeds(document: Path) -> None:
+def test_check_shows_warnings_and_succeeds(document: Path, invoke: Callable[..., Result]) -> None:
     document.write_text(DOCUMENT.format(url="http://127.0.0.1:9").replace('9"}', '9", timeout: 3s}'), "utf-8")
-    done = anabranch("check", document)
-    assert done.returncode == 0
+    done = invoke("check", document)
+    assert done.exit_code == 0
     first, second, last, _ = done.stdout.splitlines()
     assert re.match(rf"{re.escape(str(document))}:\d+:\d+: warning: endpoints\[0\]", first)
     assert "warning: endpoints[1]" in second
     assert last == f"{document}: 2 endpoints, 1 upstream, 2 warnings, no problems"
 
 
-def test_explain_shows_every_endpoint_or_the_named_one(document: Path) -> None:
-    every = anabranch("explain", document)
-    assert every.returncode == 0
+def test_explain_shows_every_endpoint_or_the_named_one(document: Path, invoke: Callable[..., Result]) -> None:
+    every = invoke("explain", document)
+    assert every.exit_code == 0
     assert re.findall(r"^\S.*", every.stdout, re.MULTILINE) == ["GET /flights/{id}  (flight)", "GET /airlines  (get_airlines)"]
     for name in ("flight", "/flights/{id}", "GET /flights/{id}"):
-        one = anabranch("explain", document, name)
+        one = invoke("explain", document, name)
         assert every.stdout.startswith(one.stdout.rstrip("\n"))
 
 
 @pytest.mark.parametrize(("name", "hint"), [("fligth", "did you mean `flight`?"), ("nothing", "the document has flight, get_airlines")])
-def test_explain_of_an_unknown_endpoint_lists_the_known_ones(document: Path, name: str, hint: str) -> None:
-    done = anabranch("explain", document, name)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"there is no endpoint '{name}'; {hint}\n")
+def test_explain_of_an_unknown_endpoint_lists_the_known_ones(document: Path, name: str, hint: str, invoke: Callable[..., Result]) -> None:
+    done = invoke("explain", document, name)
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"there is no endpoint '{name}'; {hint}\n")
 
 
-def test_explain_of_a_document_without_endpoints_is_one_sentence(document: Path) -> None:
+def test_explain_of_a_document_without_endpoints_is_one_sentence(document: Path, invoke: Callable[..., Result]) -> None:
     document.write_text("version: 1\nupstreams: {a: {url: http://127.0.0.1:9}}\n", "utf-8")
-    done = anabranch("explain", document)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{document} has no endpoints to explain\n")
+    done = invoke("explain", document)
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"{document} has no endpoints to explain\n")
 
 
 @pytest.mark.parametrize("command", ["check", "explain", "openapi"])
-def test_no_output_shows_a_secret(tmp_path: Path, command: str) -> None:
+def test_no_output_shows_a_secret(tmp_path: Path, command: str, invoke: Callable[..., Result]) -> None:
     path = tmp_path / "gateway.yaml"
     (tmp_path / "secret").write_text("from-the-file\n", "utf-8")
     path.write_text(
@@ -410,26 +428,26 @@ endpoints:
 """,
         "utf-8",
     )
-    done = anabranch(command, path, TOKEN="from-the-environment", HOST="hidden-host")
-    assert done.returncode == 0, done.stderr
+    done = invoke(command, path, TOKEN="from-the-environment", HOST="hidden-host")
+    assert done.exit_code == 0, done.stderr
     shown = done.stdout + done.stderr
     assert not [secret for secret in ("from-the-environment", "from-the-file", "hidden-host") if secret in shown]
 
 
-def test_openapi_and_schema_are_written_to_stdout_or_a_file(tmp_path: Path, document: Path) -> None:
-    described = anabranch("openapi", document)
+def test_openapi_and_schema_are_written_to_stdout_or_a_file(tmp_path: Path, document: Path, invoke: Callable[..., Result]) -> None:
+    described = invoke("openapi", document)
     assert set(json.loads(described.stdout)["paths"]) == {"/flights/{id}", "/airlines"}
     target = tmp_path / "new" / "folder" / "openapi.json"
-    assert anabranch("openapi", document, "-o", target).returncode == 0
+    assert invoke("openapi", document, "-o", target).exit_code == 0
     assert target.read_text("utf-8") == described.stdout
-    assert json.loads(anabranch("schema").stdout)["$schema"].startswith("https://json-schema.org/")
-    assert anabranch("schema", "--output", tmp_path / "schema.json").stdout == ""
+    assert json.loads(invoke("schema").stdout)["$schema"].startswith("https://json-schema.org/")
+    assert invoke("schema", "--output", tmp_path / "schema.json").stdout == ""
     assert json.loads((tmp_path / "schema.json").read_text("utf-8"))["type"] == "object"
 
 
-def test_output_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
-    done = anabranch("schema", "-o", tmp_path)
-    assert (done.returncode, done.stderr) == (2, f"cannot write {tmp_path}: Is a directory\n")
+def test_output_that_cannot_be_written_is_one_clear_line(tmp_path: Path, invoke: Callable[..., Result]) -> None:
+    done = invoke("schema", "-o", tmp_path)
+    assert (done.exit_code, done.stderr) == (2, f"cannot write {tmp_path}: Is a directory\n")
 
 
 @pytest.mark.parametrize("arguments", [("schema",), ("explain", "demo/gateway.yaml"), ("openapi", "demo/gateway.yaml")])
