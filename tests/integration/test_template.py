@@ -60,7 +60,7 @@ class Image:
                 source, target = arguments.split()
                 copied = context / source
                 if copied.is_dir():
-                    shutil.copytree(copied, self.outside(target), ignore=shutil.ignore_patterns("__pycache__"))
+                    shutil.copytree(copied, self.outside(target), ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
                 else:
                     shutil.copy2(copied, self.outside(target))
             elif name == "RUN":
@@ -112,7 +112,15 @@ def image(tmp_path: Path) -> Image:
     return Image(tmp_path / "image", {**variables, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(made)})
 
 
-async def test_steps_of_the_template_make_a_gateway_that_serves_its_own_code(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_steps_of_the_template_make_a_gateway_that_serves_its_own_code(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And they fail where the document or its code is not usable."""
+    context = tmp_path / "context"
+    shutil.copytree(TEMPLATE, context)
+    (context / "orders" / "hooks.py").write_text("def link() -> None: ...\n", "utf-8")
+    with pytest.raises(AssertionError, match="has no links"):
+        image.carry_out(TEMPLATE / "Dockerfile", context)
     image.carry_out(TEMPLATE / "Dockerfile", TEMPLATE)
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", image.user)
     assert list((image.root / "opt" / "bytecode").rglob("hooks.cpython-*.pyc")), "a read-only container cannot write bytecode"
@@ -133,14 +141,6 @@ async def test_steps_of_the_template_make_a_gateway_that_serves_its_own_code(ima
             "links": {"page": "/orders/7-two-cups"},
         }
         assert await asyncio.to_thread(get, f"{gateway.url}/shop") == {"name": "orders"}
-
-
-def test_a_build_fails_when_the_document_or_its_code_is_not_usable(image: Image, tmp_path: Path) -> None:
-    context = tmp_path / "context"
-    shutil.copytree(TEMPLATE, context)
-    (context / "orders" / "hooks.py").write_text("def link() -> None: ...\n", "utf-8")
-    with pytest.raises(AssertionError, match="has no links"):
-        image.carry_out(TEMPLATE / "Dockerfile", context)
 
 
 def test_context_of_the_template_has_what_is_copied_and_no_more() -> None:
