@@ -41,8 +41,8 @@ wires = st.one_of(
     ),
 )
 TRANSPORTS: dict[str, Callable[[], Transport]] = {
-    "wire": lambda: WireTransport(max_response=1000),
-    "httpx": lambda: HTTPXTransport(StockPool(), max_response=1000),
+    "wire": lambda: WireTransport(connect_timeout_s=30, max_response=1000),
+    "httpx": lambda: HTTPXTransport(StockPool(), connect_timeout_s=30, max_response=1000),
 }
 
 
@@ -98,4 +98,4 @@ def test_random_bytes_in_bulk_do_not_break_the_wire_transport() -> None:
     """Less clever than hypothesis, but much more of it over one transport."""
     dice = random.Random(20)
     sent = [b"".join(dice.choices(PIECES, k=dice.randrange(8))) + dice.randbytes(dice.randrange(4)) for _ in range(400)]
-    asyncio.run(play(WireTransport(max_response=1000), sent, 40, "GET", keep_open=True))
+    asyncio.run(play(WireTransport(connect_timeout_s=30, max_response=1000), sent, 40, "GET", keep_open=True))

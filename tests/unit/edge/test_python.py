@@ -20,8 +20,8 @@ DOCUMENT = """
 version: 1
 defaults: {{timeout: 5s}}
 upstreams:
-  users: {{url: "{users}", headers: {{x-key: ours}}, forward_headers: [accept-language]}}
-  orders: {{url: "{orders}", concurrency: {{limit: 1, queue: 0}}}}
+  users: {{url: "{users}", connect_timeout: 5s, headers: {{x-key: ours}}, forward_headers: [accept-language]}}
+  orders: {{url: "{orders}", connect_timeout: 5s, concurrency: {{limit: 1, queue: 0}}}}
 routers: ["tests.support.fan_routes:router"]
 endpoints:
   - path: /document/{{name}}
