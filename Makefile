@@ -20,7 +20,7 @@ run: $(STAMP) ## start the demo: five services and the gateway
 	@$(BIN)/python -m demo
 
 test: $(STAMP) ## run every test
-	@$(BIN)/python -m pytest -n 2 -q
+	@$(BIN)/python -m pytest -n 4 --dist worksteal -q
 
 check: fmt-check lint types imports ## formatting, lint, types and import rules
 
