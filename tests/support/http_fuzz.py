@@ -6,6 +6,7 @@ request behind that.
 
 import asyncio
 import re
+import socket
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
@@ -267,6 +268,10 @@ class Memory(asyncio.Transport):
         self.is_paused = False
         self.is_closed = False
         self.protocol: BoundedProtocol | None = None
+        self._socket = socket.socket()
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.is_closed
@@ -288,9 +293,10 @@ class Memory(asyncio.Transport):
         self.is_paused = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
+        return self._socket if name == "socket" else default
 
     def close(self) -> None:
+        self._socket.close()
         if not self.is_closed:
             self.is_closed = True
             assert self.protocol is not None

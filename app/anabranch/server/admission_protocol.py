@@ -107,7 +107,7 @@ class AdmissionProtocol(BoundedProtocol):
         if self._is_ending:
             head.keeps_alive = False
         super()._serve(head)
-        if self._is_admitted and self.cycle is not None:
+        if self._is_admitted and self.cycle is not None and head.target != b"*":  # that one does not pass the gate
             self._is_admitted = False
             self.cycle.scope[ADMITTED] = True  # its task starts in a later iteration of the loop
 

@@ -13,6 +13,11 @@ connections, and data for a closed one).
 
 import asyncio
 import socket
+import struct
+import sys
+from contextlib import suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
@@ -33,6 +38,10 @@ _LINGER_S: Final = 1.0
 connection, and the client could lose the response (RFC 9112 section 9.6)."""
 _RESET_POLL_S: Final = 0.1
 """Seconds between two looks whether a half-closed connection was reset: the event loop reads it no more, and would not notice."""
+_PROBE_S: Final = 15
+"""Seconds between the system's probes of a half-closed connection (TCP keep-alive)."""
+_RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
+"""Value of SO_LINGER. Without it a system may end an aborted connection as if everything had been sent."""
 _END: Final = b"\r\n\r\n"
 _LINE_ENDS: Final = frozenset({b"\r", b"\n"})
 _METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -43,12 +52,14 @@ class BoundedProtocol(asyncio.Protocol):
     """Serves the requests of one connection. Refuses what is no request, and closes the connection.
 
     `max_head_bytes`: of the request line and the fields together. `head_timeout_s`: from the first bytes of a head to its end. A new connection that
-    sends nothing is closed after the longer of `head_timeout_s` and the keep-alive timeout. `observe`: called with each refusal; may be None.
+    sends nothing is closed after the longer of `head_timeout_s` and the keep-alive timeout. `stall_s`: for how long a client may read nothing
+    while bytes wait for it; then the connection is reset. `observe`: called with each refusal; may be None.
     `cycle`: the current request, until its response is complete; None between requests.
     """
 
     max_head_bytes: ClassVar[int] = 64 * 1024
     head_timeout_s: ClassVar[float] = 10.0
+    stall_s: ClassVar[float] = 60.0
     observe: ClassVar[RefusalObserver | None] = None
 
     def __init__(
@@ -84,6 +95,8 @@ class BoundedProtocol(asyncio.Protocol):
         self._is_read_paused = False
         self.is_write_paused = False
         self._drained = asyncio.Event()
+        self._stall_timer: asyncio.TimerHandle | None = None
+        """Runs while the client reads too slowly, or does not read what is left at the close."""
         self._idle_until = 0.0
         """When to close without a further request (loop time)."""
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -111,6 +124,9 @@ class BoundedProtocol(asyncio.Protocol):
             self._idle_timer = None
         self._disconnect()
         self.resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def eof_received(self) -> bool:
         """The client has shut down its sending side, or closed. Returns True to keep the connection for the responses that it is owed."""
@@ -125,10 +141,10 @@ class BoundedProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The server ends: close now, or behind the current response."""
-        if self.cycle is None:
-            self._transport.close()
-        else:
+        if self.cycle is not None:
             self.cycle.keeps_alive = False
+        elif not self._is_ended:  # else it closes once its client has had time to read
+            self._finish()
 
     def announce_close(self) -> None:
         """Let the current response say that the connection closes, unless it has started."""
@@ -328,7 +344,7 @@ class BoundedProtocol(asyncio.Protocol):
         if self._loop.time() < self._idle_until:
             self._set_idle_timer()
         else:
-            self._transport.close()
+            self._finish()
 
     # ----------------------------------------------------------------------------------------------------- half-closed
 
@@ -341,6 +357,12 @@ class BoundedProtocol(asyncio.Protocol):
         elif not self._is_version_sent:
             self.write(VERSION)
             self._is_version_sent = True
+        # A client that goes later is noticed only by the system's probes while the application sends nothing.
+        client = self._transport.get_extra_info("socket")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):  # Linux; elsewhere the system's setting holds
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_S)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_S)
         self._timer = self._loop.call_later(_RESET_POLL_S, self._look_for_reset)
 
     def _look_for_reset(self) -> None:
@@ -356,6 +378,7 @@ class BoundedProtocol(asyncio.Protocol):
         cycle, self.cycle = self.cycle, None
         if cycle is not None:
             cycle.disconnect()
+            self._drained.set()  # nothing of it is sent any more
 
     # --------------------------------------------------------------------------------------------------------- refusing
 
@@ -386,8 +409,7 @@ class BoundedProtocol(asyncio.Protocol):
             is_head = cycle.scope["method"] == "HEAD"
         self._disconnect()
         if is_late:
-            self._is_ended = True
-            self._transport.close()
+            self._finish()
         else:
             self.write_head(as_response(problem, self.default_fields, is_head=is_head))
             self._close()
@@ -398,11 +420,39 @@ class BoundedProtocol(asyncio.Protocol):
         self._unread = b""
         self._stop_timer()
         if self._is_eof or not self._transport.can_write_eof():
-            self._transport.close()
+            self._finish()
             return
         self.resume_reading()
         self._transport.write_eof()
-        self._timer = self._loop.call_later(_LINGER_S, self._transport.close)
+        self._timer = self._loop.call_later(_LINGER_S, self._finish)
+
+    def _finish(self) -> None:
+        """Close behind what was written. A client that does not read it in time loses it."""
+        self._is_ended = True
+        self._unread = b""
+        self._stop_timer()
+        self._watch_stall()
+        self._transport.close()
+
+    def _watch_stall(self, before: int | None = None) -> None:
+        """Give up when the client has read nothing for a while of what waits for it. `before`: how many bytes waited then."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        self._stall_timer = None
+        if not self._transport.get_write_buffer_size():
+            return
+        waiting = self._waiting_bytes()
+        if before is not None and waiting >= before:
+            self._transport.abort()
+        else:
+            self._stall_timer = self._loop.call_later(self.stall_s, self._watch_stall, waiting)
+
+    def _waiting_bytes(self) -> int:
+        """What the client has not taken yet. The system's part counts: it holds megabytes, and takes more only when a third of them is gone."""
+        held = bytearray(4)
+        with suppress(OSError):  # not Linux
+            ioctl(self._transport.get_extra_info("socket").fileno(), TIOCOUTQ, held)
+        return self._transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -431,10 +481,11 @@ class BoundedProtocol(asyncio.Protocol):
         """The response cannot be completed. `is_reset`: its length was to be told by the close, so that only a reset shows the fault."""
         self._disconnect()
         self._is_ended = True
-        if is_reset:
+        if is_reset or self._is_eof:  # half-closed: a lone "0" may have been sent, which some clients take for the last chunk
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             self._transport.abort()
         else:
-            self._transport.close()
+            self._finish()
 
     def pause_reading(self) -> None:
         if not self._is_read_paused and not self._is_eof:
@@ -449,10 +500,14 @@ class BoundedProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.is_write_paused = True
         self._drained.clear()
+        self._watch_stall()
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
         self._drained.set()
+        if self._stall_timer is not None and not self._is_ended:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     async def drain(self) -> None:
         await self._drained.wait()
@@ -463,10 +518,8 @@ def observed(observe: RefusalObserver | None) -> type[BoundedProtocol]:
     return type("ObservedProtocol", (BoundedProtocol,), {"observe": None if observe is None else staticmethod(observe)})
 
 
-async def _answer_for_server(scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer_for_server(_scope: Scope, _receive: Receive, send: Send) -> None:
     """OPTIONS * asks for the server as a whole (RFC 9110 section 9.3.7). A body has no meaning."""
-    while (await receive()).get("more_body", False):
-        pass
     await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", _METHODS)]})
     await send({"type": "http.response.body"})
 

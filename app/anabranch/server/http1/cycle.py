@@ -214,6 +214,7 @@ class Cycle:
     def _start(self, status: int, given: Iterable[tuple[bytes, bytes]]) -> None:
         """Write the head. `given`: the application's fields."""
         lines = [STATUS_LINES[status]]
+        self._has_body, self.is_chunked, self._left = True, False, _NONE  # an earlier call may have failed
         length = _NONE
         closes = not self.keeps_alive or (self._expects_continue and self.has_more)
         has_date = False
@@ -275,9 +276,10 @@ class Cycle:
             if not has_more:
                 body += b"0\r\n\r\n"
         elif self._left != _NONE:
-            self._left -= len(body)
-            if self._left < 0 or (self._left and not has_more):
+            left = self._left - len(body)
+            if left < 0 or (left and not has_more):
                 raise RuntimeError("the body of the response is not as long as its Content-Length")
+            self._left = left
         if body and self._has_body:
             self._connection.write(body)
         if not has_more:
