@@ -39,24 +39,24 @@ def deadline_of(step: StepPlan, request: ClientRequest) -> float:
     return min(request.deadline, monotonic() + step.timeout_s)
 
 
-async def send(policy: Policy, call: Call, outcome: Outcome, *, is_kept: bool = False, has_own_credentials: bool = False) -> Answer:
-    """The 2xx answer to `call`; any other status is a failure. What the policies learned goes into the outcome, whatever ends the call.
+def note(outcome: Outcome, call: Call) -> None:
+    """Write into the outcome what the policies have learned, however the call ended."""
+    outcome.attempts = call.attempts
+    outcome.queue_s = call.queue_s
+    outcome.notes = call.notes
 
-    `is_kept`: the outcome keeps the answer, of any status. `has_own_credentials`: see `UpstreamStatus`. Raises StepError.
+
+def accept(answer: Answer, call: Call, outcome: Outcome, *, is_kept: bool = False, has_own_credentials: bool = False) -> None:
+    """Write the answer to `call` into the outcome. Raises StepError for a status other than 2xx.
+
+    `is_kept`: the outcome keeps the answer, of any status. `has_own_credentials`: see `UpstreamStatus`.
     """
-    try:
-        answer = await policy(call)
-    finally:
-        outcome.attempts = call.attempts
-        outcome.queue_s = call.queue_s
-        outcome.notes = call.notes
     outcome.status = answer.status
     outcome.stale_age_s = call.stale_age_s
     if is_kept:
         outcome.answer = answer
     if not 200 <= answer.status < 300:
         raise status_failure(answer, has_own_credentials=has_own_credentials)
-    return answer
 
 
 async def read_value(

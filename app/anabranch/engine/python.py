@@ -16,7 +16,7 @@ from anabranch.config import model as config
 from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.core.tasks import cancel_and_wait
-from anabranch.engine.operation import send
+from anabranch.engine.operation import accept, note
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
 from anabranch.jsontext import raw
@@ -205,7 +205,11 @@ class FanOut:
         value = call.default
         try:
             handle = self._handles[call.upstream]
-            answer = await send(handle.policy, sent, outcome, has_own_credentials=handle.has_own_credentials)
+            try:
+                answer = await handle.policy(sent)
+            finally:
+                note(outcome, sent)
+            accept(answer, sent, outcome, has_own_credentials=handle.has_own_credentials)
             body = raw.prepare(answer.body)
             try:
                 value = load(body)

@@ -1,6 +1,6 @@
 """A call: builds a request, sends it through the policies of its upstream, and reads the answer."""
 
-from anabranch.engine.operation import Operation, Resources, deadline_of, read_value, send
+from anabranch.engine.operation import Operation, Resources, accept, deadline_of, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.plan.kinds.call import CallPlan
@@ -27,7 +27,11 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             wants_notes=request.wants_notes,
             stale=plan.stale,
         )
-        answer = await send(policy, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
+        try:
+            answer = await policy(call)
+        finally:
+            note(outcome, call)
+        accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
         body = answer.body
         if len(body) < step.large_from:
             return step.read(body, request.frame)
