@@ -71,6 +71,7 @@ async def check_mounted(client: httpx.AsyncClient) -> None:
         shown = await client.get(httpx.URL(f"{client.base_url}/bff/docs").join(link))
         assert shown.status_code == 200, link
     described = (await client.get("/bff/openapi.json")).json()
+    assert described["servers"] == [{"url": "/bff"}]
     assert "/flights/{id}" in described["paths"]
 
 
