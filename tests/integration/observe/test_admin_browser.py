@@ -166,3 +166,10 @@ def test_name_that_would_never_match_is_a_problem(name: str) -> None:
         read_settings(admin_names=name)
     assert "ANABRANCH_ADMIN_NAMES" in str(caught.value.problems[0])
     assert "is not a host name" in str(caught.value.problems[0])
+
+
+async def test_date_of_responses_goes_on(admin: Admin) -> None:
+    first = dict((await admin.ask("GET", "/metrics")).headers)["date"]
+    async with asyncio.timeout(30):
+        while dict((await admin.ask("GET", "/metrics")).headers)["date"] == first:
+            await asyncio.sleep(0.1)
