@@ -19,8 +19,8 @@ def is_requested(query: bytes) -> bool:
 def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
     """The explanation as JSON. Times in milliseconds; `started_ms` counts from the request's arrival at the engine.
 
-    `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition) or `not_run` (another step's
-    failure ended the request first).
+    `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition), `not_selected` (by the
+    client) or `not_run` (another step's failure ended the request first).
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -48,7 +48,8 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
     }
     description |= step.operation.facts()
     if outcome is None:
-        return {**description, "state": "left_out" if step.name in left_out else "not_run"}
+        state = "left_out" if step.name in left_out else "not_selected" if step.name in plan.unselected else "not_run"
+        return {**description, "state": state}
     failure = outcome.failure
     state = "ok" if failure is None else "skipped" if isinstance(failure, SkippedError) else "failed"
     return {

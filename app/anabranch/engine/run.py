@@ -20,6 +20,7 @@ from anabranch.engine.kinds import bind
 from anabranch.engine.operation import LeftOut, Operation, Resources
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
+from anabranch.engine.select import Selecting
 from anabranch.errors import DependencyFailed, MissingReference, NothingAnswered, SkippedError, StepError, UpstreamStatus
 from anabranch.jsontext.merge import ABSENT
 from anabranch.plan.model import EndpointPlan, StepPlan
@@ -49,7 +50,8 @@ class Engine:
 
     def bind(self, plan: EndpointPlan) -> Run:
         """What runs the requests of one endpoint. Called once, when the document is loaded; resources may be opened until the first request."""
-        return Runner(plan, self.resources, self.around).run
+        runner = Runner(plan, self.resources, self.around)
+        return runner.run if plan.select is None else Selecting(plan, plan.select, runner.run, runner.pruned).run
 
 
 class Runner:
@@ -66,8 +68,22 @@ class Runner:
 
     async def run(self, request: ClientRequest) -> Result:
         if not self.operations:
-            self.operations = tuple(bind(step, self.resources) for step in self.plan.steps)
+            self._bind()
         return await _Run(self, request).go()
+
+    def pruned(self, plan: EndpointPlan) -> Run:
+        """What runs `plan`, which is this runner's plan pruned to a selection. Steps that read their answers alike share their operation."""
+        if not self.operations:
+            self._bind()
+        runner = Runner(plan, self.resources, self.around)
+        runner.operations = tuple(
+            operation if step.read is whole.read else bind(step, self.resources)
+            for step, whole, operation in zip(plan.steps, self.plan.steps, self.operations, strict=True)
+        )
+        return runner.run
+
+    def _bind(self) -> None:
+        self.operations = tuple(bind(step, self.resources) for step in self.plan.steps)
 
 
 class _Run:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.plan.select import needed
 from anabranch.plan.upstream import UpstreamPlan
 
 
@@ -21,6 +22,9 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     for name in dict.fromkeys(step.upstream for step in steps if step.upstream):
         lines.append(f"  policies of {name}: {' > '.join(policies(upstreams[name]))}")
     lines.append(f"  response {_response(plan)}")
+    if plan.select is not None:
+        always = ", ".join(steps[index].name for index in sorted(needed(plan))) or "none"
+        lines.append(f"  clients select with ?{plan.select.parameter}=; steps that run for every selection: {always}")
     return "\n".join(lines)
 
 
