@@ -80,7 +80,11 @@ class Runner:
             operation if step.read is whole.read else bind(step, self.resources)
             for step, whole, operation in zip(plan.steps, self.plan.steps, self.operations, strict=True)
         )
-        return runner.run
+        return runner.run if plan.ready else runner.run_nothing
+
+    async def run_nothing(self, request: ClientRequest) -> Result:
+        """The response of a plan in which no step runs."""
+        return _Run(self, request).result()
 
     def _bind(self) -> None:
         self.operations = tuple(bind(step, self.resources) for step in self.plan.steps)
@@ -142,7 +146,7 @@ class _Run:
                 self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._request.deadline)
             except StepError as error:
                 self._failure = error
-        return self._result()
+        return self.result()
 
     # ------------------------------------------------------------------------------------------------------- tasks
 
@@ -265,7 +269,7 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------ result
 
-    def _result(self) -> Result:
+    def result(self) -> Result:
         plan = self._plan
         outcomes = [outcome for outcome in self._outcomes if outcome is not None and not outcome.is_left_out]
         left_out = tuple(outcome.step for outcome in self._outcomes if outcome is not None and outcome.is_left_out)

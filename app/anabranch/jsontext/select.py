@@ -103,7 +103,7 @@ class _Parser:
                 self.places.setdefault(name, start)
             path = (*path, name)
             if len(path) > MOST_LEVELS:
-                raise self._fault(f"there may be at most {MOST_LEVELS} levels")
+                raise fault(start, f"there may be at most {MOST_LEVELS} levels")
             if here != ".":
                 break
             if "@" in name and self._text[start] != '"':
