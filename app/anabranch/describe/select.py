@@ -28,6 +28,8 @@ def loosened(schema: Any) -> Any:
             loose[key] = kinds if "null" in kinds else [*kinds, "null"]
         elif key == "const":
             loose |= _of_value(value)
+        elif key == "enum" and not any(isinstance(item, dict | list) for item in value):
+            loose[key] = value if None in value else [*value, None]
         elif key == "enum":
             loose["allOf"] = [*loose.get("allOf", ()), {"anyOf": [*map(_of_value, value), {"type": "null"}]}]
         elif key in _OF_SCHEMAS and isinstance(value, dict):
