@@ -28,7 +28,9 @@ SCHEMAS: list[tuple[Any, Any]] = [
     (True, 1),
 ]  # fmt: skip
 names = st.sampled_from(["a", "b", "c"])
-selections = st.recursive(st.just({}), lambda below: st.dictionaries(names, below, min_size=1, max_size=2), max_leaves=4).filter(bool)
+selections: st.SearchStrategy[raw.Tree] = st.recursive(
+    st.just({}), lambda below: st.dictionaries(names, below, min_size=1, max_size=2), max_leaves=4
+).filter(bool)
 
 
 @pytest.mark.parametrize(("schema", "value"), SCHEMAS)
@@ -60,6 +62,7 @@ def test_nothing_is_required_of_a_response_whose_parts_are_selected() -> None:
     schema = response_of(plan_of({**endpoint, "response": {"select": {"parameter": "fields"}}}))
     assert schema["type"] == "object"
     assert "required" not in json.dumps(schema)
-    for response in ({}, {"a": {}}, {"a": {"w": 1}}, {"b": {"x": {}}}, {"b": None}, {"b": [{"x": {"y": 2}}]}):
+    responses: list[Any] = [{}, {"a": {}}, {"a": {"w": 1}}, {"b": {"x": {}}}, {"b": None}, {"b": [{"x": {"y": 2}}]}]
+    for response in responses:
         assert jsonschema_rs.is_valid(schema, response)
     assert not jsonschema_rs.is_valid(schema, [])

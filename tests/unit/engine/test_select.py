@@ -56,13 +56,13 @@ class Bench:
         return result
 
 
-names = st.sampled_from(["a", "b", "c", "0"])
-scalars = st.sampled_from([None, True, 1, "x"])
-values = st.recursive(
+names: st.SearchStrategy[str] = st.sampled_from(["a", "b", "c", "0"])
+scalars: st.SearchStrategy[Any] = st.sampled_from([None, True, 1, "x"])
+values: st.SearchStrategy[Any] = st.recursive(
     scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)), max_leaves=12
 )
-objects = st.dictionaries(names, values, max_size=3)
-paths = st.lists(names, min_size=1, max_size=2).map(".".join)
+objects: st.SearchStrategy[Any] = st.dictionaries(names, values, max_size=3)
+paths: st.SearchStrategy[str] = st.lists(names, min_size=1, max_size=2).map(".".join)
 
 
 @st.composite
@@ -98,7 +98,9 @@ def documents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return endpoint, answers
 
 
-selections = st.recursive(st.just({}), lambda below: st.dictionaries(names, below, min_size=1, max_size=3), max_leaves=6).filter(bool)
+selections: st.SearchStrategy[raw.Tree] = st.recursive(
+    st.just({}), lambda below: st.dictionaries(names, below, min_size=1, max_size=3), max_leaves=6
+).filter(bool)
 
 
 def text_of(tree: raw.Tree) -> str:

@@ -13,7 +13,9 @@ from anabranch.jsontext.values import write
 names = st.one_of(
     st.sampled_from(["a", "b", "id", "x-y", "$t", "é"]), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 )
-trees = st.recursive(st.just({}), lambda below: st.dictionaries(names, below, min_size=1, max_size=3), max_leaves=10).filter(bool)
+trees: st.SearchStrategy[raw.Tree] = st.recursive(
+    st.just({}), lambda below: st.dictionaries(names, below, min_size=1, max_size=3), max_leaves=10
+).filter(bool)
 _PLAIN = re.compile(r'[^\s\x1c-\x1f\x85.,()\[\]{}"*/\\]+')
 
 
