@@ -1,6 +1,6 @@
 """The response to `?_explain=true`: the endpoint's plan with the outcome of each step. For the operator; contains no values."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -19,8 +19,8 @@ def is_requested(query: bytes) -> bool:
 def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
     """The explanation as JSON. Times in milliseconds; `started_ms` counts from the request's arrival at the engine.
 
-    `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition), `not_selected` (by the
-    client) or `not_run` (another step's failure ended the request first).
+    `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition) or `not_run` (another step's
+    failure ended the request first). `not_needed`: a reference with `?` found null. `not_selected`: by the client, directly or through others.
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -36,7 +36,7 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
 
-def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out: Collection[str]) -> dict[str, Any]:
+def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out: Mapping[str, str]) -> dict[str, Any]:
     description: dict[str, Any] = {
         "step": step.name,
         "upstream": step.upstream or None,
@@ -48,8 +48,7 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
     }
     description |= step.operation.facts()
     if outcome is None:
-        state = "left_out" if step.name in left_out else "not_selected" if step.name in plan.unselected else "not_run"
-        return {**description, "state": state}
+        return {**description, "state": left_out.get(step.name, "not_selected" if step.name in plan.unselected else "not_run")}
     failure = outcome.failure
     state = "ok" if failure is None else "skipped" if isinstance(failure, SkippedError) else "failed"
     return {
@@ -60,9 +59,19 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
         "queue_ms": _ms(outcome.queue_s),
         **({} if outcome.run_s is None else {"run_ms": _ms(outcome.run_s)}),
         "attempts": outcome.attempts,
+        **({} if step.each is None else _items(outcome)),
         "status": outcome.status,
         "failure": None if failure is None else {"code": failure.code, "detail": failure.detail},
         "notes": outcome.notes or [],
+    }
+
+
+def _items(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "elements": outcome.item_count,
+        "runs": len(outcome.calls),
+        "failed_elements": len(outcome.item_failures),
+        "dropped_elements": outcome.dropped_items,
     }
 
 

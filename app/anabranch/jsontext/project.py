@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anabranch.jsontext.frame import MISSING, Frame
-from anabranch.jsontext.raw import Tree, get
+from anabranch.jsontext.frame import MISSING, Frame, Missing
+from anabranch.jsontext.path import Path, is_element
+from anabranch.jsontext.raw import Tree, get, items
 
 _MAX_FIELDS: Final = 64
 """Wider structs are no faster than the generic decoder: looking up a field's name becomes slow."""
@@ -53,7 +54,7 @@ def picker(wanted: Tree) -> Callable[[bytes], bytes]:
 def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[bytes, Frame], None]:
     """A function that puts the value at each path of a body into its slot. `references`: (path, slot), no path empty.
 
-    The function raises like that of `picker`. A path with an array index is projected up to the index and read generically from there.
+    The function raises like that of `picker`. A path into an array is projected up to the array and read generically from there.
     """
     wanted: Tree = {}
     rest: dict[tuple[str, ...], list[tuple[tuple[str, ...], int]]] = {}
@@ -61,7 +62,7 @@ def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[byte
         node, head = wanted, 0
         for head, name in enumerate(path, 1):
             is_known_leaf = name in node and not node[name]
-            ends_here = head == len(path) or path[head].isdecimal()
+            ends_here = head == len(path) or is_element(path[head])
             node = node.setdefault(name, {})
             if is_known_leaf or ends_here:
                 break
@@ -94,6 +95,40 @@ def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[byte
     return fill
 
 
+Row = tuple[bytes | Missing, ...]
+
+
+def table(paths: "list[Path]") -> Callable[[bytes], list[Row]]:
+    """A function from the JSON text of an array to one row for each element, with what the element has at each of `paths`; the empty path is the element
+    itself. The text must be valid, and an array."""
+
+    def generic(array: bytes) -> list[Row]:
+        return [tuple(get(element, path) for path in paths) for element in items(array) or ()]
+
+    names = [path[0] for path in paths if len(path) == 1]
+    if len(names) < len(paths) or not names or not is_extractable([(path, 0) for path in paths]):
+        return generic
+    row = _struct({name: {} for name in names}, in_arrays=False)
+    decode = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
+    fields = [f"f{list(dict.fromkeys(names)).index(name)}" for name in names]
+
+    def one_column(array: bytes) -> list[Row]:
+        try:
+            found: Any = decode(array)
+        except msgspec.ValidationError:
+            return generic(array)
+        return [(MISSING if value.f0 is UNSET else bytes(value.f0),) for value in found]
+
+    def columns(array: bytes) -> list[Row]:
+        try:
+            found = decode(array)
+        except msgspec.ValidationError:
+            return generic(array)
+        return [tuple(MISSING if (cell := getattr(value, field)) is UNSET else bytes(cell) for field in fields) for value in found]
+
+    return one_column if len(names) == 1 else columns
+
+
 def _attributes(wanted: Tree, path: tuple[str, ...]) -> tuple[str, ...]:
     names = []
     for name in path:
@@ -103,7 +138,7 @@ def _attributes(wanted: Tree, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def is_extractable(references: "list[tuple[tuple[str, ...], int]]") -> bool:
-    """Whether `extractor` accepts these: no path is empty or begins with an index, and there are not too many."""
+    """Whether `extractor` accepts these: no path is empty or begins in an array, and there are not too many."""
     return 0 < len(references) <= _MAX_FIELDS and all(
-        path and not path[0].isdecimal() and all(map(_is_plain, path)) for path, _ in references
+        path and not is_element(path[0]) and all(is_element(name) or _is_plain(name) for name in path) for path, _ in references
     )

@@ -1,17 +1,21 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
-from anabranch.jsontext.shape import Shape, compile_reader
+from anabranch.jsontext.shape import Shape, compile_filler, compile_reader
 from anabranch.jsontext.values import load_exactly
+from anabranch.plan.calls import most_calls
 from anabranch.plan.digest import endpoint_digest
+from anabranch.plan.each import local_roots
 from anabranch.plan.fields import report_response_header
 from anabranch.plan.graph import find_cycle, longest_path
+from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
 from anabranch.plan.merging import assemble_steps, merge_order
 from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan, SelectPlan
@@ -23,7 +27,7 @@ from anabranch.plan.routes import PathError, operation_name, parameter_names, pa
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.select import compile_select
-from anabranch.plan.step import StepDraft, draft_step, plan_step
+from anabranch.plan.step import StepDraft, draft_step, plan_step, report_nullable
 from anabranch.plan.template import compile_json
 from anabranch.plan.value import of_document
 
@@ -80,7 +84,7 @@ class EndpointCompiler:
                 scope=self._scope,
                 must_be_object=must_be_object,
                 may_be_left_out=draft.name in absent,
-                dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs],
+                dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs | later.after],
             )
             for index, draft in enumerate(drafts)
         )
@@ -98,6 +102,12 @@ class EndpointCompiler:
             body=body,
             slot_count=self._scope.slot_count,
             steps=steps,
+            joins=plan_into(
+                self._endpoint.steps,
+                [step.needs for step in steps],
+                {draft.name: draft.each.reference for draft in drafts if draft.each is not None},
+                self._refill,
+            ),
             ready=tuple(step.index for step in steps if not step.needs),
             response=ResponsePlan(
                 assemble=assemble,
@@ -113,6 +123,7 @@ class EndpointCompiler:
             source=endpoint,
         )
         self._check_deadline(plan)
+        self._check_calls(plan)
         return plan
 
     # ------------------------------------------------------------------------------------------------------- names
@@ -174,9 +185,12 @@ class EndpointCompiler:
 
     def _draft(self, name: str, step: config.Step) -> StepDraft:
         at = (*self._at, "steps", name)
-        if self._endpoint.response.merge != "group" and step.default is not None and not isinstance(step.default, dict):
+        if self._endpoint.response.merge != "group" and step.has_default and not isinstance(step.default, dict | None):
             message = f"with `merge: {self._endpoint.response.merge}` a default must be an object or null: it is merged by its keys"
             self._problems.add((*at, "default"), message, value=step.default)
+        if self._endpoint.response.merge != "group" and step.each is not None and step.wrap is None and not step.is_hidden:
+            message = f"with `merge: {self._endpoint.response.merge}` the value of a step with `each`, an array, needs `wrap`"
+            self._problems.add((*at, "each"), message)
         context = StepContext(
             name=name,
             at=at,
@@ -185,12 +199,12 @@ class EndpointCompiler:
             known=self._known,
             scope=self._scope,
             problems=self._problems,
-            needs=set(),
+            local=local_roots(step),
         )
         return draft_step(step, context)
 
     def _check_graph(self, drafts: list[StepDraft]) -> None:
-        needs = {draft.name: sorted(draft.needs - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
+        needs = {draft.name: sorted((draft.needs | draft.after) - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
         cycle = find_cycle(needs)
         if cycle is not None:
             self._problems.add(
@@ -209,15 +223,27 @@ class EndpointCompiler:
                 is_warning=True,
             )
 
+    def _check_calls(self, plan: EndpointPlan) -> None:
+        limit = self._endpoint.max_calls or self._known.defaults.max_calls
+        calls = most_calls(plan.steps)
+        if limit is not None and calls.most > limit:
+            self._problems.add(
+                (*self._at, "max_calls") if self._endpoint.max_calls else (*self._at, "path"),
+                f"one request may make {calls.most} upstream calls ({calls.formula}), and `max_calls` is {limit}",
+                hint="reduce `max_items` or the number of attempts, or ask for many elements in one call with `batch`",
+                is_warning=True,
+            )
+
     # ---------------------------------------------------------------------------------------------------- response
 
     def _assemble(self, absent: set[str]) -> merge.Assemble | None:
         """What builds the response. `absent`: names of the steps that may be left out."""
         response = self._endpoint.response
-        visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.hidden]
+        visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.is_hidden]
         if "body" in response.model_fields_set:
             for where, text in strings(response.body):
-                self._scope.parse(text, (*self._at, "response", "body", *where))
+                at = (*self._at, "response", "body", *where)
+                report_nullable(self._scope.parse(text, at), partial(self._problems.add, at))
             try:
                 render = compile_json(response.body, self._scope.slot, is_strict=False)
             except TemplateError:
@@ -229,6 +255,10 @@ class EndpointCompiler:
         at = (*self._at, "response", "select", "parameter")
         return compile_select(self._endpoint, self._scope, lambda message: self._problems.add(at, message))
 
+    def _refill(self, step: str) -> Callable[[bytes, Frame], None] | None:
+        """What fills the slots of the references to a step again; None when the response has no template."""
+        return compile_filler(self._scope.slots_of(step)) if "body" in self._endpoint.response.model_fields_set else None
+
     def _schemas(self, drafts: list[StepDraft]) -> dict[str, Any]:
         """The JSON Schemas of what references refer to, as far as they are known."""
         results = {draft.name: draft.operation.result_schema() for draft in drafts if draft.operation is not None}
@@ -239,10 +269,12 @@ class EndpointCompiler:
         """The steps that decide whether anything could be answered: those that `response.body` refers to, otherwise the visible ones."""
         response = self._endpoint.response
         if "body" in response.model_fields_set:
-            shown = {part.root for _, text in strings(response.body) for part in parse(text) if isinstance(part, Reference)}
+            shown = {
+                part.root for _, text in strings(response.body) for part in parse(text) if isinstance(part, Reference) and not part.is_soft
+            }
             if counted := tuple(index for index, name in enumerate(names) if name in shown):
                 return counted
-        return tuple(index for index, name in enumerate(names) if not self._endpoint.steps[name].hidden)
+        return tuple(index for index, name in enumerate(names) if not self._endpoint.steps[name].is_hidden)
 
     # ----------------------------------------------------------------------------------------- what the client sends
 
@@ -316,13 +348,11 @@ class EndpointCompiler:
 
 
 def _absent(drafts: list[StepDraft]) -> set[str]:
-    """The names of the steps that may be left out of the response: by a condition, their own or that of a step that they need."""
+    """The names of the steps that may be left out of the response: for a reason of their own, such as a condition, or of a step that they need."""
     absent: set[str] = set()
     is_growing = True
     while is_growing:
-        found = {
-            draft.name for draft in drafts if "default" not in draft.source.model_fields_set and (draft.source.when or draft.needs & absent)
-        }
+        found = {draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)}
         is_growing = not found <= absent
         absent |= found
     return absent

@@ -15,6 +15,8 @@ from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
     from anabranch.plan.condition import Condition
+    from anabranch.plan.each import EachPlan
+    from anabranch.plan.into import IntoPlan
     from anabranch.plan.operation import OperationPlan
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
@@ -74,7 +76,9 @@ class StepPlan:
     ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text used as the value of a failed step. `timeout_s`: None: the time left until the deadline.
 
-    `references`: all that it has. `may_be_left_out`: by a condition, its own or that of a step that it needs. `upstream`: of the operation; "" for none.
+    `each`: for what it runs several times; None: it runs once. `needs`: of all steps that it waits for; `only_after`: of those whose failure does not matter to it. `references`: all that it has. `metadata`: what
+    others refer to of the step itself: (`status`, `ok`, `code` or `headers`, name of the field, slot). `may_be_left_out`: for a reason of its own,
+    such as a condition, or with a step that it needs. `upstream`: of the operation; "" for none.
     """
 
     index: int
@@ -91,11 +95,14 @@ class StepPlan:
     default: bytes
     fill_default: Callable[[Frame], None] | None
     source: config.Step
+    only_after: frozenset[int] = frozenset()
     references: tuple[Reference, ...] = ()
+    metadata: tuple[tuple[str, str, int], ...] = ()
     reading: Reading | None = None
     large_from: int = 1 << 62
     """Size in bytes from which reading or merging a body may block the event loop for too long."""
     may_be_left_out: bool = False
+    each: "EachPlan | None" = None
     upstream: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,8 +153,9 @@ class RecordPlan:
 class EndpointPlan:
     """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
-    `numbers`: what clients see in place of names; None: the names. `select`: None: clients cannot select. `unselected`: names of the steps that do not
-    run, in a plan that was pruned to a selection (`anabranch.plan.select`).
+    `joins`: what is done to the steps' values before they are merged. `numbers`: what clients see in place of names; None: the names.
+    `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
+    (`anabranch.plan.select`).
 
     `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
@@ -167,6 +175,7 @@ class EndpointPlan:
     steps: tuple[StepPlan, ...]
     ready: tuple[int, ...]
     response: ResponsePlan
+    joins: "tuple[IntoPlan, ...]" = ()
     record: RecordPlan | None = None
     numbers: Numbers | None = None
     digest: str = ""

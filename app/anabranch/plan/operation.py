@@ -3,11 +3,13 @@
 A kind is a model in `config.step`, a module here in `kinds` with a `compile`, and one in `engine.kinds` with a `bind`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
+from anabranch.jsontext.frame import Frame
 from anabranch.plan.known import Known
 from anabranch.plan.reference import Template, strings
 from anabranch.plan.scope import Path, Scope
@@ -27,6 +29,11 @@ class OperationPlan(Protocol):
         ...
 
     @property
+    def may_be_left_out(self) -> bool:
+        """Whether it may find that there is nothing to ask for, and raise LeftOut."""
+        ...
+
+    @property
     def worst_case_s(self) -> float:
         """The longest it can take by its own limits, in seconds; 0 when only the deadline limits it."""
         ...
@@ -34,6 +41,10 @@ class OperationPlan(Protocol):
     @property
     def most_calls(self) -> int:
         """The most upstream calls of one run, attempts included."""
+        ...
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+        """What one run is given: equal for two runs that are the same. Raises MissingReference and LeftOut. `headers`: the client's."""
         ...
 
     def result_schema(self) -> dict[str, Any] | None:
@@ -55,8 +66,9 @@ class OperationPlan(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
-    """What the compiler of a kind gets besides the step. `at`: the step's path in the document. `needs`: the names of the steps that it refers
-    to; `parse` adds to it."""
+    """What the compiler of a kind gets besides the step. `at`: the step's path in the document. `local`: those of the roots `reference.LOCAL` that
+    its templates know. `needs`: the names of the steps whose values it refers to, `after`: of those that only have to be settled before; `parse`
+    adds to both."""
 
     name: str
     at: Path
@@ -65,11 +77,15 @@ class StepContext:
     known: Known
     scope: Scope
     problems: Problems
-    needs: set[str]
+    local: frozenset[str] = frozenset()
+    needs: set[str] = field(default_factory=set)
+    after: set[str] = field(default_factory=set)
 
-    def parse(self, text: str, *where: str | int) -> Template:
-        """Parse the template at `where` below the step and check its references. Problems are reported; then the template is empty."""
-        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs)
+    def parse(self, text: str, *where: str | int, local: Collection[str] | None = None) -> Template:
+        """Parse the template at `where` below the step and check its references. Problems are reported; then the template is empty. `local`: if other than
+        for the rest of the step."""
+        known = self.local if local is None else local
+        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs, after=self.after, local=known)
 
     def parse_all(self, node: Any, *where: str | int) -> None:
         """Parse and check every string of a JSON template."""

@@ -15,7 +15,7 @@ from anabranch.config.problems import did_you_mean
 from anabranch.jsontext import merge, raw, select
 from anabranch.jsontext.frame import MISSING, Missing
 from anabranch.jsontext.order import PLAIN_FROM, reading
-from anabranch.jsontext.path import parse_path
+from anabranch.jsontext.path import ANY, parse_path
 from anabranch.jsontext.select import Selection
 from anabranch.jsontext.shape import DecodeMode, Shape, choose_mode, compile_reader
 from anabranch.plan.kinds.call import CallPlan
@@ -86,7 +86,7 @@ def _names(endpoint: config.Endpoint) -> tuple[str, ...] | None:
     response = endpoint.response
     if "body" in response.model_fields_set:
         return tuple(map(str, response.body)) if isinstance(response.body, dict) else None
-    visible = [name for name, step in endpoint.steps.items() if not step.hidden]
+    visible = [name for name, step in endpoint.steps.items() if not step.is_hidden]
     if response.merge == "group":
         return tuple(visible)
     known = [_members(endpoint.steps[name]) for name in visible]
@@ -133,14 +133,15 @@ def _example(endpoint: config.Endpoint, names: tuple[str, ...]) -> str:
 
 def prune(plan: EndpointPlan, selection: Selection, *, is_projected: bool) -> EndpointPlan:
     """The plan of what is selected. `is_projected`: compile the projections, which takes up to milliseconds and makes each reading cheaper."""
-    tree = selection.tree
-    shown, response = _response(plan, tree, is_projected=is_projected)
-    running = needed(plan, shown)
-    referred = {reference.root for index in running for reference in plan.steps[index].references} | _roots_beside_body(plan)
+    shown, response = _response(plan, selection.tree, is_projected=is_projected)
     is_grouped = "body" not in plan.source.response.model_fields_set and plan.source.response.merge == "group"
+    wanted = _with_joined(plan, {index: selection.tree[plan.steps[index].name] if is_grouped else selection.tree for index in shown})
+    running = needed(plan, wanted)
+    referred = {reference.root for index in running for reference in plan.steps[index].references if not reference.meta}
+    referred |= _roots_beside_body(plan)
     steps = tuple(
         replace(
-            _reduced(step, tree[step.name], is_projected=is_projected)
+            _reduced(step, wanted[step.index], is_projected=is_projected)
             if is_grouped and step.index in shown and step.name not in referred
             else step,
             dependents=tuple(index for index in step.dependents if index in running),
@@ -154,8 +155,32 @@ def prune(plan: EndpointPlan, selection: Selection, *, is_projected: bool) -> En
         steps=steps,
         ready=tuple(index for index in plan.ready if index in running),
         response=response,
+        joins=tuple(join for join in plan.joins if join.source in wanted and join.target in wanted),
         unselected=frozenset(step.name for step in steps if step.index not in running),
     )
+
+
+def _with_joined(plan: EndpointPlan, wanted: dict[int, raw.Tree]) -> dict[int, raw.Tree]:
+    """What is selected of each step's value: of those in `wanted`, and of those whose results go into a selected place of these."""
+    is_body = "body" in plan.source.response.model_fields_set
+    for join in reversed(plan.joins):
+        if join.target in wanted:
+            place = (*(name for name in join.path if name != ANY), join.key)
+            tree = _below({} if is_body else wanted[join.target], place)
+            if tree is not None:
+                wanted[join.source] = tree
+    return wanted
+
+
+def _below(tree: raw.Tree, path: Iterable[str]) -> raw.Tree | None:
+    """What is selected of the value at `path`; None when it is not selected."""
+    for name in path:
+        if not tree:
+            break
+        if name not in tree:
+            return None
+        tree = tree[name]
+    return tree
 
 
 def needed(plan: EndpointPlan, shown: Iterable[int] = ()) -> frozenset[int]:
@@ -201,13 +226,7 @@ def _response(plan: EndpointPlan, tree: raw.Tree, *, is_projected: bool) -> tupl
     """The steps that the selected response shows, and how it is built."""
     source = plan.source.response
     if "body" in source.model_fields_set:
-        assert plan.select is not None
-        body = _pruned_template(source.body, tree)
-        roots = {reference.root for reference in _references(body)}
-        shown = tuple(step.index for step in plan.steps if step.name in roots)
-        render = compile_json(body, plan.select.references.__getitem__, is_strict=False)
-        response = replace(plan.response, assemble=_picked(lambda _values, frame: render(frame), tree, is_projected), visible=shown)
-        return frozenset(shown), response
+        return _of_template(plan, tree, is_projected=is_projected)
     visible = [step for step in plan.steps if not step.is_hidden]
     pick: raw.Tree | None = tree
     if source.merge == "group":
@@ -227,6 +246,21 @@ def _response(plan: EndpointPlan, tree: raw.Tree, *, is_projected: bool) -> tupl
         merge_order=merge_order(source, [step.name for step in visible], pick),
     )
     return frozenset(shown), response
+
+
+def _of_template(plan: EndpointPlan, tree: raw.Tree, *, is_projected: bool) -> tuple[frozenset[int], ResponsePlan]:
+    assert plan.select is not None
+    body = _pruned_template(plan.source.response.body, tree)
+    references = _references(body)
+    shown = {reference.root for reference in references}
+    counted = {reference.root for reference in references if not reference.is_soft}
+    render = compile_json(body, plan.select.references.__getitem__, is_strict=False)
+    response = replace(
+        plan.response,
+        assemble=_picked(lambda _values, frame: render(frame), tree, is_projected),
+        visible=tuple(step.index for step in plan.steps if step.name in counted),
+    )
+    return frozenset(step.index for step in plan.steps if step.name in shown), response
 
 
 def _picked(assemble: merge.Assemble, wanted: raw.Tree, is_projected: bool) -> merge.Assemble:
@@ -250,7 +284,7 @@ def _reduced(step: StepPlan, tree: raw.Tree, *, is_projected: bool) -> StepPlan:
         tree = tree.get(shape.wrap, {})
     if tree and shape.pick is not None:
         tree = _common(shape.pick, tree)
-    if not tree or shape.rename is not None:
+    if not tree or shape.rename is not None or step.each is not None:
         return step
     shape = replace(shape, pick=tree)
     mode = choose_mode(shape, []) if is_projected else DecodeMode.FULL
