@@ -130,12 +130,14 @@ class ResponsePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectPlan:
     """How clients select parts of the response. `slot`: of the selection (`anabranch.jsontext.select.Selection`); MISSING there: everything.
-    `names`: what a selection can begin with; None: any name. `references`: of `response.body`, with their slots."""
+    `names`: what a selection can begin with; None: any name. `references`: of `response.body`, with their slots. `beside`: names of the steps to which
+    other parts of the response refer."""
 
     parameter: str
     slot: int
     names: tuple[str, ...] | None
     references: Mapping[Reference, int]
+    beside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ from anabranch.plan.template import compile_json
 MOST_KEPT: Final = 64
 """Selections of one endpoint that are kept ready, the last used ones."""
 _LISTED: Final = 12
+_MOST_COMPILED: Final = 16
+"""Branches of a selection that is compiled. Each one takes about 0.1 ms."""
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 
 
@@ -52,7 +54,8 @@ def compile_select(endpoint: config.Endpoint, scope: Scope, report: Callable[[st
     parameter = ParameterPlan(
         name=name, location="query", is_required=False, default=MISSING, slot=slot, read=_reader(names), source=_described(endpoint, names)
     )
-    return SelectPlan(parameter=name, slot=slot, names=names, references=references), parameter
+    beside = frozenset(reference.root for reference in _references(response.model_dump(exclude={"body", "select"})))
+    return SelectPlan(parameter=name, slot=slot, names=names, references=references, beside=beside), parameter
 
 
 def _reader(names: tuple[str, ...] | None) -> Callable[[list[str]], Any]:
@@ -132,32 +135,38 @@ def _example(endpoint: config.Endpoint, names: tuple[str, ...]) -> str:
 
 
 def prune(plan: EndpointPlan, selection: Selection, *, is_projected: bool) -> EndpointPlan:
-    """The plan of what is selected. `is_projected`: compile the projections, which takes up to milliseconds and makes each reading cheaper."""
+    """The plan of what is selected. `is_projected`: compile the projections, which takes up to milliseconds and makes each reading cheaper; a selection with
+    very many branches is read level by level all the same."""
+    is_projected = is_projected and _branches(selection.tree) <= _MOST_COMPILED
     shown, response = _response(plan, selection.tree, is_projected=is_projected)
     is_grouped = "body" not in plan.source.response.model_fields_set and plan.source.response.merge == "group"
     wanted = _with_joined(plan, {index: selection.tree[plan.steps[index].name] if is_grouped else selection.tree for index in shown})
     running = needed(plan, wanted)
     referred = {reference.root for index in running for reference in plan.steps[index].references if not reference.meta}
-    referred |= _roots_beside_body(plan)
-    steps = tuple(
-        replace(
-            _reduced(step, wanted[step.index], is_projected=is_projected)
-            if is_grouped and step.index in shown and step.name not in referred
-            else step,
-            dependents=tuple(index for index in step.dependents if index in running),
-        )
-        if step.index in running
-        else step
-        for step in plan.steps
-    )
+    referred |= _select(plan).beside
+    reducible = [index for index in shown if is_grouped and plan.steps[index].name not in referred]
+    steps = [_among(step, running) for step in plan.steps]
+    for index in reducible:
+        steps[index] = _reduced(steps[index], wanted[index], is_projected=is_projected)
     return replace(
         plan,
-        steps=steps,
+        steps=tuple(steps),
         ready=tuple(index for index in plan.ready if index in running),
         response=response,
         joins=tuple(join for join in plan.joins if join.source in wanted and join.target in wanted),
         unselected=frozenset(step.name for step in steps if step.index not in running),
     )
+
+
+def _among(step: StepPlan, running: frozenset[int]) -> StepPlan:
+    """The step where only those in `running` can start after it."""
+    dependents = tuple(index for index in step.dependents if index in running)
+    return step if dependents == step.dependents else replace(step, dependents=dependents)
+
+
+def _branches(tree: raw.Tree) -> int:
+    """The number of nodes that are no leaves."""
+    return 1 + sum(_branches(below) for below in tree.values()) if tree else 0
 
 
 def _with_joined(plan: EndpointPlan, wanted: dict[int, raw.Tree]) -> dict[int, raw.Tree]:
@@ -189,7 +198,7 @@ def needed(plan: EndpointPlan, shown: Iterable[int] = ()) -> frozenset[int]:
     A required step guards the response, and a call that may change something is not made for its value alone: both always run. So does what other
     parts of the response than its body refer to.
     """
-    beside = _roots_beside_body(plan)
+    beside = _select(plan).beside
     pending = [*shown, *(step.index for step in plan.steps if step.is_required or step.name in beside or _has_effect(step))]
     running: set[int] = set()
     while pending:
@@ -200,15 +209,16 @@ def needed(plan: EndpointPlan, shown: Iterable[int] = ()) -> frozenset[int]:
     return frozenset(running)
 
 
+def _select(plan: EndpointPlan) -> SelectPlan:
+    assert plan.select is not None, "clients cannot select"
+    return plan.select
+
+
 def _has_effect(step: StepPlan) -> bool:
     operation = step.operation
     if not isinstance(operation, CallPlan) or operation.method in _SAFE:
         return False
     return not (isinstance(step.source, config.CallStep) and step.source.idempotent and operation.method == "POST")
-
-
-def _roots_beside_body(plan: EndpointPlan) -> set[str]:
-    return {reference.root for reference in _references(plan.source.response.model_dump(exclude={"body", "select"}))}
 
 
 def _references(node: Any) -> set[Reference]:
@@ -249,12 +259,11 @@ def _response(plan: EndpointPlan, tree: raw.Tree, *, is_projected: bool) -> tupl
 
 
 def _of_template(plan: EndpointPlan, tree: raw.Tree, *, is_projected: bool) -> tuple[frozenset[int], ResponsePlan]:
-    assert plan.select is not None
     body = _pruned_template(plan.source.response.body, tree)
     references = _references(body)
     shown = {reference.root for reference in references}
     counted = {reference.root for reference in references if not reference.is_soft}
-    render = compile_json(body, plan.select.references.__getitem__, is_strict=False)
+    render = compile_json(body, _select(plan).references.__getitem__, is_strict=False)
     response = replace(
         plan.response,
         assemble=_picked(lambda _values, frame: render(frame), tree, is_projected),
