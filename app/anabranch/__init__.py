@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from anabranch.compute.refusal import Refused as Refused
     from anabranch.edge.python import Fan as Fan
     from anabranch.edge.python import FanOut as FanOut
     from anabranch.edge.python import FanOutFailed as FanOutFailed
@@ -21,11 +22,12 @@ _HOMES: Final = {
     "Fan": "anabranch.edge.python",
     "FanOut": "anabranch.edge.python",
     "FanOutFailed": "anabranch.edge.python",
+    "Refused": "anabranch.compute.refusal",
     "Settings": "anabranch.settings",
     "create_app": "anabranch.main",
     "segment": "anabranch.edge.python",
 }
-__all__ = ["Fan", "FanOut", "FanOutFailed", "Settings", "__version__", "create_app", "segment"]
+__all__ = ["Fan", "FanOut", "FanOutFailed", "Refused", "Settings", "__version__", "create_app", "segment"]
 
 
 def __getattr__(name: str) -> Any:

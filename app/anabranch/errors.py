@@ -34,7 +34,8 @@
           +-- ProcessingTimeout the deadline passed while the gateway read or merged large answers
           +-- NothingAnswered   no visible step has a value
           +-- ComputeError      a hook gave no usable value
-               +-- ComputeFailed           the hook raised
+               +-- ComputeRefused          the hook raised `Refused`
+               +-- ComputeFailed           the hook raised anything else
                +-- ComputeTimeout          the hook was still running at its deadline
                +-- ComputeInvalidInput     the arguments do not fit the hook's annotations
                +-- ComputeInvalidResult    the result does not fit the hook's annotation, or is not JSON
@@ -453,6 +454,33 @@ class ComputeError(StepError):
     status = 500
     title = "Compute function failed"
     proxy_error = "proxy_internal_error"
+
+
+class ComputeRefused(ComputeError):
+    """The hook raised `Refused`. When its step is required, its text is the problem that the client gets.
+
+    `public_title`: in place of the class's. `fields`: header fields of the response. `members`: JSON text of the further members of the problem
+    document, by name.
+    """
+
+    code = "refused"
+    title = "Refused by a function"
+    proxy_error = "http_request_denied"
+
+    def __init__(
+        self,
+        status: int,
+        public_title: str,
+        detail: str,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+        members: dict[str, bytes] | None = None,
+    ) -> None:
+        super().__init__(detail, may_be_processed=True)
+        self.status = status
+        self.public_title = public_title
+        self.fields = fields
+        self.members = members or {}
+        self.is_absent = status in (404, 410)
 
 
 class ComputeFailed(ComputeError):

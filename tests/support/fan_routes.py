@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from anabranch.edge.python import Fan, segment
+from anabranch import Fan, Refused, segment
 
 router = APIRouter()
 
@@ -51,6 +51,12 @@ async def refusing(fan: Fan) -> Any:
     """Makes a call, then raises an HTTPException."""
     await fan.get("users", "/users/ann")
     raise HTTPException(409, "not now", headers={"retry-after": "7"})
+
+
+@router.get("/refused")
+async def refused(fan: Fan) -> Any:
+    await fan.get("users", "/users/ann")
+    raise Refused(403, "Closed", "come back tomorrow", {"x-why": "closed"}, {"opens": 9})
 
 
 @router.get("/broken")

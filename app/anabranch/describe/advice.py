@@ -215,6 +215,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Raise the endpoint's `timeout`, `pick` less of the answers, or give the gateway more CPU. The services are not the cause.",
     ),
     "compute_error": Advice("A Python function of the operator failed.", _NOTHING, "The log has the reason, under the step's name."),
+    "refused": Advice(
+        "A Python function of the operator decided that this request gets no response.",
+        "Read `title`, `detail` and the further members: they are this API's own.",
+        "The function has raised `Refused`. That is no fault, and the log has nothing about it.",
+    ),
     "compute_failed": Advice(
         "A Python function of the operator raised an exception.",
         _NOTHING,

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from anabranch.describe.schemas import response_schema
 from anabranch.describe.security import is_parameter, requirements
+from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
 JSON = dict[str, Any]
@@ -36,7 +37,11 @@ _PROBLEMS: Final = {
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
     "415": ("UnsupportedMediaType", "The content type of the request body is not JSON, or the body has a content coding."),
-    "4XX": ("UpstreamRefusal", "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on."),
+    "4XX": (
+        "UpstreamRefusal",
+        ("The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on; or a function of the operator refused "
+        "the request."),
+    ),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
     "503": (
@@ -48,7 +53,7 @@ _PROBLEMS: Final = {
 _OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _PROBLEM: Final[JSON] = {
     "type": "object",
-    "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem.",
+    "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem. Some problems have further members.",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference", "examples": ["/problems/timeout"]},
@@ -161,7 +166,7 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
         statuses.append("404")
     if plan.body is not None:
         statuses += ["408", "413", "415"]
-    if any(step.upstream for step in plan.steps):
+    if any(step.upstream or isinstance(step.operation, ComputePlan) for step in plan.steps):
         statuses.append("4XX")
     return {status: _reference(status) for status in sorted(statuses)}
 

@@ -15,13 +15,13 @@ import msgspec
 from anabranch.config import model as config
 from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
+from anabranch.core.field import name_fault, value_fault
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.operation import accept, note
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
 from anabranch.jsontext import raw
 from anabranch.jsontext.values import dump, load
-from anabranch.plan.fields import name_fault, value_fault
 from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT, has_own_credentials
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.request import compile_headers

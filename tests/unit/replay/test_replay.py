@@ -232,6 +232,21 @@ async def test_functions_of_a_dask_cluster_run_locally() -> None:
     assert (await replayed(plan, record)).same == 1
 
 
+async def test_a_refusal_is_made_again_and_compared() -> None:
+    """The function runs again, so what it says is compared too, apart from its sentences."""
+    steps = {
+        "one": STEPS["one"],
+        "it": {"compute": "tests.support.hooks:unless_free", "input": {"seats": "{one.n}", "wanted": 2}, "required": True},
+    }
+    body = b'{"type":"/problems/refused","title":"Sold out","status":409,"detail":"only 1 seats are left","instance":"r1","seats_left":1}'
+    refused = recorded("/x/7", body, [ONE, Step(name="it", failure="refused")], status=409, complete=False, failure="refused")
+    assert (await replayed(plan_of({"steps": steps}), refused)).same == 1
+    steps["it"]["input"]["wanted"] = 1
+    assert list((await replayed(plan_of({"steps": steps}), refused)).status) == ["409 -> 200"]
+    steps["it"] |= {"input": {"seats": 0, "wanted": 2}}
+    assert list((await replayed(plan_of({"steps": steps}), refused)).fields) == ["seats_left"]
+
+
 async def test_a_function_that_fails_on_a_redacted_value_skips_the_record() -> None:
     plan = plan_of({"steps": {"one": STEPS["one"], "it": {"compute": "tests.support.replay_hooks:initials", "input": {"name": "{one.t}"}}}})
     masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')
