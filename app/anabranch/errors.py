@@ -118,17 +118,26 @@ class MissingExtraError(AnabranchError):
 
 
 class RequestError(AnabranchError):
-    """The client's request cannot be served. `errors`: one dict for each fault, as in the problem document. `headers`: added to the response."""
+    """The client's request cannot be served. `errors`: one dict for each fault, as in the problem document. `headers`: added to the response.
+    `members`: further members of the problem document."""
 
     code = "bad_request"
     status = 400
     title = "Bad request"
 
-    def __init__(self, detail: str, *, errors: list[dict[str, object]] | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: list[dict[str, object]] | None = None,
+        headers: dict[str, str] | None = None,
+        members: dict[str, object] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []
         self.headers = headers or {}
+        self.members = members or {}
 
 
 class RefusedRequest(RequestError):
@@ -228,6 +237,14 @@ class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405
     title = "Method not allowed"
+
+
+class NotAcceptable(RequestError):
+    """The client accepts no media type that the endpoint answers with. Decided before anything is called."""
+
+    code = "not_acceptable"
+    status = 406
+    title = "Not acceptable"
 
 
 class Overloaded(RequestError):

@@ -1,4 +1,4 @@
-"""Serves one endpoint of the document: guards, parameters, body, steps, response, record. Knows plans and not how steps run."""
+"""Serves one endpoint of the document: guards, media type, parameters, body, steps, response, record. Knows plans and not how steps run."""
 
 import logging
 from time import monotonic, time
@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from anabranch.edge import body, explain, problems
 from anabranch.edge.disconnect import WATCH_AFTER_S, ClientGone, run_watched
+from anabranch.edge.negotiate import check_of
 from anabranch.edge.parameters import fill
 from anabranch.edge.request_id import Trace
 from anabranch.edge.respond import Responder, Response, framed, of_problem, send_response
@@ -45,7 +46,7 @@ class EndpointHandler:
     the path has besides this endpoint's.
     """
 
-    __slots__ = ("_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
+    __slots__ = ("_check_accept", "_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class EndpointHandler:
         self.guards = guards
         self.recorder = recorder
         self.observe = observe
+        self._check_accept = check_of(plan.response)
         self._run = run
         self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
         self._watch_after_s = watch_after_s
@@ -98,6 +100,7 @@ class EndpointHandler:
         try:
             for guard in self.guards:
                 await guard(request)
+            self._check_accept(request)
             fill(request)
             if plan.body is not None:
                 body.check_head(request, plan.body)

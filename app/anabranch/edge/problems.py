@@ -37,7 +37,8 @@ class ProblemResponse(msgspec.Struct, frozen=True):
 def of_request(error: RequestError, request_id: bytes, prefix: str = "") -> ProblemResponse:
     """For a faulty request. Some errors have header fields of their own, such as 405 and 415."""
     fields = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    return _response(error.status, _document(type(error), error.status, error.detail, request_id, prefix, error.errors), request_id, fields)
+    document = _document(type(error), error.status, error.detail, request_id, prefix, error.errors, extra=error.members)
+    return _response(error.status, document, request_id, fields)
 
 
 def of_result(result: Result, request_id: bytes, prefix: str = "", numbers: Numbers | None = None, allow: bytes = b"") -> ProblemResponse:

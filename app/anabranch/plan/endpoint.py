@@ -103,6 +103,7 @@ class EndpointCompiler:
                 visible=self._counted(names),
                 status=endpoint.response.status,
                 headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
+                media_type=_media_type(endpoint.response),
             ),
             record=_record(endpoint),
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
@@ -329,6 +330,13 @@ def _absent(drafts: list[StepDraft]) -> set[str]:
         is_growing = not found <= absent
         absent |= found
     return absent
+
+
+def _media_type(response: config.Response) -> str | None:
+    """Of the response; None when it has no body."""
+    if response.status == 204:
+        return None
+    return next((value for name, value in response.headers.items() if name.lower() == "content-type"), "application/json")
 
 
 def _record(endpoint: config.Endpoint) -> RecordPlan | None:

@@ -2,6 +2,7 @@
 
 from anabranch.config.problems import Problems
 from anabranch.core.field import OURS_IN_RESPONSES, name_fault, value_fault
+from anabranch.core.negotiation import MediaType
 
 
 def report_response_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:
@@ -9,6 +10,11 @@ def report_response_header(at: tuple[str | int, ...], name: str, value: str, pro
     report_header(at, name, value, problems)
     if name.lower() in OURS_IN_RESPONSES:
         problems.add(at, f"the header {name.lower()} of a response is set by the gateway itself", at_key=True)
+    if name.lower() == "content-type":
+        try:
+            MediaType.parse(value)
+        except ValueError:
+            problems.add(at, "is not a media type such as application/json", value=value)
 
 
 def report_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:

@@ -116,6 +116,8 @@ class ResponsePlan:
     visible: tuple[int, ...]
     status: int
     headers: HeaderPairs
+    media_type: str | None = "application/json"
+    """Of the response; None when it has no body."""
     merge_order: str = ""
     """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
 
