@@ -6,12 +6,16 @@ Lenient with clients, as most servers are: members of a field that are malformed
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
-MOST_BYTES: Final = 4096
+T = TypeVar("T")
+
+_MOST_BYTES: Final = 4096
 """Length up to which a field is worth reading. Browsers send about 150 bytes."""
+_MOST_REMEMBERED: Final = 256
+_MOST_REMEMBERED_BYTES: Final = 512
 
 _MEMBER: Final = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _PARAMETER: Final = re.compile(r'(?:[^;"]|"(?:\\.|[^"\\])*"?)+')
@@ -33,6 +37,35 @@ class MediaType(NamedTuple):
         if len(found) != 1 or "*" in found[0].value:
             raise ValueError("not one media type")
         return _media_type(found[0])
+
+
+class Remembered(Generic[T]):
+    """Judges fields and remembers its judgements, because clients send the same few. Bounded.
+
+    `judge`: of the text of a field. `otherwise`: for a field that is too long to be read.
+    """
+
+    __slots__ = ("_judge", "_known", "_otherwise")
+
+    def __init__(self, judge: Callable[[str], T], *, otherwise: T) -> None:
+        self._judge = judge
+        self._otherwise = otherwise
+        self._known: dict[bytes, T] = {}
+
+    def __call__(self, field: bytes) -> T:
+        """One look-up in a dict for a field that came before."""
+        found = self._known.get(field)
+        return self._new(field) if found is None else found
+
+    def _new(self, field: bytes) -> T:
+        if len(field) > _MOST_BYTES:
+            return self._otherwise
+        found = self._judge(field.decode("latin-1"))
+        if len(field) <= _MOST_REMEMBERED_BYTES:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[field] = found
+        return found
 
 
 class _Member(NamedTuple):

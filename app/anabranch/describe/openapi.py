@@ -157,6 +157,13 @@ def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
             "description": "`no-store` on a partial response, which also has no other field for caches.",
             "schema": {"type": "string", "enum": list(dict.fromkeys([fixed["cache-control"], "no-store"]))},
         }
+    if (compression := plan.response.compression) is not None:
+        headers.pop("vary", None)
+        headers["Vary"] = {"description": "Names `Accept-Encoding`.", "schema": {"type": "string"}}
+        headers["Content-Encoding"] = {
+            "description": f"Of a body of {compression.min_size_bytes} bytes or more, for clients that accept it.",
+            "schema": {"type": "string", "enum": list(compression.codings)},
+        }
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if (media_type := plan.response.media_type) is not None:
         schema = response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))

@@ -8,6 +8,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from anabranch.edge import body, explain, problems
+from anabranch.edge.compress import Compressor
 from anabranch.edge.disconnect import WATCH_AFTER_S, ClientGone, run_watched
 from anabranch.edge.negotiate import check_of
 from anabranch.edge.parameters import fill
@@ -46,7 +47,7 @@ class EndpointHandler:
     the path has besides this endpoint's.
     """
 
-    __slots__ = ("_check_accept", "_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
+    __slots__ = ("_check_accept", "_compressor", "_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class EndpointHandler:
         self.recorder = recorder
         self.observe = observe
         self._check_accept = check_of(plan.response)
+        self._compressor = None if plan.response.compression is None else Compressor(plan.response.compression)
         self._run = run
         self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
         self._watch_after_s = watch_after_s
@@ -142,6 +144,8 @@ class EndpointHandler:
                     response = of_problem(problems.of_failure(error, request.id, request.prefix), is_head=request.method == "HEAD")
             elif recorder.when == "later":
                 recorder.defer(completed)
+        if self._compressor is not None:
+            response = await self._compressor.compress(response, request)
         served.status = response.status
         try:
             served.sent_bytes = await send_response(response, send)
