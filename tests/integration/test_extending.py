@@ -14,7 +14,7 @@ from anabranch.core.metric import Sample, metric
 from anabranch.describe.document_schema import document_schema
 from anabranch.document.compile import compile_file
 from anabranch.engine import kinds as engine_kinds
-from anabranch.engine.operation import Operation, Resources, deadline_of, read_value
+from anabranch.engine.operation import Operation, Resources, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import RequestError
@@ -58,6 +58,7 @@ class ConstantPlan:
     is_idempotent: bool = True
     worst_case_s: float = 0.0
     most_calls: int = 0
+    may_be_left_out: bool = False
 
     def result_schema(self) -> dict[str, Any]:
         return {"title": "A constant"}
@@ -78,8 +79,8 @@ def compile_constant(step: ConstantStep, context: StepContext) -> ConstantPlan |
 
 
 def bind_constant(step: StepPlan, plan: ConstantPlan, resources: Resources) -> Operation:
-    async def run(request: ClientRequest, outcome: Outcome) -> bytes:
-        return await read_value(step, plan.build(request.frame), request, outcome, resources.offload, deadline_of(step, request))
+    async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
+        return await read_value(step, plan.build(frame), frame, outcome, resources.offload, deadline)
 
     return run
 

@@ -11,6 +11,8 @@ from anabranch.jsontext.path import parse_path
 
 # Any JSON value: a template, a default, a schema.
 JSON = Any
+# A value that is neither an object nor an array.
+Scalar = str | int | float | bool | None
 
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 _HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, Model, Name
+from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, Model, Name, Scalar
 from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Count, Duration
 
@@ -17,6 +17,8 @@ class Step(Model):
 
     noun: ClassVar[str] = "step"
     """What a message calls a step of this kind."""
+    has_answer: ClassVar[bool] = False
+    """Whether a service answers it, with a status and header fields."""
     templates: ClassVar[frozenset[str]] = frozenset({"when"})
     """The keys that are templates. Every string in them may contain references."""
 
@@ -64,10 +66,23 @@ class Step(Model):
         return f"a {cls.noun} cannot have `{key}`" if is_known else None
 
 
+class QueryValue(Model):
+    """A value in the query of a call, with what happens to an array."""
+
+    value: Scalar | list[Scalar]
+    """The value: a template, or several."""
+    style: Literal["repeat", "comma"] = "repeat"
+    """How an array is written: `repeat`: the name for each element (`id=1&id=2`); `comma`: once, with commas between (`id=1,2`)."""
+    when_empty: Literal["skip", "leave_out", "send"] = "skip"
+    """What an array without elements does. `skip`: the step is left out, because a filter by nothing must never become no filter. `leave_out`: the
+    name is left out. `send`: the name is sent without a value."""
+
+
 class CallStep(Step):
     """A call to an upstream."""
 
     noun: ClassVar[str] = "call"
+    has_answer: ClassVar[bool] = True
     templates: ClassVar[frozenset[str]] = Step.templates | {"path", "query", "headers", "body"}
 
     upstream: str
@@ -77,8 +92,9 @@ class CallStep(Step):
     with a body in a GET endpoint uses POST."""
     path: str
     """Path of the call: a template. The value of a reference is percent-encoded as one segment."""
-    query: dict[str, JSON] = {}
-    """Query of the call: templates. An array repeats the name for each element. A parameter that the client did not send is left out."""
+    query: dict[str, QueryValue | Scalar | list[Scalar]] = {}
+    """Query of the call: templates. An array repeats the name for each element; one without elements leaves the step out. A parameter that the client did
+    not send is left out."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields of the call: templates. They override the upstream's."""
     body: JSON = None

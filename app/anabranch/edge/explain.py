@@ -1,6 +1,6 @@
 """The response to `?_explain=true`: the endpoint's plan with the outcome of each step. For the operator; contains no values."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -20,7 +20,7 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
     """The explanation as JSON. Times in milliseconds; `started_ms` counts from the request's arrival at the engine.
 
     `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition) or `not_run` (another step's
-    failure ended the request first).
+    failure ended the request first). `not_needed`: a reference with `?` found null.
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -38,7 +38,7 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
 
-def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out: Collection[str]) -> dict[str, Any]:
+def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out: Mapping[str, str]) -> dict[str, Any]:
     description: dict[str, Any] = {
         "step": step.name,
         "upstream": step.upstream or None,
@@ -50,7 +50,7 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
     }
     description |= step.operation.facts()
     if outcome is None:
-        return {**description, "state": "left_out" if step.name in left_out else "not_run"}
+        return {**description, "state": left_out.get(step.name, "not_run")}
     failure = outcome.failure
     state = "ok" if failure is None else "skipped" if isinstance(failure, SkippedError) else "failed"
     return {

@@ -2,24 +2,21 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from time import monotonic
 
 from anabranch.compute.job import ComputePool
 from anabranch.compute.offload import Offload
 from anabranch.core.exchange import Answer
 from anabranch.engine.outcome import Outcome, status_failure
 from anabranch.engine.request import ClientRequest
+from anabranch.jsontext.frame import Frame
 from anabranch.plan.model import StepPlan
 from anabranch.policy.call import Call, Policy
 
+Operation = Callable[[ClientRequest, Outcome, Frame, float], Awaitable[bytes]]
+"""Takes the request, the outcome, the frame that it reads and fills (the request's own, or a copy of it for one element), and the deadline.
 
-class LeftOut(Exception):
-    """A condition decided that the step does not run. That is no failure."""
-
-
-Operation = Callable[[ClientRequest, Outcome], Awaitable[bytes]]
-"""Returns the step's shaped value as JSON text, and fills the request's frame from it. Raises StepError and LeftOut. What it learns on the way (status,
-attempts, times) it writes into the outcome, whatever ends it. Cancellation: everything that it has started is cancelled and awaited."""
+Returns the step's shaped value as JSON text, and fills the frame from it. Raises StepError and LeftOut. What it learns on the way (status, attempts,
+times) it writes into the outcome, whatever ends it. Cancellation: everything that it has started is cancelled and awaited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +27,6 @@ class Resources:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     pools: Mapping[str, ComputePool] = field(default_factory=dict)
     offload: Offload | None = None
-
-
-def deadline_of(step: StepPlan, request: ClientRequest) -> float:
-    """When the step must end: the request's deadline, or the end of its own timeout if that is earlier."""
-    if step.timeout_s is None:
-        return request.deadline
-    return min(request.deadline, monotonic() + step.timeout_s)
 
 
 def note(outcome: Outcome, call: Call) -> None:
@@ -52,6 +42,7 @@ def accept(answer: Answer, call: Call, outcome: Outcome, *, is_kept: bool = Fals
     `is_kept`: the outcome keeps the answer, of any status. `has_own_credentials`: see `UpstreamStatus`.
     """
     outcome.status = answer.status
+    outcome.headers = answer.headers
     outcome.stale_age_s = call.stale_age_s
     if is_kept:
         outcome.answer = answer
@@ -59,11 +50,9 @@ def accept(answer: Answer, call: Call, outcome: Outcome, *, is_kept: bool = Fals
         raise status_failure(answer, has_own_credentials=has_own_credentials)
 
 
-async def read_value(
-    step: StepPlan, body: bytes, request: ClientRequest, outcome: Outcome, offload: Offload | None, deadline: float
-) -> bytes:
+async def read_value(step: StepPlan, body: bytes, frame: Frame, outcome: Outcome, offload: Offload | None, deadline: float) -> bytes:
     """The step's value out of `body`, read off the loop where it is too large for it. Raises StepError."""
     if len(body) < step.large_from or offload is None:
-        return step.read(body, request.frame)
+        return step.read(body, frame)
     outcome.is_large = True
-    return await offload.read(step, body, request.frame, deadline)
+    return await offload.read(step, body, frame, deadline)

@@ -1,5 +1,6 @@
 """The outcome of a step and the result of a request."""
 
+from collections.abc import Mapping
 from time import time
 from typing import Final
 
@@ -34,11 +35,12 @@ class Outcome:
     spent in a queue. `run_s`: for a compute, how long a worker had the job; None for a call, or when the job never started.
     `attempts`: exchanges started; 0 when the step was skipped or rejected. `status`: the upstream's status; None without an answer.
     `stale_age_s`: age of the stored answer used in place of a failed call; None when the answer is fresh.
-    `is_left_out`: by a condition; then there is neither value nor failure. `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
+    `left_out`: why it did not run although nothing failed, as explain says it (`left_out`, `not_needed`), and then there is neither value nor
+    failure; else "". `headers`: of the answer, names in lower case; None without one. `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
     """
 
     __slots__ = (
-        "answer", "attempts", "elapsed_s", "failure", "is_large", "is_left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "elapsed_s", "failure", "headers", "is_large", "left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -55,9 +57,13 @@ class Outcome:
         self.status: int | None = None
         self.notes: list[str] | None = None
         self.is_large = False
-        self.is_left_out = False
+        self.left_out = ""
+        self.headers: list[tuple[bytes, bytes]] | None = None
         self.request: Request | None = None
         self.answer: Answer | None = None
+
+
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 class Result:
@@ -65,7 +71,7 @@ class Result:
 
     `outcomes`: in document order, without the steps that never finished because a required step failed. `body`: the merged response; None
     when the request ended with `failure`, and then `status` is that of the failure. `is_complete`: no step failed or has a stale answer.
-    `left_out`: names of the steps that conditions left out; they are not in `outcomes`.
+    `left_out`: why steps did not run although nothing failed, by name (`Outcome.left_out`); they are not in `outcomes`.
     """
 
     __slots__ = ("body", "failure", "is_complete", "left_out", "outcomes", "status")
@@ -78,7 +84,7 @@ class Result:
         body: bytes | None,
         is_complete: bool,
         failure: StepError | None = None,
-        left_out: tuple[str, ...] = (),
+        left_out: Mapping[str, str] = _NOTHING,
     ) -> None:
         self.outcomes = outcomes
         self.status = status

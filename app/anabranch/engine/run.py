@@ -9,19 +9,20 @@ Knows steps, outcomes and policies. Must not know HTTP, the client or how values
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from anabranch.compute.job import ComputePool
 from anabranch.compute.offload import Offload
 from anabranch.core.tasks import cancel_and_wait
-from anabranch.engine import missing
+from anabranch.engine import metadata, missing
 from anabranch.engine.event import AroundStep
 from anabranch.engine.kinds import bind
-from anabranch.engine.operation import LeftOut, Operation, Resources
+from anabranch.engine.operation import Operation, Resources
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import DependencyFailed, MissingReference, NothingAnswered, SkippedError, StepError, UpstreamStatus
 from anabranch.jsontext.merge import ABSENT
+from anabranch.plan.left_out import LeftOut
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.policy.call import Policy
 
@@ -175,15 +176,17 @@ class _Run:
         outcome = Outcome(step.name, step.upstream)
         began = perf_counter()
         outcome.started_s = began - self._began
+        request = self._request
+        deadline = request.deadline if step.timeout_s is None else min(request.deadline, monotonic() + step.timeout_s)
         try:
-            outcome.raw = await self._operations[step.index](self._request, outcome)
+            outcome.raw = await self._operations[step.index](request, outcome, self._frame, deadline)
         except MissingReference as error:
             error.detail = missing.reason(error.detail, step.references, self._value_of)
             outcome.failure = error
         except StepError as error:
             outcome.failure = error
-        except LeftOut:
-            outcome.is_left_out = True
+        except LeftOut as left_out:
+            outcome.left_out = left_out.state
         outcome.elapsed_s = perf_counter() - began
         return outcome
 
@@ -200,10 +203,12 @@ class _Run:
             self._is_large = True
         if outcome.stale_age_s is not None:
             self._is_stale = True
+        if step.metadata:
+            metadata.fill(step, outcome, self._frame)
         has_value = True
         if outcome.raw is not None:
             self._values[step.index] = outcome.raw
-        elif step.is_required and not outcome.is_left_out:
+        elif step.is_required and not outcome.left_out:
             if self._failure is None:
                 self._failure = outcome.failure
             return []
@@ -211,7 +216,7 @@ class _Run:
             step.fill_default(self._frame)
         else:
             has_value = False
-            if outcome.is_left_out:
+            if outcome.left_out == LeftOut.state:
                 self._values[step.index] = ABSENT
         ready: list[int] = []
         for index in step.dependents:
@@ -219,10 +224,10 @@ class _Run:
             if self._outcomes[index] is not None:
                 continue
             dependent = self._plan.steps[index]
-            if has_value:
+            if has_value or step.index in dependent.only_after:
                 if not self._waiting[index]:
                     ready += self._unblock(dependent)
-            elif outcome.is_left_out or not dependent.may_be_left_out or not self._waiting[index]:
+            elif outcome.left_out or not dependent.may_be_left_out or not self._waiting[index]:
                 ready += self._skip(dependent, outcome)
         return ready
 
@@ -231,7 +236,12 @@ class _Run:
         if step.may_be_left_out:
             for need in step.needs:
                 outcome = self._outcomes[need]
-                if outcome is not None and outcome.failure is not None and self._plan.steps[need].fill_default is None:
+                if (
+                    need not in step.only_after
+                    and outcome is not None
+                    and outcome.failure is not None
+                    and self._plan.steps[need].fill_default is None
+                ):
                     return self._skip(step, outcome)
         return [step.index]
 
@@ -240,8 +250,8 @@ class _Run:
         now."""
         outcome = Outcome(step.name, step.upstream)
         outcome.started_s = perf_counter() - self._began
-        if needed.is_left_out:
-            outcome.is_left_out = True
+        if needed.left_out:
+            outcome.left_out = needed.left_out
         else:
             outcome.failure = DependencyFailed(f"not run: it needs step '{needed.step}', which failed")
             outcome.failure.is_absent = needed.failure is not None and needed.failure.is_absent
@@ -251,8 +261,8 @@ class _Run:
 
     def _result(self) -> Result:
         plan = self._plan
-        outcomes = [outcome for outcome in self._outcomes if outcome is not None and not outcome.is_left_out]
-        left_out = tuple(outcome.step for outcome in self._outcomes if outcome is not None and outcome.is_left_out)
+        outcomes = [outcome for outcome in self._outcomes if outcome is not None and not outcome.left_out]
+        left_out = {outcome.step: outcome.left_out for outcome in self._outcomes if outcome is not None and outcome.left_out}
         failure = self._failure
         failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
         if failure is None and failures:
@@ -270,7 +280,7 @@ class _Run:
         Where every service gave the same 4xx, that is the answer: the client has asked for something that it cannot have.
         """
         shown = [outcome for index in self._plan.response.visible if (outcome := self._outcomes[index]) is not None]
-        if any(outcome.raw is not None for outcome in shown) or all(outcome.is_left_out for outcome in shown):
+        if any(outcome.raw is not None for outcome in shown) or all(outcome.left_out for outcome in shown):
             return None
         # A step that was skipped has no reason of its own: the steps that it needs have.
         reasons = [failure for failure in failures if not isinstance(failure, SkippedError)]

@@ -1,5 +1,5 @@
 """Paths into JSON: names separated by dots, such as `orders.0.sku`. A name with a dot or another special character stands in double quotes, as in
-JSON: `"@odata.count"`, `orders."unit price"`.
+JSON: `"@odata.count"`, `orders."unit price"`. The name `*` without quotes stands for every element of an array, where that is of use.
 """
 
 from typing import Final
@@ -9,21 +9,37 @@ from anabranch.jsontext.values import load, write
 Path = tuple[str, ...]
 """The names, and the indexes of elements as text."""
 
+ANY: Final = "\x00"
+"""Every element of an array: the part `*` of a path. No name is so: see `_name`."""
+
 _QUOTED_ONLY: Final = frozenset("{}")
-_SPECIAL: Final = frozenset("{}.@")
+_SPECIAL: Final = frozenset("{}.@?")
 
 
 class PathError(ValueError):
     """A text is not a path. The message is a sentence for the operator."""
 
 
+def is_element(name: str) -> bool:
+    """Whether this part of a path stands for elements of an array: an index, or all of them."""
+    return name.isdecimal() or name == ANY
+
+
 def parse_path(text: str) -> Path:
-    """The names of a path. Raises PathError."""
+    """The names of a path that leads to one place. Raises PathError."""
+    path = parse_paths(text)
+    if ANY in path:
+        raise PathError("a path goes into arrays by itself: leave out the `*`; a member of that name is written in double quotes")
+    return path
+
+
+def parse_paths(text: str) -> Path:
+    """The names of a path in which `*` stands for every element of an array (`ANY`). Raises PathError."""
     names: list[str] = []
     at = 0
     while True:
         name, at, is_quoted = _name(text, at)
-        names.append(name)
+        names.append(ANY if name == "*" and not is_quoted else name)
         if at == len(text):
             return tuple(names)
         if text[at] != ".":
@@ -47,7 +63,7 @@ def _name(text: str, at: int) -> tuple[str, int, bool]:
             name: str = load(text[at:end].encode())
         except Exception:  # noqa: BLE001 - whatever is wrong with an escape in it
             raise PathError(f"the name in quotes at character {at + 1} is not a JSON string") from None
-        if not name:
+        if not name or name == ANY:
             raise PathError(_ODD)
         return name, end, True
     end = text.find(".", at)
@@ -84,5 +100,7 @@ def path_text(path: Path) -> str:
 
 
 def _name_text(name: str) -> str:
-    is_plain = name and name[0] != '"' and _SPECIAL.isdisjoint(name) and name.isprintable() and not name.isspace()
+    if name == ANY:
+        return "*"
+    is_plain = name and name != "*" and name[0] != '"' and _SPECIAL.isdisjoint(name) and name.isprintable() and not name.isspace()
     return name if is_plain else write(name).decode()

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.path import is_element
 from anabranch.jsontext.raw import Tree, get
 
 _MAX_FIELDS: Final = 64
@@ -53,7 +54,7 @@ def picker(wanted: Tree) -> Callable[[bytes], bytes]:
 def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[bytes, Frame], None]:
     """A function that puts the value at each path of a body into its slot. `references`: (path, slot), no path empty.
 
-    The function raises like that of `picker`. A path with an array index is projected up to the index and read generically from there.
+    The function raises like that of `picker`. A path into an array is projected up to the array and read generically from there.
     """
     wanted: Tree = {}
     rest: dict[tuple[str, ...], list[tuple[tuple[str, ...], int]]] = {}
@@ -61,7 +62,7 @@ def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[byte
         node, head = wanted, 0
         for head, name in enumerate(path, 1):
             is_known_leaf = name in node and not node[name]
-            ends_here = head == len(path) or path[head].isdecimal()
+            ends_here = head == len(path) or is_element(path[head])
             node = node.setdefault(name, {})
             if is_known_leaf or ends_here:
                 break
@@ -103,7 +104,7 @@ def _attributes(wanted: Tree, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def is_extractable(references: "list[tuple[tuple[str, ...], int]]") -> bool:
-    """Whether `extractor` accepts these: no path is empty or begins with an index, and there are not too many."""
+    """Whether `extractor` accepts these: no path is empty or begins in an array, and there are not too many."""
     return 0 < len(references) <= _MAX_FIELDS and all(
-        path and not path[0].isdecimal() and all(map(_is_plain, path)) for path, _ in references
+        path and not is_element(path[0]) and all(is_element(name) or _is_plain(name) for name in path) for path, _ in references
     )

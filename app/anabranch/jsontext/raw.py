@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from anabranch.errors import InvalidJSON
 from anabranch.jsontext.frame import MISSING, Missing
-from anabranch.jsontext.path import Path, parse_path
+from anabranch.jsontext.path import ANY, Path, parse_path
 from anabranch.jsontext.proof import BOM, decode_raw, fault_of
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -71,8 +71,11 @@ def items(raw: bytes | Raw) -> list[Raw] | None:
 
 
 def get(raw: bytes | Raw, path: tuple[str, ...]) -> bytes | Missing:
-    """The JSON text at `path`: names select members, whole numbers elements of arrays. MISSING when there is nothing."""
-    for name in path:
+    """The JSON text at `path`: names select members, whole numbers elements of arrays, `ANY` all of them, as one array of what is there. MISSING
+    when there is nothing."""
+    for depth, name in enumerate(path):
+        if name == ANY:
+            return every(raw, path[depth + 1 :])
         found: Raw | None = None
         if (fields := members(raw)) is not None:
             found = fields.get(name)
@@ -82,6 +85,32 @@ def get(raw: bytes | Raw, path: tuple[str, ...]) -> bytes | Missing:
             return MISSING
         raw = found
     return bytes(raw)
+
+
+def every(raw: bytes | Raw, path: tuple[str, ...]) -> bytes | Missing:
+    """One array of what is at `path` in each element of an array, in order. An element that has nothing there adds nothing; what a further
+    `ANY` finds is not nested. MISSING when `raw` is not an array."""
+    found: list[bytes | Raw] = []
+    return b"[" + b",".join(map(bytes, found)) + b"]" if _collect(raw, path, found) else MISSING
+
+
+def _collect(raw: bytes | Raw, path: tuple[str, ...], found: list[bytes | Raw]) -> bool:
+    """Append what is at `path` in each element of an array. Returns whether `raw` is one."""
+    array = items(raw)
+    if array is None:
+        return False
+    if not path:
+        found += array
+        return True
+    deeper = path.index(ANY) if ANY in path else len(path)
+    for element in array:
+        value = get(element, path[:deeper])
+        if isinstance(value, bytes):
+            if deeper < len(path):
+                _collect(value, path[deeper + 1 :], found)
+            else:
+                found.append(value)
+    return True
 
 
 Tree = dict[str, Any]

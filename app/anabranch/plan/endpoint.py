@@ -1,6 +1,7 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from anabranch.config import model as config
@@ -22,7 +23,7 @@ from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_t
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
-from anabranch.plan.step import StepDraft, draft_step, plan_step
+from anabranch.plan.step import StepDraft, draft_step, plan_step, report_nullable
 from anabranch.plan.template import compile_json
 from anabranch.plan.value import of_document
 
@@ -78,7 +79,7 @@ class EndpointCompiler:
                 scope=self._scope,
                 must_be_object=must_be_object,
                 may_be_left_out=draft.name in absent,
-                dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs],
+                dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs | later.after],
             )
             for index, draft in enumerate(drafts)
         )
@@ -183,12 +184,11 @@ class EndpointCompiler:
             known=self._known,
             scope=self._scope,
             problems=self._problems,
-            needs=set(),
         )
         return draft_step(step, context)
 
     def _check_graph(self, drafts: list[StepDraft]) -> None:
-        needs = {draft.name: sorted(draft.needs - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
+        needs = {draft.name: sorted((draft.needs | draft.after) - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
         cycle = find_cycle(needs)
         if cycle is not None:
             self._problems.add(
@@ -215,7 +215,8 @@ class EndpointCompiler:
         visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.hidden]
         if "body" in response.model_fields_set:
             for where, text in strings(response.body):
-                self._scope.parse(text, (*self._at, "response", "body", *where))
+                at = (*self._at, "response", "body", *where)
+                report_nullable(self._scope.parse(text, at), partial(self._problems.add, at))
             try:
                 render = compile_json(response.body, self._scope.slot, is_strict=False)
             except TemplateError:
@@ -243,7 +244,9 @@ class EndpointCompiler:
         """The steps that decide whether anything could be answered: those that `response.body` refers to, otherwise the visible ones."""
         response = self._endpoint.response
         if "body" in response.model_fields_set:
-            shown = {part.root for _, text in strings(response.body) for part in parse(text) if isinstance(part, Reference)}
+            shown = {
+                part.root for _, text in strings(response.body) for part in parse(text) if isinstance(part, Reference) and not part.is_soft
+            }
             if counted := tuple(index for index, name in enumerate(names) if name in shown):
                 return counted
         return tuple(index for index, name in enumerate(names) if not self._endpoint.steps[name].hidden)
@@ -320,12 +323,14 @@ class EndpointCompiler:
 
 
 def _absent(drafts: list[StepDraft]) -> set[str]:
-    """The names of the steps that may be left out of the response: by a condition, their own or that of a step that they need."""
+    """The names of the steps that may be left out of the response: for a reason of their own, such as a condition, or of a step that they need."""
     absent: set[str] = set()
     is_growing = True
     while is_growing:
         found = {
-            draft.name for draft in drafts if "default" not in draft.source.model_fields_set and (draft.source.when or draft.needs & absent)
+            draft.name
+            for draft in drafts
+            if "default" not in draft.source.model_fields_set and (draft.may_be_left_out or draft.needs & absent)
         }
         is_growing = not found <= absent
         absent |= found

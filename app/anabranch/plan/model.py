@@ -74,7 +74,9 @@ class StepPlan:
     ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text used as the value of a failed step. `timeout_s`: None: the time left until the deadline.
 
-    `references`: all that it has. `may_be_left_out`: by a condition, its own or that of a step that it needs. `upstream`: of the operation; "" for none.
+    `needs`: of all steps that it waits for; `only_after`: of those whose failure does not matter to it. `references`: all that it has. `metadata`: what
+    others refer to of the step itself: (`status`, `ok`, `code` or `headers`, name of the field, slot). `may_be_left_out`: for a reason of its own,
+    such as a condition, or with a step that it needs. `upstream`: of the operation; "" for none.
     """
 
     index: int
@@ -91,7 +93,9 @@ class StepPlan:
     default: bytes
     fill_default: Callable[[Frame], None] | None
     source: config.Step
+    only_after: frozenset[int] = frozenset()
     references: tuple[Reference, ...] = ()
+    metadata: tuple[tuple[str, str, int], ...] = ()
     reading: Reading | None = None
     large_from: int = 1 << 62
     """Size in bytes from which reading or merging a body may block the event loop for too long."""

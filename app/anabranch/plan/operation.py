@@ -3,7 +3,7 @@
 A kind is a model in `config.step`, a module here in `kinds` with a `compile`, and one in `engine.kinds` with a `bind`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anabranch.config import model as config
@@ -24,6 +24,11 @@ class OperationPlan(Protocol):
     @property
     def is_idempotent(self) -> bool:
         """Whether it may be run more than once without further effect."""
+        ...
+
+    @property
+    def may_be_left_out(self) -> bool:
+        """Whether it may find that there is nothing to ask for, and raise LeftOut."""
         ...
 
     @property
@@ -55,8 +60,9 @@ class OperationPlan(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
-    """What the compiler of a kind gets besides the step. `at`: the step's path in the document. `needs`: the names of the steps that it refers
-    to; `parse` adds to it."""
+    """What the compiler of a kind gets besides the step. `at`: the step's path in the document. `local`: those of the roots `reference.LOCAL` that
+    its templates know. `needs`: the names of the steps whose values it refers to, `after`: of those that only have to be settled before; `parse`
+    adds to both."""
 
     name: str
     at: Path
@@ -65,11 +71,13 @@ class StepContext:
     known: Known
     scope: Scope
     problems: Problems
-    needs: set[str]
+    local: frozenset[str] = frozenset()
+    needs: set[str] = field(default_factory=set)
+    after: set[str] = field(default_factory=set)
 
     def parse(self, text: str, *where: str | int) -> Template:
         """Parse the template at `where` below the step and check its references. Problems are reported; then the template is empty."""
-        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs)
+        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs, after=self.after, local=self.local)
 
     def parse_all(self, node: Any, *where: str | int) -> None:
         """Parse and check every string of a JSON template."""

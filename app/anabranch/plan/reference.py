@@ -1,14 +1,32 @@
-"""Parses templates: strings with references `{root.path.to.field}` in them. Knows only the grammar; the compiler resolves the roots."""
+"""Parses templates: strings with references `{root.path.to.field}` in them. Knows only the grammar; the compiler resolves the roots.
+
+`{step.$status}` is about a step, not in its value; `{list.*.id}` is an array of every element's `id`; `{person.manager?}` may be null.
+"""
 
 import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from anabranch.jsontext.path import Path, PathError, parse_path, path_text, quote_end
+from anabranch.jsontext.path import Path, PathError, parse_paths, path_text, quote_end
 
 ROOTS: Final = ("path", "query", "header", "body")
-"""Roots that refer to a part of the client's request. Every other root is a step's name."""
+"""Roots that refer to a part of the client's request. Every other root is a step's name, or one of `LOCAL`."""
+
+ITEM: Final = "item"
+BATCH: Final = "batch"
+VALUE: Final = "value"
+LOCAL: Final = {
+    ITEM: "the element that a step with `each` runs for",
+    BATCH: "the keys that a step with `batch` asks for at once",
+    VALUE: "the answer that `expect` and `until` judge",
+}
+"""Roots that are known only in some templates of a step, with what they stand for."""
+
+_WHOLE_METADATA: Final = ("status", "ok", "code")
+_HEADERS: Final = "headers"
+SOFT: Final = frozenset({"ok", "code"})
+"""Metadata that a step has whatever became of it."""
 
 
 class TemplateError(ValueError):
@@ -17,13 +35,27 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`{root.a.0."b.c"}`: `root` is one of `ROOTS` or a step's name, `path` the names and indexes below it."""
+    """`{root.a.0."b.c"}`: `root` is one of `ROOTS`, of `LOCAL` or a step's name, `path` the names and indexes below it.
+
+    `meta`: what of the step itself it refers to: `status`, `ok`, `code`, or `headers`, whose name in lower case is the path then; "" for its
+    value. `is_nullable`: written with `?`: where a value is needed and there is none, the step is not needed.
+    """
 
     root: str
     path: Path
+    meta: str = ""
+    is_nullable: bool = False
 
     def __str__(self) -> str:
-        return f"{{{self.root}.{path_text(self.path)}}}" if self.path else f"{{{self.root}}}"
+        parts = [] if self.meta and self.root == VALUE else [self.root]
+        parts += [f"${self.meta}"] if self.meta else []
+        parts += [path_text(self.path)] if self.path else []
+        return f"{{{'.'.join(parts)}{'?' if self.is_nullable else ''}}}"
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether it has a value even when the step that it refers to has failed."""
+        return self.meta in SOFT
 
 
 Template = tuple[str | Reference, ...]
@@ -72,15 +104,39 @@ def _closing_brace(text: str, at: int) -> int:
 
 
 def _reference(inner: str) -> Reference:
-    root, dot, rest = inner.partition(".")
+    is_nullable = inner.endswith("?")
+    plain = inner[:-1] if is_nullable else inner
+    root, dot, rest = (VALUE, ".", plain) if plain.startswith("$") else plain.partition(".")
     if not root or any(char.isspace() or char in '{"' for char in root) or _has_space(rest):
         raise TemplateError(f"{{{inner}}} is not a valid reference; write {{root.field}}, without spaces")
     if not dot:
-        return Reference(root, ())
+        return Reference(root, (), is_nullable=is_nullable)
     try:
-        return Reference(root, parse_path(rest))
+        if rest.startswith("$") and root not in _WITHOUT_METADATA:
+            meta, path = _metadata(rest)
+            return Reference(root, path, meta, is_nullable)
+        return Reference(root, parse_paths(rest), is_nullable=is_nullable)
     except PathError as error:
         raise TemplateError(f"{{{inner}}} is not a valid reference: {error}") from None
+
+
+_WITHOUT_METADATA: Final = frozenset({*ROOTS, ITEM, BATCH})
+
+
+def _metadata(text: str) -> tuple[str, Path]:
+    """What `$status` and the like refer to, and the path below it. Raises PathError."""
+    name, dot, rest = text[1:].partition(".")
+    if name in _WHOLE_METADATA:
+        if dot:
+            raise PathError(f"`${name}` is a single value, which has no members")
+        return name, ()
+    if name == _HEADERS:
+        path = parse_paths(rest) if dot else ()
+        if len(path) != 1:
+            raise PathError("it names no header field; write `$headers.etag`, and a name with a dot in double quotes")
+        return name, (path[0].lower(),)
+    known = ", ".join(f"`${word}`" for word in (*_WHOLE_METADATA, _HEADERS))
+    raise PathError(f"`${name}` is unknown: of a step there are {known}; a member of that name is written in double quotes")
 
 
 def _has_space(path: str) -> bool:

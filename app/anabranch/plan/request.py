@@ -14,10 +14,9 @@ from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
-from anabranch.plan.template import render_text
-from anabranch.plan.value import as_text, elements
+from anabranch.plan.template import SlotOf, nothing, parts_of, render_text
+from anabranch.plan.value import as_text, elements, is_null
 
-SlotOf = Callable[[Reference], int]
 Build = Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
 
 _LITERAL_PATH: Final = "/-._~!$&'()*+,;=:@%?"
@@ -28,11 +27,16 @@ PROPAGATED: Final = (b"x-request-id", b"traceparent", b"tracestate")
 
 
 def _segment(value: Any, source: str, allows_slashes: bool) -> str:
-    """A value as one path segment, percent-encoded. Rejects what would change the path: `anabranch.core.path_value`."""
+    """A value as one path segment, percent-encoded; an array as its elements with commas between. Rejects what would change the path:
+    `anabranch.core.path_value`."""
     text = as_text(value)
     if text is None:
-        fault = "has no value" if value is MISSING else "cannot be used in a path: it is not a string, number or boolean"
-        raise MissingReference(f"{source} {fault}")
+        if (array := elements(value)) is None or None in map(as_text, array):
+            fault = "has no value" if value is MISSING else "cannot be used in a path: it is not a string, number, boolean or list of these"
+            raise nothing(source, fault) if is_null(value) else MissingReference(f"{source} {fault}")
+        if not array:
+            raise nothing(source, "is an array without elements, and a path without the value would ask for something else")
+        return ",".join([_segment(item, source, allows_slashes) for item in array])
     if text.isalnum() and text.isascii():
         return text
     if (why := path_value.fault(text, allows_slashes=allows_slashes)) is not None:
@@ -56,67 +60,10 @@ def compile_path(template: Template, slot_of: SlotOf, *, allows_slashes: bool = 
     return render
 
 
-def compile_query(
-    query: Mapping[str, Any], parse: Callable[[str], Template], slot_of: SlotOf, optional: Callable[[Reference], bool]
-) -> Callable[[Frame], str]:
-    """A function from a frame to the query without `?`; "" when it is empty. The function raises MissingReference.
-
-    A value that is one reference to an array repeats the name for each element. `optional`: whether the client may leave out what a reference
-    names. If the client does, the query parameter is left out of the call too.
-    """
-    parts: list[str | Callable[[Frame], str]] = []
-    for name, node in query.items():
-        key = quote(name, safe="")
-        for value in node if isinstance(node, list) else [node]:
-            if not isinstance(value, str):
-                parts.append(f"&{key}={quote(as_text(value) or '', safe='')}" if value is not None else "")
-                continue
-            template = parse(value)
-            if is_whole(template) and isinstance(template[0], Reference):
-                parts.append(_whole_value(key, slot_of(template[0]), str(template[0]), is_optional=optional(template[0])))
-            elif any(isinstance(part, Reference) for part in template):
-                parts.append(_long_value(key, [part if isinstance(part, str) else (slot_of(part), str(part)) for part in template]))
-            else:
-                parts.append(f"&{key}={quote(''.join(map(str, template)), safe='')}")
-    if all(isinstance(part, str) for part in parts):
-        constant = "".join(map(str, parts))[1:]
-        return lambda _frame: constant
-    return lambda frame: "".join([part if type(part) is str else part(frame) for part in parts])[1:]  # type: ignore[operator]
-
-
-def _encode(text: str) -> str:
-    return text if text.isalnum() and text.isascii() else quote(text, safe="")
-
-
-def _whole_value(key: str, slot: int, source: str, *, is_optional: bool) -> Callable[[Frame], str]:
-    prefix = f"&{key}="
-
-    def render(frame: Frame) -> str:
-        value = frame[slot]
-        text = as_text(value)
-        if text is not None:
-            return prefix + _encode(text)
-        if (array := elements(value)) is not None:
-            texts = [as_text(item) for item in array]
-            if None not in texts:
-                return "".join([prefix + _encode(text) for text in texts if text is not None])
-        elif is_optional and (value is MISSING or value is None):
-            return ""
-        fault = "has no value" if value is MISSING else "cannot be used in a query: it is not a string, number, boolean or list of these"
-        raise MissingReference(f"{source} {fault}")
-
-    return render
-
-
-def _long_value(key: str, parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
-    render = render_text(parts)
-    return lambda frame: f"&{key}={quote(render(frame), safe='')}"
-
-
 def _header(name: bytes, template: Template, slot_of: SlotOf, *, is_optional: bool) -> Callable[[Frame], tuple[bytes, bytes] | None]:
     """A function from a frame to a header field. `is_optional`: the template is one reference that the client may leave out; the field is
     then left out too."""
-    parts: list[str | tuple[int, str]] = [part if isinstance(part, str) else (slot_of(part), str(part)) for part in template]
+    parts = parts_of(template, slot_of)
     render = render_text(parts)
     slot = parts[0][0] if is_optional and isinstance(parts[0], tuple) else None
 

@@ -10,7 +10,7 @@ from typing import Any
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
 from anabranch.jsontext.path import parse_path
-from anabranch.plan.reference import ROOTS, Reference, Template, TemplateError, parse
+from anabranch.plan.reference import LOCAL, ROOTS, Reference, Template, TemplateError, parse
 from anabranch.plan.shapes import impossible_reason
 from anabranch.plan.visibility import hidden_reason
 
@@ -40,7 +40,7 @@ class Scope:
         self._parameters = parameters
         self._has_body = has_body
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
-        self._slots: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._slots: dict[tuple[str, str, tuple[str, ...]], int] = {}
         self._used: dict[str, dict[Reference, None]] = {}
         self._valid: dict[Reference, list[Path]] = {}
 
@@ -49,8 +49,12 @@ class Scope:
         return len(self._slots)
 
     def slots_of(self, root: str) -> list[tuple[tuple[str, ...], int]]:
-        """All references to one root: (path, slot)."""
-        return [(path, slot) for (of, path), slot in self._slots.items() if of == root]
+        """All references to the value of one root: (path, slot)."""
+        return [(path, slot) for (of, meta, path), slot in self._slots.items() if of == root and not meta]
+
+    def metadata_of(self, root: str) -> tuple[tuple[str, str, int], ...]:
+        """All references to what a step is, not to its value: (what, name of a header field or "", slot)."""
+        return tuple((meta, path[0] if path else "", slot) for (of, meta, path), slot in self._slots.items() if of == root and meta)
 
     def references_of(self, user: str) -> tuple[Reference, ...]:
         """The references of a step, in the order in which they were parsed."""
@@ -61,10 +65,23 @@ class Scope:
         path = reference.path
         if reference.root == "header" and path:
             path = (path[0].lower(), *path[1:])
-        return self._slots.setdefault((reference.root, path), len(self._slots))
+        return self._slots.setdefault((reference.root, reference.meta, path), len(self._slots))
 
-    def parse(self, text: str, at: Path, *, user: str | None = None, needs: "set[str] | None" = None) -> Template:
-        """Parse a template and check its references. `user`: the step that it belongs to. Adds the steps that it refers to to `needs`."""
+    def parse(
+        self,
+        text: str,
+        at: Path,
+        *,
+        user: str | None = None,
+        needs: "set[str] | None" = None,
+        after: "set[str] | None" = None,
+        local: Collection[str] = (),
+    ) -> Template:
+        """Parse a template and check its references.
+
+        `user`: the step that it belongs to. `local`: those of the roots `LOCAL` that are known here. Adds the steps whose values it refers to to
+        `needs`, and those of which it needs to know only what became of them to `after`.
+        """
         try:
             template = parse(text)
         except TemplateError as error:
@@ -72,11 +89,11 @@ class Scope:
             return ()
         for part in template:
             if isinstance(part, Reference):
-                self._check(part, at, user=user)
+                self._check(part, at, user=user, local=local)
                 if user is not None:
                     self._used.setdefault(user, {})[part] = None
-                if needs is not None and part.root in self._steps:
-                    needs.add(part.root)
+                if part.root in self._steps and part.root not in local and (found := after if part.is_soft else needs) is not None:
+                    found.add(part.root)
         return template
 
     def check_shapes(self, schemas: Mapping[str, Any]) -> None:
@@ -103,9 +120,15 @@ class Scope:
         key = (reference.root, reference.path[0].lower() if reference.root == "header" else reference.path[0]) if reference.path else None
         return key is not None and self._parameters.get(key, False)
 
-    def _check(self, reference: Reference, at: Path, *, user: str | None) -> None:
+    def _check(self, reference: Reference, at: Path, *, user: str | None, local: Collection[str]) -> None:
         root, path = reference.root, reference.path
-        if root == "body":
+        if root in local:
+            if root in self._steps:
+                message = f"{reference} is ambiguous: `{root}` is {LOCAL[root]}, and a step has that name too"
+                self._problems.add(at, message, hint="give the step another name")
+        elif root in LOCAL and root not in self._steps and root not in self._broken:
+            self._problems.add(at, f"{reference} is not known here: `{root}` is {LOCAL[root]}", value=str(reference))
+        elif root == "body":
             if not self._has_body:
                 self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
             else:
@@ -115,6 +138,10 @@ class Scope:
         elif root in self._steps:
             if root == user:
                 self._problems.add(at, f"the step `{root}` refers to itself", value=str(reference))
+            elif reference.meta:
+                if not reference.is_soft and not self._steps[root].has_answer:
+                    noun = self._steps[root].noun
+                    self._problems.add(at, f"{reference} never has a value: a {noun} has no status and no header fields")
             elif (reason := hidden_reason(self._steps[root], path)) is not None:
                 self._problems.add(
                     at,

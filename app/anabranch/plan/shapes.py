@@ -5,7 +5,7 @@ Only what a schema rules out counts: a member that it does not mention may still
 
 from typing import Any, Final
 
-from anabranch.jsontext.path import Path, path_text
+from anabranch.jsontext.path import ANY, Path, is_element, path_text
 
 _MOST_STEPS: Final = 200
 """References between schemas that are followed for one path: they may be circular."""
@@ -33,13 +33,18 @@ def _reason(schema: Any, whole: Any, walked: Path, path: Path, steps_left: int) 
     kinds -= {"null"} if len(kinds) > 1 else set()
     name, rest = path[0], path[1:]
     if kinds == {"array"}:
-        if not name.isdecimal():
+        if not is_element(name):
             return f"`{path_text(walked)}` is an array, which has elements and no member `{name}`: write `.0` for its first one"
         first = schema.get("prefixItems")
-        element = first[int(name)] if isinstance(first, list) and int(name) < len(first) else schema.get("items")
+        if isinstance(first, list):
+            element = None if name == ANY else first[int(name)] if int(name) < len(first) else schema.get("items")
+        else:
+            element = schema.get("items")
         return _reason(element, whole, (*walked, name), rest, steps_left - 1)
     if kinds and kinds <= _SCALARS.keys():
         return f"`{path_text(walked)}` is {_SCALARS[min(kinds)]}, which has no members"
+    if kinds == {"object"} and name == ANY:
+        return f"`{path_text(walked)}` is an object, and `*` stands for the elements of an array"
     if kinds == {"object"}:
         members = schema.get("properties")
         if isinstance(members, dict) and name in members:

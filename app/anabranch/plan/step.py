@@ -1,5 +1,6 @@
 """Compiles one step in two passes: what it does and needs (`StepDraft`), then, when all slots are known, its `StepPlan`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from anabranch.config import model as config
@@ -14,29 +15,43 @@ from anabranch.plan.condition import Condition, ConditionError, compile_conditio
 from anabranch.plan.kinds import compile_operation
 from anabranch.plan.model import StepPlan
 from anabranch.plan.operation import OperationPlan, StepContext
+from anabranch.plan.reference import Reference, Template
 from anabranch.plan.scope import Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDraft:
-    """A step after the first pass. `operation`: None after a problem, which was reported. `needs`: names of the steps that it refers to."""
+    """A step after the first pass. `operation`: None after a problem, which was reported. `needs`: names of the steps whose values it refers to.
+    `after`: of those that have to be settled before it, whatever becomes of them. `may_be_left_out`: for a reason of its own."""
 
     name: str
     source: config.Step
     operation: OperationPlan | None
     when: Condition | None
     needs: set[str] = field(default_factory=set)
+    after: set[str] = field(default_factory=set)
+    may_be_left_out: bool = False
 
 
 def draft_step(step: config.Step, context: StepContext) -> StepDraft:
     """The first pass. Every problem is reported, none stops it."""
     when = None if step.when is None else _condition(step.when, context)
     operation = compile_operation(step, context)
-    return StepDraft(name=context.name, source=step, operation=operation, when=when, needs=context.needs)
+    is_nullable = any(reference.is_nullable for reference in context.scope.references_of(context.name))
+    return StepDraft(
+        name=context.name,
+        source=step,
+        operation=operation,
+        when=when,
+        needs=context.needs,
+        after=context.after,
+        may_be_left_out=step.when is not None or is_nullable or (operation is not None and operation.may_be_left_out),
+    )
 
 
 def _condition(text: str, context: StepContext) -> Condition | None:
     template = context.parse(text, "when")
+    report_nullable(template, lambda message: context.report(message, "when"))
     if not template and text:
         return None  # reported by the scope
     try:
@@ -44,6 +59,13 @@ def _condition(text: str, context: StepContext) -> Condition | None:
     except (ConditionError, MissingExtraError) as error:
         context.report(str(error), "when", value=text)
         return None
+
+
+def report_nullable(template: Template, report: Callable[[str], None]) -> None:
+    """Report the references with `?` of a template that needs no values."""
+    for part in template:
+        if isinstance(part, Reference) and part.is_nullable:
+            report(f"`?` has no effect in {part}: a reference without a value is null here")
 
 
 def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
@@ -75,6 +97,7 @@ def plan_step(
         def fill_default(frame: Frame) -> None:
             fill(default, frame)
 
+    needs = sorted(names.index(need) for need in draft.needs | draft.after if need in names)
     return StepPlan(
         index=index,
         name=draft.name,
@@ -82,7 +105,8 @@ def plan_step(
         when=draft.when,
         is_required=step.required,
         is_hidden=step.hidden,
-        needs=tuple(sorted(names.index(need) for need in draft.needs if need in names)),
+        needs=tuple(needs),
+        only_after=frozenset(need for need in needs if names[need] not in draft.needs),
         dependents=tuple(dependents),
         timeout_s=step.timeout_s,
         mode=mode,
@@ -91,6 +115,7 @@ def plan_step(
         fill_default=fill_default,
         source=step,
         references=scope.references_of(draft.name),
+        metadata=scope.metadata_of(draft.name),
         reading=offloaded,
         large_from=min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
         may_be_left_out=may_be_left_out,

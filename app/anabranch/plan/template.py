@@ -9,11 +9,17 @@ from typing import Any
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.values import write
+from anabranch.plan.left_out import LeftOut, NotNeeded
 from anabranch.plan.reference import Reference, Template, is_whole, parse
 from anabranch.plan.value import as_json, as_long_text
 
 SlotOf = Callable[[Reference], int]
 """The slot of a reference. Assigns a new one for a new reference."""
+
+
+def nothing(source: str, fault: str = "has no value") -> MissingReference | LeftOut:
+    """What to raise when the reference `source` has no value where one is needed."""
+    return NotNeeded(source) if source.endswith("?}") else MissingReference(f"{source} {fault}")
 
 
 def parts_of(template: Template, slot_of: SlotOf) -> list[str | tuple[int, str]]:
@@ -22,7 +28,7 @@ def parts_of(template: Template, slot_of: SlotOf) -> list[str | tuple[int, str]]
 
 
 def render_text(parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
-    """A function from a frame to the text of a template. It raises MissingReference when one of the references has no text."""
+    """A function from a frame to the text of a template. It raises MissingReference or NotNeeded when one of the references has no text."""
 
     def render(frame: Frame) -> str:
         texts = []
@@ -32,7 +38,7 @@ def render_text(parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
                 continue
             text = as_long_text(frame[part[0]])
             if text is None:
-                raise MissingReference(f"{part[1]} has no value")
+                raise nothing(part[1])
             texts.append(text)
         return "".join(texts)
 
@@ -42,7 +48,7 @@ def render_text(parts: list[str | tuple[int, str]]) -> Callable[[Frame], str]:
 def compile_json(node: Any, slot_of: SlotOf, *, is_strict: bool) -> Callable[[Frame], bytes]:
     """A function from a frame to JSON text.
 
-    `is_strict`: the function raises MissingReference when a reference finds nothing (a call's body); otherwise it writes null (a response).
+    `is_strict`: the function raises MissingReference or NotNeeded when a reference finds nothing (a call's body); otherwise it writes null (a response).
     Raises TemplateError at compile time for a string that is not a valid template.
     """
     pieces: list[bytes | tuple[int, str] | Callable[[Frame], bytes]] = []
@@ -61,7 +67,7 @@ def compile_json(node: Any, slot_of: SlotOf, *, is_strict: bool) -> Callable[[Fr
                 value = frame[piece[0]]
                 if value is MISSING:
                     if is_strict:
-                        raise MissingReference(f"{piece[1]} has no value")
+                        raise nothing(piece[1])
                     out.append(b"null")
                 else:
                     out.append(as_json(value))

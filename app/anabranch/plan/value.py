@@ -51,11 +51,19 @@ def as_text(value: Any) -> str | None:
 
 
 def as_long_text(value: Any) -> str | None:
-    """Text of a value inside a longer string: like `as_text`, but arrays and objects as their JSON. None for MISSING and null."""
+    """Text of a value inside a longer string: like `as_text`, but an object as its JSON, and an array as its elements joined by commas. None for
+    MISSING and null."""
     text = as_text(value)
-    if text is None and value is not MISSING and value is not None and value != b"null":
-        return as_json(value).decode()
-    return text
+    if text is not None or is_null(value):
+        return text
+    if (array := elements(value)) is not None:
+        return ",".join([as_json(item).decode() if (one := as_text(item)) is None else one for item in array])
+    return as_json(value).decode()
+
+
+def is_null(value: Any) -> bool:
+    """Whether there is no value: null, or nothing at all."""
+    return value is MISSING or value is None or value == b"null"
 
 
 def elements(value: Any) -> list[Any] | None:

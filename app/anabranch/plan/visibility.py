@@ -2,7 +2,7 @@
 
 from anabranch.config import model as config
 from anabranch.jsontext import raw
-from anabranch.jsontext.path import path_text
+from anabranch.jsontext.path import is_element, path_text
 
 
 def hidden_reason(step: config.Step, path: tuple[str, ...]) -> str | None:
@@ -31,7 +31,7 @@ def _unrenamed(names: raw.Tree, path: tuple[str, ...]) -> tuple[str | None, tupl
             old = back[name]
         elif name in names and names[name][0] is not None:
             return f"the step renames `{name}` to `{names[name][0]}`", path
-        elif name in names or not name.isdecimal():
+        elif name in names or not is_element(name):
             old = name
         else:
             old_path.append(name)
@@ -47,7 +47,7 @@ def _dropped(unwanted: raw.Tree, path: tuple[str, ...]) -> str | None:
     walked = []
     for name in path:
         if name not in unwanted:
-            if name.isdecimal():
+            if is_element(name):
                 continue
             return None
         walked.append(name)
@@ -62,7 +62,7 @@ def _is_picked(wanted: raw.Tree, path: tuple[str, ...]) -> bool:
         if not wanted:
             return True
         if name not in wanted:
-            if name.isdecimal():
+            if is_element(name):
                 continue
             return False
         wanted = wanted[name]

@@ -62,12 +62,12 @@ def test_explain_shows_the_plan_with_the_outcome_of_each_step() -> None:
 def test_explain_tells_what_a_condition_left_out_from_what_was_not_reached() -> None:
     plan = endpoint(steps=STEPS)
     made = result(outcome("flight"))
-    made.left_out = ("weather", "plane")
+    made.left_out = {"weather": "left_out", "plane": "not_needed"}
     shown = {step["step"]: step for step in orjson.loads(explain(plan, made, 0.1))["steps"]}
     assert {name: step["state"] for name, step in shown.items()} == {
         "flight": "ok",
         "weather": "left_out",
-        "plane": "left_out",
+        "plane": "not_needed",
         "airline": "not_run",
     }
     assert "elapsed_ms" not in shown["weather"]

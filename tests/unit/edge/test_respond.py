@@ -30,7 +30,7 @@ async def test_complete_response_has_the_merged_body_and_the_outcome_headers() -
 
 
 async def test_a_response_for_which_no_step_ran_has_no_timing() -> None:
-    client = await sent(Result(outcomes=[], status=200, body=b"{}", is_complete=True, left_out=("flight",)))
+    client = await sent(Result(outcomes=[], status=200, body=b"{}", is_complete=True, left_out={"flight": "left_out"}))
     assert client.headers["gateway-complete"] == "?1"
     assert "server-timing" not in client.headers
 

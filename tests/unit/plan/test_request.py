@@ -11,6 +11,7 @@ from anabranch.core import path_value
 from anabranch.core.exchange import Request
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING
+from anabranch.plan.left_out import LeftOut
 from tests.support.documents import call_of, plan_of, slot
 
 PARAMETERS = {"v": {"in": "query", "default": None, "schema": {}}, "o": {"in": "query"}, "n": {"in": "query", "required": True}}
@@ -33,7 +34,9 @@ def test_a_value_in_a_path_is_one_segment(text: str) -> None:
     assert unquote(target.split("/")[2]) == text
 
 
-@pytest.mark.parametrize("value", [MISSING, None, "", ".", "..", "../a", "a/./b", "%2e%2e/a", b"null", b"{}", b"[1]", b'"."'])
+@pytest.mark.parametrize(
+    "value", [MISSING, None, "", ".", "..", "../a", "a/./b", "%2e%2e/a", b"null", b"{}", b"[]", b"[null]", b"[[1]]", b'"."']
+)
 def test_what_cannot_be_a_segment_is_a_missing_reference(value: Any) -> None:
     with pytest.raises(MissingReference):
         request({"path": "/p/{query.n}"}, n=value)
@@ -54,7 +57,20 @@ def test_typed_values_are_written_as_text_in_a_query() -> None:
 def test_an_array_repeats_its_name_for_each_element() -> None:
     assert request({"query": {"id": "{query.n}"}}, n=b'[1, "a b", 2.50]').target == "/p?id=1&id=a%20b&id=2.50"
     assert request({"query": {"id": "{query.n}"}}, n=["x", "y"]).target == "/p?id=x&id=y"
-    assert request({"query": {"id": "{query.n}"}}, n=[]).target == "/p"
+
+
+def test_an_array_in_a_path_is_one_segment_with_commas() -> None:
+    assert request({"path": "/p/{query.n}"}, n=b'[1, "a,b/c", true]').target == "/p/1,a%2Cb%2Fc,true"
+
+
+def test_an_array_without_elements_leaves_the_step_out() -> None:
+    values: list[Any] = [[], b"[]", b"[ ]"]
+    for value in values:
+        for query in ({"id": "{query.n}"}, {"q": "id in ({query.n})"}, {"id": {"value": "{query.n}", "style": "comma"}}):
+            with pytest.raises(LeftOut):
+                request({"query": query}, n=value)
+    assert request({"query": {"id": {"value": "{query.n}", "when_empty": "leave_out"}}}, n=[]).target == "/p"
+    assert request({"query": {"id": {"value": "{query.n}", "when_empty": "send"}, "k": 1}}, n=[]).target == "/p?id=&k=1"
 
 
 def test_an_omitted_optional_parameter_is_omitted() -> None:

@@ -1,8 +1,9 @@
 """A call: builds a request, sends it through the policies of its upstream, and reads the answer."""
 
-from anabranch.engine.operation import Operation, Resources, accept, deadline_of, note, read_value
+from anabranch.engine.operation import Operation, Resources, accept, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
+from anabranch.jsontext.frame import Frame
 from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.model import StepPlan
 from anabranch.policy.call import Call
@@ -12,12 +13,11 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     """The operation of a call step. Raises KeyError when its upstream is not open."""
     policy, offload = resources.policies[plan.upstream], resources.offload
 
-    async def run(request: ClientRequest, outcome: Outcome) -> bytes:
-        sent = plan.build(request.frame, request.headers, request.propagated)
+    async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
+        sent = plan.build(frame, request.headers, request.propagated)
         endpoint = request.plan
         if endpoint.is_recorded:
             outcome.request = sent
-        deadline = deadline_of(step, request)
         call = Call(
             sent,
             deadline=deadline,
@@ -34,7 +34,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
         accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
         body = answer.body
         if len(body) < step.large_from:
-            return step.read(body, request.frame)
-        return await read_value(step, body, request, outcome, offload, deadline)
+            return step.read(body, frame)
+        return await read_value(step, body, frame, outcome, offload, deadline)
 
     return run

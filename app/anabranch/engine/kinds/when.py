@@ -1,8 +1,10 @@
 """A condition around an operation: when it does not hold, the step is left out."""
 
-from anabranch.engine.operation import LeftOut, Operation
+from anabranch.engine.operation import Operation
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.left_out import LeftOut
 from anabranch.plan.model import StepPlan
 
 
@@ -12,9 +14,9 @@ def wrap(step: StepPlan, inner: Operation) -> Operation:
     if condition is None:
         return inner
 
-    async def run(request: ClientRequest, outcome: Outcome) -> bytes:
-        if not condition(request.frame):
+    async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
+        if not condition(frame):
             raise LeftOut
-        return await inner(request, outcome)
+        return await inner(request, outcome, frame, deadline)
 
     return run

@@ -14,7 +14,8 @@ from anabranch.jsontext.frame import Frame
 from anabranch.plan.fields import report_header
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
-from anabranch.plan.request import compile_build, compile_headers, compile_path, compile_query
+from anabranch.plan.query import compile_query
+from anabranch.plan.request import compile_build, compile_headers, compile_path
 from anabranch.plan.template import compile_json
 from anabranch.plan.upstream import UpstreamPlan
 
@@ -39,6 +40,7 @@ class CallPlan:
     most_calls: int
     build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
     has_own_credentials: bool = False
+    may_be_left_out: bool = False
 
     def result_schema(self) -> dict[str, Any] | None:
         return None
@@ -61,10 +63,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     path = context.parse(step.path, "path")
     if any(char == "#" or char <= " " for part in path if isinstance(part, str) for char in part):
         context.report("a path must not have a fragment or white space", "path", value=step.path)
-    context.parse_all(step.query, "query")
-    for field, value in step.query.items():
-        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
-            context.report("a query value must be a string, a number, a boolean or a list of those", "query", field)
+    query, may_skip = compile_query(step.query, context.parse, context.report, context.scope.slot, context.scope.is_optional)
     headers = {}
     for field, text in step.headers.items():
         report_header((*context.at, "headers", field), field, text, context.problems)
@@ -107,12 +106,11 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         stale=None if step.stale_if_error_s is None else StaleRule(step.stale_if_error_s, origin),
         worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent),
         most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
+        may_be_left_out=may_skip,
         build=compile_build(
             method=method,
             path=compile_path(path, scope.slot, allows_slashes=upstream.allows_encoded_slashes),
-            query=compile_query(step.query, lambda text: scope.parse(text, context.at), scope.slot, scope.is_optional)
-            if step.query
-            else None,
+            query=query,
             query_glue="&" if "?" in step.path else "?",
             headers=block,
             extra=extra,

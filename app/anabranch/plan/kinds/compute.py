@@ -33,6 +33,7 @@ class ComputePlan:
     is_idempotent: bool = True
     worst_case_s: float = 0.0
     most_calls: int = 0
+    may_be_left_out: bool = False
 
     def result_schema(self) -> dict[str, Any] | None:
         return self.schema

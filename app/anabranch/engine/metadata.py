@@ -1,0 +1,22 @@
+"""What others refer to of a step itself, and not of its value: `{step.$status}` and the like."""
+
+from anabranch.engine.outcome import Outcome
+from anabranch.jsontext.frame import MISSING, Frame, Value
+from anabranch.plan.model import StepPlan
+
+
+def fill(step: StepPlan, outcome: Outcome, frame: Frame) -> None:
+    """Fill the slots of `step.metadata` when the step is settled."""
+    for what, name, slot in step.metadata:
+        frame[slot] = _value(what, name, outcome)
+
+
+def _value(what: str, name: str, outcome: Outcome) -> Value:
+    if what == "ok":
+        return outcome.raw is not None
+    if what == "code":
+        return None if outcome.failure is None else outcome.failure.code
+    if what == "status":
+        return MISSING if outcome.status is None else b"%d" % outcome.status  # type: ignore[return-value]  # a frame may hold it
+    wanted = name.encode()
+    return next((value.decode("latin-1") for key, value in outcome.headers or () if key == wanted), MISSING)  # type: ignore[return-value]
