@@ -26,7 +26,7 @@ else:
     from backports import zstd
 
 
-class _Coding(NamedTuple):
+class Coding(NamedTuple):
     """`compress`: the whole body. It releases the GIL. `inline_bytes`: size up to which that takes less than 0.7 ms, so that a thread is not
     worth its hop (`python -m bench.compression`)."""
 
@@ -48,8 +48,8 @@ def _zstd(body: bytes) -> bytes:
     return zstd.compress(body, 3)
 
 
-# Levels for content that is made for each request: one level more costs up to twice the time for a fiftieth of the size.
-_CODINGS: Final = {"gzip": _Coding(_gzip, 32 << 10), "br": _Coding(_brotli, 48 << 10), "zstd": _Coding(_zstd, 128 << 10)}
+# The levels are for content that is made for each request: one level more costs up to twice the time for a fiftieth of the size.
+CODINGS: Final = {"gzip": Coding(_gzip, 32 << 10), "br": Coding(_brotli, 48 << 10), "zstd": Coding(_zstd, 128 << 10)}
 _BODYLESS: Final = frozenset({204, 205, 304})
 
 
@@ -60,7 +60,7 @@ class Compressor:
 
     def __init__(self, plan: CompressionPlan) -> None:
         codings = plan.codings
-        self._choose = Remembered(lambda field: choose_coding(field, codings), otherwise=(None, True))
+        self._choose: Remembered[tuple[str | None, bool]] = Remembered(lambda field: choose_coding(field, codings), otherwise=(None, True))
         self._min_size_bytes = plan.min_size_bytes
 
     async def compress(self, response: Response, request: ClientRequest) -> Response:
@@ -78,7 +78,7 @@ class Compressor:
         headers = [_weakened(pair) for pair in headers if pair[0] != b"content-length"]
         headers.append((b"content-encoding", coding.encode()))
         if body:
-            chosen = _CODINGS[coding]
+            chosen = CODINGS[coding]
             body = chosen.compress(body) if len(body) <= chosen.inline_bytes else await asyncio.to_thread(chosen.compress, body)
             headers.append((b"content-length", b"%d" % len(body)))
         return Response(response.status, headers, body)
