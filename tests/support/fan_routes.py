@@ -71,7 +71,7 @@ async def fetched(fan: Fan, method: str = "GET") -> dict[str, Any]:
 async def picture(fan: Fan) -> Response:
     """The bytes of a service."""
     answer = await fan.fetch("users", "/picture", headers={"accept": "image/*"})
-    return Response(answer.body, answer.status, media_type=answer.headers["content-type"])
+    return Response(answer.body, answer.status, dict(answer.headers))
 
 
 @router.get("/answers")

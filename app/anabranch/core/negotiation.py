@@ -33,7 +33,7 @@ class MediaType(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "MediaType":
         """The type in a `Content-Type` field. Raises ValueError."""
-        found = list(_members(text))
+        found = list(_members(text, unreadable=1.0))
         if len(found) != 1 or "*" in found[0].value:
             raise ValueError("not one media type")
         return _media_type(found[0])
@@ -82,7 +82,7 @@ def accepts(field: str, media_type: MediaType) -> bool:
     """
     best = (-1, 0.0)
     is_empty = True
-    for member in _members(field):
+    for member in _members(field, unreadable=1.0):
         try:
             offered = _media_type(member)
         except ValueError:
@@ -101,7 +101,8 @@ def choose_coding(field: str, available: Sequence[str]) -> tuple[str | None, boo
     that accepts nothing at all gets no coding, as RFC 9110 section 12.5.3 recommends.
     """
     qualities: dict[str, float] = {}
-    for member in _members(field):
+    # An unreadable preference is no consent: a client that cannot decode the body gets nothing at all.
+    for member in _members(field, unreadable=0.0):
         name = _ALIASES.get(member.value, member.value)
         qualities[name] = max(member.quality, qualities.get(name, 0.0))
     rest = qualities.get("*", 0.0)
@@ -116,7 +117,8 @@ def choose_coding(field: str, available: Sequence[str]) -> tuple[str | None, boo
     return best, may_be_plain
 
 
-def _members(field: str) -> Iterator[_Member]:
+def _members(field: str, *, unreadable: float) -> Iterator[_Member]:
+    """The members of a field, in lower case. `unreadable`: quality of a member whose `q` is no number."""
     for text in _MEMBER.findall(field.lower()) if '"' in field else field.lower().split(","):
         value, *parameters = (part.strip() for part in (_PARAMETER.findall(text) if '"' in text else text.split(";")))
         quality = 1.0
@@ -125,7 +127,7 @@ def _members(field: str) -> Iterator[_Member]:
             name, _, given = parameter.partition("=")
             name, given = name.strip(), given.strip().strip('"')
             if name == "q":
-                quality = _quality(given)
+                quality = _quality(given, unreadable)
                 break
             if name:
                 kept.append((name, given))
@@ -133,13 +135,13 @@ def _members(field: str) -> Iterator[_Member]:
             yield _Member(value, frozenset(kept), quality)
 
 
-def _quality(text: str) -> float:
-    """Between 0 and 1. What is no number says nothing, so the member counts as wanted."""
+def _quality(text: str, unreadable: float) -> float:
+    """Between 0 and 1."""
     try:
         quality = float(text)
     except ValueError:
-        return 1.0
-    return min(1.0, max(0.0, quality)) if isfinite(quality) else 1.0
+        return unreadable
+    return min(1.0, max(0.0, quality)) if isfinite(quality) else unreadable
 
 
 def _media_type(member: _Member) -> MediaType:

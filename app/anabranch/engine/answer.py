@@ -1,14 +1,18 @@
 """An answer of an upstream as code in Python sees it: status, header fields and body."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from anabranch.core.exchange import Answer
+from anabranch.core.field import OURS
 from anabranch.core.negotiation import MediaType
 from anabranch.jsontext import raw
 from anabranch.jsontext.values import load
+
+_NOT_OF_THE_BODY: Final = frozenset({*(name.encode() for name in OURS), b"content-encoding"}) - {b"content-length"}
+"""Fields of the connection, and of how the body was sent. Code that passes fields on must not pass these on: the body is decoded."""
 
 
 class Fields(Mapping[str, str]):
@@ -45,13 +49,18 @@ class Fields(Mapping[str, str]):
 
 
 class FanAnswer:
-    """One answer, of any status. `body`: its bytes, without content coding."""
+    """One answer, of any status.
+
+    `body`: its bytes, without content coding. `headers`: without fields of the connection and of how the body was sent, so that they may be passed on
+    with it; `content-length` is there only without a body, as in the answer to HEAD.
+    """
 
     __slots__ = ("body", "headers", "status")
 
     def __init__(self, answer: Answer) -> None:
         self.status = answer.status
-        self.headers = Fields(answer.headers)
+        left_out = {*_NOT_OF_THE_BODY, b"content-length"} if answer.body else _NOT_OF_THE_BODY
+        self.headers = Fields([pair for pair in answer.headers if pair[0] not in left_out])
         self.body = answer.body
 
     def __repr__(self) -> str:

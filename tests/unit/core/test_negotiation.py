@@ -2,7 +2,7 @@
 
 import pytest
 
-from anabranch.core.negotiation import MediaType, accepts, choose_coding
+from anabranch.core.negotiation import MediaType, Remembered, accepts, choose_coding
 
 JSON = MediaType.parse("application/json")
 GEO = MediaType.parse("application/geo+json")
@@ -121,7 +121,8 @@ def test_what_is_no_media_type(text: str) -> None:
         ("*;q=0.5, gzip", "gzip"),
         ("zstd;q=0, *", "br"),
         ("gzip;q=0.5, identity;q=0.5", "gzip"),
-        ("gzip;q=bad", "gzip"),
+        ("gzip, identity", "gzip"),
+        ("gzip;q=bad, br;q=0.1", "br"),
     ],
 )
 def test_the_coding_that_the_client_likes_best(field: str, coding: str) -> None:
@@ -129,7 +130,21 @@ def test_the_coding_that_the_client_likes_best(field: str, coding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["", "identity", "deflate", "gzip;q=0", "gzip;q=0.000, br;q=0", "gzip;q=0.5, identity", "identity, *;q=0", "garbage"]
+    "field",
+    [
+        "",
+        "identity",
+        "deflate",
+        "gzip;q=0",
+        "gzip;q=0.000, br;q=0",
+        "gzip;q=0.5, identity",
+        "identity, *;q=0",
+        "garbage",
+        "supergzip",
+        "gzip;q=",
+        "gzip;q=nan",
+        "identity;q=1, *;q=0",
+    ],
 )
 def test_no_coding(field: str) -> None:
     assert choose_coding(field, ("zstd", "br", "gzip")) == (None, True)
@@ -141,3 +156,23 @@ def test_no_coding(field: str) -> None:
 )
 def test_a_client_that_takes_nothing_plain(field: str, coding: str | None) -> None:
     assert choose_coding(field, ("zstd", "br", "gzip")) == (coding, False)
+
+
+def test_judgements_are_remembered_within_bounds() -> None:
+    judged: list[str] = []
+
+    def judge(field: str) -> bool:
+        judged.append(field)
+        return False
+
+    remembered = Remembered(judge, otherwise=True)
+    assert [remembered(b"a"), remembered(b"a"), remembered(b"\xff")] == [False, False, False]
+    assert judged == ["a", "\xff"]
+    assert (remembered(b"x" * 5000), len(judged)) == (True, 2), "a field that is too long is not read"
+    assert not remembered(b"y" * 600)
+    assert not remembered(b"y" * 600)
+    assert len(judged) == 4, "a long field is not remembered"
+    for number in range(300):
+        remembered(b"%d" % number)
+    remembered(b"a")
+    assert judged.count("a") == 2, "the memory is emptied when it is full"

@@ -21,6 +21,18 @@ def test_fields_are_found_in_any_case_and_joined() -> None:
         fields["z"]
 
 
+def test_fields_that_no_longer_fit_the_body_are_left_out() -> None:
+    sent = [
+        (b"connection", b"close"),
+        (b"transfer-encoding", b"chunked"),
+        (b"content-encoding", b"gzip"),
+        (b"content-length", b"9"),
+        (b"etag", b"1"),
+    ]
+    assert list(answer(b"decoded", *sent).headers) == ["etag"]
+    assert dict(answer(b"", *sent).headers) == {"content-length": "9", "etag": "1"}
+
+
 def test_what_it_shows_of_itself_has_no_values() -> None:
     it = answer(b"secret", (b"set-cookie", b"hush"), status=201)
     assert (repr(it), repr(it.headers)) == ("FanAnswer(201, 6 bytes)", "Fields(set-cookie)")
