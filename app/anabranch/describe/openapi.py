@@ -175,7 +175,7 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
     statuses = ["500", "502", "503", "504"]
     if has_parameters or plan.body is not None:
         statuses.append("400")
-    if plan.response.media_type is not None:
+    if plan.is_negotiated:
         statuses.append("406")
     if plan.path_parameters:
         statuses.append("404")

@@ -64,7 +64,7 @@ class EndpointHandler:
         self.guards = guards
         self.recorder = recorder
         self.observe = observe
-        self._check_accept = check_of(plan.response)
+        self._check_accept = check_of(plan)
         self._compressor = None if plan.response.compression is None else Compressor(plan.response.compression)
         self._run = run
         self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)

@@ -10,19 +10,20 @@ from anabranch.core.negotiation import MediaType, Remembered, accepts
 from anabranch.edge import problems
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import NotAcceptable
-from anabranch.plan.model import ResponsePlan
+from anabranch.plan.model import EndpointPlan
 
 CheckAccept = Callable[[ClientRequest], None]
 """Raises NotAcceptable. Costs one look-up in a dict for a request without `Accept`, and two for a field that came before."""
 
 
-def check_of(response: ResponsePlan) -> CheckAccept:
+def check_of(plan: EndpointPlan) -> CheckAccept:
     """What checks the requests of an endpoint."""
-    if response.media_type is None:
+    written = plan.response.media_type
+    if written is None or not plan.is_negotiated:
         return _check_nothing
-    media_type = MediaType.parse(response.media_type)
-    available: list[object] = [response.media_type, problems.MEDIA_TYPE.decode()]
-    detail = f"the response is {response.media_type}, which the `accept` field of the request does not allow"
+    media_type = MediaType.parse(written)
+    available = [written, problems.MEDIA_TYPE.decode()]
+    detail = f"the response is {written}, which the `accept` field of the request does not allow"
     is_accepted = Remembered(lambda field: accepts(field, media_type), otherwise=True)
 
     def check(request: ClientRequest) -> None:
@@ -35,4 +36,4 @@ def check_of(response: ResponsePlan) -> CheckAccept:
 
 
 def _check_nothing(request: ClientRequest) -> None:
-    """For a response without a body."""
+    """For an endpoint that is not negotiated."""

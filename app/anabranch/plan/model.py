@@ -201,6 +201,11 @@ class EndpointPlan:
         object.__setattr__(self, "is_recorded", self.record is not None)
         object.__setattr__(self, "keeps_answers", self.record is not None and self.record.bodies != "response")
 
+    @property
+    def is_negotiated(self) -> bool:
+        """Whether clients must accept the media type of the response: it has one, and the document does not read `Accept` for itself."""
+        return self.response.media_type is not None and all(parameter.field != b"accept" for parameter in self.header_parameters)
+
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""
         return [MISSING] * self.slot_count
