@@ -28,6 +28,10 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     if plan.select is not None:
         always = ", ".join(steps[index].name for index in sorted(needed(plan))) or "none"
         lines.append(f"  clients select with ?{plan.select.parameter}=; steps that run for every selection: {always}")
+    if (compression := plan.response.compression) is not None:
+        lines.append(
+            f"  compressed with {', '.join(compression.codings)}, from {compression.min_size_bytes} bytes on, for clients that accept it"
+        )
     return "\n".join(lines)
 
 
