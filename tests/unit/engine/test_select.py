@@ -169,6 +169,16 @@ async def test_an_answer_is_projected_to_what_is_selected_once_that_pays() -> No
     assert bench.used.steps[2].read(b'{"temp": 1, "wind": {"gust": 2, "speed": 3}}', []) == b'{"wind":{"gust":2}}'
 
 
+async def test_a_selection_with_very_many_branches_is_not_compiled() -> None:
+    bench = Bench(STEPS, ANSWERS)
+    fields = f"weather.temp,flight({','.join(f'n{number}.m' for number in range(20))})"
+    for _ in range(9):
+        result = await bench.ask(fields)
+        assert result.body == b'{"flight":{},"weather":{"temp":3}}'
+    assert bench.used is not None
+    assert bench.used.steps[0].mode.value == "full"
+
+
 async def test_a_value_that_others_refer_to_is_read_whole() -> None:
     bench = Bench(STEPS, ANSWERS)
     await bench.ask("flight.id,airline")
