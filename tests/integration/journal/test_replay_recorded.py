@@ -131,7 +131,13 @@ async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> Non
     assert skipped == {"the query parameter token was redacted", "the request body was rejected, and is not in the record"}
     assert replayed + sum(sum(of["skipped"].values()) for of in endpoints.values()) == count
     assert {name: of["replayed"] for name, of in endpoints.items()} == {
-        **{"whole": 7, "strict": 1, "nothing": 1, "odd": 1, "orders": 2, "lists": 1, "strict_lists": 1}
+        "whole": 7,
+        "strict": 1,
+        "nothing": 1,
+        "odd": 1,
+        "orders": 2,
+        "lists": 1,
+        "strict_lists": 1,
     }
     assert hits == sum(1 for _ in upstream.hits)
 
