@@ -74,7 +74,7 @@ def documents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     for number in range(draw(st.integers(1, 4))):
         name = f"s{number}"
         step: dict[str, Any] = {"upstream": "a", "path": f"/{name}"}
-        if steps and draw(st.booleans()):
+        if draw(st.booleans()) and steps:
             step["query"] = {"q": f"x{{{draw(st.sampled_from(sorted(steps)))}.{draw(paths)}}}"}
         shaping = draw(st.sampled_from(["", "", "pick", "drop", "rename"]))
         if shaping in ("pick", "drop"):
