@@ -1,0 +1,13 @@
+"""Text as a JSON string."""
+
+from typing import Final
+
+from anabranch.formats.charset import read_text
+from anabranch.jsontext.raw import encode
+
+FROM_BYTES: Final = 1024 * 1024
+
+
+def read(body: bytes, content_type: str) -> bytes:
+    """The text exactly as it is, without a byte order mark. Raises InvalidCharset."""
+    return encode(read_text(body, content_type))
