@@ -23,8 +23,10 @@ from anabranch.config.origin import checked_method, checked_origin
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
+from anabranch.config.step import Batch as Batch
 from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
+from anabranch.config.step import Into as Into
 from anabranch.config.step import QueryValue as QueryValue
 from anabranch.config.step import Selection as Selection
 from anabranch.config.step import Step as Step

@@ -64,7 +64,7 @@ def compile_decoding(step: config.CallStep, method: str, context: StepContext) -
         return None
     if method == "HEAD":
         context.report("the answer to a HEAD request has no body to read", "decode", value=step.decode)
-    if step.decode == "html" and step.select is None:
+    if step.decode == "html" and step.select is None and not context.known.is_broken(*context.at, "select"):
         context.report(
             "a page needs `select`, which says what to take from it", "decode", hint="for the page as text, write `decode: text`"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.plan.upstream import UpstreamPlan
@@ -37,7 +38,7 @@ def _step(step: StepPlan) -> str:
     if step.source.when is not None:
         marks.append(f"when {step.source.when}")
     limit = f"at most {_seconds(step.worst_case_s)}" if step.worst_case_s else "until the deadline"
-    words = [*marks, step.mode.value, *step.operation.marks(), limit]
+    words = [*marks, *([] if step.each is None else describe_each(step.each)), step.mode.value, *step.operation.marks(), limit]
     return f"{step.name}: {step.operation.explain()}; {', '.join(words)}"
 
 
