@@ -29,10 +29,14 @@ _AS_ON_THE_WEB: Final = {
 }  # fmt: skip
 
 
-def of_content_type(content_type: str) -> str:
-    """The label in a Content-Type field; "" for none."""
+def codec_of_content_type(content_type: str, declared: str = "") -> str:
+    """The name of Python's codec for the label in a Content-Type field; without one, for `declared`, or else UTF-8. Raises InvalidCharset."""
     found = _PARAMETER.search(content_type)
-    return "" if found is None else found[1]
+    label = declared if found is None else found[1]
+    codec = codec_of(label) if label else "utf-8"
+    if codec is None:
+        raise InvalidCharset("the charset that the answer declares is unknown", may_be_processed=True)
+    return codec
 
 
 def codec_of(label: str) -> str | None:
@@ -53,15 +57,12 @@ def read_text(body: bytes, content_type: str, *, declared: str = "", errors: str
     """
     for mark, name in _MARKS:
         if body.startswith(mark):
-            return _decoded(body[len(mark) :], name, errors)
-    label = of_content_type(content_type) or declared
-    codec = codec_of(label) if label else "utf-8"
-    if codec is None:
-        raise InvalidCharset("the charset that the answer declares is unknown", may_be_processed=True)
-    return _decoded(body, codec, errors)
+            return decode(body[len(mark) :], name, errors)
+    return decode(body, codec_of_content_type(content_type, declared), errors)
 
 
-def _decoded(body: bytes, codec: str, errors: str) -> str:
+def decode(body: bytes, codec: str, errors: str = "strict") -> str:
+    """Raises InvalidCharset."""
     try:
         return body.decode(codec, errors)
     except UnicodeDecodeError as error:

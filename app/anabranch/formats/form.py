@@ -8,13 +8,18 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from anabranch.errors import InvalidFormat
-from anabranch.formats.charset import of_content_type, read_text
+from anabranch.formats.charset import codec_of_content_type, decode
 from anabranch.jsontext.raw import encode
 
-FROM_BYTES: Final = 64 * 1024
+_FROM_BYTES: Final = 64 * 1024
+_MOST_FIELDS: Final = 2000
 
 _NEVER: Final = re.compile(rb'[\x00-\x20\x7f"<>\\^`{}]')
 """What no form has unencoded (RFC 3986 appendix A has no such characters), but JSON, HTML and text do."""
+
+
+def is_large(body: bytes) -> bool:
+    return len(body) >= _FROM_BYTES or body.count(b"&") > _MOST_FIELDS
 
 
 def read(body: bytes, content_type: str) -> bytes:
@@ -22,12 +27,14 @@ def read(body: bytes, content_type: str) -> bytes:
     body = body.strip()
     if (found := _NEVER.search(body)) is not None:
         raise InvalidFormat(f"the body is not a form: byte {found.start() + 1} would be percent-encoded in one", may_be_processed=True)
-    charset = f"; charset={label}" if (label := of_content_type(content_type)) else ""
+    codec = codec_of_content_type(content_type)
     fields: dict[str, str | list[str]] = {}
     for piece in body.split(b"&"):
         if not piece:
             continue
-        name, value = (read_text(unquote_to_bytes(part.replace(b"+", b" ")), charset) for part in (piece.partition(b"=")[::2]))
+        raw_name, _, raw_value = piece.partition(b"=")
+        name = decode(unquote_to_bytes(raw_name.replace(b"+", b" ")), codec)
+        value = decode(unquote_to_bytes(raw_value.replace(b"+", b" ")), codec)
         earlier = fields.get(name)
         if earlier is None:
             fields[name] = value

@@ -8,6 +8,8 @@ reader would see: white space is collapsed, elements that are not part of a line
 
 import re
 from collections.abc import Callable, Mapping
+from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
@@ -20,13 +22,14 @@ from anabranch.jsontext.raw import encode
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode as Node
 
-FROM_BYTES: Final = 64 * 1024
 ITSELF: Final = ":scope"
 """The selector of the element that a selection is in."""
 
+_FROM_BYTES: Final = 64 * 1024
 _MOST_TAGS: Final = 1000
 _LONGEST_TAG: Final = 4 * 1024
-"""The parser takes the square of the depth of a page and of the attributes of a tag, so these bound what it takes."""
+"""The parser takes the square of the depth of a page and of the attributes of a tag, so these bound how long it takes."""
+QUICK_S: Final = 0.005
 _MOST_WORK: Final = 16_000_000
 """Of characters and elements that all values of a page together are made of: elements inside each other repeat their text."""
 
@@ -66,13 +69,17 @@ def check_selector(css: str) -> None:
         raise SelectorError(f"not a CSS selector{hint}") from None
 
 
+class NotQuickError(Exception):
+    """Reading takes longer than it may."""
+
+
 def is_large(body: bytes) -> bool:
-    """Whether reading it could hold the event loop for more than about 5 ms."""
-    return len(body) >= FROM_BYTES or body.count(b"<") - body.count(b"</") > _MOST_TAGS or max(map(len, body.split(b">"))) > _LONGEST_TAG
+    return len(body) >= _FROM_BYTES or body.count(b"<") - body.count(b"</") > _MOST_TAGS or max(map(len, body.split(b">"))) > _LONGEST_TAG
 
 
-def reader(select: Mapping[str, Selection]) -> Callable[[bytes, str], bytes]:
-    """A function from a page and its content type to JSON text. It raises InvalidFormat and InvalidCharset. Raises MissingExtraError."""
+def reader(select: Mapping[str, Selection], most_s: float = inf) -> Callable[[bytes, str], bytes]:
+    """A function from a page and its content type to JSON text. It raises InvalidFormat and InvalidCharset, and NotQuickError when it has looked for
+    the values for `most_s`: what selectors take cannot be told from a page. Raises MissingExtraError."""
     parser, fault = _library()
     value = _object(select)
 
@@ -86,7 +93,7 @@ def reader(select: Mapping[str, Selection]) -> Callable[[bytes, str], bytes]:
         root = page.root
         if root is None:
             raise InvalidFormat("the page has no element", may_be_processed=True)
-        return encode(value(root, _Page(root)))
+        return encode(value(root, _Page(root, perf_counter() + most_s)))
 
     return read
 
@@ -118,17 +125,21 @@ def _check(text: str, content_type: str) -> None:
 
 
 class _Page:
-    """What the values of one page share. `work`: how much of it is left."""
+    """What the values of one page share."""
 
-    __slots__ = ("_root", "work")
+    __slots__ = ("_left", "_root", "_until")
 
-    def __init__(self, root: "Node") -> None:
+    def __init__(self, root: "Node", until: float) -> None:
         self._root = root
-        self.work = _MOST_WORK
+        self._until = until
+        self._left = _MOST_WORK
 
     def spend(self, work: int) -> None:
-        self.work -= work
-        if self.work < 0:
+        """Count `work`, and raise InvalidFormat or NotQuickError when it is too much."""
+        self._left -= work
+        if perf_counter() > self._until:
+            raise NotQuickError
+        if self._left < 0:
             raise InvalidFormat("what the selectors find is too large: elements inside each other repeat their text", may_be_processed=True)
 
     def absolute(self, url: str, base: str) -> str:
@@ -162,6 +173,7 @@ def _value(selection: Selection) -> _Value:
         return [of_match(match, page) for match in found]
 
     def first(node: "Node", page: _Page) -> Any:
+        page.spend(1)
         match = node.css_first(css)
         if match is not None and match.mem_id == node.mem_id and match.tag != "html":
             # The library also looks at the element itself.

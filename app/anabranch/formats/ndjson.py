@@ -11,7 +11,12 @@ from anabranch.errors import InvalidJSON
 from anabranch.jsontext.proof import decode_raw, fault_of
 from anabranch.jsontext.raw import WHITESPACE, prepare
 
-FROM_BYTES: Final = 512 * 1024
+_FROM_BYTES: Final = 384 * 1024
+_MOST_LINES: Final = 5000
+
+
+def is_large(body: bytes) -> bool:
+    return len(body) >= _FROM_BYTES or body.count(b"\n") > _MOST_LINES
 
 
 def read(body: bytes, content_type: str) -> bytes:

@@ -3,7 +3,11 @@
 from base64 import b64encode
 from typing import Final
 
-FROM_BYTES: Final = 4 * 1024 * 1024
+_FROM_BYTES: Final = 1024 * 1024
+
+
+def is_large(body: bytes) -> bool:
+    return len(body) >= _FROM_BYTES
 
 
 def read(body: bytes, content_type: str) -> bytes:

@@ -5,7 +5,11 @@ from typing import Final
 from anabranch.formats.charset import read_text
 from anabranch.jsontext.raw import encode
 
-FROM_BYTES: Final = 1024 * 1024
+_FROM_BYTES: Final = 512 * 1024
+
+
+def is_large(body: bytes) -> bool:
+    return len(body) >= _FROM_BYTES
 
 
 def read(body: bytes, content_type: str) -> bytes:

@@ -22,7 +22,8 @@ from anabranch.jsontext.path import parse_path
 from anabranch.jsontext.raw import encode, items, members
 from anabranch.jsontext.values import load
 
-FROM_BYTES: Final = 64 * 1024
+_FROM_BYTES: Final = 64 * 1024
+_MOST_TAGS: Final = 1500
 MAX_DEPTH: Final = 200
 """Of elements. An element may become two levels of JSON, and readers of JSON have limits of their own."""
 
@@ -46,6 +47,10 @@ def arrays_of(paths: Sequence[str]) -> _Arrays:
             node = node.setdefault(name, (False, {}))[1]
         node[last] = (True, node[last][1] if last in node else {})
     return root
+
+
+def is_large(body: bytes) -> bool:
+    return len(body) >= _FROM_BYTES or body.count(b"<") - body.count(b"</") > _MOST_TAGS
 
 
 def reader(paths: Sequence[str] = ()) -> Callable[[bytes, str], bytes]:

@@ -1,6 +1,6 @@
 """Compiles what the answer of a call is read as: its format, and how large bodies are read elsewhere."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from anabranch.core.exchange import Answer
 from anabranch.errors import MissingExtraError, UpstreamError
 from anabranch.formats.html import ITSELF, Selection, SelectorError, check_selector
 from anabranch.formats.order import MAX_ORDER, order_of
-from anabranch.formats.rules import FORMATS, Read, Rules
+from anabranch.formats.rules import FORMATS, NotQuickError, Read, Rules
 from anabranch.jsontext.proof import is_answer
 from anabranch.plan.operation import StepContext
 
@@ -19,22 +19,24 @@ _NO_CONTENT: Final = frozenset({204, 205})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """How an answer becomes JSON text. `read`: takes a body and its content type. `is_large`: whether that takes too long for the event loop.
-    `order`: the same for a worker process. `accept`: what the request says. `schema`: JSON Schema of the result."""
+    """How an answer becomes JSON text. `read`: takes a body and its content type. `read_quickly`: raises NotQuickError for what takes too long for the
+    event loop. `order`: the same for a worker process. `accept`: what the request says. `schema`: JSON Schema of the result."""
 
     name: str
     read: Read
-    is_large: Callable[[bytes], bool]
+    read_quickly: Read
     order: str
     accept: str
     schema: dict[str, Any]
 
     def can_read(self, answer: Answer) -> bool:
-        """Whether the answer is good enough to be kept for a call that fails. A large one is not read for this."""
-        if is_empty(answer) or self.is_large(answer.body):
+        """Whether the answer is good enough to be kept for a call that fails. One that takes long is not read for this."""
+        if is_empty(answer):
             return True
         try:
-            self.read(answer.body, content_type(answer))
+            self.read_quickly(answer.body, content_type(answer))
+        except NotQuickError:
+            return True
         except UpstreamError:
             return False
         return True
@@ -74,12 +76,12 @@ def compile_decoding(step: config.CallStep, method: str, context: StepContext) -
         if len(order := order_of(rules)) > MAX_ORDER:
             context.report(f"the rules are longer than {MAX_ORDER // 1024} KiB", "decode")
         format_ = FORMATS[step.decode]
-        read = format_.compile(rules)
+        read, read_quickly = format_.compile(rules), format_.quick(rules)
     except MissingExtraError as error:
         context.report(str(error), "decode", value=step.decode)
         return None
     return Decoding(
-        name=step.decode, read=read, is_large=format_.is_large, order=order, accept=format_.accept, schema=_or_null(format_.schema(rules))
+        name=step.decode, read=read, read_quickly=read_quickly, order=order, accept=format_.accept, schema=_or_null(format_.schema(rules))
     )
 
 
