@@ -61,9 +61,11 @@ def reader(paths: Sequence[str] = ()) -> Callable[[bytes, str], bytes]:
     def read(body: bytes, content_type: str) -> bytes:
         if not body.strip():
             raise InvalidFormat("the body is empty, and not XML", may_be_processed=True)
-        builder = _Builder(arrays)
-        builder.parse(_in_utf8(body, content_type))
-        return encode(builder.root)
+        document = _in_utf8(body, content_type)
+        try:
+            return encode(_Builder(arrays).parse(document))
+        except _DocumentType as found:
+            return encode(_Builder(arrays).parse(_without_type(document, found.end)))
 
     return read
 
@@ -81,12 +83,27 @@ def _of_two_bytes(body: bytes) -> str:
     return {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}.get(body[:2], "")
 
 
+def _without_type(document: bytes, end: int) -> bytes:
+    """The document without the document type that ends at this byte. With one, an entity that is not defined would vanish without an error, because
+    it could be defined outside of the document (XML 1.0 section 4.1, "Entity Declared")."""
+    start = document.rfind(b"<!DOCTYPE", 0, end)
+    return document[:start] + re.sub(rb"[^\n]", b" ", document[start : end + 1]) + document[end + 1 :]
+
+
+class _DocumentType(Exception):
+    """The document has a type without declarations of its own. `end`: the byte of its `>`."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self.end = end
+
+
 class _Builder:
     """Builds the value of one document."""
 
     def __init__(self, arrays: _Arrays) -> None:
-        self.root: dict[str, Any] = {}
-        self._stack: list[tuple[dict[str, Any], list[str], _Arrays]] = [(self.root, [], arrays)]
+        self._root: dict[str, Any] = {}
+        self._stack: list[tuple[dict[str, Any], list[str], _Arrays]] = [(self._root, [], arrays)]
         self._parser = parser = expat.ParserCreate("UTF-8")
         parser.buffer_text = True
         parser.ordered_attributes = True
@@ -94,15 +111,17 @@ class _Builder:
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text
         parser.StartDoctypeDeclHandler = self._doctype
-        parser.SkippedEntityHandler = self._skipped
+        parser.EndDoctypeDeclHandler = self._end_of_doctype
 
-    def parse(self, document: bytes) -> None:
+    def parse(self, document: bytes) -> dict[str, Any]:
+        """The value. Raises InvalidFormat and _DocumentType."""
         try:
             self._parser.Parse(document, True)
         except expat.ExpatError as error:
             raise self._invalid(expat.ErrorString(error.code)) from None
         except UnicodeDecodeError:
             raise self._invalid("it is not UTF-8") from None
+        return self._root
 
     def _invalid(self, reason: str) -> InvalidFormat:
         at = f"at line {self._parser.CurrentLineNumber}, column {self._parser.CurrentColumnNumber + 1}"
@@ -112,8 +131,8 @@ class _Builder:
         if has_subset:
             raise self._invalid("it has a document type with declarations of its own, which are not allowed")
 
-    def _skipped(self, _name: str, _is_parameter: bool) -> None:
-        raise self._invalid("an entity is not defined in it")
+    def _end_of_doctype(self) -> None:
+        raise _DocumentType(self._parser.CurrentByteIndex)
 
     def _start(self, name: str, attributes: list[str]) -> None:
         stack = self._stack
