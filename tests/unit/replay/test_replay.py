@@ -277,3 +277,21 @@ def test_every_failure_of_a_call_can_be_raised_again() -> None:
     for code in ("timeout", "tls_failed", "resolve_failed", "response_too_large", "deadline_exceeded", "queue_timeout", "protocol_error"):
         assert failure_of(code).code == code
     assert failure_of("something_new").code == "upstream_error"
+
+
+FEED = b"<rss><item>1</item></rss>"
+DECODED = {
+    "one": {"upstream": "a", "path": "/one", "decode": "xml"},
+    "two": {"upstream": "b", "path": "/two/{one.rss.item}", "decode": "text"},
+}
+
+
+async def test_answers_of_other_formats_are_replayed_from_their_bytes_and_content_types() -> None:
+    two = answered("two", "b", "/two/1", "caf\u00e9".encode("latin-1"), headers={"content-type": "text/plain; charset=latin1"})
+    body = '{"one":{"rss":{"item":"1"}},"two":"caf\u00e9"}'.encode()
+    record = recorded("/x/7", body, [answered("one", "a", "/one", FEED), two])
+    report = await replayed(plan_of({"steps": DECODED}), record)
+    assert (report.same, report.different) == (1, 0)
+    changed = {**DECODED, "one": {**DECODED["one"], "arrays": ["rss.item"]}, "two": {**DECODED["two"], "path": "/two/{one.rss.item.0}"}}
+    report = await replayed(plan_of({"steps": changed}), record)
+    assert (report.same, list(report.fields)) == (0, ["one.rss.item"])

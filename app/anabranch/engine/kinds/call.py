@@ -13,7 +13,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     """The operation of a call step. Raises KeyError when its upstream is not open."""
     policy, offload = resources.policies[plan.upstream], resources.offload
     decoding = plan.decoding
-    as_it_is_below = step.large_from if decoding is None else 0
+    plain_below = step.large_from if decoding is None else 0
 
     async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
         sent = plan.build(frame, request.headers, request.propagated)
@@ -35,7 +35,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             note(outcome, call)
         accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
         body = answer.body
-        if len(body) < as_it_is_below:
+        if len(body) < plain_below:
             return step.read(body, frame)
         if decoding is not None:
             body = await decode(decoding, answer, step.name, offload, deadline)
