@@ -6,6 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from anabranch.config import model as config
+from anabranch.config.units import format_duration
 from anabranch.jsontext import raw
 from anabranch.jsontext.frame import Frame, Value
 from anabranch.jsontext.path import parse_path, path_text
@@ -27,11 +28,12 @@ Fill = Callable[[bytes, Frame], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """`size`: most keys of one call. `fill`: puts the JSON text of the keys into the frame of a call. `match`: the path of the key in each element of the
+    """`size`: most keys of one call. `window_s`: how long a call waits for the keys of other requests; None: not at all. `fill`: puts the JSON text of the keys into the frame of a call. `match`: the path of the key in each element of the
     answer. `shape`: the value out of one of them; raises InvalidJSON and ShapeError."""
 
     size: int
     at_once: int
+    window_s: float | None
     match: tuple[str, ...]
     fill: Fill
     shape: Callable[[bytes, Frame], bytes]
@@ -93,6 +95,11 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
         if parsed and not any(isinstance(part, Reference) and part.root == ITEM for part in parsed):
             context.report("a key must refer to the element: {item.id}", *where, value=key_text)
         key = _key(parsed, context) if parsed else None
+    if step.batch is not None and step.batch.window_s is not None:
+        rule = context.endpoint.journal
+        if isinstance(rule, config.JournalRule) and rule.bodies == "steps":
+            message = "a call for several requests cannot be in the record of one, and `journal: {bodies: steps}` keeps the calls of each"
+            context.report(message, "batch", "window")
     if step.batch is not None and not _refers_to(step, step.templates - {"each", "when", "distinct", "batch"}, BATCH):
         context.report("nothing refers to {batch}, the keys that one call asks for", "batch", at_key=True)
     reference = template[0] if template else None
@@ -162,6 +169,7 @@ def plan_each(step: config.Step, draft: EachDraft, item: "StepPlan", when: "Cond
         else BatchPlan(
             size=batch.size,
             at_once=batch.at_once,
+            window_s=batch.window_s,
             match=parse_path(batch.match),
             fill=compile_filler(_slots(BATCH, item, scope)),
             shape=compile_reader(replace(element_shape(step), target=()), []),
@@ -187,6 +195,7 @@ def describe_each(plan: EachPlan) -> list[str]:
     words = [f"for each of {plan.source}, at most {plan.most}"]
     if plan.batch is not None:
         words.append(f"{plan.batch.size} in one call matched by {path_text(plan.batch.match)}")
+        words += [f"with other requests within {format_duration(plan.batch.window_s)}"] if plan.batch.window_s is not None else []
     words.append(f"{plan.at_once if plan.batch is None else plan.batch.at_once} at once")
     return words
 

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Final, TypeVar
 
 from anabranch.core.tasks import cancel_and_wait
+from anabranch.engine.kinds.gather import Gatherer, SharedCall
 from anabranch.engine.operation import Operation
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
@@ -23,15 +24,28 @@ from anabranch.plan.value import as_json
 T = TypeVar("T")
 
 _NO_ITEMS: Final = b"[]"
+_SOME_KEYS: Final = b'["some"]'
 
 
 def bind(step: StepPlan, plan: EachPlan, inner: Operation) -> Operation:
     """The operation of a step with `each`. `inner`: of one element, or of one batch."""
 
+    batch = plan.batch
+    gatherer = None if batch is None or batch.window_s is None else Gatherer(step, batch, inner, _but_for_the_keys(plan, batch))
+
     async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
-        return await _Items(step, plan, inner, request, outcome, frame, deadline).run()
+        return await _Items(step, plan, inner, gatherer, request, outcome, frame, deadline).run()
 
     return run
+
+
+def _but_for_the_keys(plan: EachPlan, batch: BatchPlan) -> Callable[[Frame, ClientRequest], object]:
+    def same(frame: Frame, request: ClientRequest) -> object:
+        some = frame.copy()
+        batch.fill(_SOME_KEYS, some)
+        return plan.item.operation.sent(some, request.headers)
+
+    return same
 
 
 class _Job:
@@ -48,14 +62,23 @@ class _Job:
 class _Items:
     """The elements of one request. `_results`: JSON text by place, the default until there is a result."""
 
-    __slots__ = ("_began", "_deadline", "_failures", "_frame", "_inner", "_outcome", "_plan", "_request", "_results", "_step")
+    __slots__ = ("_began", "_deadline", "_failures", "_frame", "_gatherer", "_inner", "_outcome", "_plan", "_request", "_results", "_step")
 
     def __init__(
-        self, step: StepPlan, plan: EachPlan, inner: Operation, request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float
+        self,
+        step: StepPlan,
+        plan: EachPlan,
+        inner: Operation,
+        gatherer: Gatherer | None,
+        request: ClientRequest,
+        outcome: Outcome,
+        frame: Frame,
+        deadline: float,
     ) -> None:
         self._step = step
         self._plan = plan
         self._inner = inner
+        self._gatherer = gatherer
         self._request = request
         self._outcome = outcome
         self._frame = frame
@@ -77,7 +100,9 @@ class _Items:
         self._results = [plan.default] * len(items)
         jobs = self._jobs(items)
         batch = plan.batch
-        if batch is None:
+        if self._gatherer is not None:
+            await self._with_others(self._gatherer, jobs)
+        elif batch is None:
             await _some_at_once(self._one, jobs, plan.at_once, can_fail=plan.is_required)
         else:
             chunks = [jobs[at : at + batch.size] for at in range(0, len(jobs), batch.size)]
@@ -127,8 +152,38 @@ class _Items:
         batch.fill(b"[" + b",".join([job.key for job in jobs]) + b"]", frame)
         places = [place for job in jobs for place in job.places]
         answer = await self._call(frame, places)
-        if answer is None:
+        if answer is not None:
+            self._settle(batch, jobs, answer, frame)
+
+    async def _with_others(self, gatherer: Gatherer, jobs: list[_Job]) -> None:
+        """Have these jobs done together with those of other requests."""
+        if not jobs:
             return
+        by_key = {key_text(job.key): job for job in jobs}
+        try:
+            calls = gatherer.join(self._request, self._frame, {text: job.key for text, job in by_key.items()}, self._deadline)
+        except StepError as error:
+            self._failed(error, [place for job in jobs for place in job.places])
+            return
+        parts = [(shared, [by_key[text] for text in texts]) for shared, texts in calls]
+        await _some_at_once(self._part, parts, len(parts), can_fail=self._plan.is_required)
+
+    async def _part(self, part: tuple[SharedCall, list[_Job]]) -> None:
+        shared, jobs = part
+        batch = self._plan.batch
+        assert batch is not None
+        try:
+            answer = await shared.wait(self._deadline)
+        except StepError as error:
+            self._failed(error, [place for job in jobs for place in job.places])
+        else:
+            self._settle(batch, jobs, answer, self._frame)
+        finally:
+            self._outcome.add(shared.outcome)
+
+    def _settle(self, batch: BatchPlan, jobs: list[_Job], answer: bytes, frame: Frame) -> None:
+        """Give each job its element of the answer."""
+        places = [place for job in jobs for place in job.places]
         found = _by_key(answer, batch)
         if found is None:
             self._failed(UnexpectedAnswer("the answer to a batch is not an array; `target` leads to it", may_be_processed=True), places)
