@@ -6,6 +6,7 @@ thread where that helps.
 
 import asyncio
 from collections.abc import Iterator
+from time import monotonic
 from typing import Final, Self
 
 from anabranch.compute.job import Job, JobTimings
@@ -81,7 +82,13 @@ class Offload:
             reply = await self._work(_DECODE_HOOK, decoding.order, pack(answer.body, media_type), step, deadline, "a large answer was read")
         except WorkerLost:
             raise InvalidFormat("the process that read the body has crashed", may_be_processed=True) from None
-        return await asyncio.to_thread(decoding.read, answer.body, media_type) if reply is None else settle(reply)
+        if reply is not None:
+            return settle(reply)
+        try:
+            async with asyncio.timeout(deadline - monotonic()):
+                return await asyncio.to_thread(decoding.read, answer.body, media_type)
+        except TimeoutError:
+            raise ProcessingTimeout("the deadline passed while a large answer was read", may_be_processed=True) from None
 
     async def _run(self, order: str, payload: bytes, name: str, deadline: float, work: str) -> bytes | None:
         """The worker's result; None if no worker was available or it died. `work`: what it does, for people. Raises ProcessingTimeout."""

@@ -1,5 +1,6 @@
 """Selectors find the parts of a page. What takes too long is noticed."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -7,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from orjson import loads
 
-from anabranch.errors import InvalidFormat
+from anabranch.config.model import Document
+from anabranch.config.problems import Problems
+from anabranch.errors import InvalidFormat, MissingExtraError
 from anabranch.formats.html import NotQuickError, Selection, SelectorError, check_selector, is_large, reader
+from anabranch.plan.compile import compile_document
 
 HTML = "text/html; charset=utf-8"
 
@@ -112,3 +116,18 @@ def test_selections_of_each_other_are_given_up() -> None:
 def test_any_text_is_read(page: str) -> None:
     body = page.encode(errors="replace")
     assert set(take(body, x=Selection(css="*", is_many=True), y=Selection(css="p", attr="x"))) == {"x", "y"}
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "selectolax.lexbor", None)
+    with pytest.raises(MissingExtraError, match=r"decode: html needs the extra 'html': pip install 'anabranch\[html\]'"):
+        reader({"x": Selection(css="b")})
+    document = {
+        "version": 1,
+        "upstreams": {"a": {"url": "http://127.0.0.1:1"}},
+        "endpoints": [{"path": "/x", "steps": {"a": {"upstream": "a", "path": "/", "decode": "html", "select": {"x": "b"}}}}],
+    }
+    problems = Problems()
+    compile_document(Document.model_validate(document), problems)
+    (problem,) = problems.errors
+    assert (problem.path, "anabranch[html]" in problem.message) == ("endpoints[0].steps.a.decode", True)

@@ -22,7 +22,7 @@ FILLED = TEXTS.filter(bool)
 def _with_attributes(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     elements = st.dictionaries(NAMES, st.one_of(children, st.lists(children, min_size=2, max_size=3)), max_size=3)
     attributes = st.dictionaries(NAMES.map("@{}".format), TEXTS, max_size=2)
-    text = st.one_of(st.just({}), FILLED.map(lambda text: {"#text": text}))
+    text: st.SearchStrategy[dict[str, str]] = st.one_of(st.just({}), FILLED.map(lambda text: {"#text": text}))
     return (
         st.tuples(attributes, elements, text)
         .map(lambda parts: {**parts[0], **parts[1], **parts[2]})
