@@ -97,7 +97,7 @@ def _restore_step(store: StaleStore, step: Step, rule: StaleRule, since_s: float
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in step.headers.items()]
     answer = Answer(step.status, headers, body)
     key = recorded_key(step.origin, step.method, step.target)
-    if may_be_stored(answer) and rule.is_readable(answer) and MASK.encode() not in body:
+    if may_be_stored(answer) and not rule.fault_of(answer) and MASK.encode() not in body:
         store.put(key, answer, since_s - age_of(answer))
     else:
         store.discard(key)

@@ -63,7 +63,12 @@ def _form_schema(_: Rules) -> dict[str, Any]:
 
 
 def _html_schema(select: dict[str, html.Selection]) -> dict[str, Any]:
-    return {"type": "object", "required": list(select), "properties": {name: _selected(selection) for name, selection in select.items()}}
+    return {
+        "type": "object",
+        "required": list(select),
+        "properties": {name: _selected(selection) for name, selection in select.items()},
+        "additionalProperties": False,
+    }
 
 
 def _selected(selection: html.Selection) -> dict[str, Any]:

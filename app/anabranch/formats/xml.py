@@ -75,7 +75,8 @@ def _in_utf8(body: bytes, content_type: str) -> bytes:
     declared = found[1].decode() if found is not None else _of_two_bytes(body)
     if found is not None and (codec_of(declared) or "").startswith("utf-16"):
         declared = "utf-8"  # in UTF-16 the declaration could not have been read
-    return read_text(body, content_type, declared=declared).encode()
+    # White space before the XML declaration is an error to the parser, and the commonest one of services that print their answers.
+    return read_text(body, content_type, declared=declared).lstrip(_WHITESPACE).encode()
 
 
 def _of_two_bytes(body: bytes) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.core.exchange import Answer
-from anabranch.errors import MissingExtraError, UpstreamError
+from anabranch.errors import InvalidJSON, MissingExtraError, UpstreamError
 from anabranch.formats.html import ITSELF, Selection, SelectorError, check_selector
 from anabranch.formats.order import MAX_ORDER, order_of
 from anabranch.formats.rules import FORMATS, NotQuickError, Read, Rules
@@ -29,17 +29,17 @@ class Decoding:
     accept: str
     schema: dict[str, Any]
 
-    def can_read(self, answer: Answer) -> bool:
-        """Whether the answer is good enough to be kept for a call that fails. One that takes long is not read for this."""
+    def fault_of(self, answer: Answer) -> str:
+        """The code of the failure that reading the answer ends with; "" for none. One that takes long is not read for this."""
         if is_empty(answer):
-            return True
+            return ""
         try:
             self.read_quickly(answer.body, content_type(answer))
         except NotQuickError:
-            return True
-        except UpstreamError:
-            return False
-        return True
+            return ""
+        except UpstreamError as error:
+            return error.code
+        return ""
 
 
 def is_empty(answer: Answer) -> bool:
@@ -52,9 +52,9 @@ def content_type(answer: Answer) -> str:
     return (answer.header(b"content-type") or b"").decode("ascii", "replace").replace("\n", " ")
 
 
-def is_json(answer: Answer) -> bool:
-    """What `Decoding.can_read` is for a step without a decoding."""
-    return is_answer(answer.body)
+def json_fault(answer: Answer) -> str:
+    """What `Decoding.fault_of` is for a step without a decoding."""
+    return "" if is_answer(answer.body) else InvalidJSON.code
 
 
 def compile_decoding(step: config.CallStep, method: str, context: StepContext) -> Decoding | None:

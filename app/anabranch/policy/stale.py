@@ -52,8 +52,9 @@ class StaleLayer:
                 raise
             return stored
         is_good = 200 <= answer.status < 300
-        if answer.status >= 500 or (is_good and not rule.is_readable(answer)):
-            stored = self._stored(call, key, "an unreadable body" if is_good else str(answer.status))
+        fault = rule.fault_of(answer) if is_good else str(answer.status) if answer.status >= 500 else ""
+        if fault:
+            stored = self._stored(call, key, fault)
             return answer if stored is None else stored
         if is_good:
             if may_be_stored(answer):

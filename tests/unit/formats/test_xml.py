@@ -132,4 +132,5 @@ def test_the_charset_of_the_content_type_wins_over_the_declaration_but_not_over_
     assert read(body.encode("latin-1"), content_type="text/xml; charset=latin1") == {"a": "\u00e9"}
     assert read(b"\xef\xbb\xbf" + body.encode(), content_type="text/xml; charset=latin1") == {"a": "\u00e9"}
     assert read("<?xml version='1.0' encoding='koi8-r'?><a>\u0434</a>".encode("koi8-r")) == {"a": "\u0434"}
+    assert read("\n <?xml version='1.0' encoding='koi8-r'?><a>\u0434</a>".encode("koi8-r")) == {"a": "\u0434"}
     assert read("<?xml version='1.0' encoding='utf-16'?><a>\u0434</a>".encode("utf-16-le")) == {"a": "\u0434"}

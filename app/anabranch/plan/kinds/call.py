@@ -11,7 +11,7 @@ from anabranch import __version__
 from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request, StaleRule
 from anabranch.jsontext.frame import Frame
-from anabranch.plan.decoding import Decoding, compile_decoding, is_json
+from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
 from anabranch.plan.fields import report_header
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
@@ -118,7 +118,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         is_coalesced=step.coalesce,
         stale=None
         if step.stale_if_error_s is None
-        else StaleRule(step.stale_if_error_s, origin, is_json if decoding is None else decoding.can_read),
+        else StaleRule(step.stale_if_error_s, origin, json_fault if decoding is None else decoding.fault_of),
         decoding=decoding,
         worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent),
         most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
