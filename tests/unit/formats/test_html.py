@@ -40,6 +40,7 @@ def text(page: str, css: str = "body") -> Any:
         ("&lt;b&gt; &amp; &eacute;&nbsp;&#x1F600;", "<b> & \u00e9 \U0001f600"),
         ("<b></b>", ""),
         ("a\0b", "ab"),
+        ("&#xD800;&#0;&#x110000;", "\ufffd\ufffd\ufffd"),
     ],
 )
 def test_text_is_what_a_reader_sees(page: str, expected: str) -> None:
@@ -76,7 +77,18 @@ def test_what_is_no_selector_is_refused(css: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "css", ["h1", "a[href^='/']", "li:nth-child(2n+1)", "div:not(.x) > p ~ p", "p:has(b)", ":is(h1, h2)", "a, b", "#a.b"]
+    "css",
+    [
+        "h1",
+        "a[href^='/']",
+        "li:nth-child(2n+1)",
+        "div:not(.x) > p ~ p",
+        "p:has(b)",
+        ":is(h1, h2)",
+        "span[itemprop='example",
+        "a, b",
+        "#a.b",
+    ],
 )
 def test_selectors_are_those_of_css(css: str) -> None:
     check_selector(css)

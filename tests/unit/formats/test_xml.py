@@ -51,6 +51,15 @@ def test_bytes_are_read_or_refused(body: bytes) -> None:
         read(body)
 
 
+def test_attributes_may_stand_behind_elements_and_text() -> None:
+    assert xml.write(b'{"a":{"#text":"t","b":1,"@c":2}}').endswith(b'<a c="2">t<b>1</b></a>')
+
+
+def test_text_between_elements_is_joined() -> None:
+    assert read("<x>a <b>c</b> d<!-- e --></x>") == {"x": {"b": "c", "#text": "a  d"}}
+    assert read("<x><![CDATA[<p>]]> &amp; <![CDATA[]]></x>") == {"x": "<p> &"}
+
+
 def test_numbers_keep_their_spelling_and_null_is_empty() -> None:
     written = xml.write(b'{"a":{"@n":1.50,"b":[12345678901234567890123,true,null],"#text":1e2}}')
     assert written.endswith(b'<a n="1.50"><b>12345678901234567890123</b><b>true</b><b/>1e2</a>')
