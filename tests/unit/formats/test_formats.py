@@ -2,11 +2,12 @@
 
 import json
 from base64 import b64decode
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from orjson import loads
 
@@ -16,6 +17,7 @@ from anabranch.formats.charset import codec_of
 from anabranch.formats.html import Selection
 from anabranch.formats.order import carry_out, order_of, pack, settle
 from anabranch.formats.rules import FORMATS, NotQuickError, Rules
+from anabranch.jsontext.proof import prove
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -111,3 +113,15 @@ def test_no_format_reads_a_large_body_quickly(name: str) -> None:
     rules = Rules(format=name, select={"a": Selection(css="a")} if name == "html" else {})
     with pytest.raises(NotQuickError):
         FORMATS[name].quick(rules)(b"<a>&\n" * 400_000, "")
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(FORMATS)),
+    st.binary(max_size=60),
+    st.sampled_from(["", "text/html", "text/plain; charset=utf-16", "x; charset=cp932"]),
+)
+def test_whatever_comes_out_is_json(name: str, body: bytes, content_type: str) -> None:
+    rules = Rules(format=name, select={"a": Selection(css="*", is_many=True)} if name == "html" else {})
+    with suppress(UpstreamError):
+        prove(FORMATS[name].compile(rules)(body, content_type))
