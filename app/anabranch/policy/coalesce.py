@@ -2,7 +2,7 @@
 
 Two calls are identical if they send the same method, target, body and header fields, whether fixed by the document, forwarded or computed.
 So two principals never share a response, whichever field carries their credentials. Only the fields that identify the request itself are
-ignored: request id and trace context.
+ignored, request id and trace context, and the chains of addresses: clients at different addresses share an exchange.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.tools import Tools
 
-IGNORED_FIELDS: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
+IGNORED_FIELDS: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate", b"x-forwarded-for", b"forwarded"))
 # Timers may fire early by the resolution of the event loop (a millisecond on uvloop).
 _EARLY_S: Final = 0.002
 
@@ -35,7 +35,7 @@ def coalescing_key(call: Call) -> Key:
         if field[0] in IGNORED_FIELDS:
             extra = tuple(field for field in extra if field[0] not in IGNORED_FIELDS)
             break
-    return (request.method, request.target, request.headers, extra, request.body, call.is_required)
+    return (request.method, request.target, request.host, request.headers, extra, request.body, call.is_required)
 
 
 class CoalesceLayer:

@@ -255,7 +255,7 @@ def _head(request: Request, site: _Site) -> bytes:
         _METHODS.get(method) or method.encode("ascii") + b" ",
         site.base,
         request.target.encode("ascii"),
-        site.after_target,
+        site.after_target if not request.host else b" HTTP/1.1\r\nhost: " + request.host + b"\r\n",
         request.headers.wire,
     ]
     for name, value in request.extra:

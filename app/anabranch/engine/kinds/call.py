@@ -1,5 +1,6 @@
 """A call: builds a request, sends it through the policies of its upstream, and reads the answer."""
 
+from anabranch.core.forwarding import carrier_of
 from anabranch.engine.operation import Operation, Resources, accept, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
@@ -12,9 +13,10 @@ from anabranch.policy.call import Call
 def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     """The operation of a call step. Raises KeyError when its upstream is not open."""
     policy, offload = resources.policies[plan.upstream], resources.offload
+    carried = carrier_of(plan.forwarded)
 
     async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
-        sent = plan.build(frame, request.headers, request.propagated)
+        sent = plan.build(frame, request.headers, carried(request.propagated, request.arrival), request.query)
         endpoint = request.plan
         if endpoint.is_recorded:
             outcome.request = sent
