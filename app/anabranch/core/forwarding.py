@@ -229,9 +229,8 @@ def _node(hop: bytes) -> bytes:
 
 def _bare(node: bytes) -> bytes:
     """A node of `Forwarded` as a hop of X-Forwarded-For: without brackets and port."""
-    if node.startswith(b"["):
-        return node[1:].partition(b"]")[0]
-    return node.partition(b":")[0]
+    hop = node[1:].partition(b"]")[0] if node.startswith(b"[") else node.partition(b":")[0]
+    return hop if is_host(hop) else b"unknown"
 
 
 def _hops(value: bytes) -> list[bytes]:
