@@ -48,7 +48,7 @@ def _header_of_list(value: str) -> str:
 def _forwarded_header(value: str) -> str:
     if "*" in value and value != ALL:
         raise ValueError(
-            "there are no patterns: `*` alone stands for all that may be forwarded, and every other field is listed by its name"
+            "header fields are listed one by one: there are no patterns; `*` alone stands for all that may be forwarded"
         )
     return value if value == ALL else _header_name(value)
 

@@ -84,7 +84,7 @@ def read_into(
         if stopping.is_set():
             return
         for step in record.steps:
-            if step.origin in origins:
+            if step.origin.partition("/")[0] in origins:
                 _restore_step(store, step, now_s - (wall_now - record.time).total_seconds())
 
 
