@@ -8,12 +8,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from anabranch.core.exchange import Address
 from anabranch.core.forwarding import is_host
-from anabranch.jsontext.path import parse_path
+from anabranch.jsontext.path import parse_path, parse_paths
 
 # Any JSON value: a template, a default, a schema.
 JSON = Any
 # A value that is neither an object nor an array.
-Scalar = str | int | float | bool | None
+Scalar = Annotated[str | int | float | bool | None, "a single value"]
 
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 _HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
@@ -47,9 +47,7 @@ def _header_of_list(value: str) -> str:
 
 def _forwarded_header(value: str) -> str:
     if "*" in value and value != ALL:
-        raise ValueError(
-            "header fields are listed one by one: there are no patterns; `*` alone stands for all that may be forwarded"
-        )
+        raise ValueError("header fields are listed one by one: there are no patterns; `*` alone stands for all that may be forwarded")
     return value if value == ALL else _header_name(value)
 
 
@@ -67,6 +65,11 @@ def _host(value: str) -> str:
 
 def _json_path(value: str) -> str:
     parse_path(value)
+    return value
+
+
+def _json_paths(value: str) -> str:
+    parse_paths(value)
     return value
 
 
@@ -103,6 +106,8 @@ Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "
 """The value of a Host header (RFC 9110 section 7.2); `client`: that of the client's request."""
 JSONPath = Annotated[str, AfterValidator(_json_path)]
 """A path into JSON: see `anabranch.jsontext.path`."""
+JSONPaths = Annotated[str, AfterValidator(_json_paths)]
+"""The same, in which `*` stands for every element of an array."""
 JSONName = Annotated[str, AfterValidator(_json_name)]
 """A path of one name."""
 URL = Annotated[

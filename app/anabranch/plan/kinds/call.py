@@ -1,6 +1,6 @@
 """Calls: a request to an upstream, compiled."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeGuard
@@ -13,6 +13,7 @@ from anabranch.config import model as config
 from anabranch.config.base import ALL
 from anabranch.core.exchange import HeaderBlock, StaleRule
 from anabranch.core.forwarding import Forwarded
+from anabranch.jsontext.frame import Frame
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import compile_forward_query, compile_host, report_forward_headers
 from anabranch.plan.model import StepPlan
@@ -48,6 +49,10 @@ class CallPlan:
     host: str | None = None
     has_own_credentials: bool = False
     may_be_left_out: bool = False
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+        request = self.build(frame, headers, (), b"")
+        return request.method, request.target, request.extra, request.body
 
     def result_schema(self) -> dict[str, Any] | None:
         return None
