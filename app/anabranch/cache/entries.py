@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 
 from anabranch.core.exchange import Answer, Request
+from anabranch.core.forwarding import CHAINS, FORWARDING
 
 Key = tuple[object, ...]
 """What requests must have in common to share an entry."""
 
-_REACHED_BY: Final = frozenset((b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix"))
+_REACHED_BY: Final = frozenset(FORWARDING) - CHAINS
 _OVERHEAD_BYTES: Final = 512
 _MAX_AGE_HEADER_S: Final = 2**31
 

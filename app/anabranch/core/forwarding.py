@@ -16,6 +16,8 @@ Forwarded = Literal["append", "replace", "off"]
 Fields = tuple[tuple[bytes, bytes], ...]
 
 FORWARDING: Final = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix", b"forwarded")
+CHAINS: Final = frozenset((b"x-forwarded-for", b"forwarded"))
+"""Those that tell addresses. Clients at different addresses may share what is else the same."""
 UNIX: Final = "unix"
 """In a list of trusted proxies: whoever connects through a Unix socket."""
 
@@ -155,6 +157,10 @@ class Arrival(msgspec.Struct):
             peer = self.proxies.peer(None if client is None else client[0])
             fields = self._continued = self._behind(peer) if peer.is_trusted else self.replaced()
         return fields
+
+    def reached(self) -> Fields:
+        """By which host, scheme and prefix the client reaches the service, and no address: the answer may differ by these, whoever asks."""
+        return tuple(field for field in self.appended() if field[0] not in CHAINS)
 
     def _behind(self, peer: Peer) -> Fields:
         """What a trusted peer says, and the peer itself. What it says in only one of the two forms is said in both (RFC 7239 section 7.4)."""

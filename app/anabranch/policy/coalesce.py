@@ -11,6 +11,7 @@ from typing import Final
 
 from anabranch.cache.entries import Key
 from anabranch.core.exchange import Answer
+from anabranch.core.forwarding import CHAINS
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.errors import ConnectionLost, DeadlineExceeded, StepError, UpstreamTimeout
 from anabranch.plan.upstream import UpstreamPlan
@@ -18,7 +19,7 @@ from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.tools import Tools
 
-IGNORED_FIELDS: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate", b"x-forwarded-for", b"forwarded"))
+IGNORED_FIELDS: Final = CHAINS.union((b"x-request-id", b"traceparent", b"tracestate"))
 # Timers may fire early by the resolution of the event loop (a millisecond on uvloop).
 _EARLY_S: Final = 0.002
 

@@ -208,3 +208,9 @@ def test_a_prefix_is_a_plain_path() -> None:
     assert public_prefix(b"/a/", "/b") == "/a/b"
     assert public_prefix(b"//evil", "") == ""
     assert public_prefix(b"/a b", "") == ""
+
+
+def test_how_a_service_is_reached_does_not_depend_on_the_client() -> None:
+    one, other = (Arrival(HOST, (client, 1), "https", "/p", TrustedProxies()) for client in ("192.0.2.1", "192.0.2.2"))
+    assert one.reached() == other.reached()
+    assert dict(one.reached()) == {b"x-forwarded-proto": b"https", b"x-forwarded-host": b"g", b"x-forwarded-prefix": b"/p"}

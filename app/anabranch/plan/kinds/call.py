@@ -16,7 +16,7 @@ from anabranch.core.forwarding import Forwarded
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import compile_forward_query, compile_host, report_forward_headers
-from anabranch.plan.model import StepPlan
+from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
 from anabranch.plan.query import compile_query
 from anabranch.plan.request import Build, compile_build, compile_headers, compile_path
@@ -50,9 +50,9 @@ class CallPlan:
     has_own_credentials: bool = False
     may_be_left_out: bool = False
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
-        request = self.build(frame, headers, (), b"")
-        return request.method, request.target, request.extra, request.body
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
+        request = self.build(frame, headers, () if self.forwarded == "off" else reached, query)
+        return request.method, request.target, request.extra, request.body, request.host
 
     def result_schema(self) -> dict[str, Any] | None:
         return None
@@ -188,6 +188,11 @@ def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule
     for step in steps:
         if isinstance(step.operation, CallPlan) and step.operation.stale is not None:
             yield step, step.operation.stale
+
+
+def forwarded_query(step: StepPlan) -> tuple[str, ...]:
+    """The parameters of the client's query that the step passes on, as written."""
+    return step.operation.forward_query if isinstance(step.operation, CallPlan) else ()
 
 
 def _method(step: config.CallStep, endpoint: config.Endpoint) -> str:
