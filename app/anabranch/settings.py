@@ -50,8 +50,8 @@ class Settings(BaseSettings):
     keep_alive_s: float = Field(75.0, ge=0, le=3600)
     """How long a client's connection may stay idle, in seconds. Set it longer than the idle timeout of a load balancer in front."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
-    """Proxies in front of the gateway that are believed in `X-Forwarded-*` and `Forwarded`, separated by commas: addresses, networks such as
-    10.0.0.0/8, and `unix` for Unix sockets. What other clients send in these fields is never passed on."""
+    """Proxies in front of the gateway, separated by commas: addresses, networks such as 10.0.0.0/8, and `unix` for Unix sockets. They are believed
+    in `X-Forwarded-*` and `Forwarded`; what other clients send in these fields is never passed on."""
     max_requests: int = Field(0, ge=0)
     """Maximum concurrent requests, all endpoints together. 0: no limit. The limit applies to each worker."""
     max_waiting: int = Field(256, ge=0)

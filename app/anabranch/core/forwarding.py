@@ -14,6 +14,7 @@ import msgspec
 
 Forwarded = Literal["append", "replace", "off"]
 Fields = tuple[tuple[bytes, bytes], ...]
+_Inputs = tuple[str | bytes | None, ...]
 
 FORWARDING: Final = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix", b"forwarded")
 CHAINS: Final = frozenset((b"x-forwarded-for", b"forwarded"))
@@ -27,6 +28,8 @@ _MOST_ELEMENT_BYTES: Final = 1024
 _MOST_HOST_BYTES: Final = 259
 _MOST_PREFIX_BYTES: Final = 512
 _MOST_PEERS: Final = 4096
+_MOST_RENDERED: Final = 1024
+_MOST_KEPT_BYTES: Final = 512
 
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _HOST: Final = b"-._~!$&'()*+;=%:[]0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -72,13 +75,15 @@ class TrustedProxies:
     Raises ValueError with a sentence for the operator.
     """
 
-    __slots__ = ("_networks", "_peers", "_trusts_unix")
+    __slots__ = ("_networks", "_peers", "_trusts_unix", "rendered")
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         names = tuple(names)
         self._trusts_unix = UNIX in names
         self._networks = tuple(_network(name) for name in names if name != UNIX)
         self._peers: dict[str, Peer] = {}
+        self.rendered: dict[_Inputs, Fields] = {}
+        """What was rendered lately, by all that it depends on: most requests come from a client that has just sent another one."""
 
     def peer(self, host: str | None) -> Peer:
         """The peer with this address; None, or what is no address, for one without: a Unix socket."""
@@ -142,11 +147,13 @@ class Arrival(msgspec.Struct):
         """What this gateway knows by itself, whatever the request says."""
         fields = self._own
         if fields is None:
-            client = self.client
-            host = self.headers.get(b"host", b"")
-            peer = self.proxies.peer(None if client is None else client[0])
-            scheme, host = self.scheme.encode("ascii", "ignore"), host if is_host(host) else b""
-            fields = self._own = _fields(peer.address, scheme, host, self.root_path, _element(peer.node, host, scheme))
+            client, rendered = self.client, self.proxies.rendered
+            name = None if client is None else client[0]
+            key = (name, self.scheme, self.headers.get(b"host", b""), self.root_path)
+            fields = rendered.get(key)
+            if fields is None:
+                fields = _keep(rendered, key, self._by_itself(self.proxies.peer(name)))
+            self._own = fields
         return fields
 
     def appended(self) -> Fields:
@@ -154,9 +161,23 @@ class Arrival(msgspec.Struct):
         fields = self._continued
         if fields is None:
             client = self.client
-            peer = self.proxies.peer(None if client is None else client[0])
-            fields = self._continued = self._behind(peer) if peer.is_trusted else self.replaced()
+            name = None if client is None else client[0]
+            peer = self.proxies.peer(name)
+            if peer.is_trusted:
+                get, rendered = self.headers.get, self.proxies.rendered
+                key = (name, self.scheme, get(b"host", b""), self.root_path, *map(get, FORWARDING))
+                fields = rendered.get(key)
+                if fields is None:
+                    fields = _keep(rendered, key, self._behind(peer))
+            else:
+                fields = self.replaced()
+            self._continued = fields
         return fields
+
+    def _by_itself(self, peer: Peer) -> Fields:
+        host = self.headers.get(b"host", b"")
+        scheme, host = self.scheme.encode("ascii", "ignore"), host if is_host(host) else b""
+        return _fields(peer.address, scheme, host, self.root_path, _element(peer.node, host, scheme))
 
     def reached(self) -> Fields:
         """By which host, scheme and prefix the client reaches the service, and no address: the answer may differ by these, whoever asks."""
@@ -164,31 +185,39 @@ class Arrival(msgspec.Struct):
 
     def _behind(self, peer: Peer) -> Fields:
         """What a trusted peer says, and the peer itself. What it says in only one of the two forms is said in both (RFC 7239 section 7.4)."""
-        headers = self.headers
-        own = dict(self.replaced())
-        hops = _hops(headers.get(b"x-forwarded-for", b""))
-        elements = _elements(headers.get(b"forwarded", b""))
-        proto = _proto(headers.get(b"x-forwarded-proto", b""))
-        host = headers.get(b"x-forwarded-host", b"")
-        host = host if is_host(host.replace(b", ", b"").replace(b",", b"")) else b""
+        get = self.headers.get
+        own = self.replaced()
+        hops = _hops(get(b"x-forwarded-for", b""))
+        proto = _proto(get(b"x-forwarded-proto", b""))
+        host = _hosts(get(b"x-forwarded-host", b""))
+        standard = get(b"forwarded")
+        elements = [] if standard is None else _elements(standard)
         if elements:
-            first = dict(_pairs(elements[0]))
-            hops = hops or [_bare(dict(_pairs(element)).get(b"for", b"unknown")) for element in elements]
-            proto = proto or _proto(first.get(b"proto", b""))
-            host = host or (first[b"host"] if is_host(first.get(b"host", b"")) else b"")
+            pairs = [dict(_pairs(element)) for element in elements]
+            hops = hops or [_bare(of.get(b"for", b"unknown")) for of in pairs]
+            proto = proto or _proto(pairs[0].get(b"proto", b""))
+            host = host or _hosts(pairs[0].get(b"host", b""))
         elif hops:
-            nodes = [_node(hop) for hop in hops]
-            elements = [
-                _element(nodes[0], host.partition(b",")[0].rstrip(), proto.partition(b",")[0].rstrip()),
-                *(b"for=" + node for node in nodes[1:]),
-            ]
+            elements = [b"for=" + _node(hop) for hop in hops]
+            elements[0] = _element(elements[0][4:], host.partition(b",")[0], proto.partition(b",")[0])
+        if peer.address:
+            hops.append(peer.address)
         return _fields(
-            _joined([*hops, *([peer.address] if peer.address else [])]),
-            proto or own.get(b"x-forwarded-proto", b""),
-            host or own.get(b"x-forwarded-host", b""),
-            public_prefix(headers.get(b"x-forwarded-prefix"), self.root_path),
-            _joined([*elements, own[b"forwarded"]]),
+            _joined(hops),
+            proto or _value_of(own, b"x-forwarded-proto"),
+            host or _value_of(own, b"x-forwarded-host"),
+            public_prefix(get(b"x-forwarded-prefix"), self.root_path),
+            _joined([*elements, own[-1][1]]),
         )
+
+
+def _keep(rendered: dict[_Inputs, Fields], inputs: _Inputs, fields: Fields) -> Fields:
+    """Keep what was rendered, unless it came from unusually long fields: clients choose them."""
+    if len(rendered) >= _MOST_RENDERED:
+        rendered.clear()
+    if sum(len(part) for part in inputs if part is not None) <= _MOST_KEPT_BYTES:
+        rendered[inputs] = fields
+    return fields
 
 
 def carrier_of(forwarded: Forwarded) -> Callable[[Fields, Arrival | None], Fields]:
@@ -270,14 +299,27 @@ def _pairs(element: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _proto(value: bytes) -> bytes:
     """A scheme, or one for each of several proxies; b"" when it is something else."""
-    return value if len(value) <= 64 and all(_PROTO.fullmatch(part.strip()) for part in value.split(b",")) else b""
+    if value in {b"https", b"http"}:
+        return value
+    return value if len(value) <= 64 and all(_PROTO.fullmatch(part.strip(b" ")) for part in value.split(b",")) else b""
+
+
+def _hosts(value: bytes) -> bytes:
+    """A host, or one for each of several proxies; b"" when it is something else."""
+    return value if is_host(value) or (b"," in value and all(is_host(part.strip(b" ")) for part in value.split(b","))) else b""
+
+
+def _value_of(fields: Fields, name: bytes) -> bytes:
+    return next((value for key, value in fields if key == name), b"")
 
 
 def _joined(parts: list[bytes]) -> bytes:
     """The parts with commas between; of too many the last ones."""
+    joined = b", ".join(parts)
+    if len(joined) <= _MOST_BYTES:
+        return joined
     room = _MOST_BYTES
-    for index in range(len(parts) - 1, -1, -1):
-        room -= len(parts[index]) + 2
-        if room < 0:
-            return b", ".join(parts[index + 1 :])
-    return b", ".join(parts)
+    kept = len(parts)
+    while (room := room - len(parts[kept - 1]) - 2) >= 0:
+        kept -= 1
+    return b", ".join(parts[kept:])

@@ -214,3 +214,29 @@ def test_how_a_service_is_reached_does_not_depend_on_the_client() -> None:
     one, other = (Arrival(HOST, (client, 1), "https", "/p", TrustedProxies()) for client in ("192.0.2.1", "192.0.2.2"))
     assert one.reached() == other.reached()
     assert dict(one.reached()) == {b"x-forwarded-proto": b"https", b"x-forwarded-host": b"g", b"x-forwarded-prefix": b"/p"}
+
+
+def test_what_was_rendered_is_kept_in_bounded_memory_and_for_the_same_request_only() -> None:
+    proxies = TrustedProxies(ALL)
+    for number in range(3000):
+        hop = b"203.0.%d.%d" % (number // 256, number % 256)
+        for _ in range(2):
+            fields = dict(Arrival(HOST | {b"x-forwarded-for": hop}, ("192.0.2.1", 1), "http", "", proxies).appended())
+            assert fields[b"x-forwarded-for"] == hop + b", 192.0.2.1"
+    assert len(proxies.rendered) <= 1024
+    proxies.rendered.clear()
+    Arrival({b"host": b"g" * 60_000, b"x-forwarded-for": b"1" * 60_000}, ("192.0.2.1", 1), "http", "", proxies).appended()
+    assert not proxies.rendered
+    by_header = [
+        Arrival(HOST | headers, ("192.0.2.1", 1), scheme, path, proxies).appended()
+        for headers in (
+            {},
+            {b"x-forwarded-proto": b"https"},
+            {b"x-forwarded-host": b"https"},
+            {b"x-forwarded-prefix": b"/https"},
+            {b"host": b"o"},
+        )
+        for scheme in ("http", "wss")
+        for path in ("", "/p")
+    ]
+    assert len(set(by_header)) == len(by_header)
