@@ -9,8 +9,9 @@ from urllib.parse import quote, unquote_plus
 
 from anabranch.config.base import ALL
 from anabranch.config.problems import Problems
+from anabranch.core.field import OURS
 from anabranch.core.forwarding import FORWARDING, is_host
-from anabranch.plan.fields import OURS, report_header
+from anabranch.plan.fields import report_header
 from anabranch.plan.upstream import UpstreamPlan
 
 PROPAGATED: Final = (b"x-request-id", b"traceparent", b"tracestate")

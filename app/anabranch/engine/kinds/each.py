@@ -16,6 +16,7 @@ from anabranch.engine.request import ClientRequest
 from anabranch.errors import StepError, TooManyItems, UnexpectedAnswer
 from anabranch.jsontext import raw
 from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.project import Row
 from anabranch.plan.each import BatchPlan, EachPlan, key_text
 from anabranch.plan.left_out import LeftOut
 from anabranch.plan.model import StepPlan
@@ -50,14 +51,15 @@ def _but_for_the_keys(plan: EachPlan, batch: BatchPlan) -> Callable[[Frame, Clie
 
 
 class _Job:
-    """What one run is for: the elements with the same key. `frame`: with the first of them. `key`: JSON text."""
+    """What one run is for: the elements with the same key. `row`: of the first of them. `key`: JSON text. `text`: for comparison."""
 
-    __slots__ = ("frame", "key", "places")
+    __slots__ = ("key", "places", "row", "text")
 
-    def __init__(self, frame: Frame, place: int, key: bytes) -> None:
-        self.frame = frame
+    def __init__(self, row: Row, place: int, key: bytes, text: str) -> None:
+        self.row = row
         self.places = [place]
         self.key = key
+        self.text = text
 
 
 class _Items:
@@ -90,16 +92,16 @@ class _Items:
 
     async def run(self) -> bytes:
         plan, outcome = self._plan, self._outcome
-        items = plan.items(self._frame)
-        if len(items) > plan.most:
+        rows = plan.rows(plan.items(self._frame))
+        if len(rows) > plan.most:
             if not plan.is_truncated:
-                raise TooManyItems(f"{plan.source} has {len(items)} elements, and `max_items` is {plan.most}")
-            outcome.dropped_items = len(items) - plan.most
-            del items[plan.most :]
-        outcome.item_count = len(items)
+                raise TooManyItems(f"{plan.source} has {len(rows)} elements, and `max_items` is {plan.most}")
+            outcome.dropped_items = len(rows) - plan.most
+            del rows[plan.most :]
+        outcome.item_count = len(rows)
         outcome.item_failures = self._failures
-        self._results = [plan.default] * len(items)
-        jobs = self._jobs(items)
+        self._results = [plan.default] * len(rows)
+        jobs = self._jobs(rows)
         batch = plan.batch
         if self._gatherer is not None:
             await self._with_others(self._gatherer, jobs)
@@ -111,14 +113,17 @@ class _Items:
         self._results += [plan.default] * outcome.dropped_items
         return self._step.read(b"[" + b",".join(self._results) + b"]" if self._results else _NO_ITEMS, self._frame)
 
-    def _jobs(self, items: list[bytes]) -> list[_Job]:
+    def _jobs(self, rows: list[Row]) -> list[_Job]:
         """What has to run, in the order of the elements."""
         plan = self._plan
+        if plan.when is None and plan.key is None:
+            return [_Job(row, place, b"", "") for place, row in enumerate(rows)]
         jobs: list[_Job] = []
         known: dict[str, _Job] = {}
-        for place, item in enumerate(items):
-            frame = self._frame.copy()
-            plan.fill(item, frame)
+        frame = self._frame.copy()
+        for place, row in enumerate(rows):
+            for slot, value in zip(plan.slots, row, strict=True):
+                frame[slot] = value
             try:
                 if plan.when is not None and not plan.when(frame):
                     continue
@@ -129,18 +134,21 @@ class _Items:
                 self._failed(error, [place])
                 continue
             if key is None:
-                jobs.append(_Job(frame, place, b""))
+                jobs.append(_Job(row, place, b"", ""))
                 continue
             text = key_text(key)
             if (job := known.get(text)) is not None:
                 job.places.append(place)
             else:
-                known[text] = job = _Job(frame, place, as_json(key))
+                known[text] = job = _Job(row, place, as_json(key), text)
                 jobs.append(job)
         return jobs
 
     async def _one(self, job: _Job) -> None:
-        value = await self._call(job.frame, job.places)
+        frame = self._frame.copy()
+        for slot, found in zip(self._plan.slots, job.row, strict=True):
+            frame[slot] = found
+        value = await self._call(frame, job.places)
         if value is not None:
             for place in job.places:
                 self._results[place] = value
@@ -160,7 +168,7 @@ class _Items:
         """Have these jobs done together with those of other requests."""
         if not jobs:
             return
-        by_key = {key_text(job.key): job for job in jobs}
+        by_key = {job.text: job for job in jobs}
         try:
             calls = gatherer.join(self._request, self._frame, {text: job.key for text, job in by_key.items()}, self._deadline)
         except StepError as error:
@@ -190,11 +198,11 @@ class _Items:
             self._failed(UnexpectedAnswer("the answer to a batch is not an array; `target` leads to it", may_be_processed=True), places)
             return
         for job in jobs:
-            element = found.get(key_text(job.key))
+            element = found.get(job.text)
             if element is None:
                 continue
             try:
-                value = batch.shape(element, frame)
+                value = element if batch.shape is None else batch.shape(element, frame)
             except StepError as error:
                 self._failed(error, job.places)
                 continue
@@ -232,8 +240,7 @@ def _by_key(answer: bytes, batch: BatchPlan) -> dict[str, bytes] | None:
     if array is None:
         return None
     found: dict[str, bytes] = {}
-    for element in array:
-        key = raw.get(element, batch.match)
+    for element, (key,) in zip(array, batch.keys(answer), strict=True):
         if isinstance(key, bytes) and key != raw.NULL:
             found.setdefault(key_text(key), bytes(element))
     return found
@@ -247,7 +254,8 @@ async def _some_at_once(run: Callable[[T], Awaitable[None]], jobs: list[T], at_o
         await _work(run, left)
         return
     # Where no job can fail, this task works too.
-    tasks = [asyncio.ensure_future(_work(run, left)) for _ in range(workers if can_fail else workers - 1)]
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(_work(run, left)) for _ in range(workers if can_fail else workers - 1)]
     try:
         if can_fail:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
