@@ -44,7 +44,8 @@ def _but_for_the_keys(plan: EachPlan, batch: BatchPlan) -> Callable[[Frame, Clie
     def same(frame: Frame, request: ClientRequest) -> object:
         some = frame.copy()
         batch.fill(_SOME_KEYS, some)
-        return plan.item.operation.sent(some, request.headers)
+        reached = () if request.arrival is None else request.arrival.reached()
+        return plan.item.operation.sent(some, request.headers, reached, request.query)
 
     return same
 
