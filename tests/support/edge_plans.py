@@ -13,6 +13,7 @@ from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import BodyPlan, DocumentPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan, StepPlan
 from anabranch.plan.operation import OperationPlan
+from anabranch.plan.routes import split_path
 
 
 def read_text(texts: list[str]) -> Any:
@@ -154,12 +155,13 @@ def endpoint(
         name=name or f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
         method=method,
         path=path,
-        segments=tuple(path.split("/")[1:]),
+        segments=split_path(path),
         timeout_s=timeout_s,
         max_requests=source.max_requests,
         path_parameters=tuple(item for item in parameters if item.location == "path"),
         query_parameters=tuple(item for item in parameters if item.location == "query"),
         header_parameters=tuple(item for item in parameters if item.location == "header"),
+        cookie_parameters=tuple(item for item in parameters if item.location == "cookie"),
         body=body,
         slot_count=max([*slots, 0]) + 1,
         steps=tuple(step(index, key, item, needs=(needs or {}).get(key, ())) for index, (key, item) in enumerate(source.steps.items())),

@@ -6,6 +6,7 @@ from fastapi import APIRouter, WebSocket
 
 inner = APIRouter(prefix="/inner")
 router = APIRouter()
+patterns = APIRouter()
 
 
 @router.get("/shadowed")
@@ -32,3 +33,12 @@ async def chat(socket: WebSocket) -> None:
 
 
 router.include_router(inner)
+
+
+@patterns.get("/tasks/7:go")
+@patterns.get("/tasks/{number:int}:go")
+@patterns.get("/tasks/{name}")
+@patterns.get("/tree/{name}/leaf")
+@patterns.get("/tree")
+async def pattern() -> dict[str, Any]:
+    return {}

@@ -96,10 +96,11 @@ class Defaults(Model):
 class Parameter(Model):
     """A parameter of an endpoint, checked before anything is called."""
 
-    in_: Literal["path", "query", "header"] = Field(alias="in")
-    """Where the client sends the parameter."""
+    in_: Literal["path", "query", "header", "cookie"] = Field(alias="in")
+    """Where the client sends the parameter. The value of a cookie is taken as it is, without quotes around it (RFC 6265 section 4.1.1)."""
     schema_: dict[str, JSON] = Field({"type": "string"}, alias="schema")
-    """JSON Schema of the value. `type` sets how the text is parsed: string, integer, number, boolean, or array of those."""
+    """JSON Schema of the value. `type` sets how the text is parsed: string, integer, number, boolean, or array of those: a
+    query parameter that is repeated, or a header field or path segment with commas. A cookie cannot be an array."""
     required: bool = False
     """Reject requests without the parameter. Path parameters are always required."""
     default: JSON = None
@@ -185,7 +186,8 @@ class Endpoint(Model):
     """A route that the gateway offers."""
 
     path: str
-    """Path, with parameters in braces: `/flights/{flight_id}`."""
+    """Path, with parameters in braces: `/flights/{flight_id}`. Text may stand around them: `/jobs/{id}:cancel`, `/files/{name}.json`; the longest
+    text takes precedence. `{rest...}` as the last segment takes all remaining segments, with their encoding kept."""
     method: EndpointMethod = "GET"
     """Method. GET endpoints also answer HEAD."""
     name: str | None = None
@@ -204,7 +206,7 @@ class Endpoint(Model):
     max_calls: Count | None = Field(None, ge=1)
     """Warn, when the document is checked, if one request may make more upstream calls, attempts included. If unset, `defaults.max_calls`."""
     parameters: dict[str, Parameter] = {}
-    """Parameters that the client may send in path, query and headers. Other query parameters are ignored."""
+    """Parameters that the client may send in path, query, headers and cookies. Other query parameters are ignored."""
     body: Body | None = None
     """The request body. If unset, an endpoint whose steps refer to `{body}` accepts any JSON."""
     steps: dict[Name, AnyStep] = Field(min_length=1)

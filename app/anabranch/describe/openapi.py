@@ -59,6 +59,10 @@ _PROBLEMS: Final = {
     ),
     "504": ("GatewayTimeout", "A required step, or every step, timed out."),
 }
+_REST: Final = (
+    "All remaining segments of the path, with `/` between them; their encoding is kept, so that a `/` that a tool encodes as `%2F` is part of one "
+    "segment. The first segment must not be empty, and none of them `.` or `..`."
+)
 _OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _PROBLEM: Final[JSON] = {
     "type": "object",
@@ -105,8 +109,8 @@ def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSO
     paths: JSON = {}
     schemas: JSON = {problem_name: _PROBLEM}
     schemes: JSON = {}
-    for plan in document.endpoints:
-        paths.setdefault(plan.path, {})[plan.method.lower()] = _operation(plan, schemas, schemes)
+    for plan, template in zip(document.endpoints, _templates(document), strict=True):
+        paths.setdefault(template, {})[plan.method.lower()] = _operation(plan, template, schemas, schemes)
     responses = {name: _problem_response(status, description, problem_name) for status, (name, description) in _PROBLEMS.items()}
     components: JSON = {"schemas": schemas, "responses": responses, "headers": _HEADERS}
     return paths, {**components, "securitySchemes": schemes} if schemes else components
@@ -119,9 +123,9 @@ def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
         responses.setdefault(status, _reference(status))
 
 
-def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON) -> JSON:
+def _operation(plan: EndpointPlan, template: str, schemas: JSON, schemes: JSON) -> JSON:
     source = plan.source
-    parameters = [*plan.path_parameters, *plan.query_parameters, *plan.header_parameters]
+    parameters = [*plan.path_parameters, *plan.query_parameters, *plan.header_parameters, *plan.cookie_parameters]
     operation: JSON = {"operationId": plan.name}
     if source.summary:
         operation["summary"] = source.summary
@@ -129,7 +133,7 @@ def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON) -> JSON:
         operation["description"] = source.description
     if source.tags:
         operation["tags"] = list(source.tags)
-    described = [_parameter(plan, parameter, schemas) for parameter in parameters if is_parameter(parameter)]
+    described = [_parameter(plan, parameter, template, schemas) for parameter in parameters if is_parameter(parameter)]
     described += [_FORWARDED | {"name": name} for name in _forwarded_names(plan)]
     if described:
         operation["parameters"] = described
@@ -153,16 +157,33 @@ def _forwarded_names(plan: EndpointPlan) -> list[str]:
     return [name for name in names if all(name != parameter.name for parameter in plan.query_parameters)]
 
 
-def _parameter(plan: EndpointPlan, parameter: ParameterPlan, schemas: JSON) -> JSON:
+def _templates(document: DocumentPlan) -> list[str]:
+    """The path of each endpoint as a template of OpenAPI, in which `{rest...}` is a parameter like others: `{rest}`, or a name that no other
+    endpoint has there."""
+    taken = {plan.path for plan in document.endpoints}
+    templates = []
+    for plan in document.endpoints:
+        template = plan.path
+        if plan.segments[-1].is_rest:
+            template = f"{plan.path[:-4]}}}"
+            if template in taken:
+                template = f"{plan.path[:-4]}_and_below}}"
+        templates.append(template)
+    return templates
+
+
+def _parameter(plan: EndpointPlan, parameter: ParameterPlan, template: str, schemas: JSON) -> JSON:
     source = parameter.source
     schema = _embedded(source.schema_, f"{plan.name}_{parameter.location}_{parameter.name}", schemas)
     if "default" in source.model_fields_set and "default" not in schema:
         schema = {**schema, "default": source.default}
+    is_rest = parameter.segment >= 0 and plan.segments[parameter.segment].is_rest
+    description = " ".join(filter(None, (source.description, _REST if is_rest else "")))
     return {
-        "name": parameter.name,
+        "name": template[template.rindex("{") + 1 : -1] if is_rest else parameter.name,
         "in": parameter.location,
         "required": parameter.is_required,
-        **({"description": source.description} if source.description else {}),
+        **({"description": description} if description else {}),
         "schema": schema,
     }
 

@@ -1,6 +1,8 @@
 """Checks the routes of Python routers against the document: those that no request would ever reach are problems."""
 
+import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from fastapi import APIRouter
 from fastapi.routing import iter_route_contexts
@@ -8,7 +10,7 @@ from starlette.routing import WebSocketRoute
 
 from anabranch.config.problems import Problems
 from anabranch.plan.model import DocumentPlan, EndpointPlan
-from anabranch.plan.routes import RESERVED, is_parameter
+from anabranch.plan.routes import RESERVED, Segment, split_path
 
 
 def check_routes(routers: Sequence[tuple[int, APIRouter]], plan: DocumentPlan, problems: Problems) -> None:
@@ -48,9 +50,27 @@ def _routes(router: APIRouter) -> Iterator[tuple[str, bool]]:
 
 def _covers(endpoint: EndpointPlan, segments: Sequence[str]) -> bool:
     """Whether the endpoint matches every path that a route with these segments matches."""
-    return len(segments) == len(endpoint.segments) and all(
-        own == segment or (is_parameter(own) and _is_one_segment(segment)) for own, segment in zip(endpoint.segments, segments, strict=True)
-    )
+    for index, own in enumerate(endpoint.segments):
+        if own.is_rest:
+            rest = segments[index:]
+            return bool(rest) and _is_one_segment(rest[0]) and not any(segment in (".", "..") for segment in rest)
+        if index == len(segments) or not _covers_segment(own, segments[index]):
+            return False
+    return len(segments) == len(endpoint.segments)
+
+
+_CONVERTER: Final = re.compile(r":\w+}")
+
+
+def _covers_segment(own: Segment, segment: str) -> bool:
+    if own.is_static:
+        return own.literals[0] == segment
+    if not own.is_mixed:
+        return _is_one_segment(segment)
+    if "{" not in segment:
+        return own.split(segment) is not None
+    (other,) = split_path(f"/{_CONVERTER.sub('}', segment)}")
+    return own.shape == other.shape and _is_one_segment(segment)
 
 
 def _is_one_segment(segment: str) -> bool:

@@ -1,8 +1,9 @@
-"""Fills a request's frame with the parameters that the plan declares, from path, query and headers. Reports all faults at once.
+"""Fills a request's frame with the parameters that the plan declares, from path, query, header fields and cookies. Reports all faults at once.
 
 A fault says what is wrong with which parameter, and never quotes what the client sent: it may be a credential, and problems are logged.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,16 +14,18 @@ from anabranch.jsontext.frame import Frame
 from anabranch.plan.model import ParameterPlan
 
 _NOT_UTF8: Final = "is not UTF-8 text"
+_NOT_A_COOKIE: Final = "is not the value of a cookie: it has a character that must not be in one"
+_COOKIE_VALUE: Final = re.compile(r'("?)([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*)\1')
 _WHITESPACE: Final = " \t"
 
 Texts = list[str | None]
-"""What the client sent for one parameter; None for what is not UTF-8."""
+"""What the client sent for one parameter; None for what cannot be read."""
 Faults = list[dict[str, object]]
 
 
 def fill(request: ClientRequest) -> None:
     """Read every declared parameter of a request into its slot. Raises InvalidParameters with one error for each fault, in the order path,
-    query, header."""
+    query, header, cookie."""
     plan, frame = request.plan, request.frame
     faults: Faults | None = None
     for parameter, value in zip(plan.path_parameters, request.path_values, strict=True):
@@ -36,6 +39,11 @@ def fill(request: ClientRequest) -> None:
     for parameter in plan.header_parameters:
         field = request.headers.get(parameter.field)
         faults = _absent(parameter, frame, faults) if field is None else _read(parameter, _of_field(parameter, field), frame, faults)
+    if plan.cookie_parameters:
+        sent = parse_cookies(request.headers.get(b"cookie", b""))
+        for parameter in plan.cookie_parameters:
+            values = sent.get(parameter.name)
+            faults = _absent(parameter, frame, faults) if values is None else _read(parameter, values, frame, faults, _NOT_A_COOKIE)
     if faults is not None:
         raise InvalidParameters(_summary(faults), errors=faults)
 
@@ -53,6 +61,21 @@ def _of_field(parameter: ParameterPlan, field: bytes) -> Texts:
     except UnicodeDecodeError:
         return [None]
     return list(elements(text)) if parameter.is_list else [text]
+
+
+def parse_cookies(field: bytes) -> dict[str, Texts]:
+    """The values of each cookie, in order, as they were sent, without quotes around them. None for a value with other characters than the
+    grammar allows. What is no pair is dropped: one broken cookie of another application must not make the others unreadable.
+
+    **Source:** RFC 6265 sections 4.1.1 (grammar) and 4.2.1 (Cookie).
+    """
+    cookies: dict[str, Texts] = {}
+    for pair in field.decode("latin-1").split(";"):
+        name, equals, value = pair.strip(_WHITESPACE).partition("=")
+        if equals:
+            found = _COOKIE_VALUE.fullmatch(value)
+            cookies.setdefault(name, []).append(None if found is None else found[2])
+    return cookies
 
 
 def elements(text: str) -> Iterator[str]:
@@ -81,9 +104,9 @@ def elements(text: str) -> Iterator[str]:
             yield element
 
 
-def _read(parameter: ParameterPlan, texts: Texts, frame: Frame, faults: Faults | None) -> Faults | None:
+def _read(parameter: ParameterPlan, texts: Texts, frame: Frame, faults: Faults | None, unreadable: str = _NOT_UTF8) -> Faults | None:
     if None in texts:
-        return _fault(parameter, _NOT_UTF8, faults)
+        return _fault(parameter, unreadable, faults)
     try:
         value = parameter.read(texts)  # type: ignore[arg-type]  # no None is left
     except ValueError as error:

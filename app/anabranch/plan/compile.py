@@ -12,7 +12,7 @@ from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
 from anabranch.plan.reference import ROOTS, in_fixed_text
-from anabranch.plan.routes import PathError, parse_path, route_key
+from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
 from anabranch.plan.scope import Path
 from anabranch.plan.upstream import UpstreamPlan, compile_upstream
 
@@ -87,11 +87,14 @@ def _check_upstreams(document: config.Document, plans: Mapping[str, UpstreamPlan
 
 def _check_routes(document: config.Document, paths: Sequence[Path], problems: Problems) -> None:
     seen: dict[object, Path] = {}
+    routes: list[Segments] = []
+    places: list[tuple[config.Endpoint, Path]] = []
     for endpoint, at in zip(document.endpoints, paths, strict=True):
         try:
-            key = route_key(endpoint.method, parse_path(endpoint.path))
+            segments = parse_path(endpoint.path)
         except PathError:
             continue
+        key = route_key(endpoint.method, segments)
         if key in seen:
             first = problems.positions.locate((*seen[key], "path"))
             problems.add(
@@ -101,6 +104,17 @@ def _check_routes(document: config.Document, paths: Sequence[Path], problems: Pr
             )
         else:
             seen[key] = at
+            routes.append(segments)
+            places.append((endpoint, at))
+    for other, index in ambiguous(routes):
+        (endpoint, at), (rival, rival_at) = places[index], places[other]
+        problems.add(
+            (*at, "path"),
+            f"{endpoint.method} {endpoint.path} and {rival.method} {rival.path} at {problems.positions.locate((*rival_at, 'path'))} match the same "
+            "requests, and neither has the longer text",
+            value=endpoint.path,
+            hint="give one of them a longer text beside its parameters, or another path",
+        )
 
 
 def _warn_of_answers_not_kept(plans: Sequence[tuple[EndpointPlan, Path]], problems: Problems) -> None:

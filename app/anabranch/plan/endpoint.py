@@ -1,5 +1,6 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -23,7 +24,7 @@ from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
 from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
-from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
+from anabranch.plan.routes import PathError, Segments, operation_name, parameter_names, parse_path, split_path
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.select import compile_select
@@ -31,6 +32,7 @@ from anabranch.plan.step import StepDraft, draft_step, plan_step, report_nullabl
 from anabranch.plan.template import compile_json
 from anabranch.plan.value import of_document
 
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LISTED_BYTES: Final = 4 * 1024
 """Size of a body up to which all its faults are found. Of a larger one only the first is: a body of 1 MiB can have faults for 7 s of CPU time."""
 _MOST_FAULTS: Final = 20
@@ -51,6 +53,7 @@ class EndpointCompiler:
             steps=endpoint.steps,
             broken=self._broken("steps"),
             parameters=self._parameter_names(),
+            rest=next((segment.names[0] for segment in self._segments if segment.is_rest), None),
             has_body=self._has_body,
             broken_parameters=None if (*at, "parameters") in known.broken else {*self._broken("parameters"), *self._misplaced()},
         )
@@ -99,6 +102,7 @@ class EndpointCompiler:
             path_parameters=tuple(item for item in parameters if item.location == "path"),
             query_parameters=(*(item for item in parameters if item.location == "query"), *([] if select is None else [select[1]])),
             header_parameters=tuple(item for item in parameters if item.location == "header"),
+            cookie_parameters=tuple(item for item in parameters if item.location == "cookie"),
             body=body,
             slot_count=self._scope.slot_count,
             steps=steps,
@@ -133,12 +137,12 @@ class EndpointCompiler:
     def _name(self) -> str:
         return self._endpoint.name or operation_name(self._endpoint.method, self._segments)
 
-    def _parse_path(self) -> tuple[str, ...]:
+    def _parse_path(self) -> Segments:
         try:
             return parse_path(self._endpoint.path)
         except PathError as error:
             self._problems.add((*self._at, "path"), str(error), value=self._endpoint.path)
-            return tuple(self._endpoint.path.strip("/").split("/"))
+            return split_path(self._endpoint.path)
 
     def _parameter_names(self) -> dict[tuple[str, str], bool]:
         names = {("path", name): False for name in parameter_names(self._segments)}
@@ -306,6 +310,10 @@ class EndpointCompiler:
             except ValueError as error:
                 self._problems.add((*at, "default"), f"the default does not match the schema: {error}", value=parameter.default)
         key = name.lower() if parameter.in_ == "header" else name
+        is_list = type_of(parameter.schema_) == "array"
+        segment = next((index for index, one in enumerate(self._segments) if name in one.names), -1) if parameter.in_ == "path" else -1
+        if (fault := self._fault(name, parameter, segment)) is not None:
+            self._problems.add(at, fault, at_key=True)
         slots = self._scope.slots_of(parameter.in_)
         return ParameterPlan(
             name=key,
@@ -315,10 +323,25 @@ class EndpointCompiler:
             slot=next((slot for path, slot in slots if path == (key,)), None),
             read=read,
             source=parameter,
-            is_list=type_of(parameter.schema_) == "array",
-            segment=self._segments.index(f"{{{name}}}") if parameter.in_ == "path" else -1,
+            is_list=is_list,
+            segment=segment,
             field=key.encode() if parameter.in_ == "header" else b"",
         )
+
+    def _fault(self, name: str, parameter: config.Parameter, segment: int) -> str | None:
+        """Why a parameter can never be sent as it is declared; None when it can."""
+        kind = type_of(parameter.schema_)
+        if parameter.in_ == "cookie":
+            if not _TOKEN.fullmatch(name):
+                return "the name of a cookie must be a token: letters, digits and symbols such as `-`, `.` and `_` (RFC 6265 section 4.1.1)"
+            if kind == "array":
+                return "a cookie cannot be an array: its value has no commas (RFC 6265 section 4.1.1)"
+        if parameter.in_ == "path" and segment >= 0:
+            if self._segments[segment].is_rest and kind != "string":
+                return f"`{name}` takes all remaining segments, which are a string"
+            if self._segments[segment].is_mixed and kind == "array":
+                return f"an array must be a whole segment, and there is text around `{name}`"
+        return None
 
     def _body(self) -> BodyPlan | None:
         source = self._endpoint.body

@@ -11,6 +11,7 @@ from anabranch.jsontext.shape import DecodeMode
 from anabranch.plan.names import Numbers
 from anabranch.plan.parameters import Reader
 from anabranch.plan.reference import Reference
+from anabranch.plan.routes import Segments
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -169,25 +170,26 @@ class RecordPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointPlan:
-    """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
+    """One endpoint, compiled. `segments`: the path, parsed. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
     `joins`: what is done to the steps' values before they are merged. `numbers`: what clients see in place of names; None: the names.
     `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
     (`anabranch.plan.select`).
 
-    `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
+    `path_parameters`, `query_parameters`, `header_parameters`, `cookie_parameters`: the declared parameters by location, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
     """
 
     name: str
     method: str
     path: str
-    segments: tuple[str, ...]
+    segments: Segments
     timeout_s: float
     max_requests: int | None
     path_parameters: tuple[ParameterPlan, ...]
     query_parameters: tuple[ParameterPlan, ...]
     header_parameters: tuple[ParameterPlan, ...]
+    cookie_parameters: tuple[ParameterPlan, ...]
     body: BodyPlan | None
     slot_count: int
     steps: tuple[StepPlan, ...]

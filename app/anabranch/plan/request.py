@@ -29,6 +29,8 @@ _LITERAL_PATH: Final = "/-._~!$&'()*+,;=:@%?"
 """Characters that are not percent-encoded in the literal parts of a path template (RFC 3986 section 3.3), and of a query in the template."""
 _CHOSEN_BY_CLIENT: Final = ("accept", "user-agent")
 """Fields that have a default, and that `*` takes from the client."""
+_KEPT_PATH: Final = "/-._~!$&'()*+,;=:@%"
+"""Characters of a client's path that are not percent-encoded in another path: those of a path, and the `%` of what is encoded."""
 _FORBIDDEN_IN_HEADER: Final = {*range(0x20), 0x7F} - {0x09}
 
 
@@ -50,18 +52,31 @@ def _segment(value: Any, source: str, allows_slashes: bool) -> str:
     return quote(text, safe="")
 
 
-def compile_path(template: Template, slot_of: SlotOf, *, allows_slashes: bool = True) -> Callable[[Frame], str]:
-    """A function from a frame to the path. The function raises MissingReference. `allows_slashes`: values may have `/` and `\\`, encoded."""
+def _segments(value: Any, source: str, allows_slashes: bool) -> str:
+    """The remaining segments of the client's path as segments of another path, with their encoding kept. None may climb out."""
+    for segment in value.split("/"):
+        if segment and (why := path_value.fault(segment, allows_slashes=allows_slashes)) is not None:
+            raise MissingReference(f"{source} {why}")
+    return quote(value, safe=_KEPT_PATH)
+
+
+def compile_path(
+    template: Template, slot_of: SlotOf, *, allows_slashes: bool = True, is_rest: Callable[[Reference], bool] = lambda _: False
+) -> Callable[[Frame], str]:
+    """A function from a frame to the path. The function raises MissingReference. `allows_slashes`: values may have `/` and `\\`, encoded.
+    `is_rest`: whether a reference stands for several segments, encoded already."""
+    render_of = [_segments if isinstance(part, Reference) and is_rest(part) else _segment for part in template]
     parts = [quote(part, safe=_LITERAL_PATH) if isinstance(part, str) else (slot_of(part), str(part)) for part in template]
     if all(isinstance(part, str) for part in parts):
         constant = "".join(str(part) for part in parts)
         return lambda _frame: constant
     if len(parts) == 2 and isinstance(parts[0], str) and isinstance(parts[1], tuple):
-        before, (slot, source) = parts[0], parts[1]
-        return lambda frame: before + _segment(frame[slot], source, allows_slashes)
+        before, (slot, source), write = parts[0], parts[1], render_of[1]
+        return lambda frame: before + write(frame[slot], source, allows_slashes)
+    pairs = list(zip(parts, render_of, strict=True))
 
     def render(frame: Frame) -> str:
-        return "".join([part if type(part) is str else _segment(frame[part[0]], part[1], allows_slashes) for part in parts])  # type: ignore[index]
+        return "".join([part if type(part) is str else write(frame[part[0]], part[1], allows_slashes) for part, write in pairs])  # type: ignore[index]
 
     return render
 

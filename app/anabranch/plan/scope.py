@@ -21,6 +21,7 @@ class Scope:
     """`steps`: all valid steps by name. `broken`: names of invalid steps, which have been reported already.
 
     `parameters`: (location, name) of each parameter, with whether the client may leave it out; header names in lower case.
+    `rest`: name of the path parameter that takes all remaining segments; None when there is none.
     `broken_parameters`: names of declared parameters whose location is unknown, which has been reported; None: all may be.
     """
 
@@ -32,6 +33,7 @@ class Scope:
         broken: Collection[str],
         parameters: Mapping[tuple[str, str], bool],
         has_body: bool,
+        rest: str | None = None,
         broken_parameters: Collection[str] | None = (),
     ) -> None:
         self._problems = problems
@@ -39,6 +41,7 @@ class Scope:
         self._broken = broken
         self._parameters = parameters
         self._has_body = has_body
+        self._rest = rest
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, str, tuple[str, ...]], int] = {}
         self._used: dict[str, dict[Reference, None]] = {}
@@ -116,6 +119,10 @@ class Scope:
         path = path if step.each is None else path[1:]
         return path if step.target is None else (*parse_path(step.target), *path)
 
+    def is_rest(self, reference: Reference) -> bool:
+        """Whether the reference is to all remaining segments of the client's path."""
+        return reference.root == "path" and reference.path == (self._rest,)
+
     def is_optional(self, reference: Reference) -> bool:
         """Whether the client may leave out what the reference names."""
         key = (reference.root, reference.path[0].lower() if reference.root == "header" else reference.path[0]) if reference.path else None
@@ -157,7 +164,7 @@ class Scope:
             self._problems.add(
                 at,
                 f"unknown step `{root}` in {reference}",
-                hint=hint or "a reference begins with path, query, header, body or a step's name",
+                hint=hint or "a reference begins with path, query, header, cookie, body or a step's name",
             )
 
     def _note(self, reference: Reference, at: Path) -> None:
@@ -180,7 +187,9 @@ class Scope:
             locations = [
                 location for location, declared in self._parameters if declared == (name.lower() if location == "header" else path[0])
             ]
-            if locations:
+            if (dotted := ".".join(path)) != path[0] and (dotted.lower() if root == "header" else dotted) in known:
+                hint = f'a name with a dot is written in double quotes: {{{root}."{dotted}"}}'
+            elif locations:
                 hint = f"it is declared with `in: {locations[0]}`: write {{{locations[0]}.{path[0]}}}"
             elif not (hint := did_you_mean(name, known)):
                 hint = f"declare it: `parameters: {{{path[0]}: {{in: {root}}}}}`"

@@ -158,6 +158,12 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
             raise CannotReplay(f"the header {name} was redacted")
         if value is None and name not in listed and (parameter.is_required or parameter.slot is not None) and record.status != 400:
             raise CannotReplay(f"the header {name} was not kept (`journal: {{headers: [{name}]}}` keeps it)")
+    if (cookies := plan.cookie_parameters) and record.status != 400:
+        value = request.headers.get("cookie")
+        if value == MASK:
+            raise CannotReplay("the header cookie was redacted")
+        if value is None and "cookie" not in listed and any(one.is_required or one.slot is not None for one in cookies):
+            raise CannotReplay("the header cookie was not kept (`journal: {headers: [cookie]}` keeps it)")
     if MASK in request.query:
         values = parse_query(request.query.encode("latin-1"))
         for parameter in plan.query_parameters:

@@ -46,7 +46,7 @@ def test_the_reference_shows_defaults_in_the_units_of_the_document() -> None:
     assert "| `connect_timeout` | duration | `1s` |" in text
     assert "| `max_response` | size | `10MiB` |" in text
     assert "| `failure_rate` | ratio | `50%` |" in text
-    assert "| `in` | `path`, `query` or `header` | required |" in text
+    assert "| `in` | `path`, `query`, `header` or `cookie` | required |" in text
     assert "| `attempts` | whole number, 1 to 10 | `3` |" in text
 
 

@@ -1,3 +1,4 @@
+import re
 from urllib.parse import quote, unquote_to_bytes
 
 from hypothesis import example, given
@@ -123,6 +124,58 @@ def test_table_agrees_with_a_linear_search(paths: list[str], target: str) -> Non
     assert found(RouteTable([("GET", path, path) for path in paths]), target.encode()) == slow_match(paths, target)
 
 
+_LITERALS = st.text("ab:", max_size=2)
+_PATTERNS = st.one_of(
+    st.text("ab:", min_size=1, max_size=3),
+    st.just("{x}"),
+    st.tuples(_LITERALS, _LITERALS).map(lambda ends: f"{ends[0]}{{x}}{ends[1]}"),
+    st.tuples(_LITERALS, st.text("ab:", min_size=1, max_size=2), _LITERALS).map(lambda parts: f"{parts[0]}{{x}}{parts[1]}{{y}}{parts[2]}"),
+)
+
+
+@given(st.lists(_PATTERNS, min_size=1, max_size=12, unique=True), st.text("ab:", min_size=1, max_size=7))
+@example(["{x}:", "a{x}"], "aa:")
+def test_the_longest_text_beside_parameters_wins(patterns: list[str], text: str) -> None:
+    fitting = []
+    for pattern in patterns:
+        expression = "".join("(?s:(.+?))" if part in ("{x}", "{y}") else re.escape(part) for part in re.split(r"(\{.\})", pattern))
+        if (match := re.fullmatch(expression, text)) is not None:
+            fitting.append(("{" not in pattern, len(re.sub(r"\{.\}", "", pattern)), pattern, match.groups()))
+    got = found(RouteTable([("GET", f"/{pattern}", pattern) for pattern in patterns]), f"/{text}".encode())
+    if got is None:
+        assert not fitting
+    else:
+        best = max(fitting)[:2]
+        assert got in [(pattern, values) for *rank, pattern, values in fitting if tuple(rank) == best]
+
+
+def test_an_encoded_reserved_character_is_part_of_a_value() -> None:
+    table = RouteTable([("GET", "/{x}:go", "go"), ("GET", "/{x}", "plain")])
+    assert found(table, b"/a%3Ago") == ("plain", ("a:go",))
+    assert found(table, b"/a%253A%3a%2F%:%67o") == ("go", ("a%3A:/%",))
+    assert found(table, b"/%FF:go") == ("plain", (None,))
+
+
+def test_rest_keeps_the_encoding_and_comes_last() -> None:
+    table = RouteTable([("GET", "/a/{rest...}", "rest"), ("GET", "/a/{x}/b", "b"), ("GET", "/{rest...}", "all")], reserved=("docs",))
+    assert found(table, b"/a/x/b") == ("b", ("x",))
+    assert found(table, b"/a/x%2Fy/c") == ("rest", ("x%2Fy/c",))
+    assert found(table, b"/a/\xc3\xbc") == ("rest", ("%C3%BC",))
+    assert found(table, b"/a/%FF/c") == ("rest", (None,))
+    assert found(table, b"/a") == ("all", ("a",))
+    assert table.match(b"/docs/x") is None
+    assert table.match(b"/a/b/%2e%2e/c") is None
+
+
+def test_many_patterns_of_one_length_are_one_look_up() -> None:
+    table = RouteTable([("GET", f"/{{id}}:go{number:04}", number) for number in range(1000)])
+    assert table._root.patterns is not None
+    assert len(table._root.patterns._groups) == 1
+    match = table.match(b"/x:go0777")
+    assert match is not None
+    assert match[0].methods["GET"] == 777
+
+
 @given(st.binary(max_size=40))
 def test_any_target_is_looked_up_without_an_exception(target: bytes) -> None:
-    RouteTable([("GET", "/{x}/{y}", "xy"), ("GET", "/a", "a")]).match(b"/" + target)
+    RouteTable([("GET", "/{x}/{y}", "xy"), ("GET", "/a", "a"), ("GET", "/{x}:{y}", "p"), ("GET", "/b/{r...}", "r")]).match(b"/" + target)

@@ -187,6 +187,15 @@ async def test_a_record_without_a_required_header_is_skipped() -> None:
     assert (await replayed(plan_of(endpoint), kept_record)).same == 1
 
 
+async def test_cookies_are_replayed_when_they_were_kept() -> None:
+    plan = plan_of({"parameters": {"who": {"in": "cookie", "required": True}}})
+    assert list((await replayed(plan, WHOLE)).skipped) == ["the header cookie was not kept (`journal: {headers: [cookie]}` keeps it)"]
+    for cookie, same, skipped in (("who=me", 1, []), ("***", 0, ["the header cookie was redacted"])):
+        record = recorded("/x/7", b'{"one":{"n":1,"t":"x"},"two":{"m":2.0}}', [ONE, TWO], asked={"headers": {"cookie": cookie}})
+        report = await replayed(plan, record)
+        assert (report.same, list(report.skipped)) == (same, skipped)
+
+
 async def test_redacted_values_are_not_a_difference() -> None:
     redact = Redact(paths=["card"])
     step = answered("one", "a", "/one?token=***", b'{"card":"***","n":1}')

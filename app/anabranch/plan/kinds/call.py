@@ -158,7 +158,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         may_be_left_out=may_skip,
         build=compile_build(
             method=method,
-            path=compile_path(path, scope.slot, allows_slashes=upstream.allows_encoded_slashes),
+            path=compile_path(path, scope.slot, allows_slashes=upstream.allows_encoded_slashes, is_rest=scope.is_rest),
             query=query,
             query_glue="&" if "?" in step.path else "?",
             headers=block,
