@@ -99,6 +99,9 @@ class CallStep(Step):
     """Header fields of the call: templates. They override the upstream's."""
     body: JSON = None
     """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
+    errors: Literal["problem", "pass"] = "problem"
+    """What the client gets when this required step's service answers with a 4xx or 5xx status. `problem`: a problem document of the gateway. `pass`: the
+    service's status, body and content type. Failures without such an answer are always a problem document."""
     idempotent: bool | None = None
     """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
     coalesce: bool = False

@@ -122,8 +122,12 @@ class Recorder:
             request=self._request(completed),
             steps=[] if result is None else list(map(self._step_without_answer if bodies == "response" else self._step, result.outcomes)),
             failure=completed.code if problem is None else problem.code,
-            body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=True),
+            body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=not self._is_passed(problem) or is_proven(response)),
         )
+
+    def _is_passed(self, failure: StepError | None) -> bool:
+        """Whether the response may be a service's own, which need not be JSON."""
+        return bool(self._plan.response.passing) and isinstance(failure, UpstreamStatus)
 
     def _without_values(self, problem: bytes) -> bytes:
         """Redact the parameter values that a problem document quotes, as they are redacted in the query."""

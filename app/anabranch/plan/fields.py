@@ -12,6 +12,9 @@ OURS: Final = frozenset(
 )  # fmt: skip
 """Hop-by-hop fields (RFC 9110 section 7.6.1) and fields that frame a message."""
 
+_CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09})
+"""The bytes that no header value has (RFC 9110 section 5.5)."""
+
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -20,6 +23,11 @@ def name_fault(name: str) -> str | None:
     if not name or not _TOKEN.issuperset(name):
         return f"a header name can have only letters, digits and symbols such as `-`, not {name!r}"
     return f"the header {name.lower()} belongs to one connection and is set by the gateway itself" if name.lower() in OURS else None
+
+
+def is_safe_value(value: bytes) -> bool:
+    """Whether a value from a request or an answer can be sent in a header field."""
+    return len(value.translate(None, _CONTROL)) == len(value)
 
 
 def value_fault(value: str) -> str | None:

@@ -12,6 +12,7 @@ from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.fields import is_safe_value
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
 from anabranch.plan.template import SlotOf, nothing, parts_of, render_text
@@ -21,7 +22,6 @@ Build = Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
 
 _LITERAL_PATH: Final = "/-._~!$&'()*+,;=:@%?"
 """Characters that are not percent-encoded in the literal parts of a path template (RFC 3986 section 3.3), and of a query in the template."""
-_FORBIDDEN_IN_HEADER: Final = {*range(0x20), 0x7F} - {0x09}
 PROPAGATED: Final = (b"x-request-id", b"traceparent", b"tracestate")
 """Fields that every upstream call carries. The caller of the build passes their values as `always`."""
 
@@ -71,7 +71,7 @@ def _header(name: bytes, template: Template, slot_of: SlotOf, *, is_optional: bo
         if slot is not None and (frame[slot] is MISSING or frame[slot] is None):
             return None
         value = render(frame).encode()
-        if not _FORBIDDEN_IN_HEADER.isdisjoint(value):
+        if not is_safe_value(value):
             raise MissingReference(f"the value of the header {name.decode()} contains control characters")
         return name, value.strip()
 

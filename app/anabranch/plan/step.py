@@ -68,25 +68,25 @@ def report_nullable(template: Template, report: Callable[[str], None]) -> None:
             report(f"`?` has no effect in {part}: a reference without a value is null here")
 
 
-def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
+def shape_of(step: config.Step, *, must_be: str) -> Shape:
     return Shape(
         target=parse_path(step.target) if step.target is not None else (),
         pick=raw.tree(step.pick) if step.pick is not None else None,
         drop=raw.tree(step.drop) if step.drop is not None else None,
         rename=raw.rename_tree(step.rename) if step.rename else None,
         wrap=step.wrap,
-        must_be_object=must_be_object and not step.hidden,
+        must_be="" if step.hidden else must_be,
     )
 
 
 def plan_step(
-    draft: StepDraft, index: int, *, names: list[str], dependents: list[int], scope: Scope, must_be_object: bool, may_be_left_out: bool
+    draft: StepDraft, index: int, *, names: list[str], dependents: list[int], scope: Scope, must_be: str, may_be_left_out: bool
 ) -> StepPlan:
     """The second pass, when all slots are known."""
     step = draft.source
     assert draft.operation is not None, "a document with problems has no plan"
     slots = scope.slots_of(draft.name)
-    shape = shape_of(step, must_be_object=must_be_object)
+    shape = shape_of(step, must_be=must_be)
     mode = choose_mode(shape, slots)
     offloaded = reading(shape, slots, mode)
     default = write(step.default)
@@ -117,6 +117,6 @@ def plan_step(
         references=scope.references_of(draft.name),
         metadata=scope.metadata_of(draft.name),
         reading=offloaded,
-        large_from=min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
+        large_from=min(offloaded.from_bytes, MERGE_FROM // 2 if must_be == "object" else PLAIN_FROM),
         may_be_left_out=may_be_left_out,
     )
