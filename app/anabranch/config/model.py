@@ -25,8 +25,10 @@ from anabranch.config.response import ResponseHeader as ResponseHeader
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
+from anabranch.config.step import Batch as Batch
 from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
+from anabranch.config.step import Into as Into
 from anabranch.config.step import QueryValue as QueryValue
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model

@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
+from anabranch.errors import StepError, UpstreamStatus
 from anabranch.journal.journal import Journal
 from anabranch.journal.record import (
     ANSWER_HEADERS,
@@ -30,6 +31,7 @@ from anabranch.journal.record import (
     kept,
 )
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
+from anabranch.jsontext.proof import is_proven
 from anabranch.plan.kinds.call import stale_calls
 from anabranch.plan.model import EndpointPlan, RecordPlan
 
@@ -120,9 +122,13 @@ class Recorder:
             complete=result is not None and result.is_complete,
             elapsed_ms=_ms(completed.elapsed_s),
             request=self._request(completed),
-            steps=[] if result is None else list(map(self._step_without_answer if bodies == "response" else self._step, result.outcomes)),
+            steps=[]
+            if result is None
+            else list(map(self._step_without_answer if bodies == "response" else self._step, _runs(result.outcomes))),
             failure=completed.code if problem is None else problem.code,
-            body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=not self._is_passed(problem) or is_proven(response)),
+            body=_content(
+                response, self._redaction.body, is_kept=bodies != "none", is_json=not self._is_passed(problem) or is_proven(response)
+            ),
         )
 
     def _is_passed(self, failure: StepError | None) -> bool:
@@ -232,8 +238,15 @@ class Recorder:
     def defer(self, completed: CompletedRequest) -> None:
         size_bytes = len(completed.response) + len(completed.request.body)
         if self._plan.keeps_answers and completed.result is not None:
-            size_bytes += sum(len(outcome.answer.body) for outcome in completed.result.outcomes if outcome.answer is not None)
+            size_bytes += sum(len(outcome.answer.body) for outcome in _runs(completed.result.outcomes) if outcome.answer is not None)
         self._journal.defer(completed, size_bytes)
+
+
+def _runs(outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes, and in place of one with several runs these."""
+    if not any(outcome.item_count for outcome in outcomes):
+        return outcomes
+    return [run for outcome in outcomes for run in (outcome.calls or (outcome,))]
 
 
 def _content(body: bytes, redaction: BodyRedaction, *, is_kept: bool, is_json: bool) -> Content | None:

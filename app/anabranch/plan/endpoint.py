@@ -6,10 +6,12 @@ from typing import Any, Final
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext.frame import MISSING, Frame
-from anabranch.jsontext.shape import Shape, compile_reader
+from anabranch.jsontext.shape import Shape, compile_filler, compile_reader
 from anabranch.jsontext.values import load_exactly
 from anabranch.plan.digest import endpoint_digest
+from anabranch.plan.each import local_roots
 from anabranch.plan.graph import find_cycle, longest_path
+from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
 from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan
 from anabranch.plan.names import numbered
@@ -98,6 +100,12 @@ class EndpointCompiler:
             body=body,
             slot_count=self._scope.slot_count,
             steps=steps,
+            joins=plan_into(
+                self._endpoint.steps,
+                [step.needs for step in steps],
+                {draft.name: draft.each.reference for draft in drafts if draft.each is not None},
+                self._refill,
+            ),
             ready=tuple(step.index for step in steps if not step.needs),
             response=response,
             record=_record(endpoint),
@@ -162,10 +170,15 @@ class EndpointCompiler:
 
     def _draft(self, name: str, step: config.Step) -> StepDraft:
         at = (*self._at, "steps", name)
-        merge = self._endpoint.response.merge
-        if step.default is not None and (needed := _MERGED.get(MUST_BE[merge])) is not None and not isinstance(step.default, needed[0]):
-            message = f"with `merge: {merge}` a default must be {needed[1]}"
+        merge, must_be = self._endpoint.response.merge, MUST_BE[self._endpoint.response.merge]
+        if step.has_default and step.default is not None and must_be and not isinstance(step.default, _MERGED[must_be][0]):
+            message = f"with `merge: {merge}` a default must be {_MERGED[must_be][1]}"
             self._problems.add((*at, "default"), message, value=step.default)
+        if must_be == "object" and step.each is not None and step.wrap is None and not step.is_hidden:
+            message = f"with `merge: {merge}` the value of a step with `each`, an array, needs `wrap`"
+            self._problems.add((*at, "each"), message)
+        if must_be == "array" and step.wrap is not None and not step.is_hidden:
+            self._problems.add((*at, "wrap"), f"with `merge: {merge}` the value must be an array, and `wrap` makes it an object")
         context = StepContext(
             name=name,
             at=at,
@@ -174,6 +187,7 @@ class EndpointCompiler:
             known=self._known,
             scope=self._scope,
             problems=self._problems,
+            local=local_roots(step),
         )
         return draft_step(step, context)
 
@@ -196,6 +210,11 @@ class EndpointCompiler:
                 hint="the deadline cuts it off; reduce the timeouts or the number of attempts, or extend the deadline",
                 is_warning=True,
             )
+
+    def _refill(self, step: str) -> Callable[[bytes, Frame], None] | None:
+        """What fills the slots of the references to a step again; None when the response has no template."""
+        has_templates = self._endpoint.response.model_fields_set & {"body", "headers", "status"}
+        return compile_filler(self._scope.slots_of(step)) if has_templates else None
 
     def _schemas(self, drafts: list[StepDraft]) -> dict[str, Any]:
         """The JSON Schemas of what references refer to, as far as they are known."""
@@ -279,11 +298,7 @@ def _absent(drafts: list[StepDraft]) -> set[str]:
     absent: set[str] = set()
     is_growing = True
     while is_growing:
-        found = {
-            draft.name
-            for draft in drafts
-            if "default" not in draft.source.model_fields_set and (draft.may_be_left_out or draft.needs & absent)
-        }
+        found = {draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)}
         is_growing = not found <= absent
         absent |= found
     return absent

@@ -3,6 +3,7 @@
 A kind is a model in `config.step`, a module here in `kinds` with a `compile`, and one in `engine.kinds` with a `bind`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -75,9 +76,11 @@ class StepContext:
     needs: set[str] = field(default_factory=set)
     after: set[str] = field(default_factory=set)
 
-    def parse(self, text: str, *where: str | int) -> Template:
-        """Parse the template at `where` below the step and check its references. Problems are reported; then the template is empty."""
-        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs, after=self.after, local=self.local)
+    def parse(self, text: str, *where: str | int, local: Collection[str] | None = None) -> Template:
+        """Parse the template at `where` below the step and check its references. Problems are reported; then the template is empty. `local`: if other than
+        for the rest of the step."""
+        known = self.local if local is None else local
+        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs, after=self.after, local=known)
 
     def parse_all(self, node: Any, *where: str | int) -> None:
         """Parse and check every string of a JSON template."""

@@ -13,7 +13,7 @@ from anabranch.config.problems import Problems
 from anabranch.core.status import REDIRECTS, passed_on
 from anabranch.errors import InvalidStatus, MissingReference
 from anabranch.jsontext import merge, raw
-from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.order import merging
 from anabranch.plan.fields import is_safe_value, report_response_header
 from anabranch.plan.known import Known
@@ -28,9 +28,7 @@ from anabranch.plan.value import as_long_text, as_text, elements, is_null
 MUST_BE: Final[Mapping[str, str]] = {"group": "", "flat": "object", "deep": "object", "concat": "array"}
 """What the values that a mode merges must be, as of `Shape.must_be`."""
 
-CACHING: Final = frozenset(
-    {b"cache-control", b"cdn-cache-control", b"etag", b"expires", b"last-modified", b"pragma", b"surrogate-control"}
-)
+CACHING: Final = frozenset({b"cache-control", b"cdn-cache-control", b"etag", b"expires", b"last-modified", b"pragma", b"surrogate-control"})
 """Fields by which caches decide what to keep (RFC 9111 section 5, RFC 9213, RFC 9110 section 8.8). An incomplete response never has them."""
 
 _FAILURES: Final = "failures"
@@ -58,7 +56,9 @@ def check_default_response(defaults: config.DefaultResponse, problems: Problems)
             problems.add(where, str(error), value=header.value)
             continue
         if found is not None:
-            problems.add(where, f"{found} has no effect here: a field of all responses cannot refer to one request", hint="set it in the endpoint")
+            problems.add(
+                where, f"{found} has no effect here: a field of all responses cannot refer to one request", hint="set it in the endpoint"
+            )
 
 
 def compile_response(
@@ -111,7 +111,7 @@ class _Compiler:
     # ---------------------------------------------------------------------------------------------------------- body
 
     def _visible(self) -> list[tuple[int, str]]:
-        return [(index, name) for index, (name, step) in enumerate(self._steps.items()) if not step.hidden]
+        return [(index, name) for index, (name, step) in enumerate(self._steps.items()) if not step.is_hidden]
 
     def _assemble(self, absent: Collection[str], key: str | None) -> merge.Assemble | None:
         """What builds the body. `key`: of the failures, which are one more value behind those of the steps."""
@@ -186,10 +186,14 @@ class _Compiler:
             if response.status == 204 or response.merge == "concat" or not is_object or not has_optional:
                 return None
         elif not has_optional:
-            self._problems.add((*self._at, "show_failures"), "it has no effect: every step is required, and a failure of one is a problem document")
+            self._problems.add(
+                (*self._at, "show_failures"), "it has no effect: every step is required, and a failure of one is a problem document"
+            )
         key = _FAILURES if given is True else given
         taken = (
-            key in response.body if self._has_template else MUST_BE[response.merge] == "" and key in self._steps and not self._steps[key].hidden
+            key in response.body
+            if self._has_template
+            else MUST_BE[response.merge] == "" and key in self._steps and not self._steps[key].is_hidden
         )
         if taken:
             where = (*self._at, "body", key) if self._has_template else (*self._steps_at, key)
