@@ -1,6 +1,6 @@
 """The response of an endpoint in the document: how values are merged, its status and its header fields."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,8 +11,6 @@ from anabranch.core import status as statuses
 class ResponseHeader(Model):
     """A header field of a response, with the responses that have it."""
 
-    shorthand: ClassVar[str | None] = "value"
-
     value: HeaderValue
     """The value: a template."""
     when: Literal["always", "complete", "partial"] = "always"
@@ -20,7 +18,7 @@ class ResponseHeader(Model):
     those with `Gateway-Complete: ?0`."""
 
 
-Headers = dict[HeaderName, ResponseHeader | HeaderValue | None]
+Headers = dict[HeaderName, HeaderValue | ResponseHeader | None]
 ShowFailures = bool | Annotated[str, Field(min_length=1)]
 
 

@@ -282,14 +282,14 @@ def compile_lines(template: Template, slot_of: SlotOf) -> Callable[[Frame], list
             value = frame[slot]
             array = elements(value)
             found = [as_long_text(value)] if array is None else list(map(as_long_text, array))
-            return [_encoded(text) for text in found if text is not None]
+            return [text.encode() for text in found if text is not None]
 
     else:
         render = render_text(parts_of(template, slot_of))
 
         def texts(frame: Frame) -> list[bytes]:
             try:
-                return [_encoded(render(frame))]
+                return [render(frame).encode()]
             except (MissingReference, LeftOut):
                 return []
 
@@ -298,11 +298,6 @@ def compile_lines(template: Template, slot_of: SlotOf) -> Callable[[Frame], list
         return found if sum(map(len, found)) <= _MOST_FIELD_BYTES else []
 
     return lines
-
-
-def _encoded(text: str) -> bytes:
-    """In UTF-8; half of a surrogate pair becomes `?`."""
-    return text.encode(errors="replace")
 
 
 def _one_type(values: Callable[[Frame], list[bytes]], frame: Frame) -> list[bytes]:
