@@ -67,6 +67,8 @@ class Defaults(Model):
     """Maximum size of a request body. A larger body is rejected with 413."""
     max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to one endpoint, in one worker. If unset, there is no limit."""
+    max_calls: Count | None = Field(None, ge=1)
+    """Warn, when the document is checked, of endpoints that may make more upstream calls for one request, attempts included."""
     public_names: bool = True
     """Whether clients see the names of steps and upstreams. If false, `Server-Timing`, `Proxy-Status`, `Cache-Status`, problems and the API
     description have numbers in their place, and problems have the title of a failure in place of its detail. Logs, metrics, explain and the
@@ -123,6 +125,8 @@ class Endpoint(Model):
     max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to this endpoint, in one worker. As many again may wait, for at most a quarter of the deadline. Further
     requests are rejected with 503. If unset, `defaults.max_requests`."""
+    max_calls: Count | None = Field(None, ge=1)
+    """Warn, when the document is checked, if one request may make more upstream calls, attempts included. If unset, `defaults.max_calls`."""
     parameters: dict[str, Parameter] = {}
     """Parameters that the client may send in path, query and headers. Other query parameters are ignored."""
     body: Body | None = None

@@ -24,6 +24,9 @@ class Batch(Model):
     without a match has `default` or null; that is no failure."""
     at_once: Count = Field(4, ge=1, le=1000)
     """Maximum concurrent runs."""
+    window_s: Duration | None = Field(None, alias="window")
+    """Wait this long for the keys of other requests, and ask for all of them in one run. Requests share a run only if it is the same for each of them but
+    for the keys. If unset, each request asks for itself."""
 
 
 class Into(Model):

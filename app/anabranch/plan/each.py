@@ -6,16 +6,18 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from anabranch.config import model as config
+from anabranch.config.units import format_duration
 from anabranch.jsontext import raw
 from anabranch.jsontext.frame import Frame, Value
 from anabranch.jsontext.path import parse_path, path_text
+from anabranch.jsontext.project import Row, table
 from anabranch.jsontext.shape import Shape, Slots, compile_filler, compile_reader
 from anabranch.jsontext.values import write
 from anabranch.plan.operation import StepContext
 from anabranch.plan.reference import BATCH, ITEM, Reference, Template, TemplateError, is_whole, parse
 from anabranch.plan.scope import Scope
 from anabranch.plan.template import nothing, parts_of, render_text
-from anabranch.plan.value import as_json, as_text, elements, is_null
+from anabranch.plan.value import BRACKET, as_json, as_text, is_null
 
 if TYPE_CHECKING:
     from anabranch.plan.condition import Condition
@@ -27,29 +29,32 @@ Fill = Callable[[bytes, Frame], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """`size`: most keys of one call. `fill`: puts the JSON text of the keys into the frame of a call. `match`: the path of the key in each element of the
-    answer. `shape`: the value out of one of them; raises InvalidJSON and ShapeError."""
+    """`size`: most keys of one call. `window_s`: how long a call waits for the keys of other requests; None: not at all. `fill`: puts the JSON text of the keys into the frame of a call. `keys`: the key of each element of an answer, from the JSON text of an array. `match`: its
+    path. `shape`: the value out of one of them; raises InvalidJSON and ShapeError. None: the element itself."""
 
     size: int
     at_once: int
+    window_s: float | None
     match: tuple[str, ...]
     fill: Fill
-    shape: Callable[[bytes, Frame], bytes]
+    keys: Callable[[bytes], list[Row]]
+    shape: Callable[[bytes, Frame], bytes] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EachPlan:
-    """`items`: the JSON text of each element of the array; raises MissingReference and LeftOut. `source`: the reference to the array, as written.
-    `fill`: puts an element into the frame that is for it alone. `item`: the step as it runs for one element, or for one batch. `when`: for which elements it runs; None: all. `key`: the text by which
+    """`items`: the JSON text of the array; raises MissingReference and LeftOut. `source`: the reference to the array, as written.
+    `rows`: what the templates need of each element, in the order of `slots`. `item`: the step as it runs for one element, or for one batch. `when`: for which elements it runs; None: all. `key`: the text by which
     elements are the same; None: none are. `is_required`: the first failed element fails the step. `default`: JSON text in place of a failed one.
     """
 
-    items: Callable[[Frame], list[bytes]]
+    items: Callable[[Frame], bytes]
     source: str
     most: int
     is_truncated: bool
     at_once: int
-    fill: Fill
+    rows: Callable[[bytes], list[Row]]
+    slots: tuple[int, ...]
     item: "StepPlan"
     when: "Condition | None"
     key: Callable[[Frame], Value] | None
@@ -68,7 +73,7 @@ class EachDraft:
     """What the first pass finds out. `reference`: to the array."""
 
     reference: Reference
-    items: Callable[[Frame], list[bytes]]
+    items: Callable[[Frame], bytes]
     key: Callable[[Frame], Value] | None
 
 
@@ -93,6 +98,11 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
         if parsed and not any(isinstance(part, Reference) and part.root == ITEM for part in parsed):
             context.report("a key must refer to the element: {item.id}", *where, value=key_text)
         key = _key(parsed, context) if parsed else None
+    if step.batch is not None and step.batch.window_s is not None:
+        rule = context.endpoint.journal
+        if isinstance(rule, config.JournalRule) and rule.bodies == "steps":
+            message = "a call for several requests cannot be in the record of one, and `journal: {bodies: steps}` keeps the calls of each"
+            context.report(message, "batch", "window")
     if step.batch is not None and not _refers_to(step, step.templates - {"each", "when", "distinct", "batch"}, BATCH):
         context.report("nothing refers to {batch}, the keys that one call asks for", "batch", at_key=True)
     reference = template[0] if template else None
@@ -117,13 +127,14 @@ def _references(node: Any) -> list[Reference]:
     return [found for inner in below for found in _references(inner)]
 
 
-def _items(slot: int, source: str) -> Callable[[Frame], list[bytes]]:
-    def items(frame: Frame) -> list[bytes]:
+def _items(slot: int, source: str) -> Callable[[Frame], bytes]:
+    def items(frame: Frame) -> bytes:
         value = frame[slot]
-        found = elements(value)
-        if found is None:
-            raise nothing(source, "has no value" if is_null(value) else "is not an array")
-        return [item if type(item) is bytes else as_json(item) for item in found]
+        if type(value) is bytes and value[0] == BRACKET:
+            return value
+        if type(value) is list:
+            return as_json(value)
+        raise nothing(source, "has no value" if is_null(value) else "is not an array")
 
     return items
 
@@ -147,13 +158,16 @@ def _key(template: Template, context: StepContext) -> Callable[[Frame], Value]:
 def plan_each(step: config.Step, draft: EachDraft, item: "StepPlan", when: "Condition | None", scope: Scope) -> EachPlan:
     """The second pass. `item`: the step as it runs for one element, or for one batch. `when`: for which elements."""
     batch = step.batch
+    slots = _slots(ITEM, item, scope)
+    shape = replace(element_shape(step), target=())
     return EachPlan(
         items=draft.items,
         source=str(draft.reference),
         most=step.max_items,
         is_truncated=step.truncate,
         at_once=step.at_once,
-        fill=compile_filler(_slots(ITEM, item, scope)),
+        rows=table([path for path, _ in slots]),
+        slots=tuple(slot for _, slot in slots),
         item=item,
         when=when,
         key=draft.key,
@@ -162,9 +176,11 @@ def plan_each(step: config.Step, draft: EachDraft, item: "StepPlan", when: "Cond
         else BatchPlan(
             size=batch.size,
             at_once=batch.at_once,
+            window_s=batch.window_s,
             match=parse_path(batch.match),
             fill=compile_filler(_slots(BATCH, item, scope)),
-            shape=compile_reader(replace(element_shape(step), target=()), []),
+            keys=table([parse_path(batch.match)]),
+            shape=None if shape.is_plain else compile_reader(shape, []),
         ),
         is_required=step.required,
         default=write(step.default),
@@ -173,7 +189,8 @@ def plan_each(step: config.Step, draft: EachDraft, item: "StepPlan", when: "Cond
 
 def _slots(root: str, step: "StepPlan", scope: Scope) -> Slots:
     """The slots of what the step refers to below a root."""
-    return [(part.path, scope.slot(part)) for part in step.references if part.root == root]
+    found = {scope.slot(part): part.path for part in step.references if part.root == root}
+    return [(path, slot) for slot, path in found.items()]
 
 
 def key_text(value: Value) -> str:
@@ -187,6 +204,7 @@ def describe_each(plan: EachPlan) -> list[str]:
     words = [f"for each of {plan.source}, at most {plan.most}"]
     if plan.batch is not None:
         words.append(f"{plan.batch.size} in one call matched by {path_text(plan.batch.match)}")
+        words += [f"with other requests within {format_duration(plan.batch.window_s)}"] if plan.batch.window_s is not None else []
     words.append(f"{plan.at_once if plan.batch is None else plan.batch.at_once} at once")
     return words
 

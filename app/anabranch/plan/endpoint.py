@@ -8,6 +8,7 @@ from anabranch.config.problems import Problems
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.shape import Shape, compile_filler, compile_reader
 from anabranch.jsontext.values import load_exactly
+from anabranch.plan.calls import most_calls
 from anabranch.plan.digest import endpoint_digest
 from anabranch.plan.each import local_roots
 from anabranch.plan.graph import find_cycle, longest_path
@@ -114,6 +115,7 @@ class EndpointCompiler:
             source=endpoint,
         )
         self._check_deadline(plan)
+        self._check_calls(plan)
         return plan
 
     # ------------------------------------------------------------------------------------------------------- names
@@ -208,6 +210,17 @@ class EndpointCompiler:
                 (*self._at, "timeout") if self._endpoint.timeout_s else (*self._at, "path"),
                 f"the critical path {names} may take {longest:.3g}s, but the deadline is {plan.timeout_s:.3g}s",
                 hint="the deadline cuts it off; reduce the timeouts or the number of attempts, or extend the deadline",
+                is_warning=True,
+            )
+
+    def _check_calls(self, plan: EndpointPlan) -> None:
+        limit = self._endpoint.max_calls or self._known.defaults.max_calls
+        calls = most_calls(plan.steps)
+        if limit is not None and calls.most > limit:
+            self._problems.add(
+                (*self._at, "max_calls") if self._endpoint.max_calls else (*self._at, "path"),
+                f"one request may make {calls.most} upstream calls ({calls.formula}), and `max_calls` is {limit}",
+                hint="reduce `max_items` or the number of attempts, or ask for many elements in one call with `batch`",
                 is_warning=True,
             )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from anabranch.plan.calls import most_calls
 from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, ResponseField, StepPlan
@@ -18,7 +19,8 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
         lines.append(f"  {'at once' if not waits else 'after ' + ', '.join(waits)}")
         lines += [f"    {_step(steps[index])}" for index in level]
     lines.append(f"  critical path {' -> '.join(steps[index].name for index in chain) or 'none'}: {_against(longest, plan.timeout_s)}")
-    lines.append(f"  upstream calls: at most {sum(step.operation.most_calls for step in steps)}")
+    calls = most_calls(steps)
+    lines.append(f"  upstream calls: at most {calls.formula if calls.formula == str(calls.most) else f'{calls.formula}: {calls.most}'}")
     for name in dict.fromkeys(step.upstream for step in steps if step.upstream):
         lines.append(f"  policies of {name}: {' > '.join(policies(upstreams[name]))}")
     lines.append(f"  response {_response(plan)}")

@@ -3,12 +3,13 @@
 A kind is a model in `config.step`, a module here in `kinds` with a `compile`, and one in `engine.kinds` with a `bind`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
+from anabranch.jsontext.frame import Frame
 from anabranch.plan.known import Known
 from anabranch.plan.reference import Template, strings
 from anabranch.plan.scope import Path, Scope
@@ -40,6 +41,10 @@ class OperationPlan(Protocol):
     @property
     def most_calls(self) -> int:
         """The most upstream calls of one run, attempts included."""
+        ...
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+        """What one run is given: equal for two runs that are the same. Raises MissingReference and LeftOut. `headers`: the client's."""
         ...
 
     def result_schema(self) -> dict[str, Any] | None:

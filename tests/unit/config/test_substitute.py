@@ -105,7 +105,11 @@ endpoints:
     response = endpoint["response"]
     assert (endpoint["path"], step["upstream"], step["wrap"]) == ("a{b}",) * 3
     assert (step["path"], step["query"]["q"]) == ("/a{{b}}/{path.id}", ["a{{b}}"])
-    assert (response["body"]["k"], response["headers"], response["status"]) == ("a{{b}}", {"h": "a{{b}}", "i": {"value": "a{{b}}"}}, "a{{b}}")
+    assert (response["body"]["k"], response["headers"], response["status"]) == (
+        "a{{b}}",
+        {"h": "a{{b}}", "i": {"value": "a{{b}}"}},
+        "a{{b}}",
+    )
 
 
 _DOCUMENT = """

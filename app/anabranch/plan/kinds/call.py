@@ -1,6 +1,6 @@
 """Calls: a request to an upstream, compiled."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeGuard
@@ -41,6 +41,10 @@ class CallPlan:
     build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
     has_own_credentials: bool = False
     may_be_left_out: bool = False
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+        request = self.build(frame, headers, ())
+        return request.method, request.target, request.extra, request.body
 
     def result_schema(self) -> dict[str, Any] | None:
         return None
