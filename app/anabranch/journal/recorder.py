@@ -31,7 +31,6 @@ from anabranch.journal.record import (
     kept,
 )
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
-from anabranch.jsontext.proof import is_proven
 from anabranch.plan.kinds.call import stale_calls
 from anabranch.plan.model import EndpointPlan, RecordPlan
 
@@ -126,9 +125,7 @@ class Recorder:
             if result is None
             else list(map(self._step_without_answer if bodies == "response" else self._step, _runs(result.outcomes))),
             failure=completed.code if problem is None else problem.code,
-            body=_content(
-                response, self._redaction.body, is_kept=bodies != "none", is_json=not self._is_passed(problem) or is_proven(response)
-            ),
+            body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=not self._is_passed(problem)),
         )
 
     def _is_passed(self, failure: StepError | None) -> bool:

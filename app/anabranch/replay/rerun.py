@@ -144,6 +144,8 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         raise CannotReplay("one of its calls is not idempotent (set `idempotent: true` on the call if it may be repeated)")
     if is_live and is_body_redacted(record):
         raise CannotReplay("the request body has a redacted value, and `***` must not be sent to a service")
+    if not is_live and _lacks_failures(plan, record):
+        raise CannotReplay("the response shows what a service answered to a failed call, which was not kept (`bodies: steps` keeps JSON)")
     request = record.request
     listed = () if plan.record is None else plan.record.headers
     for parameter in plan.header_parameters:
@@ -158,3 +160,11 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         for parameter in plan.query_parameters:
             if MASK in (values.get(parameter.name) or ()):
                 raise CannotReplay(f"the query parameter {parameter.name} was redacted")
+
+
+def _lacks_failures(plan: EndpointPlan, record: Record) -> bool:
+    """Whether the response shows a service's failure as it came, and the record does not have it."""
+    if plan.response.failures is None and not plan.response.passing:
+        return False
+    failed = [step for step in record.steps if step.failure is not None and step.status is not None]
+    return any(not step.body.is_kept if step.body is not None else not step.headers for step in failed)

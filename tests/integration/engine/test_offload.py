@@ -34,6 +34,12 @@ def plan_for(url: str) -> DocumentPlan:
         endpoint("/pick", steps={"a": {**large, "pick": ["rows.id"]}}),
         endpoint("/drop", steps={"a": {**large, "drop": ["rows.x"]}}),
         endpoint("/deep", steps={"a": large, "b": {"upstream": "big", "path": "/small"}}, response={"merge": "deep"}),
+        endpoint(
+            "/failures",
+            steps={"a": large, "b": {"upstream": "big", "path": "/broken"}},
+            response={"merge": "flat", "show_failures": True},
+        ),
+        endpoint("/concat", steps={"a": {**large, "target": "rows"}, "b": {**large, "target": "rows"}}, response={"merge": "concat"}),
         endpoint("/broken", steps={"a": {"upstream": "big", "path": "/broken", "required": True}}),
         endpoint("/late", "50ms", steps={"a": {**large, "required": True}}),
     ]
@@ -59,11 +65,15 @@ async def test_large_answers_are_the_same_in_a_worker_and_on_the_loop() -> None:
     async with ScriptedUpstream(routes) as upstream, Service(plan_for(upstream.url)) as service:
         on_loop = Engine(service.upstreams.policies)
         await ask(service, "/late")
-        for path in ("/group", "/pick", "/drop", "/deep"):
+        for path in ("/group", "/pick", "/drop", "/deep", "/concat"):
             far = await ask(service, path)
             near = await ask(service, path, on_loop)
             assert far.is_complete, far.outcomes[0].failure
             assert far.body == near.body
+        failures = await ask(service, "/failures")
+        assert failures.body == (await ask(service, "/failures", on_loop)).body
+        assert failures.body is not None
+        assert orjson.loads(failures.body)["failures"][0]["code"] == "invalid_json"
         assert service.offload._pool is not None
         broken = await ask(service, "/broken")
         assert broken.failure is not None
