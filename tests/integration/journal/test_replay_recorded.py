@@ -127,7 +127,15 @@ async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> Non
         "the response shows what a service answered to a failed call, which was not kept (`bodies: steps` keeps JSON)",
     }
     assert replayed + sum(sum(of["skipped"].values()) for of in endpoints.values()) == count
-    assert {name: of["replayed"] for name, of in endpoints.items()} == {"whole": 7, "strict": 1, "nothing": 1, "odd": 1, "orders": 2, "passed": 2, "shown": 1}
+    assert {name: of["replayed"] for name, of in endpoints.items()} == {
+        "whole": 7,
+        "strict": 1,
+        "nothing": 1,
+        "odd": 1,
+        "orders": 2,
+        "passed": 2,
+        "shown": 1,
+    }
     assert hits == sum(1 for _ in upstream.hits)
 
     changed = document.replace("drop: [x], rename: {y: z}", "pick: [x, missing]")
