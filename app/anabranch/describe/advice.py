@@ -102,6 +102,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Check that the document that contains this endpoint is loaded.",
     ),
     "method_not_allowed": Advice("The path exists, but does not allow this method.", "The `Allow` header lists the methods.", "Nothing."),
+    "not_acceptable": Advice(
+        "The `Accept` field of the request does not allow the media type that the endpoint answers with. Nothing was called.",
+        "Send `Accept` with one of the types in `available`, with `*/*`, or leave it out.",
+        "Nothing. If clients need another type, set `content-type` under `response.headers` of the endpoint.",
+    ),
     "overloaded": Advice(
         "The limit of concurrent requests was reached, and no slot became free in time. The request was not processed.",
         "Retry after the seconds in `Retry-After`, plus a random delay.",
@@ -231,6 +236,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Raise the endpoint's `timeout`, `pick` less of the answers, or give the gateway more CPU. The services are not the cause.",
     ),
     "compute_error": Advice("A Python function of the operator failed.", _NOTHING, "The log has the reason, under the step's name."),
+    "refused": Advice(
+        "A Python function of the operator decided that this request gets no response.",
+        "Read `title`, `detail` and the further members: they are this API's own.",
+        "The function has raised `Refused`. That is no fault, and the log has nothing about it.",
+    ),
     "compute_failed": Advice(
         "A Python function of the operator raised an exception.",
         _NOTHING,

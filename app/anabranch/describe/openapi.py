@@ -16,7 +16,7 @@ JSON = dict[str, Any]
 
 _PROBLEM: Final[JSON] = {
     "type": "object",
-    "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem.",
+    "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem. Some problems have further members.",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference", "examples": ["/problems/timeout"]},
@@ -24,6 +24,7 @@ _PROBLEM: Final[JSON] = {
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": {"type": "string"},
         "instance": {"type": "string", "description": "The id of the request."},
+        "available": {"type": "array", "description": "Of a 406: the media types that there are.", "items": {"type": "string"}},
         "errors": {
             "type": "array",
             "description": "One entry for each failed step, or for each fault in the request.",

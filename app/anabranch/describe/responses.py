@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from anabranch.core.status import BODYLESS
+from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import EndpointPlan, ResponseField
 
 JSON = dict[str, Any]
@@ -27,10 +28,20 @@ HEADERS: Final[JSON] = {
 PROBLEMS: Final = {
     "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
     "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
+    "406": (
+        "NotAcceptable",
+        "The `Accept` field of the request does not allow the media type of the response; `available` lists what there is.",
+    ),
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
     "415": ("UnsupportedMediaType", "The content type of the request body is not JSON, or the body has a content coding."),
-    "4XX": ("UpstreamRefusal", "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on."),
+    "4XX": (
+        "UpstreamRefusal",
+        (
+            "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on; or a function of the operator refused "
+            "the request."
+        ),
+    ),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
     "503": (
@@ -63,20 +74,26 @@ def describe_responses(plan: EndpointPlan, schema: JSON, problem_name: str, *, h
     answer = _success(plan, schema)
     if plan.response.status_of is None:
         status = str(plan.response.status)
-        return {**failures, status: answer if plan.response.status < _FIRST_ERROR else either(status, answer["description"], answer)}
+        described = answer if plan.response.status < _FIRST_ERROR else either(status, answer["description"], answer)
+        return {status: described, **{other: failure for other, failure in failures.items() if other != status}}
     widened = {status: either(status, f"A failure, or: {answer['description']}", answer) for status in failures}
     return {"default": {**answer, "description": f"{answer['description']} The status is that of a service's answer."}, **widened}
 
 
 def _success(plan: EndpointPlan, schema: JSON) -> JSON:
-    fields = {field.name.decode("latin-1"): field for field in plan.response.fields}
-    media_type = fields.pop("content-type", None)
+    fields = {field.name.decode("latin-1"): field for field in plan.response.fields if field.name != b"content-type"}
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
     headers.update({name: _field(fields[name]) for name in sorted(fields)})
+    if (compression := plan.response.compression) is not None:
+        headers.pop("vary", None)
+        headers["Vary"] = {"description": "Names `Accept-Encoding`.", "schema": {"type": "string"}}
+        headers["Content-Encoding"] = {
+            "description": f"Of a body of {compression.min_size_bytes} bytes or more, for clients that accept it.",
+            "schema": {"type": "string", "enum": list(compression.codings)},
+        }
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if plan.response.status not in BODYLESS:
-        value = b"application/json" if media_type is None else media_type.value
-        response["content"] = {"*/*" if value is None else value.decode("latin-1"): {"schema": schema}}
+        response["content"] = {plan.response.media_type or "*/*": {"schema": schema}}
     return response
 
 
@@ -100,11 +117,13 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> list[str]:
     statuses = ["500", "502", "503", "504"]
     if has_parameters or plan.body is not None:
         statuses.append("400")
+    if plan.is_negotiated:
+        statuses.append("406")
     if plan.path_parameters:
         statuses.append("404")
     if plan.body is not None:
         statuses += ["408", "413", "415"]
-    if any(step.upstream for step in plan.steps):
+    if any(step.upstream or isinstance(step.operation, ComputePlan) for step in plan.steps):
         statuses.append("4XX")
     return sorted(statuses)
 

@@ -3,10 +3,10 @@
 from collections.abc import Container
 from typing import Final
 
+from anabranch.core.field import is_safe_value
 from anabranch.edge.problems import HeaderList, carried_fields
 from anabranch.engine.outcome import Result
 from anabranch.errors import UpstreamStatus
-from anabranch.plan.fields import is_safe_value
 
 _UNKNOWN_TYPE: Final = b"application/octet-stream"
 """Of a body whose service does not say what it is: nobody shall guess (RFC 9110 section 8.3)."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from anabranch.config import model as config
+from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
 from anabranch.jsontext.shape import DecodeMode
@@ -135,13 +136,21 @@ class FailuresRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionPlan:
+    """Compression for clients that accept it. `codings`: the preferred one first. `min_size_bytes`: of the bodies that are compressed."""
+
+    codings: tuple[str, ...]
+    min_size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResponsePlan:
     """`assemble`: builds the response body from the steps' values (JSON text by step index; a failed step has its default) and the frame. With
     `failures` there is one more value behind them, `ABSENT` when nothing failed. `merged`: indexes of the values that it uses.
 
     `visible`: indexes of the steps that decide whether anything could be answered. `status`: unless `settle` gives another one; that raises StepError
     when the response is not possible. `status_of`: the reference that gives the status; None when it is fixed. `passing`: names of the steps whose
-    service's answer becomes the response when it is a failure.
+    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are.
     """
 
     assemble: Callable[[list[bytes], Frame], bytes]
@@ -155,6 +164,15 @@ class ResponsePlan:
     passing: frozenset[str] = frozenset()
     merge_order: str = ""
     """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
+    compression: CompressionPlan | None = None
+    media_type: str | None = field(init=False)
+    """Of the response; None when it has no body, or when its type depends on the request."""
+
+    def __post_init__(self) -> None:
+        field = next((field for field in self.fields if field.name == b"content-type"), None)
+        is_certain = field is None or (field.value is not None and field.when == "always")
+        written = "application/json" if field is None or field.value is None else field.value.decode()
+        object.__setattr__(self, "media_type", written if is_certain and self.status not in BODYLESS else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +236,11 @@ class EndpointPlan:
         object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
         object.__setattr__(self, "is_recorded", self.record is not None)
         object.__setattr__(self, "keeps_answers", self.response.failures is not None or _records_answers(self.record))
+
+    @property
+    def is_negotiated(self) -> bool:
+        """Whether clients must accept the media type of the response: it has one, and the document does not read `Accept` for itself."""
+        return self.response.media_type is not None and all(parameter.field != b"accept" for parameter in self.header_parameters)
 
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
+from anabranch.core.field import is_safe_value
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
-from anabranch.plan.fields import is_safe_value
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
 from anabranch.plan.template import SlotOf, nothing, parts_of, render_text

@@ -10,15 +10,16 @@ from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
+from anabranch.core.field import is_safe_value
 from anabranch.core.status import REDIRECTS, passed_on
 from anabranch.errors import InvalidStatus, MissingReference
 from anabranch.jsontext import merge, raw
 from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.order import merging
-from anabranch.plan.fields import is_safe_value, report_response_header
+from anabranch.plan.fields import report_response_header
 from anabranch.plan.known import Known
 from anabranch.plan.left_out import LeftOut
-from anabranch.plan.model import FailuresRule, ResponseField, ResponsePlan
+from anabranch.plan.model import CompressionPlan, FailuresRule, ResponseField, ResponsePlan
 from anabranch.plan.reference import LINES, Reference, Template, TemplateError, is_whole, parse, strings
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.step import report_nullable
@@ -48,13 +49,14 @@ def check_default_response(defaults: config.DefaultResponse, problems: Problems)
             problems.add((*at, name), "null removes a field of the defaults, and these are the defaults", at_key=True)
             continue
         where = (*at, name, "value") if isinstance(given, config.ResponseHeader) else (*at, name)
-        report_response_header((*at, name), name, header.value, problems)
         _report_no_effect(name, header, (*at, name), problems)
         try:
-            found = next((part for part in parse(header.value) if isinstance(part, Reference)), None)
+            template = parse(header.value)
         except TemplateError as error:
             problems.add(where, str(error), value=header.value)
             continue
+        report_response_header((*at, name), name, _fixed_text(template), problems)
+        found = next((part for part in template if isinstance(part, Reference)), None)
         if found is not None:
             problems.add(
                 where, f"{found} has no effect here: a field of all responses cannot refer to one request", hint="set it in the endpoint"
@@ -65,14 +67,15 @@ def compile_response(
     endpoint: config.Endpoint, *, known: Known, scope: Scope, problems: Problems, at: Path, absent: Collection[str]
 ) -> ResponsePlan | None:
     """The response of an endpoint; None after a problem, which was reported. `absent`: names of the steps that may be left out."""
-    return _Compiler(endpoint, known.defaults.response, scope, problems, at).compile(absent)
+    return _Compiler(endpoint, known.defaults, scope, problems, at).compile(absent)
 
 
 class _Compiler:
-    def __init__(self, endpoint: config.Endpoint, defaults: config.DefaultResponse, scope: Scope, problems: Problems, at: Path) -> None:
+    def __init__(self, endpoint: config.Endpoint, defaults: config.Defaults, scope: Scope, problems: Problems, at: Path) -> None:
         self._steps = endpoint.steps
         self._response = endpoint.response
-        self._defaults = defaults
+        self._defaults = defaults.response
+        self._compression = defaults.compression if endpoint.compression is None else endpoint.compression
         self._scope = scope
         self._problems = problems
         self._steps_at = (*at, "steps")
@@ -105,6 +108,7 @@ class _Compiler:
             settle=_settle(status, reference, location, self._scope.slot),
             fields=tuple(fields),
             failures=None if key is None else _failures_rule(key, is_wrapped=MUST_BE[self._response.merge] == "object"),
+            compression=_compression(self._compression),
             passing=frozenset(name for name, step in self._steps.items() if _passes(step)),
         )
 
@@ -244,12 +248,13 @@ class _Compiler:
 
     def _field(self, name: str, header: config.ResponseHeader, where: Path) -> ResponseField:
         at = (*self._at, "headers", name)
-        report_response_header(at, name, header.value, self._problems)
         _report_no_effect(name, header, at, self._problems)
         template = self._scope.parse(header.value, where)
         report_nullable(template, partial(self._problems.add, where))
-        if not any(isinstance(part, Reference) for part in template):
-            return _fixed(name, header, "".join(map(str, template)))
+        text = _fixed_text(template) if template else None
+        report_response_header(at, name, text, self._problems)
+        if text is not None or not template:
+            return _fixed(name, header, text or "")
         key = name.lower().encode()
         values = compile_lines(template, self._scope.slot)
         if key == b"content-type":
@@ -313,6 +318,11 @@ def _fixed(name: str, header: config.ResponseHeader, text: str) -> ResponseField
     return ResponseField(name=name.lower().encode(), when=header.when, value=text.encode())
 
 
+def _fixed_text(template: Template) -> str | None:
+    """The text of a template; None when it depends on the request."""
+    return None if any(isinstance(part, Reference) for part in template) else "".join(map(str, template))
+
+
 def _report_repeated(headers: Mapping[str, Any], at: Path, problems: Problems) -> None:
     seen: dict[str, str] = {}
     for name in headers:
@@ -371,7 +381,7 @@ def _number(value: Any, source: str, usual: int) -> int:
     return status
 
 
-# ------------------------------------------------------------------------------------------------------------ failures
+# ------------------------------------------------------------------------------------------------------------ the body
 
 
 def _passes(step: config.Step) -> bool:
@@ -380,3 +390,8 @@ def _passes(step: config.Step) -> bool:
 
 def _failures_rule(key: str, *, is_wrapped: bool) -> FailuresRule:
     return FailuresRule(key=key, before=b"{%b:" % raw.encode(key) if is_wrapped else b"", after=b"}" if is_wrapped else b"")
+
+
+def _compression(written: bool | config.Compression) -> CompressionPlan | None:
+    rule = config.Compression() if written is True else written
+    return CompressionPlan(codings=tuple(rule.encodings), min_size_bytes=rule.min_size) if rule else None

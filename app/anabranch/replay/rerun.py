@@ -19,6 +19,7 @@ from anabranch.edge.scope import join_headers
 from anabranch.edge.table import RouteTable
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.run import Engine
+from anabranch.errors import NotAcceptable
 from anabranch.journal.record import Record
 from anabranch.journal.redact import MASK
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StepPlan
@@ -147,6 +148,8 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
     if not is_live and _lacks_failures(plan, record):
         raise CannotReplay("the response shows what a service answered to a failed call, which was not kept (`bodies: steps` keeps JSON)")
     request = record.request
+    if record.failure == NotAcceptable.code and request.headers.get("accept") in (None, MASK):
+        raise CannotReplay("the header accept was not kept (`journal: {headers: [accept]}` keeps it)")
     listed = () if plan.record is None else plan.record.headers
     for parameter in plan.header_parameters:
         name = parameter.name.lower()
