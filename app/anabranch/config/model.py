@@ -22,6 +22,7 @@ from anabranch.config.origin import checked_method, checked_origin
 from anabranch.config.response import DefaultResponse as DefaultResponse
 from anabranch.config.response import Response as Response
 from anabranch.config.response import ResponseHeader as ResponseHeader
+from anabranch.config.response import Select as Select
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep

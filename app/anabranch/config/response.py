@@ -32,6 +32,21 @@ class DefaultResponse(Model):
     """As in `response.show_failures`, for endpoints whose response is an object and that have optional steps."""
 
 
+class Select(Model):
+    """Lets clients select parts of the response. Steps that nothing selected needs are not called."""
+
+    parameter: str = Field(min_length=1)
+    """Name of the query parameter with the selection, such as `fields`: `?fields=flight(id,carrier),weather.temp`. Names are separated by commas; a dot or
+    parentheses go a level down, and into every element of an array. Without the parameter, the response is whole."""
+
+    @field_validator("parameter")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name == "_explain":
+            raise ValueError("`_explain` asks for an explanation of the response; use another name, such as `fields`")
+        return name
+
+
 class Response(Model):
     """How the values of the steps are combined into one response."""
 
@@ -55,6 +70,9 @@ class Response(Model):
     given here. `status` is what the service answered, or null, `body` what it sent: JSON up to 64 KiB, the first 4,096 characters of anything else, or
     null. The key is missing if nothing failed. If unset, as in `defaults.response`."""
 
+    select: Select | None = None
+    """Lets clients select parts of the response. If unset, every response is whole."""
+
     @field_validator("status")
     @classmethod
     def _is_possible(cls, status: int | str) -> int | str:
@@ -71,6 +89,8 @@ class Response(Model):
             raise ValueError("a response with status 204 has no body, so it cannot have a content-type")
         if self.status == 204 and self.show_failures:
             raise ValueError("a response with status 204 has no body, so it cannot have `show_failures`")
+        if self.status == 204 and self.select is not None:
+            raise ValueError("a response with status 204 has no body, so there is nothing to `select`")
         if "body" in given and ("merge" in given or "arrays" in given):
             raise ValueError("a response with `body` cannot have `merge` or `arrays`")
         if "arrays" in given and self.merge != "deep":

@@ -10,6 +10,7 @@ from typing import Any, Final
 from anabranch.describe.responses import HEADERS, OF_FAN_OUT, PROBLEMS, describe_responses, problem_response, reference_to
 from anabranch.describe.schemas import response_schema
 from anabranch.describe.security import is_parameter, requirements
+from anabranch.describe.select import loosened
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
 JSON = dict[str, Any]
@@ -87,8 +88,7 @@ def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON, problem_name: s
             "required": plan.body.is_required,
             "content": {"application/json": {"schema": _embedded(schema, f"{plan.name}_body", schemas)}},
         }
-    schema = response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
-    operation["responses"] = describe_responses(plan, schema, problem_name, has_parameters=bool(parameters))
+    operation["responses"] = describe_responses(plan, _response_schema(plan, schemas), problem_name, has_parameters=bool(parameters))
     return operation
 
 
@@ -104,6 +104,13 @@ def _parameter(plan: EndpointPlan, parameter: ParameterPlan, schemas: JSON) -> J
         **({"description": source.description} if source.description else {}),
         "schema": schema,
     }
+
+
+def _response_schema(plan: EndpointPlan, schemas: JSON) -> JSON:
+    if plan.select is None:
+        return response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
+    whole = response_schema(plan, lambda step, schema: _embedded(loosened(schema), f"{plan.name}_{step}", schemas))
+    return {**loosened(whole), **({"type": "object"} if whole.get("type") == "object" else {})}
 
 
 def _embedded(schema: JSON, name: str, schemas: JSON) -> JSON:

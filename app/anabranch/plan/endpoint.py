@@ -14,15 +14,17 @@ from anabranch.plan.each import local_roots
 from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
-from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan
+from anabranch.plan.merging import MUST_BE
+from anabranch.plan.model import BodyPlan, EndpointPlan, FailuresRule, ParameterPlan, RecordPlan, SelectPlan
 from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
 from anabranch.plan.reference import ROOTS, in_fixed_text, keys
-from anabranch.plan.response import MUST_BE, compile_response
+from anabranch.plan.response import compile_response
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
+from anabranch.plan.select import compile_select
 from anabranch.plan.step import StepDraft, draft_step, plan_step
 from anabranch.plan.value import of_document
 
@@ -69,6 +71,7 @@ class EndpointCompiler:
         absent = _absent(drafts)
         response = compile_response(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at, absent=absent)
         self._scope.check_shapes(self._schemas(drafts))
+        select = self._select(None if response is None else response.failures)
         body = self._body()
         parameters = self._parameters()
         if problems.errors or any(draft.operation is None for draft in drafts):
@@ -96,7 +99,7 @@ class EndpointCompiler:
             timeout_s=endpoint.timeout_s or defaults.timeout_s,
             max_requests=endpoint.max_requests or defaults.max_requests,
             path_parameters=tuple(item for item in parameters if item.location == "path"),
-            query_parameters=tuple(item for item in parameters if item.location == "query"),
+            query_parameters=(*(item for item in parameters if item.location == "query"), *([] if select is None else [select[1]])),
             header_parameters=tuple(item for item in parameters if item.location == "header"),
             body=body,
             slot_count=self._scope.slot_count,
@@ -112,6 +115,7 @@ class EndpointCompiler:
             record=_record(endpoint),
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
             digest=endpoint_digest(endpoint),
+            select=None if select is None else select[0],
             source=endpoint,
         )
         self._check_deadline(plan)
@@ -223,6 +227,10 @@ class EndpointCompiler:
                 hint="reduce `max_items` or the number of attempts, or ask for many elements in one call with `batch`",
                 is_warning=True,
             )
+
+    def _select(self, failures: FailuresRule | None) -> tuple[SelectPlan, ParameterPlan] | None:
+        at = (*self._at, "response", "select", "parameter")
+        return compile_select(self._endpoint, self._scope, failures, lambda message: self._problems.add(at, message))
 
     def _refill(self, step: str) -> Callable[[bytes, Frame], None] | None:
         """What fills the slots of the references to a step again; None when the response has no template."""

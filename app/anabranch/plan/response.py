@@ -15,19 +15,16 @@ from anabranch.core.status import REDIRECTS, passed_on
 from anabranch.errors import InvalidStatus, MissingReference
 from anabranch.jsontext import merge, raw
 from anabranch.jsontext.frame import Frame
-from anabranch.jsontext.order import merging
 from anabranch.plan.fields import report_response_header
 from anabranch.plan.known import Known
 from anabranch.plan.left_out import LeftOut
+from anabranch.plan.merging import MUST_BE, assemble_steps, merge_order
 from anabranch.plan.model import CompressionPlan, FailuresRule, ResponseField, ResponsePlan
 from anabranch.plan.reference import LINES, Reference, Template, TemplateError, is_whole, parse, strings
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.step import report_nullable
 from anabranch.plan.template import SlotOf, compile_json, parts_of, render_text
 from anabranch.plan.value import as_long_text, as_text, elements, is_null
-
-MUST_BE: Final[Mapping[str, str]] = {"group": "", "flat": "object", "deep": "object", "concat": "array"}
-"""What the values that a mode merges must be, as of `Shape.must_be`."""
 
 CACHING: Final = frozenset({b"cache-control", b"cdn-cache-control", b"etag", b"expires", b"last-modified", b"pragma", b"surrogate-control"})
 """Fields by which caches decide what to keep (RFC 9111 section 5, RFC 9213, RFC 9110 section 8.8). An incomplete response never has them."""
@@ -101,7 +98,7 @@ class _Compiler:
         return ResponsePlan(
             assemble=assemble,
             merged=merged if key is None else (*merged, len(self._steps)),
-            merge_order=self._merge_order(),
+            merge_order=merge_order(self._response),
             visible=counted,
             status=status,
             status_of=reference,
@@ -125,13 +122,7 @@ class _Compiler:
             return self._from_template(key)
         if key is not None:
             visible.append((len(self._steps), key))
-        if response.merge == "flat":
-            return merge.flat(visible)
-        if response.merge == "deep":
-            return merge.deep(visible, concat_arrays=response.arrays == "concat")
-        if response.merge == "concat":
-            return merge.concat(visible)
-        return merge.group(visible, may_be_absent=key is not None or any(name in absent for _, name in visible))
+        return assemble_steps(response, visible, may_be_absent=key is not None or any(name in absent for _, name in visible))
 
     def _from_template(self, key: str | None) -> merge.Assemble | None:
         for where, text in strings(self._response.body):
@@ -142,12 +133,6 @@ class _Compiler:
         except TemplateError:
             return None
         return merge.with_member(render, key, len(self._steps)) if key is not None else lambda _values, frame: render(frame)
-
-    def _merge_order(self) -> str:
-        response = self._response
-        if self._has_template or response.merge in ("group", "concat"):
-            return ""
-        return merging("deep_concat" if response.merge == "deep" and response.arrays == "concat" else response.merge)
 
     def _counted(self) -> tuple[int, ...]:
         """The steps that decide whether anything could be answered: those that `body` refers to, otherwise the visible ones."""

@@ -51,6 +51,22 @@ endpoints:
       first: {{upstream: narrow, path: /one/1}}
       second: {{upstream: narrow, path: /one/2}}
     journal: {{bodies: steps}}
+  - path: /lists
+    name: lists
+    steps:
+      list: {{upstream: a, path: /list}}
+      each: {{upstream: a, path: "/one/{{item.id}}", each: "{{list.items}}", distinct: "{{item.id}}", pick: [n, secret], join: {{into: list.items, as: one}}}}
+      some: {{upstream: a, path: "/some/{{item.id}}", each: "{{list.items}}", at_once: 2}}
+      many: {{upstream: a, method: POST, path: /many, idempotent: true, body: {{ids: "{{batch}}"}}, each: "{{list.items}}", batch: {{size: 2, key: "{{item.id}}", match: id}}}}
+      skip: {{upstream: a, path: /one, query: {{id: "{{list.none}}"}}}}
+      may: {{upstream: a, path: "/one/{{list.null?}}"}}
+    journal: {{bodies: steps}}
+  - path: /lists/strict
+    name: strict_lists
+    steps:
+      list: {{upstream: a, path: /list, required: true}}
+      some: {{upstream: a, path: "/some/{{item.id}}", each: "{{list.items}}", required: true}}
+    journal: {{bodies: steps}}
   - path: /orders
     name: orders
     method: POST
@@ -80,6 +96,10 @@ SCRIPT: dict[str, Any] = {
     "/text": {"body": "no json"},
     "/status": {"status": 503},
     "/empty": {"status": 204},
+    "/list": {"json": {"items": [{"id": 1}, {"id": 2}, {"id": 1}, {"id": 3}, {}], "none": [], "null": None}},
+    "/some/{id}": {"template": {"of": "{path}"}},
+    "/some/2": {"status": 404, "delay_s": 0.02},
+    "/many": {"json": [{"id": 1, "secret": "s"}, {"id": "3"}]},
     "/orders": {"status": 201, "json": {"id": 7}},
     "/fault": {"status": 422, "json": {"why": "void"}},
     "/void": {"status": 422, "body": "null and void", "headers": {"content-type": "text/plain"}},
@@ -93,7 +113,17 @@ async def ask(document: str, folder: Path) -> None:
             await client.get(f"/whole/{number}?token=abc&other=1")
             await client.head(f"/whole/{number}")
         await client.get("/whole/a%20b%2Fc")
-        for path in ("/strict", "/nothing", "/odd", "/passed/fault", "/passed/refused", "/passed/void", "/shown"):
+        for path in (
+            "/strict",
+            "/nothing",
+            "/odd",
+            "/lists",
+            "/lists/strict",
+            "/passed/fault",
+            "/passed/refused",
+            "/passed/void",
+            "/shown",
+        ):
             await client.get(path)
         await client.post("/orders", json={"n": 12345678901234567890123, "l": "\u00e9\n"})
         await client.post("/orders", json={})
@@ -135,6 +165,8 @@ async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> Non
         "orders": 2,
         "passed": 2,
         "shown": 1,
+        "lists": 1,
+        "strict_lists": 1,
     }
     assert hits == sum(1 for _ in upstream.hits)
 
