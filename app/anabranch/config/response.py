@@ -93,8 +93,6 @@ class Response(Model):
             raise ValueError("a response with status 204 has no body, so there is nothing to `select`")
         if "body" in given and ("merge" in given or "arrays" in given):
             raise ValueError("a response with `body` cannot have `merge` or `arrays`")
-        if "arrays" in given and self.merge != "deep":
-            raise ValueError("`arrays` has an effect only with `merge: deep`")
         if self.show_failures and self.merge == "concat":
             raise ValueError("`show_failures` adds a key to the response, and with `merge: concat` the response is an array")
         if self.show_failures and "body" in given and not isinstance(self.body, dict):

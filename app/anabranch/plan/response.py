@@ -81,6 +81,8 @@ class _Compiler:
 
     def compile(self, absent: Collection[str]) -> ResponsePlan | None:
         self._check_passed()
+        if "arrays" in self._response.model_fields_set and self._response.merge != "deep":
+            self._problems.add((*self._at, "arrays"), "it has an effect only with `merge: deep`", is_warning=True, at_key=True)
         key = self._failures_key()
         fields = self._fields()
         reference = self._status_reference()
