@@ -11,6 +11,7 @@ from anabranch import __version__
 from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request, StaleRule
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
 from anabranch.plan.fields import report_header
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
@@ -27,7 +28,7 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 class CallPlan:
     """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
-    use an old answer; None: not at all. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
+    use an old answer; None: not at all. `decoding`: what the answer is read as; None: JSON. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
     `OperationPlan`."""
 
     upstream: str
@@ -39,6 +40,7 @@ class CallPlan:
     worst_case_s: float
     most_calls: int
     build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
+    decoding: Decoding | None = None
     has_own_credentials: bool = False
     may_be_left_out: bool = False
 
@@ -47,16 +49,20 @@ class CallPlan:
         return request.method, request.target, request.extra, request.body
 
     def result_schema(self) -> dict[str, Any] | None:
-        return None
+        return None if self.decoding is None else self.decoding.schema
 
     def explain(self) -> str:
         return f"{self.method} {self.path} at {self.upstream}"
 
     def marks(self) -> list[str]:
-        return [*(["coalesced"] if self.is_coalesced else []), *(["stale if error"] if self.stale is not None else [])]
+        return [
+            *([f"decode {self.decoding.name}"] if self.decoding is not None else []),
+            *(["coalesced"] if self.is_coalesced else []),
+            *(["stale if error"] if self.stale is not None else []),
+        ]
 
     def facts(self) -> dict[str, Any]:
-        return {"upstream": self.upstream}
+        return {"upstream": self.upstream, **({"decode": self.decoding.name} if self.decoding is not None else {})}
 
 
 def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # noqa: A001 - what every kind does
@@ -81,6 +87,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
     if step.stale_if_error_s is not None and method != "GET":
         context.report(f"only a GET can use an old answer, and this is a {method}", "stale_if_error")
+    decoding = compile_decoding(step, method, context)
     upstream = context.known.upstreams.get(step.upstream)
     if upstream is None:
         if not context.known.is_broken("upstreams", step.upstream):
@@ -91,7 +98,9 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         return None
     scope = context.scope
     block, extra = compile_headers(
-        defaults=DEFAULT_HEADERS | ({"content-type": "application/json"} if has_body else {}),
+        defaults=DEFAULT_HEADERS
+        | ({"accept": decoding.accept} if decoding is not None else {})
+        | ({"content-type": "application/json"} if has_body else {}),
         upstream=upstream.headers,
         step=headers,
         forward=upstream.forward_headers,
@@ -107,7 +116,10 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         path=step.path,
         is_idempotent=is_idempotent,
         is_coalesced=step.coalesce,
-        stale=None if step.stale_if_error_s is None else StaleRule(step.stale_if_error_s, origin),
+        stale=None
+        if step.stale_if_error_s is None
+        else StaleRule(step.stale_if_error_s, origin, json_fault if decoding is None else decoding.fault_of),
+        decoding=decoding,
         worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent),
         most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
         may_be_left_out=may_skip,
@@ -132,6 +144,13 @@ def has_own_credentials(upstream: UpstreamPlan, headers: HeaderBlock) -> bool:
 def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:
     """Whether a failed run of the step may be answered with an earlier answer."""
     return isinstance(step, config.CallStep) and step.stale_if_error_s is not None
+
+
+def decoded_calls(steps: Iterable[StepPlan]) -> Iterator[StepPlan]:
+    """The steps whose answers are not JSON."""
+    for step in steps:
+        if isinstance(step.operation, CallPlan) and step.operation.decoding is not None:
+            yield step
 
 
 def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule]]:
