@@ -32,6 +32,7 @@
           |    +-- MissingReference        a reference has no value
           |    +-- DependencyFailed        a step that this step needs failed
           +-- ConditionFailed   a condition could not be evaluated
+          +-- InvalidStatus     the status that the document refers to is none that a response can have
           +-- ShapeError        the value cannot be merged as the document requires
           +-- ProcessingTimeout the deadline passed while the gateway read or merged large answers
           +-- NothingAnswered   no visible step has a value
@@ -372,7 +373,8 @@ class UpstreamStatus(UpstreamError):
     else becomes 502.
 
     `fields`: header fields of the response that its status demands, passed on with it. `has_own_credentials`: the call was authenticated by
-    credentials of the document, so that a 401 is about these and not about the client's.
+    credentials of the document, so that a 401 is about these and not about the client's. `body`, `content_type`: of the response, for steps that
+    pass errors on. `may_pass`: whether the response means anything to the client, whatever its status is worth to the gateway.
     """
 
     code = "upstream_status"
@@ -385,12 +387,17 @@ class UpstreamStatus(UpstreamError):
         retry_after_s: float | None = None,
         fields: tuple[tuple[bytes, bytes], ...] = (),
         has_own_credentials: bool = False,
+        body: bytes = b"",
+        content_type: bytes | None = None,
     ) -> None:
         super().__init__(f"the upstream answered {upstream_status}", may_be_processed=True, retry_after_s=retry_after_s)
         self.upstream_status = upstream_status
         self.fields = fields
+        self.body = body
+        self.content_type = content_type
         is_for_client = 400 <= upstream_status < 500 and upstream_status not in _ABOUT_THE_GATEWAY
         self.status = upstream_status if is_for_client and not (upstream_status == 401 and has_own_credentials) else 502
+        self.may_pass = self.status == upstream_status or 500 <= upstream_status < 600
         self.is_absent = upstream_status in (404, 410)
 
 
@@ -458,6 +465,13 @@ class ConditionFailed(StepError):
 
     code = "condition_failed"
     title = "Condition could not be evaluated"
+
+
+class InvalidStatus(StepError):
+    """What `response.status` refers to is not a status that a response can have."""
+
+    code = "invalid_status"
+    title = "Response status is not valid"
 
 
 class ShapeError(StepError):

@@ -11,7 +11,7 @@ from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.shape import DecodeMode
 from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.kinds.compute import ComputePlan
-from anabranch.plan.model import BodyPlan, DocumentPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan, StepPlan
+from anabranch.plan.model import BodyPlan, DocumentPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponseField, ResponsePlan, StepPlan
 from anabranch.plan.operation import OperationPlan
 from anabranch.plan.routes import split_path
 
@@ -168,9 +168,13 @@ def endpoint(
         ready=(),
         response=ResponsePlan(
             assemble=_assemble_nothing,
+            merged=(),
             visible=tuple(index for index, item in enumerate(source.steps.values()) if not item.hidden),
-            status=source.response.status,
-            headers=tuple((key.lower().encode(), value.encode()) for key, value in source.response.headers.items()),
+            status=source.response.status if isinstance(source.response.status, int) else 200,
+            fields=tuple(
+                ResponseField(name=key.lower().encode(), when="always", value=str(value).encode())
+                for key, value in source.response.headers.items()
+            ),
         ),
         record=record,
         source=source,

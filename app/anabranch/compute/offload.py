@@ -64,13 +64,13 @@ class Offload:
     async def assemble(self, plan: EndpointPlan, values: list[bytes], frame: Frame, deadline: float) -> bytes:
         """Like `plan.response.assemble`, but off the loop if the response is large. Raises ProcessingTimeout."""
         response = plan.response
-        size_bytes = sum(len(values[index]) for index in response.visible)
+        size_bytes = sum(len(values[index]) for index in response.merged)
         if size_bytes < (MERGE_FROM if response.merge_order else PLAIN_FROM):
             return response.assemble(values, frame)
         if not response.merge_order:
             # Placed without parsing: one join, during which Python releases the GIL.
             return await asyncio.to_thread(response.assemble, values, frame)
-        payload = await asyncio.to_thread(pack_values, [values[index] for index in response.visible])
+        payload = await asyncio.to_thread(pack_values, [values[index] for index in response.merged])
         reply = await self._run(response.merge_order, payload, plan.name, deadline, "large answers were merged")
         return response.assemble(values, frame) if reply is None else reply
 

@@ -4,14 +4,13 @@
 at a time. Checks that need the whole document (names, references, cycles) are in `anabranch.plan`.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from anabranch.config.base import JSON as JSON
 from anabranch.config.base import URL as URL
 from anabranch.config.base import HeaderName as HeaderName
-from anabranch.config.base import HeaderValue as HeaderValue
 from anabranch.config.base import Model as Model
 from anabranch.config.base import Name as Name
 from anabranch.config.base import URLWithQuery as URLWithQuery
@@ -20,6 +19,10 @@ from anabranch.config.compute import ComputeBackend as ComputeBackend
 from anabranch.config.journal import Journal as Journal
 from anabranch.config.journal import JournalRule as JournalRule
 from anabranch.config.origin import checked_method, checked_origin
+from anabranch.config.response import DefaultResponse as DefaultResponse
+from anabranch.config.response import Response as Response
+from anabranch.config.response import ResponseHeader as ResponseHeader
+from anabranch.config.response import Select as Select
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
@@ -49,7 +52,7 @@ def is_template(path: tuple[str | int, ...]) -> bool:
     match path:
         case ("endpoints", int(), "steps", str(), str(part), *_):
             return any(part in model.templates for model in STEPS.values())
-        case ("endpoints", int(), "response", "body", *_):
+        case ("endpoints", int(), "response", "body" | "headers" | "status", *_) | ("defaults", "response", "headers", *_):
             return True
         case _:
             return False
@@ -91,6 +94,8 @@ class Defaults(Model):
     """Whether clients see the names of steps and upstreams. If false, `Server-Timing`, `Proxy-Status`, `Cache-Status`, problems and the API
     description have numbers in their place, and problems have the title of a failure in place of its detail. Logs, metrics, explain and the
     admin server keep the names, and so does the body of a response that is merged by `group`. Also for Python routes."""
+    response: DefaultResponse = DefaultResponse()
+    """What the responses of all endpoints have."""
 
 
 class Parameter(Model):
@@ -120,66 +125,6 @@ class Body(Model):
     """Maximum size. A larger body is rejected with 413. If unset, `defaults.max_body`."""
     description: str = ""
     """Text for the API description."""
-
-
-_IMPOSSIBLE: Final = {
-    205: "such a response has no body (RFC 9110 section 15.3.6); 204 says the same to every client but an old browser",
-    206: "it answers a request for a range, and a merged response has no ranges (RFC 9110 section 15.3.7)",
-    226: "it says that the body is a difference to an older one (RFC 3229)",
-}
-"""Successful statuses that no response of an endpoint can have."""
-
-
-class Select(Model):
-    """Lets clients select parts of the response. Steps that nothing selected needs are not called."""
-
-    parameter: str = Field(min_length=1)
-    """Name of the query parameter with the selection, such as `fields`: `?fields=flight(id,carrier),weather.temp`. Names are separated by commas; a dot or
-    parentheses go a level down, and into every element of an array. Without the parameter, the response is whole."""
-
-    @field_validator("parameter")
-    @classmethod
-    def _is_free(cls, name: str) -> str:
-        if name == "_explain":
-            raise ValueError("`_explain` asks for an explanation of the response; use another name, such as `fields`")
-        return name
-
-
-class Response(Model):
-    """How the values of the steps are combined into one response."""
-
-    merge: Literal["group", "flat", "deep"] = "group"
-    """`group`: the value of each step under the step's name. `flat`: the keys of all values in one object. `deep`: all values merged
-    recursively. On a conflict the step that is later in the document wins."""
-    arrays: Literal["concat", "replace"] = "replace"
-    """How `deep` combines two arrays at the same path."""
-    body: JSON = None
-    """Body of the response, instead of `merge`: a JSON template."""
-    status: int = Field(200, ge=200, le=299)
-    """Status of responses that are not errors. 204 sends no body."""
-    headers: dict[HeaderName, HeaderValue] = {}
-    """Header fields of responses that are not errors: fixed text, not templates."""
-    select: Select | None = None
-    """Lets clients select parts of the response. If unset, every response is whole."""
-
-    @field_validator("status")
-    @classmethod
-    def _is_possible(cls, status: int) -> int:
-        if (reason := _IMPOSSIBLE.get(status)) is not None:
-            raise ValueError(f"{status} is not possible: {reason}")
-        return status
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "Response":
-        if self.status == 204 and (self.model_fields_set & {"body", "merge", "arrays"}):
-            raise ValueError("a response with status 204 has no body, so it cannot have `body`, `merge` or `arrays`")
-        if self.status == 204 and self.select is not None:
-            raise ValueError("a response with status 204 has no body, so there is nothing to `select`")
-        if self.status == 204 and any(name.lower() == "content-type" for name in self.headers):
-            raise ValueError("a response with status 204 has no body, so it cannot have a content-type")
-        if "body" in self.model_fields_set and ("merge" in self.model_fields_set or "arrays" in self.model_fields_set):
-            raise ValueError("a response with `body` cannot have `merge` or `arrays`")
-        return self
 
 
 class Endpoint(Model):

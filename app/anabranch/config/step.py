@@ -225,6 +225,9 @@ class CallStep(Step):
     a name in `query` or in the query of `path` wins. `_explain`, and the parameter of `select` with `"*"`, are never forwarded."""
     body: JSON = None
     """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
+    errors: Literal["problem", "pass"] = "problem"
+    """What the client gets when this required step's service answers with a 4xx or 5xx status. `problem`: a problem document of the gateway. `pass`: the
+    service's status, body and content type. Failures without such an answer are always a problem document."""
     decode: Literal["json", "text", "ndjson", "form", "xml", "html", "bytes"] = "json"
     """What the body of the answer is read as, before it is shaped. `text`: a string. `ndjson`: an array of the lines' values. `form`: an object. `xml`:
     an object, by the convention in [Formats](formats.md). `html`: an object of what `select` finds. `bytes`: a string in base64."""

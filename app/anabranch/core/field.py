@@ -25,6 +25,7 @@ OURS_IN_RESPONSES: Final = frozenset(
 )
 """Fields of responses that only the gateway can set right."""
 
+_CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09})
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -33,6 +34,11 @@ def name_fault(name: str) -> str | None:
     if not name or not _TOKEN.issuperset(name):
         return f"a header name can have only letters, digits and symbols such as `-`, not {name!r}"
     return f"the header {name.lower()} belongs to one connection and is set by the gateway itself" if name.lower() in OURS else None
+
+
+def is_safe_value(value: bytes) -> bool:
+    """Whether a value from a request or an answer can be sent in a header field (RFC 9110 section 5.5)."""
+    return len(value.translate(None, _CONTROL)) == len(value)
 
 
 def value_fault(value: str) -> str | None:

@@ -231,6 +231,11 @@ ADVICE: Final[dict[str, Advice]] = {
         _TRY_LATER,
         "The other entries of `errors` have the cause.",
     ),
+    "invalid_status": Advice(
+        "The status of the response comes from a service's answer, and is not one that a response can have.",
+        _NOTHING,
+        "Compare the reference in `response.status` with the service's actual answer: it must be a number from 200 to 599.",
+    ),
     "not_mergeable": Advice(
         "The value of a step does not have the shape that the document requires, such as an array instead of an object.",
         _NOTHING,

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from anabranch.config.base import Scalar
-from anabranch.config.model import STEPS, URL, Document, HeaderName, HeaderValue, HedgeDelay, Name, Step, URLWithQuery
+from anabranch.config.base import HeaderValue, Scalar
+from anabranch.config.model import STEPS, URL, Document, HeaderName, HedgeDelay, Name, Step, URLWithQuery
 from anabranch.config.units import Duration, DurationOrZero, Ratio, Size, format_duration, format_ratio, format_size
 
 _WORDS: Final[tuple[tuple[Any, str], ...]] = (

@@ -21,6 +21,7 @@ _SUBSTITUTION: Final = {
     "pattern": r"\$\{[^}]+\}",
     "description": "A value from the environment, `${NAME}` or `${NAME:-default}`, or from a secret file, `${file:PATH}`.",
 }
+_NULL: Final = {"type": "null"}
 _REFERENCE: Final = {"$ref": "#/$defs/Substitution"}
 # Keywords that describe a value instead of restricting it. They stay beside the alternatives, where editors look for them.
 _ANNOTATIONS: Final = frozenset({"description", "default", "examples", "title"})
@@ -59,16 +60,17 @@ def _section(model: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
 def _value(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of one value, without the title that pydantic derives from the Python name, and accepting `${...}` where the type does not."""
     schema = {name: value for name, value in schema.items() if name != "title"}
-    for name in ("items", "additionalProperties"):
-        if isinstance(schema.get(name), dict):
-            schema[name] = _value(schema[name])
+    if isinstance(schema.get("items"), dict):
+        schema["items"] = _value(schema["items"])
+    if isinstance(schema.get("additionalProperties"), dict):
+        schema["additionalProperties"] = _entry(schema["additionalProperties"])
     if "patternProperties" in schema:
         # `patternProperties` alone would accept any other key, so the pattern becomes a rule for all keys.
         ((pattern, inner),) = schema.pop("patternProperties").items()
         schema["propertyNames"] = {**schema.get("propertyNames", {}), "pattern": pattern}
-        schema["additionalProperties"] = _value(inner)
+        schema["additionalProperties"] = _entry(inner)
     if "anyOf" in schema:
-        members = [_value(member) for member in schema["anyOf"] if member != {"type": "null"}]
+        members = [_value(member) for member in schema["anyOf"] if member != _NULL]
         flat = [inner for member in members for inner in (member["anyOf"] if set(member) <= {"anyOf", *_ANNOTATIONS} else [member])]
         unique = [member for index, member in enumerate(flat) if member not in flat[:index]]
         described = {name: value for member in members for name, value in member.items() if name in _ANNOTATIONS}
@@ -79,6 +81,12 @@ def _value(schema: dict[str, Any]) -> dict[str, Any]:
     outside = {name: value for name, value in schema.items() if name in _ANNOTATIONS}
     inside = {name: value for name, value in schema.items() if name not in _ANNOTATIONS}
     return {**outside, "anyOf": [inside, dict(_REFERENCE)]}
+
+
+def _entry(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value of a mapping. Null may mean something there; as the value of a key of ours it says what leaving the key out says."""
+    value = _value(schema)
+    return {"anyOf": [*value.get("anyOf", [value]), _NULL]} if _NULL in schema.get("anyOf", ()) else value
 
 
 def _is_strict(schema: dict[str, Any]) -> bool:

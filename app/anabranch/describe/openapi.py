@@ -8,62 +8,19 @@ steps, header fields, problems) is described exactly.
 from typing import Any, Final
 
 from anabranch.config.base import ALL
+from anabranch.describe.responses import HEADERS, OF_FAN_OUT, PROBLEMS, describe_responses, problem_response, reference_to
 from anabranch.describe.schemas import response_schema
 from anabranch.describe.security import is_parameter, requirements
 from anabranch.describe.select import loosened
 from anabranch.plan.kinds.call import forwarded_query
-from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
 JSON = dict[str, Any]
 
-_HEADERS: Final[JSON] = {
-    "Gateway-Complete": {
-        "description": "`?1`: every step succeeded. `?0`: the response is partial, because an optional step failed or a step has a stale answer (a structured boolean, RFC 9651).",
-        "required": True,
-        "schema": {"type": "string", "enum": ["?1", "?0"]},
-    },
-    "Server-Timing": {
-        "description": "Duration of each step in milliseconds; of a compute also `queue` and `run`. `desc` is the code of a failure, or `stale` (W3C Server Timing).",
-        "schema": {"type": "string"},
-    },
-    "Proxy-Status": {"description": "The reason of each failed step, one member per step (RFC 9209).", "schema": {"type": "string"}},
-    "X-Request-Id": {
-        "description": "The id of the request: the client's, or a generated one.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-}
-_PROBLEMS: Final = {
-    "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
-    "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
-    "406": (
-        "NotAcceptable",
-        "The `Accept` field of the request does not allow the media type of the response; `available` lists what there is.",
-    ),
-    "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
-    "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
-    "415": ("UnsupportedMediaType", "The content type of the request body is not JSON, or the body has a content coding."),
-    "4XX": (
-        "UpstreamRefusal",
-        (
-            "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on; or a function of the operator refused "
-            "the request."
-        ),
-    ),
-    "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
-    "502": ("BadGateway", "A required step failed, or no upstream answered."),
-    "503": (
-        "ServiceUnavailable",
-        "The gateway or an upstream is overloaded or unavailable, or the response could not be recorded; retry later.",
-    ),
-    "504": ("GatewayTimeout", "A required step, or every step, timed out."),
-}
 _REST: Final = (
     "All remaining segments of the path, with `/` between them; their encoding is kept, so that a `/` that a tool encodes as `%2F` is part of one "
     "segment. The first segment must not be empty, and none of them `.` or `..`."
 )
-_OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _PROBLEM: Final[JSON] = {
     "type": "object",
     "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem. Some problems have further members.",
@@ -110,20 +67,20 @@ def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSO
     schemas: JSON = {problem_name: _PROBLEM}
     schemes: JSON = {}
     for plan, template in zip(document.endpoints, _templates(document), strict=True):
-        paths.setdefault(template, {})[plan.method.lower()] = _operation(plan, template, schemas, schemes)
-    responses = {name: _problem_response(status, description, problem_name) for status, (name, description) in _PROBLEMS.items()}
-    components: JSON = {"schemas": schemas, "responses": responses, "headers": _HEADERS}
+        paths.setdefault(template, {})[plan.method.lower()] = _operation(plan, template, schemas, schemes, problem_name)
+    responses = {name: problem_response(status, description, problem_name) for status, (name, description) in PROBLEMS.items()}
+    components: JSON = {"schemas": schemas, "responses": responses, "headers": HEADERS}
     return paths, {**components, "securitySchemes": schemes} if schemes else components
 
 
 def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
     """Add to a route in Python the failures that it does not describe itself: 500, and those of its fan-out."""
     responses: JSON = operation.setdefault("responses", {})
-    for status in _OF_FAN_OUT if has_fan_out else ("500",):
-        responses.setdefault(status, _reference(status))
+    for status in OF_FAN_OUT if has_fan_out else ("500",):
+        responses.setdefault(status, reference_to(status))
 
 
-def _operation(plan: EndpointPlan, template: str, schemas: JSON, schemes: JSON) -> JSON:
+def _operation(plan: EndpointPlan, template: str, schemas: JSON, schemes: JSON, problem_name: str) -> JSON:
     source = plan.source
     parameters = [*plan.path_parameters, *plan.query_parameters, *plan.header_parameters, *plan.cookie_parameters]
     operation: JSON = {"operationId": plan.name}
@@ -147,7 +104,7 @@ def _operation(plan: EndpointPlan, template: str, schemas: JSON, schemes: JSON) 
             "required": plan.body.is_required,
             "content": {"application/json": {"schema": _embedded(schema, f"{plan.name}_body", schemas)}},
         }
-    operation["responses"] = {str(plan.response.status): _success(plan, schemas), **_failures(plan, has_parameters=bool(parameters))}
+    operation["responses"] = describe_responses(plan, _response_schema(plan, schemas), problem_name, has_parameters=bool(parameters))
     return operation
 
 
@@ -188,63 +145,11 @@ def _parameter(plan: EndpointPlan, parameter: ParameterPlan, template: str, sche
     }
 
 
-def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
-    fixed = {name.decode("latin-1"): value.decode("latin-1") for name, value in plan.response.headers if name != b"content-type"}
-    headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
-    headers.update({name: {"schema": {"type": "string", "const": value}} for name, value in sorted(fixed.items())})
-    if "cache-control" in headers:
-        headers["cache-control"] = {
-            "description": "`no-store` on a partial response, which also has no other field for caches.",
-            "schema": {"type": "string", "enum": list(dict.fromkeys([fixed["cache-control"], "no-store"]))},
-        }
-    if (compression := plan.response.compression) is not None:
-        headers.pop("vary", None)
-        headers["Vary"] = {"description": "Names `Accept-Encoding`.", "schema": {"type": "string"}}
-        headers["Content-Encoding"] = {
-            "description": f"Of a body of {compression.min_size_bytes} bytes or more, for clients that accept it.",
-            "schema": {"type": "string", "enum": list(compression.codings)},
-        }
-    response: JSON = {"description": "The merged values of the steps.", "headers": headers}
-    if (media_type := plan.response.media_type) is not None:
-        response["content"] = {media_type: {"schema": _response_schema(plan, schemas)}}
-    return response
-
-
 def _response_schema(plan: EndpointPlan, schemas: JSON) -> JSON:
     if plan.select is None:
         return response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
     whole = response_schema(plan, lambda step, schema: _embedded(loosened(schema), f"{plan.name}_{step}", schemas))
     return {**loosened(whole), **({"type": "object"} if whole.get("type") == "object" else {})}
-
-
-def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
-    statuses = ["500", "502", "503", "504"]
-    if has_parameters or plan.body is not None:
-        statuses.append("400")
-    if plan.is_negotiated:
-        statuses.append("406")
-    if plan.path_parameters:
-        statuses.append("404")
-    if plan.body is not None:
-        statuses += ["408", "413", "415"]
-    if any(step.upstream or isinstance(step.operation, ComputePlan) for step in plan.steps):
-        statuses.append("4XX")
-    return {status: _reference(status) for status in sorted(statuses)}
-
-
-def _reference(status: str) -> JSON:
-    return {"$ref": f"#/components/responses/{_PROBLEMS[status][0]}"}
-
-
-def _problem_response(status: str, description: str, problem_name: str) -> JSON:
-    headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
-    if status in ("503", "4XX"):
-        headers["Retry-After"] = {"description": "Seconds after which to retry.", "schema": {"type": "string"}}
-    if status == "4XX":
-        headers["WWW-Authenticate"] = {"description": "Of a 401: how to authenticate.", "schema": {"type": "string"}}
-        headers["Allow"] = {"description": "Of a 405: the methods that are allowed.", "schema": {"type": "string"}}
-    content = {"application/problem+json": {"schema": {"$ref": f"#/components/schemas/{problem_name}"}}}
-    return {"description": description, "headers": headers, "content": content}
 
 
 def _embedded(schema: JSON, name: str, schemas: JSON) -> JSON:

@@ -1,7 +1,7 @@
 """JSON Schema of a response, from the plan alone. Makes no claim that an upstream's answer could break."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.jsontext.path import Path, parse_path
@@ -12,11 +12,40 @@ Embed = Callable[[str, JSON], JSON]
 """Takes a step's name and schema; returns the schema in a form that can be embedded in the description."""
 
 
+_FAILURES: Final[JSON] = {
+    "type": "array",
+    "description": "The steps that failed. Missing if none did.",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["step", "code", "status", "body"],
+        "properties": {
+            "step": {"type": "string"},
+            "code": {"type": "string"},
+            "status": {"type": ["integer", "null"], "description": "What the service answered."},
+            "body": {"description": "What the service sent: JSON, the beginning of a text, or null."},
+        },
+    },
+}
+
+
 def response_schema(plan: EndpointPlan, embed: Embed) -> JSON:
     """Schema of the merged response."""
+    schema = _merged(plan, embed)
+    rule = plan.response.failures
+    if rule is not None:
+        # Merged by keys, a service's member of that name may stand there when nothing failed.
+        shown = _FAILURES if plan.response.merge_order == "" else {"description": _FAILURES["description"]}
+        schema = {**schema, "properties": {**schema.get("properties", {}), rule.key: shown}}
+    return schema
+
+
+def _merged(plan: EndpointPlan, embed: Embed) -> JSON:
     response = plan.source.response
     if "body" in response.model_fields_set:
         return _template(response.body)
+    if response.merge == "concat":
+        return {"type": "array"}
     visible = [step for step in plan.steps if not step.is_hidden]
     if response.merge == "group":
         return {

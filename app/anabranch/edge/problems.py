@@ -124,13 +124,19 @@ def _of_failure(
     prefix: str,
     allow: bytes = b"",
 ) -> ProblemResponse:
+    fields = carried_fields(failure, status, allow)
+    return _response(status, _document(type(failure), status, detail, request_id, prefix, errors), request_id, fields)
+
+
+def carried_fields(failure: StepError | JournalError, status: int, allow: bytes = b"") -> HeaderList:
+    """Retry-After, and the fields of a service's answer that its status demands, or such fields of ours. `allow`: as of `of_result`."""
     wait = retry_after(failure, status)
     fields = [] if wait is None else [(b"retry-after", wait)]
     if isinstance(failure, UpstreamStatus) and failure.upstream_status == status:
         fields += failure.fields
         if not failure.fields and (demanded := demanded_field(status, allow)) is not None:
             fields.append(demanded)
-    return _response(status, _document(type(failure), status, detail, request_id, prefix, errors), request_id, fields)
+    return fields
 
 
 def demanded_field(status: int, allow: bytes = b"") -> tuple[bytes, bytes] | None:

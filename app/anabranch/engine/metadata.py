@@ -3,6 +3,7 @@
 from anabranch.engine.outcome import Outcome
 from anabranch.jsontext.frame import MISSING, Frame, Value
 from anabranch.plan.model import StepPlan
+from anabranch.plan.reference import LINES
 
 
 def fill(step: StepPlan, outcome: Outcome, frame: Frame) -> None:
@@ -19,4 +20,15 @@ def _value(what: str, name: str, outcome: Outcome) -> Value:
     if what == "status":
         return MISSING if outcome.status is None else b"%d" % outcome.status  # type: ignore[return-value]  # a frame may hold it
     wanted = name.encode()
-    return next((value.decode("latin-1") for key, value in outcome.headers or () if key == wanted), MISSING)  # type: ignore[return-value]
+    values = [value for key, value in outcome.headers or () if key == wanted]
+    if what == LINES:
+        return values  # type: ignore[return-value]  # only a response reads them
+    return _text(values[0]) if values else MISSING  # type: ignore[return-value]
+
+
+def _text(value: bytes) -> str:
+    """A header value is UTF-8 today and was Latin-1 once (RFC 9110 section 5.5)."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

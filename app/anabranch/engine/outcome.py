@@ -24,6 +24,8 @@ def status_failure(answer: Answer, *, has_own_credentials: bool = False) -> Upst
         retry_after_s=None if retry_after is None else retry_after_s(retry_after, unix_now=time()),
         fields=fields if sum(len(value) for _, value in fields) <= _MOST_DEMANDED_BYTES else (),
         has_own_credentials=has_own_credentials,
+        body=answer.body,
+        content_type=answer.header(b"content-type"),
     )
 
 

@@ -14,7 +14,7 @@ from time import monotonic, perf_counter
 from anabranch.compute.job import ComputePool
 from anabranch.compute.offload import Offload
 from anabranch.core.tasks import cancel_and_wait
-from anabranch.engine import metadata, missing
+from anabranch.engine import failures, metadata, missing
 from anabranch.engine.event import AroundStep
 from anabranch.engine.kinds import bind
 from anabranch.engine.operation import Operation, Resources
@@ -145,6 +145,8 @@ class _Run:
         if self._plan.joins and self._failure is None:
             for join in self._plan.joins:
                 join.apply(self._values, self._frame)
+        if self._plan.response.failures is not None:
+            self._values.append(failures.shown(self._plan.response.failures, self._outcomes, self._plan.numbers))
         if self._is_large and self._offload is not None and self._failure is None:
             try:
                 self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._request.deadline)
@@ -287,16 +289,20 @@ class _Run:
         outcomes = [outcome for outcome in self._outcomes if outcome is not None and not outcome.left_out]
         left_out = {outcome.step: outcome.left_out for outcome in self._outcomes if outcome is not None and outcome.left_out}
         failure = self._failure
-        failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
-        failures += [failure for outcome in outcomes if outcome.is_in_vain for failure in outcome.item_failures]
-        if failure is None and failures:
-            failure = self._nothing_answered(failures)
+        failed = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+        failed += [failure for outcome in outcomes if outcome.is_in_vain for failure in outcome.item_failures]
+        if failure is None and failed:
+            failure = self._nothing_answered(failed)
+        status = plan.response.status
+        if failure is None and plan.response.settle is not None:
+            try:
+                status = plan.response.settle(self._frame)
+            except StepError as error:
+                failure = error
         if failure is not None:
             return Result(outcomes=outcomes, status=failure.status, body=None, is_complete=False, failure=failure, left_out=left_out)
         body = self._body if self._body is not None else plan.response.assemble(self._values, self._frame)
-        return Result(
-            outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_partial, left_out=left_out
-        )
+        return Result(outcomes=outcomes, status=status, body=body, is_complete=not failed and not self._is_partial, left_out=left_out)
 
     def _nothing_answered(self, failures: list[StepError]) -> StepError | None:
         """The failure of a response that no visible step has a value for; None when one has, or when none of them failed. `failures`: of all steps.

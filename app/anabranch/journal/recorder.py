@@ -16,6 +16,7 @@ from uuid_utils import uuid7
 from anabranch.cache.entries import recorded_origin
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
+from anabranch.errors import StepError, UpstreamStatus
 from anabranch.journal.journal import Journal
 from anabranch.journal.record import (
     ANSWER_HEADERS,
@@ -126,8 +127,12 @@ class Recorder:
             if result is None
             else list(map(self._step_without_answer if bodies == "response" else self._step, _runs(result.outcomes))),
             failure=completed.code if problem is None else problem.code,
-            body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=True),
+            body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=not self._is_passed(problem)),
         )
+
+    def _is_passed(self, failure: StepError | None) -> bool:
+        """Whether the response may be a service's own, which need not be JSON."""
+        return bool(self._plan.response.passing) and isinstance(failure, UpstreamStatus)
 
     def _without_values(self, problem: bytes) -> bytes:
         """Redact the parameter values that a problem document quotes, as they are redacted in the query."""

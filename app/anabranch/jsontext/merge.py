@@ -58,6 +58,30 @@ def deep(visible: "list[tuple[int, str]]", *, concat_arrays: bool) -> Assemble:
     return assemble
 
 
+def concat(visible: "list[tuple[int, str]]") -> Assemble:
+    """The elements of all visible arrays in one array, in their exact spelling. A null adds nothing."""
+    indexes = [index for index, _ in visible]
+
+    def assemble(values: list[bytes], _frame: Frame) -> bytes:
+        inner = [values[index][1:-1] for index in indexes if values[index][:1] == b"["]
+        return b"[" + b",".join([elements for elements in inner if elements and not elements.isspace()]) + b"]"
+
+    return assemble
+
+
+def with_member(render: Callable[[Frame], bytes], name: str, index: int) -> Assemble:
+    """What `render` makes, which is an object, with one more member at its end: a value that may be `ABSENT`."""
+    prefix = raw.encode(name) + b":"
+
+    def assemble(values: list[bytes], frame: Frame) -> bytes:
+        whole = render(frame)
+        if not values[index]:
+            return whole
+        return b"".join((whole[:-1], b"," if len(whole) > len(b"{}") else b"", prefix, values[index], b"}"))
+
+    return assemble
+
+
 def _members(value: bytes) -> dict[str, Raw]:
     return raw.members(value) or {} if value else {}
 

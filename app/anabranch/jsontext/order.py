@@ -164,6 +164,8 @@ def _merger(kind: str, names: list[str]) -> Callable[[bytes], bytes]:
             assemble: Any = merge.group(list(enumerate(names)), may_be_absent=True)
         elif kind == "flat":
             assemble = merge.flat(visible)
+        elif kind == "concat":
+            assemble = merge.concat(visible)
         else:
             assemble = merge.deep(visible, concat_arrays=kind == "deep_concat")
         return assemble(values, [])  # type: ignore[no-any-return]

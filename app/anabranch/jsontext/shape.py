@@ -7,6 +7,7 @@ that does it. All modes give the same value and differ only in cost.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,14 @@ from anabranch.jsontext.project import extractor, is_extractable, is_projectable
 
 Slots = list[tuple[tuple[str, ...], int]]
 """References into a value: (path, slot); the empty path is the whole value."""
+
+
+_MERGED: Final = {
+    "": (b"", ""),
+    "object": (b"{", "the answer is not an object; use `wrap` to put it under a key"),
+    "array": (b"[", "the answer is not an array; use `target` to take one out of it"),
+}
+"""What a value must begin with to be merged, and what is said of one that does not, by `Shape.must_be`."""
 
 
 class DecodeMode(StrEnum):
@@ -34,7 +43,8 @@ class DecodeMode(StrEnum):
 class Shape:
     """Shaping rules of a step, applied in the order of the fields. Empty or None: no such rule.
 
-    `must_be_object`: the shaped value is merged by its keys (`flat`, `deep`), so any value but an object or null fails.
+    `must_be`: `object` when the shaped value is merged by its keys (`flat`, `deep`), `array` when its elements are (`concat`): any other value but null
+    fails. "" for any value.
     """
 
     target: tuple[str, ...] = ()
@@ -42,7 +52,7 @@ class Shape:
     drop: raw.Tree | None = None
     rename: raw.Tree | None = None
     wrap: str | None = None
-    must_be_object: bool = False
+    must_be: str = ""
 
     @property
     def is_plain(self) -> bool:
@@ -57,7 +67,7 @@ def choose_mode(shape: Shape, slots: Slots) -> DecodeMode:
     projected. Anything else is copied unchanged: splice.
     """
     fields = [(path, slot) for path, slot in slots if path]
-    if shape.drop is not None or shape.rename is not None or shape.must_be_object:
+    if shape.drop is not None or shape.rename is not None or shape.must_be == "object":
         return DecodeMode.FULL
     if shape.pick is not None:
         return DecodeMode.PROJECT if is_projectable(shape.pick) else DecodeMode.FULL
@@ -80,7 +90,7 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
     fields = [(path, slot) for path, slot in slots if path]
     reshape = _reshaper(shape, is_full=is_full)
     fill = _filler(fields, is_full=is_full) if fields else None
-    must_be_object = shape.must_be_object
+    opening, unfit = _MERGED[shape.must_be]
     prepare = raw.prepare
 
     def read(body: bytes, frame: Frame) -> bytes:
@@ -98,8 +108,8 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
             raise raw.invalid(body, error) from None
         for slot in whole:
             frame[slot] = value
-        if must_be_object and value[:1] != b"{" and value != b"null":
-            raise ShapeError("the answer is not an object; use `wrap` to put it under a key", may_be_processed=True)
+        if opening and value[:1] != opening and value != b"null":
+            raise ShapeError(unfit, may_be_processed=True)
         return value
 
     return read

@@ -12,6 +12,7 @@ from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
 from anabranch.plan.reference import ROOTS, in_fixed_text
+from anabranch.plan.response import check_default_response
 from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
 from anabranch.plan.scope import Path
 from anabranch.plan.upstream import UpstreamPlan, compile_upstream
@@ -41,6 +42,7 @@ def compile_document(
         check_hook=check_hook,
     )
     _check_upstreams(document, upstreams, problems)
+    check_default_response(document.defaults.response, problems)
     if document.cors is not None and document.cors.allow_credentials and "*" in document.cors.allow_origins:
         message = "with `allow_credentials` and `*`, every site can act here as the users that visit it"
         problems.add(("cors", "allow_origins"), message, hint="list the origins", is_warning=True)

@@ -2,40 +2,42 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
-from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.shape import Shape, compile_filler, compile_reader
 from anabranch.jsontext.values import load_exactly
 from anabranch.plan.calls import most_calls
 from anabranch.plan.digest import endpoint_digest
 from anabranch.plan.each import local_roots
-from anabranch.plan.fields import report_response_header
 from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
-from anabranch.plan.merging import assemble_steps, merge_order
-from anabranch.plan.model import BodyPlan, CompressionPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan, SelectPlan
+from anabranch.plan.merging import MUST_BE
+from anabranch.plan.model import BodyPlan, EndpointPlan, FailuresRule, ParameterPlan, RecordPlan, SelectPlan
 from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
-from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
+from anabranch.plan.reference import ROOTS, in_fixed_text, keys
+from anabranch.plan.response import compile_response
 from anabranch.plan.routes import PathError, Segments, operation_name, parameter_names, parse_path, split_path
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.select import compile_select
-from anabranch.plan.step import StepDraft, draft_step, plan_step, report_nullable
-from anabranch.plan.template import compile_json
+from anabranch.plan.step import StepDraft, draft_step, plan_step
 from anabranch.plan.value import of_document
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LISTED_BYTES: Final = 4 * 1024
 """Size of a body up to which all its faults are found. Of a larger one only the first is: a body of 1 MiB can have faults for 7 s of CPU time."""
 _MOST_FAULTS: Final = 20
+_MERGED: Final[dict[str, tuple[type, str]]] = {
+    "object": (dict, "an object or null: it is merged by its keys"),
+    "array": (list, "an array or null: it is merged by its elements"),
+}
+"""What a default must be for the values that are merged, by what these must be."""
 
 
 class EndpointCompiler:
@@ -70,28 +72,28 @@ class EndpointCompiler:
         drafts = [self._draft(name, step) for name, step in endpoint.steps.items()]
         self._check_graph(drafts)
         absent = _absent(drafts)
-        assemble = self._assemble(absent)
+        response = compile_response(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at, absent=absent)
         self._scope.check_shapes(self._schemas(drafts))
-        select = self._select()
+        select = self._select(None if response is None else response.failures)
         body = self._body()
         parameters = self._parameters()
         if problems.errors or any(draft.operation is None for draft in drafts):
             return None
         names = [draft.name for draft in drafts]
-        must_be_object = endpoint.response.merge != "group"
+        must_be = MUST_BE[endpoint.response.merge]
         steps = tuple(
             plan_step(
                 draft,
                 index,
                 names=names,
                 scope=self._scope,
-                must_be_object=must_be_object,
+                must_be=must_be,
                 may_be_left_out=draft.name in absent,
                 dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs | later.after],
             )
             for index, draft in enumerate(drafts)
         )
-        assert assemble is not None
+        assert response is not None
         plan = EndpointPlan(
             name=self._name,
             method=endpoint.method,
@@ -113,14 +115,7 @@ class EndpointCompiler:
                 self._refill,
             ),
             ready=tuple(step.index for step in steps if not step.needs),
-            response=ResponsePlan(
-                assemble=assemble,
-                merge_order=merge_order(endpoint.response),
-                visible=self._counted(names),
-                status=endpoint.response.status,
-                headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
-                compression=_compression(defaults.compression if endpoint.compression is None else endpoint.compression),
-            ),
+            response=response,
             record=_record(endpoint),
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
             digest=endpoint_digest(endpoint),
@@ -163,24 +158,19 @@ class EndpointCompiler:
             if name in ROOTS:
                 message = f"a step cannot be called `{name}`: it would shadow the reference root of that name"
                 self._problems.add(at, message, hint=f"the roots are {', '.join(ROOTS)}", at_key=True)
-        for name, value in self._endpoint.response.headers.items():
-            report_response_header((*self._at, "response", "headers", name), name, value, self._problems)
 
     def _check_fixed_texts(self) -> None:
         """Report references in what is not a template: they would be sent with their braces."""
         endpoint, at = self._endpoint, self._at
         roots = {*ROOTS, *endpoint.steps, *self._broken("steps")}
-        fixed: list[tuple[Path, Any, str]] = [
-            ((*at, "response", "headers", name), value, "header fields of a response are fixed text")
-            for name, value in endpoint.response.headers.items()
-        ]
+        fixed: list[tuple[Path, Any]] = []
         templates: list[tuple[Path, Any]] = [((*at, "response", "body"), endpoint.response.body)]
         for name, step in endpoint.steps.items():
-            fixed.append(((*at, "steps", name, "default"), step.default, "a default is a fixed value"))
+            fixed.append(((*at, "steps", name, "default"), step.default))
             templates += [((*at, "steps", name, part), getattr(step, part)) for part in step.templates]
-        for where, node, rule in fixed:
+        for where, node in fixed:
             if (found := in_fixed_text(node, roots)) is not None:
-                self._problems.add(where, f"{found} has no effect here: {rule}")
+                self._problems.add(where, f"{found} has no effect here: a default is a fixed value")
         for where, node in templates:
             for path in keys(node):
                 if (found := in_fixed_text(path[-1], roots)) is not None:
@@ -190,12 +180,15 @@ class EndpointCompiler:
 
     def _draft(self, name: str, step: config.Step) -> StepDraft:
         at = (*self._at, "steps", name)
-        if self._endpoint.response.merge != "group" and step.has_default and not isinstance(step.default, dict | None):
-            message = f"with `merge: {self._endpoint.response.merge}` a default must be an object or null: it is merged by its keys"
+        merge, must_be = self._endpoint.response.merge, MUST_BE[self._endpoint.response.merge]
+        if step.has_default and step.default is not None and must_be and not isinstance(step.default, _MERGED[must_be][0]):
+            message = f"with `merge: {merge}` a default must be {_MERGED[must_be][1]}"
             self._problems.add((*at, "default"), message, value=step.default)
-        if self._endpoint.response.merge != "group" and step.each is not None and step.wrap is None and not step.is_hidden:
-            message = f"with `merge: {self._endpoint.response.merge}` the value of a step with `each`, an array, needs `wrap`"
+        if must_be == "object" and step.each is not None and step.wrap is None and not step.is_hidden:
+            message = f"with `merge: {merge}` the value of a step with `each`, an array, needs `wrap`"
             self._problems.add((*at, "each"), message)
+        if must_be == "array" and step.wrap is not None and not step.is_hidden:
+            self._problems.add((*at, "wrap"), f"with `merge: {merge}` the value must be an array, and `wrap` makes it an object")
         context = StepContext(
             name=name,
             at=at,
@@ -239,47 +232,20 @@ class EndpointCompiler:
                 is_warning=True,
             )
 
-    # ---------------------------------------------------------------------------------------------------- response
-
-    def _assemble(self, absent: set[str]) -> merge.Assemble | None:
-        """What builds the response. `absent`: names of the steps that may be left out."""
-        response = self._endpoint.response
-        visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.is_hidden]
-        if "body" in response.model_fields_set:
-            for where, text in strings(response.body):
-                at = (*self._at, "response", "body", *where)
-                report_nullable(self._scope.parse(text, at), partial(self._problems.add, at))
-            try:
-                render = compile_json(response.body, self._scope.slot, is_strict=False)
-            except TemplateError:
-                return None
-            return lambda _values, frame: render(frame)
-        return assemble_steps(response, visible, may_be_absent=any(name in absent for _, name in visible))
-
-    def _select(self) -> tuple[SelectPlan, ParameterPlan] | None:
+    def _select(self, failures: FailuresRule | None) -> tuple[SelectPlan, ParameterPlan] | None:
         at = (*self._at, "response", "select", "parameter")
-        return compile_select(self._endpoint, self._scope, lambda message: self._problems.add(at, message))
+        return compile_select(self._endpoint, self._scope, failures, lambda message: self._problems.add(at, message))
 
     def _refill(self, step: str) -> Callable[[bytes, Frame], None] | None:
         """What fills the slots of the references to a step again; None when the response has no template."""
-        return compile_filler(self._scope.slots_of(step)) if "body" in self._endpoint.response.model_fields_set else None
+        has_templates = self._endpoint.response.model_fields_set & {"body", "headers", "status"}
+        return compile_filler(self._scope.slots_of(step)) if has_templates else None
 
     def _schemas(self, drafts: list[StepDraft]) -> dict[str, Any]:
         """The JSON Schemas of what references refer to, as far as they are known."""
         results = {draft.name: draft.operation.result_schema() for draft in drafts if draft.operation is not None}
         body = self._endpoint.body
         return {**results, "body": None if body is None else body.schema_}
-
-    def _counted(self, names: list[str]) -> tuple[int, ...]:
-        """The steps that decide whether anything could be answered: those that `response.body` refers to, otherwise the visible ones."""
-        response = self._endpoint.response
-        if "body" in response.model_fields_set:
-            shown = {
-                part.root for _, text in strings(response.body) for part in parse(text) if isinstance(part, Reference) and not part.is_soft
-            }
-            if counted := tuple(index for index, name in enumerate(names) if name in shown):
-                return counted
-        return tuple(index for index, name in enumerate(names) if not self._endpoint.steps[name].is_hidden)
 
     # ----------------------------------------------------------------------------------------- what the client sends
 
@@ -380,11 +346,6 @@ def _absent(drafts: list[StepDraft]) -> set[str]:
         is_growing = not found <= absent
         absent |= found
     return absent
-
-
-def _compression(written: bool | config.Compression) -> CompressionPlan | None:
-    rule = config.Compression() if written is True else written
-    return CompressionPlan(codings=tuple(rule.encodings), min_size_bytes=rule.min_size) if rule else None
 
 
 def _record(endpoint: config.Endpoint) -> RecordPlan | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from anabranch.plan.calls import most_calls
 from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
-from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.plan.model import EndpointPlan, ResponseField, StepPlan
 from anabranch.plan.select import needed
 from anabranch.plan.upstream import UpstreamPlan
 
@@ -60,11 +60,23 @@ def _against(longest_s: float, deadline_s: float) -> str:
 
 
 def _response(plan: EndpointPlan) -> str:
-    response = plan.source.response
-    if "body" in response.model_fields_set:
-        return f"{plan.response.status}, from `body`"
+    compiled, response = plan.response, plan.source.response
+    status = str(compiled.status) if compiled.status_of is None else f"{compiled.status_of} or {compiled.status}"
     shown = ", ".join(step.name for step in plan.steps if not step.is_hidden)
-    return f"{plan.response.status}, {response.merge}: {shown}"
+    parts = [f"{status}, from `body`" if "body" in response.model_fields_set else f"{status}, {response.merge}: {shown}"]
+    if compiled.failures is not None:
+        parts.append(f"failures under `{compiled.failures.key}`")
+    if compiled.passing:
+        parts.append(f"failures of {', '.join(sorted(compiled.passing))} as their services answer")
+    if fields := [_field(field) for field in compiled.fields]:
+        parts.append(f"header fields {', '.join(fields)}")
+    return "; ".join(parts)
+
+
+def _field(field: ResponseField) -> str:
+    marks = [] if field.when == "always" else [f"when {field.when}"]
+    marks += [] if field.values is None else ["by request"]
+    return field.name.decode() + (f" ({', '.join(marks)})" if marks else "")
 
 
 def _seconds(seconds: float) -> str:

@@ -5,12 +5,12 @@ from anabranch.core.field import OURS_IN_RESPONSES, name_fault, value_fault
 from anabranch.core.negotiation import MediaType
 
 
-def report_response_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:
-    """Report what is wrong with a field of an endpoint's responses."""
-    report_header(at, name, value, problems)
+def report_response_header(at: tuple[str | int, ...], name: str, value: str | None, problems: Problems) -> None:
+    """Report what is wrong with a field of an endpoint's responses. `value`: None: it depends on the request."""
+    report_header(at, name, value or "", problems)
     if name.lower() in OURS_IN_RESPONSES:
         problems.add(at, f"the header {name.lower()} of a response is set by the gateway itself", at_key=True)
-    if name.lower() == "content-type":
+    if value is not None and name.lower() == "content-type":
         try:
             MediaType.parse(value)
         except ValueError:

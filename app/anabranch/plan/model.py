@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from anabranch.config import model as config
+from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
 from anabranch.jsontext.shape import DecodeMode
@@ -116,6 +117,26 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseField:
+    """A header field of a response. `name`: lower case. `value`: None: `values` gives that of each of its lines, possibly of none. `when`: as in the
+    document."""
+
+    name: bytes
+    when: Literal["always", "complete", "partial"]
+    value: bytes | None = None
+    values: Callable[[Frame], list[bytes]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailuresRule:
+    """How a response shows failed steps: as an array between `before` and `after`. `key`: of the response."""
+
+    key: str
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompressionPlan:
     """Compression for clients that accept it. `codings`: the preferred one first. `min_size_bytes`: of the bodies that are compressed."""
 
@@ -125,23 +146,34 @@ class CompressionPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponsePlan:
-    """`assemble`: builds the response body from the steps' values (JSON text by step index; a failed step has its default) and the frame.
-    `visible`: indexes of the steps that decide whether anything could be answered. `headers`: lower-case names.
-    `compression`: None: bodies are sent as they are."""
+    """`assemble`: builds the response body from the steps' values (JSON text by step index; a failed step has its default) and the frame. With
+    `failures` there is one more value behind them, `ABSENT` when nothing failed. `merged`: indexes of the values that it uses.
+
+    `visible`: indexes of the steps that decide whether anything could be answered. `status`: unless `settle` gives another one; that raises StepError
+    when the response is not possible. `status_of`: the reference that gives the status; None when it is fixed. `passing`: names of the steps whose
+    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are.
+    """
 
     assemble: Callable[[list[bytes], Frame], bytes]
+    merged: tuple[int, ...]
     visible: tuple[int, ...]
     status: int
-    headers: HeaderPairs
+    status_of: Reference | None = None
+    settle: Callable[[Frame], int] | None = None
+    fields: tuple[ResponseField, ...] = ()
+    failures: FailuresRule | None = None
+    passing: frozenset[str] = frozenset()
     merge_order: str = ""
     """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
     compression: CompressionPlan | None = None
     media_type: str | None = field(init=False)
-    """Of the response; None when it has no body."""
+    """Of the response; None when it has no body, or when its type depends on the request."""
 
     def __post_init__(self) -> None:
-        written = next((value.decode() for name, value in self.headers if name == b"content-type"), "application/json")
-        object.__setattr__(self, "media_type", None if self.status in (204, 205) else written)
+        field = next((field for field in self.fields if field.name == b"content-type"), None)
+        is_certain = field is None or (field.value is not None and field.when == "always")
+        written = "application/json" if field is None or field.value is None else field.value.decode()
+        object.__setattr__(self, "media_type", written if is_certain and self.status not in BODYLESS else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +198,10 @@ class RecordPlan:
     bodies: Literal["response", "steps", "none"] = "response"
     durability: Literal["relaxed", "required"] | None = None
     headers: tuple[str, ...] = ()
+
+
+def _records_answers(record: RecordPlan | None) -> bool:
+    return record is not None and record.bodies != "response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,14 +246,14 @@ class EndpointPlan:
     is_recorded: bool = field(init=False)
     """Whether the journal records the requests that were sent to upstreams."""
     keeps_answers: bool = field(init=False)
-    """Whether the journal also records the answers."""
+    """Whether answers are kept until the response is built: for the journal, or to show what failed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "waiting", tuple(len(step.needs) for step in self.steps))
         object.__setattr__(self, "defaults", tuple(step.default for step in self.steps))
         object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
         object.__setattr__(self, "is_recorded", self.record is not None)
-        object.__setattr__(self, "keeps_answers", self.record is not None and self.record.bodies != "response")
+        object.__setattr__(self, "keeps_answers", self.response.failures is not None or _records_answers(self.record))
 
     @property
     def is_negotiated(self) -> bool:

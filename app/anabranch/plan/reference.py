@@ -25,6 +25,8 @@ LOCAL: Final = {
 
 _WHOLE_METADATA: Final = ("status", "ok", "code")
 _HEADERS: Final = "headers"
+LINES: Final = "lines"
+"""Metadata that compilers use in place of `headers`, where every value of a field counts: as a list of bytes. It cannot be written."""
 SOFT: Final = frozenset({"ok", "code"})
 """Metadata that a step has whatever became of it."""
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from anabranch.config.base import ALL
 from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
+from anabranch.core.field import is_safe_value
 from anabranch.core.forwarding import FORWARDING
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
@@ -31,7 +32,6 @@ _CHOSEN_BY_CLIENT: Final = ("accept", "user-agent")
 """Fields that have a default, and that `*` takes from the client."""
 _KEPT_PATH: Final = "/-._~!$&'()*+,;=:@%"
 """Characters of a client's path that are not percent-encoded in another path: those of a path, and the `%` of what is encoded."""
-_FORBIDDEN_IN_HEADER: Final = {*range(0x20), 0x7F} - {0x09}
 
 
 def _segment(value: Any, source: str, allows_slashes: bool) -> str:
@@ -92,7 +92,7 @@ def _header(name: bytes, template: Template, slot_of: SlotOf, *, is_optional: bo
         if slot is not None and (frame[slot] is MISSING or frame[slot] is None):
             return None
         value = render(frame).encode()
-        if not _FORBIDDEN_IN_HEADER.isdisjoint(value):
+        if not is_safe_value(value):
             raise MissingReference(f"the value of the header {name.decode()} contains control characters")
         return name, value.strip()
 

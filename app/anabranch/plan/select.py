@@ -20,7 +20,7 @@ from anabranch.jsontext.select import Selection
 from anabranch.jsontext.shape import DecodeMode, Shape, choose_mode, compile_reader
 from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.merging import assemble_steps, merge_order
-from anabranch.plan.model import EndpointPlan, ParameterPlan, ResponsePlan, SelectPlan, StepPlan
+from anabranch.plan.model import EndpointPlan, FailuresRule, ParameterPlan, ResponsePlan, SelectPlan, StepPlan
 from anabranch.plan.reference import Reference, TemplateError, parse, strings
 from anabranch.plan.scope import Scope
 from anabranch.plan.step import shape_of
@@ -37,8 +37,11 @@ _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 # ------------------------------------------------------------------------------------------------------------ parameter
 
 
-def compile_select(endpoint: config.Endpoint, scope: Scope, report: Callable[[str], None]) -> tuple[SelectPlan, ParameterPlan] | None:
-    """How clients of an endpoint select, and the parameter for it; None when they cannot. `report`: takes a problem with the parameter."""
+def compile_select(
+    endpoint: config.Endpoint, scope: Scope, failures: FailuresRule | None, report: Callable[[str], None]
+) -> tuple[SelectPlan, ParameterPlan] | None:
+    """How clients of an endpoint select, and the parameter for it; None when they cannot. `failures`: how the response shows them. `report`: takes a
+    problem with the parameter."""
     response = endpoint.response
     if response.select is None:
         return None
@@ -47,6 +50,8 @@ def compile_select(endpoint: config.Endpoint, scope: Scope, report: Callable[[st
         report(f"the endpoint already has a query parameter `{name}`; a selection needs one of its own")
     references = {reference: scope.slot(reference) for reference in _references(response.body)}
     names = _names(endpoint)
+    if names is not None and failures is not None:
+        names = (*names, failures.key)
     has_parts = bool(names) if names is not None else "body" not in response.model_fields_set or bool(references)
     if not has_parts:
         report("the response has no parts that a client could select")
@@ -242,18 +247,24 @@ def _response(plan: EndpointPlan, tree: raw.Tree, *, is_projected: bool) -> tupl
     if source.merge == "group":
         visible = [step for step in visible if step.name in tree]
         in_order = {step.name: tree[step.name] for step in visible}
+        if (failures := _failures(plan, tree)) is not None:
+            in_order[failures.key] = tree[failures.key]
         pick = in_order if any(in_order.values()) else None
     elif source.merge in ("flat", "deep"):
         visible = [step for step in visible if (names := _members(step.source)) is None or not tree.keys().isdisjoint(names)]
-    assemble = assemble_steps(
-        source, [(step.index, step.name) for step in visible], may_be_absent=any(step.may_be_left_out for step in visible)
-    )
     shown = tuple(step.index for step in visible)
+    merged = [(step.index, step.name) for step in visible]
+    if (failures := _failures(plan, tree)) is not None:
+        merged.append((len(plan.steps), failures.key))
+    may_be_absent = failures is not None or any(step.may_be_left_out for step in visible)
+    assemble = assemble_steps(source, merged, may_be_absent=may_be_absent)
     response = replace(
         plan.response,
         assemble=assemble if pick is None else _picked(assemble, pick, is_projected),
         visible=shown,
-        merge_order=merge_order(source, [step.name for step in visible], pick),
+        merged=tuple(index for index, _ in merged),
+        failures=failures,
+        merge_order=merge_order(source, [name for _, name in merged], pick),
     )
     return frozenset(shown), response
 
@@ -264,12 +275,23 @@ def _of_template(plan: EndpointPlan, tree: raw.Tree, *, is_projected: bool) -> t
     shown = {reference.root for reference in references}
     counted = {reference.root for reference in references if not reference.is_soft}
     render = compile_json(body, _select(plan).references.__getitem__, is_strict=False)
+    failures = _failures(plan, tree)
+    visible = tuple(step.index for step in plan.steps if step.name in counted)
+    assemble = (lambda _values, frame: render(frame)) if failures is None else merge.with_member(render, failures.key, len(plan.steps))
     response = replace(
         plan.response,
-        assemble=_picked(lambda _values, frame: render(frame), tree, is_projected),
-        visible=tuple(step.index for step in plan.steps if step.name in counted),
+        assemble=_picked(assemble, tree, is_projected),
+        visible=visible,
+        merged=visible if failures is None else (*visible, len(plan.steps)),
+        failures=failures,
     )
     return frozenset(step.index for step in plan.steps if step.name in shown), response
+
+
+def _failures(plan: EndpointPlan, tree: raw.Tree) -> FailuresRule | None:
+    """How the selected response shows failures; None when it does not, because they are not selected."""
+    rule = plan.response.failures
+    return rule if rule is not None and rule.key in tree else None
 
 
 def _picked(assemble: merge.Assemble, wanted: raw.Tree, is_projected: bool) -> merge.Assemble:
@@ -288,7 +310,7 @@ def _pruned_template(node: Any, tree: raw.Tree) -> Any:
 
 def _reduced(step: StepPlan, tree: raw.Tree, *, is_projected: bool) -> StepPlan:
     """The step with as much of the selection as can be applied where its value is decoded. No reference to the value is left."""
-    shape = shape_of(step.source, must_be_object=False)
+    shape = shape_of(step.source, must_be="")
     if shape.wrap is not None:
         tree = tree.get(shape.wrap, {})
     if tree and shape.pick is not None:

@@ -82,25 +82,25 @@ def report_nullable(template: Template, report: Callable[[str], None]) -> None:
             report(f"`?` has no effect in {part}: a reference without a value is null here")
 
 
-def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
+def shape_of(step: config.Step, *, must_be: str) -> Shape:
     return Shape(
         target=parse_path(step.target) if step.target is not None else (),
         pick=raw.tree(step.pick) if step.pick is not None else None,
         drop=raw.tree(step.drop) if step.drop is not None else None,
         rename=raw.rename_tree(step.rename) if step.rename else None,
         wrap=step.wrap,
-        must_be_object=must_be_object and not step.is_hidden,
+        must_be="" if step.is_hidden else must_be,
     )
 
 
 def plan_step(
-    draft: StepDraft, index: int, *, names: list[str], dependents: list[int], scope: Scope, must_be_object: bool, may_be_left_out: bool
+    draft: StepDraft, index: int, *, names: list[str], dependents: list[int], scope: Scope, must_be: str, may_be_left_out: bool
 ) -> StepPlan:
     """The second pass, when all slots are known."""
     step = draft.source
     assert draft.operation is not None, "a document with problems has no plan"
     slots = scope.slots_of(draft.name)
-    shape = shape_of(step, must_be_object=must_be_object) if step.each is None else run_shape(step)
+    shape = shape_of(step, must_be=must_be) if step.each is None else run_shape(step)
     default = write(step.default if step.each is None else None)
     fill_default = None
     if step.has_default:
@@ -121,7 +121,7 @@ def plan_step(
         only_after=frozenset(need for need in needs if names[need] not in draft.needs),
         dependents=tuple(dependents),
         timeout_s=step.timeout_s,
-        **_reading(shape, slots if step.each is None else [], must_be_object=must_be_object),
+        **_reading(shape, slots if step.each is None else [], must_be=must_be),
         default=default,
         fill_default=fill_default,
         source=step,
@@ -133,9 +133,9 @@ def plan_step(
         return plan
     item = replace(plan, when=None, timeout_s=None, metadata=())
     each = plan_each(step, draft.each, item, draft.when if draft.is_when_of_items else None, scope)
-    whole = Shape(wrap=step.wrap, must_be_object=must_be_object and not step.is_hidden)
-    is_read = bool(slots) or not whole.is_plain or whole.must_be_object
-    return replace(plan, each=each, **(_reading(whole, slots, must_be_object=must_be_object) if is_read else {"read": _as_it_is}))
+    whole = Shape(wrap=step.wrap, must_be="" if step.is_hidden else must_be)
+    is_read = bool(slots) or not whole.is_plain or whole.must_be == "object"
+    return replace(plan, each=each, **(_reading(whole, slots, must_be=must_be) if is_read else {"read": _as_it_is}))
 
 
 def _as_it_is(value: bytes, _frame: Frame) -> bytes:
@@ -143,7 +143,7 @@ def _as_it_is(value: bytes, _frame: Frame) -> bytes:
     return value
 
 
-def _reading(shape: Shape, slots: Slots, *, must_be_object: bool) -> dict[str, Any]:
+def _reading(shape: Shape, slots: Slots, *, must_be: str) -> dict[str, Any]:
     """How an answer is read: the fields of a step's plan that say so."""
     mode = choose_mode(shape, slots)
     offloaded = reading(shape, slots, mode)
@@ -151,5 +151,5 @@ def _reading(shape: Shape, slots: Slots, *, must_be_object: bool) -> dict[str, A
         "mode": mode,
         "read": compile_reader(shape, slots, mode),
         "reading": offloaded,
-        "large_from": min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
+        "large_from": min(offloaded.from_bytes, MERGE_FROM // 2 if must_be == "object" else PLAIN_FROM),
     }

@@ -147,6 +147,8 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         raise CannotReplay("one of its calls is not idempotent (set `idempotent: true` on the call if it may be repeated)")
     if is_live and is_body_redacted(record):
         raise CannotReplay("the request body has a redacted value, and `***` must not be sent to a service")
+    if not is_live and _lacks_failures(plan, record):
+        raise CannotReplay("the response shows what a service answered to a failed call, which was not kept (`bodies: steps` keeps JSON)")
     request = record.request
     if record.failure == NotAcceptable.code and request.headers.get("accept") in (None, MASK):
         raise CannotReplay("the header accept was not kept (`journal: {headers: [accept]}` keeps it)")
@@ -172,3 +174,11 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         redacted = {name for name, texts in values.items() if MASK in texts}
         if is_live and any(ALL in names or not redacted.isdisjoint(names) for names in map(forwarded_query, plan.steps) if names):
             raise CannotReplay("a query parameter was redacted, and `***` must not be forwarded to a service")
+
+
+def _lacks_failures(plan: EndpointPlan, record: Record) -> bool:
+    """Whether the response shows a service's failure as it came, and the record does not have it."""
+    if plan.response.failures is None and not plan.response.passing:
+        return False
+    failed = [step for step in record.steps if step.failure is not None and step.status is not None]
+    return any(not step.body.is_kept if step.body is not None else not step.headers for step in failed)

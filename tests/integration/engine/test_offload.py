@@ -30,6 +30,7 @@ LARGE = orjson.dumps({"total": len(ROWS), "rows": ROWS})
 def plan_for(url: str) -> DocumentPlan:
     """A document with every kind of reading and merging, on one upstream."""
     large = {"upstream": "big", "path": "/large"}
+    small = {"upstream": "big", "path": "/small"}
 
     def endpoint(path: str, timeout: str = "60s", **more: Any) -> dict[str, Any]:
         return {"path": path, "timeout": timeout, **more}
@@ -39,6 +40,12 @@ def plan_for(url: str) -> DocumentPlan:
         endpoint("/pick", steps={"a": {**large, "pick": ["rows.id"]}}),
         endpoint("/drop", steps={"a": {**large, "drop": ["rows.x"]}}),
         endpoint("/deep", steps={"a": large, "b": {"upstream": "big", "path": "/small"}}, response={"merge": "deep"}),
+        endpoint(
+            "/failures",
+            steps={"a": large, "b": {"upstream": "big", "path": "/refused"}},
+            response={"merge": "flat", "show_failures": True},
+        ),
+        endpoint("/concat", steps={"a": {**large, "target": "rows"}, "b": {**small, "target": "rows"}}, response={"merge": "concat"}),
         endpoint("/broken", steps={"a": {"upstream": "big", "path": "/broken", "required": True}}),
         endpoint("/page", "20s", steps={"a": {**large, "decode": "html", "select": {"last": "p:last-of-type"}}}),
         endpoint("/late", "50ms", steps={"a": {**large, "required": True}}),
@@ -61,15 +68,19 @@ async def ask(service: Service, path: str, engine: Engine | None = None) -> Resu
 
 async def test_large_answers_are_the_same_in_a_worker_and_on_the_loop() -> None:
     assert len(LARGE) > PLAIN_FROM
-    routes = {"/large": answer(LARGE), "/small": answer(b'{"rows":[7],"n":1}'), "/broken": answer(LARGE[:-1])}
+    routes = {"/large": answer(LARGE), "/small": answer(b'{"rows":[7],"n":1}'), "/broken": answer(LARGE[:-1]), "/refused": {"status": 409}}
     async with ScriptedUpstream(routes) as upstream, Service(plan_for(upstream.url)) as service:
         on_loop = Engine(service.upstreams.policies)
         await ask(service, "/late")
-        for path in ("/group", "/pick", "/drop", "/deep"):
+        for path in ("/group", "/pick", "/drop", "/deep", "/concat"):
             far = await ask(service, path)
             near = await ask(service, path, on_loop)
             assert far.is_complete, far.outcomes[0].failure
             assert far.body == near.body
+        failures = await ask(service, "/failures")
+        assert failures.body is not None
+        assert failures.body.startswith(LARGE[:-1])
+        assert orjson.loads(failures.body[len(LARGE) :].replace(b'"failures"', b'{"failures"', 1))["failures"][0]["status"] == 409
         assert service.offload._pool is not None
         broken = await ask(service, "/broken")
         assert broken.failure is not None

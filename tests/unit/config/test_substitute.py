@@ -97,13 +97,19 @@ def test_a_substituted_value_in_a_template_never_becomes_a_reference() -> None:
 endpoints:
   - path: ${P}
     steps: {s: {upstream: "${P}", path: "/${P}/{path.id}", query: {q: ["${P}"]}, wrap: "${P}"}}
-    response: {body: {k: "${P}"}, headers: {h: "${P}"}}
+    response: {body: {k: "${P}"}, headers: {h: "${P}", i: {value: "${P}"}}, status: "${P}"}
 """
     filled, _ = _filled(text, {"P": "a{b}"})
     endpoint = filled.data["endpoints"][0]
     step = endpoint["steps"]["s"]
-    assert (endpoint["path"], step["upstream"], step["wrap"], endpoint["response"]["headers"]["h"]) == ("a{b}",) * 4
-    assert (step["path"], step["query"]["q"], endpoint["response"]["body"]["k"]) == ("/a{{b}}/{path.id}", ["a{{b}}"], "a{{b}}")
+    response = endpoint["response"]
+    assert (endpoint["path"], step["upstream"], step["wrap"]) == ("a{b}",) * 3
+    assert (step["path"], step["query"]["q"]) == ("/a{{b}}/{path.id}", ["a{{b}}"])
+    assert (response["body"]["k"], response["headers"], response["status"]) == (
+        "a{{b}}",
+        {"h": "a{{b}}", "i": {"value": "a{{b}}"}},
+        "a{{b}}",
+    )
 
 
 _DOCUMENT = """

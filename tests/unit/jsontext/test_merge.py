@@ -76,3 +76,21 @@ def test_what_is_left_out_leaves_no_trace() -> None:
     for assemble in (merge.flat(visible), merge.deep(visible, concat_arrays=True)):
         assert assemble([merge.ABSENT, b'{"x":1.0}', merge.ABSENT], []) == b'{"x":1.0}'
         assert assemble([merge.ABSENT] * 3, []) == b"{}"
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.lists(st.one_of(objects, st.text(max_size=3)), max_size=3)), max_size=4),
+    st.sampled_from(["", " ", "\n\t "]),
+)
+def test_concat_matches_its_definition(values: list[Any], space: str) -> None:
+    texts = [f"[{space}]" if value == [] else json.dumps(value) for value in values]
+    assemble = merge.concat([(index, str(index)) for index in range(len(values))])
+    expected = [element for value in values if value is not None for element in value]
+    assert json.loads(assemble([text.encode() for text in texts], [])) == expected
+
+
+def test_a_member_behind_a_template_is_there_only_with_a_value() -> None:
+    for rendered, expected in ((b"{}", b'{"x":[1]}'), (b'{"a":1}', b'{"a":1,"x":[1]}')):
+        assemble = merge.with_member(lambda _frame, text=rendered: text, "x", 1)  # type: ignore[misc]
+        assert assemble([b"0", b"[1]"], []) == expected
+        assert assemble([b"0", merge.ABSENT], []) == rendered

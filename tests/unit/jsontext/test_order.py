@@ -24,7 +24,7 @@ from anabranch.jsontext.shape import Shape, choose_mode, compile_reader
 BODY = orjson.dumps({"a": {"b": [1, 2.50, "\u00e9"]}, "rows": [{"id": 1, "x": None}, {"id": 2}], "n": 1})
 SHAPES = [
     Shape(),
-    Shape(must_be_object=True),
+    Shape(must_be="object"),
     Shape(target=("a", "b")),
     Shape(pick=raw.tree(["rows.id", "n"])),
     Shape(drop=raw.tree(["rows.x", "a.b"])),
@@ -91,7 +91,7 @@ def test_rules_too_long_for_an_order_stay_on_the_loop() -> None:
 
 
 def test_faults_keep_their_class() -> None:
-    elsewhere = reading(Shape(must_be_object=True), [], choose_mode(Shape(must_be_object=True), []))
+    elsewhere = reading(Shape(must_be="object"), [], choose_mode(Shape(must_be="object"), []))
     with pytest.raises(ShapeError):
         settle_reading(elsewhere, b"[1]", carry_out(elsewhere.order, b"[1]"), [])
     with pytest.raises(InvalidJSON):

@@ -83,7 +83,7 @@ def test_every_mode_rejects_anything_but_json(body: bytes, shape: Shape, slots: 
         (Shape(target=("0",)), [], DecodeMode.FULL),
         (Shape(drop=raw.tree(["a"])), [], DecodeMode.FULL),
         (Shape(rename=raw.rename_tree({"a": "b"})), [], DecodeMode.FULL),
-        (Shape(must_be_object=True), [], DecodeMode.FULL),
+        (Shape(must_be="object"), [], DecodeMode.FULL),
     ],
 )
 def test_the_cheapest_sufficient_mode_is_chosen(shape: Shape, slots: Slots, mode: DecodeMode) -> None:
@@ -128,7 +128,7 @@ def test_a_body_that_is_not_utf8_json_is_rejected(body: bytes, slots: Slots) -> 
 @pytest.mark.parametrize(("body", "is_fine"), [(b"{}", True), (b"null", True), (b"", True), (b"[]", False), (b"1", False)])
 def test_only_objects_can_be_merged_by_key(body: bytes, is_fine: bool) -> None:
     if is_fine:
-        run(Shape(must_be_object=True), [], body, None)
+        run(Shape(must_be="object"), [], body, None)
     else:
         with pytest.raises(ShapeError):
-            run(Shape(must_be_object=True), [], body, None)
+            run(Shape(must_be="object"), [], body, None)
