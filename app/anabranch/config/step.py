@@ -10,6 +10,7 @@ from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Count, Duration
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+Encoding = Literal["json", "form", "multipart", "text", "xml"]
 
 
 class Step(Model):
@@ -99,6 +100,11 @@ class CallStep(Step):
     """Header fields of the call: templates. They override the upstream's."""
     body: JSON = None
     """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
+    encode: Encoding = "json"
+    """How the body is written. `json`. `form`: an object as application/x-www-form-urlencoded; an array repeats the name, null is left out.
+    `multipart`: an object as multipart/form-data (RFC 7578), whose values may be files of the client's body. `text`: one value as text/plain.
+    `xml`: an object with one member, the root element; `@name` is an attribute, `#text` the text beside attributes or elements, and an array repeats
+    the element. Sets the content type, unless `headers` has one."""
     idempotent: bool | None = None
     """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
     coalesce: bool = False

@@ -30,12 +30,17 @@ _HEADERS: Final[JSON] = {
         "schema": {"type": "string"},
     },
 }
+_OF_BODIES: Final[dict[str, JSON]] = {"json": {}, "form": {"type": "object"}, "multipart": {"type": "object"}, "text": {"type": "string"}}
+"""What is true of each kind of body, whatever its schema says."""
 _PROBLEMS: Final = {
     "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
     "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
-    "415": ("UnsupportedMediaType", "The content type of the request body is not JSON, or the body has a content coding."),
+    "415": (
+        "UnsupportedMediaType",
+        "The content type of the request body is not the one that is described, or the body has a content coding.",
+    ),
     "4XX": ("UpstreamRefusal", "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on."),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
@@ -113,10 +118,11 @@ def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON) -> JSON:
     if plan.body is not None:
         body = plan.body.source
         schema = body.schema_ if body is not None and isinstance(body.schema_, dict) else {}
+        schema = _OF_BODIES[plan.body.kind] | schema
         operation["requestBody"] = {
             **({"description": body.description} if body is not None and body.description else {}),
             "required": plan.body.is_required,
-            "content": {"application/json": {"schema": _embedded(schema, f"{plan.name}_body", schemas)}},
+            "content": {plan.body.media_type.decode(): {"schema": _embedded(schema, f"{plan.name}_body", schemas)}},
         }
     operation["responses"] = {str(plan.response.status): _success(plan, schemas), **_failures(plan, has_parameters=bool(parameters))}
     return operation

@@ -45,7 +45,7 @@ class EndpointHandler:
     the path has besides this endpoint's.
     """
 
-    __slots__ = ("_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
+    __slots__ = ("_receive_body", "_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class EndpointHandler:
         self.recorder = recorder
         self.observe = observe
         self._run = run
+        self._receive_body = body.RECEIVERS["json" if plan.body is None else plan.body.kind]
         self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
         self._watch_after_s = watch_after_s
 
@@ -102,7 +103,7 @@ class EndpointHandler:
             if plan.body is not None:
                 body.check_head(request, plan.body)
                 if receive is not None:
-                    await body.receive_body(request, plan.body, receive)
+                    await self._receive_body(request, plan.body, receive)
                 body.read_body(request, plan.body)
             run = self._run(request)
             result = await (run if receive is None else run_watched(receive, run, self._watch_after_s))

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 from uuid_utils import uuid7
 
+from anabranch.core.exchange import BodySource
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.journal.journal import Journal
@@ -30,7 +31,7 @@ from anabranch.journal.record import (
     kept,
 )
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
-from anabranch.plan.kinds.call import stale_calls
+from anabranch.plan.kinds.call import CallPlan, stale_calls
 from anabranch.plan.model import EndpointPlan, RecordPlan
 
 NO_HEADERS: Final[dict[str, str]] = {}
@@ -80,7 +81,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_bodies", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
+        "_bodies", "_encodings", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
     )  # fmt: skip
 
     def __init__(self, plan: EndpointPlan, rule: RecordPlan, journal: Journal, redaction: Redaction) -> None:
@@ -95,6 +96,7 @@ class Recorder:
         )
         self._headers = rule.headers
         self._origins = {step.name: rule.origin for step, rule in stale_calls(plan.steps)}
+        self._encodings = {step.name: step.operation.encoding for step in plan.steps if isinstance(step.operation, CallPlan)}
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
 
     def is_wanted(self) -> bool:
@@ -161,7 +163,7 @@ class Recorder:
             if "?" in target:
                 target = self._redaction.target(target)
             if request.body is not None:
-                sent = _content(request.body, self._steps[outcome.step], is_kept=False, is_json=True)
+                sent = self._sent(request.body, outcome.step, is_kept=False)
         return Step(
             outcome.step,
             outcome.upstream,
@@ -197,7 +199,7 @@ class Recorder:
         elif is_kept and request is None and outcome.raw is not None:
             value = _content(outcome.raw, redaction, is_kept=True, is_json=True)
         if request is not None and request.body is not None:
-            sent = _content(request.body, redaction, is_kept=is_kept, is_json=True)
+            sent = self._sent(request.body, outcome.step, is_kept=is_kept)
         return Step(
             outcome.step,
             outcome.upstream,
@@ -216,6 +218,13 @@ class Recorder:
             outcome.stale_age_s,
             self._origins.get(outcome.step, "") if is_kept and self._origins else "",
         )
+
+    def _sent(self, body: bytes | BodySource, step: str, *, is_kept: bool) -> Content | None:
+        """The body of a call as a record stores it. Of a multipart body, which may have the client's files in it, only the size."""
+        encoding = self._encodings.get(step, "json")
+        if encoding == "multipart" or not isinstance(body, bytes):
+            return Content(size=len(body))
+        return _content(body, self._steps[step], is_kept=is_kept, is_json=encoding == "json")
 
     async def commit(self, completed: CompletedRequest) -> None:
         record = self.record(completed)

@@ -12,6 +12,7 @@ from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.encode.multipart import Encoded
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
 from anabranch.plan.template import SlotOf, nothing, parts_of, render_text
@@ -137,8 +138,15 @@ def compile_build(
     headers: HeaderBlock,
     extra: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs],
     body: Callable[[Frame], bytes] | None,
+    multipart: Callable[[Frame], Encoded] | None = None,
 ) -> Build:
-    """Combine the compiled parts of a call. `query_glue`: `?`, or `&` when the path already has a query."""
+    """Combine the compiled parts of a call. `query_glue`: `?`, or `&` when the path already has a query. `multipart`: instead of `body`, gives the
+    content type too."""
+    if multipart is not None:
+        return _with_parts(
+            multipart,
+            compile_build(method=method, path=path, query=query, query_glue=query_glue, headers=headers, extra=extra, body=None),
+        )
     if query is None and body is None:
         return lambda frame, client, always: Request(method, path(frame), headers, extra(frame, client, always), None)
 
@@ -149,3 +157,12 @@ def compile_build(
         return Request(method, target, headers, extra(frame, client, always), None if body is None else body(frame))
 
     return build
+
+
+def _with_parts(multipart: Callable[[Frame], Encoded], build: Build) -> Build:
+    def build_with_parts(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs) -> Request:
+        sent = build(frame, client, always)
+        body, media_type = multipart(frame)
+        return Request(sent.method, sent.target, sent.headers, (*sent.extra, (b"content-type", media_type)), body)
+
+    return build_with_parts

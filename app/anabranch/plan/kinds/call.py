@@ -11,15 +11,19 @@ from anabranch import __version__
 from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request, StaleRule
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.body import FILES
+from anabranch.plan.encode import FORMATS, REPORTS
+from anabranch.plan.encode.multipart import Encoded, compile_multipart
 from anabranch.plan.fields import report_header
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
 from anabranch.plan.query import compile_query
 from anabranch.plan.request import compile_build, compile_headers, compile_path
-from anabranch.plan.template import compile_json
+from anabranch.plan.template import SlotOf, compile_json
 from anabranch.plan.upstream import UpstreamPlan
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+CONTENT_TYPE: Final = "content-type"
 DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip, zstd, br", "user-agent": f"anabranch/{__version__}"}
 
 
@@ -27,7 +31,7 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 class CallPlan:
     """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
-    use an old answer; None: not at all. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
+    use an old answer; None: not at all. `encoding`: the format of its body. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
     `OperationPlan`."""
 
     upstream: str
@@ -39,6 +43,7 @@ class CallPlan:
     worst_case_s: float
     most_calls: int
     build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
+    encoding: str = "json"
     has_own_credentials: bool = False
     may_be_left_out: bool = False
 
@@ -49,10 +54,14 @@ class CallPlan:
         return f"{self.method} {self.path} at {self.upstream}"
 
     def marks(self) -> list[str]:
-        return [*(["coalesced"] if self.is_coalesced else []), *(["stale if error"] if self.stale is not None else [])]
+        return [
+            *([f"sends {self.encoding}"] if self.encoding != "json" else []),
+            *(["coalesced"] if self.is_coalesced else []),
+            *(["stale if error"] if self.stale is not None else []),
+        ]
 
     def facts(self) -> dict[str, Any]:
-        return {"upstream": self.upstream}
+        return {"upstream": self.upstream, **({"encode": self.encoding} if self.encoding != "json" else {})}
 
 
 def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # noqa: A001 - what every kind does
@@ -73,6 +82,17 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         context.parse_all(step.body, "body")
         if method == "HEAD":
             context.report("a HEAD request has no body", "body")
+        if step.encode in REPORTS:
+            REPORTS[step.encode](step.body, lambda message, *below: context.report(message, "body", *below))
+    elif step.encode != "json":
+        context.report("`encode` has no effect: the call has no body", "encode")
+    is_multipart = has_body and step.encode == "multipart"
+    if is_multipart:
+        for name in (name for name in step.headers if name.lower() == CONTENT_TYPE):
+            context.report("a multipart body has a content type of its own, with its boundary", "headers", name, at_key=True)
+        for key in ("coalesce", "stale_if_error"):
+            if getattr(step, "stale_if_error_s" if key == "stale_if_error" else key):
+                context.report(f"a call with a multipart body cannot have `{key}`: its body may be a file of the client", key)
     if step.coalesce and method != "GET":
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
     if step.stale_if_error_s is not None and method != "GET":
@@ -86,11 +106,20 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     if context.problems.errors:
         return None
     scope = context.scope
+    defaults, upstream_headers, forward = DEFAULT_HEADERS, upstream.headers, upstream.forward_headers
+    if has_body:
+        is_json = step.encode == "json"
+        if not is_multipart:
+            defaults = DEFAULT_HEADERS | {CONTENT_TYPE: "application/json" if is_json else FORMATS[step.encode].MEDIA_TYPE}
+        if not is_json or _body_type(context.endpoint) != "json":
+            # The format of this body is not the upstream's, and not the one that the client sent.
+            upstream_headers = {name: value for name, value in upstream.headers.items() if name.lower() != CONTENT_TYPE or is_json}
+            forward = tuple(name for name in forward if name.lower() != CONTENT_TYPE)
     block, extra = compile_headers(
-        defaults=DEFAULT_HEADERS | ({"content-type": "application/json"} if has_body else {}),
-        upstream=upstream.headers,
+        defaults=defaults,
+        upstream=upstream_headers,
         step=headers,
-        forward=upstream.forward_headers,
+        forward=forward,
         slot_of=scope.slot,
         optional=scope.is_optional,
     )
@@ -114,10 +143,29 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
             query_glue="&" if "?" in step.path else "?",
             headers=block,
             extra=extra,
-            body=compile_json(step.body, scope.slot, is_strict=True) if has_body else None,
+            body=_encoded(step, scope.slot) if has_body and not is_multipart else None,
+            multipart=_multipart(step, context) if is_multipart else None,
         ),
+        encoding=step.encode,
         has_own_credentials=has_own_credentials(upstream, block),
     )
+
+
+def _encoded(step: config.CallStep, slot_of: SlotOf) -> Callable[[Frame], bytes]:
+    render = compile_json(step.body, slot_of, is_strict=True)
+    if step.encode == "json":
+        return render
+    encode = FORMATS[step.encode].encode
+    return lambda frame: encode(render(frame))
+
+
+def _multipart(step: config.CallStep, context: StepContext) -> Callable[[Frame], Encoded]:
+    files_slot = context.scope.slot(FILES) if _body_type(context.endpoint) == "multipart" else None
+    return compile_multipart(step.body, context.scope.slot, files_slot)
+
+
+def _body_type(endpoint: config.Endpoint) -> str:
+    return "json" if endpoint.body is None else endpoint.body.type
 
 
 def has_own_credentials(upstream: UpstreamPlan, headers: HeaderBlock) -> bool:
