@@ -3,6 +3,7 @@
 **Source:** RFC 7578 sections 4.2 to 4.8; RFC 2046 section 5.1.
 """
 
+import logging
 from hashlib import sha256
 from typing import Final
 
@@ -19,6 +20,9 @@ _MOST_HEADERS: Final = 8
 _MOST_HEADER_BYTES: Final = 4096
 _UNENCODED: Final = frozenset({b"7bit", b"8bit", b"binary"})
 _CHARSETS: Final = frozenset({b"utf-8", b"utf8", b"us-ascii"})
+
+# The parser warns of what clients send, which is no matter for the log, and quotes from it.
+_NOWHERE: Final = logging.Logger("anabranch.edge.multipart", logging.CRITICAL + 1)  # noqa: LOG001 - not for configuration
 
 
 def boundary_of(content_type: bytes) -> bytes:
@@ -68,6 +72,7 @@ class MultipartReader:
             )
         except FormParserError:
             raise InvalidBody("the boundary of the multipart body is too long") from None
+        self._parser.logger = _NOWHERE
 
     def feed(self, data: bytes) -> None:
         try:
