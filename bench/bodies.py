@@ -101,6 +101,33 @@ def region() -> JSON:
     return {"id": "eu-north", "title": "Nordics", "currency": "DKK", "warehouses": ["Aarhus", "Odense", "Bergen"], "vat": 0.25}
 
 
+PRODUCTS: Final = 20
+
+
+def shop_orders() -> JSON:
+    """About 2.5 kB: twenty lines of orders, each with the number of its product."""
+    draw = random.Random(4)
+    items = [
+        {"id": f"{draw.getrandbits(64):016x}", "product_id": 4_000 + number, "quantity": draw.randrange(1, 9), "note": draw.choice(_NOTES)}
+        for number in draw.sample(range(PRODUCTS), PRODUCTS)
+    ]
+    return {"customer": "Leila Dvořák", "items": items}
+
+
+def product(number: int) -> JSON:
+    """About 0.3 kB. `number`: which of `PRODUCTS`."""
+    draw = random.Random(2_000 + number)
+    return {
+        "id": 4_000 + number,
+        "name": f"{draw.choice(_GOODS)} {draw.randrange(10, 99)}",
+        "price": round(draw.uniform(1, 400), 2),
+        "stock": {city: draw.randrange(300) for city in draw.sample(_CITIES, 6)},
+        "tags": draw.sample(_GOODS, 3),
+        "is_heavy": draw.random() < 0.3,
+        "description": " ".join(draw.choice(_NOTES) for _ in range(4)),
+    }
+
+
 def _grown(draw: random.Random, value: dict[str, JSON], key: str, size_bytes: int) -> dict[str, JSON]:
     """Add random rows to the array at `key` until the encoded value has about `size_bytes`."""
     size = len(encode(value))

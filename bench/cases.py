@@ -35,7 +35,8 @@ class Workload:
 
     `path`: path of the requests. `method`: how it is measured. closed: each client sends its next request after its response. half: open
     loop at half of the server's own saturation. hedging: the same, with the slow service, with and without hedging. growth: closed loop,
-    over several numbers of endpoints. `clients`: connections. `is_chain`: each call's path depends on the response before. `alone`: path
+    over several numbers of endpoints. `clients`: connections. `is_chain`: each call's path depends on the response before. `is_joined`: each of the
+    `items` in the answer gets its product. `alone`: path
     requested directly from the upstream, for the row that shows the capacity of load generator and upstream. `peers`: measured by default.
     """
 
@@ -47,6 +48,7 @@ class Workload:
     clients: int = 64
     is_chain: bool = False
     alone: str = "/user"
+    is_joined: bool = False
     peers: tuple[str, ...] = (*SERVERS, "upstream")
 
 
@@ -130,6 +132,23 @@ WORKLOADS: Final = (
         method="growth",
         peers=("anabranch",),
     ),
+    Workload(
+        key="I",
+        title="twenty lines of orders, with a call for the product of each",
+        path="/i",
+        calls=(Call(name="orders", service=0, path="/shop/orders"),),
+        is_joined=True,
+        clients=32,
+        peers=("anabranch", "node", "go"),
+    ),
+    Workload(
+        key="J",
+        title="the same, with one call for all twenty products",
+        path="/j",
+        calls=(Call(name="orders", service=0, path="/shop/orders"),),
+        is_joined=True,
+        peers=("anabranch", "node", "go"),
+    ),
 )
 
 
@@ -143,6 +162,11 @@ def documents() -> dict[str, JSON]:
         "/accounts/17": bodies.account(),
         "/customers/c-2903": bodies.customer(),
         "/regions/eu-north": bodies.region(),
+        "/shop/orders": bodies.shop_orders(),
+        "/shop/products?ids=" + ",".join(str(item["product_id"]) for item in bodies.shop_orders()["items"]): [
+            bodies.product(number) for number in range(bodies.PRODUCTS)
+        ],
+        **{f"/shop/products/{bodies.product(number)['id']}": bodies.product(number) for number in range(bodies.PRODUCTS)},
         **{f"/parts/{number}": bodies.part(number) for number in range(10)},
         **{f"/reports/{number}": bodies.report(number) for number in range(3)},
     }
@@ -158,5 +182,10 @@ def expected(workload: Workload) -> JSON:
             name, _, field = rest.rstrip("}").partition(".")
             path = f"{before}{values[name][field]}"
         value = documents()[path]
+        if workload.is_joined:
+            value = {
+                **value,
+                "items": [{**item, "product": documents()[f"/shop/products/{item['product_id']}"]} for item in value["items"]],
+            }
         values[call.name] = {key: value[key] for key in call.pick} if call.pick else value
     return values

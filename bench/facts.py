@@ -25,6 +25,7 @@ def facts(generator: str) -> dict[str, str]:
         "Python": platform.python_version(),
         "packages": ", ".join(f"{name} {version}" for name in _PACKAGES if (version := _version(name))),
         "Node": _node(),
+        "Go": _output("go", "version"),
         "KrakenD": _output("krakend", "version"),
         "closed loops by": generator,
     }

@@ -67,6 +67,9 @@ def targets(sections: Mapping[str, Section]) -> list[Target]:
         found.append(_added(sections["F"]))
     if "G" in sections:
         found += _hedged(sections["G"])
+    for key in ("I", "J"):
+        if key in sections:
+            found.append(_times(sections[key], "node", 1))
     if "H" in sections:
         found.append(_flat(sections["H"]))
     if sections:

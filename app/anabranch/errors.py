@@ -411,6 +411,21 @@ class DependencyFailed(SkippedError):
     title = "Step dependency failed"
 
 
+class TooManyItems(StepError):
+    """A step with `each` has more elements than `max_items`."""
+
+    code = "too_many_items"
+    title = "Too many elements"
+
+
+class UnexpectedAnswer(UpstreamError):
+    """A service answered, but not with what the document expects of it."""
+
+    code = "unexpected_answer"
+    title = "Unexpected answer from upstream"
+    proxy_error = "http_protocol_error"
+
+
 class ConditionFailed(StepError):
     """A condition could not be evaluated on the values of this request, or is neither true nor false."""
 

@@ -83,6 +83,12 @@ def _node(site: Site) -> Start:
     )
 
 
+def _go(site: Site) -> Start:
+    return Start(
+        command=[str(HERE / "go" / "gateway")], environment={"BENCH_SERVICES": " ".join(site.services), "BENCH_PORT": str(site.port)}
+    )
+
+
 def _krakend(site: Site) -> Start:
     file = site.folder / "krakend.json"
     file.write_text(json.dumps(krakend.document(site.port, site.services), indent=2))
@@ -107,6 +113,14 @@ def _without_node() -> str | None:
     return None
 
 
+def _without_go() -> str | None:
+    """Build the program, from its sources as they are."""
+    if shutil.which("go") is None:
+        return "go is not on PATH"
+    built = subprocess.run(["go", "build", "-o", "gateway", "."], cwd=HERE / "go", capture_output=True, text=True, check=False)
+    return f"go could not build the program: {built.stderr.strip().splitlines()[-1:]}" if built.returncode else None
+
+
 def _without_krakend() -> str | None:
     return None if shutil.which("krakend", path=os.environ.get("PATH")) else "krakend is not on PATH"
 
@@ -122,6 +136,7 @@ PEERS: Final = {
         missing=_without_module("aiohttp", "install the dependency group `bench`"),
     ),
     "node": Peer(title="Node: fastify + undici", start=_node, missing=_without_node),
+    "go": Peer(title="Go: net/http", start=_go, missing=_without_go),
     "krakend": Peer(title="KrakenD", start=_krakend, missing=_without_krakend),
     "other": Peer(title="Anabranch, another version", start=_other, missing=_without_other),
     "floor": Peer(title="floor: uvicorn, empty ASGI application", start=_asgi("floor")),

@@ -19,7 +19,7 @@ def document(port: int, services: tuple[str, ...]) -> JSON:
         "timeout": "5s",
         "max_idle_connections": 4096,
         "max_idle_connections_per_host": 4096,
-        "endpoints": [_endpoint(workload, services) for workload in WORKLOADS if workload.method != "growth"],
+        "endpoints": [_endpoint(workload, services) for workload in WORKLOADS if workload.method != "growth" and not workload.is_joined],
         "extra_config": {
             "telemetry/logging": {"level": "ERROR", "prefix": "", "syslog": False, "stdout": True},
             "router": {"disable_access_log": True},

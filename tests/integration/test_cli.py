@@ -372,7 +372,9 @@ def test_help_and_version() -> None:
 def test_check_of_a_good_document(document: Path, invoke: Callable[..., Result]) -> None:
     done = invoke("check", document)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert re.fullmatch(rf"{re.escape(str(document))}: 2 endpoints, 1 upstream, no problems\ndigest [0-9a-f]{{64}}\n", done.stdout)
+    calls = "upstream calls of one request\n  GET /flights/{id}: at most 1\n  GET /airlines: at most 1\n"
+    expected = f"{document}: 2 endpoints, 1 upstream, no problems\n{calls}digest "
+    assert re.fullmatch(rf"{re.escape(expected)}[0-9a-f]{{64}}\n", done.stdout)
 
 
 def test_check_of_a_folder(tmp_path: Path, invoke: Callable[..., Result]) -> None:
@@ -386,7 +388,7 @@ def test_check_shows_warnings_and_succeeds(document: Path, invoke: Callable[...,
     document.write_text(DOCUMENT.format(url="http://127.0.0.1:9").replace('9"}', '9", timeout: 3s}'), "utf-8")
     done = invoke("check", document)
     assert done.exit_code == 0
-    first, second, last, _ = done.stdout.splitlines()
+    first, second, last, *_ = done.stdout.splitlines()
     assert re.match(rf"{re.escape(str(document))}:\d+:\d+: warning: endpoints\[0\]", first)
     assert "warning: endpoints[1]" in second
     assert last == f"{document}: 2 endpoints, 1 upstream, 2 warnings, no problems"

@@ -1,6 +1,6 @@
 """The house is open where features vary: a kind of step and a guard are added from outside, as docs/contributing.md says, and work everywhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,6 +68,9 @@ class ConstantPlan:
 
     def marks(self) -> list[str]:
         return ["made here"]
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> bytes:
+        return self.build(frame)
 
     def facts(self) -> dict[str, Any]:
         return {"constant": True}

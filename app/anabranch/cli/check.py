@@ -11,7 +11,9 @@ from anabranch.cli.options import BAD_CONFIG, BAD_USE, Document, compile_or_exit
 from anabranch.config.problems import did_you_mean
 from anabranch.document.compile import Compiled, compile_file
 from anabranch.errors import ConfigError, Problem
+from anabranch.plan.calls import most_calls
 from anabranch.plan.explain import explain as explain_plan
+from anabranch.plan.model import EndpointPlan
 from anabranch.policy import stack
 
 
@@ -51,17 +53,20 @@ def _summary(document: Path, compiled: Compiled | None, problems: Sequence[Probl
         return counted(len(problems), "problem")
     parts = [counted(len(compiled.plan.endpoints), "endpoint"), counted(len(compiled.plan.upstreams), "upstream")]
     parts += [counted(len(problems), "warning")] if problems else []
-    return f"{document}: {', '.join(parts)}, no problems\ndigest {compiled.draft.digest}"
+    calls = [f"{plan.method} {plan.path}: at most {most_calls(plan.steps).formula}" for plan in compiled.plan.endpoints]
+    shown = "\n".join(["upstream calls of one request", *(f"  {line}" for line in calls)]) + "\n" if calls else ""
+    return f"{document}: {', '.join(parts)}, no problems\n{shown}digest {compiled.draft.digest}"
 
 
 def _as_json(document: Path, compiled: Compiled | None, problems: Sequence[Problem]) -> str:
-    """`digest`, `endpoints`, `upstreams`: null when the document is not usable."""
+    """`digest`, `endpoints`, `upstreams`, `calls`: null when the document is not usable."""
     report = {
         "document": str(document),
         "usable": compiled is not None,
         "digest": None if compiled is None else compiled.draft.digest,
         "endpoints": None if compiled is None else len(compiled.plan.endpoints),
         "upstreams": None if compiled is None else len(compiled.plan.upstreams),
+        "calls": None if compiled is None else [_calls(plan) for plan in compiled.plan.endpoints],
         "problems": [
             {
                 "severity": "warning" if problem.is_warning else "error",
@@ -77,6 +82,11 @@ def _as_json(document: Path, compiled: Compiled | None, problems: Sequence[Probl
         ],
     }
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+
+
+def _calls(plan: EndpointPlan) -> dict[str, object]:
+    calls = most_calls(plan.steps)
+    return {"endpoint": plan.name, "method": plan.method, "path": plan.path, "most": calls.most, "formula": calls.formula}
 
 
 def _annotation(problem: Problem) -> str:

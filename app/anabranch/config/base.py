@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from anabranch.core.exchange import Address
-from anabranch.jsontext.path import parse_path
+from anabranch.jsontext.path import parse_path, parse_paths
 
 # Any JSON value: a template, a default, a schema.
 JSON = Any
 # A value that is neither an object nor an array.
-Scalar = str | int | float | bool | None
+Scalar = Annotated[str | int | float | bool | None, "a single value"]
 
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 _HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
@@ -51,6 +51,11 @@ def _json_path(value: str) -> str:
     return value
 
 
+def _json_paths(value: str) -> str:
+    parse_paths(value)
+    return value
+
+
 def _json_name(value: str) -> str:
     if len(parse_path(value)) > 1:
         raise ValueError("a new name must be a name, not a path: a member cannot be moved; a name with a dot is written in double quotes")
@@ -76,6 +81,8 @@ HeaderOfList = Annotated[
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 JSONPath = Annotated[str, AfterValidator(_json_path)]
 """A path into JSON: see `anabranch.jsontext.path`."""
+JSONPaths = Annotated[str, AfterValidator(_json_paths)]
+"""The same, in which `*` stands for every element of an array."""
 JSONName = Annotated[str, AfterValidator(_json_name)]
 """A path of one name."""
 URL = Annotated[

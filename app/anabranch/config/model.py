@@ -23,8 +23,10 @@ from anabranch.config.origin import checked_method, checked_origin
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
+from anabranch.config.step import Batch as Batch
 from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
+from anabranch.config.step import Into as Into
 from anabranch.config.step import QueryValue as QueryValue
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model
@@ -63,6 +65,8 @@ class Defaults(Model):
     """Maximum size of a request body. A larger body is rejected with 413."""
     max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to one endpoint, in one worker. If unset, there is no limit."""
+    max_calls: Count | None = Field(None, ge=1)
+    """Warn, when the document is checked, of endpoints that may make more upstream calls for one request, attempts included."""
     public_names: bool = True
     """Whether clients see the names of steps and upstreams. If false, `Server-Timing`, `Proxy-Status`, `Cache-Status`, problems and the API
     description have numbers in their place, and problems have the title of a failure in place of its detail. Logs, metrics, explain and the
@@ -163,6 +167,8 @@ class Endpoint(Model):
     max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to this endpoint, in one worker. As many again may wait, for at most a quarter of the deadline. Further
     requests are rejected with 503. If unset, `defaults.max_requests`."""
+    max_calls: Count | None = Field(None, ge=1)
+    """Warn, when the document is checked, if one request may make more upstream calls, attempts included. If unset, `defaults.max_calls`."""
     parameters: dict[str, Parameter] = {}
     """Parameters that the client may send in path, query and headers. Other query parameters are ignored."""
     body: Body | None = None

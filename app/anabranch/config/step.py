@@ -5,12 +5,38 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, Model, Name, Scalar
+from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, JSONPaths, Model, Name, Scalar
 from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Count, Duration
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Encoding = Literal["json", "form", "multipart", "text", "xml"]
+
+
+class Batch(Model):
+    """Many elements in one run. Its templates know the keys of these as `{batch}`, an array."""
+
+    size: Count = Field(50, ge=1, le=10_000)
+    """Maximum keys of one run."""
+    key: str
+    """The key of an element: `"{item.product_id}"`. Equal keys are asked for once."""
+    match: JSONPath
+    """The path of the key in each element of the answer, which is an array after `target`. Keys are compared as text: `17` and `"17"` are the same. An element
+    without a match has `default` or null; that is no failure."""
+    at_once: Count = Field(4, ge=1, le=1000)
+    """Maximum concurrent runs."""
+    window_s: Duration | None = Field(None, alias="window")
+    """Wait this long for the keys of other requests, and ask for all of them in one run. Requests share a run only if it is the same for each of them but
+    for the keys. If unset, each request asks for itself."""
+
+
+class Into(Model):
+    """Where the results of a step with `each` go."""
+
+    into: JSONPaths
+    """The elements, as `each` names them, without braces: `orders.items`."""
+    as_: JSONName = Field(alias="as")
+    """The member of each element that holds its result."""
 
 
 class Step(Model):
@@ -20,7 +46,7 @@ class Step(Model):
     """What a message calls a step of this kind."""
     has_answer: ClassVar[bool] = False
     """Whether a service answers it, with a status and header fields."""
-    templates: ClassVar[frozenset[str]] = frozenset({"when"})
+    templates: ClassVar[frozenset[str]] = frozenset({"when", "each", "distinct", "batch"})
     """The keys that are templates. Every string in them may contain references."""
 
     when: str | None = None
@@ -34,6 +60,21 @@ class Step(Model):
     """Value of the step when it fails or is left out. If unset, null when it fails; when it is left out, its key is missing."""
     hidden: bool = False
     """Leave the step out of the response. Other steps can still refer to it."""
+    each: str | None = None
+    """Run the step once for each element of this array, a reference such as `{orders.items}`; the templates of the step know the element as `{item}`. The
+    value is the array of the results, in the order of the elements. A failed element has `default` or null, and the response is incomplete then."""
+    at_once: Count = Field(8, ge=1, le=1000)
+    """Maximum concurrent runs of a step with `each`."""
+    max_items: Count = Field(100, ge=1, le=100_000)
+    """Maximum elements of `each`. The step fails if there are more, or uses the first ones with `truncate`."""
+    truncate: bool = False
+    """Use the first `max_items` elements if there are more. The response is incomplete then."""
+    distinct: str | None = None
+    """Elements for which this template gives the same share one run: `"{item.product_id}"`."""
+    batch: Batch | None = None
+    """Run a step with `each` once for many elements."""
+    join: Into | None = None
+    """Put the results of a step with `each` into the elements that they belong to. The step is hidden then."""
     target: JSONPath | None = None
     """Use only the value at this path of the answer, and discard the rest."""
     pick: list[JSONPath] | None = Field(None, min_length=1)
@@ -59,6 +100,31 @@ class Step(Model):
         if self.pick is not None and self.drop is not None:
             raise ValueError("a step can have either `pick` or `drop`, not both")
         return self
+
+    @model_validator(mode="after")
+    def _of_elements(self) -> "Step":
+        given = self.model_fields_set
+        if self.each is None:
+            for key in ("at_once", "max_items", "truncate", "distinct", "batch", "join"):
+                if key in given:
+                    raise ValueError(f"`{key}` needs `each`, the array that the step runs for")
+        if self.batch is not None and "at_once" in given:
+            raise ValueError("`at_once` of a step with `batch` stands in `batch`")
+        if self.batch is not None and self.distinct is not None:
+            raise ValueError("`batch` asks for equal keys once; remove `distinct`")
+        if self.join is not None and self.wrap is not None:
+            raise ValueError("`wrap` has no effect with `join`: each result stands under the name that `as` gives it")
+        return self
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it has no key of its own in the response."""
+        return self.hidden or self.join is not None
+
+    @property
+    def has_default(self) -> bool:
+        """Whether a default stands in for its value. With `each` the default stands in for single results."""
+        return "default" in self.model_fields_set and self.each is None
 
     @classmethod
     def explain_extra(cls, key: str) -> str | None:

@@ -202,6 +202,17 @@ ADVICE: Final[dict[str, Advice]] = {
         "Check the optional parameters and body fields that you left out.",
         "Compare the reference with the upstream's actual response. If the value may be missing, give the step a `default`.",
     ),
+    "too_many_items": Advice(
+        "A step runs for each element of an array, and the array has more elements than the document allows.",
+        "Ask for less at once, for instance for a smaller page.",
+        "Raise `max_items` of the step, ask the service for fewer elements, or set `truncate: true` to use only the first ones.",
+    ),
+    "unexpected_answer": Advice(
+        "A service answered with success, but not as the document expects: a condition on the answer does not hold, or the answer to a batch is not an "
+        "array.",
+        _NOTHING,
+        "The detail says which. `_explain` and the journal show the answer; correct `expect`, `target` or `match`, or the service.",
+    ),
     "condition_failed": Advice(
         "The condition that decides whether a step runs could not be evaluated on the values of this request.",
         _TRY_LATER,

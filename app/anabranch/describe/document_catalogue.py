@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from anabranch.config.base import Scalar
 from anabranch.config.model import STEPS, URL, Document, HeaderName, HeaderValue, HedgeDelay, Name, Step, URLWithQuery
 from anabranch.config.units import Duration, DurationOrZero, Ratio, Size, format_duration, format_ratio, format_size
 
@@ -25,12 +26,13 @@ _WORDS: Final[tuple[tuple[Any, str], ...]] = (
     (Name, "name"),
     (HeaderName, "header name"),
     (HeaderValue, "string"),
+    (Scalar, "string, number or boolean"),
     (str, "string"),
     (int, "whole number"),
     (bool, "true or false"),
     (Any, "any JSON"),
 )
-_PLURALS: Final = {"string": "strings", "URL": "URLs", "header name": "header names"}
+_PLURALS: Final = {"string": "strings", "string, number or boolean": "these", "URL": "URLs", "header name": "header names"}
 _UNITS: Final[tuple[tuple[Any, Callable[[Any], str]], ...]] = (
     (Duration, format_duration),
     (DurationOrZero, format_duration),

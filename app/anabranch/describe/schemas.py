@@ -64,6 +64,8 @@ def _value(step: config.Step, computed: JSON) -> JSON:
         names = {parse_path(old): new for old, new in (step.rename or {}).items()}
         for path in step.pick:
             _grow(value, _renamed(parse_path(path), names))
+    if step.each is not None:
+        value = {"type": "array", "items": value if "default" not in step.model_fields_set and step.required else {}}
     if step.wrap is not None:
         value = {"type": "object", "required": [step.wrap], "properties": {step.wrap: value}}
     return value

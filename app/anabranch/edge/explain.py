@@ -59,9 +59,19 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
         "queue_ms": _ms(outcome.queue_s),
         **({} if outcome.run_s is None else {"run_ms": _ms(outcome.run_s)}),
         "attempts": outcome.attempts,
+        **({} if step.each is None else _items(outcome)),
         "status": outcome.status,
         "failure": None if failure is None else {"code": failure.code, "detail": failure.detail},
         "notes": outcome.notes or [],
+    }
+
+
+def _items(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "elements": outcome.item_count,
+        "runs": len(outcome.calls),
+        "failed_elements": len(outcome.item_failures),
+        "dropped_elements": outcome.dropped_items,
     }
 
 

@@ -24,13 +24,13 @@ def server_timing(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -
     """
     entries = [
         f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
-        if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None and numbers is None
+        if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None and not outcome.item_count and numbers is None
         else _timing(outcome, numbers)
         for outcome in outcomes
     ]
     value = ", ".join(entries)
     if len(value) > _MOST_TIMING_BYTES:
-        is_failed = [outcome.failure is not None for outcome in outcomes]
+        is_failed = [outcome.failure is not None or bool(outcome.item_failures) for outcome in outcomes]
         ordered = [entry for wanted in (True, False) for entry, failed in zip(entries, is_failed, strict=True) if failed is wanted]
         value = _bounded(ordered, _MOST_TIMING_BYTES, 'omitted;desc="{} more steps"')
     return value.encode("ascii")
@@ -60,12 +60,18 @@ def _timing(outcome: Outcome, numbers: Numbers | None) -> str:
         entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
     if outcome.failure is not None:
         return f'{entry};desc="{outcome.failure.code}"'
+    if shortfall := outcome.shortfall:
+        return f'{entry};desc="{shortfall}"'
     return entry if outcome.stale_age_s is None else f'{entry};desc="stale"'
 
 
 def proxy_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -> bytes:
     """One member per failed step, at most 1 KiB; b"" when none failed. **Source:** RFC 9209 section 2, serialized as in RFC 9651 section 4.1."""
-    members = [_member(_step(outcome, numbers), outcome.failure) for outcome in outcomes if outcome.failure is not None]
+    members = [
+        _member(_step(outcome, numbers), outcome.failure or outcome.item_failures[0], outcome.shortfall)
+        for outcome in outcomes
+        if outcome.failure is not None or outcome.item_failures
+    ]
     return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;details="{} more steps failed"').encode("ascii")
 
 
@@ -84,10 +90,11 @@ def age(outcomes: Sequence[Outcome]) -> bytes:
     return b"%d" % max((outcome.stale_age_s for outcome in outcomes if outcome.stale_age_s is not None), default=0.0)
 
 
-def _member(step: str, failure: StepError) -> str:
+def _member(step: str, failure: StepError, shortfall: str) -> str:
     error = f";error={failure.proxy_error}" if failure.proxy_error else ""
     received = f";received-status={failure.upstream_status}" if isinstance(failure, UpstreamStatus) else ""
-    return f"anabranch{error}{received};details={sf_string(f'{step}: {failure.code}')}"
+    details = f"{step}: {failure.code}" + (f", {shortfall}" if shortfall else "")
+    return f"anabranch{error}{received};details={sf_string(details)}"
 
 
 def sf_string(text: str) -> str:

@@ -1,6 +1,6 @@
 """The outcome of a step and the result of a request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import time
 from typing import Final
 
@@ -27,6 +27,10 @@ def status_failure(answer: Answer, *, has_own_credentials: bool = False) -> Upst
     )
 
 
+_NO_CALLS: "Final[list[Outcome]]" = []
+"""Shared by all outcomes without runs, which are nearly all."""
+
+
 class Outcome:
     """The outcome of one step: a value or a failure, with timings.
 
@@ -35,12 +39,14 @@ class Outcome:
     spent in a queue. `run_s`: for a compute, how long a worker had the job; None for a call, or when the job never started.
     `attempts`: exchanges started; 0 when the step was skipped or rejected. `status`: the upstream's status; None without an answer.
     `stale_age_s`: age of the stored answer used in place of a failed call; None when the answer is fresh.
+    `item_count`, `item_failures`, `dropped_items`: of a step with `each`, how many elements it ran for, the failures of those that failed, and how many
+    there were beyond `max_items`. `calls`: its runs.
     `left_out`: why it did not run although nothing failed, as explain says it (`left_out`, `not_needed`), and then there is neither value nor
     failure; else "". `headers`: of the answer, names in lower case; None without one. `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
     """
 
     __slots__ = (
-        "answer", "attempts", "elapsed_s", "failure", "headers", "is_large", "left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "calls", "dropped_items", "elapsed_s", "failure", "headers", "is_large", "item_count", "item_failures", "left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -61,6 +67,37 @@ class Outcome:
         self.headers: list[tuple[bytes, bytes]] | None = None
         self.request: Request | None = None
         self.answer: Answer | None = None
+        self.item_count = 0
+        self.item_failures: Sequence[StepError] = ()
+        self.dropped_items = 0
+        self.calls: list[Outcome] = _NO_CALLS
+
+    @property
+    def shortfall(self) -> str:
+        """Why its value is not whole, for people; "" when it is."""
+        words = [f"{len(self.item_failures)} of {self.item_count} failed"] if self.item_failures else []
+        words += [f"{self.dropped_items} left out"] if self.dropped_items else []
+        return ", ".join(words)
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether it has a value in which there is nothing: every element failed."""
+        return bool(self.item_failures) and len(self.item_failures) == self.item_count
+
+    def add(self, run: "Outcome") -> None:
+        """Add what one run for some elements has learned."""
+        if self.calls is _NO_CALLS:
+            self.calls = []
+        self.calls.append(run)
+        self.attempts += run.attempts
+        self.queue_s += run.queue_s
+        self.is_large = self.is_large or run.is_large
+        if run.run_s is not None:
+            self.run_s = (self.run_s or 0.0) + run.run_s
+        if run.stale_age_s is not None:
+            self.stale_age_s = max(self.stale_age_s or 0.0, run.stale_age_s)
+        if run.notes:
+            self.notes = (self.notes or []) + run.notes
 
 
 _NOTHING: Final[Mapping[str, str]] = {}
@@ -97,5 +134,6 @@ class Result:
     def is_absent(self) -> bool:
         """Whether it is incomplete only because services said that what was asked for is not there. No service is at fault then."""
         failures = [outcome.failure for outcome in self.outcomes if outcome.failure is not None]
+        failures += [failure for outcome in self.outcomes for failure in outcome.item_failures]
         is_stale = any(outcome.stale_age_s is not None for outcome in self.outcomes)
         return bool(failures) and not is_stale and all(failure.is_absent for failure in failures)

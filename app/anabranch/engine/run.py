@@ -75,7 +75,7 @@ class _Run:
     """The state of one request. `_waiting[i]`: number of unsettled steps that step i needs. `_outcomes[i]`: None until step i is settled."""
 
     __slots__ = (
-        "_around", "_began", "_body", "_crash", "_failure", "_finished", "_frame", "_is_large", "_is_stale", "_loop", "_offload", "_operations",
+        "_around", "_began", "_body", "_crash", "_failure", "_finished", "_frame", "_is_large", "_is_partial", "_loop", "_offload", "_operations",
         "_outcomes", "_plan", "_request", "_running", "_tasks", "_values", "_waiting",
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ class _Run:
         self._request = request
         self._frame = request.frame
         self._is_large = False
-        self._is_stale = False
+        self._is_partial = False
         self._body: bytes | None = None
         self._outcomes: list[Outcome | None] = [None] * len(plan.steps)
         self._values = list(plan.defaults)
@@ -122,6 +122,9 @@ class _Run:
                 await cancel_and_wait(self._tasks)
         if self._crash is not None:
             raise self._crash
+        if self._plan.joins and self._failure is None:
+            for join in self._plan.joins:
+                join.apply(self._values, self._frame)
         if self._is_large and self._offload is not None and self._failure is None:
             try:
                 self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._request.deadline)
@@ -201,8 +204,8 @@ class _Run:
         self._outcomes[step.index] = outcome
         if outcome.is_large:
             self._is_large = True
-        if outcome.stale_age_s is not None:
-            self._is_stale = True
+        if outcome.stale_age_s is not None or outcome.dropped_items or outcome.item_failures:
+            self._is_partial = True
         if step.metadata:
             metadata.fill(step, outcome, self._frame)
         has_value = True
@@ -265,13 +268,14 @@ class _Run:
         left_out = {outcome.step: outcome.left_out for outcome in self._outcomes if outcome is not None and outcome.left_out}
         failure = self._failure
         failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+        failures += [failure for outcome in outcomes if outcome.is_in_vain for failure in outcome.item_failures]
         if failure is None and failures:
             failure = self._nothing_answered(failures)
         if failure is not None:
             return Result(outcomes=outcomes, status=failure.status, body=None, is_complete=False, failure=failure, left_out=left_out)
         body = self._body if self._body is not None else plan.response.assemble(self._values, self._frame)
         return Result(
-            outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_stale, left_out=left_out
+            outcomes=outcomes, status=plan.response.status, body=body, is_complete=not failures and not self._is_partial, left_out=left_out
         )
 
     def _nothing_answered(self, failures: list[StepError]) -> StepError | None:
@@ -280,11 +284,12 @@ class _Run:
         Where every service gave the same 4xx, that is the answer: the client has asked for something that it cannot have.
         """
         shown = [outcome for index in self._plan.response.visible if (outcome := self._outcomes[index]) is not None]
-        if any(outcome.raw is not None for outcome in shown) or all(outcome.left_out for outcome in shown):
+        if any(outcome.raw is not None and not outcome.is_in_vain for outcome in shown) or all(outcome.left_out for outcome in shown):
             return None
         # A step that was skipped has no reason of its own: the steps that it needs have.
         reasons = [failure for failure in failures if not isinstance(failure, SkippedError)]
         own = [outcome.failure for outcome in shown if outcome.failure is not None and not isinstance(outcome.failure, SkippedError)]
+        own += [failure for outcome in shown for failure in outcome.item_failures if not isinstance(failure, SkippedError)]
         of_shown = own or reasons
         first = of_shown[0] if of_shown else None
         if isinstance(first, UpstreamStatus) and first.status < 500 and all(_has_status(failure, first.status) for failure in of_shown):

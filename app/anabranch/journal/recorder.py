@@ -122,7 +122,9 @@ class Recorder:
             complete=result is not None and result.is_complete,
             elapsed_ms=_ms(completed.elapsed_s),
             request=self._request(completed),
-            steps=[] if result is None else list(map(self._step_without_answer if bodies == "response" else self._step, result.outcomes)),
+            steps=[]
+            if result is None
+            else list(map(self._step_without_answer if bodies == "response" else self._step, _runs(result.outcomes))),
             failure=completed.code if problem is None else problem.code,
             body=_content(response, self._redaction.body, is_kept=bodies != "none", is_json=True),
         )
@@ -237,8 +239,15 @@ class Recorder:
     def defer(self, completed: CompletedRequest) -> None:
         size_bytes = len(completed.response) + len(completed.request.body)
         if self._plan.keeps_answers and completed.result is not None:
-            size_bytes += sum(len(outcome.answer.body) for outcome in completed.result.outcomes if outcome.answer is not None)
+            size_bytes += sum(len(outcome.answer.body) for outcome in _runs(completed.result.outcomes) if outcome.answer is not None)
         self._journal.defer(completed, size_bytes)
+
+
+def _runs(outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes, and in place of one with several runs these."""
+    if not any(outcome.item_count for outcome in outcomes):
+        return outcomes
+    return [run for outcome in outcomes for run in (outcome.calls or (outcome,))]
 
 
 def _content(body: bytes, redaction: BodyRedaction, *, is_kept: bool, is_json: bool) -> Content | None:

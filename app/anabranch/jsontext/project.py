@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from anabranch.jsontext.frame import MISSING, Frame
-from anabranch.jsontext.path import is_element
-from anabranch.jsontext.raw import Tree, get
+from anabranch.jsontext.frame import MISSING, Frame, Missing
+from anabranch.jsontext.path import Path, is_element
+from anabranch.jsontext.raw import Tree, get, items
 
 _MAX_FIELDS: Final = 64
 """Wider structs are no faster than the generic decoder: looking up a field's name becomes slow."""
@@ -93,6 +93,40 @@ def extractor(references: "list[tuple[tuple[str, ...], int]]") -> Callable[[byte
                 frame[slot] = get(value, path) if found else MISSING
 
     return fill
+
+
+Row = tuple[bytes | Missing, ...]
+
+
+def table(paths: "list[Path]") -> Callable[[bytes], list[Row]]:
+    """A function from the JSON text of an array to one row for each element, with what the element has at each of `paths`; the empty path is the element
+    itself. The text must be valid, and an array."""
+
+    def generic(array: bytes) -> list[Row]:
+        return [tuple(get(element, path) for path in paths) for element in items(array) or ()]
+
+    names = [path[0] for path in paths if len(path) == 1]
+    if len(names) < len(paths) or not names or not is_extractable([(path, 0) for path in paths]):
+        return generic
+    row = _struct({name: {} for name in names}, in_arrays=False)
+    decode = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
+    fields = [f"f{list(dict.fromkeys(names)).index(name)}" for name in names]
+
+    def one_column(array: bytes) -> list[Row]:
+        try:
+            found: Any = decode(array)
+        except msgspec.ValidationError:
+            return generic(array)
+        return [(MISSING if value.f0 is UNSET else bytes(value.f0),) for value in found]
+
+    def columns(array: bytes) -> list[Row]:
+        try:
+            found = decode(array)
+        except msgspec.ValidationError:
+            return generic(array)
+        return [tuple(MISSING if (cell := getattr(value, field)) is UNSET else bytes(cell) for field in fields) for value in found]
+
+    return one_column if len(names) == 1 else columns
 
 
 def _attributes(wanted: Tree, path: tuple[str, ...]) -> tuple[str, ...]:

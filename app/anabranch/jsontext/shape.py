@@ -105,6 +105,21 @@ def compile_reader(shape: Shape, slots: Slots, mode: DecodeMode | None = None) -
     return read
 
 
+def compile_filler(slots: Slots) -> Callable[[bytes, Frame], None]:
+    """A function that fills the slots of a frame from JSON text that is known to be valid."""
+    whole = [slot for path, slot in slots if not path]
+    fields = [(path, slot) for path, slot in slots if path]
+    fill_fields = _filler(fields, is_full=False) if fields else None
+
+    def fill(value: bytes, frame: Frame) -> None:
+        for slot in whole:
+            frame[slot] = value
+        if fill_fields is not None:
+            fill_fields(value, frame)
+
+    return fill
+
+
 def _filler(fields: Slots, *, is_full: bool) -> Callable[[bytes, Frame], bool]:
     """A function that fills slots from a body and returns whether that has validated the body as JSON."""
 

@@ -1,17 +1,22 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext import merge
-from anabranch.jsontext.frame import MISSING
+from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import merging
+from anabranch.jsontext.shape import compile_filler
 from anabranch.plan.body import FILES, compile_body, report_body, shape_schema
+from anabranch.plan.calls import most_calls
 from anabranch.plan.digest import endpoint_digest
+from anabranch.plan.each import local_roots
 from anabranch.plan.fields import report_response_header
 from anabranch.plan.graph import find_cycle, longest_path
+from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
 from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
 from anabranch.plan.names import numbered
@@ -91,6 +96,12 @@ class EndpointCompiler:
             body=body,
             slot_count=self._scope.slot_count,
             steps=steps,
+            joins=plan_into(
+                self._endpoint.steps,
+                [step.needs for step in steps],
+                {draft.name: draft.each.reference for draft in drafts if draft.each is not None},
+                self._refill,
+            ),
             ready=tuple(step.index for step in steps if not step.needs),
             response=ResponsePlan(
                 assemble=assemble,
@@ -105,6 +116,7 @@ class EndpointCompiler:
             source=endpoint,
         )
         self._check_deadline(plan)
+        self._check_calls(plan)
         return plan
 
     # ------------------------------------------------------------------------------------------------------- names
@@ -166,9 +178,12 @@ class EndpointCompiler:
 
     def _draft(self, name: str, step: config.Step) -> StepDraft:
         at = (*self._at, "steps", name)
-        if self._endpoint.response.merge != "group" and step.default is not None and not isinstance(step.default, dict):
+        if self._endpoint.response.merge != "group" and step.has_default and not isinstance(step.default, dict | None):
             message = f"with `merge: {self._endpoint.response.merge}` a default must be an object or null: it is merged by its keys"
             self._problems.add((*at, "default"), message, value=step.default)
+        if self._endpoint.response.merge != "group" and step.each is not None and step.wrap is None and not step.is_hidden:
+            message = f"with `merge: {self._endpoint.response.merge}` the value of a step with `each`, an array, needs `wrap`"
+            self._problems.add((*at, "each"), message)
         context = StepContext(
             name=name,
             at=at,
@@ -177,6 +192,7 @@ class EndpointCompiler:
             known=self._known,
             scope=self._scope,
             problems=self._problems,
+            local=local_roots(step),
         )
         return draft_step(step, context)
 
@@ -200,12 +216,23 @@ class EndpointCompiler:
                 is_warning=True,
             )
 
+    def _check_calls(self, plan: EndpointPlan) -> None:
+        limit = self._endpoint.max_calls or self._known.defaults.max_calls
+        calls = most_calls(plan.steps)
+        if limit is not None and calls.most > limit:
+            self._problems.add(
+                (*self._at, "max_calls") if self._endpoint.max_calls else (*self._at, "path"),
+                f"one request may make {calls.most} upstream calls ({calls.formula}), and `max_calls` is {limit}",
+                hint="reduce `max_items` or the number of attempts, or ask for many elements in one call with `batch`",
+                is_warning=True,
+            )
+
     # ---------------------------------------------------------------------------------------------------- response
 
     def _assemble(self, absent: set[str]) -> merge.Assemble | None:
         """What builds the response. `absent`: names of the steps that may be left out."""
         response = self._endpoint.response
-        visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.hidden]
+        visible = [(index, name) for index, (name, step) in enumerate(self._endpoint.steps.items()) if not step.is_hidden]
         if "body" in response.model_fields_set:
             for where, text in strings(response.body):
                 at = (*self._at, "response", "body", *where)
@@ -220,6 +247,10 @@ class EndpointCompiler:
         if response.merge == "deep":
             return merge.deep(visible, concat_arrays=response.arrays == "concat")
         return merge.group(visible, may_be_absent=any(name in absent for _, name in visible))
+
+    def _refill(self, step: str) -> Callable[[bytes, Frame], None] | None:
+        """What fills the slots of the references to a step again; None when the response has no template."""
+        return compile_filler(self._scope.slots_of(step)) if "body" in self._endpoint.response.model_fields_set else None
 
     def _schemas(self, drafts: list[StepDraft]) -> dict[str, Any]:
         """The JSON Schemas of what references refer to, as far as they are known."""
@@ -242,7 +273,7 @@ class EndpointCompiler:
             }
             if counted := tuple(index for index, name in enumerate(names) if name in shown):
                 return counted
-        return tuple(index for index, name in enumerate(names) if not self._endpoint.steps[name].hidden)
+        return tuple(index for index, name in enumerate(names) if not self._endpoint.steps[name].is_hidden)
 
     # ----------------------------------------------------------------------------------------- what the client sends
 
@@ -314,11 +345,7 @@ def _absent(drafts: list[StepDraft]) -> set[str]:
     absent: set[str] = set()
     is_growing = True
     while is_growing:
-        found = {
-            draft.name
-            for draft in drafts
-            if "default" not in draft.source.model_fields_set and (draft.may_be_left_out or draft.needs & absent)
-        }
+        found = {draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)}
         is_growing = not found <= absent
         absent |= found
     return absent

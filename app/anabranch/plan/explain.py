@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from anabranch.plan.calls import most_calls
+from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.plan.upstream import UpstreamPlan
@@ -17,7 +19,8 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
         lines.append(f"  {'at once' if not waits else 'after ' + ', '.join(waits)}")
         lines += [f"    {_step(steps[index])}" for index in level]
     lines.append(f"  critical path {' -> '.join(steps[index].name for index in chain) or 'none'}: {_against(longest, plan.timeout_s)}")
-    lines.append(f"  upstream calls: at most {sum(step.operation.most_calls for step in steps)}")
+    calls = most_calls(steps)
+    lines.append(f"  upstream calls: at most {calls.formula if calls.formula == str(calls.most) else f'{calls.formula}: {calls.most}'}")
     for name in dict.fromkeys(step.upstream for step in steps if step.upstream):
         lines.append(f"  policies of {name}: {' > '.join(policies(upstreams[name]))}")
     lines.append(f"  response {_response(plan)}")
@@ -37,7 +40,7 @@ def _step(step: StepPlan) -> str:
     if step.source.when is not None:
         marks.append(f"when {step.source.when}")
     limit = f"at most {_seconds(step.worst_case_s)}" if step.worst_case_s else "until the deadline"
-    words = [*marks, step.mode.value, *step.operation.marks(), limit]
+    words = [*marks, *([] if step.each is None else describe_each(step.each)), step.mode.value, *step.operation.marks(), limit]
     return f"{step.name}: {step.operation.explain()}; {', '.join(words)}"
 
 

@@ -15,6 +15,8 @@ from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
     from anabranch.plan.condition import Condition
+    from anabranch.plan.each import EachPlan
+    from anabranch.plan.into import IntoPlan
     from anabranch.plan.operation import OperationPlan
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
@@ -94,7 +96,7 @@ class StepPlan:
     ShapeError. `fill_default`: fills the slots from the default when the step failed (None: its dependents are skipped).
     `default`: JSON text used as the value of a failed step. `timeout_s`: None: the time left until the deadline.
 
-    `needs`: of all steps that it waits for; `only_after`: of those whose failure does not matter to it. `references`: all that it has. `metadata`: what
+    `each`: for what it runs several times; None: it runs once. `needs`: of all steps that it waits for; `only_after`: of those whose failure does not matter to it. `references`: all that it has. `metadata`: what
     others refer to of the step itself: (`status`, `ok`, `code` or `headers`, name of the field, slot). `may_be_left_out`: for a reason of its own,
     such as a condition, or with a step that it needs. `upstream`: of the operation; "" for none.
     """
@@ -120,6 +122,7 @@ class StepPlan:
     large_from: int = 1 << 62
     """Size in bytes from which reading or merging a body may block the event loop for too long."""
     may_be_left_out: bool = False
+    each: "EachPlan | None" = None
     upstream: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -159,6 +162,7 @@ class RecordPlan:
 class EndpointPlan:
     """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
+    `joins`: what is done to the steps' values before they are merged.
     `numbers`: what clients see in place of names; None: the names.
 
     `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
@@ -179,6 +183,7 @@ class EndpointPlan:
     steps: tuple[StepPlan, ...]
     ready: tuple[int, ...]
     response: ResponsePlan
+    joins: "tuple[IntoPlan, ...]" = ()
     record: RecordPlan | None = None
     numbers: Numbers | None = None
     digest: str = ""

@@ -3,11 +3,13 @@
 A kind is a model in `config.step`, a module here in `kinds` with a `compile`, and one in `engine.kinds` with a `bind`.
 """
 
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
+from anabranch.jsontext.frame import Frame
 from anabranch.plan.known import Known
 from anabranch.plan.reference import Template, strings
 from anabranch.plan.scope import Path, Scope
@@ -39,6 +41,10 @@ class OperationPlan(Protocol):
     @property
     def most_calls(self) -> int:
         """The most upstream calls of one run, attempts included."""
+        ...
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+        """What one run is given: equal for two runs that are the same. Raises MissingReference and LeftOut. `headers`: the client's."""
         ...
 
     def result_schema(self) -> dict[str, Any] | None:
@@ -75,9 +81,11 @@ class StepContext:
     needs: set[str] = field(default_factory=set)
     after: set[str] = field(default_factory=set)
 
-    def parse(self, text: str, *where: str | int) -> Template:
-        """Parse the template at `where` below the step and check its references. Problems are reported; then the template is empty."""
-        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs, after=self.after, local=self.local)
+    def parse(self, text: str, *where: str | int, local: Collection[str] | None = None) -> Template:
+        """Parse the template at `where` below the step and check its references. Problems are reported; then the template is empty. `local`: if other than
+        for the rest of the step."""
+        known = self.local if local is None else local
+        return self.scope.parse(text, (*self.at, *where), user=self.name, needs=self.needs, after=self.after, local=known)
 
     def parse_all(self, node: Any, *where: str | int) -> None:
         """Parse and check every string of a JSON template."""

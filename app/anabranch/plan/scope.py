@@ -114,9 +114,10 @@ class Scope:
         step = self._steps.get(reference.root)
         if step is None:
             return reference.path
-        if step.rename is not None or "default" in step.model_fields_set:
+        if step.rename is not None or step.has_default:
             return None
         path = reference.path if step.wrap is None else reference.path[1:]
+        path = path if step.each is None else path[1:]
         return path if step.target is None else (*parse_path(step.target), *path)
 
     def is_optional(self, reference: Reference) -> bool:
@@ -143,8 +144,9 @@ class Scope:
             if root == user:
                 self._problems.add(at, f"the step `{root}` refers to itself", value=str(reference))
             elif reference.meta:
-                if not reference.is_soft and not self._steps[root].has_answer:
-                    noun = self._steps[root].noun
+                step = self._steps[root]
+                if not reference.is_soft and (not step.has_answer or step.each is not None):
+                    noun = step.noun if step.each is None else "step with `each`"
                     self._problems.add(at, f"{reference} never has a value: a {noun} has no status and no header fields")
             elif (reason := hidden_reason(self._steps[root], path)) is not None:
                 self._problems.add(

@@ -1,7 +1,8 @@
 """Compiles one step in two passes: what it does and needs (`StepDraft`), then, when all slots are known, its `StepPlan`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from anabranch.config import model as config
 from anabranch.errors import MissingExtraError
@@ -9,25 +10,30 @@ from anabranch.jsontext import raw
 from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, reading
 from anabranch.jsontext.path import parse_path
-from anabranch.jsontext.shape import DecodeMode, Shape, choose_mode, compile_reader
+from anabranch.jsontext.shape import DecodeMode, Shape, Slots, choose_mode, compile_reader
 from anabranch.jsontext.values import write
 from anabranch.plan.condition import Condition, ConditionError, compile_condition
+from anabranch.plan.each import EachDraft, draft_each, plan_each, run_shape
+from anabranch.plan.into import check_into
 from anabranch.plan.kinds import compile_operation
 from anabranch.plan.model import StepPlan
 from anabranch.plan.operation import OperationPlan, StepContext
-from anabranch.plan.reference import Reference, Template
+from anabranch.plan.reference import ITEM, Reference, Template
 from anabranch.plan.scope import Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDraft:
     """A step after the first pass. `operation`: None after a problem, which was reported. `needs`: names of the steps whose values it refers to.
-    `after`: of those that have to be settled before it, whatever becomes of them. `may_be_left_out`: for a reason of its own."""
+    `after`: of those that have to be settled before it, whatever becomes of them. `may_be_left_out`: for a reason of its own. `is_when_of_items`: the condition is
+    one for each element, and not for the whole step."""
 
     name: str
     source: config.Step
     operation: OperationPlan | None
     when: Condition | None
+    is_when_of_items: bool = False
+    each: EachDraft | None = None
     needs: set[str] = field(default_factory=set)
     after: set[str] = field(default_factory=set)
     may_be_left_out: bool = False
@@ -35,7 +41,11 @@ class StepDraft:
 
 def draft_step(step: config.Step, context: StepContext) -> StepDraft:
     """The first pass. Every problem is reported, none stops it."""
+    is_when_of_items = step.each is not None and step.when is not None and f"{{{ITEM}" in step.when
     when = None if step.when is None else _condition(step.when, context)
+    each = draft_each(step, context)
+    if each is not None and step.join is not None:
+        check_into(step.join, each.reference, context)
     operation = compile_operation(step, context)
     is_nullable = any(reference.is_nullable for reference in context.scope.references_of(context.name))
     return StepDraft(
@@ -43,14 +53,18 @@ def draft_step(step: config.Step, context: StepContext) -> StepDraft:
         source=step,
         operation=operation,
         when=when,
+        is_when_of_items=is_when_of_items,
+        each=each,
         needs=context.needs,
         after=context.after,
-        may_be_left_out=step.when is not None or is_nullable or (operation is not None and operation.may_be_left_out),
+        may_be_left_out=(step.when is not None and not is_when_of_items)
+        or is_nullable
+        or (operation is not None and operation.may_be_left_out),
     )
 
 
 def _condition(text: str, context: StepContext) -> Condition | None:
-    template = context.parse(text, "when")
+    template = context.parse(text, "when", local=() if context.local == frozenset() else (ITEM,))
     report_nullable(template, lambda message: context.report(message, "when"))
     if not template and text:
         return None  # reported by the scope
@@ -75,7 +89,7 @@ def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
         drop=raw.tree(step.drop) if step.drop is not None else None,
         rename=raw.rename_tree(step.rename) if step.rename else None,
         wrap=step.wrap,
-        must_be_object=must_be_object and not step.hidden,
+        must_be_object=must_be_object and not step.is_hidden,
     )
 
 
@@ -86,37 +100,50 @@ def plan_step(
     step = draft.source
     assert draft.operation is not None, "a document with problems has no plan"
     slots = scope.slots_of(draft.name)
-    shape = shape_of(step, must_be_object=must_be_object)
-    mode = choose_mode(shape, slots)
-    offloaded = reading(shape, slots, mode)
-    default = write(step.default)
+    shape = shape_of(step, must_be_object=must_be_object) if step.each is None else run_shape(step)
+    default = write(step.default if step.each is None else None)
     fill_default = None
-    if "default" in step.model_fields_set:
+    if step.has_default:
         fill = compile_reader(Shape(), slots, DecodeMode.FULL)
 
         def fill_default(frame: Frame) -> None:
             fill(default, frame)
 
     needs = sorted(names.index(need) for need in draft.needs | draft.after if need in names)
-    return StepPlan(
+    plan = StepPlan(
         index=index,
         name=draft.name,
         operation=draft.operation,
-        when=draft.when,
+        when=None if draft.is_when_of_items else draft.when,
         is_required=step.required,
-        is_hidden=step.hidden,
+        is_hidden=step.is_hidden,
         needs=tuple(needs),
         only_after=frozenset(need for need in needs if names[need] not in draft.needs),
         dependents=tuple(dependents),
         timeout_s=step.timeout_s,
-        mode=mode,
-        read=compile_reader(shape, slots, mode),
+        **_reading(shape, slots if step.each is None else [], must_be_object=must_be_object),
         default=default,
         fill_default=fill_default,
         source=step,
         references=scope.references_of(draft.name),
         metadata=scope.metadata_of(draft.name),
-        reading=offloaded,
-        large_from=min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
         may_be_left_out=may_be_left_out,
     )
+    if draft.each is None:
+        return plan
+    item = replace(plan, when=None, timeout_s=None, metadata=())
+    each = plan_each(step, draft.each, item, draft.when if draft.is_when_of_items else None, scope)
+    whole = Shape(wrap=step.wrap, must_be_object=must_be_object and not step.is_hidden)
+    return replace(plan, each=each, **_reading(whole, slots, must_be_object=must_be_object))
+
+
+def _reading(shape: Shape, slots: Slots, *, must_be_object: bool) -> dict[str, Any]:
+    """How an answer is read: the fields of a step's plan that say so."""
+    mode = choose_mode(shape, slots)
+    offloaded = reading(shape, slots, mode)
+    return {
+        "mode": mode,
+        "read": compile_reader(shape, slots, mode),
+        "reading": offloaded,
+        "large_from": min(offloaded.from_bytes, MERGE_FROM // 2 if must_be_object else PLAIN_FROM),
+    }

@@ -11,6 +11,10 @@ def hidden_reason(step: config.Step, path: tuple[str, ...]) -> str | None:
         if path[0] != step.wrap:
             return f"the step wraps its value under `{step.wrap}`"
         path = path[1:]
+    if step.each is not None and path:
+        if not is_element(path[0]):
+            return "the step runs for each element of an array, so its value is an array: write `.0` for its first result, `.*` for all"
+        path = path[1:]
     if step.rename is not None:
         reason, path = _unrenamed(raw.rename_tree(step.rename), path)
         if reason is not None:

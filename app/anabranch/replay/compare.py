@@ -10,14 +10,13 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from anabranch.jsontext.path import PathError, parse_path
+from anabranch.jsontext.path import ANY, PathError, parse_paths
 
 DifferenceKind = Literal["changed", "added", "removed", "length"]
 Path = tuple[str, ...]
 
 _MASK: Final = "***"
 _SHOWN_CHARS: Final = 80
-_ANY: Final = "*"
 _ANY_DEPTH: Final = "**"
 
 
@@ -50,7 +49,7 @@ class Ignored:
         self._anywhere: list[Path] = []
         for path in paths:
             try:
-                names = parse_path(path)
+                names = parse_paths(path)
             except PathError as error:
                 raise ValueError(f"{path!r} is not a path: {error}") from None
             if _ANY_DEPTH in names[1:] or names == (_ANY_DEPTH,):
@@ -137,7 +136,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _begins(path: Path, names: Path) -> bool:
-    return len(path) >= len(names) and all(name in (_ANY, part) for name, part in zip(names, path, strict=False))
+    return len(path) >= len(names) and all(name in (ANY, part) for name, part in zip(names, path, strict=False))
 
 
 def _shown(value: Any) -> str:

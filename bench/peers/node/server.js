@@ -59,6 +59,30 @@ app.get('/g', async () => {
   return { user, orders, weather }
 })
 
+async function orders () {
+  const orders = await fetchJSON(0, '/shop/orders')
+  return { orders, ids: [...new Set(orders.items.map((item) => item.product_id))] }
+}
+
+// Eight at once, as in the gateway's document.
+app.get('/i', async () => {
+  const { orders: found } = await orders()
+  const left = found.items.values()
+  const work = async () => {
+    for (const item of left) item.product = await fetchJSON(1, `/shop/products/${encodeURIComponent(item.product_id)}`)
+  }
+  await Promise.all(Array.from({ length: 8 }, work))
+  return { orders: found }
+})
+
+app.get('/j', async () => {
+  const { orders: found, ids } = await orders()
+  const products = await fetchJSON(1, `/shop/products?ids=${ids.map(encodeURIComponent).join(',')}`)
+  const byId = new Map(products.map((product) => [product.id, product]))
+  for (const item of found.items) item.product = byId.get(item.product_id) ?? null
+  return { orders: found }
+})
+
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(0))
 
 await app.listen({ host: '127.0.0.1', port: Number(process.env.BENCH_PORT) })

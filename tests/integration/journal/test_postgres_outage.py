@@ -99,7 +99,10 @@ async def test_no_record_is_lost_or_duplicated_and_no_request_waits_during_an_ou
             serve(process.app) as port,
             httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", timeout=60) as client,
             httpx.AsyncClient(
-                base_url=f"http://{LOOPBACK}:{admin_port_of(process)}", headers={"authorization": "Bearer a-long-token"}, timeout=60
+                base_url=f"http://{LOOPBACK}:{admin_port_of(process)}",
+                headers={"authorization": "Bearer a-long-token"},
+                timeout=60,
+                limits=httpx.Limits(max_keepalive_connections=0),  # it is asked so seldom that the server closes idle connections
             ) as admin,
         ):
             journal, shippers = process.reloader.service.journal, process.reloader.service.shippers

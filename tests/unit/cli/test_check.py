@@ -101,6 +101,7 @@ def test_digest_is_that_of_the_document_in_every_form(tmp_path: Path) -> None:
         "document": str(path),
         "usable": True,
         "digest": digest,
+        "calls": [],
         "endpoints": 0,
         "upstreams": 0,
         "problems": [],

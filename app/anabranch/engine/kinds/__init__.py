@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from anabranch.engine.kinds import call, compute, when
+from anabranch.engine.kinds import call, compute, each, when
 from anabranch.engine.operation import Operation, Resources
 from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.kinds.compute import ComputePlan
@@ -16,7 +16,10 @@ WRAPPERS: Final[tuple[Callable[[StepPlan, Operation], Operation], ...]] = (when.
 
 def bind(step: StepPlan, resources: Resources) -> Operation:
     """The operation of a step. Called once, when its document is open."""
-    operation = KINDS[type(step.operation)](step, step.operation, resources)
+    if step.each is not None:
+        operation = each.bind(step, step.each, bind(step.each.item, resources))
+    else:
+        operation = KINDS[type(step.operation)](step, step.operation, resources)
     for wrap in WRAPPERS:
         operation = wrap(step, operation)
     return operation

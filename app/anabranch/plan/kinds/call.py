@@ -1,6 +1,6 @@
 """Calls: a request to an upstream, compiled."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeGuard
@@ -31,8 +31,8 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 class CallPlan:
     """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
-    use an old answer; None: not at all. `encoding`: the format of its body. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
-    `OperationPlan`."""
+    use an old answer; None: not at all. `encoding`: the format of its body. `has_own_credentials`: it is authenticated by the document, and not
+    by the client. The rest as of `OperationPlan`."""
 
     upstream: str
     method: str
@@ -46,6 +46,10 @@ class CallPlan:
     encoding: str = "json"
     has_own_credentials: bool = False
     may_be_left_out: bool = False
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+        request = self.build(frame, headers, ())
+        return request.method, request.target, request.extra, request.body
 
     def result_schema(self) -> dict[str, Any] | None:
         return None
@@ -93,6 +97,10 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         for key in ("coalesce", "stale_if_error"):
             if getattr(step, "stale_if_error_s" if key == "stale_if_error" else key):
                 context.report(f"a call with a multipart body cannot have `{key}`: its body may be a file of the client", key)
+        if step.batch is not None and step.batch.window_s is not None:
+            context.report(
+                "a call with a multipart body cannot be shared by requests: its body may be a file of the client", "batch", "window"
+            )
     if step.coalesce and method != "GET":
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
     if step.stale_if_error_s is not None and method != "GET":

@@ -1,6 +1,6 @@
 """Computes: a Python function, its pool, and the JSON text of its arguments, compiled."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +34,9 @@ class ComputePlan:
     worst_case_s: float = 0.0
     most_calls: int = 0
     may_be_left_out: bool = False
+
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+        return self.build(frame)
 
     def result_schema(self) -> dict[str, Any] | None:
         return self.schema

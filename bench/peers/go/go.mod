@@ -1,0 +1,3 @@
+module anabranch-bench-go
+
+go 1.22
