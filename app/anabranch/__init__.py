@@ -8,9 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from anabranch.compute.refusal import Refused as Refused
     from anabranch.edge.python import Fan as Fan
+    from anabranch.edge.python import FanAnswer as FanAnswer
+    from anabranch.edge.python import FanCall as FanCall
     from anabranch.edge.python import FanOut as FanOut
     from anabranch.edge.python import FanOutFailed as FanOutFailed
+    from anabranch.edge.python import Outcome as Outcome
     from anabranch.edge.python import segment as segment
     from anabranch.main import create_app as create_app
     from anabranch.settings import Settings as Settings
@@ -19,13 +23,19 @@ __version__ = "0.1.0"
 
 _HOMES: Final = {
     "Fan": "anabranch.edge.python",
+    "FanAnswer": "anabranch.edge.python",
+    "FanCall": "anabranch.edge.python",
     "FanOut": "anabranch.edge.python",
     "FanOutFailed": "anabranch.edge.python",
+    "Outcome": "anabranch.edge.python",
+    "Refused": "anabranch.compute.refusal",
     "Settings": "anabranch.settings",
     "create_app": "anabranch.main",
     "segment": "anabranch.edge.python",
 }
-__all__ = ["Fan", "FanOut", "FanOutFailed", "Settings", "__version__", "create_app", "segment"]
+__all__ = [
+    "Fan", "FanAnswer", "FanCall", "FanOut", "FanOutFailed", "Outcome", "Refused", "Settings", "__version__", "create_app", "segment",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,8 @@
           +-- ProcessingTimeout the deadline passed while the gateway read or merged large answers
           +-- NothingAnswered   no visible step has a value
           +-- ComputeError      a hook gave no usable value
-               +-- ComputeFailed           the hook raised
+               +-- ComputeRefused          the hook raised `Refused`
+               +-- ComputeFailed           the hook raised anything else
                +-- ComputeTimeout          the hook was still running at its deadline
                +-- ComputeInvalidInput     the arguments do not fit the hook's annotations
                +-- ComputeInvalidResult    the result does not fit the hook's annotation, or is not JSON
@@ -118,17 +119,26 @@ class MissingExtraError(AnabranchError):
 
 
 class RequestError(AnabranchError):
-    """The client's request cannot be served. `errors`: one dict for each fault, as in the problem document. `headers`: added to the response."""
+    """The client's request cannot be served. `errors`: one dict for each fault, as in the problem document. `headers`: added to the response.
+    `members`: further members of the problem document."""
 
     code = "bad_request"
     status = 400
     title = "Bad request"
 
-    def __init__(self, detail: str, *, errors: list[dict[str, object]] | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: list[dict[str, object]] | None = None,
+        headers: dict[str, str] | None = None,
+        members: dict[str, object] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []
         self.headers = headers or {}
+        self.members = members or {}
 
 
 class RefusedRequest(RequestError):
@@ -236,6 +246,14 @@ class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405
     title = "Method not allowed"
+
+
+class NotAcceptable(RequestError):
+    """The client accepts no media type that the endpoint answers with. Decided before anything is called."""
+
+    code = "not_acceptable"
+    status = 406
+    title = "Not acceptable"
 
 
 class Overloaded(RequestError):
@@ -484,6 +502,33 @@ class ComputeError(StepError):
     status = 500
     title = "Compute function failed"
     proxy_error = "proxy_internal_error"
+
+
+class ComputeRefused(ComputeError):
+    """The hook raised `Refused`. When its step is required, its text is the problem that the client gets.
+
+    `public_title`: in place of the class's. `fields`: header fields of the response. `members`: JSON text of the further members of the problem
+    document, by name.
+    """
+
+    code = "refused"
+    title = "Refused by a function"
+    proxy_error = "http_request_denied"
+
+    def __init__(
+        self,
+        status: int,
+        public_title: str,
+        detail: str,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+        members: dict[str, bytes] | None = None,
+    ) -> None:
+        super().__init__(detail, may_be_processed=True)
+        self.status = status
+        self.public_title = public_title
+        self.fields = fields
+        self.members = members or {}
+        self.is_absent = status in (404, 410)
 
 
 class ComputeFailed(ComputeError):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from anabranch.edge.python import Fan, segment
+from anabranch import Fan, Refused, segment
 
 router = APIRouter()
 
@@ -51,6 +51,49 @@ async def refusing(fan: Fan) -> Any:
     """Makes a call, then raises an HTTPException."""
     await fan.get("users", "/users/ann")
     raise HTTPException(409, "not now", headers={"retry-after": "7"})
+
+
+@router.get("/fetched")
+async def fetched(fan: Fan, method: str = "GET") -> dict[str, Any]:
+    """One answer, of any status."""
+    answer = await fan.fetch("users", "/users/ann", method=method, headers={"accept": "*/*"})
+    return {
+        "status": answer.status,
+        "type": answer.headers.get("Content-Type"),
+        "cookies": answer.headers.all("set-cookie"),
+        "text": answer.text,
+        "is_success": answer.is_success,
+        "outcome": [fan.outcomes[0].status, fan.outcomes[0].failure, fan.is_complete],
+    }
+
+
+@router.get("/picture")
+async def picture(fan: Fan) -> Response:
+    """The bytes of a service."""
+    answer = await fan.fetch("users", "/picture", headers={"accept": "image/*"})
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+@router.get("/answers")
+async def answers(fan: Fan) -> list[Any]:
+    """Answers and values at once, one of them optional."""
+    user, orders, value = await fan.gather(
+        fan.call("users", "/users/ann", answer=True),
+        fan.call("orders", "/orders", answer=True, optional=True),
+        fan.call("users", "/users/bob", optional=True, default="nobody"),
+    )
+    return [user.status, None if orders is None else orders.status, value]
+
+
+@router.get("/answer-as-json")
+async def answer_as_json(fan: Fan) -> Any:
+    return (await fan.fetch("users", "/users/ann")).json()
+
+
+@router.get("/refused")
+async def refused(fan: Fan) -> Any:
+    await fan.get("users", "/users/ann")
+    raise Refused(403, "Closed", "come back tomorrow", {"x-why": "closed"}, {"opens": 9})
 
 
 @router.get("/broken")

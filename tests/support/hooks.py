@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
+
+from anabranch import Refused
 
 MARK: ContextVar[str] = ContextVar("MARK", default="unset")
 HOARD: list[bytes] = []
@@ -199,3 +201,36 @@ def successor(n: int) -> int:
 
 def half_a_character() -> str:
     return "\ud83d"
+
+
+def refuses(status: int = 422, title: str = "", detail: str = "", headers: Any = None, extra: Any = None) -> NoReturn:
+    raise Refused(status, title, detail, headers, extra)
+
+
+async def refuses_later(status: int = 422) -> NoReturn:
+    await asyncio.sleep(0)
+    raise Refused(status)
+
+
+def unless_free(seats: int, wanted: int) -> int:
+    """The seats that are left."""
+    if wanted > seats:
+        raise Refused(409, "Sold out", f"only {seats} seats are left", {"Retry-After": "60"}, {"seats_left": seats})
+    return seats - wanted
+
+
+def _refuse_even(value: int) -> int:
+    if value % 2 == 0:
+        raise Refused(422, "Odd numbers only")
+    return value
+
+
+Odd = Annotated[int, AfterValidator(_refuse_even)]
+
+
+def odd(n: Odd) -> int:
+    return n
+
+
+async def odd_later(n: Odd) -> int:
+    return n

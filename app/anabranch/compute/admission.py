@@ -210,6 +210,6 @@ class Admission(Generic[W]):
     def _retry_after_s(self) -> float:
         """Estimated seconds until the present queue is done, from the mean run time so far; between 1 and 30."""
         counters = self._counters
-        ended = counters.done + counters.failed + counters.timed_out + counters.lost
+        ended = counters.done + counters.refused + counters.failed + counters.timed_out + counters.lost
         mean_s = counters.run_s / ended if ended else 1.0
         return min(_LONGEST_RETRY_S, max(1.0, mean_s * (counters.queued + 1) / counters.workers))

@@ -17,6 +17,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from anabranch.compute.refusal import Refused, pack
 from anabranch.core.validation import sentence_of
 from anabranch.jsontext.proof import decode_raw
 from anabranch.jsontext.values import dump, load, refuse_infinity
@@ -27,12 +28,14 @@ _BYTES: Final = (bytes, bytearray, memoryview)
 
 
 class ReplyKind(IntEnum):
-    """How a call ended. The payload of every kind but VALUE is a text for the operator's log."""
+    """How a call ended. The payload of VALUE is JSON text, that of REFUSED a packed `Refusal`, and that of every other kind a text for the
+    operator's log."""
 
     VALUE = 0
     FAILED = 1
     INVALID_INPUT = 2
     INVALID_RESULT = 3
+    REFUSED = 4
 
 
 class JobReply(NamedTuple):
@@ -132,7 +135,9 @@ def dumped(hook: Hook, value: Any) -> JobReply:
 
 
 def failed(error: BaseException) -> JobReply:
-    """The reply for an exception: its traceback, without the gateway's own frame."""
+    """The reply for an exception: a refusal, or the traceback of any other, without the gateway's own frame."""
+    if isinstance(error, Refused):
+        return JobReply(ReplyKind.REFUSED, pack(error.refusal))
     stack = error.__traceback__.tb_next if error.__traceback__ is not None else None
     text = "".join(traceback.format_exception(type(error), error, stack))
     return JobReply(ReplyKind.FAILED, text.encode(errors="replace"))

@@ -119,11 +119,7 @@ class DaskPool:
         finally:
             self._admission.offer(slot)
             self._admission.leave(job.lane)
-        if reply.kind is ReplyKind.VALUE:
-            self.counters.done += 1
-        else:
-            self.counters.failed += 1
-        return JobResult(settle(job, reply), timings.queue_s, timings.run_s)
+        return JobResult(settle(job, reply, self.counters), timings.queue_s, timings.run_s)
 
     # ---------------------------------------------------------------------------------------------------------- jobs
 

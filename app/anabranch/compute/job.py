@@ -59,7 +59,7 @@ COMPUTE_QUEUED: Final = metric("gauge", "compute_queued", "pool", "Jobs waiting 
 COMPUTE_STUCK: Final = metric("gauge", "compute_stuck", "pool", "Workers still running a job that has timed out.")
 COMPUTE_JOBS: Final = metric(
     "counter", "compute_jobs", "pool result",
-    "Finished jobs. `result`: `ok`, `failed` (the hook raised), `timed_out`, `lost` (its worker died), `rejected` (never started), `cancelled`.",
+    "Finished jobs. `result`: `ok`, `refused` (the hook raised Refused), `failed` (it raised anything else), `timed_out`, `lost` (its worker died), `rejected` (never started), `cancelled`.",
 )  # fmt: skip
 COMPUTE_RESTARTS: Final = metric("counter", "compute_restarts", "pool", "Workers replaced, for any reason.")
 COMPUTE_QUEUE_SECONDS: Final = metric("counter", "compute_queue_seconds", "pool", "Total time that jobs waited.")
@@ -70,12 +70,12 @@ class PoolCounters:
     """The counters of a pool.
 
     Gauges: `workers` (maximum), `running` and `queued` (jobs), `stuck` (workers still busy with a job whose deadline has passed).
-    Totals: `done` (with a value), `failed` (the hook raised, or its input or result was invalid), `timed_out`, `lost` (the worker died),
-    `rejected` (never started), `cancelled`, `restarts` (workers replaced, for any reason); `queue_s`, `run_s` (seconds, over all jobs).
+    Totals: `done` (with a value), `refused` (the hook raised Refused), `failed` (it raised anything else, or its input or result was invalid),
+    `timed_out`, `lost` (the worker died), `rejected` (never started), `cancelled`, `restarts` (workers replaced, for any reason); `queue_s`, `run_s` (seconds, over all jobs).
     """
 
     __slots__ = (
-        "cancelled", "done", "failed", "lost", "queue_s", "queued", "rejected", "restarts", "run_s", "running", "stuck", "timed_out",
+        "cancelled", "done", "failed", "lost", "queue_s", "queued", "refused", "rejected", "restarts", "run_s", "running", "stuck", "timed_out",
         "workers",
     )  # fmt: skip
 
@@ -85,6 +85,7 @@ class PoolCounters:
         self.queued = 0
         self.stuck = 0
         self.done = 0
+        self.refused = 0
         self.failed = 0
         self.timed_out = 0
         self.lost = 0
@@ -101,7 +102,7 @@ class PoolCounters:
         yield Sample(COMPUTE_QUEUED, (pool,), self.queued)
         yield Sample(COMPUTE_STUCK, (pool,), self.stuck)
         yield Sample(COMPUTE_JOBS, (pool, "ok"), self.done)
-        for result in ("failed", "timed_out", "lost", "rejected", "cancelled"):
+        for result in ("refused", "failed", "timed_out", "lost", "rejected", "cancelled"):
             yield Sample(COMPUTE_JOBS, (pool, result), getattr(self, result))
         yield Sample(COMPUTE_RESTARTS, (pool,), self.restarts)
         yield Sample(COMPUTE_QUEUE_SECONDS, (pool,), self.queue_s)
@@ -123,7 +124,7 @@ class ComputePool(Protocol):
     async def run(self, job: Job, timings: JobTimings) -> JobResult:
         """Run one job by its deadline. Updates `timings` even if the job fails.
 
-        Raises only children of ComputeError (the job was started: ComputeFailed, ComputeInvalidInput, ComputeInvalidResult, ComputeTimeout,
+        Raises only children of ComputeError (the job was started: ComputeRefused, ComputeFailed, ComputeInvalidInput, ComputeInvalidResult, ComputeTimeout,
         WorkerLost) and of RejectedError (it was not: ComputePoolFull, ComputePoolDown, DeadlineExceeded).
         Cancellation: a waiting job never starts. A running function is stopped if the pool can do that; otherwise its result is dropped.
         """

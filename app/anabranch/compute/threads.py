@@ -137,11 +137,7 @@ class ThreadPool:
         finally:
             timings.run_s = monotonic() - began
             self.counters.run_s += timings.run_s
-        if reply.kind is ReplyKind.VALUE:
-            self.counters.done += 1
-        else:
-            self.counters.failed += 1
-        return JobResult(settle(job, reply), timings.queue_s, timings.run_s)
+        return JobResult(settle(job, reply, self.counters), timings.queue_s, timings.run_s)
 
     # ------------------------------------------------------------------------------------------------------- threads
 
@@ -250,6 +246,8 @@ async def _call(hook: Hook, text: bytes) -> JobReply:
         arguments: dict[str, Any] = hook.arguments(text)
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
         return invalid(ReplyKind.INVALID_INPUT, error)
+    except Exception as error:  # noqa: BLE001 - runs validators of the user's types
+        return failed(error)
     try:
         value = await hook.function(**arguments)
     except asyncio.CancelledError:

@@ -56,6 +56,22 @@ def is_template(path: tuple[str | int, ...]) -> bool:
 EndpointMethod = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
+class Compression(Model):
+    """Compression of responses, for clients that accept it (`Accept-Encoding`)."""
+
+    min_size: Size = 1024
+    """Size of a body from which it is compressed. Smaller ones gain nothing."""
+    encodings: list[Literal["zstd", "br", "gzip"]] = Field(["zstd", "br", "gzip"], min_length=1)
+    """What the gateway offers, the preferred one first: it is used among those that the client likes equally."""
+
+    @field_validator("encodings")
+    @classmethod
+    def _are_different(cls, encodings: list[str]) -> list[str]:
+        if len(set(encodings)) < len(encodings):
+            raise ValueError("an encoding is listed twice")
+        return encodings
+
+
 class Defaults(Model):
     """Defaults for endpoints."""
 
@@ -65,6 +81,8 @@ class Defaults(Model):
     """Maximum size of a request body. A larger body is rejected with 413."""
     max_requests: Count | None = Field(None, ge=1)
     """Maximum concurrent requests to one endpoint, in one worker. If unset, there is no limit."""
+    compression: bool | Compression = False
+    """Compress responses and problems for clients that accept it. `true`: with the default rule. Not for Python routes."""
     max_calls: Count | None = Field(None, ge=1)
     """Warn, when the document is checked, of endpoints that may make more upstream calls for one request, attempts included."""
     public_names: bool = True
@@ -177,6 +195,9 @@ class Endpoint(Model):
     """Calls and computations. Their order decides only which step wins a merge conflict."""
     response: Response = Response()
     """How the values of the steps are combined into one response."""
+    compression: bool | Compression | None = None
+    """Compress responses and problems for clients that accept it; `false`: never, for instance because a response has a secret beside text that
+    clients choose. If unset, `defaults.compression`; a rule here replaces the whole default."""
     journal: bool | JournalRule = False
     """Record every response in the journal. `true`: with the default rule."""
 

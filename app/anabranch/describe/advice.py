@@ -110,6 +110,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Files above 1 MiB are kept on disk while their request runs, in the folder of the environment variable `TMPDIR`, or else `/tmp`. It must be "
         "writable, and have room for `max_size` of each concurrent request. The log has the reason.",
     ),
+    "not_acceptable": Advice(
+        "The `Accept` field of the request does not allow the media type that the endpoint answers with. Nothing was called.",
+        "Send `Accept` with one of the types in `available`, with `*/*`, or leave it out.",
+        "Nothing. If clients need another type, set `content-type` under `response.headers` of the endpoint.",
+    ),
     "overloaded": Advice(
         "The limit of concurrent requests was reached, and no slot became free in time. The request was not processed.",
         "Retry after the seconds in `Retry-After`, plus a random delay.",
@@ -240,6 +245,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Raise the endpoint's `timeout`, `pick` less of the answers, or give the gateway more CPU. The services are not the cause.",
     ),
     "compute_error": Advice("A Python function of the operator failed.", _NOTHING, "The log has the reason, under the step's name."),
+    "refused": Advice(
+        "A Python function of the operator decided that this request gets no response.",
+        "Read `title`, `detail` and the further members: they are this API's own.",
+        "The function has raised `Refused`. That is no fault, and the log has nothing about it.",
+    ),
     "compute_failed": Advice(
         "A Python function of the operator raised an exception.",
         _NOTHING,

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from anabranch.describe.schemas import response_schema
 from anabranch.describe.security import is_parameter, requirements
+from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
 JSON = dict[str, Any]
@@ -35,13 +36,23 @@ _OF_BODIES: Final[dict[str, JSON]] = {"json": {}, "form": {"type": "object"}, "m
 _PROBLEMS: Final = {
     "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
     "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
+    "406": (
+        "NotAcceptable",
+        "The `Accept` field of the request does not allow the media type of the response; `available` lists what there is.",
+    ),
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
     "415": (
         "UnsupportedMediaType",
         "The content type of the request body is not the one that is described, or the body has a content coding.",
     ),
-    "4XX": ("UpstreamRefusal", "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on."),
+    "4XX": (
+        "UpstreamRefusal",
+        (
+            "The upstream of a required step, or every upstream, answered with a 4xx status, which is passed on; or a function of the operator refused "
+            "the request."
+        ),
+    ),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
     "503": (
@@ -53,7 +64,7 @@ _PROBLEMS: Final = {
 _OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _PROBLEM: Final[JSON] = {
     "type": "object",
-    "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem.",
+    "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem. Some problems have further members.",
     "required": ["type", "title", "status", "detail", "instance"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference", "examples": ["/problems/timeout"]},
@@ -61,6 +72,7 @@ _PROBLEM: Final[JSON] = {
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": {"type": "string"},
         "instance": {"type": "string", "description": "The id of the request."},
+        "available": {"type": "array", "description": "Of a 406: the media types that there are.", "items": {"type": "string"}},
         "errors": {
             "type": "array",
             "description": "One entry for each failed step, or for each fault in the request.",
@@ -143,8 +155,7 @@ def _parameter(plan: EndpointPlan, parameter: ParameterPlan, schemas: JSON) -> J
 
 
 def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
-    fixed = {name.decode("latin-1"): value.decode("latin-1") for name, value in plan.response.headers}
-    media_type = fixed.pop("content-type", "application/json")
+    fixed = {name.decode("latin-1"): value.decode("latin-1") for name, value in plan.response.headers if name != b"content-type"}
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
     headers.update({name: {"schema": {"type": "string", "const": value}} for name, value in sorted(fixed.items())})
     if "cache-control" in headers:
@@ -152,8 +163,15 @@ def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
             "description": "`no-store` on a partial response, which also has no other field for caches.",
             "schema": {"type": "string", "enum": list(dict.fromkeys([fixed["cache-control"], "no-store"]))},
         }
+    if (compression := plan.response.compression) is not None:
+        headers.pop("vary", None)
+        headers["Vary"] = {"description": "Names `Accept-Encoding`.", "schema": {"type": "string"}}
+        headers["Content-Encoding"] = {
+            "description": f"Of a body of {compression.min_size_bytes} bytes or more, for clients that accept it.",
+            "schema": {"type": "string", "enum": list(compression.codings)},
+        }
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
-    if plan.response.status not in (204, 205):
+    if (media_type := plan.response.media_type) is not None:
         schema = response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
         response["content"] = {media_type: {"schema": schema}}
     return response
@@ -163,11 +181,13 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:
     statuses = ["500", "502", "503", "504"]
     if has_parameters or plan.body is not None:
         statuses.append("400")
+    if plan.is_negotiated:
+        statuses.append("406")
     if plan.path_parameters:
         statuses.append("404")
     if plan.body is not None:
         statuses += ["408", "413", "415"]
-    if any(step.upstream for step in plan.steps):
+    if any(step.upstream or isinstance(step.operation, ComputePlan) for step in plan.steps):
         statuses.append("4XX")
     return {status: _reference(status) for status in sorted(statuses)}
 

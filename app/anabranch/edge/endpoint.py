@@ -1,4 +1,4 @@
-"""Serves one endpoint of the document: guards, parameters, body, steps, response, record. Knows plans and not how steps run."""
+"""Serves one endpoint of the document: guards, media type, parameters, body, steps, response, record. Knows plans and not how steps run."""
 
 import logging
 from time import monotonic, time
@@ -8,7 +8,9 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from anabranch.edge import body, explain, problems
+from anabranch.edge.compress import Compressor
 from anabranch.edge.disconnect import WATCH_AFTER_S, ClientGone, run_watched
+from anabranch.edge.negotiate import check_of
 from anabranch.edge.parameters import fill
 from anabranch.edge.request_id import Trace
 from anabranch.edge.respond import Responder, Response, framed, of_problem, send_response
@@ -45,7 +47,9 @@ class EndpointHandler:
     the path has besides this endpoint's.
     """
 
-    __slots__ = ("_receive_body", "_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
+    __slots__ = (
+        "_check_accept", "_compressor", "_receive_body", "_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -62,6 +66,8 @@ class EndpointHandler:
         self.guards = guards
         self.recorder = recorder
         self.observe = observe
+        self._check_accept = check_of(plan)
+        self._compressor = None if plan.response.compression is None else Compressor(plan.response.compression)
         self._run = run
         self._receive_body = body.RECEIVERS["json" if plan.body is None else plan.body.kind]
         self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
@@ -99,6 +105,7 @@ class EndpointHandler:
         try:
             for guard in self.guards:
                 await guard(request)
+            self._check_accept(request)
             fill(request)
             if plan.body is not None:
                 body.check_head(request, plan.body)
@@ -140,6 +147,8 @@ class EndpointHandler:
                     response = of_problem(problems.of_failure(error, request.id, request.prefix), is_head=request.method == "HEAD")
             elif recorder.when == "later":
                 recorder.defer(completed)
+        if self._compressor is not None:
+            response = await self._compressor.compress(response, request)
         served.status = response.status
         try:
             served.sent_bytes = await send_response(response, send)

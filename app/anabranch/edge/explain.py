@@ -30,6 +30,8 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
         "timeout_ms": _ms(plan.timeout_s),
         "status": result.status,
         "complete": result.is_complete,
+        "media_type": plan.response.media_type,
+        "compression": None if plan.response.compression is None else list(plan.response.compression.codings),
         "elapsed_ms": _ms(elapsed_s),
         "steps": [_step(plan, step, outcomes.get(step.name), result.left_out) for step in plan.steps],
     }

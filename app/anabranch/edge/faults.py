@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anabranch.compute.refusal import Refused
 from anabranch.core.validation import sentence_of
 from anabranch.edge import problems
 from anabranch.edge.disconnect import ClientGone
@@ -31,6 +32,7 @@ def install(app: Starlette) -> None:
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(StepError, _step_error)
     app.add_exception_handler(FanOutFailed, _fan_out_failed)
+    app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(_Unexpected)
@@ -129,6 +131,15 @@ async def _fan_out_failed(request: Request, error: Exception) -> Response:
     python.served.code = error.failure.code
     result = Result(outcomes=error.outcomes, status=error.failure.status, body=None, is_complete=False, failure=error.failure)
     return respond(problems.of_result(result, python.id, python.prefix, python.numbers))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """The same problem as when a hook of an endpoint refuses."""
+    assert isinstance(error, Refused)
+    python = request_of(request)
+    refused = error.refusal.to_error()
+    python.served.code = refused.code
+    return respond(problems.of_refusal(refused, python.id, python.prefix))
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

@@ -5,14 +5,14 @@ The text of a foreign exception is never included: anything but an error of ours
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import orjson
 
 from anabranch.engine.outcome import Outcome, Result
-from anabranch.errors import AnabranchError, JournalError, RequestError, StepError, UpstreamStatus
+from anabranch.errors import AnabranchError, ComputeRefused, JournalError, RequestError, StepError, UpstreamStatus
 from anabranch.plan.names import Numbers
 
 # A year. A longer Retry-After from an upstream means never.
@@ -37,7 +37,8 @@ class ProblemResponse(msgspec.Struct, frozen=True):
 def of_request(error: RequestError, request_id: bytes, prefix: str = "") -> ProblemResponse:
     """For a faulty request. Some errors have header fields of their own, such as 405 and 415."""
     fields = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    return _response(error.status, _document(type(error), error.status, error.detail, request_id, prefix, error.errors), request_id, fields)
+    document = _document(type(error), error.status, error.detail, request_id, prefix, error.errors, extra=error.members)
+    return _response(error.status, document, request_id, fields)
 
 
 def of_result(result: Result, request_id: bytes, prefix: str = "", numbers: Numbers | None = None, allow: bytes = b"") -> ProblemResponse:
@@ -45,6 +46,8 @@ def of_result(result: Result, request_id: bytes, prefix: str = "", numbers: Numb
     a 405 of a service allows if the service does not say it."""
     failure = result.failure
     assert failure is not None
+    if isinstance(failure, ComputeRefused):
+        return of_refusal(failure, request_id, prefix)
     step = next((outcome.step for outcome in result.outcomes if outcome.failure is failure), None)
     detail = failure.detail if numbers is None else failure.title
     if step is not None:
@@ -54,6 +57,21 @@ def of_result(result: Result, request_id: bytes, prefix: str = "", numbers: Numb
     if len(failed) > MOST_ERRORS:
         errors.append({"detail": f"and {len(failed) - MOST_ERRORS} more failed steps"})
     return _of_failure(failure, result.status, detail, errors, request_id, prefix, allow)
+
+
+def of_refusal(refused: ComputeRefused, request_id: bytes, prefix: str = "") -> ProblemResponse:
+    """For a request that a function of the operator refused. The text is the function's: it names nothing of the gateway's."""
+    status = refused.status
+    extra = {name: orjson.Fragment(text) for name, text in refused.members.items()}
+    document = _document(type(refused), status, refused.detail, request_id, prefix, (), title=refused.public_title, extra=extra)
+    fields = list(refused.fields)
+    named = {name for name, _ in fields}
+    wait = retry_after(refused, status)
+    if wait is not None and b"retry-after" not in named:
+        fields.append((b"retry-after", wait))
+    if (demanded := demanded_field(status)) is not None and demanded[0] not in named:
+        fields.append(demanded)
+    return _response(status, document, request_id, fields)
 
 
 def of_failure(failure: StepError | JournalError, request_id: bytes, prefix: str = "") -> ProblemResponse:
@@ -130,16 +148,26 @@ def _response(status: int, body: bytes, request_id: bytes, fields: HeaderList | 
 
 
 def _document(
-    kind: type[AnabranchError], status: int, detail: str, request_id: bytes, prefix: str, errors: Sequence[dict[str, object]]
+    kind: type[AnabranchError],
+    status: int,
+    detail: str,
+    request_id: bytes,
+    prefix: str,
+    errors: Sequence[dict[str, object]],
+    *,
+    title: str | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> bytes:
+    """`title`: in place of the one of the error's class. `extra`: further members; none of them is a standard one."""
     return orjson.dumps(
         {
             "type": f"{prefix}/problems/{kind.code}",
-            "title": kind.title,
+            "title": title or kind.title,
             "status": status,
             "detail": detail,
             "instance": request_id.decode(),
             **({"errors": errors} if errors else {}),
+            **(extra or {}),
         },
         default=str,
     )

@@ -8,7 +8,7 @@ async def thing(id: int, fan: Fan) -> Thing:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends
 from fastapi.routing import APIRoute
@@ -21,13 +21,16 @@ from anabranch.edge.generation import Generation
 from anabranch.edge.respond import outcome_headers
 from anabranch.edge.scope import join_headers
 from anabranch.edge.served import Served
+from anabranch.engine.answer import FanAnswer
 from anabranch.engine.event import RequestTracer, ResponseObserver
-from anabranch.engine.outcome import Result
+from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.python import FanCall, FanOut, FanOutFailed, UpstreamHandle, segment
 from anabranch.engine.request import public_prefix
 from anabranch.plan.names import Numbers, numbered
 
-__all__ = ["Fan", "FanCall", "FanOut", "FanOutFailed", "FanSource", "PythonRoutes", "segment"]
+__all__ = ["Fan", "FanAnswer", "FanCall", "FanOut", "FanOutFailed", "FanSource", "Outcome", "PythonRoutes", "segment"]
+
+T = TypeVar("T")
 
 _KEY: Final = "anabranch.python"
 
@@ -102,7 +105,7 @@ class _WatchedFanOut(FanOut):
         super().__init__(upstream_handles, **options)
         self._receive = request.receive
 
-    async def gather(self, *calls: FanCall) -> list[Any]:
+    async def gather(self, *calls: FanCall[T]) -> list[T]:
         return await run_watched(self._receive, super().gather(*calls))
 
 

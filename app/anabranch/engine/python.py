@@ -7,27 +7,28 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import quote, urlencode
-
-import msgspec
 
 from anabranch.config import model as config
 from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
+from anabranch.core.field import name_fault, value_fault
 from anabranch.core.tasks import cancel_and_wait
+from anabranch.engine.answer import FanAnswer
 from anabranch.engine.operation import accept, note
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
-from anabranch.jsontext import raw
-from anabranch.jsontext.values import dump, load
-from anabranch.plan.fields import name_fault, value_fault
+from anabranch.jsontext.values import dump
 from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT, has_own_credentials
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.request import compile_headers
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.plan.value import as_text
 from anabranch.policy.call import Call, Policy
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _PATH_SAFE: Final = "/-._~!$&'()*+,;=:@%?"
 
@@ -53,9 +54,28 @@ def segment(value: object) -> str:
     return quote(text, safe="")
 
 
+class FanOptions(TypedDict, total=False):
+    """Options of every call: see `FanOut.call`."""
+
+    method: str
+    query: Mapping[str, Any] | None
+    headers: Mapping[str, str] | None
+    body: Any
+    timeout: float | None
+    idempotent: bool | None
+    name: str | None
+
+
+class FanValueOptions(FanOptions, total=False):
+    """Options of a call for a JSON value: see `FanOut.call`."""
+
+    optional: bool
+    default: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FanCall:
-    """A call that is described but not sent yet. Made by `FanOut.call`."""
+class FanCall(Generic[T_co]):
+    """A call that is described but not sent yet. Made by `FanOut.call`. `wants_answer`: its value is a `FanAnswer`."""
 
     name: str
     upstream: str
@@ -64,6 +84,7 @@ class FanCall:
     is_idempotent: bool
     default: Any
     timeout_s: float | None
+    wants_answer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +134,15 @@ class FanOut:
         """Replace the default timeout of this request. `seconds`: from the start of the request."""
         self.deadline = self._began + seconds
 
+    @overload
+    def call(self, upstream: str, path: str, *, answer: Literal[True], **options: Unpack[FanOptions]) -> FanCall[FanAnswer]: ...
+    @overload
+    def call(
+        self, upstream: str, path: str, *, answer: Literal[True], optional: bool, **options: Unpack[FanOptions]
+    ) -> FanCall[FanAnswer | None]: ...
+    @overload
+    def call(self, upstream: str, path: str, *, answer: Literal[False] = False, **options: Unpack[FanValueOptions]) -> FanCall[Any]: ...
+
     def call(
         self,
         upstream: str,
@@ -127,20 +157,24 @@ class FanOut:
         default: Any = None,
         idempotent: bool | None = None,
         name: str | None = None,
-    ) -> FanCall:
+        answer: bool = False,
+    ) -> FanCall[Any]:
         """Describe a call; `gather` sends it.
 
         `path`: as sent on the wire; insert untrusted values with `segment(value)`. `query`: a list repeats its name for each element; None
         values are omitted. `body`: any JSON value; None sends no body. `timeout`: seconds for the whole call, including waiting and
         retries. `optional`: a failed call gives `default`. `idempotent`: whether the call may be sent twice; None: if the method is
-        idempotent. `name`: name in Server-Timing and problems, of letters, digits, `_` and `-`; None: the upstream's.
+        idempotent. `name`: name in Server-Timing and problems, of letters, digits, `_` and `-`; None: the upstream's. `answer`: the value of the
+        call is a `FanAnswer`, whatever its status; the call fails only if there is no answer at all.
 
-        Raises KeyError for an upstream that is not in the document; ValueError for an invalid path, header field or name; ValueError or
-        TypeError for a body that is not JSON, such as one with NaN in it.
+        Raises KeyError for an upstream that is not in the document; ValueError for an invalid path, header field or name, and for an answer
+        with a default; ValueError or TypeError for a body that is not JSON, such as one with NaN in it.
         """
         handle = self._handles.get(upstream)
         if handle is None:
             raise KeyError(f"the document has no upstream {upstream!r}; it has {', '.join(self._handles) or 'none'}")
+        if answer and default is not None:
+            raise ValueError("a call with `answer` has no default: without an answer its value is None")
         if not path.startswith("/") or "#" in path:
             raise ValueError("a path must start with / and have no fragment")
         for part in path.partition("?")[0].split("/"):
@@ -172,14 +206,19 @@ class FanOut:
             is_idempotent=idempotent if idempotent is not None else method in IDEMPOTENT,
             default=default,
             timeout_s=timeout,
+            wants_answer=answer,
         )
 
-    async def get(self, upstream: str, path: str, **options: Any) -> Any:
-        """Send one GET and return its value: `gather(call(...))[0]`. `options`: those of `call`."""
+    async def get(self, upstream: str, path: str, **options: Unpack[FanValueOptions]) -> Any:
+        """Send one GET and return its JSON value: `gather(call(...))[0]`. `options`: those of `call`."""
         return (await self.gather(self.call(upstream, path, **options)))[0]
 
-    async def gather(self, *calls: FanCall) -> list[Any]:
-        """Run the calls concurrently. Returns their JSON values in call order, with `default` for an optional call that failed.
+    async def fetch(self, upstream: str, path: str, **options: Unpack[FanOptions]) -> FanAnswer:
+        """Send one call and return its answer, of any status: `gather(call(..., answer=True))[0]`. `options`: those of `call`."""
+        return (await self.gather(self.call(upstream, path, answer=True, **options)))[0]
+
+    async def gather(self, *calls: FanCall[T]) -> list[T]:
+        """Run the calls concurrently. Returns their values in call order, with `default` for an optional call that failed.
 
         Raises FanOutFailed when a required call fails, after cancelling the others. Cancellation cancels all calls. In every case all
         calls have ended when this method returns or raises.
@@ -196,33 +235,34 @@ class FanOut:
             raise errors[0]
         return [task.result() for task in tasks]
 
-    async def _run(self, call: FanCall) -> Any:
+    async def _run(self, call: FanCall[T]) -> T:
         outcome = Outcome(call.name, call.upstream)
         began = monotonic()
         outcome.started_s = began - self._began
         deadline = self.deadline if call.timeout_s is None else min(self.deadline, began + call.timeout_s)
         sent = Call(call.request, deadline=deadline, is_idempotent=call.is_idempotent, is_required=call.is_required)
-        value = call.default
+        value: Any = call.default
         try:
             handle = self._handles[call.upstream]
             try:
                 answer = await handle.policy(sent)
             finally:
                 note(outcome, sent)
-            accept(answer, sent, outcome, has_own_credentials=handle.has_own_credentials)
-            body = raw.prepare(answer.body)
-            try:
-                value = load(body)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise raw.invalid(body, error) from None
-            outcome.raw = body
+            if call.wants_answer:
+                outcome.status, outcome.headers, outcome.stale_age_s = answer.status, answer.headers, sent.stale_age_s
+                value = FanAnswer(answer)
+            else:
+                accept(answer, sent, outcome, has_own_credentials=handle.has_own_credentials)
+                value = FanAnswer(answer).json()
+            outcome.raw = answer.body
         except StepError as error:
             outcome.failure = error
         outcome.elapsed_s = monotonic() - began
         self.outcomes.append(outcome)
         if outcome.failure is not None and call.is_required:
             raise FanOutFailed(outcome.failure, self.outcomes)
-        return value
+        found: T = value
+        return found
 
 
 def _items(value: Any) -> list[Any] | tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import Final
 from anabranch.config import model as config
 
 # Keys that do not affect the response.
-_IRRELEVANT: Final = {"summary", "description", "tags", "journal"}
+_IRRELEVANT: Final = {"summary", "description", "tags", "journal", "compression"}
 _DIGITS: Final = 16
 
 

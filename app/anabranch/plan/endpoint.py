@@ -18,7 +18,7 @@ from anabranch.plan.fields import report_response_header
 from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
-from anabranch.plan.model import BodyPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
+from anabranch.plan.model import BodyPlan, CompressionPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
 from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
@@ -109,6 +109,7 @@ class EndpointCompiler:
                 visible=self._counted(names),
                 status=endpoint.response.status,
                 headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
+                compression=_compression(defaults.compression if endpoint.compression is None else endpoint.compression),
             ),
             record=_record(endpoint),
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
@@ -349,6 +350,11 @@ def _absent(drafts: list[StepDraft]) -> set[str]:
         is_growing = not found <= absent
         absent |= found
     return absent
+
+
+def _compression(written: bool | config.Compression) -> CompressionPlan | None:
+    rule = config.Compression() if written is True else written
+    return CompressionPlan(codings=tuple(rule.encodings), min_size_bytes=rule.min_size) if rule else None
 
 
 def _record(endpoint: config.Endpoint) -> RecordPlan | None:

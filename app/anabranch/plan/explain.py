@@ -26,6 +26,10 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     for name in dict.fromkeys(step.upstream for step in steps if step.upstream):
         lines.append(f"  policies of {name}: {' > '.join(policies(upstreams[name]))}")
     lines.append(f"  response {_response(plan)}")
+    if (compression := plan.response.compression) is not None:
+        lines.append(
+            f"  compressed with {', '.join(compression.codings)}, from {compression.min_size_bytes} bytes on, for clients that accept it"
+        )
     return "\n".join(lines)
 
 

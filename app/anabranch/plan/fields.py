@@ -1,55 +1,20 @@
-"""Checks of header fields that an operator sets: names that are reserved for the gateway, and values that are not valid in HTTP."""
-
-from typing import Final
+"""Reports header fields of a document that cannot be set: reserved names, and values that are not valid in HTTP."""
 
 from anabranch.config.problems import Problems
-
-OURS: Final = frozenset(
-    {
-        "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-        "te", "trailer", "transfer-encoding", "upgrade", "expect",
-    }
-)  # fmt: skip
-"""Hop-by-hop fields (RFC 9110 section 7.6.1) and fields that frame a message."""
-
-_TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-
-
-def name_fault(name: str) -> str | None:
-    """Why a header of this name cannot be set or forwarded; None when it can (RFC 9110 section 5.1)."""
-    if not name or not _TOKEN.issuperset(name):
-        return f"a header name can have only letters, digits and symbols such as `-`, not {name!r}"
-    return f"the header {name.lower()} belongs to one connection and is set by the gateway itself" if name.lower() in OURS else None
-
-
-def value_fault(value: str) -> str | None:
-    """Why this text cannot be a header value; None when it can (RFC 9110 section 5.5)."""
-    if any((ord(char) < 0x20 and char != "\t") or ord(char) == 0x7F for char in value):
-        return "a header value must not contain control characters or line breaks"
-    return None
-
-
-_IN_RESPONSES: Final = frozenset(
-    {
-        "age",
-        "cache-status",
-        "content-encoding",
-        "content-range",
-        "date",
-        "gateway-complete",
-        "proxy-status",
-        "server-timing",
-        "x-request-id",
-    }
-)
-"""Fields of responses that only the gateway can set right."""
+from anabranch.core.field import OURS_IN_RESPONSES, name_fault, value_fault
+from anabranch.core.negotiation import MediaType
 
 
 def report_response_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:
     """Report what is wrong with a field of an endpoint's responses."""
     report_header(at, name, value, problems)
-    if name.lower() in _IN_RESPONSES:
+    if name.lower() in OURS_IN_RESPONSES:
         problems.add(at, f"the header {name.lower()} of a response is set by the gateway itself", at_key=True)
+    if name.lower() == "content-type":
+        try:
+            MediaType.parse(value)
+        except ValueError:
+            problems.add(at, "is not a media type such as application/json", value=value)
 
 
 def report_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:

@@ -135,9 +135,18 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionPlan:
+    """Compression for clients that accept it. `codings`: the preferred one first. `min_size_bytes`: of the bodies that are compressed."""
+
+    codings: tuple[str, ...]
+    min_size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResponsePlan:
     """`assemble`: builds the response body from the steps' values (JSON text by step index; a failed step has its default) and the frame.
-    `visible`: indexes of the steps that decide whether anything could be answered. `headers`: lower-case names."""
+    `visible`: indexes of the steps that decide whether anything could be answered. `headers`: lower-case names.
+    `compression`: None: bodies are sent as they are."""
 
     assemble: Callable[[list[bytes], Frame], bytes]
     visible: tuple[int, ...]
@@ -145,6 +154,13 @@ class ResponsePlan:
     headers: HeaderPairs
     merge_order: str = ""
     """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
+    compression: CompressionPlan | None = None
+    media_type: str | None = field(init=False)
+    """Of the response; None when it has no body."""
+
+    def __post_init__(self) -> None:
+        written = next((value.decode() for name, value in self.headers if name == b"content-type"), "application/json")
+        object.__setattr__(self, "media_type", None if self.status in (204, 205) else written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +220,11 @@ class EndpointPlan:
         object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
         object.__setattr__(self, "is_recorded", self.record is not None)
         object.__setattr__(self, "keeps_answers", self.record is not None and self.record.bodies != "response")
+
+    @property
+    def is_negotiated(self) -> bool:
+        """Whether clients must accept the media type of the response: it has one, and the document does not read `Accept` for itself."""
+        return self.response.media_type is not None and all(parameter.field != b"accept" for parameter in self.header_parameters)
 
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""

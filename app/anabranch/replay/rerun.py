@@ -19,6 +19,7 @@ from anabranch.edge.scope import join_headers
 from anabranch.edge.table import RouteTable
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.run import Engine
+from anabranch.errors import NotAcceptable
 from anabranch.journal.record import Record
 from anabranch.journal.redact import MASK
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StepPlan
@@ -147,6 +148,8 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
     if is_live and plan.body is not None and plan.body.files_slot is not None and has_files(record):
         raise CannotReplay("the request has uploaded files, of which the journal keeps only size and digest")
     request = record.request
+    if record.failure == NotAcceptable.code and request.headers.get("accept") in (None, MASK):
+        raise CannotReplay("the header accept was not kept (`journal: {headers: [accept]}` keeps it)")
     listed = () if plan.record is None else plan.record.headers
     for parameter in plan.header_parameters:
         name = parameter.name.lower()

@@ -20,7 +20,7 @@ from anabranch.config.compute import ComputeBackend
 from anabranch.config.model import Document
 from anabranch.config.problems import Problems
 from anabranch.document.service import Service
-from anabranch.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeTimeout, MissingExtraError, StepError
+from anabranch.errors import ComputeFailed, ComputePoolDown, ComputePoolFull, ComputeRefused, ComputeTimeout, MissingExtraError, StepError
 from anabranch.plan.compile import compile_document
 from anabranch.plan.model import PoolPlan
 from tests.support.dask_cluster import DaskCluster, until
@@ -73,6 +73,11 @@ async def test_cluster_runs_hooks_by_name_and_keeps_deadlines() -> None:
         assert len((await run(pool, job("make", size=3_000_000))).value) == 3_000_002
         with pytest.raises(ComputeFailed):
             await run(pool, job("raises", message="no"))
+        with pytest.raises(ComputeRefused) as refused:
+            await run(pool, job("unless_free", seats=3, wanted=4))
+        assert (refused.value.status, refused.value.public_title, refused.value.fields, refused.value.members) == (
+            409, "Sold out", ((b"retry-after", b"60"),), {"seats_left": b"3"},
+        )  # fmt: skip
         began = monotonic()
         with pytest.raises(ComputeTimeout):
             await run(pool, job("sleep", within_s=0.3, seconds=2.0))

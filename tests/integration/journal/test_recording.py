@@ -44,6 +44,10 @@ endpoints:
   - path: /sampled
     steps: {one: {upstream: up, path: /one}}
     journal: {sample: 0%}
+  - path: /refused
+    steps: {no: {compute: "tests.support.hooks:refuses", input: {status: 409, detail: taken}, required: true}}
+    journal: {durability: required, bodies: steps}
+    compression: {min_size: 1}
   - path: /slow
     steps: {one: {upstream: up, path: /slow}}
     journal: true
@@ -143,6 +147,16 @@ async def test_problems_are_recorded_too_without_secrets(tmp_path: Path) -> None
     assert b"hush" not in body
     assert b'"name":"n"' in body
     assert b"value" not in body
+
+
+async def test_a_refusal_is_recorded_as_it_was_before_its_compression(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as client:
+        response = await client.get("/refused", headers={"accept-encoding": "gzip"})
+    assert (response.status_code, response.headers["content-encoding"]) == (409, "gzip")
+    (record,) = records(tmp_path)
+    assert (record.status, record.failure, record.complete, [step.failure for step in record.steps]) == (409, "refused", False, ["refused"])
+    assert record.body is not None
+    assert record.body.to_bytes() == response.content
 
 
 async def test_only_endpoints_with_a_journal_are_recorded(tmp_path: Path) -> None:

@@ -150,11 +150,11 @@ def test_literal_parts_of_a_template_are_described() -> None:
 
 
 def test_only_possible_responses_are_described() -> None:
-    assert set(operation(endpoint())["responses"]) == {"200", "4XX", "500", "502", "503", "504"}
+    assert set(operation(endpoint())["responses"]) == {"200", "406", "4XX", "500", "502", "503", "504"}
     with_path = endpoint("/f/{id}", parameters=(parameter("id", "path"),), steps=STEPS)
-    assert set(operation(with_path)["responses"]) == {"200", "400", "404", "4XX", "500", "502", "503", "504"}
+    assert set(operation(with_path)["responses"]) == {"200", "400", "404", "406", "4XX", "500", "502", "503", "504"}
     with_body = operation(endpoint(method="POST", body=body()))["responses"]
-    assert set(with_body) == {"200", "400", "408", "413", "415", "4XX", "500", "502", "503", "504"}
+    assert set(with_body) == {"200", "400", "406", "408", "413", "415", "4XX", "500", "502", "503", "504"}
 
 
 def test_status_type_and_fixed_header_fields_follow_the_document() -> None:

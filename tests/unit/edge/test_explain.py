@@ -29,6 +29,8 @@ def test_explain_shows_the_plan_with_the_outcome_of_each_step() -> None:
         "timeout_ms": 1500.0,
         "status": 200,
         "complete": False,
+        "media_type": "application/json",
+        "compression": None,
         "elapsed_ms": 321.4,
     }
     by_name = {step["step"]: step for step in shown["steps"]}

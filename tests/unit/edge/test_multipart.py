@@ -114,10 +114,10 @@ async def test_the_spool_goes_to_disk_above_a_mebibyte_and_reads_back_the_same()
     spool = Spool()
     spool.append(b"a" * SPOOL_ABOVE_BYTES)
     await spool.settle(is_last=True)
-    assert not spool.is_spooled
+    assert (spool.is_spooled, spool.size_bytes) == (False, SPOOL_ABOVE_BYTES)
     spool.append(b"b")
     await spool.settle()
-    assert spool.is_spooled
+    assert (spool.is_spooled, spool.size_bytes) == (True, SPOOL_ABOVE_BYTES + 1)
     spool.append(b"c" * 10)
     await spool.settle()
     await spool.settle(is_last=True)

@@ -268,3 +268,61 @@ async def test_python_routes_are_described_with_problems() -> None:
     assert list(operation["responses"]["422"]["content"]) == ["application/problem+json"]
     assert set(operation["responses"]) == {"200", "422", "4XX", "500", "502", "503", "504"}
     assert set(description["paths"]["/plain"]["get"]["responses"]) == {"200", "500"}
+
+
+async def test_an_answer_has_status_fields_and_text_whatever_it_is() -> None:
+    cookies = {"set-cookie": ["a=1", "b=2"], "content-type": "text/plain; charset=utf-8"}
+    async with gateway(users=[{"body": "é", "headers": cookies}, {"status": 404, "body": "gone"}, {"status": 503, "body": ""}]) as (
+        client,
+        users,
+        _,
+    ):
+        fine, absent, broken = [(await client.get("/fetched")) for _ in range(3)]
+        assert [value for name, value in users.hits[0].headers if name == "accept"] == ["*/*"]
+    assert fine.json() == {
+        "status": 200, "type": "text/plain; charset=utf-8", "cookies": ["a=1", "b=2"], "text": "é", "is_success": True, "outcome": [200, None, True],
+    }  # fmt: skip
+    assert (absent.json()["status"], absent.json()["text"], absent.json()["outcome"]) == (404, "gone", [404, None, True])
+    assert (broken.json()["status"], broken.json()["is_success"], broken.headers["gateway-complete"]) == (503, False, "?1")
+
+
+@pytest.mark.parametrize("transport", ["wire", "httpx"])
+async def test_bytes_and_fields_of_a_service_reach_the_client(transport: str) -> None:
+    """The route passes every field on: those that no longer fit the decoded body are not among them."""
+    picture = {"bytes": "".join(map(chr, range(256))), "headers": {"content-type": "image/png", "etag": '"1"'}, "encoding": "gzip"}
+    document = DOCUMENT.replace("{{url: ", f"{{{{transport: {transport}, url: ")
+    async with ScriptedUpstream({"*": picture}) as service:
+        with TemporaryDirectory() as folder:
+            async with running_gateway(document.format(users=service.url, orders=service.url), Path(folder)) as one, one.client() as client:
+                response = await client.get("/picture")
+    assert (response.status_code, response.content) == (200, bytes(range(256)))
+    assert (response.headers["content-type"], response.headers["etag"], response.headers["content-length"]) == ("image/png", '"1"', "256")
+    assert not {"content-encoding", "transfer-encoding"} & set(response.headers)
+
+
+async def test_answers_and_values_are_gathered_together() -> None:
+    async with gateway(users=[{"status": 418}, {"status": 418}], orders={"reset": "answer"}) as (client, _, _):
+        response = await client.get("/answers")
+    assert response.json() == [418, None, "nobody"]
+    reasons = [entry.partition(";desc=")[2] for entry in response.headers["server-timing"].split(", ")]
+    assert sorted(reasons) == ["", '"connection_lost"', '"upstream_status"']
+    assert response.headers["gateway-complete"] == "?0"
+
+
+async def test_an_answer_without_an_exchange_is_a_failure() -> None:
+    async with gateway(users={"reset": "answer"}) as (client, _, _):
+        response = await client.get("/fetched")
+    assert (response.status_code, response.json()["type"]) == (502, "/problems/connection_lost")
+
+
+async def test_an_answer_that_is_not_json_is_a_problem_only_when_it_is_read_as_json() -> None:
+    async with gateway(users={"body": "no json"}) as (client, _, _):
+        assert (await client.get("/fetched")).json()["text"] == "no json"
+        response = await client.get("/answer-as-json")
+    assert (response.status_code, response.json()["type"]) == (502, "/problems/invalid_json")
+    assert "no json" not in response.json()["detail"]
+
+
+async def test_an_answer_to_head_has_no_body() -> None:
+    async with gateway(users={"body": "text", "headers": {"etag": '"1"'}}) as (client, _, _):
+        assert (await client.get("/fetched?method=head")).json()["text"] == ""

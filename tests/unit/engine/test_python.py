@@ -306,7 +306,7 @@ async def test_deadline_of_a_call_is_the_nearest_one() -> None:
     began = monotonic()
     fan = fan_of({"users": noting}, deadline=began + 10)
 
-    def call(path: str, timeout: float | None = None) -> FanCall:
+    def call(path: str, timeout: float | None = None) -> FanCall[Any]:
         return fan.call("users", path, timeout=timeout)
 
     await fan.gather(call("/whole"), call("/short", 2), call("/long", 60))

@@ -232,6 +232,36 @@ async def test_functions_of_a_dask_cluster_run_locally() -> None:
     assert (await replayed(plan, record)).same == 1
 
 
+async def test_a_refusal_is_made_again_and_compared() -> None:
+    """The function runs again, so what it says is compared too, apart from its sentences."""
+    steps = {
+        "one": STEPS["one"],
+        "it": {"compute": "tests.support.hooks:unless_free", "input": {"seats": "{one.n}", "wanted": 2}, "required": True},
+    }
+    body = b'{"type":"/problems/refused","title":"Sold out","status":409,"detail":"only 1 seats are left","instance":"r1","seats_left":1}'
+    refused = recorded("/x/7", body, [ONE, Step(name="it", failure="refused")], status=409, complete=False, failure="refused")
+    assert (await replayed(plan_of({"steps": steps}), refused)).same == 1
+    steps["it"]["input"]["wanted"] = 1
+    assert list((await replayed(plan_of({"steps": steps}), refused)).status) == ["409 -> 200"]
+    steps["it"] |= {"input": {"seats": 0, "wanted": 2}}
+    assert list((await replayed(plan_of({"steps": steps}), refused)).fields) == ["seats_left"]
+
+
+@pytest.mark.parametrize("kept_headers", [{}, {"accept": "***"}])
+async def test_a_request_refused_for_an_accept_that_was_not_kept_is_skipped(kept_headers: dict[str, str]) -> None:
+    refused = recorded("/x/7", b"", [], status=406, complete=False, failure="not_acceptable", asked={"headers": kept_headers})
+    report = await replayed(plan_of(), refused)
+    assert report.skipped == {"the header accept was not kept (`journal: {headers: [accept]}` keeps it)": 1}
+
+
+async def test_a_request_refused_for_its_accept_is_refused_again() -> None:
+    body = b'{"type":"/problems/not_acceptable","title":"","status":406,"detail":"","available":["application/json","application/problem+json"]}'
+    refused = recorded("/x/7", body, [], status=406, complete=False, failure="not_acceptable", asked={"headers": {"accept": "text/html"}})
+    assert (await replayed(plan_of(), refused)).same == 1
+    html = plan_of({"response": {"headers": {"content-type": "text/html"}}})
+    assert (await replayed(html, refused)).different == 1
+
+
 async def test_a_function_that_fails_on_a_redacted_value_skips_the_record() -> None:
     plan = plan_of({"steps": {"one": STEPS["one"], "it": {"compute": "tests.support.replay_hooks:initials", "input": {"name": "{one.t}"}}}})
     masked = answered("one", "a", "/one/7", b'{"n":1,"t":"***"}')

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any, Final, Literal
 
 from anabranch.compute.admission import Admission
-from anabranch.compute.call import ReplyKind
 from anabranch.compute.job import Job, JobResult, JobTimings, PoolCounters
 from anabranch.compute.processes.channel import WorkerChannel, WorkerGone
 from anabranch.compute.processes.fork_client import ForkClient
@@ -119,11 +118,7 @@ class ProcessPool:
             timings.run_s = monotonic() - began
             self.counters.run_s += timings.run_s
             self._finish(channel, job, is_reusable=is_reusable)
-        if reply.kind is ReplyKind.VALUE:
-            self.counters.done += 1
-        else:
-            self.counters.failed += 1
-        return JobResult(settle(job, reply), timings.queue_s, timings.run_s)
+        return JobResult(settle(job, reply, self.counters), timings.queue_s, timings.run_s)
 
     # ---------------------------------------------------------------------------------------------------------- jobs
 

@@ -32,7 +32,7 @@ _NO_CHARACTER: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-
 _IN_TEXT: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"}
 _IN_ATTRIBUTE: Final = str.maketrans({**_IN_TEXT, '"': "&quot;", "\t": "&#9;", "\n": "&#10;"})
 _IN_ELEMENT: Final = str.maketrans(_IN_TEXT)
-_MOST_LEVELS: Final = 100
+_MOST_LEVELS: Final = 200
 
 
 def report(node: Any, problem: Callable[..., None]) -> None:

@@ -13,11 +13,15 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from anabranch.errors import UpstreamError
 from anabranch.testing.serving import LOOPBACK
+from anabranch.upstream.encoding import decode
 
+_MOST_BYTES: Final = 64 << 20
+"""Of a body without its content coding."""
 # The gateway answers this path itself, for every document, and returns the request id.
 _PROBE: Final = b"GET /livez/behind HTTP/1.1\r\nhost: anabranch\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
 
@@ -101,7 +105,18 @@ async def send(port: int, request: bytes, *, count: int = 1, is_head: bool = Fal
                 raise FramingError(f"there are more answers than requests: {further.status}, {further.body[:200]!r}")
         if await incoming.has_more():
             raise FramingError(f"{len(incoming.received)} bytes after the answer: {bytes(incoming.received[:200])!r}")
-        return answers
+        return [_decoded(answer) for answer in answers]
+
+
+def _decoded(answer: RawAnswer) -> RawAnswer:
+    """The answer with the body that its content coding stands for."""
+    coding = ",".join(answer.all("content-encoding"))
+    if not coding or not answer.body:
+        return answer
+    try:
+        return replace(answer, body=decode(answer.body, coding.encode(), _MOST_BYTES))
+    except UpstreamError as error:
+        raise FramingError(f"the body is not {coding}: {error}") from None
 
 
 class _Incoming:
