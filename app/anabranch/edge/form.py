@@ -24,10 +24,12 @@ Fields = Mapping[str, list[str | Upload]]
 def read_form(body: bytes, fields: Mapping[str, FieldPlan]) -> bytes:
     """JSON text of an urlencoded form. Raises InvalidBody."""
     values: dict[str, list[str | Upload]] = {}
+    left = sum(1 for pair in body.split(b"&") if pair)
     for name, texts in parse_query(body).items():
-        if None in texts:
-            raise InvalidBody("a field of the form is not UTF-8 text")
         values[name] = [text for text in texts if text is not None]
+        left -= len(values[name])
+    if left:
+        raise InvalidBody("the name or the value of a field is not UTF-8 text")
     return as_object(values, fields)
 
 

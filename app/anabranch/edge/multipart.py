@@ -19,6 +19,7 @@ MOST_TEXT_BYTES: Final = 1 << 20
 _MOST_HEADERS: Final = 8
 _MOST_HEADER_BYTES: Final = 4096
 _UNENCODED: Final = frozenset({b"7bit", b"8bit", b"binary"})
+_CONTROLS: Final = frozenset(map(chr, (*range(0x20), 0x7F)))
 _CHARSETS: Final = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
 # The parser warns of what clients send, which is no matter for the log, and quotes from it.
@@ -118,7 +119,7 @@ class MultipartReader:
         self._name = _decoded(options[b"name"])
         filename = options.get(b"filename")
         self._filename = None if filename is None else _decoded(filename)
-        if self._filename is not None and not self._filename.isprintable():
+        if self._filename is not None and not _CONTROLS.isdisjoint(self._filename):
             raise InvalidBody("the name of a file has control characters")
         self._start = self._spool.size_bytes
         self._digest = sha256()
