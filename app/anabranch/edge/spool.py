@@ -45,27 +45,41 @@ class Spool:
 
     def read(self, start: int, size: int) -> bytes:
         """See `upload.Store`."""
-        with self._lock:
-            if self._is_closed:
-                raise OSError("the request has ended, and its files are gone")
-            if self._file is None:
-                return bytes(self._pending[start : start + size])
-            self._file.seek(start)
-            return self._file.read(size)
+        try:
+            with self._lock:
+                if self._is_closed:
+                    raise OSError("the request has ended, and its files are gone")
+                if self._file is None:
+                    return bytes(self._pending[start : start + size])
+                self._file.seek(start)
+                return self._file.read(size)
+        finally:
+            self._close_late()
 
     def close(self) -> None:
-        """Remove everything. May be called twice. Waits for a thread that reads or writes at this moment, which is short."""
-        with self._lock:
-            self._is_closed = True
-            self._pending = bytearray()
-            if self._file is not None:
-                self._file.close()
+        """Remove everything. May be called twice. Never waits for a disk: a thread that reads or writes at this moment removes it when it is done."""
+        self._is_closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._pending = bytearray()
+                if self._file is not None:
+                    self._file.close()
+            finally:
+                self._lock.release()
+
+    def _close_late(self) -> None:
+        # Behind the release of the lock: either this or `close` itself gets it.
+        if self._is_closed:
+            self.close()
 
     def _write(self, data: bytearray) -> None:
-        with self._lock:
-            if self._is_closed:
-                return
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="anabranch-")  # noqa: SIM115 - closed at the end of the request
-            self._file.write(data)
-            self._file.flush()
+        try:
+            with self._lock:
+                if self._is_closed:
+                    return
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(prefix="anabranch-")  # noqa: SIM115 - closed at the end of the request
+                self._file.write(data)
+                self._file.flush()
+        finally:
+            self._close_late()

@@ -1,5 +1,9 @@
+import asyncio
 import sys
+from io import BytesIO
 from itertools import pairwise
+from threading import Event
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +13,7 @@ from anabranch.core.upload import Upload
 from anabranch.edge.multipart import MOST_PARTS, MultipartReader, boundary_of
 from anabranch.edge.spool import SPOOL_ABOVE_BYTES, Spool
 from anabranch.errors import BodyTooLarge, InvalidBody
+from tests.support.eventually import eventually
 
 # Contents that look like boundaries, and line ends wherever a parser may look for them.
 CONTENT = st.lists(
@@ -136,3 +141,29 @@ async def test_nothing_can_be_read_after_the_request() -> None:
     spool.append(b"x" * (SPOOL_ABOVE_BYTES + 1))
     await spool.settle()
     assert not spool.is_spooled
+
+
+async def test_a_request_that_ends_during_a_write_does_not_wait_for_the_disk_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes, goes_on = Event(), Event()
+    files: list[BytesIO] = []
+
+    class SlowFile(BytesIO):
+        def write(self, data: Any) -> int:
+            writes.set()
+            goes_on.wait(20)
+            return super().write(data)
+
+    def slow(**_: object) -> BytesIO:
+        files.append(SlowFile())
+        return files[0]
+
+    monkeypatch.setattr("anabranch.edge.spool.tempfile.TemporaryFile", slow)
+    spool = Spool()
+    spool.append(b"x" * (SPOOL_ABOVE_BYTES + 1))
+    settling = asyncio.create_task(spool.settle())
+    await eventually(writes.is_set)
+    spool.close()
+    assert not files[0].closed
+    goes_on.set()
+    await settling
+    assert files[0].closed
