@@ -5,7 +5,7 @@ another process. An order is a text that names the rules; the worker compiles an
 and bytes. Must not know processes or the event loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
@@ -16,6 +16,7 @@ import msgspec
 from anabranch.errors import InvalidJSON, ShapeError, StepError
 from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.raw import Tree
 from anabranch.jsontext.shape import DecodeMode, Shape, Slots, compile_reader
 
 PLAIN_FROM: Final = 4 * 1024 * 1024
@@ -48,12 +49,15 @@ class Reading:
 
 
 class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`slots`: of fields only, because the reply is the whole value. `merge`: flat, deep or deep_concat; empty for a read."""
+    """`slots`: of fields only, because the reply is the whole value. `merge`: group, flat, deep or deep_concat; empty for a read. `names`: of the
+    values, for group. `pick`: what is kept of the merged value; None: everything."""
 
     shape: Shape | None = None
     slots: list[tuple[tuple[str, ...], int]] = []
     mode: str = ""
     merge: str = ""
+    names: list[str] = []
+    pick: Tree | None = None
 
 
 def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
@@ -71,9 +75,9 @@ def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
     return Reading(order=order, from_bytes=from_bytes, whole=tuple(slot for path, slot in slots if not path))
 
 
-def merging(kind: str) -> str:
-    """The order for a merge by keys: flat, deep or deep_concat."""
-    return msgspec.json.encode(_Order(merge=kind)).decode()
+def merging(kind: str, names: Sequence[str] = (), pick: Tree | None = None) -> str:
+    """The order for a merge: group (of values with these `names`), flat, deep or deep_concat. `pick`: what is kept of it; None: everything."""
+    return msgspec.json.encode(_Order(merge=kind, names=list(names), pick=pick)).decode()
 
 
 def settle_reading(reading: Reading, body: bytes, reply: bytes, frame: Frame) -> bytes:
@@ -111,7 +115,8 @@ def carry_out(order: str, payload: bytes) -> bytes:
 def _worker(text: str) -> Callable[[bytes], bytes]:
     order = msgspec.json.decode(text, type=_Order)
     if order.merge:
-        return _merger(order.merge)
+        merged = _merger(order.merge, order.names)
+        return merged if order.pick is None else _picked(merged, order.pick)
     assert order.shape is not None
     slots = [(path, number) for number, (path, _) in enumerate(order.slots)]
     read = compile_reader(order.shape, slots, DecodeMode(order.mode))
@@ -140,7 +145,12 @@ def _fill(frame: Frame, filled: memoryview) -> None:
         frame[slot] = MISSING if value is None else value
 
 
-def _merger(kind: str) -> Callable[[bytes], bytes]:
+def _picked(work: Callable[[bytes], bytes], wanted: Tree) -> Callable[[bytes], bytes]:
+    read = compile_reader(Shape(pick=wanted), [])
+    return lambda payload: read(work(payload), [])
+
+
+def _merger(kind: str, names: list[str]) -> Callable[[bytes], bytes]:
     def work(payload: bytes) -> bytes:
         (size,) = _SIZE.unpack_from(payload)
         sizes: list[int] = msgspec.msgpack.decode(payload[_SIZE.size : _SIZE.size + size])
@@ -150,8 +160,10 @@ def _merger(kind: str) -> Callable[[bytes], bytes]:
             values.append(payload[offset : offset + length])
             offset += length
         visible = [(index, "") for index in range(len(values))]
-        if kind == "flat":
-            assemble: Any = merge.flat(visible)
+        if kind == "group":
+            assemble: Any = merge.group(list(enumerate(names)), may_be_absent=True)
+        elif kind == "flat":
+            assemble = merge.flat(visible)
         else:
             assemble = merge.deep(visible, concat_arrays=kind == "deep_concat")
         return assemble(values, [])  # type: ignore[no-any-return]

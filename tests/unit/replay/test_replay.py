@@ -307,3 +307,18 @@ def test_every_failure_of_a_call_can_be_raised_again() -> None:
     for code in ("timeout", "tls_failed", "resolve_failed", "response_too_large", "deadline_exceeded", "queue_timeout", "protocol_error"):
         assert failure_of(code).code == code
     assert failure_of("something_new").code == "upstream_error"
+
+
+async def test_a_request_with_a_selection_is_replayed_with_it() -> None:
+    plan = plan_of({"response": {"select": {"parameter": "fields"}}})
+    of_one = recorded("/x/7", b'{"one":{"n":1}}', [ONE], query="fields=one.n")
+    of_two = recorded("/x/7", b'{"two":{"m":2.0}}', [ONE, TWO], query="fields=two(m)")
+    faulty = recorded("/x/7", b"", [], query="fields=three", status=400, complete=None, failure="invalid_parameters")
+    report = await replayed(plan, WHOLE, of_one, of_two)
+    assert (report.replayed, report.same, report.different) == (3, 3, 0)
+    assert not report.dropped_calls
+    assert not report.new_calls
+    report = await replayed(plan, faulty)
+    assert not report.status
+    report = await replayed(plan_of(), of_one)
+    assert list(report.new_calls) == ["b GET"]
