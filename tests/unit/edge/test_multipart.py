@@ -41,7 +41,7 @@ def read(pieces: list[bytes], boundary: bytes = b"B-o-u-n-d-a-r-y") -> tuple[Mul
 
 
 @given(PARTS, st.lists(st.integers(0, 600), max_size=8))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_same_parts_come_out_however_the_body_is_cut(parts: list[tuple[str, str | None, bytes]], cuts: list[int]) -> None:
     texts = [(name, filename, content if filename is not None else content.replace(b"\xff", b"")) for name, filename, content in parts]
     body = body_of(texts)
@@ -61,7 +61,7 @@ def test_the_same_parts_come_out_however_the_body_is_cut(parts: list[tuple[str, 
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_bytes_are_a_body_or_a_fault_of_the_client(data: bytes) -> None:
     for body in (data, b"--B\r\n" + data, b'--B\r\nContent-Disposition: form-data; name="a"\r\n' + data):
         try:

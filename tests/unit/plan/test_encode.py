@@ -64,14 +64,14 @@ def check(element: ET.Element, value: Any) -> None:
 
 
 @given(elements())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_xml_reads_back_as_it_was_written(value: Any) -> None:
     written = xml.encode(json.dumps({"root": value}).encode())
     check(ET.fromstring(written), value)
 
 
 @given(JSON)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_value_is_well_formed_xml_or_a_failure(value: Any) -> None:
     try:
         written = xml.encode(json.dumps(value).encode())
@@ -81,7 +81,7 @@ def test_any_value_is_well_formed_xml_or_a_failure(value: Any) -> None:
 
 
 @given(st.dictionaries(TEXT, TEXT | st.lists(TEXT | st.none(), max_size=3) | st.none()))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_form_reads_back_as_it_was_written(fields: dict[str, Any]) -> None:
     written = form.encode(json.dumps(fields).encode())
     expected = [
