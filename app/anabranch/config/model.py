@@ -28,6 +28,7 @@ from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
 from anabranch.config.step import Into as Into
 from anabranch.config.step import QueryValue as QueryValue
+from anabranch.config.step import Selection as Selection
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model
 from anabranch.config.units import Count, Duration, DurationOrZero, Size

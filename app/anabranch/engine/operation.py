@@ -8,7 +8,10 @@ from anabranch.compute.offload import Offload
 from anabranch.core.exchange import Answer
 from anabranch.engine.outcome import Outcome, status_failure
 from anabranch.engine.request import ClientRequest
+from anabranch.formats.rules import NotQuickError
 from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.raw import NULL
+from anabranch.plan.decoding import Decoding, content_type, is_empty
 from anabranch.plan.model import StepPlan
 from anabranch.policy.call import Call, Policy
 
@@ -48,6 +51,18 @@ def accept(answer: Answer, call: Call, outcome: Outcome, *, is_kept: bool = Fals
         outcome.answer = answer
     if not 200 <= answer.status < 300:
         raise status_failure(answer, has_own_credentials=has_own_credentials)
+
+
+async def decode(decoding: Decoding, answer: Answer, step: str, offload: Offload | None, deadline: float) -> bytes:
+    """The body of an answer as JSON text, made off the loop where that takes too long for it. Raises StepError."""
+    if is_empty(answer):
+        return NULL
+    if offload is None:
+        return decoding.read(answer.body, content_type(answer))
+    try:
+        return decoding.read_quickly(answer.body, content_type(answer))
+    except NotQuickError:
+        return await offload.decode(decoding, answer, step, deadline)
 
 
 async def read_value(step: StepPlan, body: bytes, frame: Frame, outcome: Outcome, offload: Offload | None, deadline: float) -> bytes:

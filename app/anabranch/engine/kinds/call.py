@@ -1,6 +1,6 @@
 """A call: builds a request, sends it through the policies of its upstream, and reads the answer."""
 
-from anabranch.engine.operation import Operation, Resources, accept, note, read_value
+from anabranch.engine.operation import Operation, Resources, accept, decode, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.jsontext.frame import Frame
@@ -12,6 +12,8 @@ from anabranch.policy.call import Call
 def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     """The operation of a call step. Raises KeyError when its upstream is not open."""
     policy, offload = resources.policies[plan.upstream], resources.offload
+    decoding = plan.decoding
+    plain_below = step.large_from if decoding is None else 0
 
     async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
         sent = plan.build(frame, request.headers, request.propagated)
@@ -33,8 +35,10 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             note(outcome, call)
         accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
         body = answer.body
-        if len(body) < step.large_from:
+        if len(body) < plain_below:
             return step.read(body, frame)
+        if decoding is not None:
+            body = await decode(decoding, answer, step.name, offload, deadline)
         return await read_value(step, body, frame, outcome, offload, deadline)
 
     return run

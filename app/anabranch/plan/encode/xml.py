@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from anabranch.errors import UnencodableBody
+from anabranch.formats.xml import MAX_DEPTH
 from anabranch.jsontext.raw import NULL, items, members
 from anabranch.plan.encode.shapes import is_scalar, object_of
 from anabranch.plan.value import as_text
@@ -32,7 +33,6 @@ _NO_CHARACTER: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-
 _IN_TEXT: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"}
 _IN_ATTRIBUTE: Final = str.maketrans({**_IN_TEXT, '"': "&quot;", "\t": "&#9;", "\n": "&#10;"})
 _IN_ELEMENT: Final = str.maketrans(_IN_TEXT)
-_MOST_LEVELS: Final = 200
 
 
 def report(node: Any, problem: Callable[..., None]) -> None:
@@ -81,8 +81,8 @@ def encode(text: bytes) -> bytes:
 def _element(name: str, raw: msgspec.Raw, level: int) -> Iterator[str]:
     if not _NAME.fullmatch(name):
         raise UnencodableBody("a name is not one that an XML element can have")
-    if level > _MOST_LEVELS:
-        raise UnencodableBody(f"the XML document has more than {_MOST_LEVELS} levels")
+    if level > MAX_DEPTH:
+        raise UnencodableBody(f"the XML document has more than {MAX_DEPTH} levels")
     fields = members(raw)
     if fields is None:
         content = "" if bytes(raw) == NULL else _escaped(raw, _IN_ELEMENT)

@@ -12,6 +12,7 @@ from anabranch.config import model as config
 from anabranch.core.exchange import HeaderBlock, Request, StaleRule
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.body import FILES
+from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
 from anabranch.plan.encode import FORMATS, REPORTS
 from anabranch.plan.encode.multipart import Encoded, compile_multipart
 from anabranch.plan.fields import report_header
@@ -31,8 +32,8 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 class CallPlan:
     """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
-    use an old answer; None: not at all. `encoding`: the format of its body. `has_own_credentials`: it is authenticated by the document, and not
-    by the client. The rest as of `OperationPlan`."""
+    use an old answer; None: not at all. `encoding`: the format of its body. `decoding`: what the answer is read as; None: JSON.
+    `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of `OperationPlan`."""
 
     upstream: str
     method: str
@@ -44,6 +45,7 @@ class CallPlan:
     most_calls: int
     build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
     encoding: str = "json"
+    decoding: Decoding | None = None
     has_own_credentials: bool = False
     may_be_left_out: bool = False
 
@@ -52,7 +54,7 @@ class CallPlan:
         return request.method, request.target, request.extra, request.body
 
     def result_schema(self) -> dict[str, Any] | None:
-        return None
+        return None if self.decoding is None else self.decoding.schema
 
     def explain(self) -> str:
         return f"{self.method} {self.path} at {self.upstream}"
@@ -60,12 +62,17 @@ class CallPlan:
     def marks(self) -> list[str]:
         return [
             *([f"sends {self.encoding}"] if self.encoding != "json" else []),
+            *([f"decode {self.decoding.name}"] if self.decoding is not None else []),
             *(["coalesced"] if self.is_coalesced else []),
             *(["stale if error"] if self.stale is not None else []),
         ]
 
     def facts(self) -> dict[str, Any]:
-        return {"upstream": self.upstream, **({"encode": self.encoding} if self.encoding != "json" else {})}
+        return {
+            "upstream": self.upstream,
+            **({"encode": self.encoding} if self.encoding != "json" else {}),
+            **({"decode": self.decoding.name} if self.decoding is not None else {}),
+        }
 
 
 def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # noqa: A001 - what every kind does
@@ -105,6 +112,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
     if step.stale_if_error_s is not None and method != "GET":
         context.report(f"only a GET can use an old answer, and this is a {method}", "stale_if_error")
+    decoding = compile_decoding(step, method, context)
     upstream = context.known.upstreams.get(step.upstream)
     if upstream is None:
         if not context.known.is_broken("upstreams", step.upstream):
@@ -124,7 +132,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
             upstream_headers = {name: value for name, value in upstream.headers.items() if name.lower() != CONTENT_TYPE or is_json}
             forward = tuple(name for name in forward if name.lower() != CONTENT_TYPE)
     block, extra = compile_headers(
-        defaults=defaults,
+        defaults=defaults | ({"accept": decoding.accept} if decoding is not None else {}),
         upstream=upstream_headers,
         step=headers,
         forward=forward,
@@ -140,7 +148,10 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         path=step.path,
         is_idempotent=is_idempotent,
         is_coalesced=step.coalesce,
-        stale=None if step.stale_if_error_s is None else StaleRule(step.stale_if_error_s, origin),
+        stale=None
+        if step.stale_if_error_s is None
+        else StaleRule(step.stale_if_error_s, origin, json_fault if decoding is None else decoding.fault_of),
+        decoding=decoding,
         worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent),
         most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
         may_be_left_out=may_skip,
@@ -184,6 +195,13 @@ def has_own_credentials(upstream: UpstreamPlan, headers: HeaderBlock) -> bool:
 def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:
     """Whether a failed run of the step may be answered with an earlier answer."""
     return isinstance(step, config.CallStep) and step.stale_if_error_s is not None
+
+
+def decoded_calls(steps: Iterable[StepPlan]) -> Iterator[StepPlan]:
+    """The steps whose answers are not JSON."""
+    for step in steps:
+        if isinstance(step.operation, CallPlan) and step.operation.decoding is not None:
+            yield step
 
 
 def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule]]:
