@@ -13,6 +13,7 @@ import msgspec
 import orjson
 from uuid_utils import uuid7
 
+from anabranch.cache.entries import recorded_origin
 from anabranch.core.exchange import BodySource
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
@@ -220,7 +221,7 @@ class Recorder:
             body,
             value,
             outcome.stale_age_s,
-            self._origins.get(outcome.step, "") if is_kept and self._origins else "",
+            self._origin(outcome) if is_kept and self._origins else "",
         )
 
     def _sent(self, body: bytes | BodySource, step: str, *, is_kept: bool) -> Content | None:
@@ -229,6 +230,10 @@ class Recorder:
         if encoding == "multipart" or not isinstance(body, bytes):
             return Content(size=len(body))
         return _content(body, self._steps[step], is_kept=is_kept, is_json=encoding == "json")
+
+    def _origin(self, outcome: Outcome) -> str:
+        origin = self._origins.get(outcome.step, "")
+        return recorded_origin(origin, outcome.request) if origin and outcome.request is not None else origin
 
     async def commit(self, completed: CompletedRequest) -> None:
         record = self.record(completed)

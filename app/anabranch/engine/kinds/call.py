@@ -1,5 +1,6 @@
 """A call: builds a request, sends it through the policies of its upstream, and reads the answer."""
 
+from anabranch.core.forwarding import carrier_of
 from anabranch.engine.operation import Operation, Resources, accept, decode, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
@@ -14,9 +15,10 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     policy, offload = resources.policies[plan.upstream], resources.offload
     decoding = plan.decoding
     plain_below = step.large_from if decoding is None else 0
+    carried = carrier_of(plan.forwarded)
 
     async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
-        sent = plan.build(frame, request.headers, request.propagated)
+        sent = plan.build(frame, request.headers, carried(request.propagated, request.arrival), request.query)
         endpoint = request.plan
         if endpoint.is_recorded:
             outcome.request = sent
