@@ -33,6 +33,7 @@
           |    +-- DependencyFailed        a step that this step needs failed
           +-- ConditionFailed   a condition could not be evaluated
           +-- InvalidStatus     the status that the document refers to is none that a response can have
+          +-- UnencodableBody   the body of a call cannot be written in the format of its `encode`
           +-- ShapeError        the value cannot be merged as the document requires
           +-- ProcessingTimeout the deadline passed while the gateway read or merged large answers
           +-- NothingAnswered   no visible step has a value
@@ -227,7 +228,15 @@ class BodyTimeout(RequestError):
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     status = 415
-    title = "Request body must be JSON"
+    title = "Unsupported media type"
+
+
+class UploadNotStored(RequestError):
+    """A file that the client uploaded could not be stored, for instance because the disk is full."""
+
+    code = "upload_not_stored"
+    status = 503
+    title = "Upload could not be stored"
 
 
 class NotFound(RequestError):
@@ -472,6 +481,13 @@ class InvalidStatus(StepError):
 
     code = "invalid_status"
     title = "Response status is not valid"
+
+
+class UnencodableBody(StepError):
+    """The value of a call's body does not fit the format that the call sends. Nothing was sent."""
+
+    code = "unencodable_body"
+    title = "Body cannot be encoded"
 
 
 class ShapeError(StepError):

@@ -73,7 +73,15 @@ def body(
     def read(raw: bytes, frame: Frame) -> None:
         frame[slot] = raw
 
-    return BodyPlan(is_required=is_required, max_size_bytes=max_size_bytes, validate=validate, read=read, source=source)
+    return BodyPlan(
+        kind="json",
+        media_type=b"application/json",
+        is_required=is_required,
+        max_size_bytes=max_size_bytes,
+        validate=validate,
+        read=read,
+        source=source,
+    )
 
 
 def operation(name: str, source: config.Step) -> OperationPlan:

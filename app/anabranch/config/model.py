@@ -117,12 +117,17 @@ class Parameter(Model):
 class Body(Model):
     """The request body of an endpoint."""
 
+    type: Literal["json", "form", "multipart", "text"] = "json"
+    """What the client sends. `json`. `form`: application/x-www-form-urlencoded, and `multipart`: multipart/form-data, which become an object: a field is
+    read as the schema's `properties` declare it, and a repeated one is an array. `text`: text/plain in UTF-8, which becomes a string. Another content
+    type is rejected with 415."""
     schema_: dict[str, JSON] | bool = Field(True, alias="schema")
-    """JSON Schema of the body."""
+    """JSON Schema of the body. A file of a multipart body is `{type: string, format: binary}`, or has a `contentMediaType`; `maxLength` is its size in
+    bytes."""
     required: bool = True
     """Reject requests without a body."""
     max_size: Size | None = None
-    """Maximum size. A larger body is rejected with 413. If unset, `defaults.max_body`."""
+    """Maximum size of the whole body. A larger body is rejected with 413. If unset, `defaults.max_body`."""
     description: str = ""
     """Text for the API description."""
 

@@ -23,6 +23,7 @@ from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Count, Duration
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+Encoding = Literal["json", "form", "multipart", "text", "xml"]
 
 
 class Batch(Model):
@@ -225,6 +226,11 @@ class CallStep(Step):
     a name in `query` or in the query of `path` wins. `_explain`, and the parameter of `select` with `"*"`, are never forwarded."""
     body: JSON = None
     """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
+    encode: Encoding = "json"
+    """How the body is written. `json`. `form`: an object as application/x-www-form-urlencoded; an array repeats the name, null is left out.
+    `multipart`: an object as multipart/form-data (RFC 7578), whose values may be files of the client's body. `text`: one value as text/plain.
+    `xml`: an object with one member, the root element; `@name` is an attribute, `#text` the text beside attributes or elements, and an array repeats
+    the element. Sets the content type, unless `headers` has one."""
     errors: Literal["problem", "pass"] = "problem"
     """What the client gets when this required step's service answers with a 4xx or 5xx status. `problem`: a problem document of the gateway. `pass`: the
     service's status, body and content type. Failures without such an answer are always a problem document."""

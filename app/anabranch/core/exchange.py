@@ -6,7 +6,7 @@ These are built and read on the hot path, so they are msgspec structs (created i
 import ipaddress
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -37,12 +37,24 @@ class HeaderBlock(msgspec.Struct, frozen=True):
 NO_HEADERS: Final = HeaderBlock(pairs=(), wire=b"")
 
 
+class BodySource(Protocol):
+    """A request body that is not held in memory. It can be read more than once: by a retry, a hedge or a redirect."""
+
+    def __len__(self) -> int:
+        """Its size in bytes, which does not change."""
+        ...
+
+    def read(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start`, fewer only at the end. Blocking: transports call it on a thread. Raises OSError."""
+        ...
+
+
 class Request(msgspec.Struct, frozen=True):
     """One request to an upstream, before an address is chosen.
 
     `target`: path and query in origin form, ASCII, percent-encoded, starting with `/`; the transport prepends the address's base path.
     `headers`: fixed at plan time. `extra`: fields of this request, names in lower case, values without CR, LF and NUL.
-    `body`: None if there is none. Then `content-length` is sent only for methods that normally have a body, as 0.
+    `body`: bytes, or a source of them if it is large; None if there is none. Then `content-length` is sent only for methods that normally have a body, as 0.
     `host`: value of the Host header; b"" takes it from the address.
     """
 
@@ -50,7 +62,7 @@ class Request(msgspec.Struct, frozen=True):
     target: str
     headers: HeaderBlock = NO_HEADERS
     extra: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes | None = None
+    body: bytes | BodySource | None = None
     host: bytes = b""
 
 

@@ -92,9 +92,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Raise the endpoint's `timeout` if clients have slow connections.",
     ),
     "unsupported_media_type": Advice(
-        "The endpoint accepts JSON without a content coding, but the request declares another media type or a `Content-Encoding`.",
-        "Send `Content-Type: application/json`; with curl, use `--json`. Send the body uncompressed.",
-        "Nothing.",
+        "The endpoint accepts one media type, JSON unless its description says otherwise, without a content coding. The request declares another media "
+        "type or a `Content-Encoding`.",
+        "Send the content type that the `Accept` field of the answer names: with curl, `--json` for JSON, `-d` for a form, `-F` for multipart. Send the "
+        "body uncompressed.",
+        "Nothing, or `body: {type: ...}` on the endpoint.",
     ),
     "not_found": Advice(
         "No endpoint has this path.",
@@ -102,6 +104,12 @@ ADVICE: Final[dict[str, Advice]] = {
         "Check that the document that contains this endpoint is loaded.",
     ),
     "method_not_allowed": Advice("The path exists, but does not allow this method.", "The `Allow` header lists the methods.", "Nothing."),
+    "upload_not_stored": Advice(
+        "The gateway could not store an uploaded file while it was receiving the request. No service has been called.",
+        _TRY_LATER,
+        "Files above 1 MiB are kept on disk while their request runs, in the folder of the environment variable `TMPDIR`, or else `/tmp`. It must be "
+        "writable, and have room for `max_size` of each concurrent request. The log has the reason.",
+    ),
     "not_acceptable": Advice(
         "The `Accept` field of the request does not allow the media type that the endpoint answers with. Nothing was called.",
         "Send `Accept` with one of the types in `available`, with `*/*`, or leave it out.",
@@ -235,6 +243,12 @@ ADVICE: Final[dict[str, Advice]] = {
         "The status of the response comes from a service's answer, and is not one that a response can have.",
         _NOTHING,
         "Compare the reference in `response.status` with the service's actual answer: it must be a number from 200 to 599.",
+    ),
+    "unencodable_body": Advice(
+        "The body of a call to a service could not be written in the format that the service gets: the value has another shape than the format.",
+        "Check the parameters and the body of the request. Otherwise nothing.",
+        "Compare the step's `body` with its `encode`: `form` needs an object of texts, numbers, booleans and arrays of these, `multipart` an object, "
+        "`text` a single value, and `xml` an object with one member.",
     ),
     "not_mergeable": Advice(
         "The value of a step does not have the shape that the document requires, such as an array instead of an object.",

@@ -21,6 +21,8 @@ _REST: Final = (
     "All remaining segments of the path, with `/` between them; their encoding is kept, so that a `/` that a tool encodes as `%2F` is part of one "
     "segment. The first segment must not be empty, and none of them `.` or `..`."
 )
+_OF_BODIES: Final[dict[str, JSON]] = {"json": {}, "form": {"type": "object"}, "multipart": {"type": "object"}, "text": {"type": "string"}}
+"""What is true of each kind of body, whatever its schema says."""
 _PROBLEM: Final[JSON] = {
     "type": "object",
     "description": "A problem document (RFC 9457). `type` is the address of a page that explains the problem. Some problems have further members.",
@@ -99,10 +101,11 @@ def _operation(plan: EndpointPlan, template: str, schemas: JSON, schemes: JSON, 
     if plan.body is not None:
         body = plan.body.source
         schema = body.schema_ if body is not None and isinstance(body.schema_, dict) else {}
+        schema = _OF_BODIES[plan.body.kind] | schema
         operation["requestBody"] = {
             **({"description": body.description} if body is not None and body.description else {}),
             "required": plan.body.is_required,
-            "content": {"application/json": {"schema": _embedded(schema, f"{plan.name}_body", schemas)}},
+            "content": {plan.body.media_type.decode(): {"schema": _embedded(schema, f"{plan.name}_body", schemas)}},
         }
     operation["responses"] = describe_responses(plan, _response_schema(plan, schemas), problem_name, has_parameters=bool(parameters))
     return operation

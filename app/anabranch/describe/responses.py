@@ -34,7 +34,10 @@ PROBLEMS: Final = {
     ),
     "408": ("BodyTimeout", "The request body did not arrive before the request's deadline."),
     "413": ("BodyTooLarge", "The request body exceeds the endpoint's size limit."),
-    "415": ("UnsupportedMediaType", "The content type of the request body is not JSON, or the body has a content coding."),
+    "415": (
+        "UnsupportedMediaType",
+        "The content type of the request body is not the one that is described, or the body has a content coding.",
+    ),
     "4XX": (
         "UpstreamRefusal",
         (

@@ -52,6 +52,7 @@ class EndpointHandler:
         "_check_accept",
         "_compressor",
         "_proxies",
+        "_receive_body",
         "_responder",
         "_run",
         "_watch_after_s",
@@ -80,6 +81,7 @@ class EndpointHandler:
         self._check_accept = check_of(plan)
         self._compressor = None if plan.response.compression is None else Compressor(plan.response.compression)
         self._run = run
+        self._receive_body = body.RECEIVERS["json" if plan.body is None else plan.body.kind]
         self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
         self._watch_after_s = watch_after_s
         self._proxies = proxies
@@ -123,7 +125,7 @@ class EndpointHandler:
             if plan.body is not None:
                 body.check_head(request, plan.body)
                 if receive is not None:
-                    await body.receive_body(request, plan.body, receive)
+                    await self._receive_body(request, plan.body, receive)
                 body.read_body(request, plan.body)
             run = self._run(request)
             result = await (run if receive is None else run_watched(receive, run, self._watch_after_s))

@@ -1,4 +1,4 @@
-"""XML as JSON, and back, by one convention.
+"""XML as JSON, by one convention; `anabranch.plan.encode.xml` writes by the same.
 
     <a id="1">text<b>2</b><b/></a>      {"a": {"@id": "1", "b": ["2", ""], "#text": "text"}}
 
@@ -19,8 +19,7 @@ from xml.parsers import expat
 from anabranch.errors import InvalidFormat
 from anabranch.formats.charset import codec_of, read_text
 from anabranch.jsontext.path import parse_path
-from anabranch.jsontext.raw import encode, items, members
-from anabranch.jsontext.values import load
+from anabranch.jsontext.raw import encode
 
 _FROM_BYTES: Final = 64 * 1024
 _MOST_TAGS: Final = 1500
@@ -29,8 +28,6 @@ MAX_DEPTH: Final = 200
 
 _WHITESPACE: Final = " \t\r\n"
 _DECLARED: Final = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
-_NAME: Final = re.compile(r"[A-Za-z_:\u00c0-\U000effff][-.A-Za-z0-9_:\u00b7-\U000effff]*")
-_NOT_IN_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 _Arrays = dict[str, tuple[bool, Any]]
 """By name of an element: whether it is always an array, and the same for the elements in it."""
@@ -165,63 +162,3 @@ class _Builder:
             earlier.append(value)
         else:
             above[name] = [earlier, value]
-
-
-def write(value: bytes) -> bytes:
-    """The document for JSON text by the same convention: an object with one member, the root element. Numbers keep their spelling; null is an empty
-    element. Raises ValueError, with a sentence that quotes nothing, for what no document can say."""
-    fields = members(value)
-    if fields is None or len(fields) != 1:
-        raise ValueError("XML needs an object with exactly one member, the root element")
-    ((name, root),) = fields.items()
-    parts = ['<?xml version="1.0" encoding="UTF-8"?>\n']
-    if items(root) is not None:
-        raise ValueError("the root element cannot be an array")
-    _write_element(name, bytes(root), parts, 1)
-    return "".join(parts).encode()
-
-
-def _write_element(name: str, value: bytes, parts: list[str], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"XML cannot have more than {MAX_DEPTH} levels of elements")
-    _check_name(name)
-    fields = members(value)
-    if fields is None:
-        text = _scalar(value)
-        parts.append(f"<{name}>{_escaped(text)}</{name}>" if text else f"<{name}/>")
-        return
-    attributes = "".join(f' {_check_name(key[1:])}="{_escaped(_scalar(bytes(raw)))}"' for key, raw in fields.items() if key.startswith("@"))
-    parts.append(f"<{name}{attributes}>")
-    for key, raw in fields.items():
-        if key == "#text":
-            parts.append(_escaped(_scalar(bytes(raw))))
-        elif not key.startswith("@"):
-            elements = items(raw)
-            for element in [raw] if elements is None else elements:
-                if elements is not None and items(element) is not None:
-                    raise ValueError("XML has no array in an array")
-                _write_element(key, bytes(element), parts, depth + 1)
-    parts.append(f"</{name}>")
-
-
-def _check_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError("a name cannot be that of an element or attribute")
-    return name
-
-
-def _scalar(value: bytes) -> str:
-    if value[:1] in (b"{", b"["):
-        raise ValueError("an attribute, or `#text`, must be text, a number, a boolean or null")
-    if value[:1] == b'"':
-        text: str = load(value)
-        return text
-    return "" if value == b"null" else value.decode()
-
-
-def _escaped(text: str) -> str:
-    if _NOT_IN_XML.search(text):
-        raise ValueError("a text has a control character, which XML cannot have")
-    for char, escape in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("\t", "&#9;"), ("\n", "&#10;"), ("\r", "&#13;")):
-        text = text.replace(char, escape)
-    return text

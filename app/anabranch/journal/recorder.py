@@ -14,6 +14,7 @@ import orjson
 from uuid_utils import uuid7
 
 from anabranch.cache.entries import recorded_origin
+from anabranch.core.exchange import BodySource
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import StepError, UpstreamStatus
@@ -32,7 +33,7 @@ from anabranch.journal.record import (
     kept,
 )
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
-from anabranch.plan.kinds.call import decoded_calls, stale_calls
+from anabranch.plan.kinds.call import CallPlan, decoded_calls, stale_calls
 from anabranch.plan.model import EndpointPlan, RecordPlan
 
 NO_HEADERS: Final[dict[str, str]] = {}
@@ -82,7 +83,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_bodies", "_decoded", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
+        "_bodies", "_decoded", "_encodings", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
     )  # fmt: skip
 
     def __init__(self, plan: EndpointPlan, rule: RecordPlan, journal: Journal, redaction: Redaction) -> None:
@@ -97,6 +98,7 @@ class Recorder:
         )
         self._headers = rule.headers
         self._origins = {step.name: rule.origin for step, rule in stale_calls(plan.steps)}
+        self._encodings = {step.name: step.operation.encoding for step in plan.steps if isinstance(step.operation, CallPlan)}
         self._decoded = frozenset(step.name for step in decoded_calls(plan.steps))
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
 
@@ -170,7 +172,7 @@ class Recorder:
             if "?" in target:
                 target = self._redaction.target(target)
             if request.body is not None:
-                sent = _content(request.body, self._steps[outcome.step], is_kept=False, is_json=True)
+                sent = self._sent(request.body, outcome.step, is_kept=False)
         return Step(
             outcome.step,
             outcome.upstream,
@@ -207,7 +209,7 @@ class Recorder:
         elif is_kept and request is None and outcome.raw is not None:
             value = _content(outcome.raw, redaction, is_kept=True, is_json=True)
         if request is not None and request.body is not None:
-            sent = _content(request.body, redaction, is_kept=is_kept, is_json=True)
+            sent = self._sent(request.body, outcome.step, is_kept=is_kept)
         return Step(
             outcome.step,
             outcome.upstream,
@@ -226,6 +228,13 @@ class Recorder:
             outcome.stale_age_s,
             self._origin(outcome) if is_kept and self._origins else "",
         )
+
+    def _sent(self, body: bytes | BodySource, step: str, *, is_kept: bool) -> Content | None:
+        """The body of a call as a record stores it. Of a multipart body, which may have the client's files in it, only the size."""
+        encoding = self._encodings.get(step, "json")
+        if encoding == "multipart" or not isinstance(body, bytes):
+            return Content(size=len(body))
+        return _content(body, self._steps[step], is_kept=is_kept, is_json=encoding == "json")
 
     def _origin(self, outcome: Outcome) -> str:
         origin = self._origins.get(outcome.step, "")

@@ -7,8 +7,8 @@ from typing import Any, Final
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext.frame import MISSING, Frame
-from anabranch.jsontext.shape import Shape, compile_filler, compile_reader
-from anabranch.jsontext.values import load_exactly
+from anabranch.jsontext.shape import compile_filler
+from anabranch.plan.body import FILES, compile_body, report_body, shape_schema
 from anabranch.plan.calls import most_calls
 from anabranch.plan.digest import endpoint_digest
 from anabranch.plan.each import local_roots
@@ -23,16 +23,13 @@ from anabranch.plan.parameters import check_default, compile_parameter, type_of
 from anabranch.plan.reference import ROOTS, in_fixed_text, keys
 from anabranch.plan.response import compile_response
 from anabranch.plan.routes import PathError, Segments, operation_name, parameter_names, parse_path, split_path
-from anabranch.plan.schema import Schema, SchemaError
+from anabranch.plan.schema import SchemaError
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.select import compile_select
 from anabranch.plan.step import StepDraft, draft_step, plan_step
 from anabranch.plan.value import of_document
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LISTED_BYTES: Final = 4 * 1024
-"""Size of a body up to which all its faults are found. Of a larger one only the first is: a body of 1 MiB can have faults for 7 s of CPU time."""
-_MOST_FAULTS: Final = 20
 _MERGED: Final[dict[str, tuple[type, str]]] = {
     "object": (dict, "an object or null: it is merged by its keys"),
     "array": (list, "an array or null: it is merged by its elements"),
@@ -245,7 +242,7 @@ class EndpointCompiler:
         """The JSON Schemas of what references refer to, as far as they are known."""
         results = {draft.name: draft.operation.result_schema() for draft in drafts if draft.operation is not None}
         body = self._endpoint.body
-        return {**results, "body": None if body is None else body.schema_}
+        return {**results, "body": None if body is None else shape_schema(body)}
 
     # ----------------------------------------------------------------------------------------- what the client sends
 
@@ -316,25 +313,19 @@ class EndpointCompiler:
             self._problems.add((*self._at, "body"), "a GET endpoint has no request body", hint="use another method", at_key=True)
         if source is None and not slots:
             return None
-        validate = None
-        if source is not None and source.schema_ not in (True, {}):
-            try:
-                validate = _body_check(Schema(source.schema_))
-            except SchemaError as error:
-                self._problems.add((*self._at, "body", "schema"), str(error))
-        fill = compile_reader(Shape(), slots) if slots else None
-
-        def read(body: bytes, frame: Frame) -> None:
-            if fill is not None:
-                fill(body, frame)
-
-        return BodyPlan(
-            is_required=source.required if source is not None else self._endpoint.method != "DELETE",
-            max_size_bytes=(source.max_size if source is not None else None) or self._known.defaults.max_body,
-            validate=validate,
-            read=read,
-            source=source,
-        )
+        if source is not None:
+            report_body(source, (*self._at, "body"), self._problems)
+        try:
+            return compile_body(
+                source,
+                slots,
+                is_required=self._endpoint.method != "DELETE",
+                max_size_bytes=(source.max_size if source is not None else None) or self._known.defaults.max_body,
+                files_slot=self._scope.known_slot(FILES),
+            )
+        except SchemaError as error:
+            self._problems.add((*self._at, "body", "schema"), str(error))
+            return None
 
 
 def _absent(drafts: list[StepDraft]) -> set[str]:
@@ -359,21 +350,3 @@ def _record(endpoint: config.Endpoint) -> RecordPlan | None:
 
 
 _UNDECLARED = config.Parameter.model_validate({"in": "path", "required": True})
-
-
-def _body_check(schema: Schema) -> Callable[[bytes], None]:
-    def validate(body: bytes) -> None:
-        try:
-            value = load_exactly(body)
-        except ValueError as error:
-            raise ValueError(f"it cannot be checked: {error}") from None
-        if schema.is_valid(value):
-            return
-        if len(body) > _LISTED_BYTES:
-            raise ValueError(schema.first_fault(value))
-        faults = list(schema.faults(value))
-        if len(faults) > _MOST_FAULTS:
-            faults[_MOST_FAULTS:] = [f"and {len(faults) - _MOST_FAULTS} more faults"]
-        raise ValueError(*faults)
-
-    return validate

@@ -15,6 +15,8 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     steps = plan.steps
     longest, chain = longest_path([step.needs for step in steps], [step.worst_case_s for step in steps])
     lines = [f"{plan.method} {plan.path}  ({plan.name})", f"  deadline {_seconds(plan.timeout_s)}"]
+    if plan.body is not None and plan.body.kind != "json":
+        lines.append(f"  body {plan.body.media_type.decode()}, at most {plan.body.max_size_bytes} bytes")
     for level in _levels(plan):
         waits = sorted({steps[need].name for index in level for need in steps[index].needs})
         lines.append(f"  {'at once' if not waits else 'after ' + ', '.join(waits)}")

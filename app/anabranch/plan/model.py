@@ -46,16 +46,36 @@ class ParameterPlan:
     field: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class FieldPlan:
+    """A declared field of a form. `kind`: what its text is read as: a type of JSON Schema, or `file`. `is_list`: it is an array of these."""
+
+    kind: str
+    is_list: bool
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind == "file"
+
+
+BodyKind = Literal["json", "form", "multipart", "text"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyPlan:
-    """The request body. `validate`: raises ValueError whose args are one message for each fault; None when any JSON is accepted. `read`: fills
-    the frame's slots from a body that is known to be JSON in UTF-8."""
+    """The request body. `kind`: what the client sends, `media_type`: its content type. `validate`: raises ValueError whose args are one message for
+    each fault; None when any body is accepted. `read`: fills the frame's slots from a body that is known to be JSON in UTF-8. `fields`: the declared
+    fields of a form. `files_slot`: of the fields that have files; None when no step sends files."""
 
+    kind: BodyKind
+    media_type: bytes
     is_required: bool
     max_size_bytes: int
     validate: Callable[[bytes], None] | None
     read: Callable[[bytes, Frame], None]
     source: config.Body | None
+    fields: Mapping[str, FieldPlan] = field(default_factory=dict)
+    files_slot: int | None = None
 
 
 PoolKind = Literal["thread", "process", "dask"]

@@ -72,6 +72,14 @@ def _boolean(text: str) -> bool:
 _READERS: Final[dict[str, Callable[[str], Value]]] = {"string": _string, "integer": _integer, "number": _number, "boolean": _boolean}
 
 
+def read_text(kind: str, text: str) -> Value:
+    """A text read as a value of the type `kind`; the text itself when it is none."""
+    try:
+        return _READERS.get(kind, _string)(text)
+    except ValueError:
+        return text
+
+
 def type_of(schema: dict[str, Any]) -> str:
     """The type that a parameter's text is read as. Raises SchemaError."""
     kind = schema.get("type", "string")

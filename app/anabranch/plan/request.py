@@ -15,6 +15,7 @@ from anabranch.core.field import is_safe_value
 from anabranch.core.forwarding import FORWARDING
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.encode.multipart import Encoded
 from anabranch.plan.forwarding import PROPAGATED, ForwardQuery, compile_all
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
@@ -107,13 +108,17 @@ def compile_headers(
     forward: Sequence[str],
     slot_of: SlotOf,
     optional: Callable[[Reference], bool],
+    content_type: str | None = None,
 ) -> tuple[HeaderBlock, Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs]]:
     """The fixed header fields of a call, and a function for those that depend on the request.
 
     Precedence for the same name, highest first: the step, the upstream, the gateway's own (`always`: the request's id and trace, and what the
-    upstream is told of the client), the client (`forward`), the gateway's defaults.
+    upstream is told of the client), the client (`forward`), the gateway's defaults. `content_type`: only the step replaces it; "": it is added in
+    another way; None: as the others.
     """
     fixed: dict[str, str] = {name.lower(): value for name, value in upstream.headers.items()}
+    if content_type is not None:
+        fixed["content-type"] = content_type
     dynamic: list[Callable[[Frame], tuple[bytes, bytes] | None]] = []
     named = set(fixed)
     for name, template in step.items():
@@ -153,7 +158,7 @@ def compile_headers(
         pairs.extend(pair for field in dynamic if (pair := field(frame)) is not None)
         return tuple(pairs)
 
-    block = HeaderBlock.of([(name.encode(), value.encode()) for name, value in fixed.items()])
+    block = HeaderBlock.of([(name.encode(), value.encode()) for name, value in fixed.items() if value or name != "content-type"])
     return block, extra
 
 
@@ -166,11 +171,13 @@ def compile_build(
     headers: HeaderBlock,
     extra: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs],
     body: Callable[[Frame], bytes] | None,
+    multipart: Callable[[Frame], Encoded] | None = None,
     forward_query: ForwardQuery | None = None,
     host: Callable[[Mapping[bytes, bytes]], bytes] | None = None,
 ) -> Build:
-    """Combine the compiled parts of a call. `query_glue`: `?`, or `&` when the path already has a query."""
-    if query is None and body is None and forward_query is None and host is None:
+    """Combine the compiled parts of a call. `query_glue`: `?`, or `&` when the path already has a query. `multipart`: instead of `body`, gives the
+    content type too."""
+    if query is None and body is None and multipart is None and forward_query is None and host is None:
         return lambda frame, client, always, _raw: Request(method, path(frame), headers, extra(frame, client, always), None)
 
     def build(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs, raw: bytes) -> Request:
@@ -183,4 +190,13 @@ def compile_build(
         fields = extra(frame, client, always)
         return Request(method, target, headers, fields, None if body is None else body(frame), b"" if host is None else host(client))
 
-    return build
+    return build if multipart is None else _with_parts(multipart, build)
+
+
+def _with_parts(multipart: Callable[[Frame], Encoded], build: Build) -> Build:
+    def build_with_parts(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs, raw: bytes) -> Request:
+        sent = build(frame, client, always, raw)
+        body, media_type = multipart(frame)
+        return Request(sent.method, sent.target, sent.headers, (*sent.extra, (b"content-type", media_type)), body, sent.host)
+
+    return build_with_parts

@@ -70,6 +70,10 @@ class Scope:
             path = (path[0].lower(), *path[1:])
         return self._slots.setdefault((reference.root, reference.meta, path), len(self._slots))
 
+    def known_slot(self, reference: Reference) -> int | None:
+        """The slot that a reference has already; None for none."""
+        return self._slots.get((reference.root, reference.meta, reference.path))
+
     def parse(
         self,
         text: str,

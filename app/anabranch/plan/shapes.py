@@ -21,7 +21,7 @@ def _reason(schema: Any, whole: Any, walked: Path, path: Path, steps_left: int) 
     if not path or not isinstance(schema, dict) or steps_left <= 0:
         return None
     if (target := schema.get("$ref")) is not None:
-        return _reason(_found(whole, target), whole, walked, path, steps_left - 1)
+        return _reason(part_of(whole, target), whole, walked, path, steps_left - 1)
     for keyword in ("anyOf", "oneOf"):
         if isinstance(options := schema.get(keyword), list):
             others = [option for option in options if option != {"type": "null"}]
@@ -54,7 +54,7 @@ def _reason(schema: Any, whole: Any, walked: Path, path: Path, steps_left: int) 
     return None
 
 
-def _found(whole: Any, target: Any) -> Any:
+def part_of(whole: Any, target: Any) -> Any:
     """What a reference inside a schema names; None when that is not a part of it."""
     if not isinstance(target, str) or not target.startswith("#"):
         return None

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from anabranch.config.journal import Redact
-from anabranch.core.exchange import Address, Answer, Request
+from anabranch.core.exchange import Address, Answer, BodySource, Request
 from anabranch.errors import ConnectError
 from anabranch.journal.reader import records
 from anabranch.journal.record import Content, Record, Step, digested, kept
@@ -90,9 +90,9 @@ class RecordedAnswers:
                 return Answer(status, msgspec.msgpack.decode(headers, type=list[tuple[bytes, bytes]]), content)
         return None
 
-    def _forms(self, body: bytes | None) -> Iterator[str]:
-        """Yield the digests under which a sent body may be stored: redacted or not, with or without its line breaks."""
-        if not body:
+    def _forms(self, body: bytes | BodySource | None) -> Iterator[str]:
+        """Yield the digests under which a sent body may be stored: redacted or not, with or without its line breaks. None for uploads."""
+        if not isinstance(body, bytes) or not body:
             return
         try:
             redacted = self._redaction.body.apply(body, is_json=False)

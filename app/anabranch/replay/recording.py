@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from msgspec import UNSET
 
-from anabranch.core.exchange import Answer, Request, StaleRule
+from anabranch.core.exchange import Answer, BodySource, Request, StaleRule
 from anabranch.errors import (
     ComputePoolDown,
     ComputePoolFull,
@@ -74,7 +74,7 @@ class Recording:
         with self._turns.running(turn):
             await self._turns.wait(turn)
         if step is None:
-            if any(mask in request.target for mask in _MASKS_IN_TARGETS) or (request.body is not None and _MASK in request.body):
+            if any(mask in request.target for mask in _MASKS_IN_TARGETS) or (isinstance(request.body, bytes) and _MASK in request.body):
                 self.fault = "a call is made with a redacted value (`redact` it in the query or body of that call too)"
             self.missing.append(key)
             raise ConnectError("this call is not in the record")
@@ -117,21 +117,21 @@ class Recording:
         for steps in self._steps.values():
             yield from (step for step in steps if step.name not in self.used)
 
-    def _step(self, candidates: list[Step], body: bytes | None, name: str) -> Step | None:
+    def _step(self, candidates: list[Step], body: bytes | BodySource | None, name: str) -> Step | None:
         fitting = [step for step in candidates if self._is_sent(step, body)]
         return min(fitting, key=lambda step: (step.name != name, step.name in self.used), default=None)
 
-    def _is_sent(self, step: Step, body: bytes | None) -> bool:
+    def _is_sent(self, step: Step, body: bytes | BodySource | None) -> bool:
         if step.sent is None or not body:
             return step.sent is None and not body
+        if not isinstance(body, bytes) or (not step.sent.is_kept and step.sent.sha256 is UNSET):
+            # Only the size is known: the body was multipart, or the answer was not kept either, and that is reported.
+            return True
         try:
             redacted = self._redaction.for_step(step.name).apply(body, is_json=False)
         except UnreadableBody:
             redacted = body
         if not step.sent.is_kept:
-            if step.sent.sha256 is UNSET:
-                # Only the size is known. Then the answer was not kept either, and that is reported.
-                return True
             return step.sent.sha256 in (digested(redacted).sha256, digested(body).sha256)
         found = compare(step.sent.to_bytes(), kept(redacted).to_bytes())
         return not found.changes

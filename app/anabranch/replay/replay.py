@@ -7,10 +7,12 @@ from typing import Final
 
 import msgspec
 
+from anabranch.core.upload import FILE_KEYS
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
 from anabranch.journal.record import Record, digested, kept
 from anabranch.journal.redact import MASK, Redaction, UnreadableBody
 from anabranch.jsontext.path import path_text
+from anabranch.jsontext.raw import items, members
 from anabranch.replay.compare import NOTHING_IGNORED, Comparison, Ignored, compare
 from anabranch.replay.recording import Recording
 
@@ -178,6 +180,14 @@ def is_body_redacted(record: Record) -> bool:
     """Whether part of the body that the client sent was redacted."""
     content = record.request.body
     return content is not None and content.is_kept and _MASK in content.to_bytes()
+
+
+def has_files(record: Record) -> bool:
+    """Whether the body that the client sent had files. The record has an object with `FILE_KEYS` in place of each."""
+    content = record.request.body
+    fields = members(content.to_bytes()) if content is not None and content.is_kept else None
+    values = [value for field in (fields or {}).values() for value in (items(field) or [field])]
+    return any((members(value) or {}).keys() == FILE_KEYS for value in values)
 
 
 def _note(

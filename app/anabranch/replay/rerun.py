@@ -29,7 +29,7 @@ from anabranch.plan.routes import RESERVED
 from anabranch.policy.call import Call, Policy
 from anabranch.replay.recompute import RecordedPool, local_pools
 from anabranch.replay.recording import Recording
-from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, is_body_redacted, request_body
+from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, has_files, is_body_redacted, request_body
 
 
 class Rerun:
@@ -59,8 +59,8 @@ class Rerun:
         lines.append((b"x-request-id", recorded.id.encode()))
         if body:
             lines.append((b"content-length", str(len(body)).encode()))
-            if "content-type" not in recorded.headers:
-                lines.append((b"content-type", b"application/json"))
+            if "content-type" not in recorded.headers and handler.plan.body is not None:
+                lines.append((b"content-type", handler.plan.body.media_type))
         scope = {
             "method": recorded.method,
             "path": recorded.path,
@@ -149,6 +149,8 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         raise CannotReplay("the request body has a redacted value, and `***` must not be sent to a service")
     if not is_live and _lacks_failures(plan, record):
         raise CannotReplay("the response shows what a service answered to a failed call, which was not kept (`bodies: steps` keeps JSON)")
+    if is_live and plan.body is not None and plan.body.files_slot is not None and has_files(record):
+        raise CannotReplay("the request has uploaded files, of which the journal keeps only size and digest")
     request = record.request
     if record.failure == NotAcceptable.code and request.headers.get("accept") in (None, MASK):
         raise CannotReplay("the header accept was not kept (`journal: {headers: [accept]}` keeps it)")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import httpx
 
 from anabranch.config.problems import did_you_mean
-from anabranch.core.exchange import Address, Answer, Request
+from anabranch.core.exchange import Address, Answer, BodySource, Request
 from anabranch.errors import ConnectError, UpstreamError
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.testing.scripted.record import Answers
@@ -257,7 +257,7 @@ class _Recorded:
 
     async def exchange(self, request: Request, address: Address, deadline: float) -> Answer:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in (*request.headers.pairs, *request.extra)]
-        call = Call(self._name, request.method, f"{address.origin}{address.base_path}{request.target}", headers, request.body or b"")
+        call = Call(self._name, request.method, f"{address.origin}{address.base_path}{request.target}", headers, _content(request.body))
         self._traffic.calls.append(call)
         try:
             answer = await self._inner.exchange(request, address, deadline)
@@ -272,6 +272,10 @@ class _Recorded:
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _content(body: bytes | BodySource | None) -> bytes:
+    return body if isinstance(body, bytes) else b"" if body is None else body.read(0, len(body))
 
 
 def _recorded(inner: Transport, upstream: UpstreamPlan, traffic: Traffic) -> Transport:

@@ -10,10 +10,11 @@ safe to reuse. Does not decode content codings.
 import asyncio
 import socket
 import ssl
+from functools import partial
 from io import BytesIO
 from typing import Final, Protocol
 
-from anabranch.core.exchange import Answer
+from anabranch.core.exchange import Answer, BodySource
 from anabranch.errors import ConnectionLost, UpstreamError, UpstreamTimeout
 from anabranch.upstream.body import BodyBuffer
 from anabranch.upstream.message import MessageReader
@@ -22,6 +23,8 @@ from anabranch.upstream.tls import tls_error
 
 # Request bodies up to this size are written together with the head; larger ones are written in slices of this size.
 SLICE: Final = 64 * 1024
+# A body that is not in memory is read in pieces of this size.
+PIECE: Final = 256 * 1024
 # Response bodies above this size are assembled as they arrive; smaller ones are joined at the end.
 LARGE: Final = 4 * 1024 * 1024
 
@@ -49,8 +52,8 @@ class Connection(MessageReader, asyncio.Protocol):
     """
 
     __slots__ = (
-        "_has_body", "_into", "_is_discarded", "_is_paused", "_large", "_loop", "_max_response", "_owner", "_parts", "_timer", "_transport",
-        "_unsent", "_waiter", "exchanges", "expires_at", "idle_until", "is_open", "socket",
+        "_has_body", "_into", "_is_discarded", "_is_paused", "_is_reading", "_large", "_loop", "_max_response", "_owner", "_parts", "_read_to",
+        "_source", "_timer", "_transport", "_unsent", "_waiter", "exchanges", "expires_at", "idle_until", "is_open", "socket",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, *, max_response: int, expires_at: float) -> None:
@@ -63,6 +66,9 @@ class Connection(MessageReader, asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._into: BodyBuffer | None = None
         self._unsent: memoryview | None = None
+        self._source: BodySource | None = None
+        self._read_to = 0
+        self._is_reading = False
         self._is_paused = False
         self._is_discarded = False
         self.failure = None
@@ -81,7 +87,7 @@ class Connection(MessageReader, asyncio.Protocol):
     # --------------------------------------------------------------------------------------------------------- sending
 
     def send(
-        self, head: bytes, body: bytes | None, *, is_head: bool, deadline: float, into: BodyBuffer | None = None
+        self, head: bytes, body: bytes | BodySource | None, *, is_head: bool, deadline: float, into: BodyBuffer | None = None
     ) -> "asyncio.Future[Answer]":
         """Write a request and return the future of its response, with the body as received (content codings not decoded).
 
@@ -104,6 +110,12 @@ class Connection(MessageReader, asyncio.Protocol):
         self._timer = self._loop.call_at(deadline, self._on_deadline)
         if not body:
             transport.write(head)
+        elif not isinstance(body, bytes):
+            self._has_body = True
+            self._source, self._read_to = body, 0
+            transport.write(head)
+            if not self._is_paused:
+                self.resume_writing()
         elif len(body) <= SLICE:
             self._has_body = True
             transport.write(head + body)
@@ -122,10 +134,33 @@ class Connection(MessageReader, asyncio.Protocol):
     def resume_writing(self) -> None:
         """Write slices of a large body until the transport's buffer is full."""
         self._is_paused = False
+        if self._source is not None and not self._is_reading:
+            self._read_piece(self._source)
         while self._unsent is not None and not self._is_paused and self._transport is not None:
             part, rest = self._unsent[:SLICE], self._unsent[SLICE:]
             self._unsent = rest or None
             self._transport.write(part)
+
+    def _read_piece(self, source: BodySource) -> None:
+        """Read the next piece of a body that is not in memory, on a thread, and write it then."""
+        self._is_reading = True
+        reading = self._loop.run_in_executor(None, source.read, self._read_to, PIECE)
+        reading.add_done_callback(partial(self._write_piece, source))
+
+    def _write_piece(self, source: BodySource, reading: "asyncio.Future[bytes]") -> None:
+        self._is_reading = False
+        error = None if reading.cancelled() else reading.exception()
+        if self._source is not source or self._transport is None or reading.cancelled():
+            return  # the exchange has ended meanwhile
+        if error is not None or not (piece := reading.result()):
+            self.fail(ConnectionLost("the gateway could not read the upload that it was sending", may_be_processed=True))
+            return
+        self._read_to += len(piece)
+        if self._read_to >= len(source):
+            self._source = None
+        self._transport.write(piece)
+        if self._source is not None and not self._is_paused:
+            self._read_piece(source)
 
     # --------------------------------------------------------------------------------------------------------- closing
 
@@ -134,7 +169,7 @@ class Connection(MessageReader, asyncio.Protocol):
         was_open, self.is_open = self.is_open, False
         self._settle()
         self._into = None
-        self._unsent = None
+        self._unsent = self._source = None
         # Breaks the reference cycle with the parser, which would otherwise be left to the garbage collector.
         self._parser = None
         if self._transport is not None:
@@ -237,7 +272,7 @@ class Connection(MessageReader, asyncio.Protocol):
     def _finish(self, waiter: "asyncio.Future[Answer]") -> None:
         """The response is complete: set its future, and close the connection unless it is safe to reuse."""
         self.exchanges += 1
-        reusable = self._is_reusable and self._unsent is None and self._is_clean()
+        reusable = self._is_reusable and self._unsent is None and self._source is None and self._is_clean()
         if reusable:
             if self._has_body:
                 # The service responded before the whole request was written (RFC 9112 section 9.5).

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 import httpcore2
 import httpx
 
-from anabranch.core.exchange import Address, Answer, Request, StreamRule
+from anabranch.core.exchange import Address, Answer, BodySource, Request, StreamRule
 from anabranch.errors import (
     ConnectError,
     ConnectionLost,
@@ -31,6 +31,7 @@ from anabranch.errors import (
 )
 from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan, ProxyPlan
 from anabranch.upstream.backend import Backend
+from anabranch.upstream.connection import PIECE
 from anabranch.upstream.encoding import decode_soon
 from anabranch.upstream.names import Names
 from anabranch.upstream.stream import AnswerStream
@@ -351,9 +352,14 @@ class HTTPXTransport:
         return httpx.Request(
             request.method,
             httpx.URL(scheme=address.scheme, host=address.ip or address.lookup_name, port=address.port, raw_path=target),
-            headers=[(b"host", request.host or address.authority.encode("ascii")), *request.headers.pairs, *request.extra],
-            content=request.body,
+            headers=[
+                (b"host", request.host or address.authority.encode("ascii")),
+                *request.headers.pairs,
+                *request.extra,
+                *_length_of(request.body),
+            ],
             extensions=extensions,
+            **({"content": request.body} if request.body is None or isinstance(request.body, bytes) else {"stream": _Sent(request.body)}),
         )
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -367,6 +373,22 @@ class HTTPXTransport:
                 raise ResponseTooLarge(f"the response is larger than {limit} bytes", may_be_processed=True)
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Sent(httpx.AsyncByteStream):
+    """A request body that is not in memory, read in pieces on a thread."""
+
+    def __init__(self, source: BodySource) -> None:
+        self._source = source
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._source), PIECE):
+            yield await asyncio.to_thread(self._source.read, start, PIECE)
+
+
+def _length_of(body: bytes | BodySource | None) -> list[tuple[bytes, bytes]]:
+    """The length that httpx does not know: of a streamed body."""
+    return [] if body is None or isinstance(body, bytes) else [(b"content-length", b"%d" % len(body))]
 
 
 class _Body:

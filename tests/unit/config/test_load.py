@@ -184,7 +184,7 @@ endpoints:
   - {steps: {s: {upstream: good, path: /}}}
   - path: /kept
     timeout: soon
-    parameters: {p: {in: query}, q: {in: cookie}}
+    parameters: {p: {in: query}, q: {in: cellar}}
     steps:
       fine: {upstream: good, path: /}
       reduced: {upstream: good, path: /, timeout: soon}

@@ -71,7 +71,7 @@ endpoints:
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        ("{units: {in: qery}}", "must be one of `path`, `query`, `header`"),
+        ("{units: {in: qery}}", "must be one of `path`, `query`, `header`, `cookie`"),
         ("{units: {}}", "the key `in` is missing"),
         ("{units: 5}", "must be a mapping"),
         ("{units: {in: path}}", "the path has no parameter `units`"),
@@ -88,7 +88,7 @@ def test_a_parameter_with_an_invalid_location_is_one_problem_however_often_it_is
 def test_a_reference_to_the_wrong_parameter_location_names_the_declared_one(tmp_path: Path) -> None:
     found = _problems(tmp_path, _REFERRING.replace("PARAMETERS", "{units: {in: query}, other: {in: qery}}"))
     assert [(problem.message.partition(":")[0], problem.hint) for problem in found] == [
-        ("must be one of `path`, `query`, `header`", "did you mean `query`?"),
+        ("must be one of `path`, `query`, `header`, `cookie`", "did you mean `query`?"),
         ("unknown header parameter `Units`", "declare it: `parameters: {Units: {in: header}}`"),
         ("unknown path parameter `units`", "it is declared with `in: query`: write {query.units}"),
     ]

@@ -18,7 +18,7 @@ JSON = [(b"content-type", b"application/json")]
 async def read(plan: BodyPlan, *chunks: bytes, lines: Lines = JSON, client: Client | None = None, timeout_s: float = 5.0) -> Frame:
     request = request_of(endpoint(method="POST", body=plan), lines=lines, frame=[MISSING], timeout_s=timeout_s)
     reader.check_head(request, plan)
-    await reader.receive_body(request, plan, (client or Client(*chunks)).receive)
+    await reader.receive_json(request, plan, (client or Client(*chunks)).receive)
     reader.read_body(request, plan)
     return request.frame
 
@@ -97,7 +97,7 @@ async def test_waiting_for_a_body_ends_at_the_deadline() -> None:
         raise AssertionError
 
     with pytest.raises(BodyTimeout):
-        await reader.receive_body(request_of(endpoint(method="POST", body=body()), timeout_s=0.0), body(), receive)
+        await reader.receive_json(request_of(endpoint(method="POST", body=body()), timeout_s=0.0), body(), receive)
 
 
 async def test_every_fault_against_the_schema_is_reported() -> None:

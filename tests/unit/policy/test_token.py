@@ -1,7 +1,7 @@
 import asyncio
 import traceback
 from base64 import b64decode
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import parse_qs
 
 import msgspec
@@ -89,7 +89,7 @@ class TestRequest:
         assert authority.addresses[0] == Address("https", "login.example", 443)
         assert headers[b"content-type"] == b"application/x-www-form-urlencoded"
         assert b64decode(headers[b"authorization"].removeprefix(b"Basic ")) == b"gate+way:s3cret%3A%2F%2B+%26"
-        assert parse_qs((request.body or b"").decode()) == {"grant_type": ["client_credentials"], "scope": ["read write"]}
+        assert parse_qs(cast("bytes", request.body).decode()) == {"grant_type": ["client_credentials"], "scope": ["read write"]}
 
     async def test_client_can_be_named_in_the_form(self) -> None:
         """RFC 6749 section 2.3.1."""
@@ -98,7 +98,7 @@ class TestRequest:
         request = authority.requests[0]
         assert b"authorization" not in dict(request.headers.pairs)
         expected = {"grant_type": ["client_credentials"], "scope": ["read"], "client_id": ["gate way"], "client_secret": [SECRET]}
-        assert parse_qs((request.body or b"").decode()) == expected
+        assert parse_qs(cast("bytes", request.body).decode()) == expected
 
     @pytest.mark.parametrize("query", ["tenant=blue", "a=1&a=2", "p=B2C_1%2Fflow", "x="])
     async def test_query_of_the_token_url_is_kept(self, query: str) -> None:

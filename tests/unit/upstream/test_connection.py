@@ -1,14 +1,14 @@
 """One connection fed byte by byte, without a socket: where messages end, when it can be reused, and the effect of each callback."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
 
-from anabranch.core.exchange import Answer
+from anabranch.core.exchange import Answer, BodySource
 from anabranch.errors import ConnectionLost, ProtocolError, ResponseTooLarge, UpstreamError, UpstreamTimeout
-from anabranch.upstream.connection import Connection
+from anabranch.upstream.connection import PIECE, Connection
 
 
 class Wire:
@@ -60,7 +60,7 @@ class Bench:
         self.wire.protocol = self.connection
         self.connection.connection_made(cast("Any", self.wire))
 
-    def ask(self, *, body: bytes | None = None, is_head: bool = False) -> "asyncio.Future[Answer]":
+    def ask(self, *, body: bytes | BodySource | None = None, is_head: bool = False) -> "asyncio.Future[Answer]":
         deadline = asyncio.get_running_loop().time() + 60
         return self.connection.send(b"GET / HTTP/1.1\r\n\r\n", body, is_head=is_head, deadline=deadline)
 
@@ -255,3 +255,74 @@ async def test_loss_while_idle_is_kept_as_the_reason(bench: Bench) -> None:
     bench.connection.connection_lost(None)
     assert isinstance(bench.connection.failure, UpstreamError)
     assert not bench.connection.failure.may_be_processed
+
+
+class Pieces:
+    """A body that is not in memory. `reads`: what was read. With `fault`, reading raises it."""
+
+    def __init__(self, size: int, fault: Exception | None = None) -> None:
+        self.size = size
+        self.fault = fault
+        self.reads: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, start: int, size: int) -> bytes:
+        self.reads.append((start, size))
+        if self.fault is not None:
+            raise self.fault
+        return b"x" * min(size, self.size - start)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_a_body_that_is_not_in_memory_is_read_only_as_fast_as_it_is_written() -> None:
+    bench = Bench()
+    source = Pieces(3 * PIECE + 5)
+    bench.wire.pause_after = PIECE
+    answer = bench.ask(body=source)
+    await until(lambda: len(bench.wire.written) > PIECE)
+    await asyncio.sleep(0)
+    assert source.reads == [(0, PIECE)]
+    bench.wire.pause_after = None
+    bench.connection.resume_writing()
+    await until(lambda: len(bench.wire.written) == len(b"GET / HTTP/1.1\r\n\r\n") + len(source))
+    assert [start for start, _ in source.reads] == [0, PIECE, 2 * PIECE, 3 * PIECE]
+    bench.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    assert (await answer).status == 200
+    assert bench.connection.is_open
+
+
+async def test_an_answer_before_the_whole_body_closes_the_connection() -> None:
+    bench = Bench()
+    source = Pieces(3 * PIECE)
+    bench.wire.pause_after = PIECE
+    answer = bench.ask(body=source)
+    await until(lambda: len(bench.wire.written) > PIECE)
+    bench.feed(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+    assert (await answer).status == 413
+    assert not bench.connection.is_open
+    bench.connection.resume_writing()
+    assert source.reads == [(0, PIECE)]
+
+
+async def test_a_body_that_cannot_be_read_fails_the_exchange() -> None:
+    bench = Bench()
+    with pytest.raises(ConnectionLost, match="could not read the upload"):
+        await bench.ask(body=Pieces(10, OSError("the disk")))
+    assert bench.wire.is_aborted
+
+
+async def test_a_piece_that_was_read_for_a_cancelled_exchange_is_not_written() -> None:
+    bench = Bench()
+    source = Pieces(10)
+    bench.ask(body=source)
+    bench.connection.abort()
+    written = bench.wire.written
+    await until(lambda: bool(source.reads) and not bench.connection._is_reading)
+    assert bench.wire.written == written

@@ -1,6 +1,6 @@
 """Calls: a request to an upstream, compiled."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeGuard
@@ -14,24 +14,28 @@ from anabranch.config.base import ALL
 from anabranch.core.exchange import HeaderBlock, StaleRule
 from anabranch.core.forwarding import Forwarded
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.body import FILES
 from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
+from anabranch.plan.encode import FORMATS, REPORTS
+from anabranch.plan.encode.multipart import Encoded, compile_multipart
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import compile_forward_query, compile_host, report_forward_headers
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
 from anabranch.plan.query import compile_query
 from anabranch.plan.request import Build, compile_build, compile_headers, compile_path
-from anabranch.plan.template import compile_json
+from anabranch.plan.template import SlotOf, compile_json
 from anabranch.plan.upstream import UpstreamPlan
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+CONTENT_TYPE: Final = "content-type"
 DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip, zstd, br", "user-agent": f"anabranch/{__version__}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPlan:
-    """`build`: see `request.Build`. `path`: the template, as written. `stale`: how a failed call may use an old answer; None: not at all. `decoding`: what the
-    answer is read as; None: JSON. `has_own_credentials`: it is authenticated by the document, and not by the client. `forwarded`: what the service is told
+    """`build`: see `request.Build`. `path`: the template, as written. `stale`: how a failed call may use an old answer; None: not at all. `encoding`: the
+    format of its body. `decoding`: what the answer is read as; None: JSON. `has_own_credentials`: it is authenticated by the document, and not by the client. `forwarded`: what the service is told
     of the client. `forward_headers`, `forward_query`: what is passed on of the request, as written. `host`: of the Host header, as written; None: the
     address's. The rest as of `OperationPlan`."""
 
@@ -45,6 +49,7 @@ class CallPlan:
     most_calls: int
     build: Build
     forwarded: Forwarded
+    encoding: str = "json"
     decoding: Decoding | None = None
     forward_headers: tuple[str, ...] = ()
     forward_query: tuple[str, ...] = ()
@@ -63,7 +68,8 @@ class CallPlan:
         return f"{self.method} {self.path} at {self.upstream}"
 
     def marks(self) -> list[str]:
-        marks = [f"decode {self.decoding.name}"] if self.decoding is not None else []
+        marks = [f"sends {self.encoding}"] if self.encoding != "json" else []
+        marks += [f"decode {self.decoding.name}"] if self.decoding is not None else []
         marks += [mark for mark, is_set in (("coalesced", self.is_coalesced), ("stale if error", self.stale is not None)) if is_set]
         if self.host is not None:
             marks.append("with the client's host" if self.host == "client" else f"as {self.host}")
@@ -78,6 +84,7 @@ class CallPlan:
     def facts(self) -> dict[str, Any]:
         return {
             "upstream": self.upstream,
+            **({"encode": self.encoding} if self.encoding != "json" else {}),
             **({"decode": self.decoding.name} if self.decoding is not None else {}),
             **({} if self.forwarded == "append" else {"forwarded": self.forwarded}),
             **({} if self.host is None else {"host": self.host}),
@@ -104,6 +111,21 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         context.parse_all(step.body, "body")
         if method == "HEAD":
             context.report("a HEAD request has no body", "body")
+        if step.encode in REPORTS:
+            REPORTS[step.encode](step.body, lambda message, *below: context.report(message, "body", *below))
+    elif step.encode != "json":
+        context.report("`encode` has no effect: the call has no body", "encode")
+    is_multipart = has_body and step.encode == "multipart"
+    if is_multipart:
+        for name in (name for name in step.headers if name.lower() == CONTENT_TYPE):
+            context.report("a multipart body has a content type of its own, with its boundary", "headers", name, at_key=True)
+        for key in ("coalesce", "stale_if_error"):
+            if getattr(step, "stale_if_error_s" if key == "stale_if_error" else key):
+                context.report(f"a call with a multipart body cannot have `{key}`: its body may be a file of the client", key)
+        if step.batch is not None and step.batch.window_s is not None:
+            context.report(
+                "a call with a multipart body cannot be shared by requests: its body may be a file of the client", "batch", "window"
+            )
     if step.coalesce and method != "GET":
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
     if step.stale_if_error_s is not None and method != "GET":
@@ -131,10 +153,11 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     block, extra = compile_headers(
         defaults=DEFAULT_HEADERS
         | ({"accept": decoding.accept} if decoding is not None else {})
-        | ({"content-type": "application/json"} if has_body else {}),
+        | ({CONTENT_TYPE: "application/json"} if has_body else {}),
         upstream=upstream,
         step=headers,
         forward=forward_headers,
+        content_type=_content_type(step, context, upstream) if has_body else None,
         slot_of=scope.slot,
         optional=scope.is_optional,
     )
@@ -163,16 +186,47 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
             query_glue="&" if "?" in step.path else "?",
             headers=block,
             extra=extra,
-            body=compile_json(step.body, scope.slot, is_strict=True) if has_body else None,
+            body=_encoded(step, scope.slot) if has_body and not is_multipart else None,
+            multipart=_multipart(step, context) if is_multipart else None,
             forward_query=compile_forward_query(step.forward_query, (*own_query, *ours)),
             host=compile_host(upstream.host),
         ),
+        encoding=step.encode,
         forwarded=upstream.forwarded,
         forward_headers=forward_headers,
         forward_query=tuple(step.forward_query),
         host=upstream.host,
         has_own_credentials=has_own_credentials(upstream, block),
     )
+
+
+def _encoded(step: config.CallStep, slot_of: SlotOf) -> Callable[[Frame], bytes]:
+    render = compile_json(step.body, slot_of, is_strict=True)
+    if step.encode == "json":
+        return render
+    encode = FORMATS[step.encode].encode
+    return lambda frame: encode(render(frame))
+
+
+def _multipart(step: config.CallStep, context: StepContext) -> Callable[[Frame], Encoded]:
+    files_slot = context.scope.slot(FILES) if _body_type(context.endpoint) == "multipart" else None
+    return compile_multipart(step.body, context.scope.slot, files_slot)
+
+
+def _body_type(endpoint: config.Endpoint) -> str:
+    return "json" if endpoint.body is None else endpoint.body.type
+
+
+def _content_type(step: config.CallStep, context: StepContext, upstream: UpstreamPlan) -> str | None:
+    """The content type that neither the upstream nor the client replaces: of another format than JSON, and of JSON that the client sent as something
+    else. "": in another way; None: they may replace it."""
+    if step.encode == "multipart":
+        return ""
+    if step.encode != "json":
+        return FORMATS[step.encode].MEDIA_TYPE
+    if _body_type(context.endpoint) == "json":
+        return None
+    return next((value for name, value in upstream.headers.items() if name.lower() == CONTENT_TYPE), "application/json")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -139,6 +139,67 @@ class Expect(Model):
     """Shortest response time."""
 
 
+FormField = str | int | float | bool
+"""A text of a form, or what is written as one."""
+
+
+class _Content(Model):
+    filename: str | None = None
+    """The name of the file; without it the part is a text."""
+    content_type: str | None = None
+    """Its content type."""
+    text: str | None = None
+    """Its content in UTF-8."""
+    bytes_: str | None = Field(None, alias="bytes")
+    """Its content, as text of which each character is one byte."""
+
+    @model_validator(mode="after")
+    def _has_one_content(self) -> "_Content":
+        if self.text is not None and self.bytes_ is not None:
+            raise ValueError("a part has only one of text and bytes")
+        return self
+
+
+class Part(_Content):
+    """One part of a multipart body that the client sends."""
+
+    size: Size | None = None
+    """Its content: so many bytes `x`."""
+    headers: dict[str, str] = {}
+    """Further header fields of the part."""
+
+    @property
+    def content(self) -> bytes:
+        if self.size is not None:
+            return b"x" * self.size
+        return (self.text or "").encode() if self.bytes_ is None else self.bytes_.encode("latin-1")
+
+
+class SeenPart(_Content):
+    """What one part of a multipart body must be."""
+
+    size: int | None = None
+    """Size of its content in bytes."""
+
+    @property
+    def content(self) -> bytes | None:
+        """The exact content; None for any."""
+        if self.bytes_ is not None:
+            return self.bytes_.encode("latin-1")
+        return None if self.text is None else self.text.encode()
+
+
+def _parts_of(kind: type[_Content]) -> BeforeValidator:
+    def read(value: Any) -> Any:
+        return kind.model_validate(value) if isinstance(value, dict) else value
+
+    return BeforeValidator(read)
+
+
+SentPart = Annotated[FormField | Part, _parts_of(Part)]
+ExpectedPart = Annotated[FormField | SeenPart, _parts_of(SeenPart)]
+
+
 class Sent(Model):
     """One request of the client, and what must come back."""
 
@@ -154,6 +215,11 @@ class Sent(Model):
     """The body: text in UTF-8."""
     bytes_: str | None = Field(None, alias="bytes")
     """The body: text of which each character is one byte, such as `"\\xff"`."""
+    form: dict[str, FormField | list[FormField]] | None = None
+    """The body: a form, with its content type. A list repeats the name."""
+    multipart: dict[str, SentPart | list[SentPart]] | None = None
+    """The body: multipart/form-data, with its content type. A part is a text, or a mapping of filename, content_type, headers, and one of text, bytes and
+    size. A list repeats the name."""
     body_size: Size | None = None
     """The body: a JSON string of so many bytes."""
     repeat: int = Field(1, ge=1)
@@ -180,7 +246,7 @@ class Sent(Model):
     @model_validator(mode="after")
     def _consistent(self) -> "Sent":
         given = {field.alias or name for name, field in type(self).model_fields.items() if name in self.model_fields_set}
-        bodies = [name for name in ("json", "body", "bytes", "body_size") if name in given]
+        bodies = [name for name in ("json", "body", "bytes", "form", "multipart", "body_size") if name in given]
         if (self.send is None) == (self.raw is None):
             raise ValueError("a request has either send or raw")
         if self.raw is not None and (also := [*bodies, *given.intersection({"headers", "repeat", "chunks"})]):
@@ -217,6 +283,11 @@ class Seen(Model):
     """The exact body as JSON."""
     body: str | None = None
     """The exact body in UTF-8."""
+    form: dict[str, FormField | list[FormField]] | None = None
+    """The exact fields of an urlencoded body."""
+    multipart: dict[str, ExpectedPart | list[ExpectedPart]] | None = None
+    """The parts of a multipart body in order: a text, or a mapping of filename, content_type, text, bytes and size, of which each that is given must be
+    so."""
 
 
 class ExpectedProblem(Model):

@@ -26,7 +26,7 @@ from anabranch.testing.scripted.record import Answers
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.testing.services import ScriptedServices
 from anabranch.testing.serving import free_socket, serve
-from anabranch.testing.specs import client, compare
+from anabranch.testing.specs import client, compare, forms
 from anabranch.testing.specs.client import FramingError, RawAnswer
 from anabranch.testing.specs.document import NOBODY, document_text
 from anabranch.testing.specs.model import Case, Count, Expect, ExpectedProblem, Sent, Text
@@ -250,6 +250,13 @@ class _Run:
             yield from (f"{at}: {fault}" for fault in compare.headers(want.headers, all_of))
             if want.body is not None and hit.body != want.body.encode():
                 yield f"{at}: expected body {want.body.encode()!r}, got {hit.body!r}"
+            media_type = ", ".join(all_of.get("content-type", []))
+            if want.form is not None:
+                if media_type != "application/x-www-form-urlencoded":
+                    yield f"{at}: expected a form, got {media_type}"
+                yield from (f"{at}: {fault}" for fault in forms.form_faults(want.form, hit.body))
+            if want.multipart is not None:
+                yield from (f"{at}: {fault}" for fault in forms.multipart_faults(want.multipart, hit.body, media_type))
             if "json_" in want.model_fields_set:
                 yield from (f"{at}: body {fault}" for fault in compare.exact(want.json_, hit.json()))
 
@@ -268,18 +275,23 @@ def _rendered(sent: Sent, port: int) -> bytes:
     method, target = (sent.send or "").split(" ")
     headers = [(name, item) for name, value in sent.headers.items() for item in (value if isinstance(value, list) else [value])]
     body: bytes | None = None
+    media_type = "application/json"
     if "json_" in sent.model_fields_set:
         body = json.dumps(sent.json_, ensure_ascii=False).encode()
     elif sent.body is not None:
         body = sent.body.encode()
     elif sent.bytes_ is not None:
         body = sent.bytes_.encode("latin-1")
+    elif sent.form is not None:
+        body, media_type = forms.urlencoded(sent.form), "application/x-www-form-urlencoded"
+    elif sent.multipart is not None:
+        body, media_type = forms.multipart(sent.multipart)
     elif sent.body_size is not None:
         body = b'"' + b"x" * (sent.body_size - 2) + b'"'
     if body is not None:
         body *= sent.repeat
         if not any(name.lower() == "content-type" for name, _ in headers):
-            headers.append(("content-type", "application/json"))
+            headers.append(("content-type", media_type))
         if sent.chunks is not None:
             headers.append(("transfer-encoding", "chunked"))
             body = client.in_chunks(body, sent.chunks)
