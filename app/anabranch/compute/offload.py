@@ -4,16 +4,16 @@ The first large body starts the workers; a gateway that never gets one has none.
 """
 
 import asyncio
-from collections.abc import Iterator
-from typing import Final, Self
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol, Self
 
 from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.errors import ComputeTimeout, DeadlineExceeded, ProcessingTimeout, RejectedError, WorkerLost
 from anabranch.jsontext.frame import Frame
-from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, pack_values, settle_reading
-from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, Reading, pack_values, settle_reading
+from anabranch.plan.model import EndpointPlan
 
 _HOOK: Final = "anabranch.jsontext.order:carry_out"
 
@@ -21,6 +21,19 @@ _MOST_WORKERS: Final = 4
 _QUEUE: Final = 64
 _RECYCLE_AFTER: Final = 10_000
 _MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
+
+
+class Readable(Protocol):
+    """What reads a body: a step, or a condition on it. The members as of `StepPlan`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def read(self) -> Callable[[bytes, Frame], bytes]: ...
+
+    @property
+    def reading(self) -> Reading | None: ...
 
 
 class Offload:
@@ -47,7 +60,7 @@ class Offload:
         if self._pool is not None and self._pool.down_for_s is not None:
             yield "large answers are read on the event loop, which delays other requests, because no process can be started for them; see the log"
 
-    async def read(self, step: StepPlan, body: bytes, frame: Frame, deadline: float) -> bytes:
+    async def read(self, step: Readable, body: bytes, frame: Frame, deadline: float) -> bytes:
         """Like `step.read`, in a worker process. May also raise ProcessingTimeout: reading counts towards the step's deadline."""
         reading = step.reading
         if reading is None or len(body) < reading.from_bytes:

@@ -45,12 +45,14 @@ class Step(Model):
     """What a message calls a step of this kind."""
     has_answer: ClassVar[bool] = False
     """Whether a service answers it, with a status and header fields."""
-    templates: ClassVar[frozenset[str]] = frozenset({"when", "each", "distinct", "batch"})
+    templates: ClassVar[frozenset[str]] = frozenset({"when", "expect", "each", "distinct", "batch"})
     """The keys that are templates. Every string in them may contain references."""
 
     when: str | None = None
     """Run the step only if this condition holds: an expression in CEL, with references in braces, such as
     `{flight.cancelled} == false`. Otherwise the step is left out, and with it the steps that refer to it; the response stays complete."""
+    needs: list[Name] = Field([], min_length=1)
+    """Names of steps that have to be finished before this one begins, whatever became of them. A step waits for every step that it refers to anyway."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Maximum duration of the whole step, including waiting and retries. If unset, the time left until the endpoint's deadline."""
     required: bool = False
@@ -144,12 +146,20 @@ class QueryValue(Model):
     name is left out. `send`: the name is sent without a value."""
 
 
-class CallStep(Step):
+class WorkStep(Step):
+    """A step that gets its value from somewhere, which may be something else than what the document expects."""
+
+    expect: str | None = None
+    """A condition on the answer before it is shaped, in CEL: `{value.errors} == null`. `{value}` is the answer's body, `{$status}` its status,
+    `{$headers.etag}` one of its header fields. If it does not hold, the step fails."""
+
+
+class CallStep(WorkStep):
     """A call to an upstream."""
 
     noun: ClassVar[str] = "call"
     has_answer: ClassVar[bool] = True
-    templates: ClassVar[frozenset[str]] = Step.templates | {"path", "query", "headers", "body"}
+    templates: ClassVar[frozenset[str]] = Step.templates | {"path", "query", "headers", "body", "until"}
 
     upstream: str
     """The name of the upstream."""
@@ -165,6 +175,15 @@ class CallStep(Step):
     """Header fields of the call: templates. They override the upstream's."""
     body: JSON = None
     """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
+    success: list[Annotated[int, Field(ge=200, le=599)]] | None = Field(None, min_length=1)
+    """The statuses of good answers, such as `[200, 404]`. The body of such an answer is the value. If unset, every 2xx."""
+    counts_as_failure: bool = False
+    """An answer that `expect` refuses is a failure of the upstream: it is retried as a lost connection is, and the breaker counts it."""
+    until: str | None = None
+    """Repeat the call until this condition holds, which is written like `expect`: `{value.version} >= 3`. The step fails when that takes longer than its
+    `timeout`, or than the endpoint's. Only for calls that may be sent more than once."""
+    every_s: Duration | None = Field(None, alias="every")
+    """The pause between an answer for which `until` does not hold, and the next call. If unset, 500ms."""
     idempotent: bool | None = None
     """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
     coalesce: bool = False
@@ -173,8 +192,16 @@ class CallStep(Step):
     """If a GET call fails, use its last good answer, unless that is older than this. The response is marked with `Gateway-Complete: ?0`,
     `Age` and `Cache-Status`."""
 
+    @model_validator(mode="after")
+    def _of_answers(self) -> "CallStep":
+        if self.counts_as_failure and self.expect is None:
+            raise ValueError("`counts_as_failure` needs `expect`, the condition on the answer")
+        if self.every_s is not None and self.until is None:
+            raise ValueError("`every` needs `until`, the condition that ends the repetition")
+        return self
 
-class ComputeStep(Step):
+
+class ComputeStep(WorkStep):
     """A computation by a Python function."""
 
     noun: ClassVar[str] = "compute step"

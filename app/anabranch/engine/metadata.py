@@ -2,11 +2,12 @@
 
 from anabranch.engine.outcome import Outcome
 from anabranch.jsontext.frame import MISSING, Frame, Value
+from anabranch.plan.judge import JudgePlan
 from anabranch.plan.model import StepPlan
 
 
-def fill(step: StepPlan, outcome: Outcome, frame: Frame) -> None:
-    """Fill the slots of `step.metadata` when the step is settled."""
+def fill(step: StepPlan | JudgePlan, outcome: Outcome, frame: Frame) -> None:
+    """Fill the slots of `step.metadata` from what is known of the step."""
     for what, name, slot in step.metadata:
         frame[slot] = _value(what, name, outcome)
 

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import ceil
 from typing import Any, Final, TypeGuard
 
 import msgspec
 
 from anabranch import __version__
 from anabranch.config import model as config
-from anabranch.core.exchange import HeaderBlock, Request, StaleRule
+from anabranch.config.units import format_duration
+from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock, Request, StaleRule
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.fields import report_header
+from anabranch.plan.judge import JudgePlan, compile_judge
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
 from anabranch.plan.query import compile_query
@@ -19,6 +22,7 @@ from anabranch.plan.request import compile_build, compile_headers, compile_path
 from anabranch.plan.template import compile_json
 from anabranch.plan.upstream import UpstreamPlan
 
+_EVERY_S: Final = 0.5
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip, zstd, br", "user-agent": f"anabranch/{__version__}"}
 
@@ -28,7 +32,8 @@ class CallPlan:
     """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
     use an old answer; None: not at all. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
-    `OperationPlan`."""
+    `OperationPlan`. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition. `is_judged_inside`: the
+    policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions."""
 
     upstream: str
     method: str
@@ -39,6 +44,11 @@ class CallPlan:
     worst_case_s: float
     most_calls: int
     build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
+    success: frozenset[int] = ANY_2XX
+    expect: JudgePlan | None = None
+    is_judged_inside: bool = False
+    until: JudgePlan | None = None
+    every_s: float = 0.0
     has_own_credentials: bool = False
     may_be_left_out: bool = False
 
@@ -53,7 +63,13 @@ class CallPlan:
         return f"{self.method} {self.path} at {self.upstream}"
 
     def marks(self) -> list[str]:
-        return [*(["coalesced"] if self.is_coalesced else []), *(["stale if error"] if self.stale is not None else [])]
+        return [
+            *(["coalesced"] if self.is_coalesced else []),
+            *(["stale if error"] if self.stale is not None else []),
+            *([f"good statuses {', '.join(map(str, sorted(self.success)))}"] if self.success is not ANY_2XX else []),
+            *([f"expect {self.expect.holds.__doc__}"] if self.expect is not None else []),
+            *([f"every {format_duration(self.every_s)} until {self.until.holds.__doc__}"] if self.until is not None else []),
+        ]
 
     def facts(self) -> dict[str, Any]:
         return {"upstream": self.upstream}
@@ -81,6 +97,15 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
     if step.stale_if_error_s is not None and method != "GET":
         context.report(f"only a GET can use an old answer, and this is a {method}", "stale_if_error")
+    if step.coalesce and step.counts_as_failure:
+        context.report("a shared exchange cannot fail for one of its callers only: `counts_as_failure` and `coalesce` exclude each other", "coalesce")
+    is_idempotent = step.idempotent if step.idempotent is not None else method in IDEMPOTENT
+    if step.until is not None and not is_idempotent:
+        hint = "set `idempotent: true` if the service allows it to be sent more than once"
+        context.report(f"only an idempotent call can be repeated, and this is a {method}", "until", hint=hint)
+    expect = compile_judge(step.expect, "expect", context, has_head=True)
+    until = compile_judge(step.until, "until", context, has_head=True)
+    _check_success(step, context)
     upstream = context.known.upstreams.get(step.upstream)
     if upstream is None:
         if not context.known.is_broken("upstreams", step.upstream):
@@ -98,7 +123,8 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         slot_of=scope.slot,
         optional=scope.is_optional,
     )
-    is_idempotent = step.idempotent if step.idempotent is not None else method in IDEMPOTENT
+    every_s = 0.0 if until is None else _EVERY_S if step.every_s is None else step.every_s
+    repetitions = 1 if until is None else _repetitions(step, every_s, context)
     depends_on_client = upstream.forward_headers or any(not isinstance(part, str) for each in headers.values() for part in each)
     origin = "" if depends_on_client else _origin(upstream, block)
     return CallPlan(
@@ -108,8 +134,13 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         is_idempotent=is_idempotent,
         is_coalesced=step.coalesce,
         stale=None if step.stale_if_error_s is None else StaleRule(step.stale_if_error_s, origin),
-        worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent),
-        most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
+        worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent) if until is None else 0.0,
+        most_calls=_most_calls(upstream, is_idempotent=is_idempotent) * repetitions,
+        success=ANY_2XX if step.success is None else frozenset(step.success),
+        expect=expect,
+        is_judged_inside=step.counts_as_failure,
+        until=until,
+        every_s=every_s,
         may_be_left_out=may_skip,
         build=compile_build(
             method=method,
@@ -134,11 +165,34 @@ def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:
     return isinstance(step, config.CallStep) and step.stale_if_error_s is not None
 
 
+def is_judged_call(step: config.Step) -> TypeGuard[config.CallStep]:
+    """Whether a good answer to the step may be a failure of its upstream."""
+    return isinstance(step, config.CallStep) and step.counts_as_failure
+
+
 def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule]]:
     """The steps whose failed calls may be answered with an earlier answer."""
     for step in steps:
         if isinstance(step.operation, CallPlan) and step.operation.stale is not None:
             yield step, step.operation.stale
+
+
+def _check_success(step: config.CallStep, context: StepContext) -> None:
+    """Report statuses that are named twice, and redirects that never arrive because they are followed."""
+    success = step.success or []
+    for index, status in enumerate(success):
+        if status in success[:index]:
+            context.report(f"{status} is in the list twice", "success", index, value=status)
+    upstream = context.known.upstreams.get(step.upstream)
+    if upstream is not None and upstream.follow_redirects and (redirects := REDIRECTS.intersection(success)):
+        message = f"the upstream `{step.upstream}` follows redirects, so {min(redirects)} is no answer"
+        context.report(message, "success", hint="call an upstream without `follow_redirects`")
+
+
+def _repetitions(step: config.CallStep, every_s: float, context: StepContext) -> int:
+    """How often a call is made at most before its time is over."""
+    limit_s = step.timeout_s or context.endpoint.timeout_s or context.known.defaults.timeout_s
+    return max(ceil(limit_s / every_s), 1)
 
 
 def _method(step: config.CallStep, endpoint: config.Endpoint) -> str:
