@@ -45,7 +45,7 @@ class Step(Model):
     """What a message calls a step of this kind."""
     has_answer: ClassVar[bool] = False
     """Whether a service answers it, with a status and header fields."""
-    templates: ClassVar[frozenset[str]] = frozenset({"when", "expect", "each", "distinct", "batch"})
+    templates: ClassVar[frozenset[str]] = frozenset({"when", "each", "distinct", "batch"})
     """The keys that are templates. Every string in them may contain references."""
 
     when: str | None = None
@@ -53,6 +53,9 @@ class Step(Model):
     `{flight.cancelled} == false`. Otherwise the step is left out, and with it the steps that refer to it; the response stays complete."""
     needs: list[Name] = Field([], min_length=1)
     """Names of steps that have to be finished before this one begins, whatever became of them. A step waits for every step that it refers to anyway."""
+    fallback: Name | None = None
+    """The name of a step that runs only when this one has failed. Its value stands here then, as that step has shaped it, and the response is complete. That
+    step has no key of its own in the response."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Maximum duration of the whole step, including waiting and retries. If unset, the time left until the endpoint's deadline."""
     required: bool = False
@@ -123,6 +126,16 @@ class Step(Model):
         return self.hidden or self.join is not None
 
     @property
+    def stand_in_places(self) -> list[tuple[str, tuple[str | int, ...]]]:
+        """The names of the steps whose values may stand here, each with its place in this step."""
+        return [] if self.fallback is None else [(self.fallback, ("fallback",))]
+
+    @property
+    def stand_ins(self) -> list[str]:
+        """Their names."""
+        return [name for name, _ in self.stand_in_places]
+
+    @property
     def has_default(self) -> bool:
         """Whether a default stands in for its value. With `each` the default stands in for single results."""
         return "default" in self.model_fields_set and self.each is None
@@ -149,6 +162,8 @@ class QueryValue(Model):
 class WorkStep(Step):
     """A step that gets its value from somewhere, which may be something else than what the document expects."""
 
+    templates: ClassVar[frozenset[str]] = Step.templates | {"expect"}
+
     expect: str | None = None
     """A condition on the answer before it is shaped, in CEL: `{value.errors} == null`. `{value}` is the answer's body, `{$status}` its status,
     `{$headers.etag}` one of its header fields. If it does not hold, the step fails."""
@@ -159,7 +174,7 @@ class CallStep(WorkStep):
 
     noun: ClassVar[str] = "call"
     has_answer: ClassVar[bool] = True
-    templates: ClassVar[frozenset[str]] = Step.templates | {"path", "query", "headers", "body", "until"}
+    templates: ClassVar[frozenset[str]] = WorkStep.templates | {"path", "query", "headers", "body", "until"}
 
     upstream: str
     """The name of the upstream."""
@@ -205,7 +220,7 @@ class ComputeStep(WorkStep):
     """A computation by a Python function."""
 
     noun: ClassVar[str] = "compute step"
-    templates: ClassVar[frozenset[str]] = Step.templates | {"input"}
+    templates: ClassVar[frozenset[str]] = WorkStep.templates | {"input"}
 
     compute: str
     """The function, as `module:function`."""
@@ -222,7 +237,28 @@ class ComputeStep(WorkStep):
     limit applies."""
 
 
-STEPS: Final[dict[str, type[Step]]] = {"upstream": CallStep, "compute": ComputeStep}
+class FirstStep(Step):
+    """The first good one of several steps, which run at once."""
+
+    noun: ClassVar[str] = "step with `any`"
+    has_answer: ClassVar[bool] = True
+
+    any_: list[Name] = Field(alias="any", min_length=2)
+    """Names of the steps. They begin together; the value of the first one that has not failed stands here, and the others are cancelled. They have no keys of
+    their own in the response. A step to which something else refers as well runs by itself, and is not cancelled."""
+
+    @model_validator(mode="after")
+    def _runs_once(self) -> "FirstStep":
+        if self.each is not None:
+            raise ValueError("a step with `any` runs once: give `each` to the steps that it names")
+        return self
+
+    @property
+    def stand_in_places(self) -> list[tuple[str, tuple[str | int, ...]]]:
+        return [*((name, ("any", index)) for index, name in enumerate(self.any_)), *super().stand_in_places]
+
+
+STEPS: Final[dict[str, type[Step]]] = {"upstream": CallStep, "compute": ComputeStep, "any": FirstStep}
 """The kinds of steps, by the key that says which one a step is."""
 
 

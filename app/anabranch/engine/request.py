@@ -1,12 +1,13 @@
 """One request on its way through a plan, whoever started it: a client, a replay."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
+from anabranch.engine.outcome import Outcome
 from anabranch.jsontext.frame import Frame
-from anabranch.plan.model import EndpointPlan, HeaderPairs
+from anabranch.plan.model import EndpointPlan, HeaderPairs, StepPlan
 
 _PREFIX_CHARS: Final = frozenset(b"/-._~!$&'()*+,;=:@%0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _LONGEST_PREFIX: Final = 512
@@ -30,7 +31,7 @@ class ClientRequest(msgspec.Struct):
     `id`: safe in a header field. `traceparent`: of its own span, else the client's valid one; None without either. `propagated`: the fields that every upstream call
     carries (request id, trace context). `path`, `query`: raw, as sent. `path_values`: of the path's parameters in order, decoded; None for one
     that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `arrived`, `deadline`: monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
-    the request ends, whatever ended it.
+    the request ends, whatever ended it. `first_of`: the value of the first good member of an `any` step, before the deadline; None in endpoints without one.
     """
 
     id: bytes
@@ -49,6 +50,7 @@ class ClientRequest(msgspec.Struct):
     wants_notes: bool = False
     body: bytes = b""
     releases: list[Callable[[], None]] | None = None
+    first_of: Callable[[StepPlan, Outcome, float], Awaitable[bytes]] | None = None
 
     @property
     def prefix(self) -> str:

@@ -180,6 +180,8 @@ class Recorder:
             None,
             None,
             outcome.stale_age_s,
+            "",
+            "" if outcome.stand_in is None else outcome.stand_in.step,
         )
 
     def _step(self, outcome: Outcome) -> Step:
@@ -195,8 +197,8 @@ class Recorder:
                     for name, text in answer.headers
                     if name in ANSWER_HEADERS
                 }
-            body = _content(answer.body, redaction, is_kept=is_kept, is_json=outcome.raw is not None)
-        elif is_kept and request is None and outcome.raw is not None:
+            body = _content(answer.body, redaction, is_kept=is_kept, is_json=outcome.raw is not None and outcome.stand_in is None)
+        elif is_kept and request is None and outcome.raw is not None and outcome.stand_in is None:
             value = _content(outcome.raw, redaction, is_kept=True, is_json=True)
         if request is not None and request.body is not None:
             sent = _content(request.body, redaction, is_kept=is_kept, is_json=True)
@@ -217,6 +219,7 @@ class Recorder:
             value,
             outcome.stale_age_s,
             self._origins.get(outcome.step, "") if is_kept and self._origins else "",
+            "" if outcome.stand_in is None else outcome.stand_in.step,
         )
 
     async def commit(self, completed: CompletedRequest) -> None:

@@ -1,6 +1,6 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_t
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
+from anabranch.plan.stand_ins import check_stand_ins, find_stand_ins, hide_stand_ins, waits
 from anabranch.plan.step import StepDraft, draft_step, plan_step, report_nullable
 from anabranch.plan.template import compile_json
 from anabranch.plan.value import of_document
@@ -39,7 +40,7 @@ class EndpointCompiler:
     """Compiles one endpoint of a document. `at`: its path in the document."""
 
     def __init__(self, endpoint: config.Endpoint, *, known: Known, problems: Problems, at: Path) -> None:
-        self._endpoint = endpoint
+        self._endpoint = endpoint = hide_stand_ins(endpoint)
         self._known = known
         self._problems = problems
         self._at = at
@@ -64,8 +65,11 @@ class EndpointCompiler:
         self._check_names()
         self._check_fixed_texts()
         drafts = [self._draft(name, step) for name, step in endpoint.steps.items()]
+        check_stand_ins(endpoint.steps, self._broken("steps"), self._report_step)
         self._check_graph(drafts)
-        absent = _absent(drafts)
+        used = {need for draft in drafts for need in draft.needs | draft.after} | self._shown()
+        stand_ins = find_stand_ins(endpoint.steps, used)
+        absent = _absent(drafts, stand_ins.on_demand)
         assemble = self._assemble(absent)
         self._scope.check_shapes(self._schemas(drafts))
         body = self._body()
@@ -82,6 +86,7 @@ class EndpointCompiler:
                 scope=self._scope,
                 must_be_object=must_be_object,
                 may_be_left_out=draft.name in absent,
+                stand_ins=stand_ins,
                 dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs | later.after],
             )
             for index, draft in enumerate(drafts)
@@ -106,7 +111,7 @@ class EndpointCompiler:
                 {draft.name: draft.each.reference for draft in drafts if draft.each is not None},
                 self._refill,
             ),
-            ready=tuple(step.index for step in steps if not step.needs),
+            ready=tuple(step.index for step in steps if not step.needs and not step.is_on_demand),
             response=ResponsePlan(
                 assemble=assemble,
                 merge_order=self._merge_order(),
@@ -181,6 +186,16 @@ class EndpointCompiler:
 
     # ------------------------------------------------------------------------------------------------------- steps
 
+    def _report_step(self, name: str, message: str, where: Path, **details: Any) -> None:
+        self._problems.add((*self._at, "steps", name, *where), message, **details)
+
+    def _shown(self) -> set[str]:
+        """The names of the steps to which `response.body` refers."""
+        if "body" not in self._endpoint.response.model_fields_set:
+            return set()
+        texts = [text for _, text in strings(self._endpoint.response.body)]
+        return {part.root for text in texts for part in _references(text)}
+
     def _draft(self, name: str, step: config.Step) -> StepDraft:
         at = (*self._at, "steps", name)
         if self._endpoint.response.merge != "group" and step.has_default and not isinstance(step.default, dict | None):
@@ -202,16 +217,16 @@ class EndpointCompiler:
         return draft_step(step, context)
 
     def _check_graph(self, drafts: list[StepDraft]) -> None:
-        needs = {draft.name: sorted((draft.needs | draft.after) - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
+        needs = {draft.name: sorted(((draft.needs | draft.after | set(draft.source.stand_ins)) & self._endpoint.steps.keys()) - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
         cycle = find_cycle(needs)
         if cycle is not None:
             self._problems.add(
                 (*self._at, "steps", cycle[0]), f"the steps depend on each other in a cycle: {' -> '.join(cycle)}",
-                hint="a step waits for every step that it refers to; remove one of these references", at_key=True,
+                hint="a step waits for every step that it refers to, and for those that stand in for it; remove one of these references", at_key=True,
             )  # fmt: skip
 
     def _check_deadline(self, plan: EndpointPlan) -> None:
-        longest, chain = longest_path([step.needs for step in plan.steps], [step.worst_case_s for step in plan.steps])
+        longest, chain = longest_path(waits(plan.steps), [step.worst_case_s for step in plan.steps])
         if longest > plan.timeout_s + 1e-9:
             names = " -> ".join(plan.steps[index].name for index in chain)
             self._problems.add(
@@ -351,12 +366,20 @@ class EndpointCompiler:
         )
 
 
-def _absent(drafts: list[StepDraft]) -> set[str]:
-    """The names of the steps that may be left out of the response: for a reason of their own, such as a condition, or of a step that they need."""
-    absent: set[str] = set()
+def _references(text: str) -> list[Reference]:
+    try:
+        return [part for part in parse(text) if isinstance(part, Reference)]
+    except TemplateError:
+        return []  # reported by the scope
+
+
+def _absent(drafts: list[StepDraft], on_demand: Collection[str]) -> set[str]:
+    """The names of the steps that may be left out of the response: for a reason of their own, such as a condition, or of a step that they need. `on_demand`: of
+    those that run only when they are asked for."""
+    absent = set(on_demand)
     is_growing = True
     while is_growing:
-        found = {draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)}
+        found = set(on_demand) | {draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)}
         is_growing = not found <= absent
         absent |= found
     return absent
