@@ -12,6 +12,7 @@ from anabranch.compute.pools import processors
 from anabranch.compute.processes.pool import ProcessPool
 from anabranch.errors import ComputeTimeout, DeadlineExceeded, ProcessingTimeout, RejectedError, WorkerLost
 from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.join import Join, join
 from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, Reading, pack_values, settle_reading
 from anabranch.plan.model import EndpointPlan
 
@@ -67,6 +68,12 @@ class Offload:
             return step.read(body, frame)
         reply = await self._run(reading.order, body, step.name, deadline, "a large answer was read")
         return step.read(body, frame) if reply is None else settle_reading(reading, body, reply, frame)
+
+    async def join(self, rule: Join, order: str, left: bytes, right: bytes, name: str, deadline: float) -> bytes:
+        """Like `jsontext.join.join`, in a worker process. `order`: the rule as one. `name`: of the step. Raises ProcessingTimeout."""
+        payload = await asyncio.to_thread(pack_values, [left, right])
+        reply = await self._run(order, payload, name, deadline, "large lists were joined")
+        return join(left, right, rule) if reply is None else reply
 
     async def assemble(self, plan: EndpointPlan, values: list[bytes], frame: Frame, deadline: float) -> bytes:
         """Like `plan.response.assemble`, but off the loop if the response is large. Raises ProcessingTimeout."""

@@ -38,6 +38,24 @@ class Into(Model):
     """The member of each element that holds its result."""
 
 
+class Lists(Model):
+    """Two lists that are joined."""
+
+    left: str
+    """The list whose elements get what matches them: a reference to an array, `{orders.items}`."""
+    right: str
+    """The list in which matches are sought: a reference to an array, `{products}`."""
+    on: dict[JSONPath, JSONPath] = Field(min_length=1)
+    """What has to be equal: `{path in a left element: path in a right element}`; several pairs must all be. Values are compared as text: `17` and `"17"` are
+    equal. Null, or a path without a value, matches nothing."""
+    as_: JSONName = Field(alias="as")
+    """The member of each left element that holds what matches it."""
+    kind: Literal["left", "inner"] = "left"
+    """What happens to a left element without a match: `left`: it is kept, with null; `inner`: it is dropped."""
+    many: bool = False
+    """If true, an array of everything that matches. Otherwise the first."""
+
+
 class Step(Model):
     """What every step can have: how long it may take, what happens when it fails, and how its value is shaped."""
 
@@ -51,7 +69,7 @@ class Step(Model):
     when: str | None = None
     """Run the step only if this condition holds: an expression in CEL, with references in braces, such as
     `{flight.cancelled} == false`. Otherwise the step is left out, and with it the steps that refer to it; the response stays complete."""
-    needs: list[Name] = Field([], min_length=1)
+    needs: list[Name] = []
     """Names of steps that have to be finished before this one begins, whatever became of them. A step waits for every step that it refers to anyway."""
     fallback: Name | None = None
     """The name of a step that runs only when this one has failed. Its value stands here then, as that step has shaped it, and the response is complete. That
@@ -94,9 +112,9 @@ class Step(Model):
     @model_validator(mode="before")
     @classmethod
     def _has_a_kind(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and len(kinds := [key for key in STEPS if key in data]) != 1:
+        if isinstance(data, Mapping) and len(kinds := kinds_of(data)) != 1:
             names = " or ".join(f"`{key}` (a {model.noun})" for key, model in STEPS.items())
-            raise ValueError(f"a step needs either {names}{', not both' if kinds else _misspelt(data)}")
+            raise ValueError(f"a step needs either {names}{', and not several' if kinds else _misspelt(data)}")
         return data
 
     @model_validator(mode="after")
@@ -110,7 +128,7 @@ class Step(Model):
         given = self.model_fields_set
         if self.each is None:
             for key in ("at_once", "max_items", "truncate", "distinct", "batch", "join"):
-                if key in given:
+                if key in given and not (key == "join" and isinstance(self, JoinStep)):
                     raise ValueError(f"`{key}` needs `each`, the array that the step runs for")
         if self.batch is not None and "at_once" in given:
             raise ValueError("`at_once` of a step with `batch` stands in `batch`")
@@ -123,7 +141,7 @@ class Step(Model):
     @property
     def is_hidden(self) -> bool:
         """Whether it has no key of its own in the response."""
-        return self.hidden or self.join is not None
+        return self.hidden or isinstance(self.join, Into)
 
     @property
     def stand_in_places(self) -> list[tuple[str, tuple[str | int, ...]]]:
@@ -258,14 +276,36 @@ class FirstStep(Step):
         return [*((name, ("any", index)) for index, name in enumerate(self.any_)), *super().stand_in_places]
 
 
-STEPS: Final[dict[str, type[Step]]] = {"upstream": CallStep, "compute": ComputeStep, "any": FirstStep}
+class JoinStep(Step):
+    """A join of two lists that are there already."""
+
+    noun: ClassVar[str] = "join"
+    templates: ClassVar[frozenset[str]] = Step.templates | {"join"}
+
+    join: Lists  # type: ignore[assignment]  # the key means something else where results of `each` are joined
+    """The lists, and how their elements belong together."""
+
+    @model_validator(mode="after")
+    def _runs_once(self) -> "JoinStep":
+        if self.each is not None:
+            raise ValueError("a join has an effect on every element already: remove `each`")
+        return self
+
+
+STEPS: Final[dict[str, type[Step]]] = {"upstream": CallStep, "compute": ComputeStep, "any": FirstStep, "join": JoinStep}
 """The kinds of steps, by the key that says which one a step is."""
+
+
+def kinds_of(data: Mapping[Any, Any]) -> list[str]:
+    """The keys that say of which kinds a step is. `join` says so only where no other key does: it is also what happens to the results of `each`."""
+    kinds = [key for key in STEPS if key in data]
+    return [key for key in kinds if key != "join" or len(kinds) == 1]
 
 
 def step_model(data: Any) -> type[Step]:
     """The model of the step in `data`; `Step` itself, which accepts nothing, when it is of no kind or of several."""
-    kinds = [model for key, model in STEPS.items() if isinstance(data, Mapping) and key in data]
-    return kinds[0] if len(kinds) == 1 else Step
+    kinds = kinds_of(data) if isinstance(data, Mapping) else []
+    return STEPS[kinds[0]] if len(kinds) == 1 else Step
 
 
 def _misspelt(data: Mapping[Any, Any]) -> str:

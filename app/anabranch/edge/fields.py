@@ -24,7 +24,12 @@ def server_timing(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -
     """
     entries = [
         f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
-        if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None and not outcome.item_count and outcome.stand_in is None and numbers is None
+        if outcome.failure is None
+        and outcome.run_s is None
+        and outcome.stale_age_s is None
+        and not outcome.item_count
+        and outcome.stand_in is None
+        and numbers is None
         else _timing(outcome, numbers)
         for outcome in outcomes
     ]

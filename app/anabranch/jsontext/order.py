@@ -16,6 +16,7 @@ import msgspec
 from anabranch.errors import InvalidJSON, ShapeError, StepError
 from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.join import Join, join
 from anabranch.jsontext.shape import DecodeMode, Shape, Slots, compile_reader
 
 PLAIN_FROM: Final = 4 * 1024 * 1024
@@ -48,12 +49,13 @@ class Reading:
 
 
 class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`slots`: of fields only, because the reply is the whole value. `merge`: flat, deep or deep_concat; empty for a read."""
+    """`slots`: of fields only, because the reply is the whole value. `merge`: flat, deep or deep_concat; empty otherwise. `join`: of two lists; None otherwise."""
 
     shape: Shape | None = None
     slots: list[tuple[tuple[str, ...], int]] = []
     mode: str = ""
     merge: str = ""
+    join: Join | None = None
 
 
 def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
@@ -74,6 +76,11 @@ def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
 def merging(kind: str) -> str:
     """The order for a merge by keys: flat, deep or deep_concat."""
     return msgspec.json.encode(_Order(merge=kind)).decode()
+
+
+def joining(rule: Join) -> str:
+    """The order for a join. The payload is both lists, packed."""
+    return msgspec.json.encode(_Order(join=rule)).decode()
 
 
 def settle_reading(reading: Reading, body: bytes, reply: bytes, frame: Frame) -> bytes:
@@ -102,6 +109,17 @@ def pack_values(values: list[bytes]) -> bytes:
     return b"".join((_SIZE.pack(len(sizes)), sizes, *values))
 
 
+def _unpack_values(payload: bytes) -> list[bytes]:
+    (size,) = _SIZE.unpack_from(payload)
+    sizes: list[int] = msgspec.msgpack.decode(payload[_SIZE.size : _SIZE.size + size])
+    values: list[bytes] = []
+    offset = _SIZE.size + size
+    for length in sizes:
+        values.append(payload[offset : offset + length])
+        offset += length
+    return values
+
+
 def carry_out(order: str, payload: bytes) -> bytes:
     """Execute an order, in the worker process."""
     return _worker(order)(payload)
@@ -112,6 +130,8 @@ def _worker(text: str) -> Callable[[bytes], bytes]:
     order = msgspec.json.decode(text, type=_Order)
     if order.merge:
         return _merger(order.merge)
+    if (rule := order.join) is not None:
+        return _joiner(rule)
     assert order.shape is not None
     slots = [(path, number) for number, (path, _) in enumerate(order.slots)]
     read = compile_reader(order.shape, slots, DecodeMode(order.mode))
@@ -140,15 +160,17 @@ def _fill(frame: Frame, filled: memoryview) -> None:
         frame[slot] = MISSING if value is None else value
 
 
+def _joiner(rule: Join) -> Callable[[bytes], bytes]:
+    def work(payload: bytes) -> bytes:
+        left, right = _unpack_values(payload)
+        return join(left, right, rule)
+
+    return work
+
+
 def _merger(kind: str) -> Callable[[bytes], bytes]:
     def work(payload: bytes) -> bytes:
-        (size,) = _SIZE.unpack_from(payload)
-        sizes: list[int] = msgspec.msgpack.decode(payload[_SIZE.size : _SIZE.size + size])
-        values: list[bytes] = []
-        offset = _SIZE.size + size
-        for length in sizes:
-            values.append(payload[offset : offset + length])
-            offset += length
+        values = _unpack_values(payload)
         visible = [(index, "") for index in range(len(values))]
         if kind == "flat":
             assemble: Any = merge.flat(visible)

@@ -32,7 +32,10 @@ def compile_document(
     paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
     stale = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_stale_call(step)}
     judged = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_judged_call(step)}
-    upstreams = {name: compile_upstream(name, upstream, has_stale_calls=name in stale, has_judged_calls=name in judged) for name, upstream in document.upstreams.items()}
+    upstreams = {
+        name: compile_upstream(name, upstream, has_stale_calls=name in stale, has_judged_calls=name in judged)
+        for name, upstream in document.upstreams.items()
+    }
     known = Known(
         defaults=document.defaults,
         upstreams=upstreams,

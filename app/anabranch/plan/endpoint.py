@@ -217,7 +217,13 @@ class EndpointCompiler:
         return draft_step(step, context)
 
     def _check_graph(self, drafts: list[StepDraft]) -> None:
-        needs = {draft.name: sorted(((draft.needs | draft.after | set(draft.source.stand_ins)) & self._endpoint.steps.keys()) - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
+        needs = {
+            draft.name: sorted(
+                ((draft.needs | draft.after | set(draft.source.stand_ins)) & self._endpoint.steps.keys()) - {draft.name},
+                key=list(self._endpoint.steps).index,
+            )
+            for draft in drafts
+        }
         cycle = find_cycle(needs)
         if cycle is not None:
             self._problems.add(
@@ -379,7 +385,9 @@ def _absent(drafts: list[StepDraft], on_demand: Collection[str]) -> set[str]:
     absent = set(on_demand)
     is_growing = True
     while is_growing:
-        found = set(on_demand) | {draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)}
+        found = set(on_demand) | {
+            draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)
+        }
         is_growing = not found <= absent
         absent |= found
     return absent

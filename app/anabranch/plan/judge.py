@@ -12,7 +12,6 @@ from anabranch.plan.operation import StepContext
 from anabranch.plan.reference import SOFT, VALUE, Reference
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgePlan:
     """`holds`: whether the condition holds for a frame that `read` and `metadata` have filled; raises ConditionFailed. `metadata`: what it refers to of the

@@ -113,7 +113,14 @@ def shape_of(step: config.Step, *, must_be_object: bool) -> Shape:
 
 
 def plan_step(
-    draft: StepDraft, index: int, *, names: list[str], dependents: list[int], scope: Scope, must_be_object: bool, may_be_left_out: bool,
+    draft: StepDraft,
+    index: int,
+    *,
+    names: list[str],
+    dependents: list[int],
+    scope: Scope,
+    must_be_object: bool,
+    may_be_left_out: bool,
     stand_ins: StandIns,
 ) -> StepPlan:
     """The second pass, when all slots are known."""

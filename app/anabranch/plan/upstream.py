@@ -142,7 +142,9 @@ class UpstreamPlan:
         return any(address.scheme == "https" for address in self.addresses)
 
 
-def compile_upstream(name: str, upstream: config.Upstream, *, has_stale_calls: bool = False, has_judged_calls: bool = False) -> UpstreamPlan:
+def compile_upstream(
+    name: str, upstream: config.Upstream, *, has_stale_calls: bool = False, has_judged_calls: bool = False
+) -> UpstreamPlan:
     """The plan of an upstream that its models accept."""
     bulkhead = upstream.concurrency
     return UpstreamPlan(

@@ -98,7 +98,9 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     if step.stale_if_error_s is not None and method != "GET":
         context.report(f"only a GET can use an old answer, and this is a {method}", "stale_if_error")
     if step.coalesce and step.counts_as_failure:
-        context.report("a shared exchange cannot fail for one of its callers only: `counts_as_failure` and `coalesce` exclude each other", "coalesce")
+        context.report(
+            "a shared exchange cannot fail for one of its callers only: `counts_as_failure` and `coalesce` exclude each other", "coalesce"
+        )
     is_idempotent = step.idempotent if step.idempotent is not None else method in IDEMPOTENT
     if step.until is not None and not is_idempotent:
         hint = "set `idempotent: true` if the service allows it to be sent more than once"
