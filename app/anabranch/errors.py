@@ -18,6 +18,8 @@
           |    +-- ProtocolError           not HTTP, or HTTP that cannot be trusted
           |    +-- ResponseTooLarge        more than `max_response`
           |    +-- InvalidJSON             the body is not JSON
+          |    +-- InvalidFormat           the body is not what `decode` says
+          |    +-- InvalidCharset          the body is not text in the charset that it declares
           |    +-- UpstreamStatus          a response that is not 2xx
           +-- RejectedError     rejected before anything was sent or started
           |    +-- QueueFull               the bulkhead and its queue are full
@@ -341,6 +343,22 @@ class ResponseTooLarge(UpstreamError):
 class InvalidJSON(UpstreamError):
     code = "invalid_json"
     title = "Upstream response is not JSON"
+    proxy_error = "http_protocol_error"
+
+
+class InvalidFormat(UpstreamError):
+    """The body is not of the format that the step's `decode` names: HTML, XML, a form."""
+
+    code = "invalid_format"
+    title = "Upstream response is not in the expected format"
+    proxy_error = "http_protocol_error"
+
+
+class InvalidCharset(UpstreamError):
+    """The body is not text: its charset is unknown, or has no character for some of its bytes."""
+
+    code = "invalid_charset"
+    title = "Upstream response is not text in its charset"
     proxy_error = "http_protocol_error"
 
 

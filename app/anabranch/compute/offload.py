@@ -1,22 +1,28 @@
-"""Reads and merges large JSON in worker processes, so that it does not block the event loop.
+"""Reads and merges large JSON, and reads large bodies of other formats, in worker processes, so that it does not block the event loop.
 
-The first large body starts the workers; a gateway that never gets one has none. If no worker is available, the work is done on the loop.
+The first large body starts the workers; a gateway that never gets one has none. If no worker is available, the work is done on the loop, or in a
+thread where that helps.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Final, Protocol, Self
 
 from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
 from anabranch.compute.processes.pool import ProcessPool
-from anabranch.errors import ComputeTimeout, DeadlineExceeded, ProcessingTimeout, RejectedError, WorkerLost
+from anabranch.core.exchange import Answer
+from anabranch.errors import ComputeTimeout, DeadlineExceeded, InvalidFormat, ProcessingTimeout, RejectedError, WorkerLost
+from anabranch.formats.order import pack, settle
 from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.join import Join, join
 from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, Reading, pack_values, settle_reading
+from anabranch.plan.decoding import Decoding, content_type
 from anabranch.plan.model import EndpointPlan
 
 _HOOK: Final = "anabranch.jsontext.order:carry_out"
+_DECODE_HOOK: Final = "anabranch.formats.order:carry_out"
 
 _MOST_WORKERS: Final = 4
 _QUEUE: Final = 64
@@ -88,15 +94,40 @@ class Offload:
         reply = await self._run(response.merge_order, payload, plan.name, deadline, "large answers were merged")
         return response.assemble(values, frame) if reply is None else reply
 
+    async def decode(self, decoding: Decoding, answer: Answer, step: str, deadline: float) -> bytes:
+        """Like `decoding.read`, in a worker process. May also raise ProcessingTimeout, and InvalidFormat for a body that ends its process: no parser
+        that it has crashed may meet it in this one."""
+        media_type = content_type(answer)
+        try:
+            reply = await self._work(_DECODE_HOOK, decoding.order, pack(answer.body, media_type), step, deadline, "a large answer was read")
+        except WorkerLost:
+            raise InvalidFormat("the process that read the body has crashed", may_be_processed=True) from None
+        if reply is not None:
+            return settle(reply)
+        try:
+            async with asyncio.timeout(deadline - monotonic()):
+                return await asyncio.to_thread(decoding.read, answer.body, media_type)
+        except TimeoutError:
+            raise ProcessingTimeout("the deadline passed while a large answer was read", may_be_processed=True) from None
+
     async def _run(self, order: str, payload: bytes, name: str, deadline: float, work: str) -> bytes | None:
         """The worker's result; None if no worker was available or it died. `work`: what it does, for people. Raises ProcessingTimeout."""
         try:
+            return await self._work(_HOOK, order, payload, name, deadline, work)
+        except WorkerLost:
+            return None
+
+    async def _work(self, hook: str, order: str, payload: bytes, name: str, deadline: float, work: str) -> bytes | None:
+        """The worker's result; None if no worker was available. Raises ProcessingTimeout and WorkerLost."""
+        try:
             pool = await self._opened()
-            job = Job(hook=_HOOK, order=order, input=payload, deadline=deadline, step=name, lane="json")
+            job = Job(hook=hook, order=order, input=payload, deadline=deadline, step=name, lane="json")
             return (await pool.run(job, JobTimings())).value
         except (ComputeTimeout, DeadlineExceeded):
             raise ProcessingTimeout(f"the deadline passed while {work}", may_be_processed=True) from None
-        except (WorkerLost, RejectedError, OSError):
+        except WorkerLost:
+            raise
+        except (RejectedError, OSError):
             return None
 
     async def _opened(self) -> ProcessPool:
@@ -116,7 +147,7 @@ class Offload:
     async def _open(self) -> ProcessPool:
         pool = ProcessPool(
             "json",
-            (_HOOK,),
+            (_HOOK, _DECODE_HOOK),
             workers=max(1, min(_MOST_WORKERS, processors() - 1)),
             queue=_QUEUE,
             queue_timeout_s=None,

@@ -25,11 +25,12 @@ from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
 from anabranch.config.step import Batch as Batch
 from anabranch.config.step import CallStep as CallStep
-from anabranch.config.step import FirstStep as FirstStep
-from anabranch.config.step import JoinStep as JoinStep
 from anabranch.config.step import ComputeStep as ComputeStep
+from anabranch.config.step import FirstStep as FirstStep
 from anabranch.config.step import Into as Into
+from anabranch.config.step import JoinStep as JoinStep
 from anabranch.config.step import QueryValue as QueryValue
+from anabranch.config.step import Selection as Selection
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model
 from anabranch.config.units import Count, Duration, DurationOrZero, Size
@@ -129,6 +130,21 @@ _IMPOSSIBLE: Final = {
 """Successful statuses that no response of an endpoint can have."""
 
 
+class Select(Model):
+    """Lets clients select parts of the response. Steps that nothing selected needs are not called."""
+
+    parameter: str = Field(min_length=1)
+    """Name of the query parameter with the selection, such as `fields`: `?fields=flight(id,carrier),weather.temp`. Names are separated by commas; a dot or
+    parentheses go a level down, and into every element of an array. Without the parameter, the response is whole."""
+
+    @field_validator("parameter")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name == "_explain":
+            raise ValueError("`_explain` asks for an explanation of the response; use another name, such as `fields`")
+        return name
+
+
 class Response(Model):
     """How the values of the steps are combined into one response."""
 
@@ -143,6 +159,8 @@ class Response(Model):
     """Status of responses that are not errors. 204 sends no body."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields of responses that are not errors: fixed text, not templates."""
+    select: Select | None = None
+    """Lets clients select parts of the response. If unset, every response is whole."""
 
     @field_validator("status")
     @classmethod
@@ -155,6 +173,8 @@ class Response(Model):
     def _one_way(self) -> "Response":
         if self.status == 204 and (self.model_fields_set & {"body", "merge", "arrays"}):
             raise ValueError("a response with status 204 has no body, so it cannot have `body`, `merge` or `arrays`")
+        if self.status == 204 and self.select is not None:
+            raise ValueError("a response with status 204 has no body, so there is nothing to `select`")
         if self.status == 204 and any(name.lower() == "content-type" for name in self.headers):
             raise ValueError("a response with status 204 has no body, so it cannot have a content-type")
         if "body" in self.model_fields_set and ("merge" in self.model_fields_set or "arrays" in self.model_fields_set):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, JSONPaths, Model, Name, Scalar
+from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, JSONPaths, Model, Name, Scalar, URLWithQuery
 from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Count, Duration
 
@@ -187,6 +187,24 @@ class WorkStep(Step):
     `{$headers.etag}` one of its header fields. If it does not hold, the step fails."""
 
 
+class Selection(Model):
+    """What is taken from an HTML page. A CSS selector in its place is the text of the first element that it matches."""
+
+    shorthand: ClassVar[str | None] = "css"
+
+    css: str = Field(min_length=1)
+    """Which elements: a CSS selector. Inside another `select`, elements inside of that one; `:scope` is that one itself."""
+    attr: str | None = Field(None, min_length=1)
+    """Take the value of this attribute, as it is written, in place of the text. Null for an element without it."""
+    base: URLWithQuery | None = None
+    """The public address of the page, against which a relative URL in the attribute is made absolute. A `base` element of the page counts. If unset,
+    the attribute stays as it is written."""
+    is_many: bool = Field(False, alias="many")
+    """Take all elements, as an array, instead of the first one. Without it, null if there is no such element."""
+    select: "dict[str, str | Selection] | None" = Field(None, min_length=1)
+    """Make an object of each element, by selectors inside of it."""
+
+
 class CallStep(WorkStep):
     """A call to an upstream."""
 
@@ -217,6 +235,13 @@ class CallStep(WorkStep):
     `timeout`, or than the endpoint's. Only for calls that may be sent more than once."""
     every_s: Duration | None = Field(None, alias="every")
     """The pause between an answer for which `until` does not hold, and the next call. If unset, 500ms."""
+    decode: Literal["json", "text", "ndjson", "form", "xml", "html", "bytes"] = "json"
+    """What the body of the answer is read as, before it is shaped. `text`: a string. `ndjson`: an array of the lines' values. `form`: an object. `xml`:
+    an object, by the convention in [Formats](formats.md). `html`: an object of what `select` finds. `bytes`: a string in base64."""
+    select: dict[str, str | Selection] | None = Field(None, min_length=1)
+    """With `decode: html`: the members of the value, each with the CSS selector of what it is."""
+    arrays: list[JSONPath] | None = Field(None, min_length=1)
+    """With `decode: xml`: paths of elements that are always an array, even if there is only one or none, such as `rss.channel.item`."""
     idempotent: bool | None = None
     """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
     coalesce: bool = False

@@ -168,6 +168,17 @@ ADVICE: Final[dict[str, Advice]] = {
         _NOTHING,
         "Call the upstream directly. The usual cause is an HTML login or error page with status 200.",
     ),
+    "invalid_format": Advice(
+        "An upstream answered with a 2xx status, but the body is not what `decode` of the step says: an empty or truncated page, or an error page of "
+        "another type.",
+        _NOTHING,
+        "The step's `detail` says what was wrong. Call the upstream directly and compare with docs/formats.md.",
+    ),
+    "invalid_charset": Advice(
+        "An upstream answered with text in a charset that is unknown, or with bytes that are no characters in the charset that it declares.",
+        _NOTHING,
+        "Correct the `charset` in the upstream's `Content-Type`. With `decode: bytes` the body can be used as it is.",
+    ),
     "upstream_status": Advice(
         "An upstream answered with an error status. The 4xx of a required step is passed on; anything else becomes a 502.",
         "For a 4xx: check the request. Otherwise: retry after a pause.",

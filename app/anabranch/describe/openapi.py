@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from anabranch.describe.schemas import response_schema
 from anabranch.describe.security import is_parameter, requirements
+from anabranch.describe.select import loosened
 from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
@@ -166,9 +167,15 @@ def _success(plan: EndpointPlan, schemas: JSON) -> JSON:
         }
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if (media_type := plan.response.media_type) is not None:
-        schema = response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
-        response["content"] = {media_type: {"schema": schema}}
+        response["content"] = {media_type: {"schema": _response_schema(plan, schemas)}}
     return response
+
+
+def _response_schema(plan: EndpointPlan, schemas: JSON) -> JSON:
+    if plan.select is None:
+        return response_schema(plan, lambda step, schema: _embedded(schema, f"{plan.name}_{step}", schemas))
+    whole = response_schema(plan, lambda step, schema: _embedded(loosened(schema), f"{plan.name}_{step}", schemas))
+    return {**loosened(whole), **({"type": "object"} if whole.get("type") == "object" else {})}
 
 
 def _failures(plan: EndpointPlan, *, has_parameters: bool) -> JSON:

@@ -14,25 +14,25 @@ from time import monotonic
 from typing import Self
 
 from anabranch.cache.entries import StaleStore, age_of, may_be_stored, recorded_key
-from anabranch.core.exchange import Answer
+from anabranch.core.exchange import Answer, StaleRule
 from anabranch.journal.filter import Filter
 from anabranch.journal.reader import records
 from anabranch.journal.record import Step
 from anabranch.journal.redact import MASK
-from anabranch.jsontext.proof import is_answer
 from anabranch.plan.kinds.call import stale_calls
 from anabranch.plan.model import DocumentPlan
 
 logger = logging.getLogger("anabranch.journal")
 
 
-def origins_of(plan: DocumentPlan) -> dict[str, float]:
-    """The calls whose answers can be restored: the digest of each, and the maximum age of its answer in seconds."""
-    origins: dict[str, float] = {}
+def origins_of(plan: DocumentPlan) -> dict[str, StaleRule]:
+    """The calls whose answers can be restored: the digest of each, and the rule with the greatest age."""
+    origins: dict[str, StaleRule] = {}
     for endpoint in plan.endpoints:
         for _, rule in stale_calls(endpoint.steps):
-            if rule.origin:
-                origins[rule.origin] = max(rule.max_age_s, origins.get(rule.origin, 0.0))
+            known = origins.get(rule.origin)
+            if rule.origin and (known is None or known.max_age_s < rule.max_age_s):
+                origins[rule.origin] = rule
     return origins
 
 
@@ -58,7 +58,7 @@ class Restoring:
         if self._task is not None:
             await asyncio.wait((self._task,))
 
-    async def _restore(self, origins: Mapping[str, float]) -> None:
+    async def _restore(self, origins: Mapping[str, StaleRule]) -> None:
         bounds = self._plan.stale
         staging = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
         try:
@@ -75,20 +75,20 @@ class Restoring:
 
 
 def read_into(
-    store: StaleStore, folder: Path, origins: Mapping[str, float], stopping: threading.Event, *, wall_now: datetime, now_s: float
+    store: StaleStore, folder: Path, origins: Mapping[str, StaleRule], stopping: threading.Event, *, wall_now: datetime, now_s: float
 ) -> None:
     """Put the latest answers into `store`. Blocking. `wall_now`, `now_s`: the same moment by the wall and the monotonic clock. Raises
     OSError."""
-    oldest = wall_now - timedelta(seconds=max(origins.values(), default=0.0))
+    oldest = wall_now - timedelta(seconds=max((rule.max_age_s for rule in origins.values()), default=0.0))
     for record in records(folder, Filter(since=oldest)):
         if stopping.is_set():
             return
         for step in record.steps:
-            if step.origin in origins:
-                _restore_step(store, step, now_s - (wall_now - record.time).total_seconds())
+            if (rule := origins.get(step.origin)) is not None:
+                _restore_step(store, step, rule, now_s - (wall_now - record.time).total_seconds())
 
 
-def _restore_step(store: StaleStore, step: Step, since_s: float) -> None:
+def _restore_step(store: StaleStore, step: Step, rule: StaleRule, since_s: float) -> None:
     if step.method is None or step.target is None or step.sent is not None or step.age_s is not None or MASK in step.target:
         return
     if step.status is None or not 200 <= step.status < 300 or (step.body is not None and not step.body.is_kept):
@@ -97,7 +97,7 @@ def _restore_step(store: StaleStore, step: Step, since_s: float) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in step.headers.items()]
     answer = Answer(step.status, headers, body)
     key = recorded_key(step.origin, step.method, step.target)
-    if may_be_stored(answer) and is_answer(body) and MASK.encode() not in body:
+    if may_be_stored(answer) and not rule.fault_of(answer) and MASK.encode() not in body:
         store.put(key, answer, since_s - age_of(answer))
     else:
         store.discard(key)

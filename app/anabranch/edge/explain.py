@@ -21,7 +21,7 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
 
     `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition) or `not_run` (another step's
     failure ended the request first, or nobody asked for it) or `cancelled` (another step of the same `any` answered first). `answered_by`: the step whose
-    value stands in its place. `not_needed`: a reference with `?` found null.
+    value stands in its place. `not_needed`: a reference with `?` found null. `not_selected`: by the client, directly or through others.
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -51,7 +51,7 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
     }
     description |= step.operation.facts()
     if outcome is None:
-        return {**description, "state": left_out.get(step.name, "not_run")}
+        return {**description, "state": left_out.get(step.name, "not_selected" if step.name in plan.unselected else "not_run")}
     failure = outcome.failure
     state = "ok" if failure is None else "skipped" if isinstance(failure, SkippedError) else "failed"
     return {

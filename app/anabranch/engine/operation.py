@@ -10,7 +10,10 @@ from anabranch.engine import metadata
 from anabranch.engine.outcome import Outcome, status_failure
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import UnexpectedAnswer
+from anabranch.formats.rules import NotQuickError
 from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.raw import NULL
+from anabranch.plan.decoding import Decoding, content_type, is_empty
 from anabranch.plan.judge import JudgePlan
 from anabranch.plan.model import StepPlan
 from anabranch.policy.call import Call, Policy
@@ -70,6 +73,18 @@ async def expect(judge: JudgePlan, body: bytes, frame: Frame, outcome: Outcome, 
     """Raise UnexpectedAnswer unless the condition holds."""
     if not await holds(judge, body, frame, outcome, offload, deadline):
         raise UnexpectedAnswer("`expect` does not hold for the answer", may_be_processed=True)
+
+
+async def decode(decoding: Decoding, answer: Answer, step: str, offload: Offload | None, deadline: float) -> bytes:
+    """The body of an answer as JSON text, made off the loop where that takes too long for it. Raises StepError."""
+    if is_empty(answer):
+        return NULL
+    if offload is None:
+        return decoding.read(answer.body, content_type(answer))
+    try:
+        return decoding.read_quickly(answer.body, content_type(answer))
+    except NotQuickError:
+        return await offload.decode(decoding, answer, step, deadline)
 
 
 async def read_value(step: StepPlan, body: bytes, frame: Frame, outcome: Outcome, offload: Offload | None, deadline: float) -> bytes:

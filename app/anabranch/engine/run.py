@@ -20,6 +20,7 @@ from anabranch.engine.kinds import bind
 from anabranch.engine.operation import Operation, Resources
 from anabranch.engine.outcome import Outcome, Result, common_failure
 from anabranch.engine.request import ClientRequest
+from anabranch.engine.select import Selecting
 from anabranch.engine.stand_ins import StandIns
 from anabranch.errors import DependencyFailed, MissingReference, SkippedError, StepError
 from anabranch.jsontext.merge import ABSENT
@@ -51,7 +52,8 @@ class Engine:
 
     def bind(self, plan: EndpointPlan) -> Run:
         """What runs the requests of one endpoint. Called once, when the document is loaded; resources may be opened until the first request."""
-        return Runner(plan, self.resources, self.around).run
+        runner = Runner(plan, self.resources, self.around)
+        return runner.run if plan.select is None else Selecting(plan, plan.select, runner.run, runner.pruned).run
 
 
 class Runner:
@@ -68,12 +70,31 @@ class Runner:
 
     async def run(self, request: ClientRequest) -> Result:
         if not self.operations:
-            self.operations = tuple(bind(step, self.resources) for step in self.plan.steps)
+            self._bind()
         return await _Run(self, request).go()
+
+    def pruned(self, plan: EndpointPlan) -> Run:
+        """What runs `plan`, which is this runner's plan pruned to a selection. Steps that read their answers alike share their operation."""
+        if not self.operations:
+            self._bind()
+        runner = Runner(plan, self.resources, self.around)
+        runner.operations = tuple(
+            operation if step.read is whole.read else bind(step, self.resources)
+            for step, whole, operation in zip(plan.steps, self.plan.steps, self.operations, strict=True)
+        )
+        return runner.run if plan.ready else runner.run_nothing
+
+    async def run_nothing(self, request: ClientRequest) -> Result:
+        """The response of a plan in which no step runs."""
+        return _Run(self, request).result()
+
+    def _bind(self) -> None:
+        self.operations = tuple(bind(step, self.resources) for step in self.plan.steps)
 
 
 class _Run:
-    """The state of one request. `waiting[i]`: number of unsettled steps that step i needs, and one if it has to be asked for. `outcomes[i]`: None until step i is settled."""
+    """The state of one request. `waiting[i]`: number of unsettled steps that step i needs, and one if it has to be asked for. `outcomes[i]`: None until
+    step i is settled."""
 
     __slots__ = (
         "_around", "_began", "_body", "_crash", "_failure", "_finished", "_frame", "_is_large", "_is_partial", "_loop", "_offload", "_operations",
@@ -137,7 +158,7 @@ class _Run:
                 self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._request.deadline)
             except StepError as error:
                 self._failure = error
-        return self._result()
+        return self.result()
 
     # ------------------------------------------------------------------------------------------------------- tasks
 
@@ -291,7 +312,7 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------ result
 
-    def _result(self) -> Result:
+    def result(self) -> Result:
         plan = self._plan
         outcomes = [outcome for outcome in self.outcomes if outcome is not None and not outcome.left_out]
         left_out = {outcome.step: outcome.left_out for outcome in self.outcomes if outcome is not None and outcome.left_out}

@@ -44,7 +44,7 @@ class Scheduler(Protocol):
 class StandIns:
     """`_left`: how many steps may still ask for each one. `_waiting`: those whose failure waits for their fallback, by its index."""
 
-    __slots__ = ("_asked", "_frame", "_left", "_races", "_running", "_run", "_steps", "_stopped", "_waiting")
+    __slots__ = ("_asked", "_frame", "_left", "_races", "_run", "_running", "_steps", "_stopped", "_waiting")
 
     def __init__(self, run: Scheduler, steps: tuple[StepPlan, ...], frame: Frame) -> None:
         self._run = run

@@ -30,7 +30,7 @@ from anabranch.journal.record import (
     kept,
 )
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
-from anabranch.plan.kinds.call import stale_calls
+from anabranch.plan.kinds.call import decoded_calls, stale_calls
 from anabranch.plan.model import EndpointPlan, RecordPlan
 
 NO_HEADERS: Final[dict[str, str]] = {}
@@ -80,7 +80,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_bodies", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
+        "_bodies", "_decoded", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
     )  # fmt: skip
 
     def __init__(self, plan: EndpointPlan, rule: RecordPlan, journal: Journal, redaction: Redaction) -> None:
@@ -95,6 +95,7 @@ class Recorder:
         )
         self._headers = rule.headers
         self._origins = {step.name: rule.origin for step, rule in stale_calls(plan.steps)}
+        self._decoded = frozenset(step.name for step in decoded_calls(plan.steps))
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}
 
     def is_wanted(self) -> bool:
@@ -197,7 +198,8 @@ class Recorder:
                     for name, text in answer.headers
                     if name in ANSWER_HEADERS
                 }
-            body = _content(answer.body, redaction, is_kept=is_kept, is_json=outcome.raw is not None and outcome.stand_in is None)
+            is_json = outcome.raw is not None and outcome.stand_in is None and outcome.step not in self._decoded
+            body = _content(answer.body, redaction, is_kept=is_kept, is_json=is_json)
         elif is_kept and request is None and outcome.raw is not None and outcome.stand_in is None:
             value = _content(outcome.raw, redaction, is_kept=True, is_json=True)
         if request is not None and request.body is not None:

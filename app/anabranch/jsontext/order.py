@@ -5,7 +5,7 @@ another process. An order is a text that names the rules; the worker compiles an
 and bytes. Must not know processes or the event loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
@@ -17,6 +17,7 @@ from anabranch.errors import InvalidJSON, ShapeError, StepError
 from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.join import Join, join
+from anabranch.jsontext.raw import Tree
 from anabranch.jsontext.shape import DecodeMode, Shape, Slots, compile_reader
 
 PLAIN_FROM: Final = 4 * 1024 * 1024
@@ -49,12 +50,15 @@ class Reading:
 
 
 class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`slots`: of fields only, because the reply is the whole value. `merge`: flat, deep or deep_concat; empty otherwise. `join`: of two lists; None otherwise."""
+    """`slots`: of fields only, because the reply is the whole value. `merge`: group, flat, deep or deep_concat; empty otherwise. `names`: of the
+    values, for group. `pick`: what is kept of the merged value; None: everything. `join`: of two lists; None otherwise."""
 
     shape: Shape | None = None
     slots: list[tuple[tuple[str, ...], int]] = []
     mode: str = ""
     merge: str = ""
+    names: list[str] = []
+    pick: Tree | None = None
     join: Join | None = None
 
 
@@ -73,9 +77,9 @@ def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
     return Reading(order=order, from_bytes=from_bytes, whole=tuple(slot for path, slot in slots if not path))
 
 
-def merging(kind: str) -> str:
-    """The order for a merge by keys: flat, deep or deep_concat."""
-    return msgspec.json.encode(_Order(merge=kind)).decode()
+def merging(kind: str, names: Sequence[str] = (), pick: Tree | None = None) -> str:
+    """The order for a merge: group (of values with these `names`), flat, deep or deep_concat. `pick`: what is kept of it; None: everything."""
+    return msgspec.json.encode(_Order(merge=kind, names=list(names), pick=pick)).decode()
 
 
 def joining(rule: Join) -> str:
@@ -129,7 +133,8 @@ def carry_out(order: str, payload: bytes) -> bytes:
 def _worker(text: str) -> Callable[[bytes], bytes]:
     order = msgspec.json.decode(text, type=_Order)
     if order.merge:
-        return _merger(order.merge)
+        merged = _merger(order.merge, order.names)
+        return merged if order.pick is None else _picked(merged, order.pick)
     if (rule := order.join) is not None:
         return _joiner(rule)
     assert order.shape is not None
@@ -168,12 +173,19 @@ def _joiner(rule: Join) -> Callable[[bytes], bytes]:
     return work
 
 
-def _merger(kind: str) -> Callable[[bytes], bytes]:
+def _picked(work: Callable[[bytes], bytes], wanted: Tree) -> Callable[[bytes], bytes]:
+    read = compile_reader(Shape(pick=wanted), [])
+    return lambda payload: read(work(payload), [])
+
+
+def _merger(kind: str, names: list[str]) -> Callable[[bytes], bytes]:
     def work(payload: bytes) -> bytes:
         values = _unpack_values(payload)
         visible = [(index, "") for index in range(len(values))]
-        if kind == "flat":
-            assemble: Any = merge.flat(visible)
+        if kind == "group":
+            assemble: Any = merge.group(list(enumerate(names)), may_be_absent=True)
+        elif kind == "flat":
+            assemble = merge.flat(visible)
         else:
             assemble = merge.deep(visible, concat_arrays=kind == "deep_concat")
         return assemble(values, [])  # type: ignore[no-any-return]

@@ -118,9 +118,13 @@ Tree = dict[str, Any]
 
 
 def tree(texts: "list[str]") -> Tree:
-    """A tree of paths (`parse_path`), in their order. A path below another path is dropped, because the shorter one includes it."""
+    """A tree of paths as texts (`parse_path`), in their order."""
+    return tree_of([parse_path(text) for text in texts])
+
+
+def tree_of(paths: "list[Path]") -> Tree:
+    """A tree of paths, in their order. A path below another path is dropped, because the shorter one includes it. No path is empty."""
     root: Tree = {}
-    paths = [parse_path(text) for text in texts]
     for path in sorted(paths, key=len):
         node = root
         *above, last = path

@@ -6,7 +6,7 @@ from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
-from anabranch.plan.kinds.call import is_judged_call, is_stale_call
+from anabranch.plan.kinds.call import decoded_calls, is_judged_call, is_stale_call
 from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
@@ -57,6 +57,8 @@ def compile_document(
         if plan is not None:
             plans.append((plan, at))
     _check_names(plans, problems)
+    if document.journal.redact.paths:
+        _warn_of_answers_not_kept(plans, problems)
     operations = [step.operation for plan, _ in plans for step in plan.steps]
     return DocumentPlan(
         endpoints=tuple(plan for plan, _ in plans),
@@ -103,6 +105,17 @@ def _check_routes(document: config.Document, paths: Sequence[Path], problems: Pr
             )
         else:
             seen[key] = at
+
+
+def _warn_of_answers_not_kept(plans: Sequence[tuple[EndpointPlan, Path]], problems: Problems) -> None:
+    """Nothing can be redacted in a body that is not JSON."""
+    for plan, at in plans:
+        for step in decoded_calls(plan.steps) if plan.keeps_answers and plan.record is not None and plan.record.bodies == "steps" else ():
+            problems.add(
+                (*at, "steps", step.name, "decode"),
+                "the journal keeps only digests of these answers, so they cannot be replayed: `redact.paths` cannot find secrets in a body that is not JSON",
+                is_warning=True,
+            )
 
 
 def _check_names(plans: Sequence[tuple[EndpointPlan, Path]], problems: Problems) -> None:

@@ -8,7 +8,6 @@ from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
-from anabranch.jsontext.order import merging
 from anabranch.jsontext.shape import Shape, compile_filler, compile_reader
 from anabranch.jsontext.values import load_exactly
 from anabranch.plan.calls import most_calls
@@ -18,7 +17,8 @@ from anabranch.plan.fields import report_response_header
 from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
-from anabranch.plan.model import BodyPlan, CompressionPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan
+from anabranch.plan.merging import assemble_steps, merge_order
+from anabranch.plan.model import BodyPlan, CompressionPlan, EndpointPlan, ParameterPlan, RecordPlan, ResponsePlan, SelectPlan
 from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
@@ -26,6 +26,7 @@ from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_t
 from anabranch.plan.routes import PathError, operation_name, parameter_names, parse_path
 from anabranch.plan.schema import Schema, SchemaError
 from anabranch.plan.scope import Path, Scope
+from anabranch.plan.select import compile_select
 from anabranch.plan.stand_ins import check_stand_ins, find_stand_ins, hide_stand_ins, waits
 from anabranch.plan.step import StepDraft, draft_step, plan_step, report_nullable
 from anabranch.plan.template import compile_json
@@ -72,6 +73,7 @@ class EndpointCompiler:
         absent = _absent(drafts, stand_ins.on_demand)
         assemble = self._assemble(absent)
         self._scope.check_shapes(self._schemas(drafts))
+        select = self._select()
         body = self._body()
         parameters = self._parameters()
         if problems.errors or any(draft.operation is None for draft in drafts):
@@ -100,7 +102,7 @@ class EndpointCompiler:
             timeout_s=endpoint.timeout_s or defaults.timeout_s,
             max_requests=endpoint.max_requests or defaults.max_requests,
             path_parameters=tuple(item for item in parameters if item.location == "path"),
-            query_parameters=tuple(item for item in parameters if item.location == "query"),
+            query_parameters=(*(item for item in parameters if item.location == "query"), *([] if select is None else [select[1]])),
             header_parameters=tuple(item for item in parameters if item.location == "header"),
             body=body,
             slot_count=self._scope.slot_count,
@@ -114,7 +116,7 @@ class EndpointCompiler:
             ready=tuple(step.index for step in steps if not step.needs and not step.is_on_demand),
             response=ResponsePlan(
                 assemble=assemble,
-                merge_order=self._merge_order(),
+                merge_order=merge_order(endpoint.response),
                 visible=self._counted(names),
                 status=endpoint.response.status,
                 headers=tuple((name.lower().encode(), value.encode()) for name, value in endpoint.response.headers.items()),
@@ -123,6 +125,7 @@ class EndpointCompiler:
             record=_record(endpoint),
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
             digest=endpoint_digest(endpoint),
+            select=None if select is None else select[0],
             source=endpoint,
         )
         self._check_deadline(plan)
@@ -268,11 +271,11 @@ class EndpointCompiler:
             except TemplateError:
                 return None
             return lambda _values, frame: render(frame)
-        if response.merge == "flat":
-            return merge.flat(visible)
-        if response.merge == "deep":
-            return merge.deep(visible, concat_arrays=response.arrays == "concat")
-        return merge.group(visible, may_be_absent=any(name in absent for _, name in visible))
+        return assemble_steps(response, visible, may_be_absent=any(name in absent for _, name in visible))
+
+    def _select(self) -> tuple[SelectPlan, ParameterPlan] | None:
+        at = (*self._at, "response", "select", "parameter")
+        return compile_select(self._endpoint, self._scope, lambda message: self._problems.add(at, message))
 
     def _refill(self, step: str) -> Callable[[bytes, Frame], None] | None:
         """What fills the slots of the references to a step again; None when the response has no template."""
@@ -283,12 +286,6 @@ class EndpointCompiler:
         results = {draft.name: draft.operation.result_schema() for draft in drafts if draft.operation is not None}
         body = self._endpoint.body
         return {**results, "body": None if body is None else body.schema_}
-
-    def _merge_order(self) -> str:
-        response = self._endpoint.response
-        if "body" in response.model_fields_set or response.merge == "group":
-            return ""
-        return merging("deep_concat" if response.merge == "deep" and response.arrays == "concat" else response.merge)
 
     def _counted(self, names: list[str]) -> tuple[int, ...]:
         """The steps that decide whether anything could be answered: those that `response.body` refers to, otherwise the visible ones."""

@@ -6,6 +6,7 @@ from anabranch.plan.calls import most_calls
 from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.plan.select import needed
 from anabranch.plan.stand_ins import waits
 from anabranch.plan.upstream import UpstreamPlan
 
@@ -26,6 +27,9 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     for name in dict.fromkeys(step.upstream for step in steps if step.upstream):
         lines.append(f"  policies of {name}: {' > '.join(policies(upstreams[name]))}")
     lines.append(f"  response {_response(plan)}")
+    if plan.select is not None:
+        always = ", ".join(steps[index].name for index in sorted(needed(plan))) or "none"
+        lines.append(f"  clients select with ?{plan.select.parameter}=; steps that run for every selection: {always}")
     if (compression := plan.response.compression) is not None:
         lines.append(
             f"  compressed with {', '.join(compression.codings)}, from {compression.min_size_bytes} bytes on, for clients that accept it"

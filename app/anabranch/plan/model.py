@@ -1,6 +1,6 @@
 """The data classes of a compiled document. Immutable, with all names resolved and all defaults filled in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,6 +155,19 @@ class ResponsePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SelectPlan:
+    """How clients select parts of the response. `slot`: of the selection (`anabranch.jsontext.select.Selection`); MISSING there: everything.
+    `names`: what a selection can begin with; None: any name. `references`: of `response.body`, with their slots. `beside`: names of the steps to which
+    other parts of the response refer."""
+
+    parameter: str
+    slot: int
+    names: tuple[str, ...] | None
+    references: Mapping[Reference, int]
+    beside: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordPlan:
     """What the journal keeps of an endpoint's responses. `sample`: share of the responses. `durability`: None: as the journal says.
     `headers`: request header fields that are kept, lower case."""
@@ -169,8 +182,9 @@ class RecordPlan:
 class EndpointPlan:
     """One endpoint, compiled. `segments`: the path split at `/`, a parameter as `{name}`. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
-    `joins`: what is done to the steps' values before they are merged.
-    `numbers`: what clients see in place of names; None: the names.
+    `joins`: what is done to the steps' values before they are merged. `numbers`: what clients see in place of names; None: the names.
+    `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
+    (`anabranch.plan.select`).
 
     `path_parameters`, `query_parameters`, `header_parameters`: the declared parameters by location, in document order (path parameters
     in the order of the segments, undeclared ones as strings).
@@ -194,6 +208,8 @@ class EndpointPlan:
     record: RecordPlan | None = None
     numbers: Numbers | None = None
     digest: str = ""
+    select: SelectPlan | None = None
+    unselected: frozenset[str] = frozenset()
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
     """For each step, the number of steps that it waits for, and one more if it has to be asked for."""

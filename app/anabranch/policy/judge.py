@@ -25,7 +25,7 @@ class JudgeLayer:
         return answer
 
 
-def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> JudgeLayer | None:  # noqa: ARG001 - what every layer takes
+def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> JudgeLayer | None:
     """Built where an answer of the upstream is judged here."""
     return JudgeLayer(next_) if upstream.has_judged_calls else None
 

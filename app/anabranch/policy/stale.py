@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from anabranch.cache.entries import Key, StaleStore, age_of, may_be_stored, recorded_key
 from anabranch.core.exchange import Answer
-from anabranch.errors import InvalidJSON, StepError
-from anabranch.jsontext.proof import is_answer
+from anabranch.errors import StepError
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.coalesce import coalescing_key
@@ -23,7 +22,7 @@ from anabranch.policy.tools import Tools
 class StaleLayer:
     """Stores the good responses of calls that have a stale rule, and returns the stored one when such a call fails.
 
-    A call fails by a StepError, a status of 500 or more that is no good answer, or a good answer whose body is not JSON; a 4xx is not a failure. The age of the response is
+    A call fails by a StepError, a status of 500 or more that is no good answer, or a good answer that its step cannot read; a 4xx is not a failure. The age of the response is
     written to `call.stale_age_s`. Other calls pass through. Cancellation passes through; nothing is stored.
     """
 
@@ -42,6 +41,8 @@ class StaleLayer:
         return self._next(call) if call.stale is None else self._guarded(call)
 
     async def _guarded(self, call: Call) -> Answer:
+        rule = call.stale
+        assert rule is not None
         key = stale_key(self._upstream, call)
         try:
             answer = await self._next(call)
@@ -51,8 +52,9 @@ class StaleLayer:
                 raise
             return stored
         is_good = answer.status in call.success
-        if (answer.status >= 500 and not is_good) or (is_good and not is_answer(answer.body)):
-            stored = self._stored(call, key, InvalidJSON.code if is_good else str(answer.status))
+        fault = rule.fault_of(answer) if is_good else str(answer.status) if answer.status >= 500 else ""
+        if fault:
+            stored = self._stored(call, key, fault)
             return answer if stored is None else stored
         if is_good:
             if may_be_stored(answer):

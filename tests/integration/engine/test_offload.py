@@ -1,19 +1,24 @@
 """Large answers through a complete service: read and merged in a worker process, with the same bytes as on the loop, which stays free."""
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import orjson
 import pytest
 
 from anabranch.compute.offload import Offload
+from anabranch.compute.processes.pool import ProcessPool
 from anabranch.config.model import Document
 from anabranch.config.problems import Problems
+from anabranch.core.exchange import Answer
 from anabranch.document.service import Service
 from anabranch.engine.outcome import Result
 from anabranch.engine.run import Engine
+from anabranch.errors import InvalidFormat, ProcessingTimeout, WorkerLost
 from anabranch.jsontext.order import PLAIN_FROM
 from anabranch.plan.compile import compile_document
+from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.model import DocumentPlan
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.requests import request_of
@@ -35,6 +40,7 @@ def plan_for(url: str) -> DocumentPlan:
         endpoint("/drop", steps={"a": {**large, "drop": ["rows.x"]}}),
         endpoint("/deep", steps={"a": large, "b": {"upstream": "big", "path": "/small"}}, response={"merge": "deep"}),
         endpoint("/broken", steps={"a": {"upstream": "big", "path": "/broken", "required": True}}),
+        endpoint("/page", "20s", steps={"a": {**large, "decode": "html", "select": {"last": "p:last-of-type"}}}),
         endpoint("/late", "50ms", steps={"a": {**large, "required": True}}),
     ]
     document = {"version": 1, "upstreams": {"big": {"url": url, "max_response": "64MiB"}}, "endpoints": endpoints}
@@ -88,3 +94,32 @@ async def test_without_a_worker_the_loop_reads_the_body(monkeypatch: pytest.Monk
     async with ScriptedUpstream({"/large": answer(LARGE)}) as upstream, Service(plan_for(upstream.url)) as service:
         result = await ask(service, "/pick")
         assert result.is_complete
+
+
+PAGE = b"<p>1</p>" * 20_000 + b"<p>2</p>"
+
+
+async def test_without_a_worker_a_thread_reads_other_formats_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: Offload) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(Offload, "_open", refuse)
+    async with ScriptedUpstream({"/large": {"body": PAGE.decode()}}) as upstream, Service(plan_for(upstream.url)) as service:
+        assert (await ask(service, "/page")).body == b'{"a":{"last":"2"}}'
+        (plan,) = (plan for plan in service.plan.endpoints if plan.path == "/page")
+        operation = plan.steps[0].operation
+        assert isinstance(operation, CallPlan)
+        assert operation.decoding is not None
+        with pytest.raises(ProcessingTimeout):
+            await service.offload.decode(operation.decoding, Answer(200, [], PAGE), "a", monotonic() + 0.001)
+
+
+async def test_a_body_that_ends_its_process_is_never_read_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose(self: ProcessPool, job: object, timings: object) -> None:
+        raise WorkerLost("gone")
+
+    monkeypatch.setattr(ProcessPool, "run", lose)
+    async with ScriptedUpstream({"/large": {"body": PAGE.decode()}}) as upstream, Service(plan_for(upstream.url)) as service:
+        (outcome,) = (await ask(service, "/page")).outcomes
+        assert isinstance(outcome.failure, InvalidFormat)
+        assert outcome.failure.detail == "the process that read the body has crashed"

@@ -51,6 +51,22 @@ endpoints:
       first: {{upstream: narrow, path: /one/1}}
       second: {{upstream: narrow, path: /one/2}}
     journal: {{bodies: steps}}
+  - path: /lists
+    name: lists
+    steps:
+      list: {{upstream: a, path: /list}}
+      each: {{upstream: a, path: "/one/{{item.id}}", each: "{{list.items}}", distinct: "{{item.id}}", pick: [n, secret], join: {{into: list.items, as: one}}}}
+      some: {{upstream: a, path: "/some/{{item.id}}", each: "{{list.items}}", at_once: 2}}
+      many: {{upstream: a, method: POST, path: /many, idempotent: true, body: {{ids: "{{batch}}"}}, each: "{{list.items}}", batch: {{size: 2, key: "{{item.id}}", match: id}}}}
+      skip: {{upstream: a, path: /one, query: {{id: "{{list.none}}"}}}}
+      may: {{upstream: a, path: "/one/{{list.null?}}"}}
+    journal: {{bodies: steps}}
+  - path: /lists/strict
+    name: strict_lists
+    steps:
+      list: {{upstream: a, path: /list, required: true}}
+      some: {{upstream: a, path: "/some/{{item.id}}", each: "{{list.items}}", required: true}}
+    journal: {{bodies: steps}}
   - path: /orders
     name: orders
     method: POST
@@ -69,6 +85,10 @@ SCRIPT: dict[str, Any] = {
     "/text": {"body": "no json"},
     "/status": {"status": 503},
     "/empty": {"status": 204},
+    "/list": {"json": {"items": [{"id": 1}, {"id": 2}, {"id": 1}, {"id": 3}, {}], "none": [], "null": None}},
+    "/some/{id}": {"template": {"of": "{path}"}},
+    "/some/2": {"status": 404, "delay_s": 0.02},
+    "/many": {"json": [{"id": 1, "secret": "s"}, {"id": "3"}]},
     "/orders": {"status": 201, "json": {"id": 7}},
 }
 
@@ -80,7 +100,7 @@ async def ask(document: str, folder: Path) -> None:
             await client.get(f"/whole/{number}?token=abc&other=1")
             await client.head(f"/whole/{number}")
         await client.get("/whole/a%20b%2Fc")
-        for path in ("/strict", "/nothing", "/odd"):
+        for path in ("/strict", "/nothing", "/odd", "/lists", "/lists/strict"):
             await client.get(path)
         await client.post("/orders", json={"n": 12345678901234567890123, "l": "\u00e9\n"})
         await client.post("/orders", json={})
@@ -110,7 +130,15 @@ async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> Non
     # A redacted parameter that no step uses must still be valid for its schema.
     assert skipped == {"the query parameter token was redacted", "the request body was rejected, and is not in the record"}
     assert replayed + sum(sum(of["skipped"].values()) for of in endpoints.values()) == count
-    assert {name: of["replayed"] for name, of in endpoints.items()} == {"whole": 7, "strict": 1, "nothing": 1, "odd": 1, "orders": 2}
+    assert {name: of["replayed"] for name, of in endpoints.items()} == {
+        "whole": 7,
+        "strict": 1,
+        "nothing": 1,
+        "odd": 1,
+        "orders": 2,
+        "lists": 1,
+        "strict_lists": 1,
+    }
     assert hits == sum(1 for _ in upstream.hits)
 
     changed = document.replace("drop: [x], rename: {y: z}", "pick: [x, missing]")

@@ -96,3 +96,10 @@ def test_faults_keep_their_class() -> None:
         settle_reading(elsewhere, b"[1]", carry_out(elsewhere.order, b"[1]"), [])
     with pytest.raises(InvalidJSON):
         settle_reading(elsewhere, b"[1", carry_out(elsewhere.order, b"[1"), [])
+
+
+def test_a_merged_value_is_picked_in_the_worker_too() -> None:
+    values = [b'{"a": 1, "o": {"p": 1, "q": 2}}', b'{"b": 2}']
+    assert carry_out(merging("flat", pick={"o": {"q": {}}, "b": {}}), pack_values(values)) == b'{"o":{"q":2},"b":2}'
+    assert carry_out(merging("group", ["x", "y"], {"x": {"o": {"p": {}}}}), pack_values(values)) == b'{"x":{"o":{"p":1}}}'
+    assert carry_out(merging("group", ["x", "y"], {"x": {"a": {}}, "y": {}}), pack_values([values[0], merge.ABSENT])) == b'{"x":{"a":1}}'

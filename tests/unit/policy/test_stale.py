@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from anabranch.cache.entries import StaleStore, recorded_key
 from anabranch.core.exchange import Answer, HeaderBlock, Request, StaleRule
 from anabranch.errors import BreakerOpen, ConnectError, QueueFull, StepError, UpstreamTimeout
+from anabranch.plan.decoding import json_fault
 from anabranch.policy.call import Call
 from anabranch.policy.coalesce import CoalesceLayer
 from anabranch.policy.event import PolicyEvent
 from anabranch.policy.stale import StaleLayer, stale_key
 from tests.support.policies import Scripted, answer
 
-RULE = StaleRule(60.0)
+RULE = StaleRule(60.0, "", json_fault)
 
 
 class Clock:
@@ -137,10 +138,10 @@ async def test_an_answer_from_the_journal_is_used_only_for_its_origin() -> None:
     store = StaleStore(max_entries=10, max_bytes=10_000)
     store.put(recorded_key("here", "GET", "/x"), answer(200, b"recorded"), 990.0)
     layer = layer_of(Scripted(ConnectError("x")), Clock(), store=store)
-    call = call_of(GET, StaleRule(60.0, "here"))
+    call = call_of(GET, StaleRule(60.0, "here", json_fault))
     assert (await layer(call)).body == b"recorded"
     assert call.stale_age_s == 10
-    for rule in (StaleRule(60.0, "there"), StaleRule(60.0)):
+    for rule in (StaleRule(60.0, "there", json_fault), RULE):
         with pytest.raises(ConnectError):
             await layer(call_of(GET, rule))
 

@@ -307,3 +307,36 @@ def test_every_failure_of_a_call_can_be_raised_again() -> None:
     for code in ("timeout", "tls_failed", "resolve_failed", "response_too_large", "deadline_exceeded", "queue_timeout", "protocol_error"):
         assert failure_of(code).code == code
     assert failure_of("something_new").code == "upstream_error"
+
+
+async def test_a_request_with_a_selection_is_replayed_with_it() -> None:
+    plan = plan_of({"response": {"select": {"parameter": "fields"}}})
+    of_one = recorded("/x/7", b'{"one":{"n":1}}', [ONE], query="fields=one.n")
+    of_two = recorded("/x/7", b'{"two":{"m":2.0}}', [ONE, TWO], query="fields=two(m)")
+    faulty = recorded("/x/7", b"", [], query="fields=three", status=400, complete=None, failure="invalid_parameters")
+    report = await replayed(plan, WHOLE, of_one, of_two)
+    assert (report.replayed, report.same, report.different) == (3, 3, 0)
+    assert not report.dropped_calls
+    assert not report.new_calls
+    report = await replayed(plan, faulty)
+    assert not report.status
+    report = await replayed(plan_of(), of_one)
+    assert list(report.new_calls) == ["b GET"]
+
+
+FEED = b"<rss><item>1</item></rss>"
+DECODED = {
+    "one": {"upstream": "a", "path": "/one", "decode": "xml"},
+    "two": {"upstream": "b", "path": "/two/{one.rss.item}", "decode": "text"},
+}
+
+
+async def test_answers_of_other_formats_are_replayed_from_their_bytes_and_content_types() -> None:
+    two = answered("two", "b", "/two/1", "caf\u00e9".encode("latin-1"), headers={"content-type": "text/plain; charset=latin1"})
+    body = '{"one":{"rss":{"item":"1"}},"two":"caf\u00e9"}'.encode()
+    record = recorded("/x/7", body, [answered("one", "a", "/one", FEED), two])
+    report = await replayed(plan_of({"steps": DECODED}), record)
+    assert (report.same, report.different) == (1, 0)
+    changed = {**DECODED, "one": {**DECODED["one"], "arrays": ["rss.item"]}, "two": {**DECODED["two"], "path": "/two/{one.rss.item.0}"}}
+    report = await replayed(plan_of({"steps": changed}), record)
+    assert (report.same, list(report.fields)) == (0, ["one.rss.item"])

@@ -8,7 +8,7 @@ from anabranch.plan.kinds.any_of import AnyPlan
 from anabranch.plan.model import StepPlan
 
 
-def bind(step: StepPlan, plan: AnyPlan, resources: Resources) -> Operation:  # noqa: ARG001 - what every kind takes
+def bind(step: StepPlan, plan: AnyPlan, resources: Resources) -> Operation:
     """The operation of an `any` step."""
     offload = resources.offload
 

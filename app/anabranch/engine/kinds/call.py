@@ -4,7 +4,7 @@ import asyncio
 from time import monotonic
 
 from anabranch.core.exchange import Answer
-from anabranch.engine.operation import Operation, Resources, accept, expect, holds, note, read_value
+from anabranch.engine.operation import Operation, Resources, accept, decode, expect, holds, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import StepError, UpstreamTimeout
@@ -19,9 +19,10 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     """The operation of a call step. Raises KeyError when its upstream is not open."""
     policy, offload = resources.policies[plan.upstream], resources.offload
     condition, is_judged_inside = plan.expect, plan.is_judged_inside
+    decoding = plan.decoding
 
     async def exchange(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
-        """One answer that is good, and what `expect` demands: its body."""
+        """One answer that is good, and what `expect` demands: its body as JSON text."""
         sent = plan.build(frame, request.headers, request.propagated)
         endpoint = request.plan
         if endpoint.is_recorded:
@@ -47,16 +48,17 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
         finally:
             note(outcome, call)
         if condition is not None and (not is_judged_inside or call.stale_age_s is not None):
-            await judged(answer, call, request, outcome, frame)
-        else:
-            accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
-        return answer.body
+            return await judged(answer, call, request, outcome, frame)
+        accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
+        return answer.body if decoding is None else await decode(decoding, answer, step.name, offload, deadline)
 
-    async def judged(answer: Answer, call: Call, request: ClientRequest, outcome: Outcome, frame: Frame) -> None:
-        """Raise StepError for an answer that is not good, or that `expect` refuses."""
+    async def judged(answer: Answer, call: Call, request: ClientRequest, outcome: Outcome, frame: Frame) -> bytes:
+        """The body as JSON text. Raises StepError for an answer that is not good, or that `expect` refuses."""
         assert condition is not None
         accept(answer, call, outcome, is_kept=request.plan.keeps_answers, has_own_credentials=plan.has_own_credentials)
-        await expect(condition, answer.body, frame, outcome, offload, call.deadline)
+        body = answer.body if decoding is None else await decode(decoding, answer, step.name, offload, call.deadline)
+        await expect(condition, body, frame, outcome, offload, call.deadline)
+        return body
 
     async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
         body = await exchange(request, outcome, frame, deadline)

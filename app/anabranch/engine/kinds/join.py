@@ -14,7 +14,7 @@ def bind(step: StepPlan, plan: JoinPlan, resources: Resources) -> Operation:
     """The operation of a join."""
     offload = resources.offload
 
-    async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:  # noqa: ARG001 - what every operation takes
+    async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
         left, right = plan.left(frame), plan.right(frame)
         if len(left) + len(right) < REBUILD_FROM or offload is None:
             joined = join(left, right, plan.rule)

@@ -20,7 +20,7 @@ class AnyPlan:
     most_calls: int = 0
     may_be_left_out: bool = True
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:  # noqa: ARG002 - what every kind takes
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
         return None
 
     def result_schema(self) -> dict[str, Any] | None:
@@ -36,6 +36,6 @@ class AnyPlan:
         return {"upstream": None, "any": list(self.members)}
 
 
-def compile(step: config.FirstStep, context: StepContext) -> AnyPlan | None:  # noqa: A001, ARG001 - what every kind does
+def compile(step: config.FirstStep, context: StepContext) -> AnyPlan | None:  # noqa: A001 - what every kind does
     """Compile an `any` step. Its members are checked with those of the other steps."""
     return AnyPlan(members=tuple(step.any_))

@@ -13,6 +13,7 @@ from anabranch.config import model as config
 from anabranch.config.units import format_duration
 from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock, Request, StaleRule
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
 from anabranch.plan.fields import report_header
 from anabranch.plan.judge import JudgePlan, compile_judge
 from anabranch.plan.model import HeaderPairs, StepPlan
@@ -31,9 +32,9 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 class CallPlan:
     """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
     request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
-    use an old answer; None: not at all. `has_own_credentials`: it is authenticated by the document, and not by the client. The rest as of
-    `OperationPlan`. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition. `is_judged_inside`: the
-    policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions."""
+    use an old answer; None: not at all. `decoding`: what the answer is read as; None: JSON. `has_own_credentials`: it is authenticated by the document, and not
+    by the client. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition. `is_judged_inside`: the
+    policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions. The rest as of `OperationPlan`."""
 
     upstream: str
     method: str
@@ -49,6 +50,7 @@ class CallPlan:
     is_judged_inside: bool = False
     until: JudgePlan | None = None
     every_s: float = 0.0
+    decoding: Decoding | None = None
     has_own_credentials: bool = False
     may_be_left_out: bool = False
 
@@ -57,13 +59,14 @@ class CallPlan:
         return request.method, request.target, request.extra, request.body
 
     def result_schema(self) -> dict[str, Any] | None:
-        return None
+        return None if self.decoding is None else self.decoding.schema
 
     def explain(self) -> str:
         return f"{self.method} {self.path} at {self.upstream}"
 
     def marks(self) -> list[str]:
         return [
+            *([f"decode {self.decoding.name}"] if self.decoding is not None else []),
             *(["coalesced"] if self.is_coalesced else []),
             *(["stale if error"] if self.stale is not None else []),
             *([f"good statuses {', '.join(map(str, sorted(self.success)))}"] if self.success is not ANY_2XX else []),
@@ -72,7 +75,7 @@ class CallPlan:
         ]
 
     def facts(self) -> dict[str, Any]:
-        return {"upstream": self.upstream}
+        return {"upstream": self.upstream, **({"decode": self.decoding.name} if self.decoding is not None else {})}
 
 
 def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # noqa: A001 - what every kind does
@@ -108,6 +111,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     expect = compile_judge(step.expect, "expect", context, has_head=True)
     until = compile_judge(step.until, "until", context, has_head=True)
     _check_success(step, context)
+    decoding = compile_decoding(step, method, context)
     upstream = context.known.upstreams.get(step.upstream)
     if upstream is None:
         if not context.known.is_broken("upstreams", step.upstream):
@@ -118,7 +122,9 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         return None
     scope = context.scope
     block, extra = compile_headers(
-        defaults=DEFAULT_HEADERS | ({"content-type": "application/json"} if has_body else {}),
+        defaults=DEFAULT_HEADERS
+        | ({"accept": decoding.accept} if decoding is not None else {})
+        | ({"content-type": "application/json"} if has_body else {}),
         upstream=upstream.headers,
         step=headers,
         forward=upstream.forward_headers,
@@ -135,7 +141,10 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         path=step.path,
         is_idempotent=is_idempotent,
         is_coalesced=step.coalesce,
-        stale=None if step.stale_if_error_s is None else StaleRule(step.stale_if_error_s, origin),
+        stale=None
+        if step.stale_if_error_s is None
+        else StaleRule(step.stale_if_error_s, origin, json_fault if decoding is None else decoding.fault_of),
+        decoding=decoding,
         worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent) if until is None else 0.0,
         most_calls=_most_calls(upstream, is_idempotent=is_idempotent) * repetitions,
         success=ANY_2XX if step.success is None else frozenset(step.success),
@@ -170,6 +179,13 @@ def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:
 def is_judged_call(step: config.Step) -> TypeGuard[config.CallStep]:
     """Whether a good answer to the step may be a failure of its upstream."""
     return isinstance(step, config.CallStep) and step.counts_as_failure
+
+
+def decoded_calls(steps: Iterable[StepPlan]) -> Iterator[StepPlan]:
+    """The steps whose answers are not JSON."""
+    for step in steps:
+        if isinstance(step.operation, CallPlan) and step.operation.decoding is not None:
+            yield step
 
 
 def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule]]:

@@ -30,7 +30,7 @@ class JoinPlan:
     worst_case_s: float = 0.0
     most_calls: int = 0
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:  # noqa: ARG002 - what every kind takes
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
         return self.left(frame), self.right(frame)
 
     def result_schema(self) -> dict[str, Any] | None:
