@@ -273,7 +273,7 @@ class StepError(AnabranchError):
     code = "step_failed"
     status: int = 502
     proxy_error: ClassVar[str] = ""
-    is_timeout: ClassVar[bool] = False
+    is_timeout: bool = False
 
     def __init__(self, detail: str, *, may_be_processed: bool = False, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -484,6 +484,7 @@ class NothingAnswered(StepError):
     def __init__(self, detail: str = "every step that this response shows failed", *, is_timeout: bool) -> None:
         super().__init__(detail)
         self.status = 504 if is_timeout else 502
+        self.is_timeout = is_timeout
 
 
 class ComputePoolFull(RejectedError):

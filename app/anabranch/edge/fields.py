@@ -78,7 +78,7 @@ def proxy_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) ->
     members = [
         _member(_step(outcome, numbers), outcome.failure or outcome.item_failures[0], outcome.shortfall)
         for outcome in outcomes
-        if (outcome.failure is not None and not outcome.is_excused) or outcome.item_failures
+        if (outcome.failure is not None or outcome.item_failures) and not outcome.is_excused
     ]
     return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;details="{} more steps failed"').encode("ascii")
 

@@ -251,8 +251,10 @@ class _Run:
         self.outcomes[step.index] = outcome
         if outcome.is_large:
             self._is_large = True
-        if outcome.stale_age_s is not None or outcome.dropped_items or outcome.item_failures:
-            self._is_partial = True
+        answered = outcome if outcome.stand_in is None else outcome.answered
+        if answered.stale_age_s is not None or answered.dropped_items or answered.item_failures:
+            # What stands in for another step counts there.
+            self._is_partial = self._is_partial or not step.is_only_stand_in
         if step.metadata:
             metadata.fill(step, outcome, self._frame)
         has_value = True
@@ -318,7 +320,7 @@ class _Run:
         left_out = {outcome.step: outcome.left_out for outcome in self.outcomes if outcome is not None and outcome.left_out}
         failure = self._failure
         failures = [outcome.failure for outcome in outcomes if outcome.failure is not None and not outcome.is_excused]
-        failures += [failure for outcome in outcomes if outcome.is_in_vain for failure in outcome.item_failures]
+        failures += [failure for outcome in outcomes if outcome.is_in_vain and not outcome.is_excused for failure in outcome.item_failures]
         if failure is None and failures:
             failure = self._nothing_answered(failures)
         if failure is not None:

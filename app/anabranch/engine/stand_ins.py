@@ -107,6 +107,7 @@ class StandIns:
         winner = race.end.result()
         members = [member for index in step.members if (member := self._run.outcomes[index]) is not None]
         failures = [member.failure for member in members if member.failure is not None and member.raw is None]
+        failures += [failure for member in members if member.is_in_vain for failure in member.item_failures]
         if winner is None:
             if not failures:
                 raise LeftOut
@@ -187,8 +188,9 @@ class _Race:
 
     def settle(self, outcome: Outcome) -> None:
         self._left -= 1
-        if not self.end.done() and (outcome.raw is not None or not self._left):
-            self.end.set_result(None if outcome.raw is None else outcome)
+        is_good = outcome.raw is not None and not outcome.is_in_vain
+        if not self.end.done() and (is_good or not self._left):
+            self.end.set_result(outcome if is_good else None)
 
 
 def _left_out(step: StepPlan, state: str) -> Outcome:

@@ -44,7 +44,9 @@ CASES = {
     ),
     "a member that had failed before fails again": Case(
         steps={"x": {"any": ["one", "two"]}, "one": ONE, "two": TWO},
-        record=recorded("/x/7", b'{"x":2}', [RACED, failed("one", "a", "/one", "timeout"), answered("two", "b", "/two", b"2", elapsed_ms=4.0)]),
+        record=recorded(
+            "/x/7", b'{"x":2}', [RACED, failed("one", "a", "/one", "timeout"), answered("two", "b", "/two", b"2", elapsed_ms=4.0)]
+        ),
     ),
     "a repetition is given its last answer": Case(
         steps={"one": {**ONE, "until": "{value.n} > 2"}},
