@@ -8,6 +8,7 @@ from pathlib import Path
 
 from starlette.routing import BaseRoute
 
+from anabranch.core.forwarding import TrustedProxies
 from anabranch.document.compile import compile_file
 from anabranch.document.reload import Reloader
 from anabranch.document.services import Services
@@ -79,7 +80,11 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
     )
     health = Health()
     plane = DataPlane(
-        services.first.engine.bind, allow_explain=settings.allow_explain, observer_of=observation.observer_of, tracer=observation.tracer
+        services.first.engine.bind,
+        allow_explain=settings.allow_explain,
+        observer_of=observation.observer_of,
+        tracer=observation.tracer,
+        proxies=TrustedProxies(settings.trusted_proxies),
     )
     pages: list[BaseRoute] = [*health_routes(health)]
     if observation.metrics is not None and settings.admin_port is None:

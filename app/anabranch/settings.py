@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from anabranch.core.forwarding import TrustedProxies
 from anabranch.errors import ConfigError, Problem
 
 PREFIX: Final = "ANABRANCH_"
@@ -48,6 +49,9 @@ class Settings(BaseSettings):
     """When to reload the document: `watch` (file changes, SIGHUP), `signal` (SIGHUP), `off` (only on `POST /admin/reload`)."""
     keep_alive_s: float = Field(75.0, ge=0, le=3600)
     """How long a client's connection may stay idle, in seconds. Set it longer than the idle timeout of a load balancer in front."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Proxies in front of the gateway, separated by commas: addresses, networks such as 10.0.0.0/8, and `unix` for Unix sockets. They are believed
+    in `X-Forwarded-*` and `Forwarded`; what other clients send in these fields is never passed on."""
     max_requests: int = Field(0, ge=0)
     """Maximum concurrent requests, all endpoints together. 0: no limit. The limit applies to each worker."""
     max_waiting: int = Field(256, ge=0)
@@ -85,7 +89,7 @@ class Settings(BaseSettings):
     ready_upstreams: Annotated[tuple[str, ...], NoDecode] = ()
     """Upstreams that /readyz depends on, separated by commas: not ready while one of them has the breakers of all its addresses open."""
 
-    @field_validator("ready_upstreams", "admin_names", mode="before")
+    @field_validator("ready_upstreams", "admin_names", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -97,6 +101,12 @@ class Settings(BaseSettings):
             if _HOST_NAME.fullmatch(name) is None:
                 raise ValueError(f"{name!r} is not a host name; write it without scheme, port, path and wildcards")
         return tuple(name.lower().removesuffix(".") for name in value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        TrustedProxies(value)
+        return value
 
     @field_validator("admin_token", mode="before")
     @classmethod

@@ -89,7 +89,8 @@ def operation(name: str, source: config.Step) -> OperationPlan:
         stale=None,
         worst_case_s=0.0,
         most_calls=1,
-        build=lambda _frame, _headers, _extra: Request(method="GET", target="/"),
+        forwarded="append",
+        build=lambda _frame, _headers, _extra, _query: Request(method="GET", target="/"),
     )
 
 

@@ -4,15 +4,18 @@
 """
 
 from collections import OrderedDict
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
 
-from anabranch.core.exchange import Answer
+from anabranch.core.exchange import Answer, Request
+from anabranch.core.forwarding import CHAINS, FORWARDING
 
 Key = tuple[object, ...]
 """What requests must have in common to share an entry."""
 
+_REACHED_BY: Final = frozenset(FORWARDING) - CHAINS
 _OVERHEAD_BYTES: Final = 512
 _MAX_AGE_HEADER_S: Final = 2**31
 
@@ -78,9 +81,16 @@ class StaleStore:
             self.size_bytes -= oldest.size_bytes
 
 
+def recorded_origin(origin: str, request: Request) -> str:
+    """What a record keeps of a call's header fields: `origin` (`StaleRule.origin`), and a digest of the host, scheme and prefix by which the service is
+    told that it is reached, since its answer may differ by them. The client's address is not part of it."""
+    told = [value for pair in request.extra if pair[0] in _REACHED_BY for value in pair]
+    return f"{origin}/{blake2b(bytes((0,)).join(told), digest_size=6).hexdigest()}" if told else origin
+
+
 def recorded_key(origin: str, method: str, target: str) -> Key:
     """The key of a response read from the journal, which keeps no request header fields. Only for calls whose fields are all fixed by the
-    document. `origin`: `StaleRule.origin`."""
+    document. `origin`: see `recorded_origin`."""
     return ("recorded", origin, method, target)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema
 
 from anabranch.core.exchange import Address
+from anabranch.core.forwarding import is_host
 from anabranch.jsontext.path import parse_path, parse_paths
 
 # Any JSON value: a template, a default, a schema.
@@ -16,6 +17,10 @@ Scalar = Annotated[str | int | float | bool | None, "a single value"]
 
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 _HEADER_NAME: Final = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
+# RFC 3986 sections 3.2.2 and 3.2.3.
+_HOST: Final = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?)(:[0-9]{1,5})?$"
+ALL: Final = "*"
+"""In a list of what is forwarded: everything that may be."""
 _HEADER_VALUE: Final = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"
 
 # The error messages of these validators never quote the value: it may contain a secret.
@@ -40,9 +45,21 @@ def _header_of_list(value: str) -> str:
     return _header_name(value)
 
 
+def _forwarded_header(value: str) -> str:
+    if "*" in value and value != ALL:
+        raise ValueError("header fields are listed one by one: there are no patterns; `*` alone stands for all that may be forwarded")
+    return value if value == ALL else _header_name(value)
+
+
 def _header_value(value: str) -> str:
     if not re.fullmatch(_HEADER_VALUE, value):
         raise ValueError("a header value must not contain line breaks or control characters")
+    return value
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(_HOST, value) or not is_host(value.encode("ascii", "replace")):
+        raise ValueError("must be a host name or an address, with or without a port, such as api.example:8443, or `client`")
     return value
 
 
@@ -79,6 +96,14 @@ HeaderOfList = Annotated[
 ]
 """A header name in a list of fields that are sought in messages, where an operator may expect patterns."""
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
+ForwardedHeader = Annotated[
+    str,
+    AfterValidator(_forwarded_header),
+    WithJsonSchema({"anyOf": [{"const": ALL}, {"type": "string", "pattern": _HEADER_NAME, "maxLength": 128}]}),
+]
+"""The name of a header field to forward; `*` for all that may be forwarded."""
+Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "examples": ["api.example", "client"]})]
+"""The value of a Host header (RFC 9110 section 7.2); `client`: that of the client's request."""
 JSONPath = Annotated[str, AfterValidator(_json_path)]
 """A path into JSON: see `anabranch.jsontext.path`."""
 JSONPaths = Annotated[str, AfterValidator(_json_paths)]

@@ -3,9 +3,22 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, WithJsonSchema, model_validator
 
-from anabranch.config.base import JSON, HeaderName, HeaderValue, JSONName, JSONPath, JSONPaths, Model, Name, Scalar, URLWithQuery
+from anabranch.config.base import (
+    ALL,
+    JSON,
+    ForwardedHeader,
+    HeaderName,
+    HeaderValue,
+    JSONName,
+    JSONPath,
+    JSONPaths,
+    Model,
+    Name,
+    Scalar,
+    URLWithQuery,
+)
 from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Count, Duration
 
@@ -205,6 +218,29 @@ class Selection(Model):
     """Make an object of each element, by selectors inside of it."""
 
 
+def _all_in_list(value: Any) -> Any:
+    return [value] if value == ALL else value
+
+
+def _forwarded_names(value: list[str]) -> list[str]:
+    if "_explain" in value:
+        raise ValueError("`_explain` is for the gateway, and never forwarded")
+    if "" in value:
+        raise ValueError("the name of a query parameter must not be empty")
+    if ALL in value and len(value) > 1:
+        raise ValueError("`*` stands for all parameters, so the names beside it have no effect")
+    return value
+
+
+ForwardedQuery = Annotated[
+    list[str],
+    BeforeValidator(_all_in_list),
+    AfterValidator(_forwarded_names),
+    WithJsonSchema({"anyOf": [{"const": ALL}, {"type": "array", "items": {"type": "string", "minLength": 1}}]}),
+]
+"""Names of query parameters, decoded; `*` for all."""
+
+
 class CallStep(WorkStep):
     """A call to an upstream."""
 
@@ -224,6 +260,12 @@ class CallStep(WorkStep):
     not send is left out."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields of the call: templates. They override the upstream's."""
+    forward_headers: list[ForwardedHeader] | None = None
+    """Header fields forwarded from the client's request, in place of the upstream's `forward_headers`; `[]` forwards none. If unset, the
+    upstream's."""
+    forward_query: ForwardedQuery = []
+    """Parameters of the client's query that are forwarded as they were sent, repeated ones too; `"*"`: all. They stand before those of `query`, and
+    a name in `query` or in the query of `path` wins. `_explain`, and the parameter of `select` with `"*"`, are never forwarded."""
     body: JSON = None
     """Body of the call: a JSON template. `"{body}"` forwards the client's body."""
     success: list[Annotated[int, Field(ge=200, le=599)]] | None = Field(None, min_length=1)

@@ -1,12 +1,13 @@
 """An upstream in the document: its addresses, its transport, and the policies around its calls."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from anabranch.config.base import URL, HeaderName, HeaderOfList, HeaderValue, Model, URLWithQuery
+from anabranch.config.base import URL, ForwardedHeader, HeaderName, HeaderValue, Host, Model, URLWithQuery
 from anabranch.config.units import Count, Duration, Ratio, Size, parse_duration
 from anabranch.core.exchange import Address
+from anabranch.core.forwarding import Forwarded
 
 
 def _hedge_delay(value: Any) -> float | str:
@@ -128,6 +129,44 @@ class TLS(Model):
     """False disables certificate verification. Use it only for tests on your own machine."""
 
 
+def _proxy_url(value: str) -> str:
+    if "@" in value:
+        raise ValueError("credentials are not allowed in a URL; set `username` and `password` beside `url`")
+    if Address.parse(value).base_path:
+        raise ValueError("a proxy has no path")
+    return value
+
+
+class Proxy(Model):
+    """A forward proxy between the gateway and the upstream. An https address is reached through a tunnel (CONNECT); the proxy of an http address is
+    sent whole URLs. Proxies that the environment names (`HTTPS_PROXY`, `NO_PROXY`) are not used."""
+
+    shorthand: ClassVar[str | None] = "url"
+
+    url: Annotated[str, AfterValidator(_proxy_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+    """Address: `http(s)://host[:port]`. It may stand alone: `proxy: http://proxy.example:3128`."""
+    username: str | None = None
+    """Name at the proxy, sent by `Proxy-Authorization: Basic` (RFC 7617). If unset, nothing is sent."""
+    password: str | None = None
+    """Password at the proxy: `${NAME}` or `${file:PATH}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_url(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _credentials(self) -> "Proxy":
+        if (self.username is None) != (self.password is None):
+            raise ValueError("`username` and `password` go together")
+        for text in (self.username or "", self.password or ""):
+            if any(ord(char) < 0x20 or ord(char) == 0x7F for char in text):
+                raise ValueError("`username` and `password` must not contain control characters or line breaks")
+        if ":" in (self.username or ""):
+            raise ValueError("`username` must not contain a colon: it ends the name (RFC 7617 section 2)")
+        return self
+
+
 class OAuth2(Model):
     """A bearer token from the client credentials grant (RFC 6749 section 4.4): fetched once, renewed before it expires."""
 
@@ -173,8 +212,11 @@ class Upstream(Model):
     """`wire`: the gateway's own HTTP/1.1 client. `httpx`: a stock connection pool behind httpx, for HTTP/2 and proxies."""
     http2: bool = False
     """Offer HTTP/2 (transport `httpx` only)."""
-    proxy: URL | None = None
-    """Forward proxy (transport `httpx` only)."""
+    proxy: Proxy | None = None
+    """Forward proxy (transport `httpx` only): its address, or a mapping of the keys below."""
+    host: Host | None = None
+    """The Host header of every call: a fixed name such as `api.example`, or `client` for the one of the client's request. If unset, the URL's. Only
+    the header changes: the address, and the name in TLS (`tls.server_name`), stay what they are."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Maximum duration of one attempt. If unset, an attempt may use the time left until the deadline."""
     connect_timeout_s: Duration = Field(1.0, alias="connect_timeout")
@@ -189,8 +231,13 @@ class Upstream(Model):
     """Circuit breaker. Off by default. With several addresses, each has its own."""
     headers: dict[HeaderName, HeaderValue] = {}
     """Header fields sent with every call. They override forwarded ones."""
-    forward_headers: list[HeaderOfList] = []
-    """Header fields forwarded from the client's request, if present."""
+    forward_headers: list[ForwardedHeader] = []
+    """Header fields forwarded from the client's request, if present. `*`: all but those of the connection, of the body, conditions and credentials;
+    a name beside it adds one of these back: `["*", authorization]`. See docs/headers.md."""
+    forwarded: Forwarded = "append"
+    """What the upstream is told of the client in `X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix` and `Forwarded` (RFC 7239). `append`: what a trusted
+    proxy in front of the gateway says (`ANABRANCH_TRUSTED_PROXIES`), and the gateway's own client behind it. `replace`: only what the gateway
+    itself knows. `off`: nothing."""
     deadline_header: HeaderName | None = None
     """Header in which the upstream receives the time left, in milliseconds. Off by default."""
     max_response: Size = 10 * 1024 * 1024
@@ -213,6 +260,9 @@ class Upstream(Model):
             raise ValueError("an upstream needs either `url` or `urls`, not both")
         if self.transport == "wire" and (self.http2 or self.proxy):
             raise ValueError("`http2` and `proxy` need `transport: httpx`")
+        if self.host is not None and self.proxy is not None and any(address.scheme == "http" for address in self.addresses):
+            # RFC 9112 section 3.2.2: a proxy replaces Host by the host of the whole URL that it is sent.
+            raise ValueError("`host` has no effect on an http address behind a `proxy`: the proxy sends the URL's host")
         return self
 
     @property

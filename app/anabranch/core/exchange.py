@@ -43,6 +43,7 @@ class Request(msgspec.Struct, frozen=True):
     `target`: path and query in origin form, ASCII, percent-encoded, starting with `/`; the transport prepends the address's base path.
     `headers`: fixed at plan time. `extra`: fields of this request, names in lower case, values without CR, LF and NUL.
     `body`: None if there is none. Then `content-length` is sent only for methods that normally have a body, as 0.
+    `host`: value of the Host header; b"" takes it from the address.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Request(msgspec.Struct, frozen=True):
     headers: HeaderBlock = NO_HEADERS
     extra: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes | None = None
+    host: bytes = b""
 
 
 class StaleRule(msgspec.Struct, frozen=True):

@@ -7,9 +7,11 @@ steps, header fields, problems) is described exactly.
 
 from typing import Any, Final
 
+from anabranch.config.base import ALL
 from anabranch.describe.schemas import response_schema
 from anabranch.describe.security import is_parameter, requirements
 from anabranch.describe.select import loosened
+from anabranch.plan.kinds.call import forwarded_query
 from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import DocumentPlan, EndpointPlan, ParameterPlan
 
@@ -90,6 +92,14 @@ _PROBLEM: Final[JSON] = {
 }
 
 
+_FORWARDED: Final[JSON] = {
+    "in": "query",
+    "required": False,
+    "description": "Passed on as it is sent. May be repeated.",
+    "schema": {"type": "string"},
+}
+
+
 def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSON, JSON]:
     """`paths` and `components` for all endpoints. `problem_name`: name of the schema of problem documents."""
     paths: JSON = {}
@@ -119,7 +129,9 @@ def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON) -> JSON:
         operation["description"] = source.description
     if source.tags:
         operation["tags"] = list(source.tags)
-    if described := [_parameter(plan, parameter, schemas) for parameter in parameters if is_parameter(parameter)]:
+    described = [_parameter(plan, parameter, schemas) for parameter in parameters if is_parameter(parameter)]
+    described += [_FORWARDED | {"name": name} for name in _forwarded_names(plan)]
+    if described:
         operation["parameters"] = described
     if security := requirements(parameters, schemes):
         operation["security"] = security
@@ -133,6 +145,12 @@ def _operation(plan: EndpointPlan, schemas: JSON, schemes: JSON) -> JSON:
         }
     operation["responses"] = {str(plan.response.status): _success(plan, schemas), **_failures(plan, has_parameters=bool(parameters))}
     return operation
+
+
+def _forwarded_names(plan: EndpointPlan) -> list[str]:
+    """The query parameters that are passed on and not declared."""
+    names = dict.fromkeys(name for step in plan.steps for name in forwarded_query(step) if name != ALL)
+    return [name for name in names if all(name != parameter.name for parameter in plan.query_parameters)]
 
 
 def _parameter(plan: EndpointPlan, parameter: ParameterPlan, schemas: JSON) -> JSON:

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from anabranch import errors
+from anabranch.core.forwarding import public_prefix
 from anabranch.describe.advice import ADVICE, Advice
-from anabranch.engine.request import public_prefix
 from anabranch.errors import AnabranchError, NotFound
 
 _CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -84,7 +84,7 @@ def read_into(
         if stopping.is_set():
             return
         for step in record.steps:
-            if (rule := origins.get(step.origin)) is not None:
+            if (rule := origins.get(step.origin.partition("/")[0])) is not None:
                 _restore_step(store, step, rule, now_s - (wall_now - record.time).total_seconds())
 
 

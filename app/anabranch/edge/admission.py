@@ -4,9 +4,9 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from anabranch.core.forwarding import public_prefix
 from anabranch.edge import problems, request_id
 from anabranch.edge.respond import of_problem, send_response
-from anabranch.engine.request import public_prefix
 from anabranch.errors import Overloaded
 from anabranch.guard.concurrency import Gate, at_limit
 from anabranch.plan.routes import RESERVED

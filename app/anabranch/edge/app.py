@@ -96,7 +96,12 @@ class Gateway(FastAPI):
         document = service.plan
         before = self.plane.load(document, service.engine.bind, service.recorder_of)
         self.fan_source = FanSource(
-            service.upstream_handles, document.timeout_s, self.plane.generation, self._tracer, public_names=document.public_names
+            service.upstream_handles,
+            document.timeout_s,
+            self.plane.generation,
+            self._tracer,
+            public_names=document.public_names,
+            proxies=self.plane.proxies,
         )
         self._cors = None if document.cors is None else CrossOrigin(document.cors)
         self._build_chain()

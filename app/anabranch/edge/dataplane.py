@@ -8,6 +8,7 @@ from typing import Final
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from anabranch.core.forwarding import TrustedProxies, public_prefix
 from anabranch.core.metric import Sample, Sampled, metric
 from anabranch.edge import explain, problems, request_id
 from anabranch.edge.disconnect import WATCH_AFTER_S
@@ -18,7 +19,6 @@ from anabranch.edge.scope import join_headers, raw_path
 from anabranch.edge.served import Served
 from anabranch.edge.table import Leaf, RouteTable, Values
 from anabranch.engine.event import ObserverOf, RequestTracer
-from anabranch.engine.request import public_prefix
 from anabranch.engine.run import Bind
 from anabranch.errors import MethodNotAllowed
 from anabranch.guard.stack import Guard, build_guards
@@ -41,7 +41,8 @@ class DataPlane(BaseRoute):
     """Serves the endpoints of a document. Empty until the first `load`.
 
     `bind`: of the engine. `allow_explain`: answer `?_explain=true`. `watch_after_s`: age of a request from which its client is watched for a
-    disconnect. `observer_of`: returns the observer of an endpoint's requests. `tracer`: starts the requests' spans. Both may be None.
+    disconnect. `observer_of`: returns the observer of an endpoint's requests. `tracer`: starts the requests' spans. Both may be None. `proxies`: in
+    front of the gateway; they are believed in what they say of the client; None: there are none.
     `in_flight`: requests being served now.
     """
 
@@ -53,6 +54,7 @@ class DataPlane(BaseRoute):
         watch_after_s: float = WATCH_AFTER_S,
         observer_of: ObserverOf | None = None,
         tracer: RequestTracer | None = None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
         self._bind = bind
         self._allow_explain = allow_explain
@@ -60,6 +62,7 @@ class DataPlane(BaseRoute):
         self._observer_of = observer_of
         self._observe_others = None if observer_of is None else observer_of(None)
         self._tracer = tracer
+        self.proxies = proxies or TrustedProxies()
         self.in_flight = 0
         self.generation = Generation(RouteTable(), None)
         """Serves the requests that start now. A new one with each `load`."""
@@ -74,8 +77,14 @@ class DataPlane(BaseRoute):
         methods: dict[object, set[str]] = {}
         for plan in document.endpoints:
             methods.setdefault(_shape(plan), {"OPTIONS"}).update(_served(plan))
+        tells = any(upstream.forwarded != "off" for upstream in document.upstreams.values())
         routes = [
-            (plan.method, plan.path, self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan))) for plan in document.endpoints
+            (
+                plan.method,
+                plan.path,
+                self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan), self.proxies if tells else None),
+            )
+            for plan in document.endpoints
         ]
         self.generation = Generation(RouteTable(routes, reserved=RESERVED), document)
         return before
@@ -89,8 +98,10 @@ class DataPlane(BaseRoute):
                 if isinstance(guard, Sampled):
                     yield from guard.samples()
 
-    def _handler(self, plan: EndpointPlan, recorder_of: RecorderOf | None, others: set[str]) -> EndpointHandler:
-        """`others`: the methods that the path has besides the plan's."""
+    def _handler(
+        self, plan: EndpointPlan, recorder_of: RecorderOf | None, others: set[str], proxies: TrustedProxies | None
+    ) -> EndpointHandler:
+        """`others`: the methods that the path has besides the plan's. `proxies`: None where services are told nothing of the client."""
         return EndpointHandler(
             plan,
             self._bind(plan),
@@ -99,6 +110,7 @@ class DataPlane(BaseRoute):
             observe=None if self._observer_of is None else self._observer_of(plan),
             watch_after_s=self._watch_after_s,
             allow=", ".join(sorted(others)).encode(),
+            proxies=proxies,
         )
 
     @property

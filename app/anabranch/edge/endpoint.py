@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from anabranch.core.forwarding import Arrival, TrustedProxies
 from anabranch.edge import body, explain, problems
 from anabranch.edge.compress import Compressor
 from anabranch.edge.disconnect import WATCH_AFTER_S, ClientGone, run_watched
@@ -44,10 +45,21 @@ class EndpointHandler:
 
     `run`: runs the plan. `guards`: may reject a request, in this order. `recorder`: records the responses; None: nothing does. `observe`: called
     for each request; may be None. `watch_after_s`: age of a request from which its client is watched for a disconnect. `allow`: the methods that
-    the path has besides this endpoint's.
+    the path has besides this endpoint's. `proxies`: which ones are believed in what they say of the client; None: services are told nothing.
     """
 
-    __slots__ = ("_check_accept", "_compressor", "_responder", "_run", "_watch_after_s", "guards", "observe", "plan", "recorder")
+    __slots__ = (
+        "_check_accept",
+        "_compressor",
+        "_proxies",
+        "_responder",
+        "_run",
+        "_watch_after_s",
+        "guards",
+        "observe",
+        "plan",
+        "recorder",
+    )
 
     def __init__(
         self,
@@ -59,6 +71,7 @@ class EndpointHandler:
         observe: ResponseObserver | None = None,
         watch_after_s: float = WATCH_AFTER_S,
         allow: bytes = b"",
+        proxies: TrustedProxies | None = None,
     ) -> None:
         self.plan = plan
         self.guards = guards
@@ -69,12 +82,14 @@ class EndpointHandler:
         self._run = run
         self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
         self._watch_after_s = watch_after_s
+        self._proxies = proxies
 
     def request_of(
         self, scope: Scope, headers: dict[bytes, bytes], values: Values, trace: Trace, arrived: float, *, wants_notes: bool
     ) -> ClientRequest:
         """The request in a scope, before anything of it was checked. By position: a call by keywords takes twice as long."""
-        plan = self.plan
+        plan, proxies = self.plan, self._proxies
+        root_path: str = scope.get("root_path", "")
         return ClientRequest(
             trace.request_id,
             trace.traceparent,
@@ -88,8 +103,9 @@ class EndpointHandler:
             plan.new_frame(),
             arrived,
             arrived + plan.timeout_s,
-            scope.get("root_path", ""),
+            root_path,
             wants_notes,
+            None if proxies is None else Arrival(headers, scope.get("client"), scope.get("scheme", "http"), root_path, proxies),
         )
 
     async def answer(self, request: ClientRequest, receive: Receive | None) -> Answered:

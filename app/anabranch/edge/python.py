@@ -6,7 +6,7 @@ async def thing(id: int, fan: Fan) -> Thing:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Annotated, Any, Final, TypeVar
 
@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anabranch.core.forwarding import Arrival, TrustedProxies, public_prefix
 from anabranch.edge import request_id
 from anabranch.edge.disconnect import run_watched
 from anabranch.edge.generation import Generation
@@ -25,7 +26,6 @@ from anabranch.engine.answer import FanAnswer
 from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.python import FanCall, FanOut, FanOutFailed, UpstreamHandle, segment
-from anabranch.engine.request import public_prefix
 from anabranch.plan.names import Numbers, numbered
 
 __all__ = ["Fan", "FanAnswer", "FanCall", "FanOut", "FanOutFailed", "FanSource", "Outcome", "PythonRoutes", "segment"]
@@ -41,7 +41,7 @@ class FanSource:
 
     `upstream_handles`: handles of the document's upstreams, by name. `timeout_s`: default deadline in seconds. `generation`: counts requests that
     fan out as in flight until they end. `tracer`: starts the spans of these requests; may be None. `public_names`: whether clients see the names
-    of calls and upstreams.
+    of calls and upstreams. `proxies`: in front of the gateway.
     """
 
     upstream_handles: Mapping[str, UpstreamHandle]
@@ -49,6 +49,7 @@ class FanSource:
     generation: Generation
     tracer: RequestTracer | None = None
     public_names: bool = True
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
 
 
 class PythonRequest:
@@ -124,6 +125,7 @@ async def fan_out(request: Request) -> FanOut:
         deadline=monotonic() + source.timeout_s,
         client_headers=python.headers,
         extra=served.trace.extra,
+        arrival=Arrival(python.headers, request.scope.get("client"), request.scope.get("scheme", "http"), python.root_path, source.proxies),
     )
     return python.fan
 

@@ -4,7 +4,7 @@ Independent of FastAPI; `anabranch.edge.python` makes it a dependency.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, Unpack, overload
@@ -14,12 +14,14 @@ from anabranch.config import model as config
 from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.core.field import name_fault, value_fault
+from anabranch.core.forwarding import Arrival, carrier_of
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.answer import FanAnswer
 from anabranch.engine.operation import accept, note
 from anabranch.engine.outcome import Outcome
 from anabranch.errors import StepError
 from anabranch.jsontext.values import dump
+from anabranch.plan.forwarding import compile_host
 from anabranch.plan.kinds.call import DEFAULT_HEADERS, IDEMPOTENT, has_own_credentials
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.request import compile_headers
@@ -89,11 +91,14 @@ class FanCall(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamHandle:
-    """An upstream as called from Python: its policy stack, its fixed header fields, and the forwarding of the client's."""
+    """An upstream as called from Python: its policy stack, its fixed header fields, and the forwarding of the client's. `carried`: adds what it is
+    told of the client. `host`: its Host header; None: the address's."""
 
     policy: Policy
     headers: HeaderBlock
     forward: "Any" = field(repr=False)
+    carried: Callable[[HeaderPairs, Arrival | None], HeaderPairs] = field(repr=False)
+    host: Callable[[Mapping[bytes, bytes]], bytes] | None = None
     has_own_credentials: bool = False
     allows_encoded_slashes: bool = True
 
@@ -103,24 +108,38 @@ def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[st
     handles = {}
     for name, upstream in upstreams.items():
         block, forward = compile_headers(
-            defaults=DEFAULT_HEADERS, upstream=upstream.headers, step={}, forward=upstream.forward_headers,
+            defaults=DEFAULT_HEADERS, upstream=upstream, step={}, forward=upstream.forward_headers,
             slot_of=lambda _: 0, optional=lambda _: False,
         )  # fmt: skip
         handles[name] = UpstreamHandle(
-            policies[name], block, forward, has_own_credentials(upstream, block), upstream.allows_encoded_slashes
+            policies[name],
+            block,
+            forward,
+            carrier_of(upstream.forwarded),
+            compile_host(upstream.host),
+            has_own_credentials(upstream, block),
+            upstream.allows_encoded_slashes,
         )
     return handles
 
 
 class FanOut:
-    """The calls of one request. `deadline`: absolute, monotonic time at which every call ends. `outcomes`: those of all calls so far."""
+    """The calls of one request. `deadline`: absolute, monotonic time at which every call ends. `outcomes`: those of all calls so far. `arrival`: how the request
+    came; None if no client sent it."""
 
     def __init__(
-        self, handles: Mapping[str, UpstreamHandle], *, deadline: float, client_headers: Mapping[bytes, bytes], extra: HeaderPairs
+        self,
+        handles: Mapping[str, UpstreamHandle],
+        *,
+        deadline: float,
+        client_headers: Mapping[bytes, bytes],
+        extra: HeaderPairs,
+        arrival: Arrival | None = None,
     ) -> None:
         self._handles = handles
         self._client_headers = client_headers
         self._extra = extra
+        self._arrival = arrival
         self._began = monotonic()
         self.deadline = deadline
         self.outcomes: list[Outcome] = []
@@ -183,7 +202,7 @@ class FanOut:
         target = quote(path, safe=_PATH_SAFE)
         if pairs := [(key, _text(item)) for key, value in (query or {}).items() for item in _items(value) if item is not None]:
             target += ("&" if "?" in target else "?") + urlencode(pairs, quote_via=quote)
-        extra = list(handle.forward([], self._client_headers, self._extra))
+        extra = list(handle.forward([], self._client_headers, handle.carried(self._extra, self._arrival)))
         content = None
         if body is not None:
             content = dump(body)
@@ -201,7 +220,9 @@ class FanOut:
         return FanCall(
             name=upstream if name is None else config.checked_name(name),
             upstream=upstream,
-            request=Request(method, target, block, tuple(extra), content),
+            request=Request(
+                method, target, block, tuple(extra), content, b"" if handle.host is None else handle.host(self._client_headers)
+            ),
             is_required=not optional,
             is_idempotent=idempotent if idempotent is not None else method in IDEMPOTENT,
             default=default,

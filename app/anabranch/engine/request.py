@@ -1,28 +1,13 @@
 """One request on its way through a plan, whoever started it: a client, a replay."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import msgspec
 
+from anabranch.core.forwarding import Arrival, public_prefix
 from anabranch.engine.outcome import Outcome
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.model import EndpointPlan, HeaderPairs, StepPlan
-
-_PREFIX_CHARS: Final = frozenset(b"/-._~!$&'()*+,;=:@%0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-_LONGEST_PREFIX: Final = 512
-
-
-def public_prefix(forwarded: bytes | None, root_path: str) -> str:
-    """The path below which the client sees the gateway: the prefix that a proxy has stripped, as it says in `X-Forwarded-Prefix`, and where the
-    application is mounted.
-
-    Only a plain path counts: anything else, such as `//host`, would turn a link into one to somewhere else.
-    """
-    if forwarded is None or len(forwarded) > _LONGEST_PREFIX or not _PREFIX_CHARS.issuperset(forwarded):
-        return root_path
-    prefix = forwarded.rstrip(b"/")
-    return prefix.decode("ascii") + root_path if prefix.startswith(b"/") and not prefix.startswith(b"//") else root_path
 
 
 class ClientRequest(msgspec.Struct):
@@ -31,7 +16,8 @@ class ClientRequest(msgspec.Struct):
     `id`: safe in a header field. `traceparent`: of its own span, else the client's valid one; None without either. `propagated`: the fields that every upstream call
     carries (request id, trace context). `path`, `query`: raw, as sent. `path_values`: of the path's parameters in order, decoded; None for one
     that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `arrived`, `deadline`: monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
-    the request ends, whatever ended it. `first_of`: the value of the first good member of an `any` step, before the deadline; None in endpoints without one.
+    the request ends, whatever ended it. `arrival`: what services may be told of the client; None when no client sent it, or no service is told. `first_of`: the
+    value of the first good member of an `any` step, before the deadline; None in endpoints without one.
     """
 
     id: bytes
@@ -48,6 +34,7 @@ class ClientRequest(msgspec.Struct):
     deadline: float
     root_path: str = ""
     wants_notes: bool = False
+    arrival: Arrival | None = None
     body: bytes = b""
     releases: list[Callable[[], None]] | None = None
     first_of: Callable[[StepPlan, Outcome, float], Awaitable[bytes]] | None = None

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 from uuid_utils import uuid7
 
+from anabranch.cache.entries import recorded_origin
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.journal.journal import Journal
@@ -220,9 +221,13 @@ class Recorder:
             body,
             value,
             outcome.stale_age_s,
-            self._origins.get(outcome.step, "") if is_kept and self._origins else "",
+            self._origin(outcome) if is_kept and self._origins else "",
             "" if outcome.stand_in is None else outcome.stand_in.step,
         )
+
+    def _origin(self, outcome: Outcome) -> str:
+        origin = self._origins.get(outcome.step, "")
+        return recorded_origin(origin, outcome.request) if origin and outcome.request is not None else origin
 
     async def commit(self, completed: CompletedRequest) -> None:
         record = self.record(completed)

@@ -1,11 +1,12 @@
 """Compiles the whole document: every endpoint, and the checks across endpoints."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
+from anabranch.plan.forwarding import report_forward_headers
 from anabranch.plan.kinds.call import decoded_calls, is_judged_call, is_stale_call
 from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
@@ -13,7 +14,7 @@ from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
 from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.routes import PathError, parse_path, route_key
 from anabranch.plan.scope import Path
-from anabranch.plan.upstream import compile_upstream
+from anabranch.plan.upstream import UpstreamPlan, compile_upstream
 
 
 def compile_document(
@@ -43,7 +44,7 @@ def compile_document(
         broken=frozenset(broken),
         check_hook=check_hook,
     )
-    _check_upstreams(document, problems)
+    _check_upstreams(document, upstreams, problems)
     if document.cors is not None and document.cors.allow_credentials and "*" in document.cors.allow_origins:
         message = "with `allow_credentials` and `*`, every site can act here as the users that visit it"
         problems.add(("cors", "allow_origins"), message, hint="list the origins", is_warning=True)
@@ -73,7 +74,7 @@ def compile_document(
     )
 
 
-def _check_upstreams(document: config.Document, problems: Problems) -> None:
+def _check_upstreams(document: config.Document, plans: Mapping[str, UpstreamPlan], problems: Problems) -> None:
     roots = {*ROOTS, *(step for endpoint in document.endpoints for step in endpoint.steps)}
     for name, upstream in document.upstreams.items():
         for field, value in upstream.headers.items():
@@ -83,8 +84,7 @@ def _check_upstreams(document: config.Document, problems: Problems) -> None:
                 problems.add(
                     at, f"{found} has no effect here: header fields of an upstream are fixed text", hint="put it into `headers` of a step"
                 )
-        for index, field in enumerate(upstream.forward_headers):
-            report_header(("upstreams", name, "forward_headers", index), field, "", problems)
+        report_forward_headers(("upstreams", name, "forward_headers"), upstream.forward_headers, plans[name], problems)
         if upstream.deadline_header is not None:
             report_header(("upstreams", name, "deadline_header"), upstream.deadline_header, "", problems)
 

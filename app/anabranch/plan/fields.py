@@ -20,6 +20,6 @@ def report_response_header(at: tuple[str | int, ...], name: str, value: str, pro
 def report_header(at: tuple[str | int, ...], name: str, value: str, problems: Problems) -> None:
     """Report what is wrong with a header field that the document sets at `at`."""
     if (fault := name_fault(name)) is not None:
-        problems.add(at, fault, at_key=True)
+        problems.add(at, fault, at_key=True, hint="set `host` on the upstream" if name.lower() == "host" else "")
     if (fault := value_fault(value)) is not None:
         problems.add(at, fault)

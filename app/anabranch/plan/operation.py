@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
+from anabranch.core.forwarding import Fields
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.known import Known
 from anabranch.plan.reference import Template, strings
@@ -43,8 +44,9 @@ class OperationPlan(Protocol):
         """The most upstream calls of one run, attempts included."""
         ...
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
-        """What one run is given: equal for two runs that are the same. Raises MissingReference and LeftOut. `headers`: the client's."""
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: Fields, query: bytes) -> Hashable:
+        """What one run is given: equal for two runs that are the same. Raises MissingReference and LeftOut. `headers`, `query`: the client's.
+        `reached`: the fields that tell a service by which host, scheme and prefix it is reached."""
         ...
 
     def result_schema(self) -> dict[str, Any] | None:

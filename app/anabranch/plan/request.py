@@ -8,22 +8,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from anabranch.config.base import ALL
 from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
+from anabranch.core.forwarding import FORWARDING
 from anabranch.errors import MissingReference
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.plan.forwarding import PROPAGATED, ForwardQuery, compile_all
 from anabranch.plan.model import HeaderPairs
 from anabranch.plan.reference import Reference, Template, is_whole
 from anabranch.plan.template import SlotOf, nothing, parts_of, render_text
+from anabranch.plan.upstream import UpstreamPlan
 from anabranch.plan.value import as_text, elements, is_null
 
-Build = Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
+Build = Callable[[Frame, Mapping[bytes, bytes], HeaderPairs, bytes], Request]
+"""Builds a request from a frame, the client's header fields (lower-case names), the fields that the gateway itself adds to every call of the client's
+request, and the client's query (raw, without `?`). Raises MissingReference and LeftOut."""
 
 _LITERAL_PATH: Final = "/-._~!$&'()*+,;=:@%?"
 """Characters that are not percent-encoded in the literal parts of a path template (RFC 3986 section 3.3), and of a query in the template."""
+_CHOSEN_BY_CLIENT: Final = ("accept", "user-agent")
+"""Fields that have a default, and that `*` takes from the client."""
 _FORBIDDEN_IN_HEADER: Final = {*range(0x20), 0x7F} - {0x09}
-PROPAGATED: Final = (b"x-request-id", b"traceparent", b"tracestate")
-"""Fields that every upstream call carries. The caller of the build passes their values as `always`."""
 
 
 def _segment(value: Any, source: str, allows_slashes: bool) -> str:
@@ -81,7 +87,7 @@ def _header(name: bytes, template: Template, slot_of: SlotOf, *, is_optional: bo
 def compile_headers(
     *,
     defaults: Mapping[str, str],
-    upstream: Mapping[str, str],
+    upstream: UpstreamPlan,
     step: Mapping[str, Template],
     forward: Sequence[str],
     slot_of: SlotOf,
@@ -89,9 +95,10 @@ def compile_headers(
 ) -> tuple[HeaderBlock, Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs]]:
     """The fixed header fields of a call, and a function for those that depend on the request.
 
-    Precedence for the same name, highest first: the step, the upstream, the client (`forward`), the gateway's defaults.
+    Precedence for the same name, highest first: the step, the upstream, the gateway's own (`always`: the request's id and trace, and what the
+    upstream is told of the client), the client (`forward`), the gateway's defaults.
     """
-    fixed: dict[str, str] = {name.lower(): value for name, value in upstream.items()}
+    fixed: dict[str, str] = {name.lower(): value for name, value in upstream.headers.items()}
     dynamic: list[Callable[[Frame], tuple[bytes, bytes] | None]] = []
     named = set(fixed)
     for name, template in step.items():
@@ -103,24 +110,31 @@ def compile_headers(
             dynamic.append(_header(low.encode(), template, slot_of, is_optional=is_optional))
         else:
             fixed[low] = "".join(map(str, template))
-    propagated = {name.decode() for name in PROPAGATED}
-    forwarded = [(low, low.encode()) for low in dict.fromkeys(name.lower() for name in forward) if low not in named | propagated]
+    own = {name.decode() for name in (*PROPAGATED, *(() if upstream.forwarded == "off" else FORWARDING))}
+    is_all = ALL in forward
+    listed = dict.fromkeys(name.lower() for name in forward if name != ALL)
+    if is_all:
+        listed |= dict.fromkeys(_CHOSEN_BY_CLIENT)
+    forwarded = [(low, low.encode()) for low in listed if low not in named | own]
     # A default that the client may replace depends on the request.
     replaceable = {low: value for low, value in defaults.items() if any(low == name for name, _ in forwarded)}
     fixed = {**{low: value for low, value in defaults.items() if low not in named and low not in replaceable}, **fixed}
     forwards = [(name, replaceable[low].encode() if low in replaceable else None) for low, name in forwarded]
-    blocked = {low.encode() for low in named & propagated}
+    blocked = {low.encode() for low in named & own}
+    select_all = compile_all({low.encode() for low in {*named, *listed}} | {upstream.deadline_header or b""}) if is_all else None
 
     def extra(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs) -> HeaderPairs:
         if blocked:
             always = tuple(pair for pair in always if pair[0] not in blocked)
-        if not forwards and not dynamic:
+        if not forwards and not dynamic and select_all is None:
             return always
         pairs = list(always)
         for name, default in forwards:
             value = client.get(name, default)
             if value is not None:
                 pairs.append((name, value))
+        if select_all is not None:
+            pairs += select_all(client)
         pairs.extend(pair for field in dynamic if (pair := field(frame)) is not None)
         return tuple(pairs)
 
@@ -137,15 +151,21 @@ def compile_build(
     headers: HeaderBlock,
     extra: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs],
     body: Callable[[Frame], bytes] | None,
+    forward_query: ForwardQuery | None = None,
+    host: Callable[[Mapping[bytes, bytes]], bytes] | None = None,
 ) -> Build:
     """Combine the compiled parts of a call. `query_glue`: `?`, or `&` when the path already has a query."""
-    if query is None and body is None:
-        return lambda frame, client, always: Request(method, path(frame), headers, extra(frame, client, always), None)
+    if query is None and body is None and forward_query is None and host is None:
+        return lambda frame, client, always, _raw: Request(method, path(frame), headers, extra(frame, client, always), None)
 
-    def build(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs) -> Request:
+    def build(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs, raw: bytes) -> Request:
         target = path(frame)
-        if query is not None and (text := query(frame)):
+        text = "" if query is None else query(frame)
+        if forward_query is not None and (sent := forward_query(raw)):
+            text = f"{sent}&{text}" if text else sent
+        if text:
             target = f"{target}{query_glue}{text}"
-        return Request(method, target, headers, extra(frame, client, always), None if body is None else body(frame))
+        fields = extra(frame, client, always)
+        return Request(method, target, headers, fields, None if body is None else body(frame), b"" if host is None else host(client))
 
     return build

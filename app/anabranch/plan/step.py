@@ -168,7 +168,13 @@ def plan_step(
     item = replace(plan, when=None, timeout_s=None, metadata=())
     each = plan_each(step, draft.each, item, draft.when if draft.is_when_of_items else None, scope)
     whole = Shape(wrap=step.wrap, must_be_object=must_be_object and not step.is_hidden)
-    return replace(plan, each=each, **_reading(whole, slots, must_be_object=must_be_object))
+    is_read = bool(slots) or not whole.is_plain or whole.must_be_object
+    return replace(plan, each=each, **(_reading(whole, slots, must_be_object=must_be_object) if is_read else {"read": _as_it_is}))
+
+
+def _as_it_is(value: bytes, _frame: Frame) -> bytes:
+    """Results that were read one by one need not be read again."""
+    return value
 
 
 def _reading(shape: Shape, slots: Slots, *, must_be_object: bool) -> dict[str, Any]:

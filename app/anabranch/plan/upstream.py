@@ -1,10 +1,11 @@
 """An upstream compiled: every default filled in, every name in the form it has on the wire. Behind it nobody reads the document."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from anabranch.config import model as config
 from anabranch.core.exchange import Address
+from anabranch.core.forwarding import Forwarded
 
 Balance = Literal["round_robin", "least_pending", "random", "peak_ewma"]
 FailureKind = Literal["5xx", "timeout", "connect", "connection_lost", "protocol_error"]
@@ -84,6 +85,15 @@ class OAuth2Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyPlan:
+    """A forward proxy. `username`: None: it is told no credentials."""
+
+    address: Address
+    username: str | None
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionPoolPlan:
     """Kept-alive connections. `max_idle`: of each address; 0: none is kept. An idle one is closed after `idle_timeout_s`, and none is used again
     that is older than `max_age_s`."""
@@ -100,8 +110,10 @@ class UpstreamPlan:
     `addresses`: at least one. `allows_encoded_slashes`: values in its paths may contain `/` and `\\`, percent-encoded. `dns_ttl_s`: how often
     their names are resolved anew; None: at each new connection. `timeout_s`: of one attempt; None: what is left of the deadline.
     `failures`: what counts as a failure of the service, for its breakers and for ejection.
-    `forward_headers`: names as written. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
-    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good answer of it may count as a failure.
+    `host`: of its Host header; `client`: the client's; None: of the address. `forward_headers`: names as written. `forwarded`: what it is told of
+    the client. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
+    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
+    answer of it may count as a failure.
     `is_authority`: it only issues tokens for the upstream of this name.
     """
 
@@ -112,7 +124,8 @@ class UpstreamPlan:
     allows_encoded_slashes: bool
     transport: Literal["wire", "httpx"]
     http2: bool
-    proxy: str | None
+    proxy: ProxyPlan | None
+    host: str | None
     timeout_s: float | None
     connect_timeout_s: float
     bulkhead: BulkheadPlan
@@ -122,6 +135,7 @@ class UpstreamPlan:
     failures: tuple[FailureKind, ...]
     headers: dict[str, str]
     forward_headers: tuple[str, ...]
+    forwarded: Forwarded
     deadline_header: bytes | None
     max_response_bytes: int
     follow_redirects: int
@@ -155,7 +169,8 @@ def compile_upstream(
         allows_encoded_slashes=upstream.encoded_slashes == "keep",
         transport=upstream.transport,
         http2=upstream.http2,
-        proxy=upstream.proxy,
+        proxy=_proxy(upstream.proxy),
+        host=upstream.host,
         timeout_s=upstream.timeout_s,
         connect_timeout_s=upstream.connect_timeout_s,
         bulkhead=BulkheadPlan(
@@ -172,6 +187,7 @@ def compile_upstream(
         failures=tuple((upstream.breaker or config.Breaker()).on),
         headers=dict(upstream.headers),
         forward_headers=tuple(upstream.forward_headers),
+        forwarded=upstream.forwarded,
         deadline_header=None if upstream.deadline_header is None else upstream.deadline_header.lower().encode(),
         max_response_bytes=upstream.max_response,
         follow_redirects=upstream.follow_redirects,
@@ -208,6 +224,10 @@ def _breaker(breaker: config.Breaker | None) -> BreakerPlan | None:
         slow_after_s=breaker.slow_after_s,
         slow_rate=breaker.slow_rate,
     )
+
+
+def _proxy(proxy: config.Proxy | None) -> ProxyPlan | None:
+    return None if proxy is None else ProxyPlan(address=Address.parse(proxy.url), username=proxy.username, password=proxy.password or "")
 
 
 def _pool(pool: config.Pool) -> ConnectionPoolPlan:

@@ -61,7 +61,7 @@ class AttemptLayer:
         request = call.request
         if self._deadline_header is not None:
             time_left = (self._deadline_header, b"%d" % max(int((deadline - now) * 1000), 1))
-            request = Request(request.method, request.target, request.headers, (*request.extra, time_left), request.body)
+            request = Request(request.method, request.target, request.headers, (*request.extra, time_left), request.body, request.host)
         call.attempts += 1
         if self._observer is None and call.notes is None:
             return await self._exchange(request, address, deadline)

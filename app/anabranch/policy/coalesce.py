@@ -2,7 +2,7 @@
 
 Two calls are identical if they send the same method, target, body and header fields, whether fixed by the document, forwarded or computed.
 So two principals never share a response, whichever field carries their credentials. Only the fields that identify the request itself are
-ignored: request id and trace context.
+ignored, request id and trace context, and the chains of addresses: clients at different addresses share an exchange.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import Final
 
 from anabranch.cache.entries import Key
 from anabranch.core.exchange import Answer
+from anabranch.core.forwarding import CHAINS
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.errors import ConnectionLost, DeadlineExceeded, StepError, UpstreamTimeout
 from anabranch.plan.upstream import UpstreamPlan
@@ -18,7 +19,7 @@ from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.tools import Tools
 
-IGNORED_FIELDS: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
+IGNORED_FIELDS: Final = CHAINS.union((b"x-request-id", b"traceparent", b"tracestate"))
 # Timers may fire early by the resolution of the event loop (a millisecond on uvloop).
 _EARLY_S: Final = 0.002
 
@@ -35,7 +36,7 @@ def coalescing_key(call: Call) -> Key:
         if field[0] in IGNORED_FIELDS:
             extra = tuple(field for field in extra if field[0] not in IGNORED_FIELDS)
             break
-    return (request.method, request.target, request.headers, extra, request.body, call.is_required, call.success)
+    return (request.method, request.target, request.host, request.headers, extra, request.body, call.is_required, call.success)
 
 
 class CoalesceLayer:

@@ -9,7 +9,7 @@ that belongs to another one.
 
 from collections.abc import Awaitable, Callable
 
-from anabranch.cache.entries import Key, StaleStore, age_of, may_be_stored, recorded_key
+from anabranch.cache.entries import Key, StaleStore, age_of, may_be_stored, recorded_key, recorded_origin
 from anabranch.core.exchange import Answer
 from anabranch.errors import StepError
 from anabranch.plan.upstream import UpstreamPlan
@@ -70,7 +70,7 @@ class StaleLayer:
         now = self._clock()
         found = self._store.get(key)
         if found is None and rule.origin and call.request.body is None:
-            found = self._store.get(recorded_key(rule.origin, call.request.method, call.request.target))
+            found = self._store.get(recorded_key(recorded_origin(rule.origin, call.request), call.request.method, call.request.target))
         if found is None or (age_s := max(now - found.since_s, 0.0)) > rule.max_age_s:
             return None
         call.stale_age_s = age_s

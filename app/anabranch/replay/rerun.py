@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from time import monotonic
 
 from anabranch.compute.job import ComputePool
+from anabranch.config.base import ALL
 from anabranch.core.exchange import Answer
 from anabranch.document.service import Service
 from anabranch.edge import request_id
@@ -22,6 +23,7 @@ from anabranch.engine.run import Engine
 from anabranch.errors import NotAcceptable
 from anabranch.journal.record import Record
 from anabranch.journal.redact import MASK
+from anabranch.plan.kinds.call import forwarded_query
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StepPlan
 from anabranch.plan.routes import RESERVED
 from anabranch.policy.call import Call, Policy
@@ -163,3 +165,6 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         for parameter in plan.query_parameters:
             if MASK in (values.get(parameter.name) or ()):
                 raise CannotReplay(f"the query parameter {parameter.name} was redacted")
+        redacted = {name for name, texts in values.items() if MASK in texts}
+        if is_live and any(ALL in names or not redacted.isdisjoint(names) for names in map(forwarded_query, plan.steps) if names):
+            raise CannotReplay("a query parameter was redacted, and `***` must not be forwarded to a service")

@@ -29,7 +29,7 @@ from anabranch.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan
+from anabranch.plan.upstream import DEFAULT_POOL, ConnectionPoolPlan, ProxyPlan
 from anabranch.upstream.backend import Backend
 from anabranch.upstream.encoding import decode_soon
 from anabranch.upstream.names import Names
@@ -123,7 +123,7 @@ class StockPool(httpx.AsyncBaseTransport):
         pool: ConnectionPoolPlan = DEFAULT_POOL,
         context: ssl.SSLContext | None = None,
         http2: bool = False,
-        proxy: str | None = None,
+        proxy: ProxyPlan | None = None,
     ) -> None:
         self._has_proxy = proxy is not None
         self._pool = httpcore2.AsyncConnectionPool(
@@ -172,9 +172,11 @@ class StockPool(httpx.AsyncBaseTransport):
         await self._pool.aclose()
 
 
-def _proxy(url: str) -> httpcore2.Proxy:
-    address = Address.parse(url)
-    return httpcore2.Proxy(httpcore2.URL(scheme=address.scheme, host=address.lookup_name, port=address.port, target=b"/"))
+def _proxy(proxy: ProxyPlan) -> httpcore2.Proxy:
+    address = proxy.address
+    url = httpcore2.URL(scheme=address.scheme, host=address.lookup_name, port=address.port, target=b"/")
+    # RFC 7617 section 2.1: UTF-8, unless the proxy says otherwise.
+    return httpcore2.Proxy(url, None if proxy.username is None else (proxy.username.encode(), proxy.password.encode()))
 
 
 class _Trace:
@@ -349,7 +351,7 @@ class HTTPXTransport:
         return httpx.Request(
             request.method,
             httpx.URL(scheme=address.scheme, host=address.ip or address.lookup_name, port=address.port, raw_path=target),
-            headers=[(b"host", address.authority.encode("ascii")), *request.headers.pairs, *request.extra],
+            headers=[(b"host", request.host or address.authority.encode("ascii")), *request.headers.pairs, *request.extra],
             content=request.body,
             extensions=extensions,
         )

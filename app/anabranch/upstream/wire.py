@@ -37,6 +37,9 @@ _EXPECT_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 _METHODS: Final = {method: f"{method} ".encode() for method in (*IDEMPOTENT, *_EXPECT_BODY)}
 
+# Joined behind the last line, or behind none, they make the empty line that ends a head.
+_END: Final = (b"", b"")
+
 # Sweeps per idle timeout: an idle connection is closed at most a quarter of the timeout late.
 _SWEEPS: Final = 4
 
@@ -251,18 +254,19 @@ class WireTransport:
 
 def _head(request: Request, site: _Site) -> bytes:
     method = request.method
-    parts = [
-        _METHODS.get(method) or method.encode("ascii") + b" ",
-        site.base,
-        request.target.encode("ascii"),
-        site.after_target,
-        request.headers.wire,
-    ]
-    for name, value in request.extra:
-        parts += (name, b": ", value, b"\r\n")
+    lines = [b": ".join(field) for field in request.extra]
     if request.body is not None:
-        parts.append(b"content-length: %d\r\n" % len(request.body))
+        lines.append(b"content-length: %d" % len(request.body))
     elif method in _EXPECT_BODY:
-        parts.append(b"content-length: 0\r\n")
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        lines.append(b"content-length: 0")
+    lines += _END
+    return b"".join(
+        (
+            _METHODS.get(method) or method.encode("ascii") + b" ",
+            site.base,
+            request.target.encode("ascii"),
+            site.after_target if not request.host else b" HTTP/1.1\r\nhost: " + request.host + b"\r\n",
+            request.headers.wire,
+            b"\r\n".join(lines),
+        )
+    )

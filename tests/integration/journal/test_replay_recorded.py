@@ -148,6 +148,39 @@ async def test_an_unchanged_document_gives_no_differences(tmp_path: Path) -> Non
     assert different == {"whole": ["two.x", "two.z"]}
 
 
+FORWARDING = """
+version: 1
+upstreams: {{a: {{url: "{url}", host: client}}}}
+journal: {{durability: required, redact: {{query: [token]}}}}
+endpoints:
+  - path: /it
+    name: it
+    steps:
+      one: {{upstream: a, path: "/one", forward_query: "*"}}
+      two: {{upstream: a, path: "/two", forward_query: [q]}}
+    journal: {{bodies: steps}}
+"""
+
+
+async def test_what_services_were_told_of_a_client_is_not_needed_to_replay_its_request(tmp_path: Path) -> None:
+    async with ScriptedUpstream({"/one": {"json": 1}, "/two": {"json": 2}}) as upstream:
+        document = FORWARDING.format(url=upstream.url)
+        async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:
+            await client.get("/it?q=a+b", headers={"host": "one.example", "x-forwarded-for": "203.0.113.7"})
+            await client.get("/it?q=1&token=secret", headers={"host": "two.example"})
+        assert [dict(hit.headers)["host"] for hit in upstream.hits] == ["one.example"] * 2 + ["two.example"] * 2
+        code, report = await asyncio.to_thread(replay, tmp_path, document)
+        assert (code, report["same"], report["endpoints"]["it"]["replayed"]) == (0, True, 2), json.dumps(report, indent=1)
+        code, report = await asyncio.to_thread(replay, tmp_path, document, "--live")
+        assert (code, report["same"], report["endpoints"]["it"]["replayed"]) == (0, True, 1), json.dumps(report, indent=1)
+        assert list(report["endpoints"]["it"]["skipped"]) == [
+            "a query parameter was redacted, and `***` must not be forwarded to a service"
+        ]
+        live = list(upstream.hits)[4:]
+        assert sorted(hit.target for hit in live) == ["/one?q=a+b", "/two?q=a+b"]
+        assert all("forwarded" not in dict(hit.headers) for hit in live)
+
+
 async def test_live_calls_the_services_but_skips_calls_that_are_not_idempotent(tmp_path: Path) -> None:
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.format(url=upstream.url)

@@ -21,7 +21,7 @@ version: 1
 defaults: {{timeout: 5s}}
 upstreams:
   users: {{url: "{users}", connect_timeout: 5s, headers: {{x-key: ours}}, forward_headers: [accept-language]}}
-  orders: {{url: "{orders}", connect_timeout: 5s, concurrency: {{limit: 1, queue: 0}}}}
+  orders: {{url: "{orders}", connect_timeout: 5s, concurrency: {{limit: 1, queue: 0}}, host: client, forwarded: off}}
 routers: ["tests.support.fan_routes:router"]
 endpoints:
   - path: /document/{{name}}
@@ -66,6 +66,18 @@ async def test_calls_are_joined_and_their_outcomes_are_in_the_headers() -> None:
     assert timing(response) == {"users": "", "orders": ""}
     assert "proxy-status" not in response.headers
     assert (users.counts, orders.hits[0].target) == ({"/users/Ann": 1}, "/orders?user=Ann")
+
+
+async def test_services_learn_the_client_and_the_host_that_the_document_chooses() -> None:
+    async with gateway() as (client, users, orders):
+        await client.get("/profiles/Ann", headers={"host": "api.example", "x-forwarded-for": "203.0.113.7", "forwarded": "for=203.0.113.7"})
+    told = dict(users.hits[0].headers)
+    assert told["x-forwarded-for"] == "127.0.0.1"
+    assert told["forwarded"] == "for=127.0.0.1;host=api.example;proto=http"
+    assert told["host"] != "api.example"
+    untold = dict(orders.hits[0].headers)
+    assert untold["host"] == "api.example"
+    assert "forwarded" not in untold
 
 
 async def test_value_from_a_client_stays_one_path_segment() -> None:

@@ -22,7 +22,7 @@ def request(step: dict[str, Any], *, client: dict[bytes, bytes] | None = None, *
     frame = plan.new_frame()
     for name, value in values.items():
         slot(plan, frame, name, value)
-    return call_of(plan.steps[0]).build(frame, client or {}, ((b"x-request-id", b"r"),))
+    return call_of(plan.steps[0]).build(frame, client or {}, ((b"x-request-id", b"r"),), b"")
 
 
 @given(st.text(min_size=1).filter(lambda text: path_value.fault(text) is None))
@@ -107,7 +107,7 @@ def test_headers_of_the_step_win_over_the_upstreams_and_the_clients() -> None:
     }
     plan = plan_of({"steps": {"s": {"upstream": "a", "path": "/p", "headers": {"x-a": "step"}}}}, upstreams={"a": upstream})
     client = {b"x-a": b"client", b"x-b": b"client", b"x-c": b"client"}
-    built = call_of(plan.steps[0]).build(plan.new_frame(), client, ())
+    built = call_of(plan.steps[0]).build(plan.new_frame(), client, (), b"")
     seen = dict(built.headers.pairs) | dict(built.extra)
     assert (seen[b"x-a"], seen[b"x-b"], seen[b"x-c"]) == (b"step", b"upstream", b"client")
     assert seen[b"accept"] == b"application/json"

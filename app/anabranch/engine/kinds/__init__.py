@@ -24,7 +24,7 @@ WRAPPERS: Final[tuple[Callable[[StepPlan, Operation], Operation], ...]] = (when.
 def bind(step: StepPlan, resources: Resources) -> Operation:
     """The operation of a step. Called once, when its document is open."""
     if step.each is not None:
-        operation = each.bind(step, step.each, bind(step.each.item, resources))
+        operation = each.bind(step, step.each, bind(step.each.item, resources), resources.offload)
     else:
         operation = KINDS[type(step.operation)](step, step.operation, resources)
     for wrap in WRAPPERS:

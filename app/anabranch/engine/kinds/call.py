@@ -4,6 +4,7 @@ import asyncio
 from time import monotonic
 
 from anabranch.core.exchange import Answer
+from anabranch.core.forwarding import carrier_of
 from anabranch.engine.operation import Operation, Resources, accept, decode, expect, holds, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
@@ -20,10 +21,11 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     policy, offload = resources.policies[plan.upstream], resources.offload
     condition, is_judged_inside = plan.expect, plan.is_judged_inside
     decoding = plan.decoding
+    carried = carrier_of(plan.forwarded)
 
     async def exchange(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
         """One answer that is good, and what `expect` demands: its body as JSON text."""
-        sent = plan.build(frame, request.headers, request.propagated)
+        sent = plan.build(frame, request.headers, carried(request.propagated, request.arrival), request.query)
         endpoint = request.plan
         if endpoint.is_recorded:
             outcome.request = sent

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 from typing import Final, TypeVar
 
+from anabranch.compute.offload import Offload
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.kinds.gather import Gatherer, SharedCall
-from anabranch.engine.operation import Operation
+from anabranch.engine.operation import Operation, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import StepError, TooManyItems, UnexpectedAnswer
@@ -24,18 +25,17 @@ from anabranch.plan.value import as_json
 
 T = TypeVar("T")
 
-_NO_ITEMS: Final = b"[]"
 _SOME_KEYS: Final = b'["some"]'
 
 
-def bind(step: StepPlan, plan: EachPlan, inner: Operation) -> Operation:
+def bind(step: StepPlan, plan: EachPlan, inner: Operation, offload: Offload | None) -> Operation:
     """The operation of a step with `each`. `inner`: of one element, or of one batch."""
-
     batch = plan.batch
     gatherer = None if batch is None or batch.window_s is None else Gatherer(step, batch, inner, _but_for_the_keys(plan, batch))
 
     async def run(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
-        return await _Items(step, plan, inner, gatherer, request, outcome, frame, deadline).run()
+        results = await _Items(plan, inner, gatherer, request, outcome, frame, deadline).run()
+        return await read_value(step, b"[" + b",".join(results) + b"]", frame, outcome, offload, deadline)
 
     return run
 
@@ -44,7 +44,8 @@ def _but_for_the_keys(plan: EachPlan, batch: BatchPlan) -> Callable[[Frame, Clie
     def same(frame: Frame, request: ClientRequest) -> object:
         some = frame.copy()
         batch.fill(_SOME_KEYS, some)
-        return plan.item.operation.sent(some, request.headers)
+        reached = () if request.arrival is None else request.arrival.reached()
+        return plan.item.operation.sent(some, request.headers, reached, request.query)
 
     return same
 
@@ -64,11 +65,10 @@ class _Job:
 class _Items:
     """The elements of one request. `_results`: JSON text by place, the default until there is a result."""
 
-    __slots__ = ("_began", "_deadline", "_failures", "_frame", "_gatherer", "_inner", "_outcome", "_plan", "_request", "_results", "_step")
+    __slots__ = ("_began", "_deadline", "_failures", "_frame", "_gatherer", "_inner", "_outcome", "_plan", "_request", "_results")
 
     def __init__(
         self,
-        step: StepPlan,
         plan: EachPlan,
         inner: Operation,
         gatherer: Gatherer | None,
@@ -77,7 +77,6 @@ class _Items:
         frame: Frame,
         deadline: float,
     ) -> None:
-        self._step = step
         self._plan = plan
         self._inner = inner
         self._gatherer = gatherer
@@ -89,7 +88,8 @@ class _Items:
         self._results: list[bytes] = []
         self._began = perf_counter()
 
-    async def run(self) -> bytes:
+    async def run(self) -> list[bytes]:
+        """The result of each element, as JSON text."""
         plan, outcome = self._plan, self._outcome
         rows = plan.rows(plan.items(self._frame))
         if len(rows) > plan.most:
@@ -109,8 +109,7 @@ class _Items:
         else:
             chunks = [jobs[at : at + batch.size] for at in range(0, len(jobs), batch.size)]
             await _some_at_once(self._batch, chunks, batch.at_once, can_fail=plan.is_required)
-        self._results += [plan.default] * outcome.dropped_items
-        return self._step.read(b"[" + b",".join(self._results) + b"]" if self._results else _NO_ITEMS, self._frame)
+        return self._results + [plan.default] * outcome.dropped_items
 
     def _jobs(self, rows: list[Row]) -> list[_Job]:
         """What has to run, in the order of the elements."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from anabranch.config import model as config
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.model import HeaderPairs
 from anabranch.plan.operation import StepContext
 
 
@@ -20,7 +21,7 @@ class AnyPlan:
     most_calls: int = 0
     may_be_left_out: bool = True
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
         return None
 
     def result_schema(self) -> dict[str, Any] | None:

@@ -1,25 +1,29 @@
 """Calls: a request to an upstream, compiled."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
 from typing import Any, Final, TypeGuard
+from urllib.parse import unquote_plus
 
 import msgspec
 
 from anabranch import __version__
 from anabranch.config import model as config
+from anabranch.config.base import ALL
 from anabranch.config.units import format_duration
-from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock, Request, StaleRule
+from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock, StaleRule
+from anabranch.core.forwarding import Forwarded
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
 from anabranch.plan.fields import report_header
+from anabranch.plan.forwarding import compile_forward_query, compile_host, report_forward_headers
 from anabranch.plan.judge import JudgePlan, compile_judge
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
 from anabranch.plan.query import compile_query
-from anabranch.plan.request import compile_build, compile_headers, compile_path
+from anabranch.plan.request import Build, compile_build, compile_headers, compile_path
 from anabranch.plan.template import compile_json
 from anabranch.plan.upstream import UpstreamPlan
 
@@ -30,11 +34,11 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPlan:
-    """`build`: builds the request from a frame, the client's header fields (lower-case names) and the fields that every upstream call of this
-    request carries (request id, trace context); raises MissingReference. `path`: the template, as written. `stale`: how a failed call may
-    use an old answer; None: not at all. `decoding`: what the answer is read as; None: JSON. `has_own_credentials`: it is authenticated by the document, and not
-    by the client. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition. `is_judged_inside`: the
-    policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions. The rest as of `OperationPlan`."""
+    """`build`: see `request.Build`. `path`: the template, as written. `stale`: how a failed call may use an old answer; None: not at all. `decoding`: what the
+    answer is read as; None: JSON. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition.
+    `is_judged_inside`: the policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions. `has_own_credentials`: it is
+    authenticated by the document, and not by the client. `forwarded`: what the service is told of the client. `forward_headers`, `forward_query`: what is
+    passed on of the request, as written. `host`: of the Host header, as written; None: the address's. The rest as of `OperationPlan`."""
 
     upstream: str
     method: str
@@ -44,19 +48,23 @@ class CallPlan:
     stale: StaleRule | None
     worst_case_s: float
     most_calls: int
-    build: Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], Request]
+    build: Build
+    forwarded: Forwarded
     success: frozenset[int] = ANY_2XX
     expect: JudgePlan | None = None
     is_judged_inside: bool = False
     until: JudgePlan | None = None
     every_s: float = 0.0
     decoding: Decoding | None = None
+    forward_headers: tuple[str, ...] = ()
+    forward_query: tuple[str, ...] = ()
+    host: str | None = None
     has_own_credentials: bool = False
     may_be_left_out: bool = False
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
-        request = self.build(frame, headers, ())
-        return request.method, request.target, request.extra, request.body
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
+        request = self.build(frame, headers, () if self.forwarded == "off" else reached, query)
+        return request.method, request.target, request.extra, request.body, request.host
 
     def result_schema(self) -> dict[str, Any] | None:
         return None if self.decoding is None else self.decoding.schema
@@ -65,17 +73,33 @@ class CallPlan:
         return f"{self.method} {self.path} at {self.upstream}"
 
     def marks(self) -> list[str]:
-        return [
-            *([f"decode {self.decoding.name}"] if self.decoding is not None else []),
-            *(["coalesced"] if self.is_coalesced else []),
-            *(["stale if error"] if self.stale is not None else []),
-            *([f"good statuses {', '.join(map(str, sorted(self.success)))}"] if self.success is not ANY_2XX else []),
-            *([f"expect {self.expect.holds.__doc__}"] if self.expect is not None else []),
-            *([f"every {format_duration(self.every_s)} until {self.until.holds.__doc__}"] if self.until is not None else []),
-        ]
+        marks = [f"decode {self.decoding.name}"] if self.decoding is not None else []
+        marks += [mark for mark, is_set in (("coalesced", self.is_coalesced), ("stale if error", self.stale is not None)) if is_set]
+        if self.success is not ANY_2XX:
+            marks.append(f"good statuses {', '.join(map(str, sorted(self.success)))}")
+        if self.expect is not None:
+            marks.append(f"expect {self.expect.holds.__doc__}")
+        if self.until is not None:
+            marks.append(f"every {format_duration(self.every_s)} until {self.until.holds.__doc__}")
+        if self.host is not None:
+            marks.append("with the client's host" if self.host == "client" else f"as {self.host}")
+        if self.forwarded != "append":
+            marks.append(f"forwarded {self.forwarded}")
+        if self.forward_headers:
+            marks.append(f"header fields {_listed(self.forward_headers)} of the client")
+        if self.forward_query:
+            marks.append(f"query {_listed(self.forward_query)} of the client")
+        return marks
 
     def facts(self) -> dict[str, Any]:
-        return {"upstream": self.upstream, **({"decode": self.decoding.name} if self.decoding is not None else {})}
+        return {
+            "upstream": self.upstream,
+            **({"decode": self.decoding.name} if self.decoding is not None else {}),
+            **({} if self.forwarded == "append" else {"forwarded": self.forwarded}),
+            **({} if self.host is None else {"host": self.host}),
+            **({"forward_headers": list(self.forward_headers)} if self.forward_headers else {}),
+            **({"forward_query": list(self.forward_query)} if self.forward_query else {}),
+        }
 
 
 def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # noqa: A001 - what every kind does
@@ -118,22 +142,34 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
             hint = context.known.hint("upstreams", "upstreams", step.upstream, context.known.upstreams)
             context.report(f"unknown upstream `{step.upstream}`", "upstream", hint=hint)
         return None
+    forward_headers = upstream.forward_headers
+    if step.forward_headers is not None:
+        forward_headers = tuple(step.forward_headers)
+        report_forward_headers((*context.at, "forward_headers"), forward_headers, upstream, context.problems)
+    own_query = {*step.query, *_names_in(step.path)}
+    for index, name in enumerate(step.forward_query):
+        if name in own_query:
+            context.report(f"`{name}` is not forwarded: the call's own query has it", "forward_query", index)
     if context.problems.errors:
         return None
+    select = context.endpoint.response.select
+    ours = [select.parameter] if select is not None and ALL in step.forward_query else []
     scope = context.scope
     block, extra = compile_headers(
         defaults=DEFAULT_HEADERS
         | ({"accept": decoding.accept} if decoding is not None else {})
         | ({"content-type": "application/json"} if has_body else {}),
-        upstream=upstream.headers,
+        upstream=upstream,
         step=headers,
-        forward=upstream.forward_headers,
+        forward=forward_headers,
         slot_of=scope.slot,
         optional=scope.is_optional,
     )
     every_s = 0.0 if until is None else _EVERY_S if step.every_s is None else step.every_s
     repetitions = 1 if until is None else _repetitions(step, every_s, context)
-    depends_on_client = upstream.forward_headers or any(not isinstance(part, str) for each in headers.values() for part in each)
+    depends_on_client = (
+        forward_headers or upstream.host == "client" or any(not isinstance(part, str) for each in headers.values() for part in each)
+    )
     origin = "" if depends_on_client else _origin(upstream, block)
     return CallPlan(
         upstream=step.upstream,
@@ -161,9 +197,25 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
             headers=block,
             extra=extra,
             body=compile_json(step.body, scope.slot, is_strict=True) if has_body else None,
+            forward_query=compile_forward_query(step.forward_query, (*own_query, *ours)),
+            host=compile_host(upstream.host),
         ),
+        forwarded=upstream.forwarded,
+        forward_headers=forward_headers,
+        forward_query=tuple(step.forward_query),
+        host=upstream.host,
         has_own_credentials=has_own_credentials(upstream, block),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join("all" if name == ALL else name for name in names)
+
+
+def _names_in(path: str) -> Iterator[str]:
+    """The names in the query of a path template."""
+    for pair in path.partition("?")[2].split("&"):
+        yield unquote_plus(pair.partition("=")[0])
 
 
 def has_own_credentials(upstream: UpstreamPlan, headers: HeaderBlock) -> bool:
@@ -193,6 +245,11 @@ def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule
     for step in steps:
         if isinstance(step.operation, CallPlan) and step.operation.stale is not None:
             yield step, step.operation.stale
+
+
+def forwarded_query(step: StepPlan) -> tuple[str, ...]:
+    """The parameters of the client's query that the step passes on, as written."""
+    return step.operation.forward_query if isinstance(step.operation, CallPlan) else ()
 
 
 def _check_success(step: config.CallStep, context: StepContext) -> None:
@@ -226,7 +283,7 @@ def _method(step: config.CallStep, endpoint: config.Endpoint) -> str:
 
 def _origin(upstream: UpstreamPlan, headers: HeaderBlock) -> str:
     """Digest of the fixed parts of a call except its target: the upstream, the gateway's credentials, and the header fields."""
-    identity = msgspec.json.encode((upstream.addresses, upstream.oauth2, upstream.tls))
+    identity = msgspec.json.encode((upstream.addresses, upstream.oauth2, upstream.tls, upstream.host))
     return blake2b(b"\0".join((upstream.name.encode(), identity, headers.wire)), digest_size=12).hexdigest()
 
 

@@ -8,7 +8,7 @@ from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.judge import JudgePlan, compile_judge
-from anabranch.plan.model import PoolKind, PoolPlan
+from anabranch.plan.model import HeaderPairs, PoolKind, PoolPlan
 from anabranch.plan.operation import OperationPlan, StepContext
 from anabranch.plan.reference import TemplateError
 from anabranch.plan.template import compile_json
@@ -37,7 +37,7 @@ class ComputePlan:
     may_be_left_out: bool = False
     expect: JudgePlan | None = None
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
         return self.build(frame)
 
     def result_schema(self) -> dict[str, Any] | None:

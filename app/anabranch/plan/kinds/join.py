@@ -10,6 +10,7 @@ from anabranch.jsontext.join import Join
 from anabranch.jsontext.order import joining
 from anabranch.jsontext.path import parse_path
 from anabranch.plan.each import array_of
+from anabranch.plan.model import HeaderPairs
 from anabranch.plan.operation import StepContext
 from anabranch.plan.reference import Reference, is_whole
 
@@ -30,7 +31,7 @@ class JoinPlan:
     worst_case_s: float = 0.0
     most_calls: int = 0
 
-    def sent(self, frame: Frame, headers: Mapping[bytes, bytes]) -> Hashable:
+    def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
         return self.left(frame), self.right(frame)
 
     def result_schema(self) -> dict[str, Any] | None:
