@@ -45,7 +45,9 @@ def test_every_pair_of_keys_has_to_match() -> None:
 
 
 KEYS = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from(["1", "a", "true"]))
-ELEMENTS = st.lists(st.one_of(KEYS, st.builds(dict, id=KEYS, n=st.integers(0, 9)), st.just({})), max_size=6)
+ELEMENTS: st.SearchStrategy[list[object]] = st.lists(
+    st.one_of(KEYS, st.builds(dict, id=KEYS, n=st.integers(0, 9)), st.just({})), max_size=6
+)
 
 
 def _text(value: object) -> str | None:
