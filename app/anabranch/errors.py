@@ -283,7 +283,7 @@ class StepError(AnabranchError):
     code = "step_failed"
     status: int = 502
     proxy_error: ClassVar[str] = ""
-    is_timeout: ClassVar[bool] = False
+    is_timeout: bool = False
 
     def __init__(self, detail: str, *, may_be_processed: bool = False, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -506,14 +506,15 @@ class ProcessingTimeout(StepError):
 
 
 class NothingAnswered(StepError):
-    """Every step that the response would show has failed. `status`: 504 when all of them failed with a timeout, else 502."""
+    """Every step that the response would show has failed, or every one that an `any` step names. `status`: 504 when all of them failed with a timeout, else 502."""
 
     code = "nothing_answered"
     title = "No upstream answered"
 
-    def __init__(self, *, is_timeout: bool) -> None:
-        super().__init__("every step that this response shows failed")
+    def __init__(self, detail: str = "every step that this response shows failed", *, is_timeout: bool) -> None:
+        super().__init__(detail)
         self.status = 504 if is_timeout else 502
+        self.is_timeout = is_timeout
 
 
 class ComputePoolFull(RejectedError):

@@ -5,9 +5,9 @@ thread where that helps.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from anabranch.compute.job import Job, JobTimings
 from anabranch.compute.pools import processors
@@ -16,9 +16,10 @@ from anabranch.core.exchange import Answer
 from anabranch.errors import ComputeTimeout, DeadlineExceeded, InvalidFormat, ProcessingTimeout, RejectedError, WorkerLost
 from anabranch.formats.order import pack, settle
 from anabranch.jsontext.frame import Frame
-from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, pack_values, settle_reading
+from anabranch.jsontext.join import Join, join
+from anabranch.jsontext.order import MERGE_FROM, PLAIN_FROM, Reading, pack_values, settle_reading
 from anabranch.plan.decoding import Decoding, content_type
-from anabranch.plan.model import EndpointPlan, StepPlan
+from anabranch.plan.model import EndpointPlan
 
 _HOOK: Final = "anabranch.jsontext.order:carry_out"
 _DECODE_HOOK: Final = "anabranch.formats.order:carry_out"
@@ -27,6 +28,19 @@ _MOST_WORKERS: Final = 4
 _QUEUE: Final = 64
 _RECYCLE_AFTER: Final = 10_000
 _MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
+
+
+class Readable(Protocol):
+    """What reads a body: a step, or a condition on it. The members as of `StepPlan`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def read(self) -> Callable[[bytes, Frame], bytes]: ...
+
+    @property
+    def reading(self) -> Reading | None: ...
 
 
 class Offload:
@@ -53,13 +67,19 @@ class Offload:
         if self._pool is not None and self._pool.down_for_s is not None:
             yield "large answers are read on the event loop, which delays other requests, because no process can be started for them; see the log"
 
-    async def read(self, step: StepPlan, body: bytes, frame: Frame, deadline: float) -> bytes:
+    async def read(self, step: Readable, body: bytes, frame: Frame, deadline: float) -> bytes:
         """Like `step.read`, in a worker process. May also raise ProcessingTimeout: reading counts towards the step's deadline."""
         reading = step.reading
         if reading is None or len(body) < reading.from_bytes:
             return step.read(body, frame)
         reply = await self._run(reading.order, body, step.name, deadline, "a large answer was read")
         return step.read(body, frame) if reply is None else settle_reading(reading, body, reply, frame)
+
+    async def join(self, rule: Join, order: str, left: bytes, right: bytes, name: str, deadline: float) -> bytes:
+        """Like `jsontext.join.join`, in a worker process. `order`: the rule as one. `name`: of the step. Raises ProcessingTimeout."""
+        payload = await asyncio.to_thread(pack_values, [left, right])
+        reply = await self._run(order, payload, name, deadline, "large lists were joined")
+        return join(left, right, rule) if reply is None else reply
 
     async def assemble(self, plan: EndpointPlan, values: list[bytes], frame: Frame, deadline: float) -> bytes:
         """Like `plan.response.assemble`, but off the loop if the response is large. Raises ProcessingTimeout."""

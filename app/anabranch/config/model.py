@@ -29,7 +29,9 @@ from anabranch.config.step import AnyStep as AnyStep
 from anabranch.config.step import Batch as Batch
 from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
+from anabranch.config.step import FirstStep as FirstStep
 from anabranch.config.step import Into as Into
+from anabranch.config.step import JoinStep as JoinStep
 from anabranch.config.step import QueryValue as QueryValue
 from anabranch.config.step import Selection as Selection
 from anabranch.config.step import Step as Step

@@ -52,6 +52,24 @@ class Into(Model):
     """The member of each element that holds its result."""
 
 
+class Lists(Model):
+    """Two lists that are joined."""
+
+    left: str
+    """The list whose elements get what matches them: a reference to an array, `{orders.items}`."""
+    right: str
+    """The list in which matches are sought: a reference to an array, `{products}`."""
+    on: dict[JSONPath, JSONPath] = Field(min_length=1)
+    """What has to be equal: `{path in a left element: path in a right element}`; several pairs must all be. Values are compared as text: `17` and `"17"` are
+    equal. Null, or a path without a value, matches nothing."""
+    as_: JSONName = Field(alias="as")
+    """The member of each left element that holds what matches it."""
+    kind: Literal["left", "inner"] = "left"
+    """What happens to a left element without a match: `left`: it is kept, with null; `inner`: it is dropped."""
+    many: bool = False
+    """If true, an array of everything that matches. Otherwise the first."""
+
+
 class Step(Model):
     """What every step can have: how long it may take, what happens when it fails, and how its value is shaped."""
 
@@ -65,6 +83,11 @@ class Step(Model):
     when: str | None = None
     """Run the step only if this condition holds: an expression in CEL, with references in braces, such as
     `{flight.cancelled} == false`. Otherwise the step is left out, and with it the steps that refer to it; the response stays complete."""
+    needs: list[Name] = []
+    """Names of steps that have to be finished before this one begins, whatever became of them. A step waits for every step that it refers to anyway."""
+    fallback: Name | None = None
+    """The name of a step that runs only when this one has failed. Its value stands here then, as that step has shaped it, and the response is complete. That
+    step has no key of its own in the response."""
     timeout_s: Duration | None = Field(None, alias="timeout")
     """Maximum duration of the whole step, including waiting and retries. If unset, the time left until the endpoint's deadline."""
     required: bool = False
@@ -103,9 +126,9 @@ class Step(Model):
     @model_validator(mode="before")
     @classmethod
     def _has_a_kind(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and len(kinds := [key for key in STEPS if key in data]) != 1:
+        if isinstance(data, Mapping) and len(kinds := kinds_of(data)) != 1:
             names = " or ".join(f"`{key}` (a {model.noun})" for key, model in STEPS.items())
-            raise ValueError(f"a step needs either {names}{', not both' if kinds else _misspelt(data)}")
+            raise ValueError(f"a step needs either {names}{', and not several' if kinds else _misspelt(data)}")
         return data
 
     @model_validator(mode="after")
@@ -119,7 +142,7 @@ class Step(Model):
         given = self.model_fields_set
         if self.each is None:
             for key in ("at_once", "max_items", "truncate", "distinct", "batch", "join"):
-                if key in given:
+                if key in given and not (key == "join" and isinstance(self, JoinStep)):
                     raise ValueError(f"`{key}` needs `each`, the array that the step runs for")
         if self.batch is not None and "at_once" in given:
             raise ValueError("`at_once` of a step with `batch` stands in `batch`")
@@ -132,7 +155,17 @@ class Step(Model):
     @property
     def is_hidden(self) -> bool:
         """Whether it has no key of its own in the response."""
-        return self.hidden or self.join is not None
+        return self.hidden or isinstance(self.join, Into)
+
+    @property
+    def stand_in_places(self) -> list[tuple[str, tuple[str | int, ...]]]:
+        """The names of the steps whose values may stand here, each with its place in this step."""
+        return [] if self.fallback is None else [(self.fallback, ("fallback",))]
+
+    @property
+    def stand_ins(self) -> list[str]:
+        """Their names."""
+        return [name for name, _ in self.stand_in_places]
 
     @property
     def has_default(self) -> bool:
@@ -156,6 +189,16 @@ class QueryValue(Model):
     when_empty: Literal["skip", "leave_out", "send"] = "skip"
     """What an array without elements does. `skip`: the step is left out, because a filter by nothing must never become no filter. `leave_out`: the
     name is left out. `send`: the name is sent without a value."""
+
+
+class WorkStep(Step):
+    """A step that gets its value from somewhere, which may be something else than what the document expects."""
+
+    templates: ClassVar[frozenset[str]] = Step.templates | {"expect"}
+
+    expect: str | None = None
+    """A condition on the answer before it is shaped, in CEL: `{value.errors} == null`. `{value}` is the answer's body, `{$status}` its status,
+    `{$headers.etag}` one of its header fields. If it does not hold, the step fails."""
 
 
 class Selection(Model):
@@ -199,12 +242,12 @@ ForwardedQuery = Annotated[
 """Names of query parameters, decoded; `*` for all."""
 
 
-class CallStep(Step):
+class CallStep(WorkStep):
     """A call to an upstream."""
 
     noun: ClassVar[str] = "call"
     has_answer: ClassVar[bool] = True
-    templates: ClassVar[frozenset[str]] = Step.templates | {"path", "query", "headers", "body"}
+    templates: ClassVar[frozenset[str]] = WorkStep.templates | {"path", "query", "headers", "body", "until"}
 
     upstream: str
     """The name of the upstream."""
@@ -234,6 +277,15 @@ class CallStep(Step):
     errors: Literal["problem", "pass"] = "problem"
     """What the client gets when this required step's service answers with a 4xx or 5xx status. `problem`: a problem document of the gateway. `pass`: the
     service's status, body and content type. Failures without such an answer are always a problem document."""
+    success: list[Annotated[int, Field(ge=200, le=599)]] | None = Field(None, min_length=1)
+    """The statuses of good answers, such as `[200, 404]`. The body of such an answer is the value. If unset, every 2xx."""
+    counts_as_failure: bool = False
+    """An answer that `expect` refuses is a failure of the upstream: it is retried as a lost connection is, and the breaker counts it."""
+    until: str | None = None
+    """Repeat the call until this condition holds, which is written like `expect`: `{value.version} >= 3`. The step fails when that takes longer than its
+    `timeout`, or than the endpoint's. Only for calls that may be sent more than once."""
+    every_s: Duration | None = Field(None, alias="every")
+    """The pause between an answer for which `until` does not hold, and the next call. If unset, 500ms."""
     decode: Literal["json", "text", "ndjson", "form", "xml", "html", "bytes"] = "json"
     """What the body of the answer is read as, before it is shaped. `text`: a string. `ndjson`: an array of the lines' values. `form`: an object. `xml`:
     an object, by the convention in [Formats](formats.md). `html`: an object of what `select` finds. `bytes`: a string in base64."""
@@ -249,12 +301,20 @@ class CallStep(Step):
     """If a GET call fails, use its last good answer, unless that is older than this. The response is marked with `Gateway-Complete: ?0`,
     `Age` and `Cache-Status`."""
 
+    @model_validator(mode="after")
+    def _of_answers(self) -> "CallStep":
+        if self.counts_as_failure and self.expect is None:
+            raise ValueError("`counts_as_failure` needs `expect`, the condition on the answer")
+        if self.every_s is not None and self.until is None:
+            raise ValueError("`every` needs `until`, the condition that ends the repetition")
+        return self
 
-class ComputeStep(Step):
+
+class ComputeStep(WorkStep):
     """A computation by a Python function."""
 
     noun: ClassVar[str] = "compute step"
-    templates: ClassVar[frozenset[str]] = Step.templates | {"input"}
+    templates: ClassVar[frozenset[str]] = WorkStep.templates | {"input"}
 
     compute: str
     """The function, as `module:function`."""
@@ -271,14 +331,57 @@ class ComputeStep(Step):
     limit applies."""
 
 
-STEPS: Final[dict[str, type[Step]]] = {"upstream": CallStep, "compute": ComputeStep}
+class FirstStep(Step):
+    """The first good one of several steps, which run at once."""
+
+    noun: ClassVar[str] = "step with `any`"
+    has_answer: ClassVar[bool] = True
+
+    any_: list[Name] = Field(alias="any", min_length=2)
+    """Names of the steps. They begin together; the value of the first one that has not failed stands here, and the others are cancelled. They have no keys of
+    their own in the response. A step to which something else refers as well runs by itself, and is not cancelled."""
+
+    @model_validator(mode="after")
+    def _runs_once(self) -> "FirstStep":
+        if self.each is not None:
+            raise ValueError("a step with `any` runs once: give `each` to the steps that it names")
+        return self
+
+    @property
+    def stand_in_places(self) -> list[tuple[str, tuple[str | int, ...]]]:
+        return [*((name, ("any", index)) for index, name in enumerate(self.any_)), *super().stand_in_places]
+
+
+class JoinStep(Step):
+    """A join of two lists that are there already."""
+
+    noun: ClassVar[str] = "join"
+    templates: ClassVar[frozenset[str]] = Step.templates | {"join"}
+
+    join: Lists  # type: ignore[assignment]  # the key means something else where results of `each` are joined
+    """The lists, and how their elements belong together."""
+
+    @model_validator(mode="after")
+    def _runs_once(self) -> "JoinStep":
+        if self.each is not None:
+            raise ValueError("a join has an effect on every element already: remove `each`")
+        return self
+
+
+STEPS: Final[dict[str, type[Step]]] = {"upstream": CallStep, "compute": ComputeStep, "any": FirstStep, "join": JoinStep}
 """The kinds of steps, by the key that says which one a step is."""
+
+
+def kinds_of(data: Mapping[Any, Any]) -> list[str]:
+    """The keys that say of which kinds a step is. `join` says so only where no other key does: it is also what happens to the results of `each`."""
+    kinds = [key for key in STEPS if key in data]
+    return [key for key in kinds if key != "join" or len(kinds) == 1]
 
 
 def step_model(data: Any) -> type[Step]:
     """The model of the step in `data`; `Step` itself, which accepts nothing, when it is of no kind or of several."""
-    kinds = [model for key, model in STEPS.items() if isinstance(data, Mapping) and key in data]
-    return kinds[0] if len(kinds) == 1 else Step
+    kinds = kinds_of(data) if isinstance(data, Mapping) else []
+    return STEPS[kinds[0]] if len(kinds) == 1 else Step
 
 
 def _misspelt(data: Mapping[Any, Any]) -> str:

@@ -79,6 +79,12 @@ class StaleRule(msgspec.Struct, frozen=True):
     fault_of: "Callable[[Answer], str]"
 
 
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+"""The statuses of redirects that can be followed. **Source:** RFC 9110 section 15.4."""
+ANY_2XX: Final = frozenset(range(200, 300))
+"""The statuses of good answers where the document names no others."""
+
+
 class StreamRule(msgspec.Struct, frozen=True):
     """How the body of a streamed response is read.
 

@@ -126,7 +126,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "`errors` names the step and the upstream. Request the endpoint with `?_explain=true` where that is allowed.",
     ),
     "nothing_answered": Advice(
-        "Every step that the response shows failed. None of them is required, but without any value there is no response to send.",
+        "Every step that the response shows failed, or every step that an `any` step names. None of them is required, but without any value there is no "
+        "response to send.",
         _TRY_LATER,
         "`errors` has the reason for each step. If the reasons are the same, look for what these upstreams have in common.",
     ),
@@ -152,7 +153,7 @@ ADVICE: Final[dict[str, Advice]] = {
         "The step's `detail` says what was wrong. Check `tls.ca`, `tls.server_name`, validity dates, and `tls.cert` for mutual TLS.",
     ),
     "timeout": Advice(
-        "An upstream did not answer within its timeout. It may have processed the request nevertheless.",
+        "An upstream did not answer within its timeout, or not with what `until` waits for. It may have processed the request nevertheless.",
         "Retry if the request is safe to repeat.",
         "Compare the upstream's `timeout` with its measured latency. Consider `hedge` if slow responses are rare.",
     ),
@@ -230,7 +231,7 @@ ADVICE: Final[dict[str, Advice]] = {
         "The detail says which. `_explain` and the journal show the answer; correct `expect`, `target` or `match`, or the service.",
     ),
     "condition_failed": Advice(
-        "The condition that decides whether a step runs could not be evaluated on the values of this request.",
+        "A condition on whether a step runs (`when`) or on its answer (`expect`, `until`) could not be evaluated on the values of this request.",
         _TRY_LATER,
         "`detail` names the operation. Compare values of the same type only, and test for null where a value may be missing.",
     ),

@@ -88,6 +88,8 @@ def _step(plan: StepPlan, computed: JSON, *, is_named: bool) -> JSON:
 
 def _value(step: config.Step, computed: JSON) -> JSON:
     """Without `type`, unless a function declares it or `wrap` makes an object: `pick` also applies inside arrays and passes other values through."""
+    if step.fallback is not None:
+        return {}  # the value of another step may stand here
     value: JSON = dict(computed)
     if step.pick is not None:
         names = {parse_path(old): new for old, new in (step.rename or {}).items()}

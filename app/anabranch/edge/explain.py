@@ -20,7 +20,8 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
     """The explanation as JSON. Times in milliseconds; `started_ms` counts from the request's arrival at the engine.
 
     `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition) or `not_run` (another step's
-    failure ended the request first). `not_needed`: a reference with `?` found null. `not_selected`: by the client, directly or through others.
+    failure ended the request first, or nobody asked for it) or `cancelled` (another step of the same `any` answered first). `answered_by`: the step whose
+    value stands in its place. `not_needed`: a reference with `?` found null. `not_selected`: by the client, directly or through others.
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -61,6 +62,7 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
         "queue_ms": _ms(outcome.queue_s),
         **({} if outcome.run_s is None else {"run_ms": _ms(outcome.run_s)}),
         "attempts": outcome.attempts,
+        **({} if outcome.stand_in is None else {"answered_by": outcome.stand_in.step}),
         **({} if step.each is None else _items(outcome)),
         "status": outcome.status,
         "failure": None if failure is None else {"code": failure.code, "detail": failure.detail},

@@ -24,7 +24,12 @@ def server_timing(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -
     """
     entries = [
         f"{outcome.step};dur={outcome.elapsed_s * 1000:.1f}"
-        if outcome.failure is None and outcome.run_s is None and outcome.stale_age_s is None and not outcome.item_count and numbers is None
+        if outcome.failure is None
+        and outcome.run_s is None
+        and outcome.stale_age_s is None
+        and not outcome.item_count
+        and outcome.stand_in is None
+        and numbers is None
         else _timing(outcome, numbers)
         for outcome in outcomes
     ]
@@ -58,6 +63,9 @@ def _timing(outcome: Outcome, numbers: Numbers | None) -> str:
     entry = f"{_step(outcome, numbers)};dur={outcome.elapsed_s * 1000:.1f}"
     if outcome.run_s is not None:
         entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
+    if outcome.stand_in is not None:
+        how = "first" if outcome.failure is None else "fallback"
+        return f'{entry};desc="{how} {_step(outcome.stand_in, numbers)}"'
     if outcome.failure is not None:
         return f'{entry};desc="{outcome.failure.code}"'
     if shortfall := outcome.shortfall:
@@ -70,7 +78,7 @@ def proxy_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) ->
     members = [
         _member(_step(outcome, numbers), outcome.failure or outcome.item_failures[0], outcome.shortfall)
         for outcome in outcomes
-        if outcome.failure is not None or outcome.item_failures
+        if (outcome.failure is not None or outcome.item_failures) and not outcome.is_excused
     ]
     return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;details="{} more steps failed"').encode("ascii")
 

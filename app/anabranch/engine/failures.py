@@ -22,7 +22,7 @@ _LONGEST_CHARACTER_BYTES: Final = 4
 
 def shown(rule: FailuresRule, outcomes: Sequence[Outcome | None], numbers: Numbers | None) -> bytes:
     """The failed steps, in document order, at most 100; `ABSENT` when there is none. `numbers`: in place of names; None: the names."""
-    found = (pair for outcome in outcomes if outcome is not None for pair in _failures(outcome))
+    found = (pair for outcome in outcomes if outcome is not None and not outcome.is_excused for pair in _failures(outcome))
     entries = [_entry(outcome, failure, numbers) for outcome, failure in islice(found, _MOST_ENTRIES)]
     return b"".join((rule.before, raw.encode(entries), rule.after)) if entries else ABSENT
 

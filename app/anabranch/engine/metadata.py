@@ -2,21 +2,22 @@
 
 from anabranch.engine.outcome import Outcome
 from anabranch.jsontext.frame import MISSING, Frame, Value
+from anabranch.plan.judge import JudgePlan
 from anabranch.plan.model import StepPlan
 from anabranch.plan.reference import LINES
 
 
-def fill(step: StepPlan, outcome: Outcome, frame: Frame) -> None:
-    """Fill the slots of `step.metadata` when the step is settled."""
+def fill(step: StepPlan | JudgePlan, outcome: Outcome, frame: Frame) -> None:
+    """Fill the slots of `step.metadata` from what is known of the step."""
     for what, name, slot in step.metadata:
-        frame[slot] = _value(what, name, outcome)
+        frame[slot] = _value(what, name, outcome.answered)
 
 
 def _value(what: str, name: str, outcome: Outcome) -> Value:
     if what == "ok":
         return outcome.raw is not None
     if what == "code":
-        return None if outcome.failure is None else outcome.failure.code
+        return None if outcome.failure is None or outcome.raw is not None else outcome.failure.code
     if what == "status":
         return MISSING if outcome.status is None else b"%d" % outcome.status  # type: ignore[return-value]  # a frame may hold it
     wanted = name.encode()

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from anabranch.compute.job import ComputePool
 from anabranch.compute.offload import Offload
 from anabranch.core.exchange import Answer
+from anabranch.engine import metadata
 from anabranch.engine.outcome import Outcome, status_failure
 from anabranch.engine.request import ClientRequest
+from anabranch.errors import UnexpectedAnswer
 from anabranch.formats.rules import NotQuickError
 from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.raw import NULL
 from anabranch.plan.decoding import Decoding, content_type, is_empty
+from anabranch.plan.judge import JudgePlan
 from anabranch.plan.model import StepPlan
 from anabranch.policy.call import Call, Policy
 
@@ -40,7 +43,7 @@ def note(outcome: Outcome, call: Call) -> None:
 
 
 def accept(answer: Answer, call: Call, outcome: Outcome, *, is_kept: bool = False, has_own_credentials: bool = False) -> None:
-    """Write the answer to `call` into the outcome. Raises StepError for a status other than 2xx.
+    """Write the answer to `call` into the outcome. Raises StepError for a status that is not that of a good answer.
 
     `is_kept`: the outcome keeps the answer, of any status. `has_own_credentials`: see `UpstreamStatus`.
     """
@@ -49,8 +52,27 @@ def accept(answer: Answer, call: Call, outcome: Outcome, *, is_kept: bool = Fals
     outcome.stale_age_s = call.stale_age_s
     if is_kept:
         outcome.answer = answer
-    if not 200 <= answer.status < 300:
+    if answer.status not in call.success:
         raise status_failure(answer, has_own_credentials=has_own_credentials)
+
+
+async def holds(judge: JudgePlan, body: bytes, frame: Frame, outcome: Outcome, offload: Offload | None, deadline: float) -> bool:
+    """Whether a condition holds for an answer: its body, and its head in the outcome. Raises ConditionFailed, and StepError for a body that is not JSON."""
+    if judge.reads_body:
+        if len(body) < judge.large_from or offload is None:
+            judge.read(body, frame)
+        else:
+            await offload.read(judge, body, frame, deadline)
+    if judge.metadata:
+        metadata.fill(judge, outcome, frame)
+    # No other task runs between here and there: the slots may belong to several steps.
+    return judge.holds(frame)
+
+
+async def expect(judge: JudgePlan, body: bytes, frame: Frame, outcome: Outcome, offload: Offload | None, deadline: float) -> None:
+    """Raise UnexpectedAnswer unless the condition holds."""
+    if not await holds(judge, body, frame, outcome, offload, deadline):
+        raise UnexpectedAnswer("`expect` does not hold for the answer", may_be_processed=True)
 
 
 async def decode(decoding: Decoding, answer: Answer, step: str, offload: Offload | None, deadline: float) -> bytes:

@@ -6,7 +6,7 @@ from typing import Final
 
 from anabranch.core.backoff import retry_after_s
 from anabranch.core.exchange import Answer, Request
-from anabranch.errors import StepError, UpstreamStatus
+from anabranch.errors import NothingAnswered, StepError, UpstreamStatus
 
 _DEMANDED: Final = {401: b"www-authenticate", 405: b"allow", 416: b"content-range"}
 """The header field that a status comes with. **Source:** RFC 9110 sections 15.5.2, 15.5.6 and 15.5.17."""
@@ -44,11 +44,12 @@ class Outcome:
     `item_count`, `item_failures`, `dropped_items`: of a step with `each`, how many elements it ran for, the failures of those that failed, and how many
     there were beyond `max_items`. `calls`: its runs.
     `left_out`: why it did not run although nothing failed, as explain says it (`left_out`, `not_needed`), and then there is neither value nor
-    failure; else "". `headers`: of the answer, names in lower case; None without one. `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
+    failure; else "". `headers`: of the answer, names in lower case; None without one. `is_excused`: its failure does not matter, because another step has answered in its place. `stand_in`: of the step whose
+    value is its own; there may be both then, a value and a failure. `is_large`: its body was too large for the event loop. `notes`: what the policies did, for explain. `request`, `answer`: as sent and received, kept only when the endpoint keeps records.
     """
 
     __slots__ = (
-        "answer", "attempts", "calls", "dropped_items", "elapsed_s", "failure", "headers", "is_large", "item_count", "item_failures", "left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "calls", "dropped_items", "elapsed_s", "failure", "headers", "is_excused", "is_large", "item_count", "item_failures", "left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "stand_in", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -65,6 +66,8 @@ class Outcome:
         self.status: int | None = None
         self.notes: list[str] | None = None
         self.is_large = False
+        self.is_excused = False
+        self.stand_in: Outcome | None = None
         self.left_out = ""
         self.headers: list[tuple[bytes, bytes]] | None = None
         self.request: Request | None = None
@@ -73,6 +76,11 @@ class Outcome:
         self.item_failures: Sequence[StepError] = ()
         self.dropped_items = 0
         self.calls: list[Outcome] = _NO_CALLS
+
+    @property
+    def answered(self) -> "Outcome":
+        """The outcome of the step whose value is its own: itself, unless another one stands in."""
+        return self if self.stand_in is None else self.stand_in.answered
 
     @property
     def shortfall(self) -> str:
@@ -100,6 +108,21 @@ class Outcome:
             self.stale_age_s = max(self.stale_age_s or 0.0, run.stale_age_s)
         if run.notes:
             self.notes = (self.notes or []) + run.notes
+
+
+def common_failure(failures: Sequence[StepError], reasons: Sequence[StepError], detail: str) -> StepError:
+    """The failure of what several failed steps were for. `reasons`: all that is known. `detail`: in a sentence what failed.
+
+    Where every service gave the same 4xx, that is the answer: the client has asked for something that it cannot have.
+    """
+    first = failures[0] if failures else None
+    if isinstance(first, UpstreamStatus) and first.status < 500 and all(_has_status(failure, first.status) for failure in failures):
+        return first
+    return NothingAnswered(detail, is_timeout=bool(reasons) and all(failure.is_timeout for failure in reasons))
+
+
+def _has_status(failure: StepError, status: int) -> bool:
+    return isinstance(failure, UpstreamStatus) and failure.status == status
 
 
 _NOTHING: Final[Mapping[str, str]] = {}
@@ -135,7 +158,7 @@ class Result:
     @property
     def is_absent(self) -> bool:
         """Whether it is incomplete only because services said that what was asked for is not there. No service is at fault then."""
-        failures = [outcome.failure for outcome in self.outcomes if outcome.failure is not None]
+        failures = [outcome.failure for outcome in self.outcomes if outcome.failure is not None and not outcome.is_excused]
         failures += [failure for outcome in self.outcomes for failure in outcome.item_failures]
         is_stale = any(outcome.stale_age_s is not None for outcome in self.outcomes)
         return bool(failures) and not is_stale and all(failure.is_absent for failure in failures)

@@ -1,12 +1,13 @@
 """One request on its way through a plan, whoever started it: a client, a replay."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from anabranch.core.forwarding import Arrival, public_prefix
+from anabranch.engine.outcome import Outcome
 from anabranch.jsontext.frame import Frame
-from anabranch.plan.model import EndpointPlan, HeaderPairs
+from anabranch.plan.model import EndpointPlan, HeaderPairs, StepPlan
 
 
 class ClientRequest(msgspec.Struct):
@@ -15,7 +16,8 @@ class ClientRequest(msgspec.Struct):
     `id`: safe in a header field. `traceparent`: of its own span, else the client's valid one; None without either. `propagated`: the fields that every upstream call
     carries (request id, trace context). `path`, `query`: raw, as sent. `path_values`: of the path's parameters in order, decoded; None for one
     that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `arrived`, `deadline`: monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
-    the request ends, whatever ended it. `arrival`: what services may be told of the client; None when no client sent it, or no service is told.
+    the request ends, whatever ended it. `arrival`: what services may be told of the client; None when no client sent it, or no service is told. `first_of`: the
+    value of the first good member of an `any` step, before the deadline; None in endpoints without one.
     """
 
     id: bytes
@@ -35,6 +37,7 @@ class ClientRequest(msgspec.Struct):
     arrival: Arrival | None = None
     body: bytes = b""
     releases: list[Callable[[], None]] | None = None
+    first_of: Callable[[StepPlan, Outcome, float], Awaitable[bytes]] | None = None
 
     @property
     def prefix(self) -> str:

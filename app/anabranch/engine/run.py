@@ -18,12 +18,13 @@ from anabranch.engine import failures, metadata, missing
 from anabranch.engine.event import AroundStep
 from anabranch.engine.kinds import bind
 from anabranch.engine.operation import Operation, Resources
-from anabranch.engine.outcome import Outcome, Result
+from anabranch.engine.outcome import Outcome, Result, common_failure
 from anabranch.engine.request import ClientRequest
 from anabranch.engine.select import Selecting
-from anabranch.errors import DependencyFailed, MissingReference, NothingAnswered, SkippedError, StepError, UpstreamStatus
+from anabranch.engine.stand_ins import StandIns
+from anabranch.errors import DependencyFailed, MissingReference, SkippedError, StepError
 from anabranch.jsontext.merge import ABSENT
-from anabranch.plan.left_out import LeftOut
+from anabranch.plan.left_out import LeftOut, NotNeeded
 from anabranch.plan.model import EndpointPlan, StepPlan
 from anabranch.policy.call import Policy
 
@@ -92,11 +93,12 @@ class Runner:
 
 
 class _Run:
-    """The state of one request. `_waiting[i]`: number of unsettled steps that step i needs. `_outcomes[i]`: None until step i is settled."""
+    """The state of one request. `waiting[i]`: number of unsettled steps that step i needs, and one if it has to be asked for. `outcomes[i]`: None until
+    step i is settled."""
 
     __slots__ = (
         "_around", "_began", "_body", "_crash", "_failure", "_finished", "_frame", "_is_large", "_is_partial", "_loop", "_offload", "_operations",
-        "_outcomes", "_plan", "_request", "_running", "_tasks", "_values", "_waiting",
+        "_plan", "_request", "_running", "_stand_ins", "_tasks", "_values", "outcomes", "waiting",
     )  # fmt: skip
 
     def __init__(self, runner: Runner, request: ClientRequest) -> None:
@@ -110,12 +112,13 @@ class _Run:
         self._is_large = False
         self._is_partial = False
         self._body: bytes | None = None
-        self._outcomes: list[Outcome | None] = [None] * len(plan.steps)
+        self.outcomes: list[Outcome | None] = [None] * len(plan.steps)
         self._values = list(plan.defaults)
-        self._waiting = list(plan.waiting)
+        self.waiting = list(plan.waiting)
         self._tasks: list[asyncio.Task[None]] = []
         self._running = 0
         self._finished: asyncio.Future[None] | None = None
+        self._stand_ins = StandIns(self, plan.steps, self._frame) if plan.has_stand_ins else None
         self._failure: StepError | None = None
         self._crash: Exception | None = None
         # Looked up once per request: before Python 3.12 the look-up costs a system call.
@@ -125,28 +128,33 @@ class _Run:
     async def go(self) -> Result:
         ready = self._plan.ready
         steps = self._plan.steps
+        if self._stand_ins is not None:
+            self._request.first_of = self._stand_ins.first_of
         try:
             if len(ready) == 1 or not self._plan.has_required:
                 # No other step can require this task to be cancelled, so it runs one step itself.
                 for index in ready[:-1]:
-                    self._spawn(steps[index])
+                    self.spawn(steps[index])
                 await self._chain(steps[ready[-1]], is_own_task=False)
             else:
                 for index in ready:
-                    self._spawn(steps[index])
+                    self.spawn(steps[index])
             if self._running and self._failure is None:
                 self._finished = self._loop.create_future()
                 await self._finished
         finally:
             if self._running:
                 await cancel_and_wait(self._tasks)
+            if self._stand_ins is not None:
+                # They refer to each other.
+                self._request.first_of = self._stand_ins = None
         if self._crash is not None:
             raise self._crash
         if self._plan.joins and self._failure is None:
             for join in self._plan.joins:
                 join.apply(self._values, self._frame)
         if self._plan.response.failures is not None:
-            self._values.append(failures.shown(self._plan.response.failures, self._outcomes, self._plan.numbers))
+            self._values.append(failures.shown(self._plan.response.failures, self.outcomes, self._plan.numbers))
         if self._is_large and self._offload is not None and self._failure is None:
             try:
                 self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._request.deadline)
@@ -156,7 +164,7 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------- tasks
 
-    def _spawn(self, step: StepPlan) -> None:
+    def spawn(self, step: StepPlan) -> None:
         self._running += 1
         self._tasks.append(self._loop.create_task(self._task(step)))
 
@@ -188,10 +196,10 @@ class _Run:
                 return
             if not is_own_task and len(ready) > 1 and self._plan.has_required:
                 for index in ready:
-                    self._spawn(steps[index])
+                    self.spawn(steps[index])
                 return
             for index in ready[1:]:
-                self._spawn(steps[index])
+                self.spawn(steps[index])
             step = steps[ready[0]]
 
     # ------------------------------------------------------------------------------------------------------- steps
@@ -204,7 +212,10 @@ class _Run:
         request = self._request
         deadline = request.deadline if step.timeout_s is None else min(request.deadline, monotonic() + step.timeout_s)
         try:
-            outcome.raw = await self._operations[step.index](request, outcome, self._frame, deadline)
+            if step.is_only_stand_in:
+                outcome.raw = await self._interruptible(step, outcome, deadline)
+            else:
+                outcome.raw = await self._operations[step.index](request, outcome, self._frame, deadline)
         except MissingReference as error:
             error.detail = missing.reason(error.detail, step.references, self._value_of)
             outcome.failure = error
@@ -215,19 +226,37 @@ class _Run:
         outcome.elapsed_s = perf_counter() - began
         return outcome
 
+    def _interruptible(self, step: StepPlan, outcome: Outcome, deadline: float) -> Awaitable[bytes]:
+        """Run the operation of a step that may be stopped alone."""
+        assert self._stand_ins is not None
+        operation = self._operations[step.index]
+
+        async def work() -> bytes:
+            return await operation(self._request, outcome, self._frame, deadline)
+
+        return self._stand_ins.interruptible(step.index, work)
+
     def _value_of(self, root: str) -> bytes | None:
         """The body, or the value of a step; None for parameters, and for a step without a value."""
         if root == "body":
             return self._request.body or None
-        return next((outcome.raw for outcome in self._outcomes if outcome is not None and outcome.step == root), None)
+        return next((outcome.raw for outcome in self.outcomes if outcome is not None and outcome.step == root), None)
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:
+        """Store the outcome of a step, or ask for its fallback when it has failed. Returns the indexes of the steps that can start now."""
+        if step.fallback >= 0 and outcome.failure is not None and self._stand_ins is not None:
+            return self._stand_ins.fall_back(step, outcome)
+        return self.store(step, outcome)
+
+    def store(self, step: StepPlan, outcome: Outcome) -> list[int]:
         """Store the outcome of a step. Returns the indexes of the steps that can start now."""
-        self._outcomes[step.index] = outcome
+        self.outcomes[step.index] = outcome
         if outcome.is_large:
             self._is_large = True
-        if outcome.stale_age_s is not None or outcome.dropped_items or outcome.item_failures:
-            self._is_partial = True
+        answered = outcome if outcome.stand_in is None else outcome.answered
+        if answered.stale_age_s is not None or answered.dropped_items or answered.item_failures:
+            # What stands in for another step counts there.
+            self._is_partial = self._is_partial or not step.is_only_stand_in
         if step.metadata:
             metadata.fill(step, outcome, self._frame)
         has_value = True
@@ -241,30 +270,33 @@ class _Run:
             step.fill_default(self._frame)
         else:
             has_value = False
-            if outcome.left_out == LeftOut.state:
+            if outcome.left_out and outcome.left_out != NotNeeded.state:
                 self._values[step.index] = ABSENT
         ready: list[int] = []
         for index in step.dependents:
-            self._waiting[index] -= 1
-            if self._outcomes[index] is not None:
+            self.waiting[index] -= 1
+            if self.outcomes[index] is not None:
                 continue
             dependent = self._plan.steps[index]
             if has_value or step.index in dependent.only_after:
-                if not self._waiting[index]:
-                    ready += self._unblock(dependent)
-            elif outcome.left_out or not dependent.may_be_left_out or not self._waiting[index]:
+                if not self.waiting[index]:
+                    ready += self.unblock(dependent)
+            elif outcome.left_out or not dependent.may_be_left_out or not self.waiting[index]:
                 ready += self._skip(dependent, outcome)
+        if step.has_stand_in_role and self._stand_ins is not None:
+            ready += self._stand_ins.settled(step, outcome)
         return ready
 
-    def _unblock(self, step: StepPlan) -> list[int]:
+    def unblock(self, step: StepPlan) -> list[int]:
         """What can start now that everything that a step needs is settled: the step itself, unless something that it needs has failed."""
         if step.may_be_left_out:
             for need in step.needs:
-                outcome = self._outcomes[need]
+                outcome = self.outcomes[need]
                 if (
                     need not in step.only_after
                     and outcome is not None
                     and outcome.failure is not None
+                    and outcome.raw is None
                     and self._plan.steps[need].fill_default is None
                 ):
                     return self._skip(step, outcome)
@@ -286,11 +318,11 @@ class _Run:
 
     def result(self) -> Result:
         plan = self._plan
-        outcomes = [outcome for outcome in self._outcomes if outcome is not None and not outcome.left_out]
-        left_out = {outcome.step: outcome.left_out for outcome in self._outcomes if outcome is not None and outcome.left_out}
+        outcomes = [outcome for outcome in self.outcomes if outcome is not None and not outcome.left_out]
+        left_out = {outcome.step: outcome.left_out for outcome in self.outcomes if outcome is not None and outcome.left_out}
         failure = self._failure
-        failed = [outcome.failure for outcome in outcomes if outcome.failure is not None]
-        failed += [failure for outcome in outcomes if outcome.is_in_vain for failure in outcome.item_failures]
+        failed = [outcome.failure for outcome in outcomes if outcome.failure is not None and not outcome.is_excused]
+        failed += [failure for outcome in outcomes if outcome.is_in_vain and not outcome.is_excused for failure in outcome.item_failures]
         if failure is None and failed:
             failure = self._nothing_answered(failed)
         status = plan.response.status
@@ -305,11 +337,8 @@ class _Run:
         return Result(outcomes=outcomes, status=status, body=body, is_complete=not failed and not self._is_partial, left_out=left_out)
 
     def _nothing_answered(self, failures: list[StepError]) -> StepError | None:
-        """The failure of a response that no visible step has a value for; None when one has, or when none of them failed. `failures`: of all steps.
-
-        Where every service gave the same 4xx, that is the answer: the client has asked for something that it cannot have.
-        """
-        shown = [outcome for index in self._plan.response.visible if (outcome := self._outcomes[index]) is not None]
+        """The failure of a response that no visible step has a value for; None when one has, or when none of them failed. `failures`: of all steps."""
+        shown = [outcome for index in self._plan.response.visible if (outcome := self.outcomes[index]) is not None]
         if any(outcome.raw is not None and not outcome.is_in_vain for outcome in shown) or all(outcome.left_out for outcome in shown):
             return None
         # A step that was skipped has no reason of its own: the steps that it needs have.
@@ -317,11 +346,4 @@ class _Run:
         own = [outcome.failure for outcome in shown if outcome.failure is not None and not isinstance(outcome.failure, SkippedError)]
         own += [failure for outcome in shown for failure in outcome.item_failures if not isinstance(failure, SkippedError)]
         of_shown = own or reasons
-        first = of_shown[0] if of_shown else None
-        if isinstance(first, UpstreamStatus) and first.status < 500 and all(_has_status(failure, first.status) for failure in of_shown):
-            return first
-        return NothingAnswered(is_timeout=bool(reasons) and all(failure.is_timeout for failure in reasons))
-
-
-def _has_status(failure: StepError, status: int) -> bool:
-    return isinstance(failure, UpstreamStatus) and failure.status == status
+        return common_failure(of_shown, reasons, "every step that this response shows failed")

@@ -86,7 +86,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     only those in `ANSWER_HEADERS`. `value`: a compute's result, only with `bodies: steps`.
     `age_s`: the answer's age, when an earlier answer replaced a failure (`stale_if_error`). `origin`: digest of the parts of the call that
     the document fixes, and of the host by which the service is told that it is reached, when its answers may be reused after a restart
-    (`stale_if_error`); "" for other calls.
+    (`stale_if_error`); "" for other calls. `answered_by`: the step whose value stands in its place (`fallback`, `any`); "" for its own.
     """
 
     name: str
@@ -105,6 +105,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     value: Content | None = None
     age_s: float | None = None
     origin: str = ""
+    answered_by: str = ""
 
 
 ANSWER_HEADERS: Final = frozenset(

@@ -189,6 +189,8 @@ class Recorder:
             None,
             None,
             outcome.stale_age_s,
+            "",
+            "" if outcome.stand_in is None else outcome.stand_in.step,
         )
 
     def _step(self, outcome: Outcome) -> Step:
@@ -204,9 +206,9 @@ class Recorder:
                     for name, text in answer.headers
                     if name in ANSWER_HEADERS
                 }
-            is_json = outcome.raw is not None and outcome.step not in self._decoded
+            is_json = outcome.raw is not None and outcome.stand_in is None and outcome.step not in self._decoded
             body = _content(answer.body, redaction, is_kept=is_kept, is_json=is_json)
-        elif is_kept and request is None and outcome.raw is not None:
+        elif is_kept and request is None and outcome.raw is not None and outcome.stand_in is None:
             value = _content(outcome.raw, redaction, is_kept=True, is_json=True)
         if request is not None and request.body is not None:
             sent = self._sent(request.body, outcome.step, is_kept=is_kept)
@@ -227,6 +229,7 @@ class Recorder:
             value,
             outcome.stale_age_s,
             self._origin(outcome) if is_kept and self._origins else "",
+            "" if outcome.stand_in is None else outcome.stand_in.step,
         )
 
     def _sent(self, body: bytes | BodySource, step: str, *, is_kept: bool) -> Content | None:

@@ -16,10 +16,10 @@ def place(path: Path) -> Path:
 def put_into(value: bytes, path: Path, key: str, results: list[bytes], rest: bytes) -> bytes:
     """`value` with one of `results` under `key` in each object at `path`, in order; in the objects beyond them with `rest`. An element that is not an
     object uses up its result and stays as it is."""
-    return _walk(value, path, _Member(key), iter(results), rest)
+    return _walk(value, path, Member(key), iter(results), rest)
 
 
-class _Member:
+class Member:
     """A member to be put into objects."""
 
     __slots__ = ("key", "spelling", "text")
@@ -41,7 +41,7 @@ class _Member:
         return b"".join((element[:-1], comma, self.spelling, result, b"}"))
 
 
-def _walk(value: bytes | Raw, path: Path, member: _Member, results: Iterator[bytes], rest: bytes) -> bytes:
+def _walk(value: bytes | Raw, path: Path, member: Member, results: Iterator[bytes], rest: bytes) -> bytes:
     if not path:
         return member.put(bytes(value), next(results, rest))
     name, below = path[0], path[1:]

@@ -16,6 +16,7 @@ import msgspec
 from anabranch.errors import InvalidJSON, ShapeError, StepError
 from anabranch.jsontext import merge
 from anabranch.jsontext.frame import MISSING, Frame
+from anabranch.jsontext.join import Join, join
 from anabranch.jsontext.raw import Tree
 from anabranch.jsontext.shape import DecodeMode, Shape, Slots, compile_reader
 
@@ -49,8 +50,8 @@ class Reading:
 
 
 class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`slots`: of fields only, because the reply is the whole value. `merge`: group, flat, deep or deep_concat; empty for a read. `names`: of the
-    values, for group. `pick`: what is kept of the merged value; None: everything."""
+    """`slots`: of fields only, because the reply is the whole value. `merge`: group, flat, deep or deep_concat; empty otherwise. `names`: of the
+    values, for group. `pick`: what is kept of the merged value; None: everything. `join`: of two lists; None otherwise."""
 
     shape: Shape | None = None
     slots: list[tuple[tuple[str, ...], int]] = []
@@ -58,6 +59,7 @@ class _Order(msgspec.Struct, frozen=True, omit_defaults=True):
     merge: str = ""
     names: list[str] = []
     pick: Tree | None = None
+    join: Join | None = None
 
 
 def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
@@ -78,6 +80,11 @@ def reading(shape: Shape, slots: Slots, mode: DecodeMode) -> Reading:
 def merging(kind: str, names: Sequence[str] = (), pick: Tree | None = None) -> str:
     """The order for a merge: group (of values with these `names`), flat, deep or deep_concat. `pick`: what is kept of it; None: everything."""
     return msgspec.json.encode(_Order(merge=kind, names=list(names), pick=pick)).decode()
+
+
+def joining(rule: Join) -> str:
+    """The order for a join. The payload is both lists, packed."""
+    return msgspec.json.encode(_Order(join=rule)).decode()
 
 
 def settle_reading(reading: Reading, body: bytes, reply: bytes, frame: Frame) -> bytes:
@@ -106,6 +113,17 @@ def pack_values(values: list[bytes]) -> bytes:
     return b"".join((_SIZE.pack(len(sizes)), sizes, *values))
 
 
+def _unpack_values(payload: bytes) -> list[bytes]:
+    (size,) = _SIZE.unpack_from(payload)
+    sizes: list[int] = msgspec.msgpack.decode(payload[_SIZE.size : _SIZE.size + size])
+    values: list[bytes] = []
+    offset = _SIZE.size + size
+    for length in sizes:
+        values.append(payload[offset : offset + length])
+        offset += length
+    return values
+
+
 def carry_out(order: str, payload: bytes) -> bytes:
     """Execute an order, in the worker process."""
     return _worker(order)(payload)
@@ -117,6 +135,8 @@ def _worker(text: str) -> Callable[[bytes], bytes]:
     if order.merge:
         merged = _merger(order.merge, order.names)
         return merged if order.pick is None else _picked(merged, order.pick)
+    if (rule := order.join) is not None:
+        return _joiner(rule)
     assert order.shape is not None
     slots = [(path, number) for number, (path, _) in enumerate(order.slots)]
     read = compile_reader(order.shape, slots, DecodeMode(order.mode))
@@ -145,6 +165,14 @@ def _fill(frame: Frame, filled: memoryview) -> None:
         frame[slot] = MISSING if value is None else value
 
 
+def _joiner(rule: Join) -> Callable[[bytes], bytes]:
+    def work(payload: bytes) -> bytes:
+        left, right = _unpack_values(payload)
+        return join(left, right, rule)
+
+    return work
+
+
 def _picked(work: Callable[[bytes], bytes], wanted: Tree) -> Callable[[bytes], bytes]:
     read = compile_reader(Shape(pick=wanted), [])
     return lambda payload: read(work(payload), [])
@@ -152,13 +180,7 @@ def _picked(work: Callable[[bytes], bytes], wanted: Tree) -> Callable[[bytes], b
 
 def _merger(kind: str, names: list[str]) -> Callable[[bytes], bytes]:
     def work(payload: bytes) -> bytes:
-        (size,) = _SIZE.unpack_from(payload)
-        sizes: list[int] = msgspec.msgpack.decode(payload[_SIZE.size : _SIZE.size + size])
-        values: list[bytes] = []
-        offset = _SIZE.size + size
-        for length in sizes:
-            values.append(payload[offset : offset + length])
-            offset += length
+        values = _unpack_values(payload)
         visible = [(index, "") for index in range(len(values))]
         if kind == "group":
             assemble: Any = merge.group(list(enumerate(names)), may_be_absent=True)

@@ -7,7 +7,7 @@ from anabranch.config.problems import Problems
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import report_forward_headers
-from anabranch.plan.kinds.call import decoded_calls, is_stale_call
+from anabranch.plan.kinds.call import decoded_calls, is_judged_call, is_stale_call
 from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
 from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
@@ -33,7 +33,11 @@ def compile_document(
     """
     paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
     stale = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_stale_call(step)}
-    upstreams = {name: compile_upstream(name, upstream, has_stale_calls=name in stale) for name, upstream in document.upstreams.items()}
+    judged = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_judged_call(step)}
+    upstreams = {
+        name: compile_upstream(name, upstream, has_stale_calls=name in stale, has_judged_calls=name in judged)
+        for name, upstream in document.upstreams.items()
+    }
     known = Known(
         defaults=document.defaults,
         upstreams=upstreams,

@@ -108,7 +108,7 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
     reference = template[0] if template else None
     if not isinstance(reference, Reference):
         return None
-    return EachDraft(reference=reference, items=_items(context.scope.slot(reference), str(reference)), key=key)
+    return EachDraft(reference=reference, items=array_of(context.scope.slot(reference), str(reference)), key=key)
 
 
 def _refers_to(step: config.Step, keys: frozenset[str], root: str) -> bool:
@@ -127,7 +127,9 @@ def _references(node: Any) -> list[Reference]:
     return [found for inner in below for found in _references(inner)]
 
 
-def _items(slot: int, source: str) -> Callable[[Frame], bytes]:
+def array_of(slot: int, source: str) -> Callable[[Frame], bytes]:
+    """The JSON text of the array in a slot; raises MissingReference and LeftOut. `source`: the reference, as written."""
+
     def items(frame: Frame) -> bytes:
         value = frame[slot]
         if type(value) is bytes and value[0] == BRACKET:

@@ -1,7 +1,7 @@
 """Compiles one endpoint: its parameters, its steps and their graph, its response. Reports every problem; no problem stops the others."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from anabranch.config import model as config
@@ -20,12 +20,13 @@ from anabranch.plan.model import BodyPlan, EndpointPlan, FailuresRule, Parameter
 from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
-from anabranch.plan.reference import ROOTS, in_fixed_text, keys
+from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
 from anabranch.plan.response import compile_response
 from anabranch.plan.routes import PathError, Segments, operation_name, parameter_names, parse_path, split_path
 from anabranch.plan.schema import SchemaError
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.select import compile_select
+from anabranch.plan.stand_ins import check_stand_ins, find_stand_ins, hide_stand_ins, waits
 from anabranch.plan.step import StepDraft, draft_step, plan_step
 from anabranch.plan.value import of_document
 
@@ -41,7 +42,7 @@ class EndpointCompiler:
     """Compiles one endpoint of a document. `at`: its path in the document."""
 
     def __init__(self, endpoint: config.Endpoint, *, known: Known, problems: Problems, at: Path) -> None:
-        self._endpoint = endpoint
+        self._endpoint = endpoint = hide_stand_ins(endpoint)
         self._known = known
         self._problems = problems
         self._at = at
@@ -67,8 +68,11 @@ class EndpointCompiler:
         self._check_names()
         self._check_fixed_texts()
         drafts = [self._draft(name, step) for name, step in endpoint.steps.items()]
+        check_stand_ins(endpoint.steps, self._broken("steps"), self._report_step)
         self._check_graph(drafts)
-        absent = _absent(drafts)
+        used = {need for draft in drafts for need in draft.needs | draft.after} | self._shown()
+        stand_ins = find_stand_ins(endpoint.steps, used)
+        absent = _absent(drafts, stand_ins.on_demand)
         response = compile_response(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at, absent=absent)
         self._scope.check_shapes(self._schemas(drafts))
         select = self._select(None if response is None else response.failures)
@@ -86,6 +90,7 @@ class EndpointCompiler:
                 scope=self._scope,
                 must_be=must_be,
                 may_be_left_out=draft.name in absent,
+                stand_ins=stand_ins,
                 dependents=[other for other, later in enumerate(drafts) if draft.name in later.needs | later.after],
             )
             for index, draft in enumerate(drafts)
@@ -111,7 +116,7 @@ class EndpointCompiler:
                 {draft.name: draft.each.reference for draft in drafts if draft.each is not None},
                 self._refill,
             ),
-            ready=tuple(step.index for step in steps if not step.needs),
+            ready=tuple(step.index for step in steps if not step.needs and not step.is_on_demand),
             response=response,
             record=_record(endpoint),
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
@@ -175,6 +180,14 @@ class EndpointCompiler:
 
     # ------------------------------------------------------------------------------------------------------- steps
 
+    def _report_step(self, name: str, message: str, where: Path, **details: Any) -> None:
+        self._problems.add((*self._at, "steps", name, *where), message, **details)
+
+    def _shown(self) -> set[str]:
+        """The names of the steps to which the response refers: its body, its header fields, its status."""
+        response = self._endpoint.response.model_dump(exclude={"select"}, exclude_unset=True)
+        return {part.root for _, text in strings(response) for part in _references(text)}
+
     def _draft(self, name: str, step: config.Step) -> StepDraft:
         at = (*self._at, "steps", name)
         merge, must_be = self._endpoint.response.merge, MUST_BE[self._endpoint.response.merge]
@@ -199,16 +212,22 @@ class EndpointCompiler:
         return draft_step(step, context)
 
     def _check_graph(self, drafts: list[StepDraft]) -> None:
-        needs = {draft.name: sorted((draft.needs | draft.after) - {draft.name}, key=list(self._endpoint.steps).index) for draft in drafts}
+        needs = {
+            draft.name: sorted(
+                ((draft.needs | draft.after | set(draft.source.stand_ins)) & self._endpoint.steps.keys()) - {draft.name},
+                key=list(self._endpoint.steps).index,
+            )
+            for draft in drafts
+        }
         cycle = find_cycle(needs)
         if cycle is not None:
             self._problems.add(
                 (*self._at, "steps", cycle[0]), f"the steps depend on each other in a cycle: {' -> '.join(cycle)}",
-                hint="a step waits for every step that it refers to; remove one of these references", at_key=True,
+                hint="a step waits for every step that it refers to, and for those that stand in for it; remove one of these references", at_key=True,
             )  # fmt: skip
 
     def _check_deadline(self, plan: EndpointPlan) -> None:
-        longest, chain = longest_path([step.needs for step in plan.steps], [step.worst_case_s for step in plan.steps])
+        longest, chain = longest_path(waits(plan.steps), [step.worst_case_s for step in plan.steps])
         if longest > plan.timeout_s + 1e-9:
             names = " -> ".join(plan.steps[index].name for index in chain)
             self._problems.add(
@@ -328,12 +347,22 @@ class EndpointCompiler:
             return None
 
 
-def _absent(drafts: list[StepDraft]) -> set[str]:
-    """The names of the steps that may be left out of the response: for a reason of their own, such as a condition, or of a step that they need."""
-    absent: set[str] = set()
+def _references(text: str) -> list[Reference]:
+    try:
+        return [part for part in parse(text) if isinstance(part, Reference)]
+    except TemplateError:
+        return []  # reported by the scope
+
+
+def _absent(drafts: list[StepDraft], on_demand: Collection[str]) -> set[str]:
+    """The names of the steps that may be left out of the response: for a reason of their own, such as a condition, or of a step that they need. `on_demand`: of
+    those that run only when they are asked for."""
+    absent = set(on_demand)
     is_growing = True
     while is_growing:
-        found = {draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)}
+        found = set(on_demand) | {
+            draft.name for draft in drafts if not draft.source.has_default and (draft.may_be_left_out or draft.needs & absent)
+        }
         is_growing = not found <= absent
         absent |= found
     return absent

@@ -7,19 +7,21 @@ from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, ResponseField, StepPlan
 from anabranch.plan.select import needed
+from anabranch.plan.stand_ins import waits
 from anabranch.plan.upstream import UpstreamPlan
 
 
 def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Callable[[UpstreamPlan], list[str]]) -> str:
     """The plan of an endpoint in human-readable form. Of an upstream only its name is shown, so no secret can leak."""
     steps = plan.steps
-    longest, chain = longest_path([step.needs for step in steps], [step.worst_case_s for step in steps])
+    come_before = waits(steps)
+    longest, chain = longest_path(come_before, [step.worst_case_s for step in steps])
     lines = [f"{plan.method} {plan.path}  ({plan.name})", f"  deadline {_seconds(plan.timeout_s)}"]
     if plan.body is not None and plan.body.kind != "json":
         lines.append(f"  body {plan.body.media_type.decode()}, at most {plan.body.max_size_bytes} bytes")
-    for level in _levels(plan):
-        waits = sorted({steps[need].name for index in level for need in steps[index].needs})
-        lines.append(f"  {'at once' if not waits else 'after ' + ', '.join(waits)}")
+    for level in _levels(come_before):
+        before = sorted({steps[need].name for index in level for need in come_before[index]})
+        lines.append(f"  {'at once' if not before else 'after ' + ', '.join(before)}")
         lines += [f"    {_step(steps[index])}" for index in level]
     lines.append(f"  critical path {' -> '.join(steps[index].name for index in chain) or 'none'}: {_against(longest, plan.timeout_s)}")
     calls = most_calls(steps)
@@ -37,11 +39,11 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     return "\n".join(lines)
 
 
-def _levels(plan: EndpointPlan) -> list[list[int]]:
+def _levels(come_before: list[tuple[int, ...]]) -> list[list[int]]:
     """Groups of steps that wait for the same steps, in the order in which they can start."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for index in order([step.needs for step in plan.steps]):
-        groups.setdefault(plan.steps[index].needs, []).append(index)
+    for index in order(come_before):
+        groups.setdefault(come_before[index], []).append(index)
     return list(groups.values())
 
 
@@ -49,6 +51,8 @@ def _step(step: StepPlan) -> str:
     marks = [mark for mark, is_set in (("required", step.is_required), ("hidden", step.is_hidden)) if is_set]
     if step.source.when is not None:
         marks.append(f"when {step.source.when}")
+    if step.source.fallback is not None:
+        marks.append(f"fallback {step.source.fallback}")
     limit = f"at most {_seconds(step.worst_case_s)}" if step.worst_case_s else "until the deadline"
     words = [*marks, *([] if step.each is None else describe_each(step.each)), step.mode.value, *step.operation.marks(), limit]
     return f"{step.name}: {step.operation.explain()}; {', '.join(words)}"

@@ -100,7 +100,11 @@ class StepPlan:
 
     `each`: for what it runs several times; None: it runs once. `needs`: of all steps that it waits for; `only_after`: of those whose failure does not matter to it. `references`: all that it has. `metadata`: what
     others refer to of the step itself: (`status`, `ok`, `code` or `headers`, name of the field, slot). `may_be_left_out`: for a reason of its own,
-    such as a condition, or with a step that it needs. `upstream`: of the operation; "" for none.
+    such as a condition, or with a step that it needs.
+
+    `fallback`: the step that runs when it has failed; -1: none. `stand_in`: reads the value of that step as its own, as `read` does. `members`: of an `any` step.
+    `asks`: those of both that run only when they are asked for. `is_on_demand`: it is one of those. `is_only_stand_in`: for one step, and nothing else refers to it.
+    `has_stand_in_role`: it may ask, or be asked. `upstream`: of the operation; "" for none.
     """
 
     index: int
@@ -125,6 +129,13 @@ class StepPlan:
     """Size in bytes from which reading or merging a body may block the event loop for too long."""
     may_be_left_out: bool = False
     each: "EachPlan | None" = None
+    fallback: int = -1
+    members: tuple[int, ...] = ()
+    stand_in: Callable[[bytes, Frame], bytes] | None = None
+    asks: tuple[int, ...] = ()
+    is_on_demand: bool = False
+    is_only_stand_in: bool = False
+    has_stand_in_role: bool = False
     upstream: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -259,19 +270,21 @@ class EndpointPlan:
     unselected: frozenset[str] = frozenset()
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
-    """For each step, the number of steps that it waits for."""
+    """For each step, the number of steps that it waits for, and one more if it has to be asked for."""
     defaults: tuple[bytes, ...] = field(init=False)
     """For each step, the value that is used until it has one."""
     has_required: bool = field(init=False)
+    has_stand_ins: bool = field(init=False)
     is_recorded: bool = field(init=False)
     """Whether the journal records the requests that were sent to upstreams."""
     keeps_answers: bool = field(init=False)
     """Whether answers are kept until the response is built: for the journal, or to show what failed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "waiting", tuple(len(step.needs) for step in self.steps))
+        object.__setattr__(self, "waiting", tuple(len(step.needs) + step.is_on_demand for step in self.steps))
         object.__setattr__(self, "defaults", tuple(step.default for step in self.steps))
         object.__setattr__(self, "has_required", any(step.is_required for step in self.steps))
+        object.__setattr__(self, "has_stand_ins", any(step.has_stand_in_role for step in self.steps))
         object.__setattr__(self, "is_recorded", self.record is not None)
         object.__setattr__(self, "keeps_answers", self.response.failures is not None or _records_answers(self.record))
 

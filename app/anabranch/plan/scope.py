@@ -117,7 +117,7 @@ class Scope:
         step = self._steps.get(reference.root)
         if step is None:
             return reference.path
-        if step.rename is not None or step.has_default:
+        if step.rename is not None or step.has_default or step.fallback is not None:
             return None
         path = reference.path if step.wrap is None else reference.path[1:]
         path = path if step.each is None else path[1:]
@@ -155,7 +155,7 @@ class Scope:
                 if not reference.is_soft and (not step.has_answer or step.each is not None):
                     noun = step.noun if step.each is None else "step with `each`"
                     self._problems.add(at, f"{reference} never has a value: a {noun} has no status and no header fields")
-            elif (reason := hidden_reason(self._steps[root], path)) is not None:
+            elif (reason := self._hidden_reason(root, path)) is not None:
                 self._problems.add(
                     at,
                     f"{reference} never has a value: {reason}",
@@ -170,6 +170,11 @@ class Scope:
                 f"unknown step `{root}` in {reference}",
                 hint=hint or "a reference begins with path, query, header, cookie, body or a step's name",
             )
+
+    def _hidden_reason(self, root: str, path: tuple[str, ...]) -> str | None:
+        """Why a reference to a step's value never has one: neither in its own value nor in that of its fallback."""
+        step = self._steps[root]
+        return hidden_reason(step, path) if step.fallback is None else None
 
     def _note(self, reference: Reference, at: Path) -> None:
         """Note where a reference stands. Compilers may parse a text again, without knowing its place as exactly."""

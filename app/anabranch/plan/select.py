@@ -166,7 +166,8 @@ def prune(plan: EndpointPlan, selection: Selection, *, is_projected: bool) -> En
 def _among(step: StepPlan, running: frozenset[int]) -> StepPlan:
     """The step where only those in `running` can start after it."""
     dependents = tuple(index for index in step.dependents if index in running)
-    return step if dependents == step.dependents else replace(step, dependents=dependents)
+    asks = step.asks if step.index in running else ()
+    return step if (dependents, asks) == (step.dependents, step.asks) else replace(step, dependents=dependents, asks=asks)
 
 
 def _branches(tree: raw.Tree) -> int:
@@ -205,12 +206,18 @@ def needed(plan: EndpointPlan, shown: Iterable[int] = ()) -> frozenset[int]:
     """
     beside = _select(plan).beside
     pending = [*shown, *(step.index for step in plan.steps if step.is_required or step.name in beside or _has_effect(step))]
+    # A step that runs only when it is asked for needs those that may ask, where something refers to it.
+    pending += [asker.index for index in pending for asker in plan.steps if index in asker.asks]
     running: set[int] = set()
     while pending:
         index = pending.pop()
         if index not in running:
             running.add(index)
-            pending += plan.steps[index].needs
+            step = plan.steps[index]
+            pending += step.needs
+            pending += step.members
+            pending += [step.fallback] if step.fallback >= 0 else []
+            pending += [asker.index for need in step.needs if plan.steps[need].is_on_demand for asker in plan.steps if need in asker.asks]
     return frozenset(running)
 
 
@@ -223,6 +230,8 @@ def _has_effect(step: StepPlan) -> bool:
     operation = step.operation
     if not isinstance(operation, CallPlan) or operation.method in _SAFE:
         return False
+    if step.is_on_demand:
+        return False  # the step that asks for it decides
     return not (isinstance(step.source, config.CallStep) and step.source.idempotent and operation.method == "POST")
 
 

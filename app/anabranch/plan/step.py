@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anabranch.config import model as config
+from anabranch.config.problems import did_you_mean
 from anabranch.errors import MissingExtraError
 from anabranch.jsontext import raw
 from anabranch.jsontext.frame import Frame
@@ -20,6 +21,7 @@ from anabranch.plan.model import StepPlan
 from anabranch.plan.operation import OperationPlan, StepContext
 from anabranch.plan.reference import ITEM, Reference, Template
 from anabranch.plan.scope import Scope
+from anabranch.plan.stand_ins import StandIns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ def draft_step(step: config.Step, context: StepContext) -> StepDraft:
     if each is not None and step.join is not None:
         check_into(step.join, each.reference, context)
     operation = compile_operation(step, context)
+    draft_needs(step, context)
     is_nullable = any(reference.is_nullable for reference in context.scope.references_of(context.name))
     return StepDraft(
         name=context.name,
@@ -61,6 +64,22 @@ def draft_step(step: config.Step, context: StepContext) -> StepDraft:
         or is_nullable
         or (operation is not None and operation.may_be_left_out),
     )
+
+
+def draft_needs(step: config.Step, context: StepContext) -> None:
+    """Add the steps that `needs` names to those that come before, and report names that have no effect there."""
+    steps = context.endpoint.steps
+    for index, name in enumerate(step.needs):
+        if name == context.name:
+            context.report("a step cannot wait for itself", "needs", index, value=name)
+        elif name not in steps:
+            if (*context.at[:-1], name) not in context.known.broken:
+                context.report(f"unknown step `{name}`", "needs", index, value=name, hint=did_you_mean(name, list(steps)))
+        elif name in step.needs[:index]:
+            context.report(f"`{name}` is in the list twice", "needs", index, value=name)
+        elif name in context.needs | context.after:
+            context.report(f"the step refers to `{name}`, so it waits for it anyway", "needs", index, value=name, hint="remove the name")
+    context.after.update(name for name in step.needs if name in steps and name not in context.needs)
 
 
 def _condition(text: str, context: StepContext) -> Condition | None:
@@ -94,7 +113,15 @@ def shape_of(step: config.Step, *, must_be: str) -> Shape:
 
 
 def plan_step(
-    draft: StepDraft, index: int, *, names: list[str], dependents: list[int], scope: Scope, must_be: str, may_be_left_out: bool
+    draft: StepDraft,
+    index: int,
+    *,
+    names: list[str],
+    dependents: list[int],
+    scope: Scope,
+    must_be: str,
+    may_be_left_out: bool,
+    stand_ins: StandIns,
 ) -> StepPlan:
     """The second pass, when all slots are known."""
     step = draft.source
@@ -128,6 +155,13 @@ def plan_step(
         references=scope.references_of(draft.name),
         metadata=scope.metadata_of(draft.name),
         may_be_left_out=may_be_left_out,
+        fallback=-1 if step.fallback is None else names.index(step.fallback),
+        members=tuple(names.index(name) for name in step.any_) if isinstance(step, config.FirstStep) else (),
+        stand_in=None if step.fallback is None else compile_reader(Shape(must_be="" if step.is_hidden else must_be), slots),
+        asks=tuple(names.index(name) for name in stand_ins.asks[draft.name]),
+        is_on_demand=draft.name in stand_ins.on_demand,
+        is_only_stand_in=draft.name in stand_ins.only,
+        has_stand_in_role=bool(step.stand_ins) or draft.name in stand_ins.named,
     )
     if draft.each is None:
         return plan

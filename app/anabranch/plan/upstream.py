@@ -112,7 +112,8 @@ class UpstreamPlan:
     `failures`: what counts as a failure of the service, for its breakers and for ejection.
     `host`: of its Host header; `client`: the client's; None: of the address. `forward_headers`: names as written. `forwarded`: what it is told of
     the client. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
-    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer.
+    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
+    answer of it may count as a failure.
     `is_authority`: it only issues tokens for the upstream of this name.
     """
 
@@ -142,6 +143,7 @@ class UpstreamPlan:
     oauth2: OAuth2Plan | None
     pool: ConnectionPoolPlan
     has_stale_calls: bool = False
+    has_judged_calls: bool = False
     is_authority: bool = False
 
     @property
@@ -154,7 +156,9 @@ class UpstreamPlan:
         return any(address.scheme == "https" for address in self.addresses)
 
 
-def compile_upstream(name: str, upstream: config.Upstream, *, has_stale_calls: bool = False) -> UpstreamPlan:
+def compile_upstream(
+    name: str, upstream: config.Upstream, *, has_stale_calls: bool = False, has_judged_calls: bool = False
+) -> UpstreamPlan:
     """The plan of an upstream that its models accept."""
     bulkhead = upstream.concurrency
     return UpstreamPlan(
@@ -191,6 +195,7 @@ def compile_upstream(name: str, upstream: config.Upstream, *, has_stale_calls: b
         oauth2=_oauth2(upstream.oauth2),
         pool=_pool(upstream.pool),
         has_stale_calls=has_stale_calls,
+        has_judged_calls=has_judged_calls,
     )
 
 

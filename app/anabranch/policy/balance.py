@@ -124,7 +124,7 @@ class BalanceLayer:
             outcome = self._classifier.error(error)
             raise
         else:
-            outcome = self._classifier.response(answer.status)
+            outcome = self._classifier.response(answer.status, call.success)
             return answer
         finally:
             now = self._clock()

@@ -5,14 +5,14 @@ addresses, `anabranch.policy.balance` keeps one breaker for each.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
 from anabranch.config.units import format_duration, format_ratio
 from anabranch.core.breaker import Breaker, Judgement, State
 from anabranch.core.exchange import Address, Answer
 from anabranch.core.metric import Sample, metric
-from anabranch.errors import BreakerOpen, ConnectError, ConnectionLost, ProtocolError, UpstreamTimeout
+from anabranch.errors import BreakerOpen, ConnectError, ConnectionLost, ProtocolError, UnexpectedAnswer, UpstreamTimeout
 from anabranch.plan.upstream import BreakerPlan, UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
@@ -24,7 +24,8 @@ logger = logging.getLogger("anabranch.breaker")
 class FailureClassifier:
     """Classifies a response or an error by what it says about the upstream's health. `on`: the document's `breaker.on`.
 
-    A response is a success, unless it is 5xx and `on` lists `5xx`. An error is a failure if `on` lists its kind. Every other ending is
+    A response is a success, unless it is 5xx, no good answer, and `on` lists `5xx`. An error is a failure if `on` lists its kind, or if it is about an
+    answer that the document refuses: only calls with `counts_as_failure` end so here. Every other ending is
     ignored: rejected by an inner layer, cancelled, too large, a kind that `on` does not list.
     """
 
@@ -34,10 +35,13 @@ class FailureClassifier:
         kinds = {"timeout": UpstreamTimeout, "connect": ConnectError, "connection_lost": ConnectionLost, "protocol_error": ProtocolError}
         listed = set(on)
         self._fails_on_5xx = "5xx" in listed
-        self._failures: tuple[type[BaseException], ...] = tuple(error for kind, error in kinds.items() if kind in listed)
+        self._failures: tuple[type[BaseException], ...] = (
+            UnexpectedAnswer,
+            *(error for kind, error in kinds.items() if kind in listed),
+        )
 
-    def response(self, status: int) -> Judgement:
-        return "failure" if status >= 500 and self._fails_on_5xx else "success"
+    def response(self, status: int, success: Container[int] = ()) -> Judgement:
+        return "failure" if status >= 500 and self._fails_on_5xx and status not in success else "success"
 
     def error(self, error: BaseException) -> Judgement:
         return "failure" if isinstance(error, self._failures) else "ignore"
@@ -104,7 +108,7 @@ class BreakerLayer:
             outcome = self._classifier.error(error)
             raise
         else:
-            outcome = self._classifier.response(answer.status)
+            outcome = self._classifier.response(answer.status, call.success)
             return answer
         finally:
             now = self._clock()

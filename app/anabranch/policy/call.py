@@ -2,7 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
-from anabranch.core.exchange import Address, Answer, Request, StaleRule
+from anabranch.core.exchange import ANY_2XX, Address, Answer, Request, StaleRule
+
+Judge = Callable[[Answer], Awaitable[None]]
+"""Raises UnexpectedAnswer for a good answer that the document refuses."""
 
 
 class Call:
@@ -11,7 +14,7 @@ class Call:
     Input: `request`; `deadline` (absolute, loop time: the earlier of the step's own timeout and the request's deadline);
     `is_idempotent`; `is_required` (optional calls are shed first when an upstream is under pressure); `is_coalesced` (identical
     calls may share one exchange); `stale` (rule for answering a failed call with an earlier response; None: never); `wants_notes`
-    (collect `notes` for explain).
+    (collect `notes` for explain); `success` (statuses of good answers); `judge` (judges each good answer; None: all are taken).
 
     Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead, summed over attempts),
     `address` (of the last attempt), `avoid` (addresses already used by this call; the balance layer prefers others), `is_hedged` (a hedge
@@ -28,11 +31,13 @@ class Call:
         "is_hedged",
         "is_idempotent",
         "is_required",
+        "judge",
         "notes",
         "queue_s",
         "request",
         "stale",
         "stale_age_s",
+        "success",
     )
 
     def __init__(
@@ -45,6 +50,8 @@ class Call:
         is_coalesced: bool = False,
         wants_notes: bool = False,
         stale: StaleRule | None = None,
+        success: frozenset[int] = ANY_2XX,
+        judge: Judge | None = None,
     ) -> None:
         self.request = request
         self.deadline = deadline
@@ -57,6 +64,8 @@ class Call:
         self.avoid: tuple[Address, ...] = ()
         self.is_hedged = False
         self.stale = stale
+        self.success = success
+        self.judge = judge
         self.stale_age_s: float | None = None
         self.notes: list[str] | None = [] if wants_notes else None
 
@@ -70,7 +79,15 @@ class Call:
 
         It continues from this call's `attempts`, shares its `notes`, and starts with a `queue_s` of 0.
         """
-        twin = Call(self.request, deadline=self.deadline, is_idempotent=self.is_idempotent, is_required=self.is_required, stale=self.stale)
+        twin = Call(
+            self.request,
+            deadline=self.deadline,
+            is_idempotent=self.is_idempotent,
+            is_required=self.is_required,
+            stale=self.stale,
+            success=self.success,
+            judge=self.judge,
+        )
         twin.attempts = self.attempts
         twin.avoid = self.avoid
         twin.notes = self.notes

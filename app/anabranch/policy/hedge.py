@@ -68,7 +68,7 @@ class HedgeLayer:
                 await race.abandon()
             raise
         # Without a hedge, nothing is awaited from here on.
-        if is_good(first) or (isinstance(first, StepError) and first.is_timeout):
+        if is_good(first, call) or (isinstance(first, StepError) and first.is_timeout):
             self._add_sample(call, began, queued_s)
         if race is not None and await race.is_saved(first):
             return race.answer()
@@ -150,7 +150,7 @@ class _Race:
 
     def _interrupt(self, hedge: asyncio.Task[Answer]) -> None:
         """Called when the hedge has ended: if it won, interrupt the first attempt."""
-        if _is_answered(hedge) and not self._is_over:
+        if _is_answered(hedge, self._call) and not self._is_over:
             self._is_interrupted = True
             self._task.cancel()
 
@@ -174,7 +174,7 @@ class _Race:
         hedge = self._hedge
         if hedge is None:
             return False
-        if is_good(first):
+        if is_good(first, self._call):
             await self._end()
             return False
         try:
@@ -182,7 +182,7 @@ class _Race:
         except asyncio.CancelledError:
             await self._end()
             raise
-        if _is_answered(hedge):
+        if _is_answered(hedge, self._call):
             self._win()
             return True
         self._account()
@@ -219,14 +219,14 @@ class _Race:
         call.avoid = max(call.avoid, twin.avoid, key=len)
 
 
-def is_good(outcome: Answer | StepError) -> bool:
-    """Whether an attempt's outcome settles the call: a response with a status below 500."""
-    return isinstance(outcome, Answer) and outcome.status < 500
+def is_good(outcome: Answer | StepError, call: Call) -> bool:
+    """Whether an attempt's outcome settles the call: a response with a status below 500, or a good one."""
+    return isinstance(outcome, Answer) and (outcome.status < 500 or outcome.status in call.success)
 
 
-def _is_answered(hedge: asyncio.Task[Answer]) -> bool:
+def _is_answered(hedge: asyncio.Task[Answer], call: Call) -> bool:
     """Whether a finished hedge has a good response."""
-    return not hedge.cancelled() and hedge.exception() is None and hedge.result().status < 500
+    return not hedge.cancelled() and hedge.exception() is None and is_good(hedge.result(), call)
 
 
 def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> HedgeLayer | None:

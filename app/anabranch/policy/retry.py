@@ -9,7 +9,7 @@ from anabranch.config.units import format_ratio
 from anabranch.core.backoff import full_jitter, retry_after_s
 from anabranch.core.budget import Budget
 from anabranch.core.exchange import Answer
-from anabranch.errors import ConnectError, ConnectionLost, RejectedError, UpstreamError, UpstreamTimeout
+from anabranch.errors import ConnectError, ConnectionLost, RejectedError, UnexpectedAnswer, UpstreamError, UpstreamTimeout
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import EventKind, Observer, PolicyEvent
@@ -28,6 +28,7 @@ class RetryLayer:
 
     Retries an idempotent call after the errors and statuses listed in `on` (`connect`, `timeout`, `connection_lost`, or a status). Retries
     any other call only after a listed error for which the transport knows that no byte of the request reached the service. Does not retry a
+    good answer, whatever its status, except one that the document refuses (`counts_as_failure`), nor a
     rejection (breaker open, queue full): the inner layers have already tried other addresses.
 
     Waits with full jitter between attempts, or as long as the `Retry-After` of a 429 or 503 if that is longer. A failure is final if the
@@ -69,7 +70,7 @@ class RetryLayer:
     ) -> None:
         self._next = next_
         self._attempts = attempts
-        self._errors = tuple(_ERRORS[reason] for reason in on if reason in _ERRORS)
+        self._errors: tuple[type[UpstreamError], ...] = (UnexpectedAnswer, *(_ERRORS[reason] for reason in on if reason in _ERRORS))
         self._statuses = frozenset(int(reason) for reason in on if reason not in _ERRORS)
         self._backoff_s = backoff_s
         self._max_backoff_s = max_backoff_s
@@ -89,7 +90,7 @@ class RetryLayer:
                 raise
             failure: Answer | UpstreamError = error
         else:
-            if answer.status not in self._statuses or not call.is_idempotent:
+            if answer.status not in self._statuses or answer.status in call.success or not call.is_idempotent:
                 return answer
             failure = answer
         return await self._retry(call, failure)
@@ -109,7 +110,7 @@ class RetryLayer:
                 self._report(call, "retry_denied", rejection.code, attempt)
                 break
             else:
-                if answer.status not in self._statuses or not call.is_idempotent:
+                if answer.status not in self._statuses or answer.status in call.success or not call.is_idempotent:
                     return answer
                 failure = answer
         if isinstance(failure, Answer):

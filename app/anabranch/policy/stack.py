@@ -8,6 +8,7 @@ Outermost first:
     hedge       runs a second attempt beside a slow first one
     balance     chooses the address of the attempt; keeps a breaker for each address and ejects outliers
     breaker     the breaker of an upstream with a single address
+    judge       refuses good answers that the document does not expect, where that counts as a failure
     bulkhead    waits for one of the upstream's slots (fixed or adaptive limit)
     token       adds the bearer token, and fetches a new one when the upstream rejects it
     attempt     one exchange, limited by its own timeout and the call's deadline
@@ -22,7 +23,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 from anabranch.core.breaker import Breaker
 from anabranch.core.metric import Sample, Sampled
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.policy import attempt, balance, breaker, bulkhead, coalesce, hedge, retry, stale, token
+from anabranch.policy import attempt, balance, breaker, bulkhead, coalesce, hedge, judge, retry, stale, token
 from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import BreakerLayer
 from anabranch.policy.bulkhead import Bulkhead, BulkheadLayer
@@ -53,7 +54,7 @@ class Innermost(Protocol):
     def describe(self, upstream: UpstreamPlan) -> str: ...
 
 
-LAYERS: Final[tuple[Layer, ...]] = (coalesce, stale, retry, hedge, balance, breaker, bulkhead, token)
+LAYERS: Final[tuple[Layer, ...]] = (coalesce, stale, retry, hedge, balance, breaker, judge, bulkhead, token)
 """Outermost first."""
 INNERMOST: Final[Innermost] = attempt
 

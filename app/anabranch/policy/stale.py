@@ -20,9 +20,9 @@ from anabranch.policy.tools import Tools
 
 
 class StaleLayer:
-    """Stores the 2xx responses of calls that have a stale rule, and returns the stored one when such a call fails.
+    """Stores the good responses of calls that have a stale rule, and returns the stored one when such a call fails.
 
-    A call fails by a StepError, a status of 500 or more, or a 2xx body that its step cannot read; a 4xx is not a failure. The age of the response is
+    A call fails by a StepError, a status of 500 or more that is no good answer, or a good answer that its step cannot read; a 4xx is not a failure. The age of the response is
     written to `call.stale_age_s`. Other calls pass through. Cancellation passes through; nothing is stored.
     """
 
@@ -51,7 +51,7 @@ class StaleLayer:
             if stored is None:
                 raise
             return stored
-        is_good = 200 <= answer.status < 300
+        is_good = answer.status in call.success
         fault = rule.fault_of(answer) if is_good else str(answer.status) if answer.status >= 500 else ""
         if fault:
             stored = self._stored(call, key, fault)
@@ -82,8 +82,8 @@ class StaleLayer:
 
 
 def stale_key(upstream: str, call: Call) -> Key:
-    """Calls with the same key have the same stored response. Unlike for coalescing, `is_required` is not part of the key."""
-    return (upstream, *coalescing_key(call)[:-1])
+    """Calls with the same key have the same stored response. Unlike for coalescing, what becomes of the response is not part of the key."""
+    return (upstream, *coalescing_key(call)[:-2])
 
 
 def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> StaleLayer | None:

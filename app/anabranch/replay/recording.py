@@ -18,6 +18,7 @@ from anabranch.errors import (
     StepError,
     UpstreamError,
     UpstreamStatus,
+    UpstreamTimeout,
 )
 from anabranch.journal.record import Record, Step, digested, kept
 from anabranch.journal.redact import MASK, Redaction, UnreadableBody
@@ -137,7 +138,7 @@ class Recording:
         return not found.changes
 
     def _answer(self, step: Step) -> Answer:
-        if step.status is None:
+        if step.status is None or step.failure == UpstreamTimeout.code:  # an answer and a timeout: `until` held for none
             raise failure_of(step.failure)
         body = b""
         if step.body is not None and step.body.is_kept:

@@ -114,6 +114,8 @@ class Offline:
         async def play_back(call: Call) -> Answer:
             call.attempts += 1
             answer, call.stale_age_s = await self._recording().call(upstream, call.request, self._step.get(), call.stale)
+            if call.judge is not None and answer.status in call.success:
+                await call.judge(answer)
             return answer
 
         return play_back

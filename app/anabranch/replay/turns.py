@@ -1,4 +1,4 @@
-"""Finishes replayed steps in their recorded order. Needed only when a failure cancelled the others.
+"""Finishes replayed steps in their recorded order. Needed only when a failure, or the first answer of several steps, cancelled the others.
 
 Replayed steps take none of their recorded time, so without this a different failure could come first. Requests without a failure do not
 wait. Uses only the times in a record.
@@ -34,7 +34,7 @@ class Turns:
     __slots__ = ("_ended", "_is_ordered", "_left", "_of", "_running")
 
     def __init__(self, record: Record) -> None:
-        self._is_ordered = record.failure is not None
+        self._is_ordered = record.failure is not None or any(step.answered_by for step in record.steps)
         self._of: dict[str, Turn] = {}
         if self._is_ordered:
             self._of = {step.name: (step.started_ms + step.elapsed_ms, position) for position, step in enumerate(record.steps)}

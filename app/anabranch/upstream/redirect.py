@@ -10,11 +10,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
-from anabranch.core.exchange import DEFAULT_PORTS, Address, Answer, Request, StreamRule
+from anabranch.core.exchange import DEFAULT_PORTS, REDIRECTS, Address, Answer, Request, StreamRule
 from anabranch.upstream.seam import StreamTransport, Transport
 from anabranch.upstream.stream import AnswerStream
 
-_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
 _METHODS: Final = frozenset({"GET", "HEAD"})
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -68,7 +67,7 @@ class RedirectingStreams(Redirecting):
 
 def _further(request: Request, address: Address, answer: Answer | AnswerStream) -> tuple[Request, Address] | None:
     """The request that `answer` redirects to, and its address; None if the redirect is not to be followed or there is none."""
-    if answer.status not in _STATUSES or request.method not in _METHODS:
+    if answer.status not in REDIRECTS or request.method not in _METHODS:
         return None
     target = _same_origin(address, request.target, answer.header(b"location"))
     if target is None:

@@ -3,13 +3,20 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from anabranch.engine.kinds import call, compute, each, when
+from anabranch.engine.kinds import any_of, call, compute, each, join, when
 from anabranch.engine.operation import Operation, Resources
+from anabranch.plan.kinds.any_of import AnyPlan
 from anabranch.plan.kinds.call import CallPlan
 from anabranch.plan.kinds.compute import ComputePlan
+from anabranch.plan.kinds.join import JoinPlan
 from anabranch.plan.model import StepPlan
 
-KINDS: Final[dict[type[Any], Callable[[StepPlan, Any, Resources], Operation]]] = {CallPlan: call.bind, ComputePlan: compute.bind}
+KINDS: Final[dict[type[Any], Callable[[StepPlan, Any, Resources], Operation]]] = {
+    AnyPlan: any_of.bind,
+    CallPlan: call.bind,
+    ComputePlan: compute.bind,
+    JoinPlan: join.bind,
+}
 WRAPPERS: Final[tuple[Callable[[StepPlan, Operation], Operation], ...]] = (when.wrap,)
 """Innermost first."""
 

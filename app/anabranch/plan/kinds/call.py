@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import ceil
 from typing import Any, Final, TypeGuard
 from urllib.parse import unquote_plus
 
@@ -11,7 +12,8 @@ import msgspec
 from anabranch import __version__
 from anabranch.config import model as config
 from anabranch.config.base import ALL
-from anabranch.core.exchange import HeaderBlock, StaleRule
+from anabranch.config.units import format_duration
+from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock, StaleRule
 from anabranch.core.forwarding import Forwarded
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.body import FILES
@@ -20,6 +22,7 @@ from anabranch.plan.encode import FORMATS, REPORTS
 from anabranch.plan.encode.multipart import Encoded, compile_multipart
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import compile_forward_query, compile_host, report_forward_headers
+from anabranch.plan.judge import JudgePlan, compile_judge
 from anabranch.plan.model import HeaderPairs, StepPlan
 from anabranch.plan.operation import StepContext
 from anabranch.plan.query import compile_query
@@ -27,6 +30,7 @@ from anabranch.plan.request import Build, compile_build, compile_headers, compil
 from anabranch.plan.template import SlotOf, compile_json
 from anabranch.plan.upstream import UpstreamPlan
 
+_EVERY_S: Final = 0.5
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 CONTENT_TYPE: Final = "content-type"
 DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip, zstd, br", "user-agent": f"anabranch/{__version__}"}
@@ -35,9 +39,10 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPlan:
     """`build`: see `request.Build`. `path`: the template, as written. `stale`: how a failed call may use an old answer; None: not at all. `encoding`: the
-    format of its body. `decoding`: what the answer is read as; None: JSON. `has_own_credentials`: it is authenticated by the document, and not by the client. `forwarded`: what the service is told
-    of the client. `forward_headers`, `forward_query`: what is passed on of the request, as written. `host`: of the Host header, as written; None: the
-    address's. The rest as of `OperationPlan`."""
+    format of its body. `decoding`: what the answer is read as; None: JSON. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition.
+    `is_judged_inside`: the policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions. `has_own_credentials`: it is
+    authenticated by the document, and not by the client. `forwarded`: what the service is told of the client. `forward_headers`, `forward_query`: what is
+    passed on of the request, as written. `host`: of the Host header, as written; None: the address's. The rest as of `OperationPlan`."""
 
     upstream: str
     method: str
@@ -50,6 +55,11 @@ class CallPlan:
     build: Build
     forwarded: Forwarded
     encoding: str = "json"
+    success: frozenset[int] = ANY_2XX
+    expect: JudgePlan | None = None
+    is_judged_inside: bool = False
+    until: JudgePlan | None = None
+    every_s: float = 0.0
     decoding: Decoding | None = None
     forward_headers: tuple[str, ...] = ()
     forward_query: tuple[str, ...] = ()
@@ -71,6 +81,12 @@ class CallPlan:
         marks = [f"sends {self.encoding}"] if self.encoding != "json" else []
         marks += [f"decode {self.decoding.name}"] if self.decoding is not None else []
         marks += [mark for mark, is_set in (("coalesced", self.is_coalesced), ("stale if error", self.stale is not None)) if is_set]
+        if self.success is not ANY_2XX:
+            marks.append(f"good statuses {', '.join(map(str, sorted(self.success)))}")
+        if self.expect is not None:
+            marks.append(f"expect {self.expect.holds.__doc__}")
+        if self.until is not None:
+            marks.append(f"every {format_duration(self.every_s)} until {self.until.holds.__doc__}")
         if self.host is not None:
             marks.append("with the client's host" if self.host == "client" else f"as {self.host}")
         if self.forwarded != "append":
@@ -130,6 +146,17 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
     if step.stale_if_error_s is not None and method != "GET":
         context.report(f"only a GET can use an old answer, and this is a {method}", "stale_if_error")
+    if step.coalesce and step.counts_as_failure:
+        context.report(
+            "a shared exchange cannot fail for one of its callers only: `counts_as_failure` and `coalesce` exclude each other", "coalesce"
+        )
+    is_idempotent = step.idempotent if step.idempotent is not None else method in IDEMPOTENT
+    if step.until is not None and not is_idempotent:
+        hint = "set `idempotent: true` if the service allows it to be sent more than once"
+        context.report(f"only an idempotent call can be repeated, and this is a {method}", "until", hint=hint)
+    expect = compile_judge(step.expect, "expect", context, has_head=True)
+    until = compile_judge(step.until, "until", context, has_head=True)
+    _check_success(step, context)
     decoding = compile_decoding(step, method, context)
     upstream = context.known.upstreams.get(step.upstream)
     if upstream is None:
@@ -161,7 +188,8 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         slot_of=scope.slot,
         optional=scope.is_optional,
     )
-    is_idempotent = step.idempotent if step.idempotent is not None else method in IDEMPOTENT
+    every_s = 0.0 if until is None else _EVERY_S if step.every_s is None else step.every_s
+    repetitions = 1 if until is None else _repetitions(step, every_s, context)
     depends_on_client = (
         forward_headers or upstream.host == "client" or any(not isinstance(part, str) for each in headers.values() for part in each)
     )
@@ -176,8 +204,13 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         if step.stale_if_error_s is None
         else StaleRule(step.stale_if_error_s, origin, json_fault if decoding is None else decoding.fault_of),
         decoding=decoding,
-        worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent),
-        most_calls=_most_calls(upstream, is_idempotent=is_idempotent),
+        worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent) if until is None else 0.0,
+        most_calls=_most_calls(upstream, is_idempotent=is_idempotent) * repetitions,
+        success=ANY_2XX if step.success is None else frozenset(step.success),
+        expect=expect,
+        is_judged_inside=step.counts_as_failure,
+        until=until,
+        every_s=every_s,
         may_be_left_out=may_skip,
         build=compile_build(
             method=method,
@@ -249,6 +282,11 @@ def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:
     return isinstance(step, config.CallStep) and step.stale_if_error_s is not None
 
 
+def is_judged_call(step: config.Step) -> TypeGuard[config.CallStep]:
+    """Whether a good answer to the step may be a failure of its upstream."""
+    return isinstance(step, config.CallStep) and step.counts_as_failure
+
+
 def decoded_calls(steps: Iterable[StepPlan]) -> Iterator[StepPlan]:
     """The steps whose answers are not JSON."""
     for step in steps:
@@ -266,6 +304,24 @@ def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule
 def forwarded_query(step: StepPlan) -> tuple[str, ...]:
     """The parameters of the client's query that the step passes on, as written."""
     return step.operation.forward_query if isinstance(step.operation, CallPlan) else ()
+
+
+def _check_success(step: config.CallStep, context: StepContext) -> None:
+    """Report statuses that are named twice, and redirects that never arrive because they are followed."""
+    success = step.success or []
+    for index, status in enumerate(success):
+        if status in success[:index]:
+            context.report(f"{status} is in the list twice", "success", index, value=status)
+    upstream = context.known.upstreams.get(step.upstream)
+    if upstream is not None and upstream.follow_redirects and (redirects := REDIRECTS.intersection(success)):
+        message = f"the upstream `{step.upstream}` follows redirects, so {min(redirects)} is no answer"
+        context.report(message, "success", hint="call an upstream without `follow_redirects`")
+
+
+def _repetitions(step: config.CallStep, every_s: float, context: StepContext) -> int:
+    """How often a call is made at most before its time is over."""
+    limit_s = step.timeout_s or context.endpoint.timeout_s or context.known.defaults.timeout_s
+    return max(ceil(limit_s / every_s), 1)
 
 
 def _method(step: config.CallStep, endpoint: config.Endpoint) -> str:

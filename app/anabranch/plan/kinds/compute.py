@@ -7,6 +7,7 @@ from typing import Any, Final
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.judge import JudgePlan, compile_judge
 from anabranch.plan.model import HeaderPairs, PoolKind, PoolPlan
 from anabranch.plan.operation import OperationPlan, StepContext
 from anabranch.plan.reference import TemplateError
@@ -34,6 +35,7 @@ class ComputePlan:
     worst_case_s: float = 0.0
     most_calls: int = 0
     may_be_left_out: bool = False
+    expect: JudgePlan | None = None
 
     def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
         return self.build(frame)
@@ -45,7 +47,8 @@ class ComputePlan:
         return f"{self.hook} by {self.kind} in pool {self.pool}"
 
     def marks(self) -> list[str]:
-        return [] if self.limit is None else [f"{self.limit} at once"]
+        limit = [] if self.limit is None else [f"{self.limit} at once"]
+        return [*limit, *([] if self.expect is None else [f"expect {self.expect.holds.__doc__}"])]
 
     def facts(self) -> dict[str, Any]:
         return {"upstream": None, "compute": self.hook, "executor": self.kind, "pool": self.pool}
@@ -55,6 +58,7 @@ def compile(step: config.ComputeStep, context: StepContext) -> ComputePlan | Non
     """Compile a compute step; None when there is a problem, which is reported."""
     arguments = step.input or {}
     context.parse_all(arguments, "input")
+    expect = compile_judge(step.expect, "expect", context, has_head=False)
     pool = _pool(step, context)
     if pool is None:
         return None
@@ -76,6 +80,7 @@ def compile(step: config.ComputeStep, context: StepContext) -> ComputePlan | Non
         limit=step.concurrency,
         build=build,
         schema=checked.result_schema,
+        expect=expect,
     )
 
 
