@@ -86,7 +86,9 @@ class Runner:
 
     async def run_nothing(self, request: ClientRequest) -> Result:
         """The response of a plan in which no step runs."""
-        return _Run(self, request).result()
+        run = _Run(self, request)
+        run.show_failures()
+        return run.result()
 
     def _bind(self) -> None:
         self.operations = tuple(bind(step, self.resources) for step in self.plan.steps)
@@ -153,8 +155,7 @@ class _Run:
         if self._plan.joins and self._failure is None:
             for join in self._plan.joins:
                 join.apply(self._values, self._frame)
-        if self._plan.response.failures is not None:
-            self._values.append(failures.shown(self._plan.response.failures, self.outcomes, self._plan.numbers))
+        self.show_failures()
         if self._is_large and self._offload is not None and self._failure is None:
             try:
                 self._body = await self._offload.assemble(self._plan, self._values, self._frame, self._request.deadline)
@@ -315,6 +316,11 @@ class _Run:
         return self._settle(step, outcome)
 
     # ------------------------------------------------------------------------------------------------------ result
+
+    def show_failures(self) -> None:
+        """Put the failed steps behind the values of all, where the response shows them."""
+        if self._plan.response.failures is not None:
+            self._values.append(failures.shown(self._plan.response.failures, self.outcomes, self._plan.numbers))
 
     def result(self) -> Result:
         plan = self._plan

@@ -4,7 +4,7 @@ A step that has failed is settled only with its fallback. A step that nobody wil
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -112,9 +112,7 @@ class StandIns:
             if not failures:
                 raise LeftOut
             raise common_failure(failures, failures, "all of the steps failed")
-        for index, member in zip(step.members, [self._run.outcomes[index] for index in step.members], strict=True):
-            if member is not None and self._steps[index].is_only_stand_in:
-                member.is_excused = True
+        self._excuse(step.members)
         outcome.stand_in = winner
         assert winner.raw is not None
         return winner.raw
@@ -151,9 +149,19 @@ class StandIns:
                 outcome.raw = step.stand_in(settled.raw, self._frame)
                 outcome.stand_in = settled
                 outcome.is_excused = True
+                self._excuse(step.members)
             except StepError:
                 pass  # a value that cannot be merged is none
         return self._run.store(step, outcome)
+
+    def _excuse(self, indexes: Sequence[int]) -> None:
+        """Do not count the failures of steps that only stood in for another one, which has a value from elsewhere, nor of those that stood in for them."""
+        for index in indexes:
+            step, outcome = self._steps[index], self._run.outcomes[index]
+            if outcome is not None and step.is_only_stand_in:
+                outcome.is_excused = True
+                if outcome.raw is None:
+                    self._excuse(step.asks)
 
     def _stop(self, index: int) -> None:
         """End a member that has lost, unless somebody else uses it."""
