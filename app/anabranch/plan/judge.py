@@ -41,8 +41,6 @@ def compile_judge(text: str | None, key: str, context: StepContext, *, has_head:
             context.report(f"{part} is not known here: it depends on what `{key}` says", key, value=text)
         elif part.meta and not has_head:
             context.report(f"{part} never has a value: a function's result has no status and no header fields", key, value=text)
-    if template and not own:
-        context.report(f"nothing in `{key}` refers to the answer: {{value...}}{', {$status}' if has_head else ''}", key, value=text)
     if not template and text:
         return None  # reported by the scope
     slot_of = context.scope.slot
@@ -51,6 +49,8 @@ def compile_judge(text: str | None, key: str, context: StepContext, *, has_head:
     except (ConditionError, MissingExtraError) as error:
         context.report(str(error), key, value=text)
         return None
+    if not own and all(part.root != context.name for part in template if isinstance(part, Reference)):
+        context.report(f"nothing in `{key}` refers to the answer: {{value...}}{', {$status}' if has_head else ''}", key, value=text)
     slots = [(part.path, slot_of(part)) for part in dict.fromkeys(own) if not part.meta]
     mode = choose_mode(Shape(), slots)
     offloaded = reading(Shape(), slots, mode)

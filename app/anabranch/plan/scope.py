@@ -10,7 +10,7 @@ from typing import Any
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
 from anabranch.jsontext.path import parse_path
-from anabranch.plan.reference import LOCAL, ROOTS, Reference, Template, TemplateError, parse
+from anabranch.plan.reference import LOCAL, ROOTS, VALUE, Reference, Template, TemplateError, parse
 from anabranch.plan.shapes import impossible_reason
 from anabranch.plan.visibility import hidden_reason
 
@@ -149,7 +149,8 @@ class Scope:
             self._check_parameter(reference, at)
         elif root in self._steps:
             if root == user:
-                self._problems.add(at, f"the step `{root}` refers to itself", value=str(reference))
+                hint = f"its own answer is {{{VALUE}}} here" if VALUE in local else None
+                self._problems.add(at, f"the step `{root}` refers to itself", hint=hint, value=str(reference))
             elif reference.meta:
                 step = self._steps[root]
                 if not reference.is_soft and (not step.has_answer or step.each is not None):

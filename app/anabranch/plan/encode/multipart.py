@@ -19,7 +19,7 @@ from anabranch.errors import UnencodableBody
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.raw import NULL, items, members
 from anabranch.plan.encode.shapes import object_of, reference_of
-from anabranch.plan.reference import Reference
+from anabranch.plan.reference import ITEM, Reference
 from anabranch.plan.template import SlotOf, compile_json
 from anabranch.plan.value import as_text
 
@@ -30,6 +30,7 @@ _Values = Callable[[Frame, Files], Iterator[Upload | bytes]]
 
 _ESCAPES: Final = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
 _NO_FILES: Final[Files] = {}
+_ITEM: Final = Reference(ITEM, ())
 
 
 def report(node: Any, problem: Callable[..., None]) -> None:
@@ -37,13 +38,14 @@ def report(node: Any, problem: Callable[..., None]) -> None:
     object_of(node, problem, "a multipart body")
 
 
-def compile_multipart(node: Any, slot_of: SlotOf, files_slot: int | None) -> Callable[[Frame], Encoded]:
-    """A function from a frame to the body. `files_slot`: of `plan.body.FILES`; None when the client's body has no files.
+def compile_multipart(node: Any, slot_of: SlotOf, files_slot: int | None, items: Reference | None = None) -> Callable[[Frame], Encoded]:
+    """A function from a frame to the body. `files_slot`: of `plan.body.FILES`; None when the client's body has no files. `items`: what the step runs for
+    each element of; None: it runs once.
 
     The function raises MissingReference, NotNeeded and UnencodableBody.
     """
     if isinstance(node, dict):
-        fields = [(name, _values(value, slot_of)) for name, value in node.items()]
+        fields = [(name, _values(value, slot_of, items)) for name, value in node.items()]
 
         def parts(frame: Frame, files: Files) -> Iterator[tuple[str, Upload | bytes]]:
             for name, values in fields:
@@ -69,10 +71,10 @@ def compile_multipart(node: Any, slot_of: SlotOf, files_slot: int | None) -> Cal
     return encode
 
 
-def _values(node: Any, slot_of: SlotOf) -> _Values:
+def _values(node: Any, slot_of: SlotOf, items: Reference | None) -> _Values:
     """What one field of a template is made of: files where it is a reference to them, else JSON texts."""
     if isinstance(node, list):
-        each = [_values(item, slot_of) for item in node]
+        each = [_values(item, slot_of, items) for item in node]
 
         def several(frame: Frame, files: Files) -> Iterator[Upload | bytes]:
             for values in each:
@@ -81,6 +83,15 @@ def _values(node: Any, slot_of: SlotOf) -> _Values:
         return several
     render = compile_json(node, slot_of, is_strict=True)
     reference = reference_of(node)
+    if reference == _ITEM and items is not None:
+
+        def item(frame: Frame, files: Files) -> Iterator[Upload | bytes]:
+            value = bytes(render(frame))
+            # Files that are described alike have the same bytes.
+            file = next((file for file in _files_at(items, files) or () if isinstance(file, Upload) and file.describe() == value), None)
+            return _several(value) if file is None else iter((file,))
+
+        return item
 
     def values(frame: Frame, files: Files) -> Iterator[Upload | bytes]:
         found = None if reference is None else _files_at(reference, files)

@@ -20,6 +20,7 @@ from anabranch.plan.body import FILES
 from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
 from anabranch.plan.encode import FORMATS, REPORTS
 from anabranch.plan.encode.multipart import Encoded, compile_multipart
+from anabranch.plan.encode.shapes import reference_of
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import compile_forward_query, compile_host, report_forward_headers
 from anabranch.plan.judge import JudgePlan, compile_judge
@@ -243,7 +244,7 @@ def _encoded(step: config.CallStep, slot_of: SlotOf) -> Callable[[Frame], bytes]
 
 def _multipart(step: config.CallStep, context: StepContext) -> Callable[[Frame], Encoded]:
     files_slot = context.scope.slot(FILES) if _body_type(context.endpoint) == "multipart" else None
-    return compile_multipart(step.body, context.scope.slot, files_slot)
+    return compile_multipart(step.body, context.scope.slot, files_slot, None if step.each is None else reference_of(step.each))
 
 
 def _body_type(endpoint: config.Endpoint) -> str:
