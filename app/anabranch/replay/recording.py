@@ -42,7 +42,7 @@ class Recording:
     `guessed`: computes whose functions were given a redacted value, so that their results may differ for that reason alone. All three are
     filled while the request runs. `fault`: why the response must not be compared; None when it may be."""
 
-    __slots__ = ("_computes", "_has_answers", "_redaction", "_steps", "_turns", "fault", "guessed", "missing", "used")
+    __slots__ = ("_computes", "_has_answers", "_played", "_redaction", "_steps", "_turns", "fault", "guessed", "missing", "used")
 
     def __init__(self, record: Record, redaction: Redaction) -> None:
         self._redaction = redaction
@@ -56,6 +56,7 @@ class Recording:
         # A service may answer with an empty body. That is only certain if the record has kept something of this or another answer.
         self._has_answers = any(step.headers or (step.body or step.value or _NOTHING).is_kept for step in record.steps)
         self._turns = Turns(record)
+        self._played: set[int] = set()
         self.missing: list[tuple[str, str, str]] = []
         self.used: set[str] = set()
         self.guessed: set[str] = set()
@@ -80,6 +81,7 @@ class Recording:
             self.missing.append(key)
             raise ConnectError("this call is not in the record")
         self.used.add(step.name)
+        self._played.add(id(step))
         if step.age_s is not None and (stale is None or step.age_s > stale.max_age_s):
             # The call had failed, and the old answer that replaced it is no longer allowed. How it had failed was not recorded.
             raise failure_of(None)
@@ -120,7 +122,10 @@ class Recording:
 
     def _step(self, candidates: list[Step], body: bytes | BodySource | None, name: str) -> Step | None:
         fitting = [step for step in candidates if self._is_sent(step, body)]
-        return min(fitting, key=lambda step: (step.name != name, step.name in self.used), default=None)
+        # A step with `each` may make the same call several times: its calls are begun in the order of the elements.
+        return min(
+            fitting, key=lambda step: (step.name != name, id(step) in self._played, step.name in self.used, step.started_ms), default=None
+        )
 
     def _is_sent(self, step: Step, body: bytes | BodySource | None) -> bool:
         if step.sent is None or not body:
