@@ -271,7 +271,8 @@ class EndpointCompiler:
         for name, parameter in declared.items():
             if parameter.in_ == "path" and name not in in_path:
                 message = f"the path has no parameter `{name}`"
-                self._problems.add((*self._at, "parameters", name), message, hint=f"add {{{name}}} to the path", at_key=True)
+                hint = f"its name is `{name[:-3]}`" if name.endswith("...") and name[:-3] in in_path else f"add {{{name}}} to the path"
+                self._problems.add((*self._at, "parameters", name), message, hint=hint, at_key=True)
         ordered = [(name, declared[name] if name in declared and declared[name].in_ == "path" else _UNDECLARED) for name in in_path]
         ordered += [(name, parameter) for name, parameter in declared.items() if parameter.in_ != "path"]
         plans = [self._parameter(name, parameter) for name, parameter in ordered]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from math import ceil
+from math import ceil, inf
 from typing import Any, Final, TypeGuard
 from urllib.parse import unquote_plus
 
@@ -320,8 +320,13 @@ def _check_success(step: config.CallStep, context: StepContext) -> None:
 
 
 def _repetitions(step: config.CallStep, every_s: float, context: StepContext) -> int:
-    """How often a call is made at most before its time is over."""
-    limit_s = step.timeout_s or context.endpoint.timeout_s or context.known.defaults.timeout_s
+    """How often a call is made at most before its time is over. Reports a call that is never repeated."""
+    limit_s = min(step.timeout_s or inf, context.endpoint.timeout_s or context.known.defaults.timeout_s)
+    if every_s >= limit_s:
+        message = f"the call is never repeated: its time is over after {format_duration(limit_s)}, before the first pause of {format_duration(every_s)}"
+        context.report(
+            message, "until" if step.every_s is None else "every", hint="shorten `every`, or extend the timeout", is_warning=True
+        )
     return max(ceil(limit_s / every_s), 1)
 
 
