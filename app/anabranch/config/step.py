@@ -74,6 +74,8 @@ class Step(Model):
     """What every step can have: how long it may take, what happens when it fails, and how its value is shaped."""
 
     noun: ClassVar[str] = "step"
+    described: ClassVar[str] = "Computed."
+    """What the API description says of a value that no single service gives."""
     """What a message calls a step of this kind."""
     has_answer: ClassVar[bool] = False
     """Whether a service answers it, with a status and header fields."""
@@ -335,6 +337,7 @@ class FirstStep(Step):
     """The first good one of several steps, which run at once."""
 
     noun: ClassVar[str] = "step with `any`"
+    described: ClassVar[str] = "The first good one of several answers."
     has_answer: ClassVar[bool] = True
 
     any_: list[Name] = Field(alias="any", min_length=2)
@@ -356,6 +359,7 @@ class JoinStep(Step):
     """A join of two lists that are there already."""
 
     noun: ClassVar[str] = "join"
+    described: ClassVar[str] = "Two lists joined into one."
     templates: ClassVar[frozenset[str]] = Step.templates | {"join"}
 
     join: Lists  # type: ignore[assignment]  # the key means something else where results of `each` are joined

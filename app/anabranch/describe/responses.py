@@ -56,7 +56,6 @@ PROBLEMS: Final = {
 OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _FIRST_ERROR: Final = 400
 _PASSED: Final = "A problem of the gateway, or the failure of a required step's service as the service describes it."
-_ANYTHING: Final[JSON] = {"content": {"*/*": {}}}
 
 
 def describe_responses(plan: EndpointPlan, schema: JSON, problem_name: str, *, has_parameters: bool) -> JSON:
@@ -72,14 +71,17 @@ def describe_responses(plan: EndpointPlan, schema: JSON, problem_name: str, *, h
         }
 
     failures: JSON = {status: reference_to(status) for status in _failures(plan, has_parameters=has_parameters)}
+    passed: JSON = {}
     if plan.response.passing:
-        failures = {status: either(status, _PASSED, _ANYTHING) for status in sorted({*failures, "4XX", "5XX"})}
+        passed = {"*/*": {}}
+        failures = {status: either(status, _PASSED, {"content": passed}) for status in sorted({*failures, "4XX", "5XX"})}
     answer = _success(plan, schema)
     if plan.response.status_of is None:
         status = str(plan.response.status)
         described = answer if plan.response.status < _FIRST_ERROR else either(status, answer["description"], answer)
         return {status: described, **{other: failure for other, failure in failures.items() if other != status}}
-    widened = {status: either(status, f"A failure, or: {answer['description']}", answer) for status in failures}
+    other = {**answer, "content": {**answer.get("content", {}), **passed}}
+    widened = {status: either(status, f"A failure, or: {answer['description']}", other) for status in failures}
     return {"default": {**answer, "description": f"{answer['description']} The status is that of a service's answer."}, **widened}
 
 

@@ -73,7 +73,7 @@ def _step(plan: StepPlan, computed: JSON, *, is_named: bool) -> JSON:
     name of its service is public."""
     step = plan.source
     value = _value(step, computed)
-    described = f"From {plan.upstream if is_named else 'a service'}." if plan.upstream else "Computed."
+    described = f"From {plan.upstream if is_named else 'a service'}." if plan.upstream else step.described
     if not step.required:
         described += f" Optional: {'null' if step.default is None else 'its default'} when it fails."
     if plan.may_be_left_out:
