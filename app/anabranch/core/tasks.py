@@ -11,6 +11,7 @@ async def cancel_and_wait(tasks: "Iterable[asyncio.Task[Any]]") -> None:
     A cancellation of the caller does not cut the wait short, however often it comes; it is raised at the end. Failures of the tasks count as
     seen: a caller that wants them looks at `task.exception()`. Cost: nothing is awaited when all have ended already.
     """
+    tasks = list(tasks)
     pending = [task for task in tasks if not task.done()]
     for task in pending:
         task.cancel()
@@ -20,7 +21,7 @@ async def cancel_and_wait(tasks: "Iterable[asyncio.Task[Any]]") -> None:
             await asyncio.wait(unfinished)
         except asyncio.CancelledError as error:
             interruption = error
-    for task in pending:
+    for task in tasks:
         if not task.cancelled():
             task.exception()
     if interruption is not None:

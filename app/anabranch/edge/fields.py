@@ -64,7 +64,7 @@ def _timing(outcome: Outcome, numbers: Numbers | None) -> str:
     if outcome.run_s is not None:
         entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
     if outcome.stand_in is not None:
-        how = "first" if outcome.failure is None else "fallback"
+        how = "fallback" if outcome.failure is not None or outcome.item_failures else "first"
         return f'{entry};desc="{how} {_step(outcome.stand_in, numbers)}"'
     if outcome.failure is not None:
         return f'{entry};desc="{outcome.failure.code}"'

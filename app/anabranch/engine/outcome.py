@@ -91,8 +91,8 @@ class Outcome:
 
     @property
     def is_in_vain(self) -> bool:
-        """Whether it has a value in which there is nothing: every element failed."""
-        return bool(self.item_failures) and len(self.item_failures) == self.item_count
+        """Whether it has a value in which there is nothing: every element failed, and no other step stands in."""
+        return bool(self.item_failures) and self.stand_in is None and len(self.item_failures) == self.item_count
 
     def add(self, run: "Outcome") -> None:
         """Add what one run for some elements has learned."""

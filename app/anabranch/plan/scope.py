@@ -149,7 +149,7 @@ class Scope:
             self._check_parameter(reference, at)
         elif root in self._steps:
             if root == user:
-                hint = f"its own answer is {{{VALUE}}} here" if VALUE in local else None
+                hint = f"its own answer is {{{VALUE}}} here" if VALUE in local else ""
                 self._problems.add(at, f"the step `{root}` refers to itself", hint=hint, value=str(reference))
             elif reference.meta:
                 step = self._steps[root]

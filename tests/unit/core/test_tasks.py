@@ -1,5 +1,7 @@
 import asyncio
+import gc
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 
@@ -73,6 +75,22 @@ async def test_ended_tasks_cost_no_turn_of_the_loop() -> None:
     await cancel_and_wait([task])
     await cancel_and_wait([])
     assert not turned
+
+
+async def test_failures_of_tasks_that_had_ended_before_count_as_seen() -> None:
+    unseen: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unseen.append(context))
+
+    async def fail() -> None:
+        raise ValueError
+
+    tasks = [loop.create_task(fail()) for _ in range(2)]
+    await asyncio.wait(tasks)
+    await cancel_and_wait(tasks)
+    tasks.clear()
+    gc.collect()
+    assert unseen == []
 
 
 def test_protected_task_ends_with_its_owner_and_not_with_the_event_loop() -> None:
