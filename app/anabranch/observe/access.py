@@ -10,7 +10,7 @@ import structlog
 
 from anabranch.engine.event import ResponseEvent
 from anabranch.engine.outcome import Outcome
-from anabranch.errors import ConditionFailed, MissingReference
+from anabranch.errors import ConditionFailed, MissingReference, StepError
 from anabranch.plan.model import EndpointPlan
 
 Choice = Literal["off", "errors", "all"] | float
@@ -73,16 +73,17 @@ def described(event: ResponseEvent) -> dict[str, Any]:
     if outcomes:
         shown = outcomes
         if len(outcomes) > _MOST_STEPS:
-            shown = sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_STEPS]
+            shown = sorted(outcomes, key=lambda outcome: _failure(outcome) is None)[:_MOST_STEPS]
             fields["more_steps"] = len(outcomes) - _MOST_STEPS
         fields["steps"] = [_step(outcome) for outcome in shown]
     return fields
 
 
 def _step(outcome: Outcome) -> dict[str, Any]:
+    failure = _failure(outcome)
     shown: dict[str, Any] = {
         "step": outcome.step,
-        "reason": "ok" if outcome.failure is None else outcome.failure.code,
+        "reason": "ok" if failure is None else failure.code,
         "elapsed_ms": _ms(outcome.elapsed_s),
     }
     if outcome.queue_s:
@@ -91,9 +92,16 @@ def _step(outcome: Outcome) -> dict[str, Any]:
         shown["attempts"] = outcome.attempts
     if outcome.status is not None and outcome.failure is not None:
         shown["status"] = outcome.status
-    if isinstance(outcome.failure, MissingReference | ConditionFailed):
-        shown["detail"] = outcome.failure.detail  # which reference it was, which no code can say
+    if outcome.shortfall:
+        shown["elements"] = outcome.shortfall
+    if isinstance(failure, MissingReference | ConditionFailed):
+        shown["detail"] = failure.detail  # which reference it was, which no code can say
     return shown
+
+
+def _failure(outcome: Outcome) -> StepError | None:
+    """Its own, or that of the first element that failed."""
+    return outcome.failure or next(iter(outcome.item_failures), None)
 
 
 def _ms(seconds: float) -> float:
