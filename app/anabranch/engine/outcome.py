@@ -107,7 +107,9 @@ class Outcome:
         if run.stale_age_s is not None:
             self.stale_age_s = max(self.stale_age_s or 0.0, run.stale_age_s)
         if run.notes:
-            self.notes = (self.notes or []) + run.notes
+            if self.notes is None:
+                self.notes = []
+            self.notes += run.notes
 
 
 def common_failure(failures: Sequence[StepError], reasons: Sequence[StepError], detail: str) -> StepError:
