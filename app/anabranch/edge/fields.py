@@ -76,9 +76,9 @@ def _timing(outcome: Outcome, numbers: Numbers | None) -> str:
 def proxy_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -> bytes:
     """One member per failed step, at most 1 KiB; b"" when none failed. **Source:** RFC 9209 section 2, serialized as in RFC 9651 section 4.1."""
     members = [
-        _member(_step(outcome, numbers), outcome.failure or outcome.item_failures[0], outcome.shortfall)
+        _member(_step(outcome, numbers), failure, outcome.shortfall)
         for outcome in outcomes
-        if (outcome.failure is not None or outcome.item_failures) and not outcome.is_excused
+        if (failure := outcome.first_failure) is not None and not outcome.is_excused
     ]
     return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;details="{} more steps failed"').encode("ascii")
 

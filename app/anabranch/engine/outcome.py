@@ -6,7 +6,7 @@ from typing import Final
 
 from anabranch.core.backoff import retry_after_s
 from anabranch.core.exchange import Answer, Request
-from anabranch.errors import NothingAnswered, StepError, UpstreamStatus
+from anabranch.errors import NothingAnswered, SkippedError, StepError, UpstreamStatus
 
 _DEMANDED: Final = {401: b"www-authenticate", 405: b"allow", 416: b"content-range"}
 """The header field that a status comes with. **Source:** RFC 9110 sections 15.5.2, 15.5.6 and 15.5.17."""
@@ -81,6 +81,13 @@ class Outcome:
     def answered(self) -> "Outcome":
         """The outcome of the step whose value is its own: itself, unless another one stands in."""
         return self if self.stand_in is None else self.stand_in.answered
+
+    @property
+    def first_failure(self) -> StepError | None:
+        """The step's own failure, or that of the first element that failed: one that has no reason of its own only if there is no other. None when nothing failed."""
+        if self.failure is not None or not self.item_failures:
+            return self.failure
+        return next((failure for failure in self.item_failures if not isinstance(failure, SkippedError)), self.item_failures[0])
 
     @property
     def shortfall(self) -> str:

@@ -10,7 +10,7 @@ import structlog
 
 from anabranch.engine.event import ResponseEvent
 from anabranch.engine.outcome import Outcome
-from anabranch.errors import ConditionFailed, MissingReference, StepError
+from anabranch.errors import ConditionFailed, MissingReference
 from anabranch.plan.model import EndpointPlan
 
 Choice = Literal["off", "errors", "all"] | float
@@ -73,14 +73,14 @@ def described(event: ResponseEvent) -> dict[str, Any]:
     if outcomes:
         shown = outcomes
         if len(outcomes) > _MOST_STEPS:
-            shown = sorted(outcomes, key=lambda outcome: _failure(outcome) is None)[:_MOST_STEPS]
+            shown = sorted(outcomes, key=lambda outcome: outcome.first_failure is None)[:_MOST_STEPS]
             fields["more_steps"] = len(outcomes) - _MOST_STEPS
         fields["steps"] = [_step(outcome) for outcome in shown]
     return fields
 
 
 def _step(outcome: Outcome) -> dict[str, Any]:
-    failure = _failure(outcome)
+    failure = outcome.first_failure
     shown: dict[str, Any] = {
         "step": outcome.step,
         "reason": "ok" if failure is None else failure.code,
@@ -97,11 +97,6 @@ def _step(outcome: Outcome) -> dict[str, Any]:
     if isinstance(failure, MissingReference | ConditionFailed):
         shown["detail"] = failure.detail  # which reference it was, which no code can say
     return shown
-
-
-def _failure(outcome: Outcome) -> StepError | None:
-    """Its own, or that of the first element that failed."""
-    return outcome.failure or next(iter(outcome.item_failures), None)
 
 
 def _ms(seconds: float) -> float:
