@@ -228,6 +228,8 @@ class _Items:
         """Note that these elements have no result. Raises the failure when the step is required."""
         if self._plan.is_required:
             raise error
+        # A traceback keeps every local variable on its way, of as many calls as have failed, until the response is sent.
+        error.__traceback__ = None
         self._failures += [error] * len(places)
 
 
