@@ -194,7 +194,7 @@ async def test_page_of_an_airport_lists_the_nearest_others() -> None:
     response = await ask("airports", "GET", "/airports/JFK/page")
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert response.text.count('<tr class="airport">') == 5
-    assert "Laguardia Airport</a></td><td class=\"distance\">11 miles</td>" in response.text
+    assert 'Laguardia Airport</a></td><td class="distance">11 miles</td>' in response.text
     assert "John F Kennedy International Airport</a>" not in response.text
 
 
