@@ -112,7 +112,6 @@ class EndpointCompiler:
             steps=steps,
             joins=plan_into(
                 self._endpoint.steps,
-                [step.needs for step in steps],
                 {draft.name: draft.each.reference for draft in drafts if draft.each is not None},
                 self._refill,
             ),
