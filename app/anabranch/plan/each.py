@@ -105,7 +105,9 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
             context.report(message, "batch", "window")
     root, what = (ITEM, "the element that a run is for") if step.batch is None else (BATCH, "the keys that a run asks for")
     if not _refers_to(step, step.templates - {"each", "distinct", "batch"}, root):
-        context.report(f"nothing refers to {{{root}}}, {what}: every run would be the same", "each" if root == ITEM else "batch", at_key=True)
+        context.report(
+            f"nothing refers to {{{root}}}, {what}: every run would be the same", "each" if root == ITEM else "batch", at_key=True
+        )
     reference = template[0] if template else None
     if not isinstance(reference, Reference):
         return None
