@@ -71,6 +71,7 @@ Try it, in another terminal:
 
   curl {gateway}/flights/1/briefing
   curl '{gateway}/airports/JFK/board?date=2013-01-05&limit=3'
+  curl '{gateway}/airports/LGA/departures?limit=3&fields=flights(flight,dest,airline,plane)'
   curl {gateway}/search -H 'content-type: application/json' -d '{{"origin": "LGA", "date": "2013-01-31", "carrier": "UA"}}'
 
 Try all endpoints in the browser:  {gateway}/docs

@@ -2,9 +2,10 @@
 
 GET /airlines/{carrier}      one airline, by its two-letter code
 GET /airlines                all of them
+GET /airlines?codes=AA,B6    those with these codes
 """
 
-from demo.service import Request, Service, found, page, serve
+from demo.service import Request, Service, found, listed, page, serve
 from demo.table import JSON, Table, read
 
 
@@ -17,6 +18,8 @@ def build() -> Service:
         return found(by_carrier.get(carrier), f"airline {carrier}")
 
     def airlines(request: Request) -> JSON:
+        if "codes" in request.arguments:
+            return listed(by_carrier, request, by="codes", key="airlines")
         return page(table, request, key="airlines")
 
     return Service("airlines", rows=len(table.rows), routes={"GET /airlines/{carrier}": airline, "GET /airlines": airlines})

@@ -1,6 +1,6 @@
 """Shared by the five services: a small ASGI application over a table of routes, and the command that serves it with uvicorn.
 
-A service answers JSON only. Its handlers are plain functions from a request to a JSON value; a `Refusal` becomes an error response.
+Handlers are plain functions from a request to a JSON value, or to an `HtmlPage`; a `Refusal` becomes an error response in JSON.
 """
 
 import argparse
@@ -56,7 +56,14 @@ class Request:
             raise Refusal(400, f"{name} cannot be {value!r}") from None
 
 
-Handler = Callable[[Request], JSON]
+@dataclass(frozen=True, slots=True)
+class HtmlPage:
+    """A handler's answer for people: `text` is sent as HTML, in UTF-8."""
+
+    text: str
+
+
+Handler = Callable[[Request], JSON | HtmlPage]
 
 
 def matching(table: Table, request: Request, *, extra: tuple[str, ...] = ()) -> list[Row]:
@@ -78,6 +85,20 @@ def page(table: Table, request: Request, *, key: str) -> JSON:
         raise Refusal(400, f"limit must be between 0 and {MAX_LIMIT}")
     rows = matching(table, request, extra=("limit",))
     return {key: rows[:limit], "total": len(rows)}
+
+
+def listed(rows: Mapping[str, Row], request: Request, *, by: str, key: str) -> JSON:
+    """`{key: rows, "total": n}`: the rows whose keys the argument `by` lists, separated by commas, in that order. Unknown keys are left out.
+
+    Refuses other arguments and more than 1000 keys.
+    """
+    if others := sorted(request.arguments.keys() - {by}):
+        raise Refusal(400, f"{by} cannot be combined with {', '.join(others)}")
+    wanted = dict.fromkeys(str(request.arguments[by]).split(","))
+    if len(wanted) > MAX_LIMIT:
+        raise Refusal(400, f"{by} can list at most {MAX_LIMIT}")
+    chosen = [rows[one] for one in wanted if one in rows]
+    return {key: chosen, "total": len(chosen)}
 
 
 def found(row: Row | None, what: str) -> Row:
@@ -111,8 +132,10 @@ class Service:
             status, value = 200, handler(Request(path=parameters, arguments=await self._arguments(scope, receive)))
         except Refusal as refusal:
             status, value, headers = refusal.status, {"status": refusal.status, "detail": refusal.detail}, refusal.headers
-        body = orjson.dumps(value)
-        headers = [*headers, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        is_page = isinstance(value, HtmlPage)
+        body = value.text.encode() if is_page else orjson.dumps(value)
+        media_type = b"text/html; charset=utf-8" if is_page else b"application/json"
+        headers = [*headers, (b"content-type", media_type), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

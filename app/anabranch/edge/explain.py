@@ -65,7 +65,7 @@ def _step(plan: EndpointPlan, step: StepPlan, outcome: Outcome | None, left_out:
         **({} if outcome.stand_in is None else {"answered_by": outcome.stand_in.step}),
         **({} if step.each is None else _items(outcome)),
         "status": outcome.status,
-        "failure": None if failure is None else {"code": failure.code, "detail": failure.detail},
+        "failure": None if (first := outcome.first_failure) is None else {"code": first.code, "detail": first.detail},
         "notes": outcome.notes or [],
     }
 

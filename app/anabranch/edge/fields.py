@@ -64,7 +64,7 @@ def _timing(outcome: Outcome, numbers: Numbers | None) -> str:
     if outcome.run_s is not None:
         entry += f";queue={outcome.queue_s * 1000:.1f};run={outcome.run_s * 1000:.1f}"
     if outcome.stand_in is not None:
-        how = "fallback" if outcome.failure is not None or outcome.item_failures else "first"
+        how = "first" if outcome.failure is None else "fallback"
         return f'{entry};desc="{how} {_step(outcome.stand_in, numbers)}"'
     if outcome.failure is not None:
         return f'{entry};desc="{outcome.failure.code}"'
@@ -76,9 +76,9 @@ def _timing(outcome: Outcome, numbers: Numbers | None) -> str:
 def proxy_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -> bytes:
     """One member per failed step, at most 1 KiB; b"" when none failed. **Source:** RFC 9209 section 2, serialized as in RFC 9651 section 4.1."""
     members = [
-        _member(_step(outcome, numbers), outcome.failure or outcome.item_failures[0], outcome.shortfall)
+        _member(_step(outcome, numbers), failure, outcome.shortfall)
         for outcome in outcomes
-        if (outcome.failure is not None or outcome.item_failures) and not outcome.is_excused
+        if (failure := outcome.first_failure) is not None and not outcome.is_excused
     ]
     return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;details="{} more steps failed"').encode("ascii")
 

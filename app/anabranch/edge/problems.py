@@ -48,11 +48,11 @@ def of_result(result: Result, request_id: bytes, prefix: str = "", numbers: Numb
     assert failure is not None
     if isinstance(failure, ComputeRefused):
         return of_refusal(failure, request_id, prefix)
-    step = next((outcome.step for outcome in result.outcomes if outcome.failure is failure), None)
+    step = next((outcome.step for outcome in result.outcomes if outcome.first_failure is failure), None)
     detail = failure.detail if numbers is None else failure.title
     if step is not None:
         detail = f"step '{step if numbers is None else numbers.steps[step]}': {detail}"
-    failed = [outcome for outcome in result.outcomes if outcome.failure is not None]
+    failed = [outcome for outcome in result.outcomes if outcome.first_failure is not None]
     errors = [describe(outcome, numbers) for outcome in failed[:MOST_ERRORS]]
     if len(failed) > MOST_ERRORS:
         errors.append({"detail": f"and {len(failed) - MOST_ERRORS} more failed steps"})
@@ -93,16 +93,17 @@ def of_status(status: int, title: str, detail: str, request_id: bytes, errors: S
 
 
 def describe(outcome: Outcome, numbers: Numbers | None = None) -> dict[str, object]:
-    """The entry of a failed step in `errors`."""
-    failure = outcome.failure
+    """The entry of a failed step in `errors`. Of a step of which elements failed, the failure is that of the first of them."""
+    failure = outcome.first_failure
     assert failure is not None
     upstream = outcome.upstream or None
+    # A detail may name steps: those that a step needs, or that a reference begins with.
+    detail = failure.detail if numbers is None else failure.title
     return {
         "step": outcome.step if numbers is None else numbers.steps[outcome.step],
         "upstream": upstream if numbers is None or upstream is None else numbers.upstreams[upstream],
         "code": failure.code,
-        # A detail may name steps: those that a step needs, or that a reference begins with.
-        "detail": failure.detail if numbers is None else failure.title,
+        "detail": f"{detail} ({outcome.shortfall})" if outcome.shortfall else detail,
         "attempts": outcome.attempts,
         "elapsed_ms": round(outcome.elapsed_s * 1000, 1),
     }

@@ -6,7 +6,7 @@ from typing import Final
 
 from anabranch.core.backoff import retry_after_s
 from anabranch.core.exchange import Answer, Request
-from anabranch.errors import NothingAnswered, StepError, UpstreamStatus
+from anabranch.errors import NothingAnswered, SkippedError, StepError, UpstreamStatus
 
 _DEMANDED: Final = {401: b"www-authenticate", 405: b"allow", 416: b"content-range"}
 """The header field that a status comes with. **Source:** RFC 9110 sections 15.5.2, 15.5.6 and 15.5.17."""
@@ -83,6 +83,13 @@ class Outcome:
         return self if self.stand_in is None else self.stand_in.answered
 
     @property
+    def first_failure(self) -> StepError | None:
+        """The step's own failure, or that of the first element that failed: one that has no reason of its own only if there is no other. None when nothing failed."""
+        if self.failure is not None or not self.item_failures:
+            return self.failure
+        return next((failure for failure in self.item_failures if not isinstance(failure, SkippedError)), self.item_failures[0])
+
+    @property
     def shortfall(self) -> str:
         """Why its value is not whole, for people; "" when it is."""
         words = [f"{len(self.item_failures)} of {self.item_count} failed"] if self.item_failures else []
@@ -91,8 +98,8 @@ class Outcome:
 
     @property
     def is_in_vain(self) -> bool:
-        """Whether it has a value in which there is nothing: every element failed, and no other step stands in."""
-        return bool(self.item_failures) and self.stand_in is None and len(self.item_failures) == self.item_count
+        """Whether it has a value in which there is nothing: every element failed."""
+        return bool(self.item_failures) and len(self.item_failures) == self.item_count
 
     def add(self, run: "Outcome") -> None:
         """Add what one run for some elements has learned."""
@@ -107,7 +114,9 @@ class Outcome:
         if run.stale_age_s is not None:
             self.stale_age_s = max(self.stale_age_s or 0.0, run.stale_age_s)
         if run.notes:
-            self.notes = (self.notes or []) + run.notes
+            if self.notes is None:
+                self.notes = []
+            self.notes += run.notes
 
 
 def common_failure(failures: Sequence[StepError], reasons: Sequence[StepError], detail: str) -> StepError:

@@ -245,7 +245,7 @@ class _Run:
 
     def _settle(self, step: StepPlan, outcome: Outcome) -> list[int]:
         """Store the outcome of a step, or ask for its fallback when it has failed. Returns the indexes of the steps that can start now."""
-        if step.fallback >= 0 and (outcome.failure is not None or outcome.is_in_vain) and self._stand_ins is not None:
+        if step.fallback >= 0 and outcome.failure is not None and self._stand_ins is not None:
             return self._stand_ins.fall_back(step, outcome)
         return self.store(step, outcome)
 

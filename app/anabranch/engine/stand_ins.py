@@ -143,7 +143,7 @@ class StandIns:
 
     def _replace(self, step: StepPlan, outcome: Outcome, settled: Outcome) -> list[int]:
         """Settle a step that has failed with the value of its fallback, if that has one."""
-        if settled.raw is not None and not settled.is_in_vain:
+        if settled.raw is not None:
             assert step.stand_in is not None
             try:
                 outcome.raw = step.stand_in(settled.raw, self._frame)

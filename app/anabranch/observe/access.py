@@ -73,16 +73,17 @@ def described(event: ResponseEvent) -> dict[str, Any]:
     if outcomes:
         shown = outcomes
         if len(outcomes) > _MOST_STEPS:
-            shown = sorted(outcomes, key=lambda outcome: outcome.failure is None)[:_MOST_STEPS]
+            shown = sorted(outcomes, key=lambda outcome: outcome.first_failure is None)[:_MOST_STEPS]
             fields["more_steps"] = len(outcomes) - _MOST_STEPS
         fields["steps"] = [_step(outcome) for outcome in shown]
     return fields
 
 
 def _step(outcome: Outcome) -> dict[str, Any]:
+    failure = outcome.first_failure
     shown: dict[str, Any] = {
         "step": outcome.step,
-        "reason": "ok" if outcome.failure is None else outcome.failure.code,
+        "reason": "ok" if failure is None else failure.code,
         "elapsed_ms": _ms(outcome.elapsed_s),
     }
     if outcome.queue_s:
@@ -91,8 +92,10 @@ def _step(outcome: Outcome) -> dict[str, Any]:
         shown["attempts"] = outcome.attempts
     if outcome.status is not None and outcome.failure is not None:
         shown["status"] = outcome.status
-    if isinstance(outcome.failure, MissingReference | ConditionFailed):
-        shown["detail"] = outcome.failure.detail  # which reference it was, which no code can say
+    if outcome.shortfall:
+        shown["elements"] = outcome.shortfall
+    if isinstance(failure, MissingReference | ConditionFailed):
+        shown["detail"] = failure.detail  # which reference it was, which no code can say
     return shown
 
 

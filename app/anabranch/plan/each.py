@@ -103,8 +103,11 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
         if isinstance(rule, config.JournalRule) and rule.bodies == "steps":
             message = "a call for several requests cannot be in the record of one, and `journal: {bodies: steps}` keeps the calls of each"
             context.report(message, "batch", "window")
-    if step.batch is not None and not _refers_to(step, step.templates - {"each", "when", "distinct", "batch"}, BATCH):
-        context.report("nothing refers to {batch}, the keys that one call asks for", "batch", at_key=True)
+    root, what = (ITEM, "the element that a run is for") if step.batch is None else (BATCH, "the keys that a run asks for")
+    if not _refers_to(step, step.templates - {"each", "distinct", "batch"}, root):
+        context.report(
+            f"nothing refers to {{{root}}}, {what}: every run would be the same", "each" if root == ITEM else "batch", at_key=True
+        )
     reference = template[0] if template else None
     if not isinstance(reference, Reference):
         return None

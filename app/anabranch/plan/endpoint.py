@@ -112,7 +112,6 @@ class EndpointCompiler:
             steps=steps,
             joins=plan_into(
                 self._endpoint.steps,
-                [step.needs for step in steps],
                 {draft.name: draft.each.reference for draft in drafts if draft.each is not None},
                 self._refill,
             ),
@@ -126,6 +125,7 @@ class EndpointCompiler:
         )
         self._check_deadline(plan)
         self._check_calls(plan)
+        self._check_room(plan)
         return plan
 
     # ------------------------------------------------------------------------------------------------------- names
@@ -247,6 +247,23 @@ class EndpointCompiler:
                 hint="reduce `max_items` or the number of attempts, or ask for many elements in one call with `batch`",
                 is_warning=True,
             )
+
+    def _check_room(self, plan: EndpointPlan) -> None:
+        """Warn of elements that would fail only because there are too many at once for the upstream's bulkhead."""
+        for step in plan.steps:
+            if step.each is None or not step.upstream:
+                continue
+            bulkhead = self._known.upstreams[step.upstream].bulkhead
+            batch = step.source.batch
+            at_once, where = (step.each.at_once, ("at_once",)) if batch is None else (batch.at_once, ("batch", "at_once"))
+            if min(at_once, step.each.most_runs) > bulkhead.limit + bulkhead.queue:
+                is_set = "at_once" in (step.source if batch is None else batch).model_fields_set
+                self._problems.add(
+                    (*self._at, "steps", step.name, *(where if is_set else ("each",))),
+                    f"{at_once} runs at once are more than the upstream `{step.upstream}` admits: {bulkhead.limit} and {bulkhead.queue} that wait",
+                    hint="reduce `at_once`, or raise the upstream's `concurrency`",
+                    is_warning=True,
+                )
 
     def _select(self, failures: FailuresRule | None) -> tuple[SelectPlan, ParameterPlan] | None:
         at = (*self._at, "response", "select", "parameter")

@@ -9,7 +9,6 @@ from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.into import place, put_into
 from anabranch.jsontext.merge import ABSENT
 from anabranch.jsontext.path import parse_path, parse_paths
-from anabranch.plan.graph import order
 from anabranch.plan.operation import StepContext
 from anabranch.plan.reference import Reference
 
@@ -56,28 +55,31 @@ def check_into(join: config.Into, each: Reference, context: StepContext) -> None
 
 
 def plan_into(
-    steps: dict[str, config.Step],
-    needs: list[tuple[int, ...]],
-    references: dict[str, Reference],
-    refill: Callable[[str], Refill | None],
+    steps: dict[str, config.Step], references: dict[str, Reference], refill: Callable[[str], Refill | None]
 ) -> tuple[IntoPlan, ...]:
-    """The joins of an endpoint, in the order in which they are made: what goes into results comes before the results go anywhere. `references`: the array
-    of each step that has `join`."""
+    """The joins of an endpoint, in the order in which they are made: in document order, but what goes into results comes before the results go anywhere.
+    `references`: the array of each step that has `join`."""
     names = list(steps)
-    found: list[IntoPlan] = []
-    for index in reversed(order(needs)):
-        step = steps[names[index]]
-        if not isinstance(step.join, config.Into) or step.each is None:
-            continue
-        each = references[names[index]]
-        found.append(
-            IntoPlan(
-                source=index,
-                target=names.index(each.root),
-                path=place(each.path),
-                key=parse_path(step.join.as_)[0],
-                rest=raw.encode(step.default),
-                refill=refill(each.root),
-            )
+    plans = {
+        name: IntoPlan(
+            source=names.index(name),
+            target=names.index(references[name].root),
+            path=place(references[name].path),
+            key=parse_path(step.join.as_)[0],
+            rest=raw.encode(step.default),
+            refill=refill(references[name].root),
         )
-    return tuple(found)
+        for name, step in steps.items()
+        if isinstance(step.join, config.Into) and name in references
+    }
+    ordered: dict[str, IntoPlan] = {}
+    for name in plans:
+        _add(name, plans, ordered)
+    return tuple(ordered.values())
+
+
+def _add(name: str, plans: dict[str, IntoPlan], ordered: dict[str, IntoPlan]) -> None:
+    for other, plan in plans.items():
+        if plan.target == plans[name].source and other not in ordered:
+            _add(other, plans, ordered)
+    ordered.setdefault(name, plans[name])

@@ -134,7 +134,7 @@ async def curl(command: str) -> httpx.Response:
 
 async def test_every_printed_curl_line_works_and_the_docs_are_served(demo: Demo) -> None:
     commands = [line.strip() for line in demo.screen.splitlines() if line.strip().startswith("curl ")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         async with asyncio.timeout(RECOVERY_TIMEOUT_S):
             while not is_whole(response := await curl(command)):
@@ -170,6 +170,19 @@ async def test_endpoints_answer_as_their_comments_describe(demo: Demo) -> None:
     board = (await demo.whole("/airports/EWR/board?limit=3&carrier=UA")).json()
     assert {flight["carrier"] for flight in board["departures"]["flights"]} == {"UA"}
     assert [set(hour) for hour in board["weather"]] == [{"hour", "temp", "wind_dir", "wind_speed", "precip", "visib"}] * 22
+
+    departures = (await demo.whole("/airports/JFK/departures?limit=3&weather=true")).json()["flights"]
+    assert [flight["airline"]["name"] for flight in departures] == ["American Airlines Inc.", "JetBlue Airways", "JetBlue Airways"]
+    assert [flight["plane"]["model"] for flight in departures] == ["757-223", "A320-232", "A320-232"]
+    assert [flight["weather"]["temp"] for flight in departures] == [39.02, 39.02, 37.94]
+    short = await demo.whole("/airports/LGA/departures?limit=1&fields=flights(flight,dest,airline)")
+    assert short.json() == {"flights": [{"flight": 1714, "dest": "IAH", "airline": {"name": "United Air Lines Inc."}}]}
+    assert "planes" not in short.headers["server-timing"]
+
+    nearby = (await demo.whole("/airports/JFK/nearby")).json()
+    assert (nearby["airport"], nearby["elevation"]) == ("John F Kennedy International Airport", "13 feet")
+    assert nearby["nearest"][0] == {"faa": "LGA", "name": "Laguardia Airport", "distance": "11 miles"}
+    assert (await demo.get("/airports/SJU/nearby")).status_code == 404
 
     async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{demo.ports['gateway']}", timeout=RECOVERY_TIMEOUT_S) as client:
         search = {"origin": "LGA", "date": "2013-01-31", "carrier": "UA"}

@@ -58,9 +58,11 @@ async def test_after_a_restart_stale_answers_come_from_the_journal(tmp_path: Pat
         document = RESTORED.format(url=upstream.url, key="k1")
         journal = tmp_path / "journal"
         async with running_gateway(document, tmp_path, journal_path=journal) as gateway, gateway.client() as client:
+            client.headers["host"] = "gateway.test"  # services are told of it, so it belongs to what an answer is for
             assert (await client.get("/x/1")).headers["gateway-complete"] == "?1"
             assert (await client.get("/x/1")).headers["gateway-complete"] == "?0"
         async with running_gateway(document, tmp_path, journal_path=journal) as gateway, gateway.client() as client:
+            client.headers["host"] = "gateway.test"
             async with asyncio.timeout(30):
                 while (answer := await client.get("/x/1")).status_code != 200:
                     await asyncio.sleep(0.01)
@@ -69,6 +71,7 @@ async def test_after_a_restart_stale_answers_come_from_the_journal(tmp_path: Pat
             assert (await client.get("/x/2")).status_code == 502
         other = RESTORED.format(url=upstream.url, key="k2")
         async with running_gateway(other, tmp_path, journal_path=journal) as gateway, gateway.client() as client:
+            client.headers["host"] = "gateway.test"
             for _ in range(5):
                 assert (await client.get("/x/1")).status_code == 502
                 await asyncio.sleep(0.05)

@@ -1,11 +1,12 @@
 import asyncio
 import gc
 from collections.abc import Awaitable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from anabranch.core.tasks import cancel_and_wait, start_protected
+from anabranch.core.tasks import cancel_and_wait, some_at_once, start_protected
 
 
 async def stubborn(release: asyncio.Event, log: list[str]) -> None:
@@ -117,3 +118,51 @@ def test_protected_task_ends_with_its_owner_and_not_with_the_event_loop() -> Non
 
     asyncio.run(main())
     assert log == ["everything is written", "the owner has ended"]
+
+
+@pytest.mark.parametrize("at_once", [1, 8, 1000])
+async def test_jobs_that_never_wait_leave_the_loop_to_others(at_once: int) -> None:
+    done = 0
+    seen = list[int]()
+
+    async def job(_: int) -> None:
+        nonlocal done
+        done += 1
+
+    async def other() -> None:
+        while True:
+            seen.append(done)
+            await asyncio.sleep(0)
+
+    watching = await started(other())
+    await some_at_once(job, list(range(10_000)), at_once, can_fail=False)
+    await cancel_and_wait([watching])
+    assert done == 10_000
+    assert max(after - before for before, after in pairwise(seen)) <= max(64, at_once) + 64
+
+
+async def test_the_first_failure_cancels_the_other_jobs() -> None:
+    ended = list[int]()
+
+    async def job(number: int) -> None:
+        try:
+            if number == 1:
+                raise ValueError("one")
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+
+    with pytest.raises(ValueError, match="one"):
+        await some_at_once(job, [0, 1, 2, 3], 3, can_fail=True)
+    assert sorted(ended) == [0, 1, 2]
+
+
+async def test_failures_at_the_same_time_are_all_seen(caplog: pytest.LogCaptureFixture) -> None:
+    async def job(number: int) -> None:
+        await asyncio.sleep(0)
+        raise ValueError(str(number))
+
+    with pytest.raises(ValueError, match="0"):
+        await some_at_once(job, [0, 1, 2], 3, can_fail=True)
+    gc.collect()
+    assert not caplog.records

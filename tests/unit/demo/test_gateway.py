@@ -34,6 +34,8 @@ def test_every_endpoint_compiles_without_errors_and_warnings() -> None:
         "flight_briefing",
         "route_overview",
         "airport_board",
+        "departures",
+        "nearby_airports",
         "search",
         "airline",
         "delay_report",
@@ -73,6 +75,13 @@ def test_independent_calls_start_at_once(name: str) -> None:
     plan = endpoint(name)
     assert plan.ready == tuple(range(len(plan.steps)))
     assert len(plan.steps) >= 3
+
+
+def test_lists_in_the_departures_wait_for_the_flights_only() -> None:
+    steps = endpoint("departures").steps
+    needs = {step.name: {steps[index].name for index in step.needs} for step in steps}
+    assert needs == {"flights": set(), "airlines": {"flights"}, "planes": {"flights"}, "weather": {"flights"}}
+    assert [step.name for step in steps if not step.is_hidden] == ["flights"]
 
 
 def test_search_forwards_the_body_and_may_be_retried() -> None:

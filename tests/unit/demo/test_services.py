@@ -167,6 +167,44 @@ async def test_airlines_are_found_by_code_and_listed() -> None:
     assert (listed["total"], len(listed["airlines"])) == (16, 16)
 
 
+async def test_airlines_and_planes_are_found_by_lists_of_keys_without_the_unknown_ones() -> None:
+    answer = await get("airlines", "/airlines", codes="UA,ZZ,B6,UA")
+    assert ([airline["carrier"] for airline in answer["airlines"]], answer["total"]) == (["UA", "B6"], 2)
+    answer = await get("planes", "/planes", tailnums="N24211,N3ALAA,N14228")
+    assert [plane["tailnum"] for plane in answer["planes"]] == ["N24211", "N14228"]
+
+
+async def test_an_empty_list_of_keys_finds_nothing() -> None:
+    assert await get("airlines", "/airlines", codes="") == {"airlines": [], "total": 0}
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ({"tailnums": "N14228", "limit": 1, "engines": 2}, "tailnums cannot be combined with engines, limit"),
+        ({"tailnums": ",".join(map(str, range(1001)))}, "tailnums can list at most 1000"),
+    ],
+)
+async def test_a_list_of_keys_is_bounded_and_stands_alone(query: dict[str, Any], detail: str) -> None:
+    response = await ask("planes", "GET", "/planes", params=query)
+    assert (response.status_code, response.json()["detail"]) == (400, detail)
+
+
+async def test_page_of_an_airport_lists_the_nearest_others() -> None:
+    response = await ask("airports", "GET", "/airports/JFK/page")
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert response.text.count('<tr class="airport">') == 5
+    assert 'Laguardia Airport</a></td><td class="distance">11 miles</td>' in response.text
+    assert "John F Kennedy International Airport</a>" not in response.text
+
+
+async def test_every_airport_has_a_page() -> None:
+    listed = await get("airports", "/airports", limit=1000)
+    for airport in listed["airports"][::100]:
+        assert (await ask("airports", "GET", f"/airports/{airport['faa']}/page")).status_code == 200
+    assert (await ask("airports", "GET", "/airports/SJU/page")).json() == {"status": 404, "detail": "there is no airport SJU"}
+
+
 async def test_numeric_fields_of_an_airport_are_numbers() -> None:
     assert await get("airports", "/airports/JFK") == {
         "faa": "JFK", "name": "John F Kennedy International Airport", "lat": 40.639928, "lon": -73.778692, "alt": 13, "tz": -5, "dst": "A",

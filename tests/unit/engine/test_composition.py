@@ -25,6 +25,15 @@ from tests.support.requests import request_of
 JSON = Any
 _KEYS = ("id", "of", "x")
 _LIST_STEPS = ("l0", "l1")
+_EXTRAS: list[dict[str, Any]] = [
+    *[{}] * 4,
+    {"expect": "{value.x} != 1"},
+    {"expect": "{$status} == 200 && {l0.x} == null"},
+    {"success": [200, 500]},
+    {"needs": ["l1"]},
+    {"decode": "text"},
+    {"decode": "ndjson"},
+]
 
 leaves = st.one_of(st.none(), st.booleans(), st.integers(0, 5), st.sampled_from(["a", "1", "é"]))
 elements = st.one_of(
@@ -82,8 +91,36 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 ]
             )
         )
+    if draw(st.booleans()):
+        kinds = {"kind": draw(st.sampled_from(["left", "inner"])), "many": draw(st.booleans())}
+        join = {
+            "left": "{l0.list}",
+            "right": f"{{{draw(st.sampled_from(arrays))}}}",
+            "on": {"id": draw(st.sampled_from(_KEYS))},
+            "as": "found",
+        }
+        steps["j"] = {"join": join | kinds}
+    for name, step in steps.items():
+        if "upstream" in step and name not in _LIST_STEPS:
+            step.update(draw(st.sampled_from(_EXTRAS)))
+    if draw(st.booleans()):
+        steps["instead"] = {"upstream": "a", "path": "/instead", "query": {"of": "{l1.list.*.of}"}}
+        for name in draw(st.sets(st.sampled_from([*steps]), max_size=3)) - {"instead"}:
+            if "default" not in steps[name]:
+                steps[name] |= {"fallback": "instead"}
+    if draw(st.booleans()):
+        steps["first"] = {"any": ["one", "two"], "pick": ["path"]}
+        steps |= {"one": {"upstream": "a", "path": "/one/0"}, "two": {"upstream": "b", "path": "/two"}}
     response = draw(
-        st.sampled_from([{}, {}, {"body": {"whole": "{l0}", "first": "{l0.list.0}", "status": "{l1.$status}", "ok": "{e0.$ok}"}}])
+        st.sampled_from(
+            [
+                {},
+                {},
+                {"show_failures": True},
+                {"merge": "deep"},
+                {"body": {"whole": "{l0}", "first": "{l0.list.0}", "status": "{l1.$status}", "ok": "{e0.$ok}"}},
+            ]
+        )
     )
     return {"steps": steps, "response": response}
 

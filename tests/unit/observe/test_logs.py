@@ -11,7 +11,7 @@ import pytest
 
 from anabranch.config.secrets import Secrets
 from anabranch.engine.event import ResponseEvent
-from anabranch.errors import UpstreamStatus
+from anabranch.errors import BreakerOpen, UpstreamStatus
 from anabranch.observe.access import AccessLog, Choice
 from anabranch.observe.logs import Format, Logs
 from anabranch.observe.sink import LineSink
@@ -89,6 +89,15 @@ def test_request_is_logged_as_one_event_with_its_steps(stream: Stream) -> None:
             {"step": "weather", "reason": "ok", "elapsed_ms": 1.0},
         ],
     }  # fmt: skip
+
+
+def test_step_of_which_elements_failed_is_not_ok(stream: Stream) -> None:
+    failed = event(failed=True)
+    assert failed.result is not None
+    weather = failed.result.outcomes[1]
+    weather.item_count, weather.item_failures = 3, [BreakerOpen("open")] * 2
+    (shown,) = told(stream, "all", failed)
+    assert shown["steps"][1] == {"step": "weather", "reason": "breaker_open", "elapsed_ms": 1.0, "elements": "2 of 3 failed"}
 
 
 @pytest.mark.parametrize(
