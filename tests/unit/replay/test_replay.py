@@ -211,11 +211,11 @@ async def test_two_steps_with_the_same_call_get_their_own_answers() -> None:
 
 
 async def test_elements_with_the_same_call_get_their_own_answers() -> None:
-    plan = plan_of({"steps": {"all": {"upstream": "a", "path": "/all"}, "one": {"upstream": "a", "path": "/one", "each": "{all}"}}})
+    plan = plan_of({"steps": {"all": {"upstream": "a", "path": "/all"}, "one": {"upstream": "a", "path": "/one/{item}", "each": "{all}"}}})
     calls = [answered("all", "a", "/all", b"[7,7,7]")]
     # In the order in which they ended.
     calls += [
-        msgspec.structs.replace(answered("one", "a", "/one", body), started_ms=at) for body, at in [(b"2", 2.0), (b"1", 1.0), (b"3", 3.0)]
+        msgspec.structs.replace(answered("one", "a", "/one/7", body), started_ms=at) for body, at in [(b"2", 2.0), (b"1", 1.0), (b"3", 3.0)]
     ]
     report = await replayed(plan, recorded("/x/7", b'{"all":[7,7,7],"one":[1,2,3]}', calls))
     assert report.same == 1, report
