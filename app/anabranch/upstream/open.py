@@ -6,7 +6,6 @@ from anabranch.errors import MissingExtraError
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.upstream.redirect import RedirectingStreams
 from anabranch.upstream.seam import StreamTransport
-from anabranch.upstream.stock import HTTPXTransport, StockPool
 from anabranch.upstream.tls import HTTP_1, TLSContexts
 from anabranch.upstream.wire import WireTransport
 
@@ -22,6 +21,9 @@ def open_transport(upstream: UpstreamPlan, contexts: TLSContexts | None = None) 
     server_name = upstream.tls.server_name if upstream.tls is not None else None
     transport: StreamTransport
     if upstream.transport == "httpx":
+        # Its libraries take a quarter of a second of CPU to import, and most documents do not use them.
+        from anabranch.upstream.stock import HTTPXTransport, StockPool  # noqa: PLC0415
+
         if upstream.http2 and find_spec("h2") is None:
             raise MissingExtraError("http2", "http2")
         alpn = ("h2", *HTTP_1) if upstream.http2 else HTTP_1
