@@ -29,16 +29,20 @@ class Member:
         self.text = raw.encode(key)
         self.spelling = self.text + b":"
 
-    def put(self, element: bytes, result: bytes) -> bytes:
+    def is_new_in(self, text: bytes) -> bool:
+        """Whether no object in a JSON text can have it already."""
+        return self.text not in text and b"\\u" not in text
+
+    def put(self, element: bytes, result: bytes, *, is_new: bool = False) -> bytes:
+        """An element with the member; what is no object stays as it is. `is_new`: it does not have the member."""
         if element[:1] != b"{":
             return element
-        if self.text in element or b"\\u" in element:
+        if not is_new and not self.is_new_in(element):
             fields = raw.members(element)
             assert fields is not None
             if fields.pop(self.key, None) is not None:
                 element = raw.encode(fields)
-        comma = b"" if element[1:-1].strip(raw.WHITESPACE) == b"" else b","
-        return b"".join((element[:-1], comma, self.spelling, result, b"}"))
+        return b"".join((element[:-1], b"," if b":" in element else b"", self.spelling, result, b"}"))
 
 
 def _walk(value: bytes | Raw, path: Path, member: Member, results: Iterator[bytes], rest: bytes) -> bytes:
@@ -54,11 +58,11 @@ def _walk(value: bytes | Raw, path: Path, member: Member, results: Iterator[byte
     if array is None:
         return bytes(value)
     if name == ANY:
-        put = member.put
+        put, is_new = member.put, not below and member.is_new_in(bytes(value))
         return b"[%b]" % b",".join(
             [_walk(element, below, member, results, rest) for element in array]
             if below
-            else [put(bytes(element), next(results, rest)) for element in array]
+            else [put(bytes(element), next(results, rest), is_new=is_new) for element in array]
         )
     if name.isdecimal() and int(name) < len(array):
         array[int(name)] = Raw(_walk(array[int(name)], below, member, results, rest))

@@ -17,7 +17,7 @@ from anabranch.plan.operation import StepContext
 from anabranch.plan.reference import BATCH, ITEM, Reference, Template, TemplateError, is_whole, parse
 from anabranch.plan.scope import Scope
 from anabranch.plan.template import nothing, parts_of, render_text
-from anabranch.plan.value import BRACKET, as_json, as_text, is_null
+from anabranch.plan.value import BRACKET, QUOTE, as_json, as_text, is_null
 
 if TYPE_CHECKING:
     from anabranch.plan.condition import Condition
@@ -44,8 +44,8 @@ class BatchPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EachPlan:
     """`items`: the JSON text of the array; raises MissingReference and LeftOut. `source`: the reference to the array, as written.
-    `rows`: what the templates need of each element, in the order of `slots`. `item`: the step as it runs for one element, or for one batch. `when`: for which elements it runs; None: all. `key`: the text by which
-    elements are the same; None: none are. `is_required`: the first failed element fails the step. `default`: JSON text in place of a failed one.
+    `rows`: what the templates need of each element, in the order of `slots`. `item`: the step as it runs for one element, or for one batch. `when`: for which elements it runs; None: all. `key`: what makes
+    elements the same; None: none are. `key_column`: where the rows have it; -1: it has to be rendered. `is_required`: the first failed element fails the step. `default`: JSON text in place of a failed one.
     """
 
     items: Callable[[Frame], bytes]
@@ -58,6 +58,7 @@ class EachPlan:
     item: "StepPlan"
     when: "Condition | None"
     key: Callable[[Frame], Value] | None
+    key_column: int
     batch: BatchPlan | None
     is_required: bool
     default: bytes
@@ -70,11 +71,12 @@ class EachPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EachDraft:
-    """What the first pass finds out. `reference`: to the array."""
+    """What the first pass finds out. `reference`: to the array. `key_slot`: of a key that is one reference to the element; None: it is more than that."""
 
     reference: Reference
     items: Callable[[Frame], bytes]
     key: Callable[[Frame], Value] | None
+    key_slot: int | None
 
 
 def local_roots(step: config.Step) -> frozenset[str]:
@@ -92,12 +94,14 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
     if template and not is_whole(template):
         context.report("`each` must be one reference to an array, such as {orders.items}", "each", value=step.each)
     key_text, where = (step.distinct, ("distinct",)) if step.batch is None else (step.batch.key, ("batch", "key"))
-    key = None
+    key = key_slot = None
     if key_text is not None:
         parsed = context.parse(key_text, *where, local=(ITEM,))
         if parsed and not any(isinstance(part, Reference) and part.root == ITEM for part in parsed):
             context.report("a key must refer to the element: {item.id}", *where, value=key_text)
         key = _key(parsed, context) if parsed else None
+        if is_whole(parsed) and isinstance(parsed[0], Reference):
+            key_slot = context.scope.slot(parsed[0])
     if step.batch is not None and step.batch.window_s is not None:
         rule = context.endpoint.journal
         if isinstance(rule, config.JournalRule) and rule.bodies == "steps":
@@ -111,7 +115,7 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
     reference = template[0] if template else None
     if not isinstance(reference, Reference):
         return None
-    return EachDraft(reference=reference, items=array_of(context.scope.slot(reference), str(reference)), key=key)
+    return EachDraft(reference=reference, items=array_of(context.scope.slot(reference), str(reference)), key=key, key_slot=key_slot)
 
 
 def _refers_to(step: config.Step, keys: frozenset[str], root: str) -> bool:
@@ -176,6 +180,7 @@ def plan_each(step: config.Step, draft: EachDraft, item: "StepPlan", when: "Cond
         item=item,
         when=when,
         key=draft.key,
+        key_column=next((column for column, (_, slot) in enumerate(slots) if slot == draft.key_slot), -1),
         batch=None
         if batch is None
         else BatchPlan(
@@ -198,10 +203,12 @@ def _slots(root: str, step: "StepPlan", scope: Scope) -> Slots:
     return [(path, slot) for slot, path in found.items()]
 
 
-def key_text(value: Value) -> str:
-    """The text by which keys are compared: `17` and `"17"` are the same."""
-    text = as_text(value)
-    return as_json(value).decode() if text is None else text
+def plain_key(value: Value) -> bytes:
+    """The bytes by which keys are compared: `17` and `"17"` are the same."""
+    text = value if type(value) is bytes else as_json(value)
+    if text[0] != QUOTE:
+        return text
+    return text[1:-1] if b"\\" not in text else (as_text(text) or "").encode()
 
 
 def describe_each(plan: EachPlan) -> list[str]:

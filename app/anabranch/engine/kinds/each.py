@@ -7,6 +7,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
+from msgspec import Raw
+
 from anabranch.compute.offload import Offload
 from anabranch.core.tasks import some_at_once
 from anabranch.engine.kinds.gather import Gatherer, SharedCall
@@ -15,9 +17,9 @@ from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import StepError, TooManyItems, UnexpectedAnswer
 from anabranch.jsontext import raw
-from anabranch.jsontext.frame import Frame
+from anabranch.jsontext.frame import MISSING, Frame, Value
 from anabranch.jsontext.project import Row
-from anabranch.plan.each import BatchPlan, EachPlan, key_text
+from anabranch.plan.each import BatchPlan, EachPlan, plain_key
 from anabranch.plan.left_out import LeftOut
 from anabranch.plan.model import StepPlan
 from anabranch.plan.value import as_json
@@ -48,15 +50,15 @@ def _but_for_the_keys(plan: EachPlan, batch: BatchPlan) -> Callable[[Frame, Clie
 
 
 class _Job:
-    """What one run is for: the elements with the same key. `row`: of the first of them. `key`: JSON text. `text`: for comparison."""
+    """What one run is for: the elements with the same key. `row`: of the first of them. `key`: JSON text. `plain`: for comparison."""
 
-    __slots__ = ("key", "places", "row", "text")
+    __slots__ = ("key", "places", "plain", "row")
 
-    def __init__(self, row: Row, place: int, key: bytes, text: str) -> None:
+    def __init__(self, row: Row, place: int, key: bytes, plain: bytes) -> None:
         self.row = row
         self.places = [place]
         self.key = key
-        self.text = text
+        self.plain = plain
 
 
 class _Items:
@@ -114,32 +116,40 @@ class _Items:
         """What has to run, in the order of the elements."""
         plan = self._plan
         if plan.when is None and plan.key is None:
-            return [_Job(row, place, b"", "") for place, row in enumerate(rows)]
+            return [_Job(row, place, b"", b"") for place, row in enumerate(rows)]
         jobs: list[_Job] = []
-        known: dict[str, _Job] = {}
+        known: dict[bytes, _Job] = {}
         frame = self._frame.copy()
+        column = plan.key_column if plan.when is None else -1
         for place, row in enumerate(rows):
-            for slot, value in zip(plan.slots, row, strict=True):
-                frame[slot] = value
-            try:
-                if plan.when is not None and not plan.when(frame):
+            key: Value = None
+            if column < 0 or (key := row[column]) is MISSING or key == raw.NULL:  # type: ignore[assignment]  # a frame may hold it
+                try:
+                    if not self._is_wanted(row, frame):
+                        continue
+                    key = None if plan.key is None else plan.key(frame)
+                except LeftOut:
                     continue
-                key = None if plan.key is None else plan.key(frame)
-            except LeftOut:
-                continue
-            except StepError as error:
-                self._failed(error, [place])
-                continue
+                except StepError as error:
+                    self._failed(error, [place])
+                    continue
             if key is None:
-                jobs.append(_Job(row, place, b"", ""))
+                jobs.append(_Job(row, place, b"", b""))
                 continue
-            text = key_text(key)
-            if (job := known.get(text)) is not None:
+            plain = plain_key(key)
+            if (job := known.get(plain)) is not None:
                 job.places.append(place)
             else:
-                known[text] = job = _Job(row, place, as_json(key), text)
+                known[plain] = job = _Job(row, place, as_json(key), plain)
                 jobs.append(job)
         return jobs
+
+    def _is_wanted(self, row: Row, frame: Frame) -> bool:
+        """Put an element into a frame; whether the step runs for it."""
+        plan = self._plan
+        for slot, value in zip(plan.slots, row, strict=True):
+            frame[slot] = value
+        return plan.when is None or plan.when(frame)
 
     async def _one(self, job: _Job) -> None:
         frame = self._frame.copy()
@@ -165,13 +175,13 @@ class _Items:
         """Have these jobs done together with those of other requests."""
         if not jobs:
             return
-        by_key = {job.text: job for job in jobs}
+        by_key = {job.plain: job for job in jobs}
         try:
-            calls = gatherer.join(self._request, self._frame, {text: job.key for text, job in by_key.items()}, self._deadline)
+            calls = gatherer.join(self._request, self._frame, {plain: job.key for plain, job in by_key.items()}, self._deadline)
         except StepError as error:
             self._failed(error, [place for job in jobs for place in job.places])
             return
-        parts = [(shared, [by_key[text] for text in texts]) for shared, texts in calls]
+        parts = [(shared, [by_key[plain] for plain in keys]) for shared, keys in calls]
         await some_at_once(self._part, parts, len(parts), can_fail=self._plan.is_required)
 
     async def _part(self, part: tuple[SharedCall, list[_Job]]) -> None:
@@ -195,11 +205,11 @@ class _Items:
             self._failed(UnexpectedAnswer("the answer to a batch is not an array; `target` leads to it", may_be_processed=True), places)
             return
         for job in jobs:
-            element = found.get(job.text)
+            element = found.get(job.plain)
             if element is None:
                 continue
             try:
-                value = element if batch.shape is None else batch.shape(element, frame)
+                value = bytes(element) if batch.shape is None else batch.shape(bytes(element), frame)
             except StepError as error:
                 self._failed(error, job.places)
                 continue
@@ -233,13 +243,13 @@ class _Items:
         self._failures += [error] * len(places)
 
 
-def _by_key(answer: bytes, batch: BatchPlan) -> dict[str, bytes] | None:
-    """The elements of an answer by the text of their keys, the first of those with the same key; None when the answer is not an array."""
+def _by_key(answer: bytes, batch: BatchPlan) -> dict[bytes, Raw] | None:
+    """The elements of an answer by their keys, the first of those with the same key; None when the answer is not an array."""
     array = raw.items(answer)
     if array is None:
         return None
-    found: dict[str, bytes] = {}
-    for element, (key,) in zip(array, batch.keys(answer), strict=True):
+    found: dict[bytes, Raw] = {}
+    for element, (key,) in zip(reversed(array), reversed(batch.keys(answer)), strict=True):
         if isinstance(key, bytes) and key != raw.NULL:
-            found.setdefault(key_text(key), bytes(element))
+            found[plain_key(key)] = element
     return found

@@ -30,18 +30,20 @@ class Gatherer:
         self._same = same
         self._open: dict[object, SharedCall] = {}
 
-    def join(self, request: ClientRequest, frame: Frame, keys: dict[str, bytes], deadline: float) -> list[tuple["SharedCall", list[str]]]:
-        """The calls that ask for these keys, each with its part of them. The caller waits for every one of them. `keys`: JSON text by its text for
-        comparison."""
+    def join(
+        self, request: ClientRequest, frame: Frame, keys: dict[bytes, bytes], deadline: float
+    ) -> list[tuple["SharedCall", list[bytes]]]:
+        """The calls that ask for these keys, each with its part of them. The caller waits for every one of them. `keys`: JSON text by what is
+        compared."""
         same = self._same(frame, request)
-        parts: dict[SharedCall, list[str]] = {}
-        for text, key in keys.items():
+        parts: dict[SharedCall, list[bytes]] = {}
+        for plain, key in keys.items():
             call = self._open.get(same)
             if call is None:
                 call = self._open[same] = SharedCall(self, same, request, frame.copy(), Outcome(self._step.name, self._step.upstream))
-            call.keys[text] = key
+            call.keys[plain] = key
             call.deadline = max(call.deadline, deadline)
-            parts.setdefault(call, []).append(text)
+            parts.setdefault(call, []).append(plain)
             if len(call.keys) >= self._batch.size:
                 call.send()
         return list(parts.items())
@@ -72,7 +74,7 @@ class SharedCall:
         self.frame = frame
         self.outcome = outcome
         self.deadline = 0.0
-        self.keys: dict[str, bytes] = {}
+        self.keys: dict[bytes, bytes] = {}
         self._gatherer = gatherer
         self._same = same
         self._answer: asyncio.Future[bytes] = loop.create_future()
