@@ -63,8 +63,8 @@ class Rig:
         return await self._stack.enter_async_context(ScriptedUpstream(spec, ssl=ssl, host=host))
 
     def caller(self, url: str, **settings: Any) -> Caller:
-        """A transport for `url`. `settings`: as in the document."""
-        upstream = upstream_plan(**{"url": url, "transport": self.kind, **settings})
+        """A transport for `url`. `settings`: as in the document. A connection may take long on a busy machine, unless the test is about that."""
+        upstream = upstream_plan(**{"url": url, "transport": self.kind, "connect_timeout": "10s", **settings})
         transport = open_transport(upstream)
         self._stack.push_async_callback(transport.aclose)
         return Caller(transport, upstream.addresses[0])
