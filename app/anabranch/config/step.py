@@ -74,9 +74,9 @@ class Step(Model):
     """What every step can have: how long it may take, what happens when it fails, and how its value is shaped."""
 
     noun: ClassVar[str] = "step"
+    """What a message calls a step of this kind."""
     described: ClassVar[str] = "Computed."
     """What the API description says of a value that no single service gives."""
-    """What a message calls a step of this kind."""
     has_answer: ClassVar[bool] = False
     """Whether a service answers it, with a status and header fields."""
     templates: ClassVar[frozenset[str]] = frozenset({"when", "each", "distinct", "batch"})

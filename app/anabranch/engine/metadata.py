@@ -1,7 +1,9 @@
 """What others refer to of a step itself, and not of its value: `{step.$status}` and the like."""
 
+from typing import Any
+
 from anabranch.engine.outcome import Outcome
-from anabranch.jsontext.frame import MISSING, Frame, Value
+from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.plan.judge import JudgePlan
 from anabranch.plan.model import StepPlan
 from anabranch.plan.reference import LINES
@@ -13,18 +15,18 @@ def fill(step: StepPlan | JudgePlan, outcome: Outcome, frame: Frame) -> None:
         frame[slot] = _value(what, name, outcome.answered)
 
 
-def _value(what: str, name: str, outcome: Outcome) -> Value:
+def _value(what: str, name: str, outcome: Outcome) -> Any:
     if what == "ok":
         return outcome.raw is not None
     if what == "code":
         return None if outcome.failure is None or outcome.raw is not None else outcome.failure.code
     if what == "status":
-        return MISSING if outcome.status is None else b"%d" % outcome.status  # type: ignore[return-value]  # a frame may hold it
+        return MISSING if outcome.status is None else b"%d" % outcome.status
     wanted = name.encode()
     values = [value for key, value in outcome.headers or () if key == wanted]
     if what == LINES:
-        return values  # type: ignore[return-value]  # only a response reads them
-    return _text(values[0]) if values else MISSING  # type: ignore[return-value]
+        return values
+    return _text(values[0]) if values else MISSING
 
 
 def _text(value: bytes) -> str:

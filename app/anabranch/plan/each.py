@@ -14,7 +14,9 @@ from anabranch.jsontext.project import Row, table
 from anabranch.jsontext.shape import Shape, Slots, compile_filler, compile_reader
 from anabranch.jsontext.values import write
 from anabranch.plan.operation import StepContext
-from anabranch.plan.reference import BATCH, ITEM, Reference, Template, TemplateError, is_whole, parse
+from anabranch.plan.parameters import type_of
+from anabranch.plan.reference import BATCH, ITEM, ROOTS, Reference, Template, TemplateError, is_whole, parse
+from anabranch.plan.schema import SchemaError
 from anabranch.plan.scope import Scope
 from anabranch.plan.template import nothing, parts_of, render_text
 from anabranch.plan.value import BRACKET, QUOTE, as_json, as_text, is_null
@@ -113,9 +115,27 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
             f"nothing refers to {{{root}}}, {what}: every run would be the same", "each" if root == ITEM else "batch", at_key=True
         )
     reference = template[0] if template else None
+    if isinstance(reference, Reference) and (kind := _scalar(reference, context)):
+        context.report(
+            f"{reference} is a parameter of type {kind}, and `each` needs an array", "each", hint="declare it with `type: array`"
+        )
     if not isinstance(reference, Reference):
         return None
     return EachDraft(reference=reference, items=array_of(context.scope.slot(reference), str(reference)), key=key, key_slot=key_slot)
+
+
+def _scalar(reference: Reference, context: StepContext) -> str:
+    """The type of the parameter that a reference names, if it is never an array; "" otherwise."""
+    if reference.root not in ROOTS or reference.root == "body" or not reference.path:
+        return ""
+    name = reference.path[0]
+    declared = context.endpoint.parameters
+    found = next((value for key, value in declared.items() if key == name or (value.in_ == "header" and key.lower() == name.lower())), None)
+    try:
+        kind = "string" if found is None else type_of(found.schema_)
+    except SchemaError:
+        return ""  # reported with the parameter
+    return "" if kind == "array" else kind
 
 
 def _refers_to(step: config.Step, keys: frozenset[str], root: str) -> bool:

@@ -5,7 +5,7 @@ The elements have copies of the request's frame, so that what one of them finds 
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -17,7 +17,7 @@ from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import StepError, TooManyItems, UnexpectedAnswer
 from anabranch.jsontext import raw
-from anabranch.jsontext.frame import MISSING, Frame, Value
+from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.project import Row
 from anabranch.plan.each import BatchPlan, EachPlan, plain_key
 from anabranch.plan.left_out import LeftOut
@@ -122,8 +122,8 @@ class _Items:
         frame = self._frame.copy()
         column = plan.key_column if plan.when is None else -1
         for place, row in enumerate(rows):
-            key: Value = None
-            if column < 0 or (key := row[column]) is MISSING or key == raw.NULL:  # type: ignore[assignment]  # a frame may hold it
+            key: Any = None
+            if column < 0 or (key := row[column]) is MISSING or key == raw.NULL:
                 try:
                     if not self._is_wanted(row, frame):
                         continue
@@ -181,6 +181,8 @@ class _Items:
         except StepError as error:
             self._failed(error, [place for job in jobs for place in job.places])
             return
+        except LeftOut:
+            return  # there is nothing to ask for, as in a run of its own
         parts = [(shared, [by_key[plain] for plain in keys]) for shared, keys in calls]
         await some_at_once(self._part, parts, len(parts), can_fail=self._plan.is_required)
 
@@ -192,6 +194,8 @@ class _Items:
             answer = await shared.wait(self._deadline)
         except StepError as error:
             self._failed(error, [place for job in jobs for place in job.places])
+        except LeftOut:
+            pass
         else:
             self._settle(batch, jobs, answer, self._frame)
         finally:
