@@ -16,6 +16,8 @@ from anabranch.config.base import Name as Name
 from anabranch.config.base import URLWithQuery as URLWithQuery
 from anabranch.config.base import checked_name as checked_name
 from anabranch.config.compute import ComputeBackend as ComputeBackend
+from anabranch.config.elements import Batch as Batch
+from anabranch.config.elements import Into as Into
 from anabranch.config.journal import Journal as Journal
 from anabranch.config.journal import JournalRule as JournalRule
 from anabranch.config.origin import checked_method, checked_origin
@@ -26,11 +28,9 @@ from anabranch.config.response import Select as Select
 from anabranch.config.stale import StaleMemory as StaleMemory
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
-from anabranch.config.step import Batch as Batch
 from anabranch.config.step import CallStep as CallStep
 from anabranch.config.step import ComputeStep as ComputeStep
 from anabranch.config.step import FirstStep as FirstStep
-from anabranch.config.step import Into as Into
 from anabranch.config.step import JoinStep as JoinStep
 from anabranch.config.step import QueryValue as QueryValue
 from anabranch.config.step import Selection as Selection
