@@ -81,10 +81,12 @@ class EachDraft:
     key_slot: int | None
 
 
-def local_roots(step: config.Step) -> frozenset[str]:
-    """The roots that the templates of the operation know."""
+def local_roots(step: config.Step, *, is_batch_broken: bool) -> frozenset[str]:
+    """The roots that the templates of the operation know. `is_batch_broken`: the step had a `batch` that was rejected, which has been reported."""
     if step.each is None:
         return frozenset()
+    if is_batch_broken:
+        return frozenset({ITEM, BATCH})
     return frozenset({ITEM if step.batch is None else BATCH})
 
 
@@ -110,7 +112,8 @@ def draft_each(step: config.Step, context: StepContext) -> EachDraft | None:
             message = "a call for several requests cannot be in the record of one, and `journal: {bodies: steps}` keeps the calls of each"
             context.report(message, "batch", "window")
     root, what = (ITEM, "the element that a run is for") if step.batch is None else (BATCH, "the keys that a run asks for")
-    if not _refers_to(step, step.templates - {"each", "distinct", "batch"}, root):
+    is_batch_broken = context.known.is_broken(*context.at, "batch")
+    if not is_batch_broken and not _refers_to(step, step.templates - {"each", "distinct", "batch"}, root):
         context.report(
             f"nothing refers to {{{root}}}, {what}: every run would be the same", "each" if root == ITEM else "batch", at_key=True
         )

@@ -207,7 +207,7 @@ class EndpointCompiler:
             known=self._known,
             scope=self._scope,
             problems=self._problems,
-            local=local_roots(step),
+            local=local_roots(step, is_batch_broken=self._known.is_broken(*at, "batch")),
         )
         return draft_step(step, context)
 
