@@ -9,8 +9,8 @@ from anabranch.jsontext.values import load, write
 Path = tuple[str, ...]
 """The names, and the indexes of elements as text."""
 
-ANY: Final = "\x00"
-"""Every element of an array: the part `*` of a path. No name is so: see `_name`."""
+ANY: Final = ""
+"""Every element of an array: the part `*` of a path. No name in a path is empty."""
 
 _QUOTED_ONLY: Final = frozenset("{}")
 _SPECIAL: Final = frozenset("{}.@?")
@@ -63,7 +63,7 @@ def _name(text: str, at: int) -> tuple[str, int, bool]:
             name: str = load(text[at:end].encode())
         except Exception:  # noqa: BLE001 - whatever is wrong with an escape in it
             raise PathError(f"the name in quotes at character {at + 1} is not a JSON string") from None
-        if not name or name == ANY:
+        if not name:
             raise PathError(_ODD)
         return name, end, True
     end = text.find(".", at)

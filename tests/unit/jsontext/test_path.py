@@ -1,7 +1,7 @@
 """Paths into JSON: plain names, quoted names, and what cannot be meant."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anabranch.jsontext.path import PathError, parse_path, path_text
@@ -61,5 +61,7 @@ def test_what_cannot_be_meant_is_said(text: str, message: str) -> None:
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=4))
+@example(["\x00"])
+@example(["*", "?", "a?"])
 def test_any_names_can_be_written(names: list[str]) -> None:
     assert parse_path(path_text(tuple(names))) == tuple(names)
