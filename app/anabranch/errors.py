@@ -239,6 +239,30 @@ class UploadNotStored(RequestError):
     title = "Upload could not be stored"
 
 
+class Unauthenticated(RequestError):
+    """The request proves no identity, or not one that the endpoint accepts. Does not say which part of a credential is wrong."""
+
+    code = "unauthenticated"
+    status = 401
+    title = "Authentication required"
+
+
+class Forbidden(RequestError):
+    """The client may not do this, whoever it is or because of who it is."""
+
+    code = "forbidden"
+    status = 403
+    title = "Not allowed"
+
+
+class RateLimited(RequestError):
+    """The client has sent more requests than a rate limit or a quota allows. **Source:** RFC 6585 section 4."""
+
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+
+
 class NotFound(RequestError):
     code = "not_found"
     status = 404

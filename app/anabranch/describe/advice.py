@@ -115,6 +115,21 @@ ADVICE: Final[dict[str, Advice]] = {
         "Send `Accept` with one of the types in `available`, with `*/*`, or leave it out.",
         "Nothing. If clients need another type, set `content-type` under `response.headers` of the endpoint.",
     ),
+    "unauthenticated": Advice(
+        "The request has no credential that the endpoint accepts, or one that is not valid, or not valid any more. Nothing was called.",
+        "Send a valid credential of one of the kinds in `WWW-Authenticate`. A token may have expired: get a new one.",
+        "The log and the metrics tell why credentials are refused. Check `auth` of the document, and the clock of this machine.",
+    ),
+    "forbidden": Advice(
+        "The client is not allowed to do this. Nothing was called.",
+        "The same request will be refused again. Ask the operator of this API for the permission.",
+        "A rule of the document refused the request: `allow` of the endpoint's `auth`, `rules`, `allow_from` or `deny_from`.",
+    ),
+    "rate_limited": Advice(
+        "The client has sent more requests than its rate limit or its quota allows. The request was not processed.",
+        "Retry after the seconds in `Retry-After`. `RateLimit` and `RateLimit-Policy` say how much is left.",
+        "`rate_limits` of the document are what the endpoint names. The metrics count the requests that each limit rejects.",
+    ),
     "overloaded": Advice(
         "The limit of concurrent requests was reached, and no slot became free in time. The request was not processed.",
         "Retry after the seconds in `Retry-After`, plus a random delay.",

@@ -50,6 +50,7 @@ def accept(answer: Answer, call: Call, outcome: Outcome, *, is_kept: bool = Fals
     outcome.status = answer.status
     outcome.headers = answer.headers
     outcome.stale_age_s = call.stale_age_s
+    outcome.cache_use = call.cache_use
     if is_kept:
         outcome.answer = answer
     if answer.status not in call.success:

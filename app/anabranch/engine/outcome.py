@@ -5,6 +5,7 @@ from time import time
 from typing import Final
 
 from anabranch.core.backoff import retry_after_s
+from anabranch.core.cached import CacheUse
 from anabranch.core.exchange import Answer, Request
 from anabranch.errors import NothingAnswered, SkippedError, StepError, UpstreamStatus
 
@@ -40,7 +41,8 @@ class Outcome:
     `started_s`: seconds from the start of the request to the start of the step. `elapsed_s`: duration of the step. `queue_s`: part of it
     spent in a queue. `run_s`: for a compute, how long a worker had the job; None for a call, or when the job never started.
     `attempts`: exchanges started; 0 when the step was skipped or rejected. `status`: the upstream's status; None without an answer.
-    `stale_age_s`: age of the stored answer used in place of a failed call; None when the answer is fresh.
+    `stale_age_s`: age of the stored answer used in place of a failed call; None when the answer is fresh. `cache_use`: what the cache had to do with the answer;
+    None: nothing.
     `item_count`, `item_failures`, `dropped_items`: of a step with `each`, how many elements it ran for, the failures of those that failed, and how many
     there were beyond `max_items`. `calls`: its runs.
     `left_out`: why it did not run although nothing failed, as explain says it (`left_out`, `not_needed`), and then there is neither value nor
@@ -49,7 +51,7 @@ class Outcome:
     """
 
     __slots__ = (
-        "answer", "attempts", "calls", "dropped_items", "elapsed_s", "failure", "headers", "is_excused", "is_large", "item_count", "item_failures", "left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "stand_in", "started_s", "status", "step", "upstream",
+        "answer", "attempts", "cache_use", "calls", "dropped_items", "elapsed_s", "failure", "headers", "is_excused", "is_large", "item_count", "item_failures", "left_out", "notes", "queue_s", "raw", "request", "run_s", "stale_age_s", "stand_in", "started_s", "status", "step", "upstream",
     )  # fmt: skip
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -62,6 +64,7 @@ class Outcome:
         self.queue_s = 0.0
         self.run_s: float | None = None
         self.stale_age_s: float | None = None
+        self.cache_use: CacheUse | None = None
         self.attempts = 0
         self.status: int | None = None
         self.notes: list[str] | None = None

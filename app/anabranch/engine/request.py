@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from anabranch.core.forwarding import Arrival, public_prefix
+from anabranch.core.principal import Principal
 from anabranch.engine.outcome import Outcome
 from anabranch.jsontext.frame import Frame
 from anabranch.plan.model import EndpointPlan, HeaderPairs, StepPlan
@@ -17,7 +18,8 @@ class ClientRequest(msgspec.Struct):
     carries (request id, trace context). `path`, `query`: raw, as sent. `path_values`: of the path's parameters in order, decoded; None for one
     that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `arrived`, `deadline`: monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
     the request ends, whatever ended it. `arrival`: what services may be told of the client; None when no client sent it, or no service is told. `first_of`: the
-    value of the first good member of an `any` step, before the deadline; None in endpoints without one.
+    value of the first good member of an `any` step, before the deadline; None in endpoints without one. `principal`: the client, once a guard has proven who
+    it is; None where nobody asks.
     """
 
     id: bytes
@@ -37,6 +39,7 @@ class ClientRequest(msgspec.Struct):
     arrival: Arrival | None = None
     body: bytes = b""
     releases: list[Callable[[], None]] | None = None
+    principal: Principal | None = None
     first_of: Callable[[StepPlan, Outcome, float], Awaitable[bytes]] | None = None
 
     @property

@@ -2,7 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 
+from anabranch.core.cached import CacheUse
 from anabranch.core.exchange import ANY_2XX, Address, Answer, Request, StaleRule
+from anabranch.core.principal import Principal
 
 Judge = Callable[[Answer], Awaitable[None]]
 """Raises UnexpectedAnswer for a good answer that the document refuses."""
@@ -14,11 +16,13 @@ class Call:
     Input: `request`; `deadline` (absolute, loop time: the earlier of the step's own timeout and the request's deadline);
     `is_idempotent`; `is_required` (optional calls are shed first when an upstream is under pressure); `is_coalesced` (identical
     calls may share one exchange); `stale` (rule for answering a failed call with an earlier response; None: never); `wants_notes`
-    (collect `notes` for explain); `success` (statuses of good answers); `judge` (judges each good answer; None: all are taken).
+    (collect `notes` for explain); `success` (statuses of good answers); `judge` (judges each good answer; None: all are taken);
+    `principal` (the client for whom it is made; None: nobody in particular).
 
     Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead, summed over attempts),
     `address` (of the last attempt), `avoid` (addresses already used by this call; the balance layer prefers others), `is_hedged` (a hedge
     was sent), `stale_age_s` (age in seconds of an earlier response that replaces a failure; None for a response to this call),
+    `cache_use` (what the cache had to do with the answer; None: nothing),
     `notes` (human-readable actions of the policies, in order; None without `wants_notes`).
     """
 
@@ -26,6 +30,7 @@ class Call:
         "address",
         "attempts",
         "avoid",
+        "cache_use",
         "deadline",
         "is_coalesced",
         "is_hedged",
@@ -33,6 +38,7 @@ class Call:
         "is_required",
         "judge",
         "notes",
+        "principal",
         "queue_s",
         "request",
         "stale",
@@ -52,6 +58,7 @@ class Call:
         stale: StaleRule | None = None,
         success: frozenset[int] = ANY_2XX,
         judge: Judge | None = None,
+        principal: Principal | None = None,
     ) -> None:
         self.request = request
         self.deadline = deadline
@@ -66,6 +73,8 @@ class Call:
         self.stale = stale
         self.success = success
         self.judge = judge
+        self.principal = principal
+        self.cache_use: CacheUse | None = None
         self.stale_age_s: float | None = None
         self.notes: list[str] | None = [] if wants_notes else None
 
@@ -87,6 +96,7 @@ class Call:
             stale=self.stale,
             success=self.success,
             judge=self.judge,
+            principal=self.principal,
         )
         twin.attempts = self.attempts
         twin.avoid = self.avoid

@@ -27,7 +27,7 @@ _EARLY_S: Final = 0.002
 def coalescing_key(call: Call) -> Key:
     """Calls with the same key share one exchange.
 
-    The key includes `is_required`: an optional call is shed first under pressure, and no required call may be shed with it; and what is a good answer to the call. The order of
+    The key includes the principal's identity, and `is_required`: an optional call is shed first under pressure, and no required call may be shed with it; and what is a good answer to the call. The order of
     header fields counts, so calls that differ only in it are not shared.
     """
     request = call.request
@@ -36,7 +36,8 @@ def coalescing_key(call: Call) -> Key:
         if field[0] in IGNORED_FIELDS:
             extra = tuple(field for field in extra if field[0] not in IGNORED_FIELDS)
             break
-    return (request.method, request.target, request.host, request.headers, extra, request.body, call.is_required, call.success)
+    identity = b"" if call.principal is None else call.principal.identity
+    return (request.method, request.target, request.host, request.headers, extra, request.body, identity, call.is_required, call.success)
 
 
 class CoalesceLayer:
@@ -185,6 +186,7 @@ class _SharedCall:
         call.address = shared.address
         call.is_hedged = call.is_hedged or shared.is_hedged
         call.stale_age_s = shared.stale_age_s
+        call.cache_use = shared.cache_use
         if call is self._first:
             call.queue_s += shared.queue_s
 

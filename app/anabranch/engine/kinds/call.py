@@ -38,6 +38,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             wants_notes=request.wants_notes,
             stale=plan.stale,
             success=plan.success,
+            principal=request.principal,
         )
         if is_judged_inside:
 
