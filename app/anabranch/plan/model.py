@@ -13,6 +13,7 @@ from anabranch.plan.names import Numbers
 from anabranch.plan.parameters import Reader
 from anabranch.plan.reference import Reference
 from anabranch.plan.routes import Segments
+from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ class StalePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `store`: None: none is shared."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
@@ -319,4 +320,5 @@ class DocumentPlan:
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
     stale: StalePlan = StalePlan()
+    store: StorePlan | None = None
     source: config.Document
