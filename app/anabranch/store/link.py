@@ -74,8 +74,10 @@ class Link(asyncio.Protocol):
         return future
 
     def allow(self, timeout_s: float) -> None:
-        """Change the timeout of the commands that are sent from now on."""
+        """Change the timeout, while no command is in flight."""
+        assert not self.pending
         self._timeout_s = timeout_s
+        self._stop_timer()
 
     def close(self) -> None:
         """Close the connection at once."""
@@ -115,6 +117,11 @@ class Link(asyncio.Protocol):
         self._due = due
         self._timer = self._loop.call_later(max(due - monotonic(), 0.0), self._look)
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _look(self) -> None:
         """Close the connection if the oldest command is late."""
         self._timer = None
@@ -130,9 +137,7 @@ class Link(asyncio.Protocol):
 
     def _end(self, reason: str) -> None:
         self._transport.abort()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         while self.pending:
             future, _ = self.pending.popleft()
             if not future.done():

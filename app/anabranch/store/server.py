@@ -174,10 +174,10 @@ async def log_in(link: Link, login: Login, database: int = 0) -> None:
         sent.append(link.send("AUTH", *(() if login.username is None else (login.username,)), login.password))
     if database:
         sent.append(link.send("SELECT", database))
-    # Only people read the name: an ACL may refuse it.
-    link.send("CLIENT", "SETNAME", "anabranch")
+    named = link.send("CLIENT", "SETNAME", "anabranch")
     for future in sent:
         accepted(await future)
+    await named  # an ACL may refuse it: only people read the name
 
 
 def accepted(reply: Any) -> Any:
