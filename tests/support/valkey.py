@@ -119,3 +119,33 @@ class SentinelServer(ValkeyServer):
         file = Path(self._folder) / "sentinel.conf"
         file.write_text(f"sentinel monitor main {HOST} {self._primary.port} 1\n")
         return [str(file)]
+
+
+class ValkeyCluster:
+    """A context manager: two nodes, each with half of the slots."""
+
+    def __init__(self) -> None:
+        self.nodes = tuple(ValkeyServer("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(2))
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as exits:
+            for node in self.nodes:
+                exits.enter_context(node)
+            first, second = self.nodes
+            first.call("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+            second.call("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+            first.call("CLUSTER", "MEET", HOST, second.port)
+            until = time.monotonic() + _START_TIMEOUT_S
+            while not all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes):
+                assert time.monotonic() < until, "the cluster is not formed"
+                time.sleep(0.02)
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+
+    def name(self, node: int) -> bytes:
+        """The id of a node."""
+        found: bytes = self.nodes[node].call("CLUSTER", "MYID")
+        return found

@@ -12,6 +12,7 @@ from anabranch.core.tasks import cancel_and_wait
 from anabranch.store.link import Argument, Link, Lost, Refused, dial
 from anabranch.store.server import OPEN_TIMEOUT_S, Check, Server, accepted, log_in
 from anabranch.store.settings import Place, RedisSettings
+from anabranch.store.trouble import Trouble
 
 SLOTS: Final = 16384
 _REFRESH_S: Final = 30.0
@@ -39,7 +40,7 @@ class Cluster:
         self._check = check
         self._servers: dict[Place, Server] = {}
         self._owners: list[Server | None] = [None] * SLOTS
-        self._trouble: str | None = None
+        self._trouble = Trouble("the shared store")
         self._is_stale = asyncio.Event()
         self._is_tried = asyncio.Event()
         self._next = 0
@@ -60,7 +61,7 @@ class Cluster:
     @property
     def trouble(self) -> str | None:
         """What is wrong with some node; None when all is well."""
-        return next((server.trouble for server in self._servers.values() if server.trouble is not None), self._trouble)
+        return next((server.trouble for server in self._servers.values() if server.trouble is not None), self._trouble.reason)
 
     async def tried(self) -> None:
         """Wait until the first attempt to connect to each primary has ended."""
@@ -118,27 +119,33 @@ class Cluster:
                 pass
 
     async def _learn(self) -> None:
+        reason = ""
         for place in [*self._servers, *self._settings.places]:
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
                     ranges = await self._ask(place)
             except TimeoutError:
-                self._trouble = "no node of the cluster answers"
+                reason = "no node of the cluster answers"
             except Lost as error:
-                self._trouble = f"no node of the cluster answers; the last one: {error.reason}"
+                reason = f"no node tells the nodes of the cluster; the last one says: {error.reason}"
             else:
-                self._trouble = (
-                    None if sum(end - start + 1 for start, end, _ in ranges) == SLOTS else "its cluster has slots without a node"
-                )
                 await self._adopt(ranges)
+                if sum(end - start + 1 for start, end, _ in ranges) == SLOTS:
+                    self._trouble.end()
+                else:
+                    self._trouble.begin("its cluster has slots without a node")
                 return
+        self._trouble.begin(reason)
 
     async def _ask(self, place: Place) -> list[tuple[int, int, Place]]:
         """The ranges of slots, with the primary of each, as a node knows them."""
         link = await dial(place, self._context, self._settings.server_name, lambda: Link(OPEN_TIMEOUT_S, lambda *_: None))
         try:
             await log_in(link, self._settings.login)
-            ranges = accepted(await link.send("CLUSTER", "SLOTS"))
+            ranges = await link.send("CLUSTER", "SLOTS")
+            if isinstance(ranges, Refused) and "cluster support disabled" in str(ranges):
+                raise Lost("it is not a node of a cluster")
+            accepted(ranges)
         finally:
             link.close()
         # A node that does not know its own address leaves it out.

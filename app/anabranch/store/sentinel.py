@@ -32,7 +32,7 @@ class Sentinels:
             except TimeoutError:
                 reason = "no sentinel answers"
             except Lost as error:
-                reason = f"no sentinel knows its primary; of the last one: {error.reason}"
+                reason = f"no sentinel tells where the primary is; the last one says: {error.reason}"
             else:
                 self.places.remove(place)
                 self.places.insert(0, place)
@@ -48,7 +48,7 @@ class Sentinels:
         finally:
             link.close()
         if found is None:
-            raise Lost("it knows no primary of this name")
+            raise Lost("there is no primary of this name")
         host, port = found
         return Place(host.decode(), int(port))
 

@@ -1,7 +1,6 @@
 """Keeps connections to one server, so that no request ever opens one: commands are sent on what is open, or fail at once."""
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from random import random
@@ -11,8 +10,7 @@ from typing import Any, Final, Self
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.store.link import Link, Lost, Refused, dial
 from anabranch.store.settings import Login, Place, RedisSettings
-
-logger = logging.getLogger("anabranch.store")
+from anabranch.store.trouble import Trouble
 
 Locate = Callable[[], Awaitable[Place]]
 """Finds the address before each connection. Raises Lost."""
@@ -49,14 +47,13 @@ _OF_A_NEW_CONNECTION: Final = {
 class Server:
     """An async context manager: keeps `settings.connections` connections open. Leaving it closes them.
 
-    `name`: in the log. `trouble`: why there is no connection, a sentence without the address; None while there is one.
+    `name`: in the log.
     """
 
     def __init__(
         self, settings: RedisSettings, context: ssl.SSLContext | None, *, locate: Locate, check: Check, name: str = "the shared store"
     ) -> None:
-        self.trouble: str | None = None
-        self._name = name
+        self._trouble = Trouble(name)
         self._settings = settings
         self._context = context
         self._locate = locate
@@ -65,7 +62,6 @@ class Server:
         self._is_missing = asyncio.Event()
         self._is_tried = asyncio.Event()
         self._backoff_s = 0.0
-        self._away_since = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -79,6 +75,11 @@ class Server:
             link.close()
         if self._task is not None:
             await cancel_and_wait([self._task])
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection; None while there is one."""
+        return self._trouble.reason
 
     async def tried(self) -> None:
         """Wait until the first attempt to connect has ended: about a second at most."""
@@ -136,14 +137,12 @@ class Server:
         self._links.append(link)
         if len(self._links) >= self._settings.connections:
             self._is_missing.clear()
-        if self.trouble is not None:
-            self.trouble = None
-            logger.warning("%s is back after %.1f s", self._name, monotonic() - self._away_since)
+        self._trouble.end()
 
     def _failed(self, reason: str) -> None:
         self._back_off()
         if not self._links:
-            self._away(reason)
+            self._trouble.begin(reason)
 
     def _ended(self, link: Link, reason: str) -> None:
         if link not in self._links:
@@ -155,16 +154,10 @@ class Server:
         elif not self._links:
             self._back_off()
         if not self._links:
-            self._away(reason)
+            self._trouble.begin(reason)
 
     def _back_off(self) -> None:
         self._backoff_s = min(max(self._backoff_s * 2, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
-
-    def _away(self, reason: str) -> None:
-        if self.trouble is None:
-            self._away_since = monotonic()
-            logger.warning("%s is away: %s", self._name, reason)
-        self.trouble = reason
 
 
 async def log_in(link: Link, login: Login, database: int = 0) -> None:

@@ -45,7 +45,9 @@ class Model:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
 @given(st.lists(rates, min_size=1, max_size=3), st.lists(steps, min_size=1, max_size=12))
-def test_the_script_decides_and_counts_as_the_pure_algorithm(valkey: ValkeyServer, buckets: list[Rate], taken: list[tuple[float, float]]) -> None:
+def test_the_script_decides_and_counts_as_the_pure_algorithm(
+    valkey: ValkeyServer, buckets: list[Rate], taken: list[tuple[float, float]]
+) -> None:
     prefix, model, now = next(_PREFIXES), Model(buckets), _START
     keys = [f"take{prefix}:{index}" for index in range(len(buckets))]
     arguments = [text for rate in buckets for text in (repr(rate.count), repr(rate.period_s), repr(rate.capacity), str(int(rate.is_quota)))]
@@ -74,7 +76,10 @@ def test_what_is_given_back_can_be_taken_again(valkey: ValkeyServer) -> None:
     keys = [f"take{next(_PREFIXES)}", f"take{next(_PREFIXES)}"]
 
     def take(cost: str, now: float = _START) -> list[float]:
-        return [float(state) for state in valkey.call("EVAL", TAKE.text, 2, *keys, cost, repr(now), "3", "300", "3", "0", "3", "300", "3", "1")[1:]]
+        return [
+            float(state)
+            for state in valkey.call("EVAL", TAKE.text, 2, *keys, cost, repr(now), "3", "300", "3", "0", "3", "300", "3", "1")[1:]
+        ]
 
     take("2")
     take("-1.0")
