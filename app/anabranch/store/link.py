@@ -7,11 +7,12 @@ keeps its place in the order, and its reply is dropped.
 """
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import hiredis
 
@@ -22,6 +23,10 @@ T = TypeVar("T", bound=asyncio.Protocol)
 
 Argument = bytes | str | int
 
+TOO_MANY_CLIENTS: Final = "MAXCLIENTS"
+"""The code given to this reply, which has none of its own."""
+_TOO_MANY: Final = "ERR max number of clients"
+_IN_SCRIPT: Final = re.compile(r"^ERR Error running script .*-([A-Z]+) ")
 _INCOMPLETE: Final = object()
 # A timer that fires later than this was kept waiting by the loop: replies may have come, and only have to be read.
 _LATE_S: Final = 0.002
@@ -36,11 +41,19 @@ class Lost(StoreAway):
 
 
 class Refused(Exception):
-    """An error reply. `code`: its first word, such as NOSCRIPT. The message comes from the server and may quote what was sent."""
+    """An error reply. `code`: its first word, such as NOSCRIPT; that of the command if it failed in a script. The message comes from the server and may quote what
+    was sent."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.code = message.partition(" ")[0]
+        # Redis 6: ERR Error running script (call to f_...): @user_script:4: -READONLY You can't write ...
+        in_script = _IN_SCRIPT.search(message)
+        if in_script is not None:
+            self.code = in_script[1]
+        elif message.startswith(_TOO_MANY):
+            self.code = TOO_MANY_CLIENTS
+        else:
+            self.code = message.partition(" ")[0]
 
 
 class Link(asyncio.Protocol):
@@ -53,6 +66,7 @@ class Link(asyncio.Protocol):
         self.opened_at = monotonic()
         self._timeout_s = timeout_s
         self._on_end: Callable[[Link, str], None] | None = on_end
+        self._reason: str | None = None
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=Refused, notEnoughData=_INCOMPLETE)
         self._timer: asyncio.TimerHandle | None = None
@@ -61,11 +75,15 @@ class Link(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        return self._on_end is not None
+        return self._reason is None
 
     def send(self, *command: Argument) -> "asyncio.Future[Any]":
-        """Send a command. The future has its reply (Refused is one, and is not raised), or raises Lost within the timeout. Only while the connection is open."""
+        """Send a command. The future has its reply (Refused is one, and is not raised), or raises Lost: within the timeout, and at once when the connection has
+        ended."""
         future: asyncio.Future[Any] = self._loop.create_future()
+        if self._reason is not None:
+            _fail(future, self._reason)
+            return future
         due = monotonic() + self._timeout_s
         self.pending.append((future, due))
         if self._timer is None:
@@ -89,8 +107,7 @@ class Link(asyncio.Protocol):
         self._end(reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -136,16 +153,23 @@ class Link(asyncio.Protocol):
             self._end("it did not answer in time")
 
     def _end(self, reason: str) -> None:
+        if self._reason is not None:
+            return
+        self._reason = reason
         self._transport.abort()
         self._stop_timer()
         while self.pending:
             future, _ = self.pending.popleft()
             if not future.done():
-                future.set_exception(Lost(reason))
-                future.exception()  # seen: asyncio logs those of futures that nobody awaits any more
+                _fail(future, reason)
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self, reason)
+
+
+def _fail(future: "asyncio.Future[Any]", reason: str) -> None:
+    future.set_exception(Lost(reason))
+    future.exception()  # seen: asyncio logs those of futures that nobody awaits any more
 
 
 class ListeningLink(Link):

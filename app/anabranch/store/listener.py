@@ -49,6 +49,10 @@ class Listener:
         if self._task is not None:
             await cancel_and_wait([self._task])
 
+    def restart(self) -> None:
+        """Connect anew: the primary may be elsewhere."""
+        self._has_ended.set()
+
     async def tried(self) -> None:
         """Wait until the first attempt to connect has ended."""
         await self._is_tried.wait()
@@ -120,12 +124,14 @@ class Listener:
 
     async def _watch(self, link: Link) -> None:
         """Return when the connection has ended. Raises Lost."""
-        while link.is_open:
+        while True:
             try:
                 async with asyncio.timeout(_PING_EVERY_S):
                     await self._has_ended.wait()
             except TimeoutError:
                 accepted(await link.send("PING"))
+            else:
+                return
 
     def _receive(self, channel: bytes, message: bytes) -> None:
         for subscriber in tuple(self._subscribers.get(channel, ())):

@@ -193,6 +193,7 @@ class RedisStore:
     def _refused(self, operation: str, key: bytes, code: str) -> None:
         if code in UNUSABLE:
             self._servers.fail(key, UNUSABLE[code])
+            self._listener.restart()
         elif (operation, code) not in self._told:
             self._told.add((operation, code))
             logger.warning("the shared store refuses the operation %s: %s", operation, code)

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, Final, Self
 
 from anabranch.core.tasks import cancel_and_wait
-from anabranch.store.link import Link, Lost, Refused, dial
+from anabranch.store.link import TOO_MANY_CLIENTS, Link, Lost, Refused, dial
 from anabranch.store.settings import Login, Place, RedisSettings
 from anabranch.store.trouble import Trouble
 
@@ -19,6 +19,8 @@ Check = Callable[[Link], Awaitable[None]]
 
 OPEN_TIMEOUT_S: Final = 1.0
 """Of a new connection, with TLS and its login. No request waits for it."""
+# Keeps idle connections open, and notices those that a firewall has forgotten before a request does.
+_PING_EVERY_S: Final = 5.0
 _FIRST_BACKOFF_S: Final = 0.05
 _MAX_BACKOFF_S: Final = 1.0
 # A connection that ends earlier does not prove that the server is well: it may answer the check and be too slow for everything else.
@@ -41,7 +43,11 @@ _OF_A_NEW_CONNECTION: Final = {
     **UNUSABLE,
     "NOPERM": "its user may not do what the gateway needs",
     "MOVED": "it is a node of a cluster, which needs `cluster: true`",
+    "DENIED": "it is in protected mode: it needs a password",
+    TOO_MANY_CLIENTS: "it has too many clients",
 }
+# Why CLIENT SETNAME may fail: an ACL, or a proxy that does not know it. Only people read the name.
+_NEEDLESS: Final = frozenset({"NOPERM", "ERR"})
 
 
 class Server:
@@ -104,7 +110,13 @@ class Server:
 
     async def _keep(self) -> None:
         while True:
-            await self._is_missing.wait()
+            try:
+                async with asyncio.timeout(_PING_EVERY_S):
+                    await self._is_missing.wait()
+            except TimeoutError:
+                for link in self._links:
+                    link.send("PING")
+                continue
             if self._backoff_s:
                 await asyncio.sleep(self._backoff_s * (0.5 + random() / 2))  # noqa: S311 - no secret
             try:
@@ -170,7 +182,9 @@ async def log_in(link: Link, login: Login, database: int = 0) -> None:
     named = link.send("CLIENT", "SETNAME", "anabranch")
     for future in sent:
         accepted(await future)
-    await named  # an ACL may refuse it: only people read the name
+    reply = await named
+    if not isinstance(reply, Refused) or reply.code not in _NEEDLESS:
+        accepted(reply)
 
 
 def accepted(reply: Any) -> Any:
