@@ -9,7 +9,7 @@ from anabranch.compute.pools import make_pool
 from anabranch.config.secrets import Secrets
 from anabranch.document.code import ProjectCode
 from anabranch.document.compile import Compiled, compile_file, keep_routers, project_folders
-from anabranch.document.service import Hiding, Hooks, Service
+from anabranch.document.service import Hiding, Hooks, Room, Service
 from anabranch.document.upstreams import Opener
 from anabranch.document.warm import Restoring
 from anabranch.errors import Problem
@@ -24,7 +24,7 @@ class Services:
     """The services of one document. Also owns what outlives each of them: the answers that are kept for failures.
 
     `stand_in`: opens what answers in place of the upstreams; then no name is resolved, and no record is shipped. `hide`: hides the secrets of
-    a document from the log, until the function that it returns is called.
+    a document from the log, until the function that it returns is called. `rooms`: see `Service`.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Services:
         hooks: Hooks,
         hide: Callable[[Secrets], Callable[[], None]],
         stand_in: Opener | None = None,
+        rooms: Sequence[Room] = (),
     ) -> None:
         self._document = document
         self._routers = compiled.draft.document.routers
@@ -43,6 +44,7 @@ class Services:
         self._hooks = hooks
         self._hide = hide
         self._stand_in = stand_in
+        self._rooms = rooms
         bounds = compiled.plan.stale
         self._stale = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
         self.code = ProjectCode()
@@ -77,6 +79,7 @@ class Services:
             journal=journal,
             shippers=shippers,
             stale=self._stale,
+            rooms=self._rooms,
             hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
 
