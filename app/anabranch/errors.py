@@ -247,6 +247,14 @@ class Unauthenticated(RequestError):
     title = "Authentication required"
 
 
+class Unavailable(RequestError):
+    """Whether the request may come in cannot be decided at the moment, because something that decides it is away."""
+
+    code = "unavailable"
+    status = 503
+    title = "Temporarily unavailable"
+
+
 class Forbidden(RequestError):
     """The client may not do this, whoever it is or because of who it is."""
 

@@ -18,6 +18,7 @@ from anabranch.document.watch import Watching
 from anabranch.edge.app import Gateway, build_app
 from anabranch.edge.dataplane import DataPlane
 from anabranch.guard.concurrency import Gate
+from anabranch.guard.guarding import guarding_of
 from anabranch.observe.logs import Logs
 from anabranch.observe.observation import open_observation
 from anabranch.replay.answers import open_answers
@@ -30,6 +31,7 @@ from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
 from anabranch.server.http1.connection import BoundedProtocol, observed
 from anabranch.settings import Settings, document_of, read_settings
+from anabranch.store.memory import MemoryStore
 
 logger = logging.getLogger("anabranch")
 
@@ -69,6 +71,7 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
         for warning in warnings_of(compiled, settings):
             logger.warning("%s", warning)
     observation = open_observation(settings, logs or Logs(settings.log_format), os.environ)
+    proxies = TrustedProxies(settings.trusted_proxies)
     answers = open_answers(settings.from_journal, compiled.plan.journal.redact)
     services = Services(
         document,
@@ -77,6 +80,7 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
         hooks=observation.hooks,
         hide=observation.logs.hide,
         stand_in=stand_in if answers is None else answers.open,
+        rooms=(partial(guarding_of, memory=MemoryStore(), workers=settings.workers, proxies=proxies),),
     )
     health = Health()
     plane = DataPlane(
@@ -84,7 +88,7 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
         allow_explain=settings.allow_explain,
         observer_of=observation.observer_of,
         tracer=observation.tracer,
-        proxies=TrustedProxies(settings.trusted_proxies),
+        proxies=proxies,
     )
     pages: list[BaseRoute] = [*health_routes(health)]
     if observation.metrics is not None and settings.admin_port is None:

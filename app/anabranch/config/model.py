@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from anabranch.config.auth import Access as Access
+from anabranch.config.auth import Auth as Auth
+from anabranch.config.auth import Authentication as Authentication
+from anabranch.config.auth import access_of as access_of
 from anabranch.config.base import JSON as JSON
 from anabranch.config.base import URL as URL
 from anabranch.config.base import HeaderName as HeaderName
@@ -57,6 +61,8 @@ def is_template(path: tuple[str | int, ...]) -> bool:
             return any(part in model.templates for model in STEPS.values())
         case ("endpoints", int(), "response", "body" | "headers" | "status", *_) | ("defaults", "response", "headers", *_):
             return True
+        case ("endpoints", int(), "auth", "allow") | ("defaults", "auth", "allow"):
+            return True
         case _:
             return False
 
@@ -99,6 +105,9 @@ class Defaults(Model):
     admin server keep the names, and so does the body of a response that is merged by `group`. Also for Python routes."""
     response: DefaultResponse = DefaultResponse()
     """What the responses of all endpoints have."""
+    auth: Auth | None = None
+    """Who may use the endpoints: the name of an authentication in `auth`, a list of names of which one suffices, or a rule. `none`, or unset: everybody. Not for
+    Python routes, which declare it themselves."""
 
 
 class Parameter(Model):
@@ -158,6 +167,9 @@ class Endpoint(Model):
     requests are rejected with 503. If unset, `defaults.max_requests`."""
     max_calls: Count | None = Field(None, ge=1)
     """Warn, when the document is checked, if one request may make more upstream calls, attempts included. If unset, `defaults.max_calls`."""
+    auth: Auth | None = None
+    """Who may use the endpoint: the name of an authentication in `auth`, a list of names of which one suffices, or a rule. `none`: everybody. If unset,
+    `defaults.auth`."""
     parameters: dict[str, Parameter] = {}
     """Parameters that the client may send in path, query, headers and cookies. Other query parameters are ignored."""
     body: Body | None = None
@@ -199,6 +211,12 @@ class CORS(Model):
         return self
 
 
+def _no_keyword(name: str) -> str:
+    if name == "none":
+        raise ValueError("`none` stands for no authentication; use another name")
+    return name
+
+
 class Document(Model):
     """A whole gateway document."""
 
@@ -208,6 +226,8 @@ class Document(Model):
     """Defaults for endpoints."""
     upstreams: dict[Name, Upstream] = {}
     """The services that the gateway calls."""
+    auth: dict[Annotated[Name, AfterValidator(_no_keyword)], Authentication] = {}
+    """How clients prove who they are, by name."""
     endpoints: list[Endpoint] = []
     """The routes that the gateway offers."""
     routers: list[str] = []

@@ -120,6 +120,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Send a valid credential of one of the kinds in `WWW-Authenticate`. A token may have expired: get a new one.",
         "The log and the metrics tell why credentials are refused. Check `auth` of the document, and the clock of this machine.",
     ),
+    "unavailable": Advice(
+        "The gateway cannot decide at the moment whether the request may come in. Nothing was called.",
+        "Retry after the seconds in `Retry-After`.",
+        "An authority that verifies credentials, or the shared store, does not answer. The log and /readyz say which one.",
+    ),
     "forbidden": Advice(
         "The client is not allowed to do this. Nothing was called.",
         "The same request will be refused again. Ask the operator of this API for the permission.",

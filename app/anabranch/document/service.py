@@ -3,10 +3,10 @@
 Owns the upstreams and everything else that the document enables. Must not import the edge.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from anabranch.cache.entries import StaleStore
 from anabranch.compute.offload import Offload
@@ -63,6 +63,11 @@ class Hiding:
         self._show = None
 
 
+Room = Callable[["Service"], Part | None]
+"""Makes the part of another room for a service that is not open yet; None where the document has nothing for it."""
+P = TypeVar("P")
+
+
 class Service:
     """An async context manager: opens what the plans of one document need, and closes it. Creating it does no I/O and needs no event loop.
 
@@ -70,8 +75,9 @@ class Service:
     `files`: absolute or relative paths of all files read for it. `engine`: runs its plans, while the service is open.
     `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
     `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `stale`: the
-    stale-if-error store; None: a new one. `memory`: the store of this process; None: a new one. `store`: the one that is shared; None: the document has none. `hiding`: hides the document's secrets; None: nothing does. `parts`: all of it that is opened and closed, in the order of opening. To add a part to every service,
-    add it there.
+    stale-if-error store; None: a new one. `memory`: the store of this process; None: a new one. `store`: the one that is shared; None: the document
+    has none. `hiding`: hides the document's secrets; None: nothing does. `rooms`: make what further rooms run for the document. `parts`: all of it that is
+    opened and closed, in the order of opening. To add a part to every service, add it there.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Service:
         memory: MemoryStore | None = None,
         store: Store | None = None,
         hiding: Hiding | None = None,
+        rooms: Sequence[Room] = (),
     ) -> None:
         self.plan = plan
         self.digest = digest
@@ -116,9 +123,14 @@ class Service:
         # The store of the process outlives the service.
         connected = store if isinstance(store, AbstractAsyncContextManager) else None
         # The shippers are closed after the journal, so that they still ship what it writes while it closes. Secrets are shown last of all.
-        parts: tuple[Part | None, ...] = (hiding, shippers, journal, connected, self.upstreams, self.compute, self.offload)
+        own: tuple[Part | None, ...] = (hiding, shippers, journal, connected, self.upstreams, self.compute, self.offload)
+        parts = (*own, *(room(self) for room in rooms))
         self.parts: tuple[Part, ...] = tuple(part for part in parts if part is not None)
         self._exits = AsyncExitStack()
+
+    def find(self, kind: type[P]) -> P | None:
+        """Its part of this class; None if it has none."""
+        return next((part for part in self.parts if isinstance(part, kind)), None)
 
     @property
     def longest_timeout_s(self) -> float:

@@ -9,7 +9,7 @@ from anabranch.compute.pools import make_pool
 from anabranch.config.secrets import Secrets
 from anabranch.document.code import ProjectCode
 from anabranch.document.compile import Compiled, compile_file, keep_routers, project_folders
-from anabranch.document.service import Hiding, Hooks, Service
+from anabranch.document.service import Hiding, Hooks, Room, Service
 from anabranch.document.store import open_store
 from anabranch.document.upstreams import Opener
 from anabranch.document.warm import Restoring
@@ -27,8 +27,7 @@ class Services:
     """The services of one document. Also owns what outlives each of them: the answers that are kept for failures, and the store in memory.
 
     `stand_in`: opens what answers in place of the upstreams; then no name is resolved, no record is shipped, and the store in memory stands in for the
-    shared one. `hide`: hides the secrets of
-    a document from the log, until the function that it returns is called.
+    shared one. `hide`: hides the secrets of a document from the log, until the function that it returns is called. `rooms`: see `Service`.
     """
 
     def __init__(
@@ -40,6 +39,7 @@ class Services:
         hooks: Hooks,
         hide: Callable[[Secrets], Callable[[], None]],
         stand_in: Opener | None = None,
+        rooms: Sequence[Room] = (),
     ) -> None:
         self._document = document
         self._routers = compiled.draft.document.routers
@@ -47,6 +47,7 @@ class Services:
         self._hooks = hooks
         self._hide = hide
         self._stand_in = stand_in
+        self._rooms = rooms
         bounds = compiled.plan.stale
         self._stale = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
         self._memory = MemoryStore()
@@ -86,6 +87,7 @@ class Services:
             stale=self._stale,
             memory=self._memory,
             store=self._store(compiled),
+            rooms=self._rooms,
             hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
 

@@ -25,6 +25,7 @@ from anabranch.edge.python import FanSource, PythonRoutes, fan_out, request_of
 from anabranch.edge.scope import join_headers, raw_path
 from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.guard.concurrency import Gate
+from anabranch.guard.guarding import Guarding
 from anabranch.plan.model import DocumentPlan
 
 logger = logging.getLogger("anabranch")
@@ -94,7 +95,7 @@ class Gateway(FastAPI):
         """Serve the service's document from the next request on, and to routes in Python. Returns the previous generation; requests that
         started on it finish on it."""
         document = service.plan
-        before = self.plane.load(document, service.engine.bind, service.recorder_of)
+        before = self.plane.load(document, service.engine.bind, service.recorder_of, service.find(Guarding))
         self.fan_source = FanSource(
             service.upstream_handles,
             document.timeout_s,

@@ -2,6 +2,7 @@
 on the plans that they started with."""
 
 from collections.abc import Iterator
+from itertools import chain
 from time import monotonic
 from typing import Final
 
@@ -21,7 +22,9 @@ from anabranch.edge.table import Leaf, RouteTable, Values
 from anabranch.engine.event import ObserverOf, RequestTracer
 from anabranch.engine.run import Bind
 from anabranch.errors import MethodNotAllowed
+from anabranch.guard.guarding import Guarding
 from anabranch.guard.stack import Guard, build_guards
+from anabranch.guard.tools import Tools
 from anabranch.journal.recorder import RecorderOf
 from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.routes import RESERVED, route_key
@@ -67,12 +70,15 @@ class DataPlane(BaseRoute):
         self.generation = Generation(RouteTable(), None)
         """Serves the requests that start now. A new one with each `load`."""
 
-    def load(self, document: DocumentPlan, bind: Bind | None = None, recorder_of: RecorderOf | None = None) -> Generation:
+    def load(
+        self, document: DocumentPlan, bind: Bind | None = None, recorder_of: RecorderOf | None = None, guarding: Guarding | None = None
+    ) -> Generation:
         """Serve `document` from the next request on. Returns the previous generation; requests that started on it finish on it.
 
-        `bind`: of the engine; None keeps the current one. `recorder_of`: returns an endpoint's recorder; None records nothing.
+        `bind`: of the engine; None keeps the current one. `recorder_of`: returns an endpoint's recorder; None records nothing. `guarding`: what the guards share.
         """
         self._bind = bind or self._bind
+        guarding = guarding or Guarding(document.auth, Tools(proxies=self.proxies))
         before = self.generation
         methods: dict[object, set[str]] = {}
         for plan in document.endpoints:
@@ -82,7 +88,7 @@ class DataPlane(BaseRoute):
             (
                 plan.method,
                 plan.path,
-                self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan), self.proxies if tells else None),
+                self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan), self.proxies if tells else None, guarding),
             )
             for plan in document.endpoints
         ]
@@ -99,13 +105,13 @@ class DataPlane(BaseRoute):
                     yield from guard.samples()
 
     def _handler(
-        self, plan: EndpointPlan, recorder_of: RecorderOf | None, others: set[str], proxies: TrustedProxies | None
+        self, plan: EndpointPlan, recorder_of: RecorderOf | None, others: set[str], proxies: TrustedProxies | None, guarding: Guarding
     ) -> EndpointHandler:
         """`others`: the methods that the path has besides the plan's. `proxies`: None where services are told nothing of the client."""
         return EndpointHandler(
             plan,
             self._bind(plan),
-            guards=build_guards(plan),
+            guards=build_guards(plan, guarding),
             recorder=None if recorder_of is None else recorder_of(plan),
             observe=None if self._observer_of is None else self._observer_of(plan),
             watch_after_s=self._watch_after_s,
@@ -121,7 +127,7 @@ class DataPlane(BaseRoute):
     @property
     def guards(self) -> dict[str, tuple[Guard, ...]]:
         """The guards of each endpoint, by its name. Changes with each `load`."""
-        return {handler.plan.name: handler.guards for handler in self.generation.table.served}
+        return {handler.plan.name: tuple(chain(*handler.guards)) for handler in self.generation.table.served}
 
     @property
     def endpoint_count(self) -> int:

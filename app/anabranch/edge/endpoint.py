@@ -23,7 +23,7 @@ from anabranch.engine.outcome import Result
 from anabranch.engine.request import ClientRequest
 from anabranch.engine.run import Run
 from anabranch.errors import AnabranchError, JournalError, RequestError
-from anabranch.guard.stack import Guard
+from anabranch.guard.stack import NO_GUARDS, Guards
 from anabranch.journal.recorder import CompletedRequest, Recorder
 from anabranch.plan.model import EndpointPlan
 
@@ -43,7 +43,7 @@ class Answered(msgspec.Struct, frozen=True):
 class EndpointHandler:
     """Made once when its document is loaded: everything that a request needs is looked up here.
 
-    `run`: runs the plan. `guards`: may reject a request, in this order. `recorder`: records the responses; None: nothing does. `observe`: called
+    `run`: runs the plan. `guards`: may reject a request. `recorder`: records the responses; None: nothing does. `observe`: called
     for each request; may be None. `watch_after_s`: age of a request from which its client is watched for a disconnect. `allow`: the methods that
     the path has besides this endpoint's. `proxies`: which ones are believed in what they say of the client; None: services are told nothing.
     """
@@ -67,7 +67,7 @@ class EndpointHandler:
         plan: EndpointPlan,
         run: Run,
         *,
-        guards: tuple[Guard, ...] = (),
+        guards: Guards = NO_GUARDS,
         recorder: Recorder | None = None,
         observe: ResponseObserver | None = None,
         watch_after_s: float = WATCH_AFTER_S,
@@ -118,15 +118,20 @@ class EndpointHandler:
         result: Result | None = None
         plan = request.plan
         try:
-            for guard in self.guards:
+            guards = self.guards
+            for guard in guards.head:
                 await guard(request)
             self._check_accept(request)
             fill(request)
+            for guard in guards.parameters:
+                await guard(request)
             if plan.body is not None:
                 body.check_head(request, plan.body)
                 if receive is not None:
                     await self._receive_body(request, plan.body, receive)
                 body.read_body(request, plan.body)
+            for guard in guards.body:
+                await guard(request)
             run = self._run(request)
             result = await (run if receive is None else run_watched(receive, run, self._watch_after_s))
             response = _explained(request, result) if request.wants_notes else self._responder.respond(result, request)

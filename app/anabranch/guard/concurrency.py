@@ -8,12 +8,13 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from anabranch.core.limit import FixedLimit
 from anabranch.core.metric import Sample, metric
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import Overloaded, RejectedError
+from anabranch.guard.guarding import Guarding
 from anabranch.plan.model import EndpointPlan
 from anabranch.policy.bulkhead import RETRY_AFTER_S, Bulkhead
 
@@ -129,6 +130,7 @@ class ConcurrencyGuard:
     """Holds a slot of its endpoint's gate for each request, until the request ends."""
 
     __slots__ = ("gate",)
+    stage: Literal["head"] = "head"
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
@@ -141,7 +143,7 @@ class ConcurrencyGuard:
         return self.gate.samples()
 
 
-def build(plan: EndpointPlan) -> ConcurrencyGuard | None:
+def build(plan: EndpointPlan, guarding: Guarding) -> ConcurrencyGuard | None:
     """The guard of an endpoint with `max_requests`. As many requests again may wait, for a quarter of the deadline at most."""
     limit = plan.max_requests
     return None if limit is None else ConcurrencyGuard(Gate(plan.name, limit=limit, waiting=limit, wait_s=plan.timeout_s / 4))

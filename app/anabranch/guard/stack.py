@@ -4,15 +4,22 @@ A guard that has nothing to do for an endpoint is not built. To add one: a modul
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from anabranch.engine.request import ClientRequest
-from anabranch.guard import concurrency
+from anabranch.guard import allow, authenticate, concurrency
+from anabranch.guard.guarding import Guarding
 from anabranch.plan.model import EndpointPlan
+
+Stage = Literal["head", "parameters", "body"]
+"""When a guard is asked: as soon as there is a request; when its parameters are in the frame; when its body has been read."""
 
 
 class Guard(Protocol):
     """Admits the requests of one endpoint, one after the other or side by side."""
+
+    @property
+    def stage(self) -> Stage: ...
 
     async def __call__(self, request: ClientRequest) -> None:
         """Return to admit the request. Raises RequestError, with the status and header fields of the rejection.
@@ -22,9 +29,19 @@ class Guard(Protocol):
         ...
 
 
-GUARDS: Final[list[Callable[[EndpointPlan], Guard | None]]] = [concurrency.build]
+class Guards(NamedTuple):
+    """The guards of one endpoint by stage, each in the order in which they are asked."""
+
+    head: tuple[Guard, ...] = ()
+    parameters: tuple[Guard, ...] = ()
+    body: tuple[Guard, ...] = ()
 
 
-def build_guards(plan: EndpointPlan) -> tuple[Guard, ...]:
-    """The guards of one endpoint, in the order in which they are asked. Called once, when the document is loaded."""
-    return tuple(guard for build in GUARDS if (guard := build(plan)) is not None)
+NO_GUARDS: Final = Guards()
+GUARDS: Final[list[Callable[[EndpointPlan, Guarding], Guard | None]]] = [authenticate.build, concurrency.build, allow.build]
+
+
+def build_guards(plan: EndpointPlan, guarding: Guarding) -> Guards:
+    """The guards of one endpoint. Called once, when the document is loaded."""
+    built = [guard for build in GUARDS if (guard := build(plan, guarding)) is not None]
+    return Guards(*(tuple(guard for guard in built if guard.stage == stage) for stage in Guards._fields))

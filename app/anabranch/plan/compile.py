@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
+from anabranch.plan.access import check_access
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import report_forward_headers
@@ -41,12 +42,14 @@ def compile_document(
     }
     known = Known(
         defaults=document.defaults,
+        auth=document.auth,
         upstreams=upstreams,
         backends=document.compute_backends,
         broken=frozenset(broken),
         check_hook=check_hook,
     )
     _check_upstreams(document, upstreams, problems)
+    check_access(document.defaults.auth, ("defaults", "auth"), known, problems)
     check_default_response(document.defaults.response, problems)
     if document.cors is not None and document.cors.allow_credentials and "*" in document.cors.allow_origins:
         message = "with `allow_credentials` and `*`, every site can act here as the users that visit it"
@@ -70,6 +73,7 @@ def compile_document(
         pools=pools_of(operations, document.compute_backends),
         timeout_s=document.defaults.timeout_s,
         public_names=document.defaults.public_names,
+        auth=document.auth,
         cors=document.cors,
         journal=document.journal,
         stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),

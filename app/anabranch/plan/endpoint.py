@@ -8,6 +8,7 @@ from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.shape import compile_filler
+from anabranch.plan.access import access_of, compile_access
 from anabranch.plan.body import FILES, compile_body, report_body, shape_schema
 from anabranch.plan.calls import most_calls
 from anabranch.plan.digest import endpoint_digest
@@ -20,7 +21,7 @@ from anabranch.plan.model import BodyPlan, EndpointPlan, FailuresRule, Parameter
 from anabranch.plan.names import numbered
 from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
-from anabranch.plan.reference import ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
+from anabranch.plan.reference import AUTH, ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
 from anabranch.plan.response import compile_response
 from anabranch.plan.routes import PathError, Segments, operation_name, parameter_names, parse_path, split_path
 from anabranch.plan.schema import SchemaError
@@ -55,6 +56,7 @@ class EndpointCompiler:
             parameters=self._parameter_names(),
             rest=next((segment.names[0] for segment in self._segments if segment.is_rest), None),
             has_body=self._has_body,
+            has_principal=access_of(endpoint, known) is not None,
             broken_parameters=None if (*at, "parameters") in known.broken else {*self._broken("parameters"), *self._misplaced()},
         )
 
@@ -76,6 +78,7 @@ class EndpointCompiler:
         response = compile_response(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at, absent=absent)
         self._scope.check_shapes(self._schemas(drafts))
         select = self._select(None if response is None else response.failures)
+        access = compile_access(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at)
         body = self._body()
         parameters = self._parameters()
         if problems.errors or any(draft.operation is None for draft in drafts):
@@ -120,6 +123,7 @@ class EndpointCompiler:
             record=_record(endpoint),
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
             digest=endpoint_digest(endpoint),
+            access=access,
             select=None if select is None else select[0],
             source=endpoint,
         )
@@ -157,7 +161,7 @@ class EndpointCompiler:
     def _check_names(self) -> None:
         for name in self._endpoint.steps:
             at = (*self._at, "steps", name)
-            if name in ROOTS:
+            if name in ROOTS and (name != AUTH or self._scope.has_principal):
                 message = f"a step cannot be called `{name}`: it would shadow the reference root of that name"
                 self._problems.add(at, message, hint=f"the roots are {', '.join(ROOTS)}", at_key=True)
 

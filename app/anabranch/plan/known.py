@@ -38,6 +38,7 @@ class Known:
     """`broken`: paths of the parts that the models rejected, which has been reported: references to them are not reported again."""
 
     defaults: config.Defaults = field(default_factory=config.Defaults)
+    auth: Mapping[str, config.Authentication] = field(default_factory=dict)
     upstreams: Mapping[str, UpstreamPlan] = field(default_factory=dict)
     backends: Mapping[str, config.ComputeBackend] = field(default_factory=dict)
     broken: frozenset[Path] = frozenset()

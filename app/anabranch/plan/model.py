@@ -17,6 +17,7 @@ from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
+    from anabranch.plan.access import AccessPlan
     from anabranch.plan.condition import Condition
     from anabranch.plan.each import EachPlan
     from anabranch.plan.into import IntoPlan
@@ -241,7 +242,7 @@ class EndpointPlan:
     """One endpoint, compiled. `segments`: the path, parsed. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
     `joins`: what is done to the steps' values before they are merged. `numbers`: what clients see in place of names; None: the names.
-    `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
+    `access`: who may use it; None: everybody. `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
     (`anabranch.plan.select`).
 
     `path_parameters`, `query_parameters`, `header_parameters`, `cookie_parameters`: the declared parameters by location, in document order (path parameters
@@ -268,6 +269,7 @@ class EndpointPlan:
     numbers: Numbers | None = None
     digest: str = ""
     select: SelectPlan | None = None
+    access: "AccessPlan | None" = None
     unselected: frozenset[str] = frozenset()
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
@@ -310,13 +312,15 @@ class StalePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `store`: None: none is shared."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name.
+    `store`: None: none is shared."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
     pools: dict[str, PoolPlan] = field(default_factory=dict)
     timeout_s: float = 2.0
     public_names: bool = True
+    auth: Mapping[str, config.Authentication] = field(default_factory=dict)
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
     stale: StalePlan = StalePlan()

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from anabranch.jsontext.path import Path, PathError, parse_paths, path_text, quote_end
 
-ROOTS: Final = ("path", "query", "header", "cookie", "body")
-"""Roots that refer to a part of the client's request. Every other root is a step's name, or one of `LOCAL`."""
+AUTH: Final = "auth"
+ROOTS: Final = ("path", "query", "header", "cookie", "body", AUTH)
+"""Roots that refer to a part of the client's request, and to the client. Every other root is a step's name, or one of `LOCAL`."""
 
 ITEM: Final = "item"
 BATCH: Final = "batch"

@@ -5,16 +5,18 @@ continue and find the next problem.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
 from anabranch.jsontext.path import parse_path
-from anabranch.plan.reference import LOCAL, ROOTS, VALUE, Reference, Template, TemplateError, parse
+from anabranch.plan.reference import AUTH, LOCAL, ROOTS, VALUE, Reference, Template, TemplateError, parse
 from anabranch.plan.shapes import impossible_reason
 from anabranch.plan.visibility import hidden_reason
 
 Path = tuple[str | int, ...]
+
+_OF_PRINCIPAL: Final = ("sub", "name", "via", "claims")
 
 
 class Scope:
@@ -22,6 +24,7 @@ class Scope:
 
     `parameters`: (location, name) of each parameter, with whether the client may leave it out; header names in lower case.
     `rest`: name of the path parameter that takes all remaining segments; None when there is none.
+    `has_principal`: whether clients prove who they are.
     `broken_parameters`: names of declared parameters whose location is unknown, which has been reported; None: all may be.
     """
 
@@ -35,6 +38,7 @@ class Scope:
         has_body: bool,
         rest: str | None = None,
         broken_parameters: Collection[str] | None = (),
+        has_principal: bool = False,
     ) -> None:
         self._problems = problems
         self._steps = steps
@@ -42,6 +46,7 @@ class Scope:
         self._parameters = parameters
         self._has_body = has_body
         self._rest = rest
+        self.has_principal = has_principal
         self._broken_parameters = None if broken_parameters is None else frozenset(name.lower() for name in broken_parameters)
         self._slots: dict[tuple[str, str, tuple[str, ...]], int] = {}
         self._used: dict[str, dict[Reference, None]] = {}
@@ -140,12 +145,14 @@ class Scope:
                 self._problems.add(at, message, hint="give the step another name")
         elif root in LOCAL and root not in self._steps and root not in self._broken:
             self._problems.add(at, f"{reference} is not known here: `{root}` is {LOCAL[root]}", value=str(reference))
+        elif root == AUTH and (self.has_principal or AUTH not in self._steps):
+            self._check_principal(reference, at)
         elif root == "body":
             if not self._has_body:
                 self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
             else:
                 self._note(reference, at)
-        elif root in ROOTS:
+        elif root in ROOTS and root not in self._steps:
             self._check_parameter(reference, at)
         elif root in self._steps:
             if root == user:
@@ -169,8 +176,20 @@ class Scope:
             self._problems.add(
                 at,
                 f"unknown step `{root}` in {reference}",
-                hint=hint or "a reference begins with path, query, header, cookie, body or a step's name",
+                hint=hint or "a reference begins with path, query, header, cookie, body, auth or a step's name",
             )
+
+    def _check_principal(self, reference: Reference, at: Path) -> None:
+        path = reference.path
+        if not self.has_principal:
+            self._problems.add(at, f"{reference} never has a value: the endpoint has no `auth`", value=str(reference))
+        elif path and path[0] not in _OF_PRINCIPAL:
+            known = ", ".join(f"{{auth.{name}}}" for name in _OF_PRINCIPAL)
+            self._problems.add(
+                at, f"{reference} never has a value: of a client there are {known}", hint=did_you_mean(path[0], _OF_PRINCIPAL)
+            )
+        elif len(path) > 1 and path[0] != "claims":
+            self._problems.add(at, f"{reference} never has a value: {{auth.{path[0]}}} is text")
 
     def _hidden_reason(self, root: str, path: tuple[str, ...]) -> str | None:
         """Why a reference to a step's value never has one: neither in its own value nor in that of its fallback."""

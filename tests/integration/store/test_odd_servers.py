@@ -21,6 +21,7 @@ from tests.support.valkey import HOST, ValkeyServer
 Answer = Callable[[list[bytes]], bytes | None]
 """The reply to a command; None: the connection is closed."""
 
+ANYBODY = Login()
 BUCKET = Bucket(b"all", Rate(10, 60, 10))
 
 
@@ -60,8 +61,9 @@ async def scripted(answer: Answer, greeting: bytes = b"") -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def opened(port: int, timeout_s: float = 2.0, login: Login = Login()) -> AsyncIterator[RedisStore]:
-    async with no_leaks(), RedisStore(RedisSettings(places=(Place(HOST, port),), timeout_s=timeout_s, login=login, connections=1)) as store:
+async def opened(port: int, timeout_s: float = 2.0, login: Login = ANYBODY, database: int = 0) -> AsyncIterator[RedisStore]:
+    settings = RedisSettings(places=(Place(HOST, port),), timeout_s=timeout_s, login=login, database=database, connections=1)
+    async with no_leaks(), RedisStore(settings) as store:
         yield store
 
 
@@ -79,10 +81,12 @@ async def opened(port: int, timeout_s: float = 2.0, login: Login = Login()) -> A
         (b"+OK\r\n+OK\r\n", "it sent a reply without a command"),
     ],
 )
-async def test_what_keeps_a_connection_from_being_used_is_named(reply: bytes | None, trouble: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_keeps_a_connection_from_being_used_is_named(
+    reply: bytes | None, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with scripted(lambda _: reply) as port, opened(port) as store:
         assert list(store.notes()) == [f"the shared store is away: {trouble}"]
-        with pytest.raises(StoreAway, match="^the shared store is away$"):
+        with pytest.raises(StoreAway, match=r"^the shared store is away$"):
             await store.get(b"private")
     assert "private" not in caplog.text
     assert str(port) not in caplog.text
@@ -167,10 +171,8 @@ async def test_credentials_are_sent_before_everything_else() -> None:
         sent.append(command)
         return well(command)
 
-    settings = RedisSettings(places=(), login=Login("us er", "p:@/ß"), database=3, connections=1)
-    async with scripted(answer) as port:
-        async with RedisStore(RedisSettings(places=(Place(HOST, port),), login=settings.login, database=3, connections=1)):
-            pass
+    async with scripted(answer) as port, opened(port, login=Login("us er", "p:@/ß"), database=3):
+        pass
     assert [b"AUTH", b"us er", "p:@/ß".encode()] in sent
     assert sent[0][0] == b"AUTH"
     assert [b"SELECT", b"3"] in sent

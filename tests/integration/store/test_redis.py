@@ -186,6 +186,7 @@ async def test_a_server_that_stops_and_starts_again_costs_no_request_more_than_t
         await asyncio.gather(*clients)
 
 
+@pytest.mark.both_loops
 async def test_a_frozen_server_is_away_after_the_timeout_and_at_once_afterwards(valkey: ValkeyServer) -> None:
     async with opened(settings_for(valkey, timeout_s=0.05)) as store:
         await is_back(store)
@@ -249,6 +250,7 @@ async def test_a_flushed_server_has_forgotten_entries_and_scripts_and_nobody_not
         assert not is_away(store)
 
 
+@pytest.mark.both_loops
 async def test_a_cancelled_operation_does_not_leave_its_reply_to_the_next_one(valkey: ValkeyServer) -> None:
     # CVE-2023-28858 and CVE-2023-28859 of redis-py.
     settings = msgspec.structs.replace(settings_for(valkey), connections=1)

@@ -2,9 +2,13 @@ import pytest
 
 from anabranch.errors import Overloaded
 from anabranch.guard.concurrency import ConcurrencyGuard, Gate, build
-from anabranch.guard.stack import GUARDS, build_guards
+from anabranch.guard.guarding import Guarding
+from anabranch.guard.stack import GUARDS, NO_GUARDS, build_guards
+from anabranch.guard.tools import Tools
 from tests.support.edge_plans import endpoint
 from tests.support.requests import request_of
+
+GUARDING = Guarding({}, Tools())
 
 
 async def test_rejection_has_retry_after() -> None:
@@ -18,7 +22,7 @@ async def test_rejection_has_retry_after() -> None:
 
 async def test_guard_holds_a_slot_of_its_endpoint_until_the_request_ends() -> None:
     plan = endpoint(max_requests=1)
-    (guard,) = build_guards(plan)
+    (guard,) = build_guards(plan, GUARDING).head
     assert isinstance(guard, ConcurrencyGuard)
     assert guard.gate.waiting == 1
     first = request_of(plan)
@@ -31,6 +35,6 @@ async def test_guard_holds_a_slot_of_its_endpoint_until_the_request_ends() -> No
 
 
 def test_endpoint_without_limit_has_no_guard() -> None:
-    assert build(endpoint()) is None
-    assert build_guards(endpoint()) == ()
+    assert build(endpoint(), GUARDING) is None
+    assert build_guards(endpoint(), GUARDING) == NO_GUARDS
     assert build in GUARDS

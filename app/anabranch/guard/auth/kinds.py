@@ -1,0 +1,17 @@
+"""The kinds of authentication. To add one: a model in `config.auth`, a module here with `build`, and a line in `KINDS`."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from anabranch.config.auth.api_key import APIKeys
+from anabranch.config.base import Model
+from anabranch.guard.auth import api_key
+from anabranch.guard.auth.seam import Authenticator
+from anabranch.guard.tools import Tools
+
+KINDS: Final[dict[type[Model], Callable[[str, Any, Tools], Authenticator]]] = {APIKeys: api_key.build}
+"""What builds an authenticator, from its name in the document and its model there."""
+
+
+def build_authenticator(name: str, source: Model, tools: Tools) -> Authenticator:
+    return KINDS[type(source)](name, source, tools)

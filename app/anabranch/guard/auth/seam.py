@@ -1,0 +1,48 @@
+"""The interface of a way to prove an identity."""
+
+from typing import Protocol
+
+from anabranch.core.principal import Principal
+
+
+class Presented(Protocol):
+    """What a client has presented. `headers`: by lower-case name, repeated fields joined."""
+
+    @property
+    def headers(self) -> dict[bytes, bytes]: ...
+
+
+class InvalidCredential(Exception):
+    """The client has sent a credential that is not valid. `reason`: for logs and metrics, one of a few words such as `expired`; clients never see it, so that they
+    cannot probe. `challenge`: parameters of the scheme in `WWW-Authenticate` (RFC 9110 section 11.6.1), such as `error="invalid_token"`.
+    """
+
+    def __init__(self, reason: str, challenge: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.challenge = challenge
+
+
+class CannotAuthenticate(Exception):
+    """Whether the credential is valid cannot be found out at the moment: the authority is away. The request is answered with 503. `reason`: as above."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Authenticator(Protocol):
+    """Made once for each authentication of a document. It may also be an async context manager, opened with the service of its document, and `core.metric.Sampled`.
+
+    `challenge`: the scheme in `WWW-Authenticate`, such as `Bearer`; "" for kinds that have none.
+    """
+
+    challenge: str
+
+    def recall(self, presented: Presented) -> Principal | None:
+        """The principal of a credential that was verified before and is still valid; None for any other. At most a look-up."""
+        ...
+
+    async def authenticate(self, presented: Presented) -> Principal | None:
+        """The principal; None when no credential of this kind was presented. Raises InvalidCredential and CannotAuthenticate."""
+        ...

@@ -1,0 +1,56 @@
+"""What the guards of one document share: a room of its service."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Final, Self
+
+from anabranch.config.auth import Authentication
+from anabranch.core.forwarding import TrustedProxies
+from anabranch.core.metric import Sample, Sampled, metric
+from anabranch.document.service import Service
+from anabranch.guard.auth.checkpoint import Checkpoint
+from anabranch.guard.auth.kinds import build_authenticator
+from anabranch.guard.tools import Tools
+from anabranch.store.memory import MemoryStore
+
+FAILURES: Final = metric(
+    "counter", "authentication_failures", "auth,reason", "Credentials that were refused, by the name of the authentication."
+)
+
+
+class Guarding:
+    """An async context manager, open as long as the service. `authenticators`: by their names in the document."""
+
+    def __init__(self, auth: Mapping[str, Authentication], tools: Tools) -> None:
+        self.tools = tools
+        self.authenticators = {name: build_authenticator(name, source.kind, tools) for name, source in auth.items()}
+        self._refused: dict[tuple[str, str], int] = {}
+        self._exits = AsyncExitStack()
+
+    def checkpoint(self, names: Sequence[str]) -> Checkpoint:
+        """What asks for one of these authentications."""
+        return Checkpoint({name: self.authenticators[name] for name in names}, self._refused)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as exits:
+            for authenticator in self.authenticators.values():
+                if isinstance(authenticator, AbstractAsyncContextManager):
+                    await exits.enter_async_context(authenticator)
+            self._exits = exits.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        for (name, reason), count in self._refused.items():
+            yield Sample(FAILURES, (name, reason), count)
+        for authenticator in self.authenticators.values():
+            if isinstance(authenticator, Sampled):
+                yield from authenticator.samples()
+
+
+def guarding_of(service: Service, *, memory: MemoryStore, workers: int, proxies: TrustedProxies) -> Guarding:
+    """The room of a service. See `Tools`."""
+    return Guarding(service.plan.auth, Tools(memory=memory, workers=workers, proxies=proxies))
