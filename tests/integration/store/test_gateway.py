@@ -113,9 +113,11 @@ def test_without_the_library_the_problem_names_the_extra(tmp_path: Path, monkeyp
     assert problem.message == "a store in Redis or Valkey needs the extra 'redis': pip install 'anabranch[redis]'"
 
 
-async def test_no_secret_of_the_store_is_in_a_log_or_in_readiness(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_secret_of_the_store_is_in_a_log_or_in_readiness(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STORE_PASSWORD", "hunter2-hunter2")
-    url = "redis://gw:${STORE_PASSWORD}@127.0.0.1:%d/3" % free_port()
+    url = f"redis://gw:${{STORE_PASSWORD}}@127.0.0.1:{free_port()}/3"
     with caplog.at_level(logging.DEBUG):
         async with running_gateway(DOCUMENT.format(url=url), tmp_path) as gateway, gateway.client() as client:
             ready = await client.get("/readyz")
