@@ -85,15 +85,9 @@ class Services:
             journal=journal,
             shippers=shippers,
             stale=self._stale,
-<<<<<<< HEAD
             memory=self._memory,
             store=self._store(compiled),
             rooms=self._rooms,
-=======
-            rooms=self._rooms,
-            memory=self._memory,
-            store=self._store(compiled),
->>>>>>> main
             hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
 
