@@ -3,7 +3,7 @@
 Commands are pipelined: each is written at once, and replies are matched by their order. So a cancelled command cannot leave its reply to the next one: it
 keeps its place in the order, and its reply is dropped.
 
-**Source:** RESP2, the Redis serialization protocol; docs/decisions/0036-own-client-of-the-store.md.
+**Source:** RESP2, the Redis serialization protocol; docs/decisions/0018-own-client-of-the-store.md.
 """
 
 import asyncio

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from anabranch.store.seam import StoreAway
 from anabranch.store.settings import Login, Place, RedisSettings
 from tests.support.eventually import eventually
 from tests.support.leaks import no_leaks
+from tests.support.paths import ROOT
 from tests.support.valkey import HOST, ValkeyServer
 
 _PREFIXES = count()
@@ -319,3 +321,23 @@ async def test_an_operation_that_the_acl_forbids_fails_alone(caplog: pytest.LogC
             assert await store.get(b"a") is None
             assert not is_away(store)
     assert caplog.text.count("the shared store refuses the operation publish: NOPERM") == 1
+
+
+async def test_the_user_of_the_page_may_do_all_that_is_needed() -> None:
+    (rule,) = re.findall(r"^user gateway .*$", (ROOT / "docs" / "store.md").read_text("utf-8"), re.MULTILINE)
+    name, *rules = rule.replace("PASSWORD", "pw").split()[1:]
+    with ValkeyServer("--user", name, *rules) as server:
+        settings = msgspec.structs.replace(settings_for(server), prefix=b"shop:", login=Login("gateway", "pw"))
+        heard: list[bytes] = []
+        async with opened(settings) as store, store.subscribe(b"a", heard.append, lambda: heard.append(b"gap")):
+            assert list(store.notes()) == []
+            await store.put(b"a", b"1", 60)
+            assert await store.get(b"a") == b"1"
+            assert await store.discard(b"a") == 1
+            server.call("SCRIPT", "FLUSH")
+            assert (await store.take([Bucket(b"a", Rate(1, 60, 1))], 1))[0].is_allowed
+            token = await store.lease(b"a", 60)
+            assert token is not None
+            await store.release(b"a", token)
+            await store.publish(b"a", b"heard")
+            await eventually(lambda: heard == [b"heard"])
