@@ -197,6 +197,6 @@ async def dial(place: Place, context: ssl.SSLContext | None, server_name: str | 
         raise Lost("its TLS certificate is not trusted, or is for another name") from None
     except (ssl.SSLError, ConnectionResetError, ssl.CertificateError) as error:
         raise Lost("the TLS handshake failed" if context is not None else "the connection was lost") from error
-    except OSError as error:
-        raise Lost("it cannot be reached") from error
+    except (OSError, UnicodeError) as error:
+        raise Lost("it cannot be reached") from error  # UnicodeError: a name that cannot be one of a host
     return protocol

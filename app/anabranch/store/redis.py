@@ -30,6 +30,7 @@ logger = logging.getLogger("anabranch.store")
 
 T = TypeVar("T")
 
+_START_S: Final = 1.5
 _ENTRY: Final = b"e:"
 _COUNT: Final = b"c:"
 _LEASE: Final = b"l:"
@@ -72,8 +73,12 @@ class RedisStore:
                 Cluster(settings, context, self._check_node) if settings.is_cluster else Single(settings, context, self._check)
             )
             self._listener = await exits.enter_async_context(Listener(settings, context, self._servers.locate))
-            await self._servers.tried()
-            await self._listener.tried()
+            try:
+                async with asyncio.timeout(_START_S):
+                    await self._servers.tried()
+                    await self._listener.tried()
+            except TimeoutError:
+                pass  # several servers were tried in vain, and further ones will be
             self._exits = exits.pop_all()
         return self
 
@@ -151,8 +156,11 @@ class RedisStore:
             rate = rates[key]
             arguments += (repr(rate.count), repr(rate.period_s), repr(rate.capacity), int(rate.is_quota))
         reply = await self._ask("take", keys[0], "EVALSHA", TAKE.digest, len(keys), *keys, repr(cost), "", *arguments)
-        now, *states = map(float, reply)
-        return {key: look(rates[key], state, now, cost)[0] for key, state in zip(keys, states, strict=True)}
+        try:
+            now, *states = map(float, reply)
+            return {key: look(rates[key], state, now, cost)[0] for key, state in zip(keys, states, strict=True)}
+        except (TypeError, ValueError):
+            raise StoreAway("the shared store replied something else") from None
 
     async def _ask(self, operation: str, key: bytes, *command: Argument) -> Any:
         """The reply to a command, sent to the server that has `key`. Raises StoreAway."""

@@ -318,9 +318,12 @@ async def test_an_operation_that_the_acl_forbids_fails_alone(caplog: pytest.LogC
             for _ in range(3):
                 with pytest.raises(StoreAway):
                     await store.publish(b"a", b"1")
-            assert await store.get(b"a") is None
+            for _ in range(2):
+                async with store.subscribe(b"a", lambda _: None, lambda: None):
+                    assert await store.get(b"a") is None
             assert not is_away(store)
     assert caplog.text.count("the shared store refuses the operation publish: NOPERM") == 1
+    assert caplog.text.count("the shared store refuses the operation subscribe: NOPERM") == 1
 
 
 async def test_the_user_of_the_page_may_do_all_that_is_needed() -> None:
