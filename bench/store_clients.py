@@ -48,7 +48,7 @@ async def main(url: str) -> None:
 
         async def by_redis_py() -> object:
             async with asyncio.timeout(2.0):
-                return await client.execute_command("GET", b"bench:e:a")
+                return await client.get(b"bench:e:a")
 
         for clients in (1, 8, 64):
             ours, theirs = await cpu_us(lambda: store.get(b"a"), clients), await cpu_us(by_redis_py, clients)

@@ -117,12 +117,12 @@ class Listener:
             for channel, sent in [(channel, link.send("SUBSCRIBE", channel)) for channel in self._subscribers]:
                 if await self._is_subscribed(sent):
                     self._tell_of_gap(channel)
-            if not link.is_open:
-                raise Lost("the connection was lost")
         except BaseException:
             self._link = None
             link.close()
             raise
+        if not link.is_open:
+            raise Lost("the connection was lost")
         return link
 
     async def _is_subscribed(self, sent: "asyncio.Future[Any]") -> bool:
