@@ -79,10 +79,6 @@ class Cluster:
         self._next += 1
         return places[self._next % len(places)]
 
-    def slot(self, key: bytes) -> int:
-        """Keys of the same slot are at one server."""
-        return slot_of(key)
-
     def link(self, key: bytes) -> Link | None:
         """A connection to the server that has `key`; None while it is away."""
         owner = self._owners[slot_of(key)]
