@@ -123,7 +123,7 @@ def _of_bcrypt(digest: str) -> Verify:
     try:
         import bcrypt  # noqa: PLC0415 - an extra
     except ImportError:
-        raise MissingExtraError("basic", "auth") from None
+        raise MissingExtraError("basic", "basic") from None
     expected = digest.encode()
 
     def verify(password: bytes) -> bool:
@@ -139,7 +139,7 @@ def _of_argon2(digest: str) -> Verify:
     try:
         import argon2  # noqa: PLC0415 - an extra
     except ImportError:
-        raise MissingExtraError("basic", "auth") from None
+        raise MissingExtraError("basic", "basic") from None
     hasher = argon2.PasswordHasher()
 
     def verify(password: bytes) -> bool:
