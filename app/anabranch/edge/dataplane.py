@@ -88,7 +88,7 @@ class DataPlane(BaseRoute):
             (
                 plan.method,
                 plan.path,
-                self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan), self.proxies if tells else None, guarding),
+                self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan), self.proxies if tells or _asks_for_address(plan) else None, guarding),
             )
             for plan in document.endpoints
         ]
@@ -179,6 +179,12 @@ class DataPlane(BaseRoute):
 def _shape(plan: EndpointPlan) -> object:
     """The same for all endpoints of one path, however its parameters are called."""
     return route_key("", plan.segments)[1]
+
+
+def _asks_for_address(plan: EndpointPlan) -> bool:
+    """Whether a guard of the endpoint depends on where a request comes from."""
+    source = plan.source
+    return bool(source.allow_from or source.deny_from) or any(limit.needs_address for limit in plan.limits)
 
 
 def _served(plan: EndpointPlan) -> set[str]:

@@ -167,6 +167,8 @@ class EndpointHandler:
                     response = of_problem(problems.of_failure(error, request.id, request.prefix), is_head=request.method == "HEAD")
             elif recorder.when == "later":
                 recorder.defer(completed)
+        if request.told is not None:
+            response.headers.extend(request.told)
         if self._compressor is not None:
             response = await self._compressor.compress(response, request)
         served.status = response.status

@@ -10,6 +10,7 @@ from anabranch.core.metric import Sample, Sampled, metric
 from anabranch.document.service import Service
 from anabranch.guard.auth.checkpoint import Checkpoint, Refusals
 from anabranch.guard.auth.kinds import build_authenticator
+from anabranch.guard.tally import Tally
 from anabranch.guard.tools import Tools
 
 FAILURES: Final = metric(
@@ -18,11 +19,12 @@ FAILURES: Final = metric(
 
 
 class Guarding:
-    """An async context manager, open as long as the service. `authenticators`: by their names in the document."""
+    """An async context manager, open as long as the service. `authenticators`: by their names in the document. `tally`: of limits and rules."""
 
     def __init__(self, auth: Mapping[str, Authentication], tools: Tools) -> None:
         self.tools = tools
         self.authenticators = {name: build_authenticator(name, source.kind, tools) for name, source in auth.items()}
+        self.tally = Tally()
         self._refusals = Refusals()
         self._exits = AsyncExitStack()
 
@@ -45,6 +47,7 @@ class Guarding:
         """See `core.metric.Sampled`."""
         for (name, reason), count in self._refusals.counts.items():
             yield Sample(FAILURES, (name, reason), count)
+        yield from self.tally.samples()
         for authenticator in self.authenticators.values():
             if isinstance(authenticator, Sampled):
                 yield from authenticator.samples()

@@ -13,7 +13,7 @@ from anabranch.compute import job
 from anabranch.core.metric import Metric, metric
 from anabranch.document import code, reload, upstreams
 from anabranch.edge import dataplane
-from anabranch.guard import concurrency
+from anabranch.guard import concurrency, tally
 from anabranch.journal import counters
 from anabranch.observe import logs, refusals
 from anabranch.policy import balance, breaker, bulkhead
@@ -79,6 +79,7 @@ STARTED: Final = metric("gauge", "start_time_seconds", "", "When the process sta
 _ROOMS: Final = (
     sys.modules[__name__],
     concurrency,
+    tally,
     dataplane,
     upstreams,
     bulkhead,
