@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
-from anabranch.config.model import TLS, CallStep, Document, Endpoint, Parameter, Step, Upstream, checked_name, step_model
+from anabranch.config.model import TLS, Authentication, CallStep, Document, Endpoint, Parameter, Step, Upstream, checked_name, step_model
 from anabranch.config.node import Path
 from anabranch.config.problems import Positions, Problems
 from anabranch.config.secrets import Secrets
@@ -89,12 +89,13 @@ def _draft(source: Source, environ: Mapping[str, str], problems: Problems, *, wi
     }
     document = validator.check(Document, (), rest) or _without_version(rest, validator)
     good_upstreams = _upstreams(upstreams, validator, problems) if isinstance(upstreams, dict) else {}
+    auth = {name: _with_files(source, ("auth", name), problems) for name, source in document.auth.items()}
     good_endpoints: dict[Path, Endpoint] = {}
     for index, value in enumerate(endpoints if isinstance(endpoints, list) else []):
         if (endpoint := _endpoint(("endpoints", index), value, validator, problems)) is not None:
             good_endpoints["endpoints", index] = endpoint
     return Draft(
-        document=document.model_copy(update={"upstreams": good_upstreams, "endpoints": list(good_endpoints.values())}),
+        document=document.model_copy(update={"auth": auth, "upstreams": good_upstreams, "endpoints": list(good_endpoints.values())}),
         endpoint_paths=tuple(good_endpoints),
         problems=problems,
         broken=frozenset(validator.broken),
@@ -120,6 +121,14 @@ def _upstreams(data: dict[str, Any], validator: Validator, problems: Problems) -
                 upstream if upstream.tls is None else upstream.model_copy(update={"tls": _resolved(upstream.tls, path, problems)})
             )
     return upstreams
+
+
+def _with_files(source: Authentication, path: Path, problems: Problems) -> Authentication:
+    """`source` with its relative file paths resolved likewise."""
+    if source.jwt is None or source.jwt.jwks_file is None:
+        return source
+    found = File(problems.positions.locate((*path, "jwt", "jwks_file")).file).parent / source.jwt.jwks_file
+    return source.model_copy(update={"jwt": source.jwt.model_copy(update={"jwks_file": str(found)})})
 
 
 def _resolved(tls: TLS, path: Path, problems: Problems) -> TLS:

@@ -66,12 +66,13 @@ class Services:
         hooks = [hook for pool in plan.pools.values() for hook in pool.hooks]
         self.code.include([*hooks, *compiled.draft.document.routers], project_folders(self._document))
         certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
+        key_sets = [source.jwt.jwks_file for source in plan.auth.values() if source.jwt is not None and source.jwt.jwks_file is not None]
         journal, shippers = self._journal(plan)
         return Service(
             plan,
             digest=compiled.draft.digest,
             warnings=(*changes, *compiled.draft.problems.warnings),
-            files=(*map(str, compiled.draft.files), *certificates),
+            files=(*map(str, compiled.draft.files), *certificates, *key_sets),
             hooks=self._hooks,
             opener=self._stand_in or partial(open_transport, contexts=compiled.contexts),
             is_offline=self._stand_in is not None,

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from anabranch.config.auth.api_key import APIKeys as APIKeys
+from anabranch.config.auth.jwt import JWT as JWT
 from anabranch.config.base import Model, Name
 
 
@@ -13,6 +14,8 @@ class Authentication(Model):
 
     api_key: APIKeys | None = None
     """A secret that each client sends in a header field."""
+    jwt: JWT | None = None
+    """A token that an authority has signed."""
 
     @model_validator(mode="after")
     def _has_a_kind(self) -> "Authentication":
