@@ -4,7 +4,7 @@ Owns the upstreams and everything else that the document enables. Must not impor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -23,6 +23,8 @@ from anabranch.journal.recorder import recorder_of
 from anabranch.plan.model import DocumentPlan
 from anabranch.policy.event import Observer
 from anabranch.sinks.open import Shippers
+from anabranch.store.memory import MemoryStore
+from anabranch.store.seam import Store
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.seam import Transport
 
@@ -91,6 +93,8 @@ class Service:
         journal: Journal | None = None,
         shippers: Shippers | None = None,
         stale: StaleStore | None = None,
+        memory: MemoryStore | None = None,
+        store: Store | None = None,
         hiding: Hiding | None = None,
         rooms: Sequence[Room] = (),
     ) -> None:
@@ -102,6 +106,8 @@ class Service:
         self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
         self.stale = StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes) if stale is None else stale
+        self.memory = MemoryStore() if memory is None else memory
+        self.store = store
         self.upstreams = Upstreams(
             plan.upstreams,
             observer=hooks.policy,
@@ -113,8 +119,10 @@ class Service:
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, hooks.around, self.compute.pools, self.offload)
         self.upstream_handles: dict[str, UpstreamHandle] = {}
+        # The store of the process outlives the service.
+        connected = store if isinstance(store, AbstractAsyncContextManager) else None
         # The shippers are closed after the journal, so that they still ship what it writes while it closes. Secrets are shown last of all.
-        own: tuple[Part | None, ...] = (hiding, shippers, journal, self.upstreams, self.compute, self.offload)
+        own: tuple[Part | None, ...] = (hiding, shippers, journal, connected, self.upstreams, self.compute, self.offload)
         parts = (*own, *(room(self) for room in rooms))
         self.parts: tuple[Part, ...] = tuple(part for part in parts if part is not None)
         self._exits = AsyncExitStack()

@@ -16,6 +16,7 @@ from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.response import check_default_response
 from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
 from anabranch.plan.scope import Path
+from anabranch.plan.store import compile_store
 from anabranch.plan.upstream import UpstreamPlan, compile_upstream
 
 
@@ -76,6 +77,7 @@ def compile_document(
         cors=document.cors,
         journal=document.journal,
         stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),
+        store=None if document.store is None else compile_store(document.store),
         source=document,
     )
 

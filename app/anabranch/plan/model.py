@@ -13,6 +13,7 @@ from anabranch.plan.names import Numbers
 from anabranch.plan.parameters import Reader
 from anabranch.plan.reference import Reference
 from anabranch.plan.routes import Segments
+from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ class StalePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name. `store`: None: none is shared."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
@@ -322,4 +323,5 @@ class DocumentPlan:
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
     stale: StalePlan = StalePlan()
+    store: StorePlan | None = None
     source: config.Document

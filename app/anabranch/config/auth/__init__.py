@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from anabranch.config.auth.api_key import APIKeys as APIKeys
+from anabranch.config.auth.introspection import Introspection as Introspection
 from anabranch.config.auth.jwt import JWT as JWT
 from anabranch.config.base import Model, Name
 
@@ -16,6 +17,8 @@ class Authentication(Model):
     """A secret that each client sends in a header field."""
     jwt: JWT | None = None
     """A token that an authority has signed."""
+    introspection: Introspection | None = None
+    """A token that an authority is asked about."""
 
     @model_validator(mode="after")
     def _has_a_kind(self) -> "Authentication":

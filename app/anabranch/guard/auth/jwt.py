@@ -3,29 +3,27 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from anabranch.config.auth.jwt import JWT
-from anabranch.core.metric import Sample, Sampled, metric
+from anabranch.core.metric import Sample, Sampled
 from anabranch.core.principal import Principal
 from anabranch.document.part import Noted
 from anabranch.errors import ConfigError, Problem
 from anabranch.guard.auth.authority import Authority
 from anabranch.guard.auth.bearer import challenge_of, finder
 from anabranch.guard.auth.keys import FetchedKeys, FixedKeys, Keys
-from anabranch.guard.auth.remembered import Remembered
+from anabranch.guard.auth.remembered import REMEMBERED, Remembered
 from anabranch.guard.auth.seam import CannotAuthenticate, Presented
-from anabranch.guard.auth.token import Rules, Token, name_of, read, refused, type_of
+from anabranch.guard.auth.token import Rules, Token, name_of, read, refused, subject_of, type_of
 from anabranch.guard.tools import Tools
 
 if TYPE_CHECKING:
     from anabranch.core.jose import KeySet
 
-REMEMBERED: Final = metric("gauge", "tokens_remembered", "auth", "Tokens that were verified, and are not verified again until they expire.")
-
 
 class JWTAuthenticator:
-    """Verifies tokens by `rules` and with the keys of an authority. `make_keys`: makes their source, of what is to be called when they change.
+    """Verifies tokens by `rules` and with the keys of an authority. `subject`: the claim that identifies the client. `make_keys`: makes their source, of what is to be called when they change.
 
     What costs nothing comes first: a token that says the wrong thing is refused before its signature is verified, and never makes a fetch of keys.
     """
@@ -35,6 +33,7 @@ class JWTAuthenticator:
         name: str,
         *,
         rules: Rules,
+        subject: str,
         header: str | None,
         cookie: str | None,
         make_keys: Callable[[Callable[[], None]], Keys],
@@ -43,6 +42,7 @@ class JWTAuthenticator:
         self.challenge = challenge_of(header, cookie)
         self._name = name
         self._rules = rules
+        self._subject = subject
         self._find = finder(header, cookie)
         self._clock = clock
         self._remembered = Remembered(clock)
@@ -66,14 +66,13 @@ class JWTAuthenticator:
         if sent is None:
             return None
         token = read(sent)
-        rules = self._rules
-        expires_at = rules.check(token, self._clock())
-        subject = rules.subject_of(token.claims)
+        expires_at = self._rules.check(token, self._clock())
+        subject = subject_of(token.claims, self._subject)
         keys = await self._keys.current()
         if not _is_signed(token, keys):
             await self._try_newer(token, keys)
         principal = Principal(subject, name_of(token.claims, subject), self._name, token.text, sent, expires_at)
-        self._remembered.put(sent, principal)
+        self._remembered.put(sent, principal, expires_at)
         return principal
 
     async def _try_newer(self, token: Token, keys: "KeySet") -> None:
@@ -115,7 +114,6 @@ def build(name: str, source: JWT, tools: Tools) -> JWTAuthenticator:
         audiences=frozenset([source.audience] if isinstance(source.audience, str) else source.audience or ()),
         types=frozenset({*map(type_of, types), *(() if "typ" in source.model_fields_set else (None,))}),
         required=tuple(source.require),
-        subject=source.subject,
         leeway_s=source.leeway_s,
     )
 
@@ -144,4 +142,6 @@ def build(name: str, source: JWT, tools: Tools) -> JWTAuthenticator:
             on_change=on_change,
         )
 
-    return JWTAuthenticator(name, rules=rules, header=source.header, cookie=source.cookie, make_keys=make_keys, clock=tools.clock)
+    return JWTAuthenticator(
+        name, rules=rules, subject=source.subject, header=source.header, cookie=source.cookie, make_keys=make_keys, clock=tools.clock
+    )

@@ -6,7 +6,7 @@ import math
 import random
 import re
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -76,7 +76,7 @@ class FetchedKeys:
     `url`: of the JWK Set; None: the metadata of `issuer` name it. All callers share one fetch, which this object owns. Known keys are used while it runs, and while the authority
     is away: for `keep_s` seconds, also over reloads, since `memory` has them too. A token whose key is not known makes a fetch, at most one in UNKNOWN_PAUSE_S: tokens that
     anybody can invent must not make the gateway flood the authority. After a failed fetch, there is a pause before the next, which doubles from FIRST_PAUSE_S to
-    LONGEST_PAUSE_S. `refresh_s`: see `JWT.refresh_s`. `parse`: raises ValueError with a sentence. `clock`: seconds since the epoch. `sleep`: as in asyncio. `on_change`: called when keys were replaced or given up.
+    LONGEST_PAUSE_S. `refresh_s`: see `JWT.refresh_s`. `parse`: raises ValueError with a sentence. `clock`: seconds since the epoch. `on_change`: called when keys were replaced or given up.
     """
 
     def __init__(
@@ -92,7 +92,6 @@ class FetchedKeys:
         memory: MemoryStore,
         clock: Callable[[], float],
         on_change: Callable[[], None],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
         self._authority = authority
@@ -104,7 +103,6 @@ class FetchedKeys:
         self._memory_key = f"keys:{url}:{issuer}".encode()
         self._clock = clock
         self._on_change = on_change
-        self._sleep = sleep
         self._parse = parse
         self._keys: KeySet | None = None
         self._fetched_at = -math.inf
@@ -179,7 +177,7 @@ class FetchedKeys:
             due_at = -math.inf
             while due_at != self._due_at:  # another fetch may have ended meanwhile
                 due_at = self._due_at
-                await self._sleep(max(due_at - self._clock(), FIRST_PAUSE_S / 2))
+                await asyncio.sleep(max(due_at - self._clock(), FIRST_PAUSE_S / 2))
 
     async def _recall(self) -> None:
         """Take the keys that an earlier document has fetched from the same place."""

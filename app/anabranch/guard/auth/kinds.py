@@ -4,13 +4,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from anabranch.config.auth.api_key import APIKeys
+from anabranch.config.auth.introspection import Introspection
 from anabranch.config.auth.jwt import JWT
 from anabranch.config.base import Model
-from anabranch.guard.auth import api_key, jwt
+from anabranch.guard.auth import api_key, introspection, jwt
 from anabranch.guard.auth.seam import Authenticator
 from anabranch.guard.tools import Tools
 
-KINDS: Final[dict[type[Model], Callable[[str, Any, Tools], Authenticator]]] = {APIKeys: api_key.build, JWT: jwt.build}
+KINDS: Final[dict[type[Model], Callable[[str, Any, Tools], Authenticator]]] = {
+    APIKeys: api_key.build,
+    JWT: jwt.build,
+    Introspection: introspection.build,
+}
 """What builds an authenticator, from its name in the document and its model there."""
 
 

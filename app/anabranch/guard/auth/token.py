@@ -21,7 +21,7 @@ INVALID_TOKEN: Final = 'error="invalid_token"'  # noqa: S105 - a parameter of a 
 """**Source:** RFC 6750 section 3.1."""
 # RFC 7515 section 7.1, in the alphabet of RFC 4648 section 5, without padding. An empty signature is that of `none`. Five parts are an encrypted token.
 _COMPACT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
-_NAMES: Final = ("name", "preferred_username", "client_id", "azp")
+_NAMES: Final = ("name", "preferred_username", "username", "client_id", "azp")
 # Later dates than 9999 are mistakes or attempts to overflow something.
 _LATEST: Final = 253402300800
 
@@ -73,14 +73,13 @@ def read(token: bytes) -> Token:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What tokens have to say. `issuer`: None: anything. `audiences`: one of these; empty: anything. `types`: see `type_of`; None is for tokens without `typ`.
-    `required`: claims that must be there. `subject`: the claim that identifies the client. `leeway_s`: between the clocks of authority and gateway."""
+    `required`: claims that must be there. `leeway_s`: between the clocks of authority and gateway."""
 
     algorithms: frozenset[str]
     issuer: str | None
     audiences: frozenset[str]
     types: frozenset[str | None]
     required: tuple[str, ...]
-    subject: str
     leeway_s: float
 
     def check(self, token: Token, now: float) -> float:
@@ -92,28 +91,39 @@ class Rules:
         claims = token.claims
         if any(name not in claims for name in self.required):
             raise refused("missing_claim")
-        # RFC 7519 sections 4.1.4 to 4.1.6.
-        expires_at = math.inf if (exp := _date(claims, "exp")) is None else exp + self.leeway_s
-        if now >= expires_at:
-            raise refused("expired")
-        if any((date := _date(claims, name)) is not None and date > now + self.leeway_s for name in ("nbf", "iat")):
-            raise refused("not_yet_valid")
+        expires_at = check_dates(claims, now, self.leeway_s)
         if self.issuer is not None and claims.get("iss") != self.issuer:
             raise refused("issuer")
-        if self.audiences and self.audiences.isdisjoint(_audiences(claims.get("aud"))):
-            raise refused("audience")
+        check_audience(claims, self.audiences)
         return expires_at
 
-    def subject_of(self, claims: dict[str, Any]) -> str:
-        """The identifier of the client. Raises InvalidCredential."""
-        subject = claims.get(self.subject)
-        if not isinstance(subject, str) or not subject:
-            raise refused("subject")
-        return subject
+
+def check_dates(claims: dict[str, Any], now: float, leeway_s: float) -> float:
+    """When they end, in seconds since the epoch. Raises InvalidCredential. **Source:** RFC 7519 sections 4.1.4 to 4.1.6."""
+    expires_at = math.inf if (exp := _date(claims, "exp")) is None else exp + leeway_s
+    if now >= expires_at:
+        raise refused("expired")
+    if any((date := _date(claims, name)) is not None and date > now + leeway_s for name in ("nbf", "iat")):
+        raise refused("not_yet_valid")
+    return expires_at
+
+
+def check_audience(claims: dict[str, Any], audiences: frozenset[str]) -> None:
+    """`audiences`: one of these; empty: any. Raises InvalidCredential. **Source:** RFC 7519 section 4.1.3."""
+    if audiences and audiences.isdisjoint(_audiences(claims.get("aud"))):
+        raise refused("audience")
+
+
+def subject_of(claims: dict[str, Any], name: str) -> str:
+    """The identifier of the client, which is the claim of this name. Raises InvalidCredential."""
+    subject = claims.get(name)
+    if not isinstance(subject, str) or not subject:
+        raise refused("subject")
+    return subject
 
 
 def name_of(claims: dict[str, Any], subject: str) -> str:
-    """What to call the client. **Source:** OpenID Connect Core 1.0 section 5.1, RFC 8693 section 4.3."""
+    """What to call the client. **Source:** OpenID Connect Core 1.0 section 5.1, RFC 7662 section 2.2, RFC 8693 section 4.3."""
     return next((name for claim in _NAMES if isinstance(name := claims.get(claim), str) and name), subject)
 
 

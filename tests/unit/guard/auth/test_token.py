@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from anabranch.guard.auth.seam import InvalidCredential
-from anabranch.guard.auth.token import MOST_BYTES, Rules, name_of, read
+from anabranch.guard.auth.token import MOST_BYTES, Rules, name_of, read, subject_of
 from tests.support.tokens import ED25519, ISSUER, NOW, OCT, RSA, claims, encode, public, sign, sign_text
 
 RULES: dict[str, Any] = {
@@ -16,7 +16,6 @@ RULES: dict[str, Any] = {
     "audiences": frozenset({"shop"}),
     "types": frozenset({"jwt", "at+jwt", None}),
     "required": ("exp",),
-    "subject": "sub",
     "leeway_s": 30.0,
 }
 
@@ -30,7 +29,7 @@ def reason(token: str | bytes, **changes: Any) -> str:
         rules = Rules(**{**RULES, **changes})
         found = read(token if isinstance(token, bytes) else token.encode())
         rules.check(found, NOW)
-        rules.subject_of(found.claims)
+        subject_of(found.claims, "sub")
     assert caught.value.challenge == 'error="invalid_token"'
     return caught.value.reason
 
@@ -255,7 +254,7 @@ def test_what_a_client_is_called(said: dict[str, object], name: str) -> None:
 
 
 def test_another_claim_may_identify_the_client() -> None:
-    assert Rules(**{**RULES, "subject": "oid"}).subject_of({"sub": "a", "oid": "b"}) == "b"
+    assert subject_of({"sub": "a", "oid": "b"}, "oid") == "b"
 
 
 # RFC 7519 section 3.1 and RFC 7515 appendix A.1: the first example of each.
