@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
+from anabranch.config.auth import JWT, Bearer
 from anabranch.config.model import TLS, Authentication, CallStep, Document, Endpoint, Parameter, Step, Upstream, checked_name, step_model
 from anabranch.config.node import Path
 from anabranch.config.problems import Positions, Problems
@@ -129,10 +130,16 @@ def _upstreams(data: dict[str, Any], validator: Validator, problems: Problems) -
 
 def _with_files(source: Authentication, path: Path, problems: Problems) -> Authentication:
     """`source` with its relative file paths resolved likewise."""
-    if source.jwt is None or source.jwt.jwks_file is None:
+    kind = source.kind
+    if not isinstance(kind, Bearer):
         return source
-    found = File(problems.positions.locate((*path, "jwt", "jwks_file")).file).parent / source.jwt.jwks_file
-    return source.model_copy(update={"jwt": source.jwt.model_copy(update={"jwks_file": str(found)})})
+    (name,) = source.model_fields_set
+    found: dict[str, object] = {}
+    if kind.tls is not None:
+        found["tls"] = _resolved(kind.tls, (*path, name), problems)
+    if isinstance(kind, JWT) and kind.jwks_file is not None:
+        found["jwks_file"] = str(File(problems.positions.locate((*path, name, "jwks_file")).file).parent / kind.jwks_file)
+    return source.model_copy(update={name: kind.model_copy(update=found)}) if found else source
 
 
 def _resolved(tls: TLS, path: Path, problems: Problems) -> TLS:

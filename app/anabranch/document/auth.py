@@ -1,18 +1,35 @@
 """Checks of the document's authentications that only this process can make: optional libraries, and files that they name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from anabranch.config.auth import JWT, Authentication
+from anabranch.config.auth import JWT, Authentication, Bearer
 from anabranch.config.auth.jwt import SECRET_BYTES
 from anabranch.config.problems import Problems
 from anabranch.errors import MissingExtraError
+from anabranch.plan.upstream import compile_tls
+from anabranch.upstream.tls import TLSContexts
 
 
-def check_auth(auth: Mapping[str, Authentication], problems: Problems, *, without_secrets: bool) -> None:
+def files_of(auth: Mapping[str, Authentication]) -> Iterator[str]:
+    """The files that are read for them, besides those of `${file:PATH}`."""
+    for source in auth.values():
+        if isinstance(source.kind, Bearer) and source.kind.tls is not None:
+            yield from compile_tls(source.kind.tls).files
+        if source.jwt is not None and source.jwt.jwks_file is not None:
+            yield source.jwt.jwks_file
+
+
+def check_auth(auth: Mapping[str, Authentication], contexts: TLSContexts, problems: Problems, *, without_secrets: bool) -> None:
     """Report what cannot be used. `without_secrets`: files that do not exist here are warnings."""
     for name, source in auth.items():
+        kind = source.kind
+        if isinstance(kind, Bearer) and kind.tls is not None:
+            try:
+                contexts.get(compile_tls(kind.tls))
+            except ValueError as error:
+                problems.add(("auth", name, *source.model_fields_set, "tls"), str(error), is_warning=without_secrets)
         if source.jwt is not None:
             _check_jwt(source.jwt, ("auth", name, "jwt"), problems, without_secrets=without_secrets)
 

@@ -61,8 +61,8 @@ def compile_file(path: Path, environ: Mapping[str, str] | None = None, *, withou
     check_routes(routers, plan, draft.problems)
     _check_pools(plan.pools, draft.problems)
     _check_sinks(draft)
-    check_auth(plan.auth, draft.problems, without_secrets=without_secrets)
     contexts = _check_upstreams(plan.upstreams, draft.problems, without_secrets=without_secrets)
+    check_auth(plan.auth, contexts, draft.problems, without_secrets=without_secrets)
     _check_store(plan.store, contexts, draft.problems, without_secrets=without_secrets)
     draft.problems.raise_if_any()
     return Compiled(

@@ -7,6 +7,7 @@ from pathlib import Path
 from anabranch.cache.entries import StaleStore
 from anabranch.compute.pools import make_pool
 from anabranch.config.secrets import Secrets
+from anabranch.document.auth import files_of
 from anabranch.document.code import ProjectCode
 from anabranch.document.compile import Compiled, compile_file, keep_routers, project_folders
 from anabranch.document.service import Hiding, Hooks, Room, Service
@@ -72,13 +73,12 @@ class Services:
         certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
         if plan.store is not None and plan.store.tls is not None:
             certificates += plan.store.tls.files
-        key_sets = [source.jwt.jwks_file for source in plan.auth.values() if source.jwt is not None and source.jwt.jwks_file is not None]
         journal, shippers = self._journal(plan)
         return Service(
             plan,
             digest=compiled.draft.digest,
             warnings=(*changes, *compiled.draft.problems.warnings),
-            files=(*map(str, compiled.draft.files), *certificates, *key_sets),
+            files=(*map(str, compiled.draft.files), *certificates, *files_of(plan.auth)),
             hooks=self._hooks,
             opener=self._stand_in or partial(open_transport, contexts=compiled.contexts),
             is_offline=self._stand_in is not None,

@@ -260,10 +260,10 @@ def authority_of(upstream: UpstreamPlan, *, max_response_bytes: int) -> Upstream
     return authority_at(upstream.oauth2.token_url, name=upstream.name, max_response_bytes=max_response_bytes)
 
 
-def authority_at(url: str, *, name: str, max_response_bytes: int) -> UpstreamPlan:
-    """The authority at `url`, of which nothing but the address is set. `name`: of what needs it."""
+def authority_at(url: str, *, name: str, max_response_bytes: int, tls: config.TLS | None = None) -> UpstreamPlan:
+    """The authority at `url`. `name`: of what needs it. `tls`: None: the defaults."""
     address, _ = Address.parse_target(url)
-    made = compile_upstream(name, config.Upstream(url=address.origin))
+    made = compile_upstream(name, config.Upstream(url=address.origin, tls=tls))
     return replace(made, addresses=(address,), max_response_bytes=max_response_bytes, is_authority=True)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from anabranch.config.auth.api_key import APIKeys as APIKeys
+from anabranch.config.auth.bearer import Bearer as Bearer
 from anabranch.config.auth.introspection import Introspection as Introspection
 from anabranch.config.auth.jwt import JWT as JWT
 from anabranch.config.base import Model, Name

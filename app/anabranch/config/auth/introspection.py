@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from anabranch.config.auth.jwt import Text
-from anabranch.config.base import HeaderName, Model, URLWithQuery
-from anabranch.config.units import Duration, DurationOrZero
+from anabranch.config.auth.bearer import Bearer, Text
+from anabranch.config.base import URLWithQuery
+from anabranch.config.units import DurationOrZero
 
 
-class Introspection(Model):
+class Introspection(Bearer):
     """Tokens that only their authority understands: it is asked about each one (OAuth 2.0 Token Introspection, RFC 7662)."""
 
     url: URLWithQuery
@@ -25,17 +25,7 @@ class Introspection(Model):
     cache_s: DurationOrZero = Field(30.0, alias="cache")
     """How long an active token is not asked about again; never beyond its `exp`. A token that is revoked meanwhile is accepted until then. 0: every request asks. Inactive
     tokens are remembered for at most 5 seconds."""
-    header: HeaderName | None = None
-    """The header field of the token, with or without the word `Bearer`. If unset, `authorization`, in which the word is required."""
-    cookie: HeaderName | None = None
-    """The cookie of the token, instead of a header field."""
-    subject: Text = "sub"
-    """The member of the answer that identifies the client, and becomes `{auth.sub}`."""
-    timeout_s: Duration = Field(5.0, alias="timeout")
-    """Longest time that the authority may take to answer."""
 
-    @model_validator(mode="after")
-    def _has_one_source(self) -> "Introspection":
-        if self.header is not None and self.cookie is not None:
-            raise ValueError("`header` and `cookie` are both set; a token comes in one of them")
-        return self
+    @property
+    def authority(self) -> str:
+        return self.url

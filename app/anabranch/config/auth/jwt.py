@@ -1,10 +1,11 @@
 """Signed tokens in the document: JSON Web Tokens, and which of them are accepted."""
 
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from anabranch.config.base import HeaderName, Model, URLWithQuery
+from anabranch.config.auth.bearer import Bearer, Text
+from anabranch.config.base import URLWithQuery
 from anabranch.config.units import Duration, DurationOrZero
 from anabranch.core.exchange import Address
 
@@ -17,19 +18,10 @@ ASYMMETRIC: Final[tuple[Asymmetric, ...]] = (
 SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 """How long a secret has to be, by algorithm. **Source:** RFC 7518 section 3.2."""
 _LEAST_SECRET_BYTES: Final = 16
-_OF_FETCHED_KEYS: Final = ("refresh", "keep", "timeout")
+_OF_FETCHED_KEYS: Final = {"refresh_s": "refresh", "keep_s": "keep", "timeout_s": "timeout", "tls": "tls"}
 
 
-def _not_empty(value: str) -> str:
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
-Text = Annotated[str, AfterValidator(_not_empty)]
-
-
-class JWT(Model):
+class JWT(Bearer):
     """Tokens that an authority has signed: JSON Web Tokens (RFC 7519), as bearer tokens (RFC 6750) or in a cookie. Needs the extra `jwt`.
 
     The keys that verify them come from one of `jwks_url`, `jwks_file` and `secret`; if none is set, from the `jwks_uri` of the issuer's metadata (OpenID Connect
@@ -50,22 +42,18 @@ class JWT(Model):
     """The algorithms that tokens may be signed with. If unset, all asymmetric ones; with `secret`, HS256."""
     leeway_s: DurationOrZero = Field(30.0, alias="leeway")
     """How far the clocks of authority and gateway may differ when `exp`, `nbf` and `iat` are checked. 0: not at all."""
-    header: HeaderName | None = None
-    """The header field of the token, with or without the word `Bearer`. If unset, `authorization`, in which the word is required."""
-    cookie: HeaderName | None = None
-    """The cookie of the token, instead of a header field."""
     typ: Text | list[Text] = Field(default_factory=lambda: ["JWT", "at+jwt"])
     """Values of `typ` in the header of tokens that are accepted (RFC 8725 section 3.11). If unset, `JWT`, `at+jwt` and none at all; if set, the token must have one."""
     require: list[Text] = Field(default_factory=lambda: ["exp"])
     """Claims that tokens must have, besides the subject, `iss` and `aud`. An empty list accepts tokens that never expire."""
-    subject: Text = "sub"
-    """The claim that identifies the client, and becomes `{auth.sub}`."""
     refresh_s: Duration = Field(600.0, alias="refresh")
     """The keys are fetched again at least this often; earlier, but not more than twice a minute, if `Cache-Control: max-age` of the authority says so."""
     keep_s: Duration = Field(86400.0, alias="keep")
     """How long keys are used while the authority gives no new ones. Then tokens cannot be verified any more, and requests are answered with 503."""
-    timeout_s: Duration = Field(5.0, alias="timeout")
-    """Longest time that the authority may take to answer."""
+
+    @property
+    def authority(self) -> str | None:
+        return self.jwks_url or (self.issuer if self.jwks_file is None and self.secret is None else None)
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -87,7 +75,7 @@ class JWT(Model):
                     "`issuer` is not a URL, so its keys cannot be found; set one of `jwks_url`, `jwks_file` and `secret`"
                 ) from None
         fixed = next((key for key in given if key != "jwks_url"), None)
-        idle = next((key for key in _OF_FETCHED_KEYS if f"{key}_s" in self.model_fields_set), None)
+        idle = next((key for field, key in _OF_FETCHED_KEYS.items() if field in self.model_fields_set), None)
         if fixed is not None and idle is not None:
             raise ValueError(f"`{idle}` has no effect with `{fixed}`: nothing is fetched")
         return self
@@ -101,10 +89,4 @@ class JWT(Model):
                 raise ValueError(f"the algorithm {algorithm} {needed}")
         if self.secret is not None and len(self.secret.encode()) < _LEAST_SECRET_BYTES:
             raise ValueError(f"`secret` has fewer than {_LEAST_SECRET_BYTES} bytes: it can be guessed")
-        return self
-
-    @model_validator(mode="after")
-    def _has_one_source(self) -> "JWT":
-        if self.header is not None and self.cookie is not None:
-            raise ValueError("`header` and `cookie` are both set; a token comes in one of them")
         return self

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from anabranch.config.auth.bearer import Bearer
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
 from anabranch.errors import StepError
 from anabranch.plan.upstream import UpstreamPlan, authority_at
@@ -19,14 +20,15 @@ class NoAnswer(Exception):
 
 
 class Authority:
-    """An authority at `url`, and others with the same scheme. Redirects are not followed: they would lead to keys that the operator has not named.
+    """The authority of an authentication, and others with the same scheme. Redirects are not followed: they would lead to keys that the operator has not named.
 
-    `timeout_s`: longest time that an answer may take. `name`: of the authentication. `opener`: opens the transport.
+    `name`, `source`: of the authentication. `opener`: opens the transport.
     """
 
-    def __init__(self, url: str, *, name: str, timeout_s: float, opener: Callable[[UpstreamPlan], Transport]) -> None:
-        self._transport = opener(authority_at(url, name=name, max_response_bytes=MOST_BYTES))
-        self._timeout_s = timeout_s
+    def __init__(self, name: str, source: Bearer, opener: Callable[[UpstreamPlan], Transport]) -> None:
+        assert source.authority is not None
+        self._transport = opener(authority_at(source.authority, name=name, max_response_bytes=MOST_BYTES, tls=source.tls))
+        self._timeout_s = source.timeout_s
 
     async def get(self, url: str) -> Answer:
         """An answer with status 200. Raises NoAnswer."""

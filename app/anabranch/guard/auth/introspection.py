@@ -173,5 +173,5 @@ def _credentials(source: Introspection) -> tuple[list[tuple[bytes, bytes]], list
 
 def build(name: str, source: Introspection, tools: Tools) -> IntrospectionAuthenticator:
     audiences = frozenset([source.audience] if isinstance(source.audience, str) else source.audience or ())
-    authority = Authority(source.url, name=name, timeout_s=source.timeout_s, opener=tools.opener)
+    authority = Authority(name, source, tools.opener)
     return IntrospectionAuthenticator(name, source, authority=authority, audiences=audiences, clock=tools.clock)

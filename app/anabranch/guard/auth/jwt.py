@@ -127,11 +127,9 @@ def build(name: str, source: JWT, tools: Tools) -> JWTAuthenticator:
                 raise ConfigError(
                     [Problem(file=source.jwks_file, line=0, column=0, path="", message="the key set cannot be read")]
                 ) from None
-        url = source.jwks_url or source.issuer
-        assert url is not None
         return FetchedKeys(
             name,
-            Authority(url, name=name, timeout_s=source.timeout_s, opener=tools.opener),
+            Authority(name, source, tools.opener),
             url=source.jwks_url,
             issuer=source.issuer if source.jwks_url is None else None,
             refresh_s=source.refresh_s,
