@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
-from anabranch.cache.entries import StaleStore
+from anabranch.cache.entries import Entries
 from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools, PoolMaker, make_pool
 from anabranch.core.metric import Sample, Sampled
@@ -72,8 +72,8 @@ class Service:
     `plan`: the compiled document. `digest`: identifies the document's content. `warnings`: settings that its author may not have intended.
     `files`: absolute or relative paths of all files read for it. `engine`: runs its plans, while the service is open.
     `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
-    `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `stale`: the
-    stale-if-error store; None: a new one. `hiding`: hides the document's secrets; None: nothing does. `rooms`: make what further rooms run for the document. `parts`: all of it that is
+    `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `entries`: stored
+    answers; None: no call is answered from one. `hiding`: hides the document's secrets; None: nothing does. `rooms`: make what further rooms run for the document. `parts`: all of it that is
     opened and closed, in the order of opening. To add a part to every service, add it there.
     """
 
@@ -90,7 +90,7 @@ class Service:
         pool_maker: PoolMaker = make_pool,
         journal: Journal | None = None,
         shippers: Shippers | None = None,
-        stale: StaleStore | None = None,
+        entries: Entries | None = None,
         hiding: Hiding | None = None,
         rooms: Sequence[Room] = (),
     ) -> None:
@@ -101,13 +101,13 @@ class Service:
         self.journal = journal
         self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
-        self.stale = StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes) if stale is None else stale
+        self.entries = entries
         self.upstreams = Upstreams(
             plan.upstreams,
             observer=hooks.policy,
             opener=lambda upstream: hooks.transport(opener(upstream)),
             resolves_names=not is_offline,
-            stale=self.stale,
+            entries=entries,
         )
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
@@ -133,7 +133,8 @@ class Service:
             for part in self.parts:
                 await exits.enter_async_context(part)
             self.upstream_handles.update(upstream_handles(self.plan.upstreams, self.upstreams.policies))
-            self.stale.bound(max_entries=self.plan.stale.max_entries, max_bytes=self.plan.stale.max_bytes)
+            if self.entries is not None:
+                self.entries.bound(self.plan.cache)
             self._exits = exits.pop_all()
         return self
 
