@@ -1,11 +1,10 @@
 """The store of entries: memory, and the shared store where there is one.
 
-Owned by the process, so that entries outlive reloads. Everything in memory is at hand at once; what asks the shared store gives up as soon as that is away, and
+The memory is of the process, so that entries outlive reloads. Everything in it is at hand at once; what asks the shared store gives up as soon as that is away, and
 memory alone goes on.
 """
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AsyncExitStack
 from hashlib import blake2b
@@ -24,7 +23,6 @@ from anabranch.core.metric import Sample, metric
 from anabranch.store.seam import Store, StoreAway
 
 _REACHED_BY: Final = frozenset(FORWARDING) - CHAINS
-_RECENT: Final = 1000
 _VALIDATED_S: Final = 3600.0
 """How long a stale entry with a validator stays in the shared store."""
 
@@ -32,14 +30,6 @@ ENTRIES: Final = metric("gauge", "cache_entries", "", "Stored answers in the mem
 BYTES: Final = metric("gauge", "cache_bytes", "", "Memory in use by the cache, approximately.")
 EVICTIONS: Final = metric("counter", "cache_evictions", "", "Stored answers that had to make room for others.")
 PURGED: Final = metric("counter", "cache_purged", "", "Stored answers that were removed by a purge or a call that changes something.")
-
-
-class Bounds(msgspec.Struct, frozen=True):
-    """Of the memory. `max_entry_bytes`: of one entry."""
-
-    max_bytes: int = 64 << 20
-    max_entries: int = 100_000
-    max_entry_bytes: int = 8 << 20
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -57,29 +47,23 @@ class Listed(msgspec.Struct, frozen=True):
 class Entries:
     """An async context manager: listens to the purges of other gateways. Without a shared store it need not be entered.
 
-    `clock`: seconds since the epoch.
+    `memory`: of the process. `clock`: seconds since the epoch.
     """
 
-    def __init__(self, bounds: Bounds, *, shared: Store | None = None, clock: Callable[[], float] = time) -> None:
-        self.memory = memory_of(bounds)
+    def __init__(self, memory: Memory, *, shared: Store | None = None, clock: Callable[[], float] = time) -> None:
+        self.memory = memory
         self.clock = clock
         self.shared = None if shared is None else Shared(shared, clock)
         self._id = secrets.token_bytes(8)
-        self._recent: deque[Purge] = deque(maxlen=_RECENT)
-        self._purged = 0
         self._exits = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         if self.shared is not None:
-            await self._exits.enter_async_context(self.shared.listen(self._on_purge, self.memory.clear))
+            await self._exits.enter_async_context(self.shared.listen(self._on_purge, self.memory.forget_shared))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
-
-    def bound(self, bounds: Bounds) -> None:
-        """Change the bounds of the memory. Evicts what exceeds them."""
-        self.memory.bound(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, max_entry_bytes=bounds.max_entry_bytes)
 
     async def fetch(self, key: bytes, upstream: str, path: str) -> Slot | None:
         """What the shared store has under `key`; then memory has it too. None also when the store is away."""
@@ -94,12 +78,6 @@ class Entries:
         if slot is not None:
             self.memory.put(slot)
         return slot
-
-    def keep(self, slot: Slot) -> bool:
-        """Store a slot in memory. False for an entry that is too large, or that a purge has ended while the answer was on its way."""
-        if isinstance(slot, Entry) and self._is_ended(slot):
-            return False
-        return self.memory.put(slot)
 
     async def share(self, slot: Slot) -> None:
         """Store a slot in the shared store, if it is there."""
@@ -127,7 +105,7 @@ class Entries:
         """Remove entries everywhere: those with one of the tags, those of one of the paths (`/users/7`; `/users/*` for all that begin so), or all. Returns how
         many were in the memory of this process. Raises StoreAway when other gateways cannot be told; here they are removed."""
         message = Purge(self.clock(), self._id, tags=tuple(tags), paths=tuple(paths), everything=everything)
-        removed = self._apply(message)
+        removed = self.memory.purge(message)
         if self.shared is not None:
             await self.shared.send(message)
         return removed
@@ -151,10 +129,10 @@ class Entries:
         yield Sample(ENTRIES, (), len(self.memory))
         yield Sample(BYTES, (), self.memory.size_bytes)
         yield Sample(EVICTIONS, (), self.memory.evictions)
-        yield Sample(PURGED, (), self._purged)
+        yield Sample(PURGED, (), self.memory.purged)
 
     async def _send(self, message: Purge) -> None:
-        self._apply(message)
+        self.memory.purge(message)
         if self.shared is not None:
             try:
                 await self.shared.send(message)
@@ -163,32 +141,13 @@ class Entries:
 
     def _on_purge(self, message: Purge) -> None:
         if message.by != self._id:
-            self._apply(message)
-
-    def _apply(self, message: Purge) -> int:
-        self._recent.append(message)
-        removed = self.memory.remove(message.concerns)
-        self._purged += removed
-        return removed
-
-    def _is_ended(self, entry: Entry) -> bool:
-        """Whether a purge came after the entry's answer had been asked for."""
-        for message in reversed(self._recent):
-            if message.at_s < entry.requested_s:
-                return False
-            if message.concerns(entry):
-                return True
-        return False
+            self.memory.purge(message)
 
     def _kept_until_s(self, slot: Slot) -> float:
         if not isinstance(slot, Entry):
             return slot.until_s
         validated_s = self.clock() + _VALIDATED_S if slot.has_validator else 0.0
         return max(slot.fresh_until_s, slot.revalidate_until_s, slot.error_until_s, validated_s)
-
-
-def memory_of(bounds: Bounds) -> Memory:
-    return Memory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, max_entry_bytes=bounds.max_entry_bytes)
 
 
 def recorded_origin(origin: str, request: Request) -> str:

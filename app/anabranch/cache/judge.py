@@ -43,10 +43,10 @@ VALIDATORS: Final = frozenset({b"if-none-match", b"if-modified-since", b"if-matc
 _NEVER_STORED: Final = frozenset(
     {
         b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization", b"te", b"trailer",
-        b"transfer-encoding", b"upgrade",
+        b"transfer-encoding", b"upgrade", b"set-cookie", b"set-cookie2",
     }
 )  # fmt: skip
-"""Section 3.1."""
+"""Section 3.1; and cookies, which are for the client to whom the answer was sent (section 7.3)."""
 _NEVER_UPDATED: Final = frozenset({b"content-length", b"content-encoding", b"content-range"})
 """Section 3.2: what the stored body depends on."""
 _MOST_HEURISTIC_S: Final = 86400.0
@@ -285,7 +285,8 @@ def freshened(entry: Entry, answer: Answer) -> Answer | None:
     # Section 3.2. Fields that are in the 304 replace all stored ones of that name.
     kept_back = _NEVER_STORED.union(_NEVER_UPDATED, _of_connection(answer.headers))
     new = [pair for pair in answer.headers if pair[0] not in kept_back]
-    replaced = {name for name, _ in new} | {b"age"}
+    # Without an age and a date of its own, the 304 says that the answer is valid now.
+    replaced = {name for name, _ in new} | {b"age", b"date"}
     stored = entry.answer
     return Answer(stored.status, [*(pair for pair in stored.headers if pair[0] not in replaced), *new], stored.body)
 

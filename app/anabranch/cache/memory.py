@@ -1,21 +1,35 @@
 """The entries in the memory of this process: bounded in bytes and number. Evicts the least recently used."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
 
 from anabranch.cache.entry import Entry, Slot
+from anabranch.cache.purge import Purge
+
+_RECENT: Final = 1000
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Of the memory. `max_entry_bytes`: of one entry."""
+
+    max_bytes: int = 64 << 20
+    max_entries: int = 100_000
+    max_entry_bytes: int = 8 << 20
 
 
 class Memory:
-    """Slots by key. A slot that is larger than `max_entry_bytes` is not admitted: one large answer must not displace all others.
+    """Slots by key. Owned by the process, so it outlives reloads. A slot that is larger than an entry may be is not admitted: one large answer must not displace all others.
 
-    `size_bytes`: approximate memory in use. `evictions`: how many slots had to go so far.
+    `size_bytes`: approximate memory in use. `evictions`: how many slots had to make room so far. `purged`: how many entries were removed by purges.
     """
 
-    def __init__(self, *, max_entries: int, max_bytes: int, max_entry_bytes: int) -> None:
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
-        self._max_entry_bytes = max_entry_bytes
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._recent: deque[Purge] = deque(maxlen=_RECENT)
+        self.purged = 0
         self._slots: OrderedDict[bytes, Slot] = OrderedDict()
         self.size_bytes = 0
         self.evictions = 0
@@ -23,9 +37,9 @@ class Memory:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def bound(self, *, max_entries: int, max_bytes: int, max_entry_bytes: int) -> None:
+    def bound(self, bounds: Bounds) -> None:
         """Change the bounds. Evicts what exceeds them."""
-        self._max_entries, self._max_bytes, self._max_entry_bytes = max_entries, max_bytes, max_entry_bytes
+        self._bounds = bounds
         self._evict()
 
     def get(self, key: bytes) -> Slot | None:
@@ -35,10 +49,11 @@ class Memory:
         return found
 
     def put(self, slot: Slot) -> bool:
-        """Store a slot in place of the one with its key. False when it is too large; then there is none with its key."""
+        """Store a slot in place of the one with its key. False when it is too large, or when a purge has ended the entry while the answer was on its way; then
+        there is none with its key."""
         self.discard(slot.key)
         size_bytes = slot.size_bytes
-        if size_bytes > min(self._max_entry_bytes, self._max_bytes):
+        if size_bytes > min(self._bounds.max_entry_bytes, self._bounds.max_bytes) or (isinstance(slot, Entry) and self._is_ended(slot)):
             return False
         self._slots[slot.key] = slot
         self.size_bytes += size_bytes
@@ -62,16 +77,29 @@ class Memory:
         """All entries, the least recently used first."""
         return (slot for slot in tuple(self._slots.values()) if isinstance(slot, Entry))
 
-    def remove(self, is_meant: Callable[[Entry], bool]) -> int:
-        """Remove the entries of which this is true. Returns how many there were."""
-        return sum(self.discard(entry.key) for entry in self.entries() if is_meant(entry))
+    def purge(self, message: Purge) -> int:
+        """Remove what a purge names, and do not admit what was asked for before it. Returns how many entries there were."""
+        self._recent.append(message)
+        removed = sum(self.discard(entry.key) for entry in self.entries() if message.concerns(entry))
+        self.purged += removed
+        return removed
 
-    def clear(self) -> None:
-        self._slots.clear()
-        self.size_bytes = 0
+    def forget_shared(self) -> None:
+        """Purges may have been missed: remove the entries that are in the shared store too."""
+        for slot in tuple(self._slots.values()):
+            if not (isinstance(slot, Entry) and slot.is_fallback):
+                self.discard(slot.key)
+
+    def _is_ended(self, entry: Entry) -> bool:
+        for message in reversed(self._recent):
+            if message.at_s < entry.requested_s:
+                return False
+            if message.concerns(entry):
+                return True
+        return False
 
     def _evict(self) -> None:
-        while self._slots and (len(self._slots) > self._max_entries or self.size_bytes > self._max_bytes):
+        while self._slots and (len(self._slots) > self._bounds.max_entries or self.size_bytes > self._bounds.max_bytes):
             _, oldest = self._slots.popitem(last=False)
             self.size_bytes -= oldest.size_bytes
             self.evictions += 1

@@ -70,6 +70,8 @@ class CacheMemory(Model):
     """Maximum number of stored answers."""
     max_entry: Size | None = None
     """Maximum size of one stored answer. A larger one is not stored. If unset, an eighth of `memory`."""
+    shared: bool = True
+    """Keep answers in the document's `store` too, if it has one: then all gateways of a fleet use them, and only one of them asks for a missing answer."""
 
 
 class StaleMemory(Model):

@@ -88,6 +88,10 @@ def _draft(source: Source, environ: Mapping[str, str], problems: Problems, *, wi
         if not (key == "upstreams" and isinstance(upstreams, dict)) and not (key == "endpoints" and isinstance(endpoints, list))
     }
     document = validator.check(Document, (), rest) or _without_version(rest, validator)
+    store = document.store
+    if store is not None and store.redis.tls is not None:
+        redis = store.redis.model_copy(update={"tls": _resolved(store.redis.tls, ("store", "redis"), problems)})
+        document = document.model_copy(update={"store": store.model_copy(update={"redis": redis})})
     good_upstreams = _upstreams(upstreams, validator, problems) if isinstance(upstreams, dict) else {}
     good_endpoints: dict[Path, Endpoint] = {}
     for index, value in enumerate(endpoints if isinstance(endpoints, list) else []):

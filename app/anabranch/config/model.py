@@ -43,6 +43,7 @@ from anabranch.config.step import QueryValue as QueryValue
 from anabranch.config.step import Selection as Selection
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model
+from anabranch.config.store import Store as Store
 from anabranch.config.units import Count, Duration, DurationOrZero, Size
 from anabranch.config.upstream import TLS as TLS
 from anabranch.config.upstream import Breaker as Breaker
@@ -242,6 +243,8 @@ class Document(Model):
     """The memory for the answers of calls with `cache` or `stale_if_error`."""
     stale: StaleMemory | None = None
     """The old name of `cache`."""
+    store: Store | None = None
+    """The store that several gateways share. If unset, each worker process knows only its own."""
     journal: Journal = Journal()
     """The durable log of responses, for endpoints that set `journal`."""
     cors: CORS | None = None

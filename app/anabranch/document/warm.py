@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from anabranch.cache.entries import Entries, memory_of, recorded_key
+from anabranch.cache.entries import recorded_key
 from anabranch.cache.judge import judge, path_of
 from anabranch.cache.memory import Memory
 from anabranch.core.exchange import ANY_2XX, Answer, Request
@@ -45,10 +45,10 @@ def _most_s(caching: CachingPlan) -> float:
 
 
 class Restoring:
-    """An async context manager: fills the memory of `entries` from the journal in `folder` in the background, and stops that on exit."""
+    """An async context manager: fills `memory` from the journal in `folder` in the background, and stops that on exit."""
 
-    def __init__(self, entries: Entries, folder: Path, plan: DocumentPlan) -> None:
-        self._entries = entries
+    def __init__(self, memory: Memory, folder: Path, plan: DocumentPlan) -> None:
+        self._memory = memory
         self._folder = folder
         self._plan = plan
         self._stopping = threading.Event()
@@ -67,14 +67,14 @@ class Restoring:
             await asyncio.wait((self._task,))
 
     async def _restore(self, origins: Mapping[str, CachingPlan]) -> None:
-        staging = memory_of(self._plan.cache)
+        staging = Memory(self._plan.cache)
         try:
             await asyncio.to_thread(read_into, staging, self._folder, origins, self._stopping, now=datetime.now(UTC))
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 logger.warning("cannot restore stale answers from the journal %s: %s", self._folder, error.strerror or error)
             return
-        self._entries.memory.add_missing(staging)
+        self._memory.add_missing(staging)
         if len(staging):
             logger.info("restored %d stale answers from the journal", len(staging))
 

@@ -11,7 +11,6 @@ from anabranch.document.service import Service
 from anabranch.guard.auth.checkpoint import Checkpoint
 from anabranch.guard.auth.kinds import build_authenticator
 from anabranch.guard.tools import Tools
-from anabranch.store.memory import MemoryStore
 
 FAILURES: Final = metric(
     "counter", "authentication_failures", "auth,reason", "Credentials that were refused, by the name of the authentication."
@@ -51,6 +50,6 @@ class Guarding:
                 yield from authenticator.samples()
 
 
-def guarding_of(service: Service, *, memory: MemoryStore, workers: int, proxies: TrustedProxies) -> Guarding:
+def guarding_of(service: Service, *, workers: int, proxies: TrustedProxies) -> Guarding:
     """The room of a service. See `Tools`."""
-    return Guarding(service.plan.auth, Tools(memory=memory, workers=workers, proxies=proxies))
+    return Guarding(service.plan.auth, Tools(memory=service.memory, shared=service.store, workers=workers, proxies=proxies))

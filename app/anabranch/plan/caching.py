@@ -7,9 +7,9 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from anabranch.cache.entries import Bounds
 from anabranch.cache.judge import wanted_of
 from anabranch.cache.keys import OF_THE_REQUEST, REACHED_BY
+from anabranch.cache.memory import Bounds
 from anabranch.cache.rule import Caching, Rule
 from anabranch.config import model as config
 from anabranch.config.base import ALL

@@ -17,6 +17,7 @@ from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.response import check_default_response
 from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
 from anabranch.plan.scope import Path
+from anabranch.plan.store import compile_store
 from anabranch.plan.upstream import UpstreamPlan, compile_upstream
 
 
@@ -78,6 +79,8 @@ def compile_document(
         cors=document.cors,
         journal=document.journal,
         cache=bounds_of(document, problems),
+        is_cache_shared=document.cache.shared,
+        store=None if document.store is None else compile_store(document.store),
         source=document,
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from anabranch.cache.entries import Bounds
+from anabranch.cache.memory import Bounds
 from anabranch.config import model as config
 from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
@@ -14,6 +14,7 @@ from anabranch.plan.names import Numbers
 from anabranch.plan.parameters import Reader
 from anabranch.plan.reference import Reference
 from anabranch.plan.routes import Segments
+from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ class EndpointPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name. `store`: None: none is shared."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
@@ -315,4 +316,6 @@ class DocumentPlan:
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
     cache: Bounds = field(default_factory=Bounds)
+    is_cache_shared: bool = True
+    store: StorePlan | None = None
     source: config.Document

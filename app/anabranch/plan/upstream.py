@@ -191,7 +191,7 @@ def compile_upstream(
         deadline_header=None if upstream.deadline_header is None else upstream.deadline_header.lower().encode(),
         max_response_bytes=upstream.max_response,
         follow_redirects=upstream.follow_redirects,
-        tls=None if upstream.tls is None else _tls(upstream.tls),
+        tls=None if upstream.tls is None else compile_tls(upstream.tls),
         oauth2=_oauth2(upstream.oauth2),
         pool=_pool(upstream.pool),
         has_cached_calls=has_cached_calls,
@@ -234,7 +234,7 @@ def _pool(pool: config.Pool) -> ConnectionPoolPlan:
     return ConnectionPoolPlan(max_idle=pool.max_idle, idle_timeout_s=pool.idle_timeout_s, max_age_s=pool.max_age_s)
 
 
-def _tls(tls: config.TLS) -> TLSPlan:
+def compile_tls(tls: config.TLS) -> TLSPlan:
     # RFC 6066 section 3: a server name has no trailing dot.
     server_name = None if tls.server_name is None else tls.server_name.removesuffix(".")
     return TLSPlan(ca=tls.ca, cert=tls.cert, key=tls.key, server_name=server_name, min_version=tls.min_version, verify=tls.verify)
@@ -263,4 +263,4 @@ def authority_of(upstream: UpstreamPlan, *, max_response_bytes: int) -> Upstream
 
 
 DEFAULT_POOL: Final = _pool(config.Pool())
-DEFAULT_TLS: Final = _tls(config.TLS())
+DEFAULT_TLS: Final = compile_tls(config.TLS())

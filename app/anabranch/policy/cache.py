@@ -319,14 +319,14 @@ class CacheLayer:
                 slots.append(self._complete(entry, variant_key(variants, request), caching, request, answer))
             else:
                 slots.append(self._complete(entry, key, caching, request, answer))
-            if entry is not None and not all(map(entries.keep, slots)):
+            if entry is not None and not all(map(entries.memory.put, slots)):
                 entry = None
         if entry is None:
             slots = []
             if request.method == "GET" and not is_failure:
                 own = variant_key(at, request) if isinstance(at, Variants) else key
                 slots = [Uncacheable(own, entries.clock() + _UNCACHEABLE_S)]
-                entries.keep(slots[0])
+                entries.memory.put(slots[0])
         else:
             self._counts["stored"] += 1
         if entries.shared is not None and (slots or lease):
@@ -342,7 +342,7 @@ class CacheLayer:
         tags = () if caching.tags_of is None else caching.tags_of(answer)
         return Entry(
             key, self._upstream, path_of(request.target), entry.answer, entry.requested_s, entry.since_s, entry.fresh_until_s, entry.revalidate_until_s,
-            entry.error_until_s, entry.has_freshness, entry.must_revalidate, entry.etag, entry.last_modified, tags,
+            entry.error_until_s, entry.has_freshness, entry.must_revalidate, entry.etag, entry.last_modified, tags, caching.rule.is_fallback,
         )  # fmt: skip
 
     def _freshen(self, call: Call, entry: Entry | None, head: Answer, *, requested_s: float, received_s: float, caching: Caching) -> None:
@@ -356,7 +356,7 @@ class CacheLayer:
         like = Request("GET", call.request.target, call.request.headers, call.request.extra, None, call.request.host)
         storing = judge(like, merged, caching.rule, success=call.success, requested_s=requested_s, received_s=received_s)
         if storing.entry is not None:
-            self._entries.keep(self._complete(storing.entry, entry.key, caching, call.request, merged))
+            self._entries.memory.put(self._complete(storing.entry, entry.key, caching, call.request, merged))
 
     def _refuse(self, key: bytes, request: Request) -> None:
         """The document does not want the stored answer to a call: let nobody have it again."""
@@ -488,7 +488,7 @@ class CacheLayer:
             storing = judge(request, answer, caching.rule, success=call.success, requested_s=requested_s, received_s=entries.clock())
             if storing.entry is None:
                 entries.memory.discard(key)
-            elif entries.keep(self._complete(storing.entry, key, caching, request, answer)):
+            elif entries.memory.put(self._complete(storing.entry, key, caching, request, answer)):
                 self._counts["stored"] += 1
         return answer
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from anabranch.cache.entries import Bounds, Entries, recorded_origin
+from anabranch.cache.entries import Entries, recorded_origin
 from anabranch.cache.entry import Entry
 from anabranch.cache.fields import age
-from anabranch.cache.memory import Memory
+from anabranch.cache.memory import Bounds, Memory
 from anabranch.core.exchange import Request
 from tests.support.policies import answer
 
@@ -15,7 +15,7 @@ def entry(name: str, body: bytes = b"", *, path: str = "/x", tags: tuple[str, ..
 
 
 def test_the_memory_keeps_its_bounds_and_what_was_asked_for_last() -> None:
-    memory = Memory(max_entries=3, max_bytes=10_000, max_entry_bytes=9_900)
+    memory = Memory(Bounds(max_entries=3, max_bytes=10_000, max_entry_bytes=9_900))
     for name in "abc":
         memory.put(entry(name, b"x" * 1000))
     assert memory.get(b"a") is not None
@@ -28,14 +28,14 @@ def test_the_memory_keeps_its_bounds_and_what_was_asked_for_last() -> None:
     assert memory.get(b"huge") is None
     assert memory.get(b"big") is not None
     memory.put(entry("big", b"y"))
-    memory.bound(max_entries=1, max_bytes=100, max_entry_bytes=100)
+    memory.bound(Bounds(max_entries=1, max_bytes=100, max_entry_bytes=100))
     assert (len(memory), memory.size_bytes) == (0, 0)
 
 
 async def test_a_purge_removes_what_it_names() -> None:
-    entries = Entries(Bounds(), clock=lambda: 200.0)
+    entries = Entries(Memory(Bounds()), clock=lambda: 200.0)
     for one in (entry("a", path="/u/1", tags=("u-1",)), entry("b", path="/u/2", tags=("u-2", "x")), entry("c", path="/v")):
-        entries.keep(one)
+        entries.memory.put(one)
     assert await entries.purge(tags=["u-1", "nothing"]) == 1
     assert [listed.path for listed in entries.ls()] == ["/v", "/u/2"]
     assert await entries.purge(paths=["/u/*"]) == 1
@@ -46,19 +46,19 @@ async def test_a_purge_removes_what_it_names() -> None:
 
 async def test_an_answer_that_was_on_its_way_during_a_purge_is_not_stored() -> None:
     now = 200.0
-    entries = Entries(Bounds(), clock=lambda: now)
+    entries = Entries(Memory(Bounds()), clock=lambda: now)
     await entries.purge(tags=["t"])
-    assert not entries.keep(entry("a", tags=("t",), requested_s=199.0))
-    assert entries.keep(entry("b", tags=("u",), requested_s=199.0))
-    assert entries.keep(entry("a", tags=("t",), requested_s=201.0))
+    assert not entries.memory.put(entry("a", tags=("t",), requested_s=199.0))
+    assert entries.memory.put(entry("b", tags=("u",), requested_s=199.0))
+    assert entries.memory.put(entry("a", tags=("t",), requested_s=201.0))
     await entries.changed("a", ["/x"])
     assert len(entries.memory) == 0
-    assert not entries.keep(entry("a", requested_s=199.0))
+    assert not entries.memory.put(entry("a", requested_s=199.0))
 
 
 async def test_a_listing_says_how_fresh_entries_are() -> None:
-    entries = Entries(Bounds(), clock=lambda: 130.0)
-    entries.keep(entry("a", tags=("t",)))
+    entries = Entries(Memory(Bounds()), clock=lambda: 130.0)
+    entries.memory.put(entry("a", tags=("t",)))
     (listed,) = entries.ls()
     assert (listed.upstream, listed.path, listed.status, listed.age_s, listed.tags) == ("a", "/x", 200, 30.0, ("t",))
     assert listed.fresh_s == 1e9 - 130

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.cache.entries import Bounds, Entries, recorded_key
+from anabranch.cache.entries import Entries, recorded_key
 from anabranch.cache.judge import judge
 from anabranch.cache.keys import key_of
+from anabranch.cache.memory import Bounds, Memory
 from anabranch.cache.rule import Caching, Rule
 from anabranch.core.exchange import ANY_2XX, Answer, HeaderBlock, Request
 from anabranch.errors import BreakerOpen, ConnectError, QueueFull, StepError, UpstreamTimeout
@@ -41,7 +42,7 @@ def call_of(request: Request, rule: Caching | None = RULE, *, is_required: bool 
 
 
 def layer_of(next_: Scripted, clock: Clock, *, entries: Entries | None = None, events: list[PolicyEvent] | None = None) -> CacheLayer:
-    entries = entries or Entries(Bounds(), clock=clock)
+    entries = entries or Entries(Memory(Bounds()), clock=clock)
     return CacheLayer(next_, entries=entries, clock=clock, upstream="a", observer=None if events is None else events.append)
 
 
@@ -112,7 +113,7 @@ async def test_no_store_of_the_service_removes_the_entry() -> None:
 
 
 async def test_calls_without_a_rule_pass_through_and_are_not_stored() -> None:
-    entries = Entries(Bounds())
+    entries = Entries(Memory(Bounds()))
     layer = layer_of(Scripted(answer(200), ConnectError("x")), Clock(), entries=entries)
     await layer(call_of(GET, None))
     assert len(entries.memory) == 0
@@ -145,10 +146,10 @@ async def test_all_callers_of_a_shared_exchange_see_the_stale_age() -> None:
 
 async def test_an_answer_from_the_journal_is_used_only_for_its_origin() -> None:
     clock = Clock()
-    entries = Entries(Bounds(), clock=clock)
+    entries = Entries(Memory(Bounds()), clock=clock)
     found = judge(GET, answer(200, b"recorded"), RULE.rule, success=ANY_2XX, requested_s=990.0, received_s=990.0).entry
     assert found is not None
-    entries.keep(msgspec.structs.replace(found, key=recorded_key("here", "GET", "/x")))
+    entries.memory.put(msgspec.structs.replace(found, key=recorded_key("here", "GET", "/x")))
     layer = layer_of(Scripted(ConnectError("x")), clock, entries=entries)
     call = call_of(GET, caching_of("here"))
     assert (await layer(call)).body == b"recorded"
