@@ -91,7 +91,7 @@ def judge(request: Request, answer: Answer, rule: Rule, *, success: frozenset[in
             why = "" if answer.status in success else "status"
         elif answer.status not in HEURISTIC or not (etag or modified):
             # Section 3: without freshness only what can be validated is worth its place.
-            why = "no freshness"
+            why = "no-freshness"
     stale_from_s = since_s if lifetime is None else since_s + lifetime
     entry = None if why else Entry(
         b"", "", "", _storable(answer, control), requested_s, since_s, fresh_until_s,

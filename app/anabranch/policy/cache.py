@@ -196,8 +196,9 @@ class CacheLayer:
         return await self._forward(call, caching, key, is_alone=True)
 
     def _peek(self, key: bytes, request: Request) -> Slot | None:
+        """What is in memory for a request. `Variants` when no variant is for it."""
         slot = self._entries.memory.get(key)
-        return self._entries.memory.get(variant_key(slot, request)) if isinstance(slot, Variants) else slot
+        return self._entries.memory.get(variant_key(slot, request)) or slot if isinstance(slot, Variants) else slot
 
     async def _or_stale(self, call: Call, caching: Caching, entry: Entry | None, asking: Coroutine[Any, Any, Answer]) -> Answer:
         """The answer of the service, or the stored one where that has failed and may be replaced (RFC 5861 section 4)."""
@@ -514,7 +515,7 @@ def _reason(known: Slot | None, request: Request) -> str:
 
 
 def _used(status: str, fresh_s: float, *, age_s: float = 0.0, is_private: bool = False, is_no_store: bool = False) -> CacheUse:
-    ttl = f";ttl={int(fresh_s)}" if fresh_s > 0 else ""
+    ttl = f";ttl={int(fresh_s)}" if fresh_s > 0 and ";detail=" not in status else ""
     return CacheUse(f"{status}{ttl}", fresh_s, age_s, is_private, is_no_store)
 
 
