@@ -48,7 +48,12 @@ ANSWERS: Final = metric(
     "`joined` (another call's answer), or `bypass` (of a client that wants no stored answer).",
 )
 STORED: Final = metric("counter", "cache_stored", "upstream", "Answers that were stored.")
-REVALIDATIONS: Final = metric("counter", "cache_revalidations", "upstream", "Stale answers that were validated in the background.")
+REVALIDATIONS: Final = metric(
+    "counter",
+    "cache_revalidations",
+    "upstream result",
+    "Stale answers that were asked for anew in the background. `result`: `ok` or `failed`.",
+)
 
 _MOST_BACKGROUND: Final = 64
 """Validations in the background at a time. A stale answer beyond them is served, and validated at its next use."""
@@ -87,7 +92,7 @@ class CacheLayer:
         self._flights = Flights(clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._revalidating: set[bytes] = set()
-        self._counts = dict.fromkeys(("hit", "stale", "error", "validated", "miss", "joined", "bypass", "stored", "background"), 0)
+        self._counts = dict.fromkeys(("hit", "stale", "error", "validated", "miss", "joined", "bypass", "stored", "ok", "failed"), 0)
 
     def __call__(self, call: Call) -> Awaitable[Answer]:
         caching = call.caching
@@ -101,7 +106,8 @@ class CacheLayer:
         for result in ("hit", "stale", "error", "validated", "miss", "joined", "bypass"):
             yield Sample(ANSWERS, (self._upstream, result), counts[result])
         yield Sample(STORED, (self._upstream,), counts["stored"])
-        yield Sample(REVALIDATIONS, (self._upstream,), counts["background"])
+        for result in ("ok", "failed"):
+            yield Sample(REVALIDATIONS, (self._upstream, result), counts[result])
 
     async def aclose(self) -> None:
         """Let what runs in the background end, and cancel what takes too long."""
@@ -439,15 +445,14 @@ class CacheLayer:
             caching=caching,
         )
         self._revalidating.add(key)
-        self._counts["background"] += 1
         self._start(self._validate(twin, caching, key))
 
     async def _validate(self, call: Call, caching: Caching, key: bytes) -> None:
         try:
-            await self._shared_flight(call, caching, key)
-        except StepError as error:
-            if self._observer is not None:
-                self._observer(PolicyEvent(upstream=self._upstream, kind="revalidate", reason=error.code))
+            answer = await self._shared_flight(call, caching, key)
+            self._counts["failed" if answer.status >= 500 else "ok"] += 1
+        except StepError:
+            self._counts["failed"] += 1
         finally:
             self._revalidating.discard(key)
 
