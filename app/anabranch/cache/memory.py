@@ -53,7 +53,7 @@ class Memory:
         there is none with its key."""
         self.discard(slot.key)
         size_bytes = slot.size_bytes
-        if size_bytes > min(self._bounds.max_entry_bytes, self._bounds.max_bytes) or (isinstance(slot, Entry) and self._is_ended(slot)):
+        if size_bytes > min(self._bounds.max_entry_bytes, self._bounds.max_bytes) or (isinstance(slot, Entry) and self.is_ended(slot)):
             return False
         self._slots[slot.key] = slot
         self.size_bytes += size_bytes
@@ -90,7 +90,8 @@ class Memory:
             if not (isinstance(slot, Entry) and slot.is_fallback):
                 self.discard(slot.key)
 
-    def _is_ended(self, entry: Entry) -> bool:
+    def is_ended(self, entry: Entry) -> bool:
+        """Whether a purge came after the entry's answer had been asked for."""
         for message in reversed(self._recent):
             if message.at_s < entry.requested_s:
                 return False

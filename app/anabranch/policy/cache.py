@@ -69,6 +69,8 @@ _WAIT_SHARE: Final = 0.75
 """How much of its time a call waits at most for the answer that another gateway has asked for: it must be able to ask itself."""
 _FIRST_POLL_S: Final = 0.005
 _LONGEST_POLL_S: Final = 0.05
+Lease = tuple[bytes, bytes]
+"""What is leased, and the token that gives it back."""
 _RANGES: Final = frozenset({b"range", b"if-range"})
 
 
@@ -188,7 +190,9 @@ class CacheLayer:
         async def run(first: Call) -> Answer:
             return await self._forward(first, caching, key, is_alone=False)
 
-        answer, is_joined = await self._flights.share((key, request.method, call.is_required, call.success), call, run, _note_join)
+        answer, is_joined = await self._flights.share(
+            (self._own(key, request), request.method, call.is_required, call.success), call, run, _note_join
+        )
         if not is_joined or answer.status >= 500:
             return answer
         found = self._peek(key, request)
@@ -205,6 +209,11 @@ class CacheLayer:
         """What is in memory for a request. `Variants` when no variant is for it."""
         slot = self._entries.memory.get(key)
         return self._entries.memory.get(variant_key(slot, request)) or slot if isinstance(slot, Variants) else slot
+
+    def _own(self, key: bytes, request: Request) -> bytes:
+        """The key of the answer to this very request, as far as it is known by which fields answers differ."""
+        slot = self._entries.memory.get(key)
+        return variant_key(slot, request) if isinstance(slot, Variants) else key
 
     async def _or_stale(self, call: Call, caching: Caching, entry: Entry | None, asking: Coroutine[Any, Any, Answer]) -> Answer:
         """The answer of the service, or the stored one where that has failed and may be replaced (RFC 5861 section 4)."""
@@ -248,7 +257,7 @@ class CacheLayer:
 
     async def _forward(self, call: Call, caching: Caching, key: bytes, *, is_alone: bool) -> Answer:
         """Ask the service, with the validators of a stored answer, and store what comes. `is_alone`: no other gateway's answer is waited for."""
-        lease = b""
+        lease: Lease | None = None
         if self._entries.shared is not None and not is_alone and call.request.method == "GET":
             found, lease = await self._lead(call, key)
             if found is not None:
@@ -256,20 +265,21 @@ class CacheLayer:
         try:
             return await self._exchange(call, caching, key, lease)
         except BaseException:
-            if lease:
-                self._start(self._give_back(key, lease))
+            if lease is not None:
+                self._start(self._give_back(lease))
             raise
 
-    async def _exchange(self, call: Call, caching: Caching, key: bytes, lease: bytes) -> Answer:
+    async def _exchange(self, call: Call, caching: Caching, key: bytes, lease: Lease | None) -> Answer:
         entries, request = self._entries, call.request
         known = self._peek(key, request)
         entry = known if isinstance(known, Entry) else None
         requested_s = entries.clock()
-        call.request = conditional(request, entry) if entry is not None and entry.has_validator else unconditional(request)
+        is_conditional = entry is not None and entry.has_validator and request.method == "GET"
+        call.request = conditional(request, entry) if entry is not None and is_conditional else unconditional(request)
         try:
             answer = await self._next(call)
             is_validated = False
-            if answer.status == 304 and entry is not None and entry.has_validator:
+            if answer.status == 304 and entry is not None and is_conditional:
                 merged = freshened(entry, answer)
                 if merged is None:
                     # It validates an answer that is not stored here: ask for all of it.
@@ -306,7 +316,7 @@ class CacheLayer:
             call.notes.append(f"cache: {status.replace(';', ', ').replace('=', ' ')}")
         return answer
 
-    def _store(self, call: Call, caching: Caching, key: bytes, answer: Answer, storing: Storing, lease: bytes) -> bool:
+    def _store(self, call: Call, caching: Caching, key: bytes, answer: Answer, storing: Storing, lease: Lease | None) -> bool:
         """Store an answer, or remember that it could not be. Gives the lease back."""
         entries, request = self._entries, call.request
         slots: list[Slot] = []
@@ -326,18 +336,16 @@ class CacheLayer:
                 slots.append(self._complete(entry, variant_key(variants, request), caching, request, answer))
             else:
                 slots.append(self._complete(entry, key, caching, request, answer))
-            if entry is not None and not all(map(entries.memory.put, slots)):
-                entry = None
-        if entry is None:
-            slots = []
-            if request.method == "GET" and not is_failure:
-                own = variant_key(at, request) if isinstance(at, Variants) else key
-                slots = [Uncacheable(own, entries.clock() + _UNCACHEABLE_S)]
+        is_ended = bool(slots) and isinstance(slots[-1], Entry) and entries.memory.is_ended(slots[-1])
+        if entry is None or not all(map(entries.memory.put, slots)):
+            entry, slots = None, []
+            if request.method == "GET" and not is_failure and not is_ended:
+                slots = [Uncacheable(self._own(key, request), entries.clock() + _UNCACHEABLE_S)]
                 entries.memory.put(slots[0])
         else:
             self._counts["stored"] += 1
-        if entries.shared is not None and (slots or lease):
-            self._start(self._share(slots, key, lease))
+        if entries.shared is not None and (slots or lease is not None):
+            self._start(self._share(slots, lease))
         return entry is not None
 
     def _may_replace_failure(self, key: bytes, request: Request) -> bool:
@@ -358,7 +366,7 @@ class CacheLayer:
             return
         merged = freshened(entry, head) if describes(entry, head) else None
         if merged is None:
-            self._entries.memory.discard(entry.key)
+            self._start(self._entries.discard(entry.key))
             return
         like = Request("GET", call.request.target, call.request.headers, call.request.extra, None, call.request.host)
         storing = judge(like, merged, caching.rule, success=call.success, requested_s=requested_s, received_s=received_s)
@@ -375,9 +383,9 @@ class CacheLayer:
 
     # ------------------------------------------------------------------------------------------------- one flight in a fleet
 
-    async def _lead(self, call: Call, key: bytes) -> tuple[Entry | None, bytes]:
-        """The answer that another gateway has asked for; or None and the lease to ask for it, b"" when the store is away or nothing came in time."""
-        shared, clock = self._entries.shared, self._clock
+    async def _lead(self, call: Call, key: bytes) -> tuple[Entry | None, Lease | None]:
+        """The answer that another gateway has asked for; or the lease to ask for it; or neither when the store is away or nothing came in time."""
+        shared, clock, flight = self._entries.shared, self._clock, self._own(key, call.request)
         assert shared is not None
         left_s = call.deadline - clock()
         lease_s = min(max(left_s, _SHORTEST_LEASE_S), _LONGEST_LEASE_S)
@@ -386,25 +394,23 @@ class CacheLayer:
         began_s = self._entries.clock()
         while True:
             try:
-                token = await shared.lease(key, lease_s)
+                token = await shared.lease(flight, lease_s)
             except StoreAway:
-                return None, b""
+                return None, None
             if token is not None:
-                if pause_s == _FIRST_POLL_S:
-                    return None, token
-                # The holder has gone: perhaps it has stored the answer before.
-                found = await self._arrived(key, call.request, began_s)
+                # A holder that has gone has perhaps stored the answer before.
+                found = None if pause_s == _FIRST_POLL_S else await self._arrived(key, call.request, began_s)
                 if found is None:
-                    return None, token
-                self._start(self._give_back(key, token))
-                return found if isinstance(found, Entry) else None, b""
+                    return None, (flight, token)
+                self._start(self._give_back((flight, token)))
+                return found if isinstance(found, Entry) else None, None
             if clock() + pause_s >= until:
-                return None, b""
+                return None, None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_POLL_S)
             found = await self._arrived(key, call.request, began_s)
             if found is not None:
-                return found if isinstance(found, Entry) else None, b""
+                return found if isinstance(found, Entry) else None, None
 
     async def _arrived(self, key: bytes, request: Request, began_s: float) -> Slot | None:
         """A fresh entry that another gateway has stored meanwhile, or the mark that it could not be stored."""
@@ -416,16 +422,16 @@ class CacheLayer:
             return slot if now < slot.fresh_until_s else None
         return slot if isinstance(slot, Uncacheable) and slot.until_s - _UNCACHEABLE_S >= began_s - 1.0 else None
 
-    async def _share(self, slots: list[Slot], key: bytes, lease: bytes) -> None:
+    async def _share(self, slots: list[Slot], lease: Lease | None) -> None:
         for slot in reversed(slots):
             await self._entries.share(slot)
-        if lease:
-            await self._give_back(key, lease)
+        if lease is not None:
+            await self._give_back(lease)
 
-    async def _give_back(self, key: bytes, lease: bytes) -> None:
+    async def _give_back(self, lease: Lease) -> None:
         assert self._entries.shared is not None
         try:
-            await self._entries.shared.release(key, lease)
+            await self._entries.shared.release(*lease)
         except StoreAway:
             return
 

@@ -33,7 +33,9 @@ endpoints:
 
 
 @asynccontextmanager
-async def two(upstream: ScriptedUpstream, folder: Path, server: ValkeyServer, prefix: str, timeout: str = "2s") -> AsyncIterator[list[httpx.AsyncClient]]:
+async def two(
+    upstream: ScriptedUpstream, folder: Path, server: ValkeyServer, prefix: str, timeout: str = "2s"
+) -> AsyncIterator[list[httpx.AsyncClient]]:
     (folder / "one").mkdir()
     (folder / "two").mkdir()
     async with upstream:
