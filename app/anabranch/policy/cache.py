@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 
-from anabranch.cache.entries import Entries, recorded_key, recorded_origin
+from anabranch.cache.entries import UNCACHEABLE_S, Entries, recorded_key, recorded_origin
 from anabranch.cache.entry import Entry, Slot, Uncacheable, Variants
 from anabranch.cache.judge import (
     SAFE,
@@ -59,8 +59,6 @@ _MOST_BACKGROUND: Final = 64
 """Validations in the background at a time. A stale answer beyond them is served, and validated at its next use."""
 _BACKGROUND_S: Final = 30.0
 _DRAIN_S: Final = 2.0
-_UNCACHEABLE_S: Final = 10.0
-"""How long the requests for an answer that could not be stored do not wait for each other."""
 _MOST_VARIED: Final = 16
 _VARIANTS_S: Final = 86400.0
 _LONGEST_LEASE_S: Final = 10.0
@@ -340,7 +338,7 @@ class CacheLayer:
         if entry is None or not all(map(entries.memory.put, slots)):
             entry, slots = None, []
             if request.method == "GET" and not is_failure and not is_ended:
-                slots = [Uncacheable(self._own(key, request), entries.clock() + _UNCACHEABLE_S)]
+                slots = [Uncacheable(self._own(key, request), entries.clock() + UNCACHEABLE_S)]
                 entries.memory.put(slots[0])
         else:
             self._counts["stored"] += 1
@@ -420,7 +418,7 @@ class CacheLayer:
             slot = await self._entries.fetch(variant_key(slot, request), self._upstream, path)
         if isinstance(slot, Entry):
             return slot if now < slot.fresh_until_s else None
-        return slot if isinstance(slot, Uncacheable) and slot.until_s - _UNCACHEABLE_S >= began_s - 1.0 else None
+        return slot if isinstance(slot, Uncacheable) and slot.until_s - UNCACHEABLE_S >= began_s - 1.0 else None
 
     async def _share(self, slots: list[Slot], lease: Lease | None) -> None:
         for slot in reversed(slots):
