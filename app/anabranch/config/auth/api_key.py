@@ -17,3 +17,8 @@ class APIKeys(Model):
     """The header field."""
     keys: dict[Name, APIKey]
     """The clients' keys, by name."""
+
+    @property
+    def request_fields(self) -> tuple[str, ...]:
+        """The header fields in which a client may send such a credential."""
+        return (self.header,)
