@@ -176,7 +176,13 @@ def test_only_answers_to_get_are_stored(method: str) -> None:
 
 @pytest.mark.parametrize(
     ("control", "expected"),
-    [("max-age=60", None), ("public, max-age=60", 60), ("s-maxage=60", 60), ("must-revalidate, max-age=60", 60), ("proxy-revalidate, max-age=60", None)],
+    [
+        ("max-age=60", None),
+        ("public, max-age=60", 60),
+        ("s-maxage=60", 60),
+        ("must-revalidate, max-age=60", 60),
+        ("proxy-revalidate, max-age=60", None),
+    ],
 )
 def test_what_was_asked_for_with_credentials_needs_permission(control: str, expected: float | None) -> None:
     """Section 3.5."""
@@ -222,7 +228,16 @@ def test_a_good_answer_of_a_negative_status_has_the_time_of_good_ones() -> None:
 
 @pytest.mark.parametrize(
     ("status", "control", "expected"),
-    [(200, "", 360), (404, "", 360), (501, "", 360), (201, "", None), (403, "", None), (502, "", None), (599, "", None), (599, "public", 360)],
+    [
+        (200, "", 360),
+        (404, "", 360),
+        (501, "", 360),
+        (201, "", None),
+        (403, "", None),
+        (502, "", None),
+        (599, "", None),
+        (599, "public", 360),
+    ],
 )
 def test_heuristic_freshness_is_a_share_of_the_age_of_what_is_answered(status: int, control: str, expected: float | None) -> None:
     fields = [f"last-modified: {ONE_HOUR_BEFORE}", f"date: {DATE}", *([f"cache-control: {control}"] if control else [])]
@@ -324,7 +339,9 @@ def test_a_304_updates_the_stored_fields() -> None:
     stored = entry_of(
         "cache-control: max-age=1", 'etag: "1"', "x-a: 1", "x-a: 2", "x-b: 1", "content-length: 2", "content-encoding: gzip", "age: 7", f"date: {DATE}"
     )  # fmt: skip
-    merged = freshened(stored, answer("cache-control: max-age=3600", "x-a: 3", "content-length: 0", "connection: x-c", "x-c: 1", status=304))
+    merged = freshened(
+        stored, answer("cache-control: max-age=3600", "x-a: 3", "content-length: 0", "connection: x-c", "x-c: 1", status=304)
+    )
     assert merged is not None
     assert merged.status == 200
     assert merged.body == b"{}"
