@@ -111,9 +111,15 @@ def _reuse_fields(reuse: ReusePlan, headers: JSON) -> JSON:
     found: JSON = {}
     if reuse.has_control:
         kept = describe_reuse(reuse)
-        found["Cache-Control"] = {"description": f"A complete response may be kept {kept}; `no-store` otherwise.", "schema": {"type": "string"}}
+        found["Cache-Control"] = {
+            "description": f"A complete response may be kept {kept}; `no-store` otherwise.",
+            "schema": {"type": "string"},
+        }
     if "etag" not in headers:
-        found["ETag"] = {"description": "Of a complete response: a digest of its bytes, to send back in `If-None-Match`.", "schema": {"type": "string"}}
+        found["ETag"] = {
+            "description": "Of a complete response: a digest of its bytes, to send back in `If-None-Match`.",
+            "schema": {"type": "string"},
+        }
     return found
 
 

@@ -305,7 +305,9 @@ class EndpointPlan:
         """Whether a client may ask for a response only if it has changed: where responses have an entity tag, by whomever."""
         response = self.response
         may_be_ok = response.status == 200 or response.status_of is not None
-        return self.method == "GET" and may_be_ok and (response.reuse is not None or any(field.name == b"etag" for field in response.fields))
+        return (
+            self.method == "GET" and may_be_ok and (response.reuse is not None or any(field.name == b"etag" for field in response.fields))
+        )
 
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""
