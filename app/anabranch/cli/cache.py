@@ -73,7 +73,9 @@ def purge(
     if report["shared"] == "away":
         typer.echo("the shared store is away: other gateways may still use the answers; purge again when it is back", err=True)
     if (late := [str(one["worker"]) for one in report.get("workers", []) if one["result"] == NO_ANSWER]) or report["shared"] != "away":
-        typer.echo(f"no answer from {'worker ' + ', '.join(late) if late else 'the other workers'}: they may still use the answers", err=True)
+        typer.echo(
+            f"no answer from {'worker ' + ', '.join(late) if late else 'the other workers'}: they may still use the answers", err=True
+        )
     raise typer.Exit(ANSWER_IS_NO)
 
 

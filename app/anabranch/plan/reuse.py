@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from anabranch.config import model as config
 from anabranch.config.base import ALL
@@ -45,11 +45,31 @@ class ReusePlan:
     stand_ins: frozenset[str] = frozenset()
     vary: tuple[str, ...] = ()
 
-    @property
-    def windows(self) -> tuple[str, ...]:
-        """The directives that follow those of freshness."""
+    fixed: bytes | None = field(init=False)
+    """The value of Cache-Control; None when it depends on the answers."""
+    windows: tuple[str, ...] = field(init=False)
+    """The directives that follow those of freshness."""
+
+    def __post_init__(self) -> None:
         stale = (("stale-while-revalidate", self.stale_while_revalidate_s), ("stale-if-error", self.stale_if_error_s))
-        return (*(f"{name}={value}" for name, value in stale if value is not None), *(("immutable",) if self.is_immutable else ()))
+        windows = [f"{name}={value}" for name, value in stale if value is not None] + (["immutable"] if self.is_immutable else [])
+        object.__setattr__(self, "windows", tuple(windows))
+        is_known = self.max_age_s is not None and (self.is_private or self.is_for_all)
+        object.__setattr__(self, "fixed", self.control(0, is_private=self.is_private) if is_known else None)
+
+    @property
+    def is_private(self) -> bool:
+        return bool(self.private_because)
+
+    def control(self, fresh_s: int, *, is_private: bool) -> bytes:
+        """The value of Cache-Control. `fresh_s`: how long the answers are fresh, in whole seconds; 0: they have to be validated."""
+        shared_s = None if is_private else self.shared_max_age_s
+        lifetime_s = fresh_s if self.max_age_s is None else self.max_age_s
+        words = "private, " if is_private else "public, " if self.is_public else ""
+        if not lifetime_s and self.max_age_s is None and shared_s is None:
+            return f"{words}no-cache".encode()
+        shared = () if shared_s is None else (f"s-maxage={shared_s}",)
+        return ", ".join((f"{words}max-age={lifetime_s}", *shared, *self.windows)).encode()
 
 
 def check_default_reuse(defaults: config.DefaultResponse, problems: Problems) -> None:
