@@ -15,7 +15,7 @@ import msgspec
 
 from anabranch.cache.entry import Entry, Slot, Uncacheable, Variants
 from anabranch.cache.memory import Memory
-from anabranch.cache.purge import Purge, place
+from anabranch.cache.purge import Purge
 from anabranch.cache.shared import Shared
 from anabranch.core.exchange import Request
 from anabranch.core.forwarding import CHAINS, FORWARDING
@@ -23,6 +23,9 @@ from anabranch.core.metric import Sample, metric
 from anabranch.store.seam import Store, StoreAway
 
 _REACHED_BY: Final = frozenset(FORWARDING) - CHAINS
+UNCACHEABLE_S: Final = 10.0
+"""How long the requests for an answer that could not be stored do not wait for each other."""
+_MOST_SHARED_BYTES: Final = 1 << 20
 _VALIDATED_S: Final = 3600.0
 """How long a stale entry with a validator stays in the shared store."""
 
@@ -83,6 +86,9 @@ class Entries:
         """Store a slot in the shared store, if it is there."""
         if self.shared is None:
             return
+        if slot.size_bytes > _MOST_SHARED_BYTES:
+            # It takes too long to write; but others must not wait for it.
+            slot = Uncacheable(slot.key, self.clock() + UNCACHEABLE_S)
         try:
             await self.shared.put(slot, self._kept_until_s(slot) - self.clock())
         except StoreAway:
@@ -99,7 +105,7 @@ class Entries:
 
     async def changed(self, upstream: str, paths: Collection[str]) -> None:
         """Something below these paths of an upstream has changed: remove their entries, of all queries and principals."""
-        await self._send(Purge(self.clock(), self._id, places=tuple(place(upstream, path) for path in paths)))
+        await self._send(Purge(self.clock(), self._id, places=tuple((upstream, path) for path in paths)))
 
     async def purge(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> int:
         """Remove entries everywhere: those with one of the tags, those of one of the paths (`/users/7`; `/users/*` for all that begin so), or all. Returns how

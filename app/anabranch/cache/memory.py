@@ -31,6 +31,7 @@ class Memory:
         self._recent: deque[Purge] = deque(maxlen=_RECENT)
         self.purged = 0
         self._slots: OrderedDict[bytes, Slot] = OrderedDict()
+        self._keys: dict[tuple[str, ...], set[bytes]] = {}  # of entries, by what purges name: tag, or upstream and path
         self.size_bytes = 0
         self.evictions = 0
 
@@ -53,10 +54,13 @@ class Memory:
         there is none with its key."""
         self.discard(slot.key)
         size_bytes = slot.size_bytes
-        if size_bytes > min(self._bounds.max_entry_bytes, self._bounds.max_bytes) or (isinstance(slot, Entry) and self._is_ended(slot)):
+        if size_bytes > min(self._bounds.max_entry_bytes, self._bounds.max_bytes) or (isinstance(slot, Entry) and self.is_ended(slot)):
             return False
         self._slots[slot.key] = slot
         self.size_bytes += size_bytes
+        if isinstance(slot, Entry):
+            for name in _names(slot):
+                self._keys.setdefault(name, set()).add(slot.key)
         self._evict()
         return True
 
@@ -64,8 +68,17 @@ class Memory:
         found = self._slots.pop(key, None)
         if found is None:
             return False
-        self.size_bytes -= found.size_bytes
+        self._removed(found)
         return True
+
+    def _removed(self, slot: Slot) -> None:
+        self.size_bytes -= slot.size_bytes
+        if isinstance(slot, Entry):
+            for name in _names(slot):
+                keys = self._keys[name]
+                keys.discard(slot.key)
+                if not keys:
+                    del self._keys[name]
 
     def add_missing(self, other: "Memory") -> None:
         """Add the slots of `other` whose keys are not here. Keeps what is here, which is newer."""
@@ -80,7 +93,11 @@ class Memory:
     def purge(self, message: Purge) -> int:
         """Remove what a purge names, and do not admit what was asked for before it. Returns how many entries there were."""
         self._recent.append(message)
-        removed = sum(self.discard(entry.key) for entry in self.entries() if message.concerns(entry))
+        if message.everything or message.paths:
+            removed = sum(self.discard(entry.key) for entry in self.entries() if message.concerns(entry))
+        else:
+            names = (*((tag,) for tag in message.tags), *message.places)
+            removed = sum(self.discard(key) for name in names for key in tuple(self._keys.get(name, ())))
         self.purged += removed
         return removed
 
@@ -90,7 +107,8 @@ class Memory:
             if not (isinstance(slot, Entry) and slot.is_fallback):
                 self.discard(slot.key)
 
-    def _is_ended(self, entry: Entry) -> bool:
+    def is_ended(self, entry: Entry) -> bool:
+        """Whether a purge came after the entry's answer had been asked for."""
         for message in reversed(self._recent):
             if message.at_s < entry.requested_s:
                 return False
@@ -101,5 +119,11 @@ class Memory:
     def _evict(self) -> None:
         while self._slots and (len(self._slots) > self._bounds.max_entries or self.size_bytes > self._bounds.max_bytes):
             _, oldest = self._slots.popitem(last=False)
-            self.size_bytes -= oldest.size_bytes
+            self._removed(oldest)
             self.evictions += 1
+
+
+def _names(entry: Entry) -> Iterator[tuple[str, ...]]:
+    yield entry.upstream, entry.path
+    for tag in dict.fromkeys(entry.tags):
+        yield (tag,)

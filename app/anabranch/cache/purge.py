@@ -1,7 +1,6 @@
 """What entries are out of date at once, as a message to all gateways of a fleet."""
 
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -13,13 +12,13 @@ ALL: Final = "*"
 
 class Purge(msgspec.Struct, frozen=True, array_like=True):
     """`at_s`: entries asked for after this stay, in seconds since the epoch. `by`: the gateway that has sent it. `tags`. `paths`: of calls, without query and host; one that ends in `*` is
-    the beginning of paths. `places`: `place` of what was changed by a call. `everything`."""
+    the beginning of paths. `places`: upstream and path of what was changed by a call. `everything`."""
 
     at_s: float
     by: bytes
     tags: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
-    places: tuple[bytes, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
     everything: bool = False
 
     def concerns(self, entry: Entry) -> bool:
@@ -28,7 +27,7 @@ class Purge(msgspec.Struct, frozen=True, array_like=True):
             self.everything
             or any(tag in entry.tags for tag in self.tags)
             or any(matches(path, entry.path) for path in self.paths)
-            or (bool(self.places) and place(entry.upstream, entry.path) in self.places)
+            or (entry.upstream, entry.path) in self.places
         )
 
     def ends(self, entry: Entry, skew_s: float = 0.0) -> bool:
@@ -38,11 +37,6 @@ class Purge(msgspec.Struct, frozen=True, array_like=True):
 
 def matches(pattern: str, path: str) -> bool:
     return path.startswith(pattern[:-1]) if pattern.endswith(ALL) else path == pattern
-
-
-def place(upstream: str, path: str) -> bytes:
-    """What identifies a path of an upstream."""
-    return blake2b(f"{upstream}\0{path}".encode(), digest_size=12).digest()
 
 
 _MESSAGE: Final = msgspec.msgpack.Decoder(Purge)

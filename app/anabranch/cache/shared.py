@@ -12,7 +12,7 @@ from typing import Final
 
 from anabranch.cache import purge
 from anabranch.cache.entry import Entry, Slot, decode, encode
-from anabranch.cache.purge import Purge, place
+from anabranch.cache.purge import Purge
 from anabranch.store.seam import Store
 
 _CHANNEL: Final = b"cache:purge"
@@ -37,6 +37,10 @@ def _mark(kind: bytes, name: bytes) -> bytes:
     return b"cache:mark:%b:%b" % (kind, _digest(name))
 
 
+def _place(upstream: str, path: str) -> bytes:
+    return f"{upstream}\0{path}".encode()
+
+
 class Shared:
     """Everything raises StoreAway."""
 
@@ -48,7 +52,7 @@ class Shared:
         """The slot under `key`, unless it is out of date or nothing of ours. One round trip, and another one for an entry with tags."""
         store = self._store
         value, list_, marked = await asyncio.gather(
-            store.get(b"cache:" + _digest(key)), store.get(_LIST), store.get(_mark(b"place", place(upstream, path)))
+            store.get(b"cache:" + _digest(key)), store.get(_LIST), store.get(_mark(b"place", _place(upstream, path)))
         )
         slot = None if value is None else decode(value, key)
         if not isinstance(slot, Entry):
@@ -76,7 +80,7 @@ class Shared:
     async def send(self, message: Purge) -> None:
         """Make a purge known to gateways that run, and to those that read entries later."""
         at = b"%.3f" % message.at_s
-        marks = [_mark(b"tag", tag.encode()) for tag in message.tags] + [_mark(b"place", one) for one in message.places]
+        marks = [_mark(b"tag", tag.encode()) for tag in message.tags] + [_mark(b"place", _place(*one)) for one in message.places]
         await asyncio.gather(*(self._store.put(mark, at, _LONGEST_S) for mark in marks))
         if message.paths or message.everything:
             await self._list(message)

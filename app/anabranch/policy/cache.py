@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 
-from anabranch.cache.entries import Entries, recorded_key, recorded_origin
+from anabranch.cache.entries import UNCACHEABLE_S, Entries, recorded_key, recorded_origin
 from anabranch.cache.entry import Entry, Slot, Uncacheable, Variants
 from anabranch.cache.judge import (
     SAFE,
@@ -48,14 +48,17 @@ ANSWERS: Final = metric(
     "`joined` (another call's answer), or `bypass` (of a client that wants no stored answer).",
 )
 STORED: Final = metric("counter", "cache_stored", "upstream", "Answers that were stored.")
-REVALIDATIONS: Final = metric("counter", "cache_revalidations", "upstream", "Stale answers that were validated in the background.")
+REVALIDATIONS: Final = metric(
+    "counter",
+    "cache_revalidations",
+    "upstream result",
+    "Stale answers that were asked for anew in the background. `result`: `ok` or `failed`.",
+)
 
 _MOST_BACKGROUND: Final = 64
 """Validations in the background at a time. A stale answer beyond them is served, and validated at its next use."""
 _BACKGROUND_S: Final = 30.0
 _DRAIN_S: Final = 2.0
-_UNCACHEABLE_S: Final = 10.0
-"""How long the requests for an answer that could not be stored do not wait for each other."""
 _MOST_VARIED: Final = 16
 _VARIANTS_S: Final = 86400.0
 _LONGEST_LEASE_S: Final = 10.0
@@ -64,6 +67,8 @@ _WAIT_SHARE: Final = 0.75
 """How much of its time a call waits at most for the answer that another gateway has asked for: it must be able to ask itself."""
 _FIRST_POLL_S: Final = 0.005
 _LONGEST_POLL_S: Final = 0.05
+Lease = tuple[bytes, bytes]
+"""What is leased, and the token that gives it back."""
 _RANGES: Final = frozenset({b"range", b"if-range"})
 
 
@@ -87,7 +92,7 @@ class CacheLayer:
         self._flights = Flights(clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._revalidating: set[bytes] = set()
-        self._counts = dict.fromkeys(("hit", "stale", "error", "validated", "miss", "joined", "bypass", "stored", "background"), 0)
+        self._counts = dict.fromkeys(("hit", "stale", "error", "validated", "miss", "joined", "bypass", "stored", "ok", "failed"), 0)
 
     def __call__(self, call: Call) -> Awaitable[Answer]:
         caching = call.caching
@@ -101,7 +106,8 @@ class CacheLayer:
         for result in ("hit", "stale", "error", "validated", "miss", "joined", "bypass"):
             yield Sample(ANSWERS, (self._upstream, result), counts[result])
         yield Sample(STORED, (self._upstream,), counts["stored"])
-        yield Sample(REVALIDATIONS, (self._upstream,), counts["background"])
+        for result in ("ok", "failed"):
+            yield Sample(REVALIDATIONS, (self._upstream, result), counts[result])
 
     async def aclose(self) -> None:
         """Let what runs in the background end, and cancel what takes too long."""
@@ -182,7 +188,9 @@ class CacheLayer:
         async def run(first: Call) -> Answer:
             return await self._forward(first, caching, key, is_alone=False)
 
-        answer, is_joined = await self._flights.share((key, request.method, call.is_required, call.success), call, run, _note_join)
+        answer, is_joined = await self._flights.share(
+            (self._own(key, request), request.method, call.is_required, call.success), call, run, _note_join
+        )
         if not is_joined or answer.status >= 500:
             return answer
         found = self._peek(key, request)
@@ -199,6 +207,11 @@ class CacheLayer:
         """What is in memory for a request. `Variants` when no variant is for it."""
         slot = self._entries.memory.get(key)
         return self._entries.memory.get(variant_key(slot, request)) or slot if isinstance(slot, Variants) else slot
+
+    def _own(self, key: bytes, request: Request) -> bytes:
+        """The key of the answer to this very request, as far as it is known by which fields answers differ."""
+        slot = self._entries.memory.get(key)
+        return variant_key(slot, request) if isinstance(slot, Variants) else key
 
     async def _or_stale(self, call: Call, caching: Caching, entry: Entry | None, asking: Coroutine[Any, Any, Answer]) -> Answer:
         """The answer of the service, or the stored one where that has failed and may be replaced (RFC 5861 section 4)."""
@@ -242,7 +255,7 @@ class CacheLayer:
 
     async def _forward(self, call: Call, caching: Caching, key: bytes, *, is_alone: bool) -> Answer:
         """Ask the service, with the validators of a stored answer, and store what comes. `is_alone`: no other gateway's answer is waited for."""
-        lease = b""
+        lease: Lease | None = None
         if self._entries.shared is not None and not is_alone and call.request.method == "GET":
             found, lease = await self._lead(call, key)
             if found is not None:
@@ -250,20 +263,21 @@ class CacheLayer:
         try:
             return await self._exchange(call, caching, key, lease)
         except BaseException:
-            if lease:
-                self._start(self._give_back(key, lease))
+            if lease is not None:
+                self._start(self._give_back(lease))
             raise
 
-    async def _exchange(self, call: Call, caching: Caching, key: bytes, lease: bytes) -> Answer:
+    async def _exchange(self, call: Call, caching: Caching, key: bytes, lease: Lease | None) -> Answer:
         entries, request = self._entries, call.request
         known = self._peek(key, request)
         entry = known if isinstance(known, Entry) else None
         requested_s = entries.clock()
-        call.request = conditional(request, entry) if entry is not None and entry.has_validator else unconditional(request)
+        is_conditional = entry is not None and entry.has_validator and request.method == "GET"
+        call.request = conditional(request, entry) if entry is not None and is_conditional else unconditional(request)
         try:
             answer = await self._next(call)
             is_validated = False
-            if answer.status == 304 and entry is not None and entry.has_validator:
+            if answer.status == 304 and entry is not None and is_conditional:
                 merged = freshened(entry, answer)
                 if merged is None:
                     # It validates an answer that is not stored here: ask for all of it.
@@ -300,7 +314,7 @@ class CacheLayer:
             call.notes.append(f"cache: {status.replace(';', ', ').replace('=', ' ')}")
         return answer
 
-    def _store(self, call: Call, caching: Caching, key: bytes, answer: Answer, storing: Storing, lease: bytes) -> bool:
+    def _store(self, call: Call, caching: Caching, key: bytes, answer: Answer, storing: Storing, lease: Lease | None) -> bool:
         """Store an answer, or remember that it could not be. Gives the lease back."""
         entries, request = self._entries, call.request
         slots: list[Slot] = []
@@ -320,18 +334,16 @@ class CacheLayer:
                 slots.append(self._complete(entry, variant_key(variants, request), caching, request, answer))
             else:
                 slots.append(self._complete(entry, key, caching, request, answer))
-            if entry is not None and not all(map(entries.memory.put, slots)):
-                entry = None
-        if entry is None:
-            slots = []
-            if request.method == "GET" and not is_failure:
-                own = variant_key(at, request) if isinstance(at, Variants) else key
-                slots = [Uncacheable(own, entries.clock() + _UNCACHEABLE_S)]
+        is_ended = bool(slots) and isinstance(slots[-1], Entry) and entries.memory.is_ended(slots[-1])
+        if entry is None or not all(map(entries.memory.put, slots)):
+            entry, slots = None, []
+            if request.method == "GET" and not is_failure and not is_ended:
+                slots = [Uncacheable(self._own(key, request), entries.clock() + UNCACHEABLE_S)]
                 entries.memory.put(slots[0])
         else:
             self._counts["stored"] += 1
-        if entries.shared is not None and (slots or lease):
-            self._start(self._share(slots, key, lease))
+        if entries.shared is not None and (slots or lease is not None):
+            self._start(self._share(slots, lease))
         return entry is not None
 
     def _may_replace_failure(self, key: bytes, request: Request) -> bool:
@@ -352,7 +364,7 @@ class CacheLayer:
             return
         merged = freshened(entry, head) if describes(entry, head) else None
         if merged is None:
-            self._entries.memory.discard(entry.key)
+            self._start(self._entries.discard(entry.key))
             return
         like = Request("GET", call.request.target, call.request.headers, call.request.extra, None, call.request.host)
         storing = judge(like, merged, caching.rule, success=call.success, requested_s=requested_s, received_s=received_s)
@@ -369,9 +381,9 @@ class CacheLayer:
 
     # ------------------------------------------------------------------------------------------------- one flight in a fleet
 
-    async def _lead(self, call: Call, key: bytes) -> tuple[Entry | None, bytes]:
-        """The answer that another gateway has asked for; or None and the lease to ask for it, b"" when the store is away or nothing came in time."""
-        shared, clock = self._entries.shared, self._clock
+    async def _lead(self, call: Call, key: bytes) -> tuple[Entry | None, Lease | None]:
+        """The answer that another gateway has asked for; or the lease to ask for it; or neither when the store is away or nothing came in time."""
+        shared, clock, flight = self._entries.shared, self._clock, self._own(key, call.request)
         assert shared is not None
         left_s = call.deadline - clock()
         lease_s = min(max(left_s, _SHORTEST_LEASE_S), _LONGEST_LEASE_S)
@@ -380,25 +392,23 @@ class CacheLayer:
         began_s = self._entries.clock()
         while True:
             try:
-                token = await shared.lease(key, lease_s)
+                token = await shared.lease(flight, lease_s)
             except StoreAway:
-                return None, b""
+                return None, None
             if token is not None:
-                if pause_s == _FIRST_POLL_S:
-                    return None, token
-                # The holder has gone: perhaps it has stored the answer before.
-                found = await self._arrived(key, call.request, began_s)
+                # A holder that has gone has perhaps stored the answer before.
+                found = None if pause_s == _FIRST_POLL_S else await self._arrived(key, call.request, began_s)
                 if found is None:
-                    return None, token
-                self._start(self._give_back(key, token))
-                return found if isinstance(found, Entry) else None, b""
+                    return None, (flight, token)
+                self._start(self._give_back((flight, token)))
+                return found if isinstance(found, Entry) else None, None
             if clock() + pause_s >= until:
-                return None, b""
+                return None, None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_POLL_S)
             found = await self._arrived(key, call.request, began_s)
             if found is not None:
-                return found if isinstance(found, Entry) else None, b""
+                return found if isinstance(found, Entry) else None, None
 
     async def _arrived(self, key: bytes, request: Request, began_s: float) -> Slot | None:
         """A fresh entry that another gateway has stored meanwhile, or the mark that it could not be stored."""
@@ -408,18 +418,18 @@ class CacheLayer:
             slot = await self._entries.fetch(variant_key(slot, request), self._upstream, path)
         if isinstance(slot, Entry):
             return slot if now < slot.fresh_until_s else None
-        return slot if isinstance(slot, Uncacheable) and slot.until_s - _UNCACHEABLE_S >= began_s - 1.0 else None
+        return slot if isinstance(slot, Uncacheable) and slot.until_s - UNCACHEABLE_S >= began_s - 1.0 else None
 
-    async def _share(self, slots: list[Slot], key: bytes, lease: bytes) -> None:
+    async def _share(self, slots: list[Slot], lease: Lease | None) -> None:
         for slot in reversed(slots):
             await self._entries.share(slot)
-        if lease:
-            await self._give_back(key, lease)
+        if lease is not None:
+            await self._give_back(lease)
 
-    async def _give_back(self, key: bytes, lease: bytes) -> None:
+    async def _give_back(self, lease: Lease) -> None:
         assert self._entries.shared is not None
         try:
-            await self._entries.shared.release(key, lease)
+            await self._entries.shared.release(*lease)
         except StoreAway:
             return
 
@@ -439,15 +449,14 @@ class CacheLayer:
             caching=caching,
         )
         self._revalidating.add(key)
-        self._counts["background"] += 1
         self._start(self._validate(twin, caching, key))
 
     async def _validate(self, call: Call, caching: Caching, key: bytes) -> None:
         try:
-            await self._shared_flight(call, caching, key)
-        except StepError as error:
-            if self._observer is not None:
-                self._observer(PolicyEvent(upstream=self._upstream, kind="revalidate", reason=error.code))
+            answer = await self._shared_flight(call, caching, key)
+            self._counts["failed" if answer.status >= 500 else "ok"] += 1
+        except StepError:
+            self._counts["failed"] += 1
         finally:
             self._revalidating.discard(key)
 

@@ -18,7 +18,6 @@ EventKind = Literal[
     "hedge_denied",  # the first attempt is slow, but no second one begins; reason: budget
     "coalesce",  # a call joined a shared one; reason: joined, or restarted after the first caller's deadline passed
     "stale",  # a failed call was answered with an earlier response; reason: the error's code, or the status
-    "revalidate",  # a stored answer could not be validated in the background; reason: the error's code
     "breaker",  # a breaker changed state; reason: the new state
     "limit",  # an adaptive limit changed; reason: the new limit
     "balance",  # the addresses changed; reason: addresses

@@ -7,6 +7,7 @@ from anabranch.cache.judge import Use, conditional, describes, freshened, invali
 from anabranch.cache.rule import Rule, Wanted
 from anabranch.core.exchange import ANY_2XX, Address, Answer, Request
 
+PLAIN = Rule()
 NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 ONE_HOUR_LATER = "Sun, 06 Nov 1994 09:49:37 GMT"
@@ -19,13 +20,13 @@ def answer(*fields: str, status: int = 200, body: bytes = b"{}") -> Answer:
     return Answer(status, [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs], body)
 
 
-def fresh_s(*fields: str, rule: Rule = Rule(), status: int = 200, request: Request = GET, delay_s: float = 0.0) -> float | None:
+def fresh_s(*fields: str, rule: Rule = PLAIN, status: int = 200, request: Request = GET, delay_s: float = 0.0) -> float | None:
     """For how long after its arrival an answer may be used without asking; None when it is not stored."""
     storing = judge(request, answer(*fields, status=status), rule, success=ANY_2XX, requested_s=NOW - delay_s, received_s=NOW)
     return None if storing.entry is None else max(storing.entry.fresh_until_s - NOW, 0.0)
 
 
-def entry_of(*fields: str, rule: Rule = Rule()) -> Entry:
+def entry_of(*fields: str, rule: Rule = PLAIN) -> Entry:
     found = judge(GET, answer(*fields), rule, success=ANY_2XX, requested_s=NOW, received_s=NOW).entry
     assert found is not None
     return found

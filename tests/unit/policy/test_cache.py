@@ -25,6 +25,8 @@ from tests.support.eventually import eventually
 from tests.support.policies import Scripted, answer
 
 GET = Request("GET", "/x")
+PLAIN = Rule()
+BOUNDS = Bounds()
 
 
 class Clock:
@@ -38,7 +40,7 @@ class Clock:
 
 
 def caching(
-    rule: Rule = Rule(),
+    rule: Rule = PLAIN,
     *,
     keyed: frozenset[bytes] = frozenset(),
     wanted: Wanted | None = None,
@@ -67,7 +69,7 @@ def call_of(
 class Gateway:
     """The layer of one gateway of a fleet."""
 
-    def __init__(self, service: Callable[[Call], object], clock: Clock, store: Store | None = None, *, bounds: Bounds = Bounds()) -> None:
+    def __init__(self, service: Callable[[Call], object], clock: Clock, store: Store | None = None, *, bounds: Bounds = BOUNDS) -> None:
         self.entries = Entries(Memory(bounds), shared=store, clock=clock)
         self.layer = CacheLayer(service, entries=self.entries, clock=asyncio.get_running_loop().time, upstream="a")  # type: ignore[arg-type]
 

@@ -55,7 +55,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             try:
                 return await judged(answer, call, request, outcome, frame)
             except StepError:
-                if call.refuse is not None:
+                if call.refuse is not None and answer.status in call.success:
                     call.refuse()
                 raise
         accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
