@@ -14,6 +14,8 @@ from typing import Final, Self
 import msgspec
 
 from anabranch.cache.entry import Entry, Slot, Uncacheable, Variants
+from anabranch.cache.judge import path_of
+from anabranch.cache.keys import variant_key
 from anabranch.cache.memory import Memory
 from anabranch.cache.purge import Purge
 from anabranch.cache.shared import Shared
@@ -67,6 +69,30 @@ class Entries:
 
     async def __aexit__(self, *_: object) -> None:
         await self._exits.aclose()
+
+    def peek(self, key: bytes, request: Request) -> Slot | None:
+        """What is in memory for a request. `Variants` when no variant is for it."""
+        slot = self.memory.get(key)
+        return self.memory.get(variant_key(slot, request)) or slot if isinstance(slot, Variants) else slot
+
+    def own_key(self, key: bytes, request: Request) -> bytes:
+        """The key of the answer to this very request, as far as it is known by which fields answers differ."""
+        slot = self.memory.get(key)
+        return variant_key(slot, request) if isinstance(slot, Variants) else key
+
+    async def find(self, key: bytes, upstream: str, request: Request) -> Slot | None:
+        """What is stored for a request, in memory or else in the shared store. `Variants` when no variant is for it."""
+        path = path_of(request.target)
+        slot = await self._at(key, upstream, path)
+        if isinstance(slot, Variants):
+            return await self._at(variant_key(slot, request), upstream, path) or slot
+        return slot
+
+    async def _at(self, key: bytes, upstream: str, path: str) -> Slot | None:
+        slot = self.memory.get(key)
+        if self.shared is None or (slot is not None and self.clock() < (slot.fresh_until_s if isinstance(slot, Entry) else slot.until_s)):
+            return slot
+        return await self.fetch(key, upstream, path) or slot
 
     async def fetch(self, key: bytes, upstream: str, path: str) -> Slot | None:
         """What the shared store has under `key`; then memory has it too. None also when the store is away."""

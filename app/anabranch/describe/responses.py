@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from anabranch.core.status import BODYLESS
-from anabranch.plan.kinds.call import CallPlan
+from anabranch.plan.kinds.call import has_cached_calls
 from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import EndpointPlan, ResponseField
 from anabranch.plan.reuse import ReusePlan, describe_reuse
@@ -102,7 +102,7 @@ def describe_responses(plan: EndpointPlan, schema: JSON, problem_name: str, *, h
 def _success(plan: EndpointPlan, schema: JSON) -> JSON:
     fields = {field.name.decode("latin-1"): field for field in plan.response.fields if field.name != b"content-type"}
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
-    if any(isinstance(step.operation, CallPlan) and step.operation.caching is not None for step in plan.steps):
+    if has_cached_calls(plan.steps):
         headers |= CACHED
     headers.update({name: _field(fields[name]) for name in sorted(fields)})
     if (compression := plan.response.compression) is not None:

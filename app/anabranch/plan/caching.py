@@ -88,6 +88,8 @@ def bounds_of(document: config.Document, problems: Problems) -> Bounds:
         else:
             problems.add(("stale",), "`stale` is the old name of `cache`", hint=hint, is_warning=True)
             memory, entries = document.stale.size, document.stale.entries
+    if "shared" in document.cache.model_fields_set and document.store is None:
+        problems.add(("cache", "shared"), "`shared` has no effect: the document has no `store`", hint="add a `store`, or remove the key")
     if most is not None and most > memory:
         problems.add(("cache", "max_entry"), "no entry can be larger than all of the `memory`", value=most)
     return Bounds(max_bytes=memory, max_entries=entries, max_entry_bytes=max(memory // 8, 1) if most is None else most)
@@ -119,7 +121,7 @@ def check_caching(step: config.CallStep, method: str, forward_headers: Sequence[
         context.report("`stale_if_error` stands in `cache` already", "stale_if_error", hint="remove one of them")
     if isinstance(rule, config.Cache):
         for key in ("key", "vary_on", "tags"):
-            _check_texts(getattr(rule, key), key, context)
+            _check_texts(getattr(rule, key), key, forward_headers, context)
     if rule.scope == "public" and (why := _of_principal(step, forward_headers, context)):
         at = ("cache", "scope") if isinstance(step.cache, config.Cache) else ()
         hint = "use `scope: principal`, or send the service nothing of the client"
@@ -138,12 +140,15 @@ def _hindrance(step: config.CallStep, method: str) -> str:
     return ""
 
 
-def _check_texts(texts: Sequence[str], key: str, context: StepContext) -> None:
+def _check_texts(texts: Sequence[str], key: str, forward_headers: Sequence[str], context: StepContext) -> None:
+    listed = {name.lower() for name in forward_headers}
     for index, text in enumerate(texts):
         where = ("cache", key, index)
         if key == "vary_on" and "{" not in text:
             if (fault := name_fault(text)) is not None:
                 context.report(fault, *where, value=text)
+            elif text.lower() in listed:
+                context.report(f"{text.lower()} is part of the key already, because it is forwarded by its name", *where, value=text)
             continue
         template = context.parse(text, *where, local=context.local | {VALUE} if key == "tags" else None)
         references = [part for part in template if isinstance(part, Reference)]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from anabranch.cache.entries import UNCACHEABLE_S, Entries, recorded_key, recorded_origin
 from anabranch.cache.entry import Entry, Slot, Uncacheable, Variants
+from anabranch.cache.fleet import Fleet, Lease
 from anabranch.cache.judge import (
     SAFE,
     Storing,
@@ -38,7 +39,6 @@ from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.flights import Flights
 from anabranch.policy.tools import Tools
-from anabranch.store.seam import StoreAway
 
 ANSWERS: Final = metric(
     "counter",
@@ -61,14 +61,6 @@ _BACKGROUND_S: Final = 30.0
 _DRAIN_S: Final = 2.0
 _MOST_VARIED: Final = 16
 _VARIANTS_S: Final = 86400.0
-_LONGEST_LEASE_S: Final = 10.0
-_SHORTEST_LEASE_S: Final = 0.05
-_WAIT_SHARE: Final = 0.75
-"""How much of its time a call waits at most for the answer that another gateway has asked for: it must be able to ask itself."""
-_FIRST_POLL_S: Final = 0.005
-_LONGEST_POLL_S: Final = 0.05
-Lease = tuple[bytes, bytes]
-"""What is leased, and the token that gives it back."""
 _RANGES: Final = frozenset({b"range", b"if-range"})
 
 
@@ -79,7 +71,7 @@ class CacheLayer:
     most.
     """
 
-    __slots__ = ("_clock", "_counts", "_entries", "_flights", "_next", "_observer", "_revalidating", "_tasks", "_upstream")
+    __slots__ = ("_clock", "_counts", "_entries", "_fleet", "_flights", "_next", "_observer", "_revalidating", "_tasks", "_upstream")
 
     def __init__(
         self, next_: Policy, *, entries: Entries, clock: Callable[[], float], upstream: str, observer: Observer | None = None
@@ -90,6 +82,7 @@ class CacheLayer:
         self._upstream = upstream
         self._observer = observer
         self._flights = Flights(clock)
+        self._fleet = Fleet(entries, upstream, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._revalidating: set[bytes] = set()
         self._counts = dict.fromkeys(("hit", "stale", "error", "validated", "miss", "joined", "bypass", "stored", "ok", "failed"), 0)
@@ -149,7 +142,7 @@ class CacheLayer:
             return await self._bypass(call, "fwd=bypass;detail=range")
         if wanted is not None and wanted.no_store:
             return await self._bypass(call, "fwd=request;detail=no-store")
-        found = await self._find(key, request)
+        found = await entries.find(key, self._upstream, request)
         entry = found if isinstance(found, Entry) else None
         now = entries.clock()
         if entry is not None:
@@ -166,21 +159,6 @@ class CacheLayer:
             return await self._or_stale(call, caching, entry, self._forward(call, caching, key, is_alone=True))
         return await self._or_stale(call, caching, entry, self._shared_flight(call, caching, key))
 
-    async def _find(self, key: bytes, request: Request) -> Slot | None:
-        """What is stored for a request, in memory or else in the shared store, whichever is of use. `Variants` when no variant is for this request."""
-        slot = await self._slot(key, request.target)
-        if isinstance(slot, Variants):
-            variant = await self._slot(variant_key(slot, request), request.target)
-            return slot if variant is None else variant
-        return slot
-
-    async def _slot(self, key: bytes, target: str) -> Slot | None:
-        entries = self._entries
-        slot = entries.memory.get(key)
-        if entries.shared is None or (slot is not None and _is_current(slot, entries.clock())):
-            return slot
-        return await entries.fetch(key, self._upstream, path_of(target)) or slot
-
     async def _shared_flight(self, call: Call, caching: Caching, key: bytes) -> Answer:
         """Ask for the answer, once for all calls that want it now."""
         request = call.request
@@ -189,11 +167,11 @@ class CacheLayer:
             return await self._forward(first, caching, key, is_alone=False)
 
         answer, is_joined = await self._flights.share(
-            (self._own(key, request), request.method, call.is_required, call.success), call, run, _note_join
+            (self._entries.own_key(key, request), request.method, call.is_required, call.success), call, run, _note_join
         )
         if not is_joined or answer.status >= 500:
             return answer
-        found = self._peek(key, request)
+        found = self._entries.peek(key, request)
         now = self._entries.clock()
         if isinstance(found, Entry) and (caching.wanted is None or not caching.wanted.no_cache) and now < found.fresh_until_s:
             answer = self._hit(call, found, now, result="joined")
@@ -202,16 +180,6 @@ class CacheLayer:
             return answer
         # What came is not for this call: it must not be reused, or it differs by header fields.
         return await self._forward(call, caching, key, is_alone=True)
-
-    def _peek(self, key: bytes, request: Request) -> Slot | None:
-        """What is in memory for a request. `Variants` when no variant is for it."""
-        slot = self._entries.memory.get(key)
-        return self._entries.memory.get(variant_key(slot, request)) or slot if isinstance(slot, Variants) else slot
-
-    def _own(self, key: bytes, request: Request) -> bytes:
-        """The key of the answer to this very request, as far as it is known by which fields answers differ."""
-        slot = self._entries.memory.get(key)
-        return variant_key(slot, request) if isinstance(slot, Variants) else key
 
     async def _or_stale(self, call: Call, caching: Caching, entry: Entry | None, asking: Coroutine[Any, Any, Answer]) -> Answer:
         """The answer of the service, or the stored one where that has failed and may be replaced (RFC 5861 section 4)."""
@@ -257,19 +225,19 @@ class CacheLayer:
         """Ask the service, with the validators of a stored answer, and store what comes. `is_alone`: no other gateway's answer is waited for."""
         lease: Lease | None = None
         if self._entries.shared is not None and not is_alone and call.request.method == "GET":
-            found, lease = await self._lead(call, key)
+            found, lease = await self._fleet.lead(key, call.request, call.deadline)
             if found is not None:
                 return self._hit(call, found, self._entries.clock(), detail=";detail=fleet", result="joined")
         try:
             return await self._exchange(call, caching, key, lease)
         except BaseException:
             if lease is not None:
-                self._start(self._give_back(lease))
+                self._start(self._fleet.give_back(lease))
             raise
 
     async def _exchange(self, call: Call, caching: Caching, key: bytes, lease: Lease | None) -> Answer:
         entries, request = self._entries, call.request
-        known = self._peek(key, request)
+        known = self._entries.peek(key, request)
         entry = known if isinstance(known, Entry) else None
         requested_s = entries.clock()
         is_conditional = entry is not None and entry.has_validator and request.method == "GET"
@@ -338,17 +306,17 @@ class CacheLayer:
         if entry is None or not all(map(entries.memory.put, slots)):
             entry, slots = None, []
             if request.method == "GET" and not is_failure and not is_ended:
-                slots = [Uncacheable(self._own(key, request), entries.clock() + UNCACHEABLE_S)]
+                slots = [Uncacheable(self._entries.own_key(key, request), entries.clock() + UNCACHEABLE_S)]
                 entries.memory.put(slots[0])
         else:
             self._counts["stored"] += 1
         if entries.shared is not None and (slots or lease is not None):
-            self._start(self._share(slots, lease))
+            self._start(self._fleet.share(slots, lease))
         return entry is not None
 
     def _may_replace_failure(self, key: bytes, request: Request) -> bool:
         """Whether there is an older answer that stands in for a failed one: a failure must not take its place, even if the service calls it fresh."""
-        found = self._peek(key, request)
+        found = self._entries.peek(key, request)
         return isinstance(found, Entry) and self._entries.clock() < found.error_until_s
 
     def _complete(self, entry: Entry, key: bytes, caching: Caching, request: Request, answer: Answer) -> Entry:
@@ -373,65 +341,11 @@ class CacheLayer:
 
     def _refuse(self, key: bytes, request: Request) -> None:
         """The document does not want the stored answer to a call: let nobody have it again."""
-        at = self._peek(key, request)
+        at = self._entries.peek(key, request)
         if isinstance(at, Entry):
             self._entries.memory.discard(at.key)
             if self._entries.shared is not None:
                 self._start(self._entries.discard(at.key))
-
-    # ------------------------------------------------------------------------------------------------- one flight in a fleet
-
-    async def _lead(self, call: Call, key: bytes) -> tuple[Entry | None, Lease | None]:
-        """The answer that another gateway has asked for; or the lease to ask for it; or neither when the store is away or nothing came in time."""
-        shared, clock, flight = self._entries.shared, self._clock, self._own(key, call.request)
-        assert shared is not None
-        left_s = call.deadline - clock()
-        lease_s = min(max(left_s, _SHORTEST_LEASE_S), _LONGEST_LEASE_S)
-        until = clock() + min(left_s * _WAIT_SHARE, lease_s)
-        pause_s = _FIRST_POLL_S
-        began_s = self._entries.clock()
-        while True:
-            try:
-                token = await shared.lease(flight, lease_s)
-            except StoreAway:
-                return None, None
-            if token is not None:
-                # A holder that has gone has perhaps stored the answer before.
-                found = None if pause_s == _FIRST_POLL_S else await self._arrived(key, call.request, began_s)
-                if found is None:
-                    return None, (flight, token)
-                self._start(self._give_back((flight, token)))
-                return found if isinstance(found, Entry) else None, None
-            if clock() + pause_s >= until:
-                return None, None
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _LONGEST_POLL_S)
-            found = await self._arrived(key, call.request, began_s)
-            if found is not None:
-                return found if isinstance(found, Entry) else None, None
-
-    async def _arrived(self, key: bytes, request: Request, began_s: float) -> Slot | None:
-        """A fresh entry that another gateway has stored meanwhile, or the mark that it could not be stored."""
-        path, now = path_of(request.target), self._entries.clock()
-        slot = await self._entries.fetch(key, self._upstream, path)
-        if isinstance(slot, Variants):
-            slot = await self._entries.fetch(variant_key(slot, request), self._upstream, path)
-        if isinstance(slot, Entry):
-            return slot if now < slot.fresh_until_s else None
-        return slot if isinstance(slot, Uncacheable) and slot.until_s - UNCACHEABLE_S >= began_s - 1.0 else None
-
-    async def _share(self, slots: list[Slot], lease: Lease | None) -> None:
-        for slot in reversed(slots):
-            await self._entries.share(slot)
-        if lease is not None:
-            await self._give_back(lease)
-
-    async def _give_back(self, lease: Lease) -> None:
-        assert self._entries.shared is not None
-        try:
-            await self._entries.shared.release(*lease)
-        except StoreAway:
-            return
 
     # ------------------------------------------------------------------------------------------------- in the background
 
@@ -510,10 +424,6 @@ class CacheLayer:
             return None
         # A restored answer may be kept for another call, which may use older ones.
         return found if self._entries.clock() < found.since_s + (caching.rule.stale_if_error_s or 0.0) else None
-
-
-def _is_current(slot: Slot, now: float) -> bool:
-    return now < (slot.fresh_until_s if isinstance(slot, Entry) else slot.until_s)
 
 
 def _reason(known: Slot | None, request: Request) -> str:

@@ -300,6 +300,11 @@ def decoded_calls(steps: Iterable[StepPlan]) -> Iterator[StepPlan]:
             yield step
 
 
+def has_cached_calls(steps: Iterable[StepPlan]) -> bool:
+    """Whether the answers to a step may be stored."""
+    return any(isinstance(step.operation, CallPlan) and step.operation.caching is not None for step in steps)
+
+
 def fallback_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, CachingPlan]]:
     """The steps whose failed calls may be answered with an earlier answer, and which are not cached otherwise."""
     for step in steps:
