@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from anabranch.engine.event import ResponseEvent
-from anabranch.observe.timing import Timings
 from anabranch.observe.admin import AdminError
+from anabranch.observe.timing import Timings
 from anabranch.observe.top import fetch, show_top, table
 from tests.support.clock import FakeClock
 from tests.support.edge_plans import endpoint, outcome, result
