@@ -84,9 +84,9 @@ class Services:
             journal=journal,
             shippers=shippers,
             cached=self._cached,
-            rooms=self._rooms,
             memory=self._memory,
             store=self._store(compiled),
+            rooms=self._rooms,
             hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
 
