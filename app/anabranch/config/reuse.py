@@ -1,20 +1,11 @@
 """How long clients and caches in front of the gateway may keep the responses of an endpoint, in the document."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from anabranch.config.base import Model
-from anabranch.config.units import DurationOrZero
-
-
-def _whole(seconds: float) -> float:
-    if seconds != int(seconds):
-        raise ValueError("must be whole seconds: HTTP counts no parts of them")
-    return seconds
-
-
-WholeSeconds = Annotated[DurationOrZero, AfterValidator(_whole)]
+from anabranch.config.units import WholeSeconds
 
 
 class ResponseCache(Model):

@@ -112,7 +112,7 @@ def add_reuse(
                 _report_twice((*at, "response", "headers", name), "cache", problems)
         fields = [field for field in fields if field.name.decode() not in FRESHNESS]
     names = access.any_ if access is not None else []
-    credentials = [field for name in names if name in known.auth for field in known.auth[name].request_fields]
+    credentials = [field for name in names if name in known.auth for field in known.auth[name].kind.credential_fields]
     private_because = _private_because(response, calls, parameters, has_access=access is not None)
     rule = config.ResponseCache() if written is True else written
     is_for_all = own is not None and rule.scope == "public"

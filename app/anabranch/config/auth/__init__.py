@@ -38,12 +38,6 @@ class Authentication(Model):
         found: Kind = getattr(self, next(iter(self.model_fields_set)))
         return found
 
-    @property
-    def request_fields(self) -> tuple[str, ...]:
-        """The header fields in which a client may send such a credential: those that its kind names, else Authorization."""
-        found: tuple[str, ...] = getattr(self.kind, "request_fields", ("authorization",))
-        return found
-
 
 class Access(Model):
     """Who may use an endpoint."""

@@ -20,12 +20,16 @@ from tests.support.policies import answer
 STORED = {"/u/1": ("u-1",), "/u/2": ("u-2", "x"), "/v": ()}
 
 
+def _reloader(entries: Entries) -> Any:
+    return SimpleNamespace(service=SimpleNamespace(entries=entries))
+
+
 class Gateway:
     """The entries of a gateway, and its admin server."""
 
     def __init__(self, store: Store | None = None, others: Any = None) -> None:
         self.entries = Entries(Memory(Bounds()), shared=store, clock=lambda: 200.0)
-        self.reloader: Any = SimpleNamespace(service=SimpleNamespace(entries=self.entries))
+        self.reloader = _reloader(self.entries)
         self._app = Starlette(routes=routes(self.reloader, others))
         for path, tags in STORED.items():
             key = path.encode()
