@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from tests.support.valkey import ValkeyServer
+if TYPE_CHECKING:
+    from tests.support.valkey import ValkeyServer
 
 pytest_plugins = ["pytester"]
 
@@ -17,13 +19,15 @@ settings.load_profile("house" if os.environ.get("ANABRANCH_TEST_RANDOM") else "s
 
 
 @pytest.fixture(scope="session")
-def shared_valkey() -> Iterator[ValkeyServer]:
+def shared_valkey() -> "Iterator[ValkeyServer]":
+    from tests.support.valkey import ValkeyServer
+
     with ValkeyServer() as server:
         yield server
 
 
 @pytest.fixture
-def valkey(shared_valkey: ValkeyServer) -> Iterator[ValkeyServer]:
+def valkey(shared_valkey: "ValkeyServer") -> "Iterator[ValkeyServer]":
     """A running Valkey, which all tests share: take a prefix of your own. It runs again after a test that stopped or froze it."""
     yield shared_valkey
     shared_valkey.thaw()

@@ -13,6 +13,7 @@ class Presented:
     """Header fields of a request."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
+    query: bytes = b""
 
 
 def bearing(token: str) -> Presented:

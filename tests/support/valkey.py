@@ -17,7 +17,7 @@ from tests.support.ports import free_port
 
 HOST: Final = "127.0.0.1"
 _START_TIMEOUT_S: Final = 20.0
-_OPTIONS: Final = ("--save", "", "--appendonly", "no", "--bind", HOST, "--loglevel", "warning", "--enable-debug-command", "yes")
+_OPTIONS: Final = ("--save", "", "--appendonly", "no", "--bind", HOST, "--loglevel", "warning")
 
 
 def binary() -> str:
@@ -132,8 +132,8 @@ class ValkeyCluster:
             for node in self.nodes:
                 exits.enter_context(node)
             first, second = self.nodes
-            first.call("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-            second.call("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+            first.call("CLUSTER", "ADDSLOTS", *range(8192))
+            second.call("CLUSTER", "ADDSLOTS", *range(8192, 16384))
             first.call("CLUSTER", "MEET", HOST, second.port)
             until = time.monotonic() + _START_TIMEOUT_S
             while not all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes):

@@ -27,6 +27,8 @@ HEADERS: Final[JSON] = {
 }
 PROBLEMS: Final = {
     "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
+    "401": ("Unauthenticated", "The request has no credential that is accepted, or one that is not valid (any more)."),
+    "403": ("Forbidden", "The client may not do this."),
     "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
     "406": (
         "NotAcceptable",
@@ -122,6 +124,8 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> list[str]:
     statuses = ["500", "502", "503", "504"]
     if has_parameters or plan.body is not None:
         statuses.append("400")
+    if plan.access is not None:
+        statuses += ["401"] if plan.access.allow is None else ["401", "403"]
     if plan.is_negotiated:
         statuses.append("406")
     if plan.path_parameters:
@@ -143,6 +147,11 @@ def problem_response(status: str, description: str, problem_name: str) -> JSON:
     headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
     if status in ("503", "4XX"):
         headers["Retry-After"] = {"description": "Seconds after which to retry.", "schema": {"type": "string"}}
+    if status == "401":
+        headers["WWW-Authenticate"] = {
+            "description": "How to prove who the client is (RFC 9110 section 11.6.1).",
+            "schema": {"type": "string"},
+        }
     if status == "4XX":
         headers["WWW-Authenticate"] = {"description": "Of a 401: how to authenticate.", "schema": {"type": "string"}}
         headers["Allow"] = {"description": "Of a 405: the methods that are allowed.", "schema": {"type": "string"}}

@@ -75,7 +75,8 @@ class Service:
     `files`: absolute or relative paths of all files read for it. `engine`: runs its plans, while the service is open.
     `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
     `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `stale`: the
-    stale-if-error store; None: a new one. `hiding`: hides the document's secrets; None: nothing does. `rooms`: make what further rooms run for the document. `parts`: all of it that is
+    stale-if-error store; None: a new one. `memory`: the store of this process; None: a new one. `store`: the one that is shared; None: the document
+    has none. `hiding`: hides the document's secrets; None: nothing does. `rooms`: make what further rooms run for the document. `parts`: all of it that is
     opened and closed, in the order of opening. To add a part to every service, add it there.
     """
 

@@ -86,9 +86,9 @@ class Services:
             journal=journal,
             shippers=shippers,
             stale=self._stale,
-            rooms=self._rooms,
             memory=self._memory,
             store=self._store(compiled),
+            rooms=self._rooms,
             hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
 

@@ -9,7 +9,7 @@ from anabranch.core.forwarding import TrustedProxies
 from anabranch.core.metric import Sample, Sampled, metric
 from anabranch.document.part import Noted
 from anabranch.document.service import Service
-from anabranch.guard.auth.checkpoint import Checkpoint
+from anabranch.guard.auth.checkpoint import Checkpoint, Refusals
 from anabranch.guard.auth.kinds import build_authenticator
 from anabranch.guard.tools import Tools
 
@@ -24,12 +24,12 @@ class Guarding:
     def __init__(self, auth: Mapping[str, Authentication], tools: Tools) -> None:
         self.tools = tools
         self.authenticators = {name: build_authenticator(name, source.kind, tools) for name, source in auth.items()}
-        self._refused: dict[tuple[str, str], int] = {}
+        self._refusals = Refusals()
         self._exits = AsyncExitStack()
 
     def checkpoint(self, names: Sequence[str]) -> Checkpoint:
         """What asks for one of these authentications."""
-        return Checkpoint({name: self.authenticators[name] for name in names}, self._refused)
+        return Checkpoint({name: self.authenticators[name] for name in names}, self._refusals)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
@@ -44,7 +44,7 @@ class Guarding:
 
     def samples(self) -> Iterator[Sample]:
         """See `core.metric.Sampled`."""
-        for (name, reason), count in self._refused.items():
+        for (name, reason), count in self._refusals.counts.items():
             yield Sample(FAILURES, (name, reason), count)
         for authenticator in self.authenticators.values():
             if isinstance(authenticator, Sampled):

@@ -75,11 +75,20 @@ def compile_document(
         public_names=document.defaults.public_names,
         auth=document.auth,
         cors=document.cors,
-        journal=document.journal,
+        journal=_without_credentials(document.journal, known),
         stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),
         store=None if document.store is None else compile_store(document.store),
         source=document,
     )
+
+
+def _without_credentials(journal: config.Journal, known: Known) -> config.Journal:
+    """The same, with everything redacted by which clients prove who they are."""
+    rules = journal.redact
+    redact = rules.model_copy(
+        update={"headers": [*rules.headers, *known.credential_fields], "query": [*rules.query, *known.credential_parameters]}
+    )
+    return journal.model_copy(update={"redact": redact})
 
 
 def _check_upstreams(document: config.Document, plans: Mapping[str, UpstreamPlan], problems: Problems) -> None:

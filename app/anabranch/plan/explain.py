@@ -17,6 +17,8 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     come_before = waits(steps)
     longest, chain = longest_path(come_before, [step.worst_case_s for step in steps])
     lines = [f"{plan.method} {plan.path}  ({plan.name})", f"  deadline {_seconds(plan.timeout_s)}"]
+    if (access := plan.access) is not None:
+        lines.append(f"  for clients of {' or '.join(access.names)}{f' if {access.text}' if access.text else ''}")
     if plan.body is not None and plan.body.kind != "json":
         lines.append(f"  body {plan.body.media_type.decode()}, at most {plan.body.max_size_bytes} bytes")
     for level in _levels(come_before):

@@ -312,7 +312,8 @@ class StalePlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name. `store`: None: none is shared."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name.
+    `store`: None: none is shared."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)

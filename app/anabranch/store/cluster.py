@@ -6,6 +6,7 @@
 import asyncio
 import ssl
 from binascii import crc_hqx
+from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
 from anabranch.core.tasks import cancel_and_wait
@@ -51,12 +52,15 @@ class Cluster:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            await cancel_and_wait([self._task])
-        for server in self._servers.values():
-            await server.__aexit__()
-        self._servers.clear()
-        self._owners = [None] * SLOTS
+        async with AsyncExitStack() as exits:
+            try:
+                if self._task is not None:
+                    await cancel_and_wait([self._task])
+            finally:
+                for server in self._servers.values():
+                    exits.push_async_exit(server)
+                self._servers.clear()
+                self._owners = [None] * SLOTS
 
     @property
     def trouble(self) -> str | None:
@@ -74,10 +78,6 @@ class Cluster:
         places = [*self._servers, *self._settings.places]
         self._next += 1
         return places[self._next % len(places)]
-
-    def slot(self, key: bytes) -> int:
-        """Keys of the same slot are at one server."""
-        return slot_of(key)
 
     def link(self, key: bytes) -> Link | None:
         """A connection to the server that has `key`; None while it is away."""
@@ -98,7 +98,7 @@ class Cluster:
         if refused.code == "MOVED":
             self._is_stale.set()
         host, _, port = str(refused).rpartition(" ")[2].rpartition(":")
-        server = self._servers.get(Place(host, int(port)))
+        server = self._servers.get(Place(host, int(port))) if port.isdecimal() else None
         link = None if server is None else server.link()
         if link is None:
             raise Lost("a key has moved to another node")
@@ -148,8 +148,11 @@ class Cluster:
             accepted(ranges)
         finally:
             link.close()
-        # A node that does not know its own address leaves it out.
-        return [(start, end, Place((node[0] or b"").decode() or place.host, node[1])) for start, end, node, *_ in ranges]
+        try:
+            # A node that does not know its own address leaves it out.
+            return [(int(start), int(end), Place((node[0] or b"").decode() or place.host, int(node[1]))) for start, end, node, *_ in ranges]
+        except (AttributeError, IndexError, TypeError, ValueError):
+            raise Lost("it does not tell the nodes of its cluster") from None
 
     async def _adopt(self, ranges: list[tuple[int, int, Place]]) -> None:
         owners: list[Server | None] = [None] * SLOTS

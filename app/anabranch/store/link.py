@@ -3,7 +3,7 @@
 Commands are pipelined: each is written at once, and replies are matched by their order. So a cancelled command cannot leave its reply to the next one: it
 keeps its place in the order, and its reply is dropped.
 
-**Source:** RESP2, the Redis serialization protocol; docs/decisions/0036-own-client-of-the-store.md.
+**Source:** RESP2, the Redis serialization protocol; docs/decisions/0018-own-client-of-the-store.md.
 """
 
 import asyncio
@@ -197,6 +197,6 @@ async def dial(place: Place, context: ssl.SSLContext | None, server_name: str | 
         raise Lost("its TLS certificate is not trusted, or is for another name") from None
     except (ssl.SSLError, ConnectionResetError, ssl.CertificateError) as error:
         raise Lost("the TLS handshake failed" if context is not None else "the connection was lost") from error
-    except OSError as error:
-        raise Lost("it cannot be reached") from error
+    except (OSError, UnicodeError) as error:
+        raise Lost("it cannot be reached") from error  # UnicodeError: a name that cannot be one of a host
     return protocol

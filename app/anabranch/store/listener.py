@@ -1,31 +1,35 @@
 """Receives messages on a connection of its own, which is opened again whenever it ends."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import random
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from anabranch.core.tasks import cancel_and_wait
-from anabranch.store.link import Link, ListeningLink, Lost, dial
+from anabranch.store.link import Link, ListeningLink, Lost, Refused, dial
 from anabranch.store.server import OPEN_TIMEOUT_S, Locate, accepted, log_in
 from anabranch.store.settings import RedisSettings
 
-_BACKOFF_S: Final = 0.5
+logger = logging.getLogger("anabranch.store")
+
+_FIRST_BACKOFF_S: Final = 0.1
+_MAX_BACKOFF_S: Final = 2.0
 # The silence of a frozen server, or of a network that swallows packets, is noticed by commands without replies.
 _PING_EVERY_S: Final = 1.0
 
 
 class _Subscriber:
-    """`has_gap`: it may have missed messages, and has not been told yet."""
+    """`has_gap`: it may have missed messages, and has not been told yet; that it is not subscribed yet counts."""
 
     __slots__ = ("has_gap", "on_gap", "on_message")
 
     def __init__(self, on_message: Callable[[bytes], None], on_gap: Callable[[], None]) -> None:
         self.on_message: Final = on_message
         self.on_gap: Final = on_gap
-        self.has_gap = False
+        self.has_gap = True
 
 
 class Listener:
@@ -37,6 +41,7 @@ class Listener:
         self._locate = locate
         self._subscribers: dict[bytes, list[_Subscriber]] = {}
         self._link: Link | None = None
+        self._is_told = False
         self._has_ended = asyncio.Event()
         self._is_tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -64,13 +69,8 @@ class Listener:
         others = self._subscribers.setdefault(channel, [])
         others.append(subscriber)
         try:
-            if self._link is None:
-                subscriber.has_gap = True
-            else:
-                try:
-                    accepted(await self._link.send("SUBSCRIBE", channel))
-                except Lost:
-                    subscriber.has_gap = True
+            if self._link is not None:
+                subscriber.has_gap = not await self._is_subscribed(self._link.send("SUBSCRIBE", channel))
             yield
         finally:
             others.remove(subscriber)
@@ -80,12 +80,14 @@ class Listener:
                     self._link.send("UNSUBSCRIBE", channel)
 
     async def _listen(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
         while True:
             link = None
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
                     link = await self._open()
                 self._is_tried.set()
+                backoff_s = _FIRST_BACKOFF_S
                 await self._watch(link)
             except (TimeoutError, Lost):
                 self._is_tried.set()
@@ -93,9 +95,11 @@ class Listener:
                 self._link = None
                 if link is not None:
                     link.close()
-                for subscriber in self._everyone():
-                    subscriber.has_gap = True
-            await asyncio.sleep(_BACKOFF_S * random())  # noqa: S311 - no secret
+                for subscribers in self._subscribers.values():
+                    for subscriber in subscribers:
+                        subscriber.has_gap = True
+            await asyncio.sleep(backoff_s * (0.5 + random() / 2))  # noqa: S311 - no secret
+            backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
 
     async def _open(self) -> Link:
         """A connection with all subscriptions. Raises Lost."""
@@ -110,17 +114,35 @@ class Listener:
         try:
             await log_in(link, self._settings.login)
             self._link = link
-            for sent in [link.send("SUBSCRIBE", channel) for channel in self._subscribers]:
-                accepted(await sent)
+            for channel, sent in [(channel, link.send("SUBSCRIBE", channel)) for channel in self._subscribers]:
+                if await self._is_subscribed(sent):
+                    self._tell_of_gap(channel)
         except BaseException:
             self._link = None
             link.close()
             raise
-        for subscriber in self._everyone():
+        if not link.is_open:
+            raise Lost("the connection was lost")
+        return link
+
+    async def _is_subscribed(self, sent: "asyncio.Future[Any]") -> bool:
+        """Whether a SUBSCRIBE was accepted. One that an ACL forbids does not end the connection."""
+        try:
+            reply = await sent
+        except Lost:
+            return False
+        if isinstance(reply, Refused):
+            if not self._is_told:
+                self._is_told = True
+                logger.warning("the shared store refuses the operation subscribe: %s", reply.code)
+            return False
+        return True
+
+    def _tell_of_gap(self, channel: bytes) -> None:
+        for subscriber in self._subscribers.get(channel, ()):
             if subscriber.has_gap:
                 subscriber.has_gap = False
                 subscriber.on_gap()
-        return link
 
     async def _watch(self, link: Link) -> None:
         """Return when the connection has ended. Raises Lost."""
@@ -136,6 +158,3 @@ class Listener:
     def _receive(self, channel: bytes, message: bytes) -> None:
         for subscriber in tuple(self._subscribers.get(channel, ())):
             subscriber.on_message(message)
-
-    def _everyone(self) -> list[_Subscriber]:
-        return [subscriber for subscribers in self._subscribers.values() for subscriber in subscribers]

@@ -7,8 +7,9 @@ ends its connection; while a server has no connection, everything raises StoreAw
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import lru_cache
 from math import ceil
 from secrets import token_bytes
 from time import monotonic
@@ -16,7 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 from anabranch.core.metric import Sample
 from anabranch.core.rate import Bucket, Rate, Verdict, all_allowed, look
-from anabranch.store.cluster import Cluster
+from anabranch.store.cluster import Cluster, slot_of
 from anabranch.store.link import Argument, Link, Lost, Refused
 from anabranch.store.listener import Listener
 from anabranch.store.metrics import STORE_AWAY, STORE_OPERATIONS, STORE_SECONDS
@@ -30,6 +31,8 @@ logger = logging.getLogger("anabranch.store")
 
 T = TypeVar("T")
 
+_ODD: Final = "the shared store replied something else"
+_START_S: Final = 1.5
 _ENTRY: Final = b"e:"
 _COUNT: Final = b"c:"
 _LEASE: Final = b"l:"
@@ -72,8 +75,12 @@ class RedisStore:
                 Cluster(settings, context, self._check_node) if settings.is_cluster else Single(settings, context, self._check)
             )
             self._listener = await exits.enter_async_context(Listener(settings, context, self._servers.locate))
-            await self._servers.tried()
-            await self._listener.tried()
+            try:
+                async with asyncio.timeout(_START_S):
+                    await self._servers.tried()
+                    await self._listener.tried()
+            except TimeoutError:
+                pass  # several servers were tried in vain, and further ones will be
             self._exits = exits.pop_all()
         return self
 
@@ -82,30 +89,45 @@ class RedisStore:
 
     async def get(self, key: bytes) -> bytes | None:
         key = self._prefix + _ENTRY + key
-        value: bytes | None = await self._ask("get", key, "GET", key)
-        return value
+        value = await self._ask("get", key, "GET", key)
+        if value is None or isinstance(value, bytes):
+            return value
+        raise StoreAway(_ODD)
 
     async def put(self, key: bytes, value: bytes, ttl_s: float) -> None:
         key = self._prefix + _ENTRY + key
         await self._ask("put", key, "SET", key, value, "PX", _milliseconds(ttl_s))
 
     async def discard(self, *keys: bytes) -> int:
-        groups = self._by_slot([self._prefix + _ENTRY + key for key in keys])
-        return sum(await _all([self._ask("discard", group[0], "UNLINK", *group) for group in groups]))
+        whole = [self._prefix + _ENTRY + key for key in keys]
+        slots: dict[int, list[bytes]] = {}
+        for key in whole:
+            slots.setdefault(slot_of(key) if self._settings.is_cluster else 0, []).append(key)
+        found = await _all([self._ask("discard", group[0], "UNLINK", *group) for group in slots.values()])
+        try:
+            return sum(map(int, found))
+        except (TypeError, ValueError):
+            raise StoreAway(_ODD) from None
 
     async def take(self, buckets: Sequence[Bucket], cost: float) -> list[Verdict]:
         """See `Store.take`. In a cluster the buckets may be at several servers, and no decision spans them: the units are taken at all of them in one round trip, and
         given back where another bucket did not allow it. So a limit is never exceeded, and for a moment it may refuse what was just about to be given back."""
-        keys = [self._prefix + _COUNT + bucket.key for bucket in buckets]
-        rates = {key: bucket.rate for key, bucket in zip(keys, buckets, strict=True)}
-        groups = self._by_slot(keys)
-        verdicts: dict[bytes, Verdict] = {}
-        for found in await _all([self._take(group, rates, cost) for group in groups]):
-            verdicts.update(found)
-        if len(groups) > 1 and not all_allowed([*verdicts.values()]):
-            taken = [group for group in groups if all_allowed([verdicts[key] for key in group])]
-            await _all([self._take(group, rates, -cost) for group in taken])
-        return [verdicts[key] for key in keys]
+        if not buckets:
+            return []
+        if not self._settings.is_cluster:
+            return await self._take(buckets, cost)
+        slots: dict[int, list[Bucket]] = {}
+        for bucket in buckets:
+            slots.setdefault(slot_of(self._prefix + _COUNT + bucket.key), []).append(bucket)
+        groups = list(slots.values())
+        found = await _all([self._take(group, cost) for group in groups])
+        if not all(map(all_allowed, found)):
+            taken = [group for group, verdicts in zip(groups, found, strict=True) if all_allowed(verdicts)]
+            await _all([self._take(group, -cost) for group in taken])
+        verdicts = {
+            bucket.key: verdict for group, each in zip(groups, found, strict=True) for bucket, verdict in zip(group, each, strict=True)
+        }
+        return [verdicts[bucket.key] for bucket in buckets]
 
     async def lease(self, key: bytes, ttl_s: float) -> bytes | None:
         key, token = self._prefix + _LEASE + key, token_bytes(12)
@@ -138,21 +160,17 @@ class RedisStore:
             yield Sample(STORE_SECONDS, (operation,), count.ok_s)
         yield Sample(STORE_AWAY, (), float(self._servers.trouble is not None))
 
-    def _by_slot(self, keys: Sequence[bytes]) -> list[list[bytes]]:
-        """The keys that one command may have together."""
-        groups: dict[int, list[bytes]] = {}
-        for key in keys:
-            groups.setdefault(self._servers.slot(key), []).append(key)
-        return list(groups.values())
-
-    async def _take(self, keys: list[bytes], rates: Mapping[bytes, Rate], cost: float) -> dict[bytes, Verdict]:
-        arguments: list[Argument] = []
-        for key in keys:
-            rate = rates[key]
-            arguments += (repr(rate.count), repr(rate.period_s), repr(rate.capacity), int(rate.is_quota))
+    async def _take(self, buckets: Sequence[Bucket], cost: float) -> list[Verdict]:
+        """Take from buckets at one server."""
+        prefix = self._prefix + _COUNT
+        keys = [prefix + bucket.key for bucket in buckets]
+        arguments = [argument for bucket in buckets for argument in _arguments(bucket.rate)]
         reply = await self._ask("take", keys[0], "EVALSHA", TAKE.digest, len(keys), *keys, repr(cost), "", *arguments)
-        now, *states = map(float, reply)
-        return {key: look(rates[key], state, now, cost)[0] for key, state in zip(keys, states, strict=True)}
+        try:
+            now = float(reply[0])
+            return [look(bucket.rate, float(state), now, cost)[0] for bucket, state in zip(buckets, reply[1:], strict=True)]
+        except (IndexError, TypeError, ValueError):
+            raise StoreAway(_ODD) from None
 
     async def _ask(self, operation: str, key: bytes, *command: Argument) -> Any:
         """The reply to a command, sent to the server that has `key`. Raises StoreAway."""
@@ -212,6 +230,11 @@ class RedisStore:
     async def _check_node(self, link: Link) -> None:
         """The same for a node of a cluster, where the key of a probe may be at another node."""
         accepted(await link.send("EVAL", TAKE.text, 0, "0", ""))
+
+
+@lru_cache(maxsize=1024)
+def _arguments(rate: Rate) -> tuple[str, str, str, int]:
+    return repr(rate.count), repr(rate.period_s), repr(rate.capacity), int(rate.is_quota)
 
 
 def _milliseconds(ttl_s: float) -> int:

@@ -15,28 +15,24 @@ _TIMEOUT_S: Final = 0.3
 
 
 class Sentinels:
-    """`places`: in the order in which they are asked: the last one that answered comes first."""
-
     def __init__(self, settings: RedisSettings, context: ssl.SSLContext | None) -> None:
-        self.places = list(settings.places)
         self._settings = settings
         self._context = context
+        # In the order in which they are asked. One that did not answer goes to the end, so that each is asked in the end, however short the time is.
+        self._places = list(settings.places)
 
     async def locate(self) -> Place:
         """Where the primary is. Raises Lost when no sentinel says."""
         reason = ""
-        for place in tuple(self.places):
+        for _ in self._settings.places:
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
-                    found = await self._ask(place)
+                    return await self._ask(self._places[0])
             except TimeoutError:
                 reason = "no sentinel answers"
             except Lost as error:
                 reason = f"no sentinel tells where the primary is; the last one says: {error.reason}"
-            else:
-                self.places.remove(place)
-                self.places.insert(0, place)
-                return found
+            self._places.append(self._places.pop(0))
         raise Lost(reason)
 
     async def _ask(self, place: Place) -> Place:
@@ -49,12 +45,15 @@ class Sentinels:
             link.close()
         if found is None:
             raise Lost("there is no primary of this name")
-        host, port = found
-        return Place(host.decode(), int(port))
+        try:
+            host, port = found
+            return Place(host.decode(), int(port))
+        except (AttributeError, TypeError, ValueError):
+            raise Lost("it is no sentinel") from None
 
 
 async def check_primary(link: Link) -> None:
     """Raise Lost if the server is not a primary: a sentinel may not have noticed a failover yet."""
     role = accepted(await link.send("ROLE"))
-    if role[0] != b"master":
+    if not isinstance(role, list) or role[:1] != [b"master"]:
         raise Lost("it is a replica")

@@ -76,11 +76,13 @@ class Server:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        links, self._links = self._links, []
-        for link in links:
-            link.close()
-        if self._task is not None:
-            await cancel_and_wait([self._task])
+        try:
+            if self._task is not None:
+                await cancel_and_wait([self._task])
+        finally:
+            links, self._links = self._links, []
+            for link in links:
+                link.close()
 
     @property
     def trouble(self) -> str | None:

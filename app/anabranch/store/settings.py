@@ -18,6 +18,9 @@ class Login(msgspec.Struct, frozen=True):
     username: str | None = None
     password: str | None = None
 
+    def __repr__(self) -> str:
+        return "Login()"
+
 
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`places`: the server; with `sentinel` the sentinels, with `is_cluster` some nodes. `prefix`: of every key and channel. `timeout_s`: of each operation.

@@ -40,9 +40,6 @@ class Single:
     async def locate(self) -> Place:
         return self._place if self._sentinels is None else await self._sentinels.locate()
 
-    def slot(self, key: bytes) -> int:
-        return 0
-
     def link(self, key: bytes) -> Link | None:
         return self._server.link()
 

@@ -4,10 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import cycle
+from unittest import mock
 
 import hiredis
 import pytest
 import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anabranch.core.rate import Bucket, Rate
 from anabranch.store.redis import RedisStore
@@ -21,6 +25,7 @@ from tests.support.valkey import HOST, ValkeyServer
 Answer = Callable[[list[bytes]], bytes | None]
 """The reply to a command; None: the connection is closed."""
 
+ANYBODY = Login()
 BUCKET = Bucket(b"all", Rate(10, 60, 10))
 
 
@@ -60,8 +65,9 @@ async def scripted(answer: Answer, greeting: bytes = b"") -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def opened(port: int, timeout_s: float = 2.0, login: Login = Login()) -> AsyncIterator[RedisStore]:
-    async with no_leaks(), RedisStore(RedisSettings(places=(Place(HOST, port),), timeout_s=timeout_s, login=login, connections=1)) as store:
+async def opened(port: int, timeout_s: float = 2.0, login: Login = ANYBODY, database: int = 0) -> AsyncIterator[RedisStore]:
+    one = RedisSettings(places=(Place(HOST, port),), timeout_s=timeout_s, login=login, database=database, connections=1)
+    async with no_leaks(), RedisStore(one) as store:
         yield store
 
 
@@ -84,7 +90,7 @@ async def test_what_keeps_a_connection_from_being_used_is_named(
 ) -> None:
     async with scripted(lambda _: reply) as port, opened(port) as store:
         assert list(store.notes()) == [f"the shared store is away: {trouble}"]
-        with pytest.raises(StoreAway, match="^the shared store is away$"):
+        with pytest.raises(StoreAway, match=r"^the shared store is away$"):
             await store.get(b"private")
     assert "private" not in caplog.text
     assert str(port) not in caplog.text
@@ -169,10 +175,8 @@ async def test_credentials_are_sent_before_everything_else() -> None:
         sent.append(command)
         return well(command)
 
-    settings = RedisSettings(places=(), login=Login("us er", "p:@/ß"), database=3, connections=1)
-    async with scripted(answer) as port:
-        async with RedisStore(RedisSettings(places=(Place(HOST, port),), login=settings.login, database=3, connections=1)):
-            pass
+    async with scripted(answer) as port, opened(port, login=Login("us er", "p:@/ß"), database=3):
+        pass
     assert [b"AUTH", b"us er", "p:@/ß".encode()] in sent
     assert sent[0][0] == b"AUTH"
     assert [b"SELECT", b"3"] in sent
@@ -224,3 +228,46 @@ async def test_an_idle_connection_that_went_dead_is_noticed_before_a_request_pay
         silent.clear()
         await eventually(lambda: not list(store.notes()))
         assert await store.get(b"a") is None
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*-1\r\n", b"*0\r\n", b"*2\r\n$1\r\nx\r\n$1\r\ny\r\n", b"*3\r\n$7\r\nmessage\r\n:1\r\n:2\r\n",
+             b"-ERR x\r\n", b"-MOVED 1 :\r\n", b"-MOVED\r\n", b"-ASK 1 a:b\r\n", b"-NOSCRIPT\r\n", b"-\r\n", b"$5\r\nab", b"%1\r\n", b""]
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from(["single", "cluster", "sentinel"]),
+)  # fmt: skip
+def test_whatever_is_replied_an_operation_ends_in_time_and_nothing_breaks(replies: list[bytes], kind: str) -> None:
+    async def check() -> None:
+        faults: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        turn = cycle(replies)
+        async with scripted(lambda _: next(turn)) as port:
+            odd = RedisSettings(
+                places=(Place(HOST, port),), timeout_s=0.01, is_cluster=kind == "cluster", sentinel="main" if kind == "sentinel" else None
+            )
+            store = RedisStore(odd)
+            with mock.patch("anabranch.store.redis._START_S", 0.02):
+                await store.__aenter__()
+            async with store.subscribe(b"a", lambda _: None, lambda: None):
+                for operation in (
+                    lambda: store.get(b"a"),
+                    lambda: store.take([BUCKET], 1),
+                    lambda: store.lease(b"a", 1),
+                    lambda: store.discard(b"a", b"b"),
+                ):
+                    try:
+                        async with asyncio.timeout(20):
+                            await operation()
+                    except StoreAway:
+                        pass
+            list(store.notes())
+            await store.__aexit__(None, None, None)
+        assert faults == []
+
+    asyncio.run(check())

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from anabranch.store.seam import StoreAway
 from anabranch.store.settings import Login, Place, RedisSettings
 from tests.support.eventually import eventually
 from tests.support.leaks import no_leaks
+from tests.support.paths import ROOT
 from tests.support.valkey import HOST, ValkeyServer
 
 _PREFIXES = count()
@@ -186,6 +188,7 @@ async def test_a_server_that_stops_and_starts_again_costs_no_request_more_than_t
         await asyncio.gather(*clients)
 
 
+@pytest.mark.both_loops
 async def test_a_frozen_server_is_away_after_the_timeout_and_at_once_afterwards(valkey: ValkeyServer) -> None:
     async with opened(settings_for(valkey, timeout_s=0.05)) as store:
         await is_back(store)
@@ -249,6 +252,7 @@ async def test_a_flushed_server_has_forgotten_entries_and_scripts_and_nobody_not
         assert not is_away(store)
 
 
+@pytest.mark.both_loops
 async def test_a_cancelled_operation_does_not_leave_its_reply_to_the_next_one(valkey: ValkeyServer) -> None:
     # CVE-2023-28858 and CVE-2023-28859 of redis-py.
     settings = msgspec.structs.replace(settings_for(valkey), connections=1)
@@ -314,6 +318,29 @@ async def test_an_operation_that_the_acl_forbids_fails_alone(caplog: pytest.LogC
             for _ in range(3):
                 with pytest.raises(StoreAway):
                     await store.publish(b"a", b"1")
-            assert await store.get(b"a") is None
+            for _ in range(2):
+                async with store.subscribe(b"a", lambda _: None, lambda: None):
+                    assert await store.get(b"a") is None
             assert not is_away(store)
     assert caplog.text.count("the shared store refuses the operation publish: NOPERM") == 1
+    assert caplog.text.count("the shared store refuses the operation subscribe: NOPERM") == 1
+
+
+async def test_the_user_of_the_page_may_do_all_that_is_needed() -> None:
+    (rule,) = re.findall(r"^user gateway .*$", (ROOT / "docs" / "store.md").read_text("utf-8"), re.MULTILINE)
+    name, *rules = rule.replace("PASSWORD", "pw").split()[1:]
+    with ValkeyServer("--user", name, *rules) as server:
+        settings = msgspec.structs.replace(settings_for(server), prefix=b"shop:", login=Login("gateway", "pw"))
+        heard: list[bytes] = []
+        async with opened(settings) as store, store.subscribe(b"a", heard.append, lambda: heard.append(b"gap")):
+            assert list(store.notes()) == []
+            await store.put(b"a", b"1", 60)
+            assert await store.get(b"a") == b"1"
+            assert await store.discard(b"a") == 1
+            server.call("SCRIPT", "FLUSH")
+            assert (await store.take([Bucket(b"a", Rate(1, 60, 1))], 1))[0].is_allowed
+            token = await store.lease(b"a", 60)
+            assert token is not None
+            await store.release(b"a", token)
+            await store.publish(b"a", b"heard")
+            await eventually(lambda: heard == [b"heard"])

@@ -208,7 +208,7 @@ async def test_a_key_that_moved_is_found_and_the_new_owner_is_learned(cluster: V
 
 async def test_while_one_node_is_away_the_other_one_serves(cluster: ValkeyCluster) -> None:
     low, high = keys_of_both(b"away:e:")
-    async with opened(of(cluster, b"away:")) as store:
+    async with opened(msgspec.structs.replace(of(cluster, b"away:"), timeout_s=0.2)) as store:
         cluster.nodes[1].freeze()
         try:
             with pytest.raises(StoreAway):

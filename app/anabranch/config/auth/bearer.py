@@ -1,12 +1,15 @@
 """What kinds of tokens have in common in the document: where a request has its token, and the authority that knows it."""
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from anabranch.config.base import HeaderName, Model
+from anabranch.config.auth.kind import Kind
+from anabranch.config.base import HeaderName
 from anabranch.config.units import Duration
 from anabranch.config.upstream import TLS
+
+AUTHORIZATION: Final = "authorization"
 
 
 def _not_empty(value: str) -> str:
@@ -18,7 +21,7 @@ def _not_empty(value: str) -> str:
 Text = Annotated[str, AfterValidator(_not_empty)]
 
 
-class Bearer(Model):
+class Bearer(Kind):
     """Tokens of clients."""
 
     header: HeaderName | None = None
@@ -31,6 +34,24 @@ class Bearer(Model):
     """Longest time that the authority may take to answer."""
     tls: TLS | None = None
     """Certificates and TLS settings for the authority. If unset, the system's certificate authorities are trusted."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where the token stands, as OpenAPI calls it (section 4.8.27.1), and its name there."""
+        return ("header", (self.header or AUTHORIZATION).lower()) if self.cookie is None else ("cookie", self.cookie)
+
+    @property
+    def credential_fields(self) -> list[str]:
+        where, name = self.place
+        return [name] if where == "header" else ["cookie"]
+
+    def scheme(self) -> dict[str, Any]:
+        where, name = self.place
+        return (
+            {"type": "http", "scheme": "bearer"}
+            if name == AUTHORIZATION and where == "header"
+            else {"type": "apiKey", "in": where, "name": name}
+        )
 
     @property
     def authority(self) -> str | None:

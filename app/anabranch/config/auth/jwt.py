@@ -1,6 +1,6 @@
 """Signed tokens in the document: JSON Web Tokens, and which of them are accepted."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -60,6 +60,10 @@ class JWT(Bearer):
     @property
     def authority(self) -> str | None:
         return self.jwks_url or (self.issuer if self.jwks_file is None and self.secret is None else None)
+
+    def scheme(self) -> dict[str, Any]:
+        scheme = super().scheme()
+        return scheme | {"bearerFormat": "JWT"} if scheme["type"] == "http" else scheme
 
     @property
     def accepted(self) -> tuple[str, ...]:

@@ -3,25 +3,22 @@
 from collections.abc import Callable
 from typing import Final
 
+from anabranch.config.auth.bearer import AUTHORIZATION
+
+CHALLENGE: Final = 'Bearer realm="gateway"'
+"""**Source:** RFC 6750 section 3."""
 Find = Callable[[dict[bytes, bytes]], bytes | None]
 """The token in the header fields of a request; None when there is none."""
 
-AUTHORIZATION: Final = "authorization"
-SCHEME: Final = "Bearer"
 _SCHEME: Final = b"bearer"
 
 
-def finder(header: str | None, cookie: str | None) -> Find:
-    """What finds the token: in a cookie, in a header field, or in `Authorization` (RFC 6750 section 2.1). Never in a URL, which is logged everywhere."""
-    if cookie is not None:
-        return _in_cookie(cookie.encode())
-    name = (header or AUTHORIZATION).lower()
+def finder(place: tuple[str, str]) -> Find:
+    """What finds the token at a `Bearer.place`: in a cookie, in a header field, or in `Authorization` (RFC 6750 section 2.1). Never in a URL, which is logged everywhere."""
+    where, name = place
+    if where == "cookie":
+        return _in_cookie(name.encode())
     return _in_authorization if name == AUTHORIZATION else _in_header(name.encode())
-
-
-def challenge_of(header: str | None, cookie: str | None) -> str:
-    """The scheme of the challenge; "" where a client could not follow it."""
-    return SCHEME if cookie is None and (header or AUTHORIZATION).lower() == AUTHORIZATION else ""
 
 
 def _in_authorization(headers: dict[bytes, bytes]) -> bytes | None:

@@ -17,7 +17,7 @@ from anabranch.core.metric import Sample, metric
 from anabranch.core.principal import Principal
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.guard.auth.authority import Authority, NoAnswer
-from anabranch.guard.auth.bearer import challenge_of, finder
+from anabranch.guard.auth.bearer import CHALLENGE, finder
 from anabranch.guard.auth.remembered import REMEMBERED, Remembered
 from anabranch.guard.auth.seam import CannotAuthenticate, InvalidCredential, Presented
 from anabranch.guard.auth.token import MOST_BYTES, check_audience, check_dates, name_of, object_of, refused, subject_of
@@ -48,16 +48,17 @@ class IntrospectionAuthenticator:
     `audiences`: of which a token must have one; empty: any. `clock`: seconds since the epoch.
     """
 
+    challenge = CHALLENGE
+
     def __init__(
         self, name: str, source: Introspection, *, authority: Authority, audiences: frozenset[str], clock: Callable[[], float]
     ) -> None:
-        self.challenge = challenge_of(source.header, source.cookie)
         self._name = name
         self._source = source
         self._authority = authority
         self._headers, self._form = _credentials(source)
         self._audiences = audiences
-        self._find = finder(source.header, source.cookie)
+        self._find = finder(source.place)
         self._clock = clock
         self._remembered = Remembered(clock)
         self._inactive: dict[bytes, tuple[str, float]] = {}

@@ -4,20 +4,22 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from anabranch.config.auth.api_key import APIKeys
+from anabranch.config.auth.basic import Basic
 from anabranch.config.auth.introspection import Introspection
 from anabranch.config.auth.jwt import JWT
-from anabranch.config.base import Model
-from anabranch.guard.auth import api_key, introspection, jwt
+from anabranch.config.auth.kind import Kind
+from anabranch.guard.auth import api_key, basic, introspection, jwt
 from anabranch.guard.auth.seam import Authenticator
 from anabranch.guard.tools import Tools
 
-KINDS: Final[dict[type[Model], Callable[[str, Any, Tools], Authenticator]]] = {
+KINDS: Final[dict[type[Kind], Callable[[str, Any, Tools], Authenticator]]] = {
     APIKeys: api_key.build,
+    Basic: basic.build,
     JWT: jwt.build,
     Introspection: introspection.build,
 }
 """What builds an authenticator, from its name in the document and its model there."""
 
 
-def build_authenticator(name: str, source: Model, tools: Tools) -> Authenticator:
+def build_authenticator(name: str, source: Kind, tools: Tools) -> Authenticator:
     return KINDS[type(source)](name, source, tools)

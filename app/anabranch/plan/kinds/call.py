@@ -176,7 +176,8 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     if context.problems.errors:
         return None
     select = context.endpoint.response.select
-    ours = [select.parameter] if select is not None and ALL in step.forward_query else []
+    # `*` stands for no credentials and for nothing that is for the gateway; by name, everything can be forwarded.
+    ours = [*([] if select is None else [select.parameter]), *context.known.credential_parameters] if ALL in step.forward_query else []
     scope = context.scope
     block, extra = compile_headers(
         defaults=DEFAULT_HEADERS
@@ -188,6 +189,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         content_type=_content_type(step, context, upstream) if has_body else None,
         slot_of=scope.slot,
         optional=scope.is_optional,
+        kept_back=context.known.credential_fields,
     )
     every_s = 0.0 if until is None else _EVERY_S if step.every_s is None else step.every_s
     repetitions = 1 if until is None else _repetitions(step, every_s, context)
