@@ -10,7 +10,7 @@ from anabranch.plan.upstream import UpstreamPlan
 
 @dataclass
 class Presented:
-    """Header fields of a request."""
+    """What a request presents."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     query: bytes = b""

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from anabranch.config.auth import JWT, Authentication, Bearer
+from anabranch.config.auth import JWT, Authentication, Basic, Bearer
+from anabranch.config.auth.basic import users_of
 from anabranch.config.auth.jwt import SECRET_BYTES
 from anabranch.config.problems import Problems
 from anabranch.errors import MissingExtraError
@@ -30,8 +31,16 @@ def check_auth(auth: Mapping[str, Authentication], contexts: TLSContexts, proble
                 contexts.get(compile_tls(kind.tls))
             except ValueError as error:
                 problems.add(("auth", name, *source.model_fields_set, "tls"), str(error), is_warning=without_secrets)
+        if source.basic is not None:
+            _check_basic(source.basic, ("auth", name, "basic"), problems)
         if source.jwt is not None:
             _check_jwt(source.jwt, ("auth", name, "jwt"), problems, without_secrets=without_secrets)
+
+
+def _check_basic(basic: Basic, at: tuple[str, ...], problems: Problems) -> None:
+    needed = {"argon2" if digest.startswith("$argon2") else "bcrypt" for digest in users_of(basic.users).values()}
+    if any(find_spec(module) is None for module in needed):
+        problems.add(at, str(MissingExtraError("an authentication of kind basic", "basic")))
 
 
 def _check_jwt(jwt: JWT, at: tuple[str, ...], problems: Problems, *, without_secrets: bool) -> None:

@@ -47,11 +47,9 @@ class Bearer(Kind):
 
     def scheme(self) -> dict[str, Any]:
         where, name = self.place
-        return (
-            {"type": "http", "scheme": "bearer"}
-            if name == AUTHORIZATION and where == "header"
-            else {"type": "apiKey", "in": where, "name": name}
-        )
+        if (where, name) == ("header", AUTHORIZATION):
+            return {"type": "http", "scheme": "bearer"}
+        return {"type": "apiKey", "in": where, "name": name}
 
     @property
     def authority(self) -> str | None:
