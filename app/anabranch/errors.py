@@ -471,6 +471,14 @@ class DeadlineExceeded(RejectedError):
     is_timeout = True
 
 
+class NotCached(StepError):
+    """The client wants only a stored answer, and there is none. **Source:** RFC 9111 section 5.2.1.7."""
+
+    code = "not_cached"
+    status = 504
+    title = "No stored answer"
+
+
 class SkippedError(StepError):
     code = "skipped"
     title = "Step skipped"

@@ -135,6 +135,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Retry after the seconds in `Retry-After`. `RateLimit` and `RateLimit-Policy` say how much is left.",
         "`rate_limits` of the document are what the endpoint names. The metrics count the requests that each limit rejects.",
     ),
+    "not_cached": Advice(
+        "The client sent `Cache-Control: only-if-cached`, and no stored answer is good enough. No service was asked.",
+        "Send the request without `only-if-cached`.",
+        "Nothing. `obey_client` of the call's `cache` lets clients say this.",
+    ),
     "overloaded": Advice(
         "The limit of concurrent requests was reached, and no slot became free in time. The request was not processed.",
         "Retry after the seconds in `Retry-After`, plus a random delay.",

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from anabranch.core.status import BODYLESS
+from anabranch.plan.kinds.call import has_cached_calls
 from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import EndpointPlan, ResponseField
 
@@ -25,6 +26,17 @@ HEADERS: Final[JSON] = {
         "schema": {"type": "string"},
     },
 }
+CACHED: Final[JSON] = {
+    "Age": {
+        "description": "Age of the oldest answer of a step with a cache, in seconds (RFC 9111).",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "Cache-Status": {
+        "description": "What the gateway's cache had to do with each step that has one (RFC 9211): `hit`, or `fwd` with the reason; `ttl` in seconds.",
+        "schema": {"type": "string"},
+    },
+}
+"""Of endpoints with a step that has a cache."""
 PROBLEMS: Final = {
     "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
     "401": ("Unauthenticated", "The request has no credential that is accepted, or one that is not valid (any more)."),
@@ -90,6 +102,8 @@ def describe_responses(plan: EndpointPlan, schema: JSON, problem_name: str, *, h
 def _success(plan: EndpointPlan, schema: JSON) -> JSON:
     fields = {field.name.decode("latin-1"): field for field in plan.response.fields if field.name != b"content-type"}
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
+    if has_cached_calls(plan.steps):
+        headers |= CACHED
     headers.update({name: _field(fields[name]) for name in sorted(fields)})
     if (compression := plan.response.compression) is not None:
         headers.pop("vary", None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from anabranch.cache import entries
 from anabranch.compute import job
 from anabranch.core.metric import Metric, metric
 from anabranch.document import code, reload, upstreams
@@ -17,7 +18,7 @@ from anabranch.guard import concurrency, guarding
 from anabranch.guard.auth import introspection, keys, remembered
 from anabranch.journal import counters
 from anabranch.observe import logs, refusals
-from anabranch.policy import balance, breaker, bulkhead
+from anabranch.policy import balance, breaker, bulkhead, cache
 from anabranch.sinks import shipper
 from anabranch.store import metrics as store
 
@@ -88,6 +89,8 @@ _ROOMS: Final = (
     upstreams,
     bulkhead,
     breaker,
+    cache,
+    entries,
     balance,
     reload,
     code,

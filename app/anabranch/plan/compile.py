@@ -5,13 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.plan.access import check_access
+from anabranch.plan.caching import bounds_of, is_cached_call
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import report_forward_headers
-from anabranch.plan.kinds.call import decoded_calls, is_judged_call, is_stale_call
+from anabranch.plan.kinds.call import decoded_calls, is_judged_call
 from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
-from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
+from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.response import check_default_response
 from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
@@ -34,10 +35,11 @@ def compile_document(
     models rejected; references to them are not reported again. `check_hook`: checks the functions of compute steps.
     """
     paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
-    stale = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_stale_call(step)}
-    judged = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_judged_call(step)}
+    steps = [step for endpoint in document.endpoints for step in endpoint.steps.values()]
+    cached = {step.upstream for step in steps if is_cached_call(step, document.defaults)}
+    judged = {step.upstream for step in steps if is_judged_call(step)}
     upstreams = {
-        name: compile_upstream(name, upstream, has_stale_calls=name in stale, has_judged_calls=name in judged)
+        name: compile_upstream(name, upstream, has_cached_calls=name in cached, has_judged_calls=name in judged)
         for name, upstream in document.upstreams.items()
     }
     known = Known(
@@ -76,7 +78,8 @@ def compile_document(
         auth=document.auth,
         cors=document.cors,
         journal=_without_credentials(document.journal, known),
-        stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),
+        cache=bounds_of(document, problems),
+        is_cache_shared=document.cache.shared,
         store=None if document.store is None else compile_store(document.store),
         source=document,
     )

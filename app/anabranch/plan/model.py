@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from anabranch.cache.memory import Bounds
 from anabranch.config import model as config
 from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
@@ -302,14 +303,6 @@ class EndpointPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StalePlan:
-    """Bounds of the store of old answers."""
-
-    max_entries: int = 10_000
-    max_bytes: int = 64 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
     of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name.
@@ -323,6 +316,7 @@ class DocumentPlan:
     auth: Mapping[str, config.Authentication] = field(default_factory=dict)
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
-    stale: StalePlan = StalePlan()
+    cache: Bounds = field(default_factory=Bounds)
+    is_cache_shared: bool = True
     store: StorePlan | None = None
     source: config.Document

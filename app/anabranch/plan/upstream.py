@@ -112,7 +112,7 @@ class UpstreamPlan:
     `failures`: what counts as a failure of the service, for its breakers and for ejection.
     `host`: of its Host header; `client`: the client's; None: of the address. `forward_headers`: names as written. `forwarded`: what it is told of
     the client. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
-    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
+    A policy that the document does not set is None. `has_cached_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
     answer of it may count as a failure.
     `is_authority`: it only issues tokens for the upstream of this name.
     """
@@ -142,7 +142,7 @@ class UpstreamPlan:
     tls: TLSPlan | None
     oauth2: OAuth2Plan | None
     pool: ConnectionPoolPlan
-    has_stale_calls: bool = False
+    has_cached_calls: bool = False
     has_judged_calls: bool = False
     is_authority: bool = False
 
@@ -157,7 +157,7 @@ class UpstreamPlan:
 
 
 def compile_upstream(
-    name: str, upstream: config.Upstream, *, has_stale_calls: bool = False, has_judged_calls: bool = False
+    name: str, upstream: config.Upstream, *, has_cached_calls: bool = False, has_judged_calls: bool = False
 ) -> UpstreamPlan:
     """The plan of an upstream that its models accept."""
     bulkhead = upstream.concurrency
@@ -194,7 +194,7 @@ def compile_upstream(
         tls=None if upstream.tls is None else compile_tls(upstream.tls),
         oauth2=_oauth2(upstream.oauth2),
         pool=_pool(upstream.pool),
-        has_stale_calls=has_stale_calls,
+        has_cached_calls=has_cached_calls,
         has_judged_calls=has_judged_calls,
     )
 

@@ -113,7 +113,7 @@ class Offline:
     def _policy(self, upstream: str) -> Policy:
         async def play_back(call: Call) -> Answer:
             call.attempts += 1
-            answer, call.stale_age_s = await self._recording().call(upstream, call.request, self._step.get(), call.stale)
+            answer, call.stale_age_s = await self._recording().call(upstream, call.request, self._step.get(), call.caching)
             if call.judge is not None and answer.status in call.success:
                 await call.judge(answer)
             return answer
