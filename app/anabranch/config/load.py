@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
-from anabranch.config.model import TLS, CallStep, Document, Endpoint, Parameter, Step, Upstream, checked_name, step_model
+from anabranch.config.auth import JWT, Bearer
+from anabranch.config.model import TLS, Authentication, CallStep, Document, Endpoint, Parameter, Step, Upstream, checked_name, step_model
 from anabranch.config.node import Path
 from anabranch.config.problems import Positions, Problems
 from anabranch.config.secrets import Secrets
@@ -93,12 +94,13 @@ def _draft(source: Source, environ: Mapping[str, str], problems: Problems, *, wi
         redis = store.redis.model_copy(update={"tls": _resolved(store.redis.tls, ("store", "redis"), problems)})
         document = document.model_copy(update={"store": store.model_copy(update={"redis": redis})})
     good_upstreams = _upstreams(upstreams, validator, problems) if isinstance(upstreams, dict) else {}
+    auth = {name: _with_files(source, ("auth", name), problems) for name, source in document.auth.items()}
     good_endpoints: dict[Path, Endpoint] = {}
     for index, value in enumerate(endpoints if isinstance(endpoints, list) else []):
         if (endpoint := _endpoint(("endpoints", index), value, validator, problems)) is not None:
             good_endpoints["endpoints", index] = endpoint
     return Draft(
-        document=document.model_copy(update={"upstreams": good_upstreams, "endpoints": list(good_endpoints.values())}),
+        document=document.model_copy(update={"auth": auth, "upstreams": good_upstreams, "endpoints": list(good_endpoints.values())}),
         endpoint_paths=tuple(good_endpoints),
         problems=problems,
         broken=frozenset(validator.broken),
@@ -124,6 +126,20 @@ def _upstreams(data: dict[str, Any], validator: Validator, problems: Problems) -
                 upstream if upstream.tls is None else upstream.model_copy(update={"tls": _resolved(upstream.tls, path, problems)})
             )
     return upstreams
+
+
+def _with_files(source: Authentication, path: Path, problems: Problems) -> Authentication:
+    """`source` with its relative file paths resolved likewise."""
+    kind = source.kind
+    if not isinstance(kind, Bearer):
+        return source
+    (name,) = source.model_fields_set
+    found: dict[str, object] = {}
+    if kind.tls is not None:
+        found["tls"] = _resolved(kind.tls, (*path, name), problems)
+    if isinstance(kind, JWT) and kind.jwks_file is not None:
+        found["jwks_file"] = str(File(problems.positions.locate((*path, name, "jwks_file")).file).parent / kind.jwks_file)
+    return source.model_copy(update={name: kind.model_copy(update=found)}) if found else source
 
 
 def _resolved(tls: TLS, path: Path, problems: Problems) -> TLS:

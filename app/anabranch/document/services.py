@@ -7,6 +7,7 @@ from pathlib import Path
 from anabranch.cache.memory import Memory
 from anabranch.compute.pools import make_pool
 from anabranch.config.secrets import Secrets
+from anabranch.document.auth import files_of
 from anabranch.document.code import ProjectCode
 from anabranch.document.compile import Compiled, compile_file, keep_routers, project_folders
 from anabranch.document.service import Hiding, Hooks, Room, Service
@@ -76,7 +77,7 @@ class Services:
             plan,
             digest=compiled.draft.digest,
             warnings=(*changes, *compiled.draft.problems.warnings),
-            files=(*map(str, compiled.draft.files), *certificates),
+            files=(*map(str, compiled.draft.files), *certificates, *files_of(plan.auth)),
             hooks=self._hooks,
             opener=self._stand_in or partial(open_transport, contexts=compiled.contexts),
             is_offline=self._stand_in is not None,

@@ -14,7 +14,8 @@ from anabranch.compute import job
 from anabranch.core.metric import Metric, metric
 from anabranch.document import code, reload, upstreams
 from anabranch.edge import dataplane
-from anabranch.guard import concurrency
+from anabranch.guard import concurrency, guarding
+from anabranch.guard.auth import introspection, keys, remembered
 from anabranch.journal import counters
 from anabranch.observe import logs, refusals
 from anabranch.policy import balance, breaker, bulkhead, cache
@@ -80,6 +81,10 @@ STARTED: Final = metric("gauge", "start_time_seconds", "", "When the process sta
 _ROOMS: Final = (
     sys.modules[__name__],
     concurrency,
+    guarding,
+    remembered,
+    keys,
+    introspection,
     dataplane,
     upstreams,
     bulkhead,

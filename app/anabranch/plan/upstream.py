@@ -257,8 +257,13 @@ def authority_of(upstream: UpstreamPlan, *, max_response_bytes: int) -> Upstream
     """The authority that issues the upstream's tokens, as an upstream of its own: the upstream's client certificate, server name and trust are
     not meant for it."""
     assert upstream.oauth2 is not None
-    address, _ = Address.parse_target(upstream.oauth2.token_url)
-    made = compile_upstream(upstream.name, config.Upstream(url=address.origin))
+    return authority_at(upstream.oauth2.token_url, name=upstream.name, max_response_bytes=max_response_bytes)
+
+
+def authority_at(url: str, *, name: str, max_response_bytes: int, tls: config.TLS | None = None) -> UpstreamPlan:
+    """The authority at `url`. `name`: of what needs it. `tls`: None: the defaults."""
+    address, _ = Address.parse_target(url)
+    made = compile_upstream(name, config.Upstream(url=address.origin, tls=tls))
     return replace(made, addresses=(address,), max_response_bytes=max_response_bytes, is_authority=True)
 
 
