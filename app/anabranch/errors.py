@@ -24,6 +24,7 @@
           +-- RejectedError     rejected before anything was sent or started
           |    +-- QueueFull               the bulkhead and its queue are full
           |    +-- QueueTimeout            no free bulkhead slot within `queue_timeout`
+          |    +-- UpstreamPaced           no turn before the deadline, by the upstream's `rate`
           |    +-- BreakerOpen             the circuit breaker is open
           |    +-- DeadlineExceeded        no time was left to start
           |    +-- ComputePoolFull         no worker is free for the hook, and the queue is full or the wait too long
@@ -457,6 +458,13 @@ class QueueTimeout(RejectedError):
     title = "Timed out waiting for an upstream slot"
 
 
+class UpstreamPaced(RejectedError):
+    """The `rate` of an upstream leaves no turn for the call before its deadline. `retry_after_s`: until there will be one. Shares the code, and so the page, of RateLimited."""
+
+    code = "rate_limited"
+    title = "Upstream is called too often"
+
+
 class BreakerOpen(RejectedError):
     code = "breaker_open"
     title = "Circuit breaker open"
@@ -469,6 +477,14 @@ class DeadlineExceeded(RejectedError):
     title = "Deadline exceeded"
     proxy_error = "http_response_timeout"
     is_timeout = True
+
+
+class NotCached(StepError):
+    """The client wants only a stored answer, and there is none. **Source:** RFC 9111 section 5.2.1.7."""
+
+    code = "not_cached"
+    status = 504
+    title = "No stored answer"
 
 
 class SkippedError(StepError):

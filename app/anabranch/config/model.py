@@ -19,6 +19,10 @@ from anabranch.config.base import Model as Model
 from anabranch.config.base import Name as Name
 from anabranch.config.base import URLWithQuery as URLWithQuery
 from anabranch.config.base import checked_name as checked_name
+from anabranch.config.cache import Cache as Cache
+from anabranch.config.cache import CacheMemory as CacheMemory
+from anabranch.config.cache import DefaultCache as DefaultCache
+from anabranch.config.cache import StaleMemory as StaleMemory
 from anabranch.config.compute import ComputeBackend as ComputeBackend
 from anabranch.config.elements import Batch as Batch
 from anabranch.config.elements import Into as Into
@@ -35,7 +39,7 @@ from anabranch.config.response import DefaultResponse as DefaultResponse
 from anabranch.config.response import Response as Response
 from anabranch.config.response import ResponseHeader as ResponseHeader
 from anabranch.config.response import Select as Select
-from anabranch.config.stale import StaleMemory as StaleMemory
+from anabranch.config.reuse import ResponseCache as ResponseCache
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
 from anabranch.config.step import CallStep as CallStep
@@ -111,6 +115,8 @@ class Defaults(Model):
     """Whether clients see the names of steps and upstreams. If false, `Server-Timing`, `Proxy-Status`, `Cache-Status`, problems and the API
     description have numbers in their place, and problems have the title of a failure in place of its detail. Logs, metrics, explain and the
     admin server keep the names, and so does the body of a response that is merged by `group`. Also for Python routes."""
+    cache: bool | DefaultCache = False
+    """Cache the answers of all GET and HEAD calls that can be cached. `true`: with the default rule."""
     response: DefaultResponse = DefaultResponse()
     """What the responses of all endpoints have."""
     auth: Auth | None = None
@@ -214,7 +220,15 @@ class CORS(Model):
     """Request headers that a page may send, besides the simple ones."""
     allow_credentials: bool = False
     """Allow pages to send cookies and credentials."""
-    expose_headers: list[HeaderName] = ["gateway-complete", "server-timing", "proxy-status", "x-request-id", "retry-after", "ratelimit", "ratelimit-policy"]
+    expose_headers: list[HeaderName] = [
+        "gateway-complete",
+        "server-timing",
+        "proxy-status",
+        "x-request-id",
+        "retry-after",
+        "ratelimit",
+        "ratelimit-policy",
+    ]
     """Response headers that a page may read."""
     max_age_s: DurationOrZero = Field(600.0, alias="max_age")
     """How long a browser may cache the answer to a preflight request."""
@@ -228,10 +242,11 @@ class CORS(Model):
         return self
 
 
-def _no_keyword(name: str) -> str:
+def checked_auth_name(name: str) -> str:
+    """Return `name` if it is a valid name for an authentication. Raises ValueError."""
     if name == "none":
         raise ValueError("`none` stands for no authentication; use another name")
-    return name
+    return checked_name(name)
 
 
 class Document(Model):
@@ -243,7 +258,7 @@ class Document(Model):
     """Defaults for endpoints."""
     upstreams: dict[Name, Upstream] = {}
     """The services that the gateway calls."""
-    auth: dict[Annotated[Name, AfterValidator(_no_keyword)], Authentication] = {}
+    auth: dict[Annotated[Name, AfterValidator(checked_auth_name)], Authentication] = {}
     """How clients prove who they are, by name."""
     rate_limits: dict[LimitName, RateLimit] = {}
     """How often clients may send requests, by name. Endpoints name the limits that they have."""
@@ -260,8 +275,10 @@ class Document(Model):
     """FastAPI routers with Python routes, as `module:attribute`."""
     compute_backends: dict[Name, ComputeBackend] = {}
     """Pools that run compute steps, by name. A thread pool and a process pool are built in."""
-    stale: StaleMemory = StaleMemory()
-    """The store for calls with `stale_if_error`."""
+    cache: CacheMemory = CacheMemory()
+    """The memory for the answers of calls with `cache` or `stale_if_error`."""
+    stale: StaleMemory | None = None
+    """The old name of `cache`."""
     store: Store | None = None
     """The store that several gateways share. If unset, each worker process knows only its own."""
     journal: Journal = Journal()

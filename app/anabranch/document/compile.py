@@ -18,6 +18,7 @@ from anabranch.compute.hooks import SEARCHED, check_hook
 from anabranch.compute.pools import make_pool
 from anabranch.config.load import Draft, read
 from anabranch.config.problems import Problems
+from anabranch.document.auth import check_auth
 from anabranch.document.routes import check_routes
 from anabranch.document.store import open_store
 from anabranch.errors import MissingExtraError, Problem
@@ -61,6 +62,7 @@ def compile_file(path: Path, environ: Mapping[str, str] | None = None, *, withou
     _check_pools(plan.pools, draft.problems)
     _check_sinks(draft)
     contexts = _check_upstreams(plan.upstreams, draft.problems, without_secrets=without_secrets)
+    check_auth(plan.auth, contexts, draft.problems, without_secrets=without_secrets)
     _check_store(plan.store, contexts, draft.problems, without_secrets=without_secrets)
     draft.problems.raise_if_any()
     return Compiled(

@@ -7,6 +7,7 @@ from typing import Final, Self
 from anabranch.config.auth import Authentication
 from anabranch.core.forwarding import TrustedProxies
 from anabranch.core.metric import Sample, Sampled, metric
+from anabranch.document.part import Noted
 from anabranch.document.service import Service
 from anabranch.guard.auth.checkpoint import Checkpoint, Refusals
 from anabranch.guard.auth.kinds import build_authenticator
@@ -14,7 +15,7 @@ from anabranch.guard.tally import Tally
 from anabranch.guard.tools import Tools
 
 FAILURES: Final = metric(
-    "counter", "authentication_failures", "auth,reason", "Credentials that were refused, by the name of the authentication."
+    "counter", "authentication_failures", "auth reason", "Credentials that were refused, by the name of the authentication."
 )
 
 
@@ -51,6 +52,12 @@ class Guarding:
         for authenticator in self.authenticators.values():
             if isinstance(authenticator, Sampled):
                 yield from authenticator.samples()
+
+    def notes(self) -> Iterator[str]:
+        """See `document.part.Noted`."""
+        for authenticator in self.authenticators.values():
+            if isinstance(authenticator, Noted):
+                yield from authenticator.notes()
 
 
 def guarding_of(service: Service, *, workers: int, proxies: TrustedProxies) -> Guarding:

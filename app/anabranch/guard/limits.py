@@ -75,9 +75,7 @@ class LimitGuard:
         cost = self._cost if slot is None else cost_of(request.frame[slot])
         if cost > self._most:
             self._reject_for_good(cost)
-        buckets = [
-            Bucket(counted.key + key_of(request), counted.rate) for counted, key_of in zip(self._counted, self._key_of, strict=True)
-        ]
+        buckets = [Bucket(counted.key + key_of(request), counted.rate) for counted, key_of in zip(self._counted, self._key_of, strict=True)]
         try:
             verdicts = await self._store.take(buckets, cost)
         except StoreAway:
@@ -137,7 +135,7 @@ def cost_of(value: Any) -> float:
             return 1.0
     if type(value) is int:
         return float(max(1, min(value, 1 << 53)))
-    return max(1.0, value) if type(value) is float and value == value else 1.0
+    return max(1.0, value) if type(value) is float and not math.isnan(value) else 1.0
 
 
 def _key_reader(by: Sequence[KeyPlan]) -> Callable[[ClientRequest], bytes]:

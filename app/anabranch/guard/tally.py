@@ -11,9 +11,14 @@ logger = logging.getLogger("anabranch.guard")
 
 ADMITTED: Final = metric("counter", "rate_limit_admitted", "limit", "Requests that a rate limit admitted.")
 REJECTED: Final = metric("counter", "rate_limit_rejected", "limit", "Requests that a rate limit rejected with 429.")
-UNCHECKED: Final = metric("counter", "rate_limit_unchecked", "limit", "Requests that a rate limit could not check, because the shared store was away.")
+UNCHECKED: Final = metric(
+    "counter", "rate_limit_unchecked", "limit", "Requests that a rate limit could not check, because the shared store was away."
+)
 REFUSED: Final = metric(
-    "counter", "rule_refused", "rule", "Requests that a rule of the document refused, by its number from 0, or `address` for `allow_from` and `deny_from`."
+    "counter",
+    "rule_refused",
+    "rule",
+    "Requests that a rule of the document refused, by its number from 0, or `address` for `allow_from` and `deny_from`.",
 )
 
 _PAUSE_S: Final = 60.0
@@ -61,6 +66,11 @@ class Tally:
 
     def samples(self) -> Iterator[Sample]:
         """See `core.metric.Sampled`."""
-        for each, counts in ((ADMITTED, self._admitted), (REJECTED, self._rejected), (UNCHECKED, self._unchecked), (REFUSED, self._refused)):
+        for each, counts in (
+            (ADMITTED, self._admitted),
+            (REJECTED, self._rejected),
+            (UNCHECKED, self._unchecked),
+            (REFUSED, self._refused),
+        ):
             for name, count in counts.items():
                 yield Sample(each, (name,), count)

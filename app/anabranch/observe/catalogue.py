@@ -9,14 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from anabranch.cache import entries
 from anabranch.compute import job
 from anabranch.core.metric import Metric, metric
 from anabranch.document import code, reload, upstreams
 from anabranch.edge import dataplane
-from anabranch.guard import concurrency, tally
+from anabranch.guard import concurrency, guarding, tally
+from anabranch.guard.auth import introspection, keys, remembered
 from anabranch.journal import counters
 from anabranch.observe import logs, refusals
-from anabranch.policy import balance, breaker, bulkhead
+from anabranch.policy import balance, breaker, bulkhead, cache, pace
 from anabranch.sinks import shipper
 from anabranch.store import metrics as store
 
@@ -80,10 +82,17 @@ _ROOMS: Final = (
     sys.modules[__name__],
     concurrency,
     tally,
+    guarding,
+    remembered,
+    keys,
+    introspection,
     dataplane,
     upstreams,
     bulkhead,
+    pace,
     breaker,
+    cache,
+    entries,
     balance,
     reload,
     code,

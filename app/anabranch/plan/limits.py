@@ -155,9 +155,7 @@ def _key(by: str, path_names: list[str], scope: Scope, report: Callable[[str], N
     return KeyPlan(source, name.lower() if source == "header" else name, index)  # type: ignore[arg-type]  # the model has checked it
 
 
-def _cost(
-    limit: config.RateLimit, scope: Scope, report: Callable[[str], None]
-) -> tuple[int | None, Literal["head", "parameters", "body"]]:
+def _cost(limit: config.RateLimit, scope: Scope, report: Callable[[str], None]) -> tuple[int | None, Literal["head", "parameters", "body"]]:
     """The slot of the value that is the cost of a request, and when it is known."""
     if not isinstance(limit.cost, str):
         return None, "head"
@@ -179,7 +177,7 @@ def describe_limit(name: str, limit: config.RateLimit) -> str:
     """For explain."""
     words = []
     if limit.rate is not None:
-        words.append(f"{format_frequency(limit.rate)}, {limit.burst or limit.rate.count} at once")
+        words.append(f"{format_frequency(limit.rate)}, {limit.burst or limit.rate.number} at once")
     if limit.quota is not None:
         words.append(f"quota {format_frequency(limit.quota)}")
     words.append(f"by {', '.join(limit.by)}" if limit.by else "all together")

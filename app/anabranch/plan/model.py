@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from anabranch.cache.memory import Bounds
 from anabranch.config import model as config
 from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from anabranch.plan.into import IntoPlan
     from anabranch.plan.limits import LimitPlan
     from anabranch.plan.operation import OperationPlan
+    from anabranch.plan.reuse import ReusePlan
     from anabranch.plan.rules import RulesPlan
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
@@ -186,7 +188,8 @@ class ResponsePlan:
 
     `visible`: indexes of the steps that decide whether anything could be answered. `status`: unless `settle` gives another one; that raises StepError
     when the response is not possible. `status_of`: the reference that gives the status; None when it is fixed. `passing`: names of the steps whose
-    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are.
+    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are. `reuse`: how responses may be kept;
+    None: the gateway says nothing of it.
     """
 
     assemble: Callable[[list[bytes], Frame], bytes]
@@ -201,6 +204,7 @@ class ResponsePlan:
     merge_order: str = ""
     """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
     compression: CompressionPlan | None = None
+    reuse: "ReusePlan | None" = None
     media_type: str | None = field(init=False)
     """Of the response; None when it has no body, or when its type depends on the request."""
 
@@ -299,17 +303,18 @@ class EndpointPlan:
         """Whether clients must accept the media type of the response: it has one, and the document does not read `Accept` for itself."""
         return self.response.media_type is not None and all(parameter.field != b"accept" for parameter in self.header_parameters)
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether a client may ask for a response only if it has changed: where responses have an entity tag, by whomever."""
+        response = self.response
+        may_be_ok = response.status == 200 or response.status_of is not None
+        return (
+            self.method == "GET" and may_be_ok and (response.reuse is not None or any(field.name == b"etag" for field in response.fields))
+        )
+
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""
         return [MISSING] * self.slot_count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StalePlan:
-    """Bounds of the store of old answers."""
-
-    max_entries: int = 10_000
-    max_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +333,7 @@ class DocumentPlan:
     rules: "RulesPlan | None" = None
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
-    stale: StalePlan = StalePlan()
+    cache: Bounds = field(default_factory=Bounds)
+    is_cache_shared: bool = True
     store: StorePlan | None = None
     source: config.Document

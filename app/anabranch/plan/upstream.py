@@ -1,13 +1,17 @@
 """An upstream compiled: every default filled in, every name in the form it has on the wire. Behind it nobody reads the document."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from anabranch.config import model as config
+from anabranch.config.units import format_frequency
 from anabranch.core.exchange import Address
 from anabranch.core.forwarding import Forwarded
 
 Balance = Literal["round_robin", "least_pending", "random", "peak_ewma"]
+_SMOOTH_S: Final = 0.02
+"""What a pace allows in this time may go out at once: timers are not exact, and without it a fast pace would lose turns."""
 FailureKind = Literal["5xx", "timeout", "connect", "connection_lost", "protocol_error"]
 
 
@@ -54,6 +58,16 @@ class BreakerPlan:
     probes: int
     slow_after_s: float | None
     slow_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacePlan:
+    """At most `count` calls in each `period_s` seconds, and `burst` at once after a pause. `text`: as written."""
+
+    count: int
+    period_s: float
+    burst: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +126,7 @@ class UpstreamPlan:
     `failures`: what counts as a failure of the service, for its breakers and for ejection.
     `host`: of its Host header; `client`: the client's; None: of the address. `forward_headers`: names as written. `forwarded`: what it is told of
     the client. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
-    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
+    A policy that the document does not set is None. `has_cached_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
     answer of it may count as a failure.
     `is_authority`: it only issues tokens for the upstream of this name.
     """
@@ -129,6 +143,7 @@ class UpstreamPlan:
     timeout_s: float | None
     connect_timeout_s: float
     bulkhead: BulkheadPlan
+    pace: PacePlan | None
     retry: RetryPlan | None
     hedge: HedgePlan | None
     breaker: BreakerPlan | None
@@ -142,7 +157,7 @@ class UpstreamPlan:
     tls: TLSPlan | None
     oauth2: OAuth2Plan | None
     pool: ConnectionPoolPlan
-    has_stale_calls: bool = False
+    has_cached_calls: bool = False
     has_judged_calls: bool = False
     is_authority: bool = False
 
@@ -157,7 +172,7 @@ class UpstreamPlan:
 
 
 def compile_upstream(
-    name: str, upstream: config.Upstream, *, has_stale_calls: bool = False, has_judged_calls: bool = False
+    name: str, upstream: config.Upstream, *, has_cached_calls: bool = False, has_judged_calls: bool = False
 ) -> UpstreamPlan:
     """The plan of an upstream that its models accept."""
     bulkhead = upstream.concurrency
@@ -181,6 +196,7 @@ def compile_upstream(
             minimum=bulkhead.min,
             maximum=bulkhead.max,
         ),
+        pace=_pace(upstream.rate),
         retry=_retry(upstream.retry),
         hedge=None if upstream.hedge is None else HedgePlan(after=upstream.hedge.after, budget=upstream.hedge.budget),
         breaker=_breaker(upstream.breaker),
@@ -194,7 +210,7 @@ def compile_upstream(
         tls=None if upstream.tls is None else compile_tls(upstream.tls),
         oauth2=_oauth2(upstream.oauth2),
         pool=_pool(upstream.pool),
-        has_stale_calls=has_stale_calls,
+        has_cached_calls=has_cached_calls,
         has_judged_calls=has_judged_calls,
     )
 
@@ -210,6 +226,14 @@ def _retry(retry: config.Retry | None) -> RetryPlan | None:
         max_backoff_s=retry.max_backoff_s,
         budget=retry.budget,
     )
+
+
+def _pace(pace: config.Pace | None) -> PacePlan | None:
+    if pace is None:
+        return None
+    count, period_s = pace.limit
+    burst = pace.burst or max(1, math.ceil(count / period_s * _SMOOTH_S - 1e-9))
+    return PacePlan(count=count, period_s=period_s, burst=burst, text=format_frequency(pace.limit))
 
 
 def _breaker(breaker: config.Breaker | None) -> BreakerPlan | None:
@@ -257,8 +281,13 @@ def authority_of(upstream: UpstreamPlan, *, max_response_bytes: int) -> Upstream
     """The authority that issues the upstream's tokens, as an upstream of its own: the upstream's client certificate, server name and trust are
     not meant for it."""
     assert upstream.oauth2 is not None
-    address, _ = Address.parse_target(upstream.oauth2.token_url)
-    made = compile_upstream(upstream.name, config.Upstream(url=address.origin))
+    return authority_at(upstream.oauth2.token_url, name=upstream.name, max_response_bytes=max_response_bytes)
+
+
+def authority_at(url: str, *, name: str, max_response_bytes: int, tls: config.TLS | None = None) -> UpstreamPlan:
+    """The authority at `url`. `name`: of what needs it. `tls`: None: the defaults."""
+    address, _ = Address.parse_target(url)
+    made = compile_upstream(name, config.Upstream(url=address.origin, tls=tls))
     return replace(made, addresses=(address,), max_response_bytes=max_response_bytes, is_authority=True)
 
 

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from anabranch.config.auth.api_key import APIKeys as APIKeys
 from anabranch.config.auth.basic import Basic as Basic
+from anabranch.config.auth.bearer import Bearer as Bearer
+from anabranch.config.auth.introspection import Introspection as Introspection
+from anabranch.config.auth.jwt import JWT as JWT
 from anabranch.config.auth.kind import Kind as Kind
 from anabranch.config.base import Model, Name
 
@@ -17,6 +20,10 @@ class Authentication(Model):
     """A secret of each client, in a header field, the query or a cookie."""
     basic: Basic | None = None
     """Name and password."""
+    jwt: JWT | None = None
+    """A token that an authority has signed."""
+    introspection: Introspection | None = None
+    """A token that an authority is asked about."""
 
     @model_validator(mode="after")
     def _has_a_kind(self) -> "Authentication":

@@ -22,6 +22,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     condition, is_judged_inside = plan.expect, plan.is_judged_inside
     decoding = plan.decoding
     carried = carrier_of(plan.forwarded)
+    caching_of = None if plan.caching is None else plan.caching.of
 
     async def exchange(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
         """One answer that is good, and what `expect` demands: its body as JSON text."""
@@ -36,7 +37,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             is_required=step.is_required,
             is_coalesced=plan.is_coalesced,
             wants_notes=request.wants_notes,
-            stale=plan.stale,
+            caching=None if caching_of is None else caching_of(frame, request.headers),
             success=plan.success,
             principal=request.principal,
         )
@@ -50,8 +51,13 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             answer = await policy(call)
         finally:
             note(outcome, call)
-        if condition is not None and (not is_judged_inside or call.stale_age_s is not None):
-            return await judged(answer, call, request, outcome, frame)
+        if condition is not None and (not is_judged_inside or call.is_stored):
+            try:
+                return await judged(answer, call, request, outcome, frame)
+            except StepError:
+                if call.refuse is not None and answer.status in call.success:
+                    call.refuse()
+                raise
         accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
         return answer.body if decoding is None else await decode(decoding, answer, step.name, offload, deadline)
 

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from anabranch.config.auth.api_key import APIKeys
-from anabranch.config.auth.basic import Basic
-from anabranch.config.auth.kind import Kind
-from anabranch.guard.auth import api_key, basic
+from anabranch.config.auth import JWT, APIKeys, Basic, Introspection, Kind
+from anabranch.guard.auth import api_key, basic, introspection, jwt
 from anabranch.guard.auth.seam import Authenticator
 from anabranch.guard.tools import Tools
 
-KINDS: Final[dict[type[Kind], Callable[[str, Any, Tools], Authenticator]]] = {APIKeys: api_key.build, Basic: basic.build}
+KINDS: Final[dict[type[Kind], Callable[[str, Any, Tools], Authenticator]]] = {
+    APIKeys: api_key.build,
+    Basic: basic.build,
+    Introspection: introspection.build,
+    JWT: jwt.build,
+}
 """What builds an authenticator, from its name in the document and its model there."""
 
 
