@@ -14,7 +14,7 @@ import msgspec
 
 from anabranch.core.cookies import parse_cookies
 from anabranch.core.percent import parse_query
-from anabranch.core.rate import Bucket, Rate, Verdict, all_allowed
+from anabranch.core.rate import Bucket, Rate, Verdict, all_allowed, given_back
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import RateLimited, Unavailable
 from anabranch.guard.guarding import Guarding
@@ -81,15 +81,21 @@ class LimitGuard:
         except StoreAway:
             self._without_store()
             return
-        if self._policy:
-            self._tell(request, verdicts)
         if not all_allowed(verdicts):
+            verdicts = [
+                given_back(verdict, counted.rate, cost) if verdict.is_allowed else verdict
+                for counted, verdict in zip(self._counted, verdicts, strict=True)
+            ]
+            if self._policy:
+                self._tell(request, verdicts)
             wait_s = max(verdict.retry_after_s for verdict in verdicts)
             for name in dict.fromkeys(
                 counted.limit.name for counted, verdict in zip(self._counted, verdicts, strict=True) if not verdict.is_allowed
             ):
                 self._tally.reject(name)
             raise RateLimited("the limit of requests is reached", headers={"retry-after": str(_seconds(wait_s))})
+        if self._policy:
+            self._tell(request, verdicts)
         for name in self._names:
             self._tally.admit(name)
 
