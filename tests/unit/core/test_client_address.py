@@ -1,4 +1,4 @@
-"""Who the client is behind proxies. Each case is one that people have reported of a gateway or a reverse proxy."""
+"""Who the client is behind proxies. Several cases were reported of other gateways and limiters."""
 
 import pytest
 
@@ -12,14 +12,14 @@ PROXY = ("10.0.0.1", 4711)
     ("forwarded_for", "client"),
     [
         ("203.0.113.7", "203.0.113.7"),
-        ("203.0.113.7, 10.1.1.1, 10.2.2.2", "203.0.113.7"),  # several trusted hops (Traefik #8048: depth is fragile)
-        ("198.51.100.1, 203.0.113.7", "203.0.113.7"),  # what the client itself sent stands further left (nginx real_ip_recursive)
+        ("203.0.113.7, 10.1.1.1, 10.2.2.2", "203.0.113.7"),  # several trusted hops (Kong #13599)
+        ("198.51.100.1, 203.0.113.7", "203.0.113.7"),  # what the client itself sent stands further left (Kong #7948, fastapi-limiter #9)
         ("10.3.3.3, 203.0.113.7", "203.0.113.7"),  # a client cannot claim to be a trusted proxy
         ("10.1.1.1, 10.2.2.2", "10.1.1.1"),  # all of them are ours
-        ("203.0.113.7:52713", "203.0.113.7"),  # Azure's gateways send ports (Kong #5456)
+        ("203.0.113.7:52713", "203.0.113.7"),  # some proxies send ports, new ones for each connection (express-rate-limit #234)
         ("[2001:db8::7]:52713", "2001:db8::7"),
         ("2001:db8::7", "2001:db8::7"),
-        ("::ffff:203.0.113.7", "203.0.113.7"),  # dual-stack listeners (Envoy #7026)
+        ("::ffff:203.0.113.7", "203.0.113.7"),  # a listener for both families
         ("fe80::1%eth0", "fe80::1"),
         ('"203.0.113.7"', "203.0.113.7"),
         ("203.0.113.7, unknown", "10.0.0.1"),  # the hop before is known to nobody: the proxy that says so is the client
@@ -63,6 +63,7 @@ def test_unix_socket_has_no_address_of_its_own() -> None:
 
 
 def test_subscriber_of_ipv6_is_one_client() -> None:
+    """Traefik #9721: else one machine has 2^64 addresses to come from."""
     one, same, other = (
         client_address({}, (host, 1), PROXIES).network for host in ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1")
     )

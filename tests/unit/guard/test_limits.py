@@ -66,6 +66,7 @@ async def test_workers_share_a_limit_in_the_store_as_it_is() -> None:
 
 
 async def test_limits_in_one_store_are_one_round_trip() -> None:
+    """And so a rejected request takes from none of them (Envoy #43113)."""
     shared = Recording()
     limits = {name: {"rate": "10/1h", "quota": "100/1d", "store": "shared", "by": ["header.x"]} for name in ("one", "two")}
     plan, guards, _ = guards_of({**limits, "own": {"rate": "1/1h"}}, shared=shared)
@@ -77,6 +78,7 @@ async def test_limits_in_one_store_are_one_round_trip() -> None:
 
 @pytest.mark.parametrize("when", ["allow", "deny"])
 async def test_store_that_is_away_admits_or_denies_as_the_document_says(when: str) -> None:
+    """APISIX #9076, Envoy #4023: a limiter that is away must be no 500, and the operator chooses."""
     shared = Recording()
     plan, (guard,), guarding = guards_of({"public": {"rate": "1/1h", "store": "shared", "when_store_is_away": when}}, shared=shared)
     shared.is_away = True
@@ -94,6 +96,7 @@ async def test_store_that_is_away_admits_or_denies_as_the_document_says(when: st
 
 
 async def test_keys_are_bounded_and_apart_whatever_clients_send() -> None:
+    """An absent header field is one key too, which is not another client's (Traefik #10307, WSO2 api-platform #632)."""
     shared = Recording()
     plan, (guard,), _ = guards_of({"public": {"rate": "1/1h", "store": "shared", "by": ["header.a", "header.b"]}}, shared=shared)
     values = [(b"x", b"yz"), (b"xy", b"z"), (b"", b"xyz"), (b"1:x", b""), (b"v" * 9000, b""), (b"v" * 9001, b"")]
