@@ -33,6 +33,7 @@ from anabranch.config.response import DefaultResponse as DefaultResponse
 from anabranch.config.response import Response as Response
 from anabranch.config.response import ResponseHeader as ResponseHeader
 from anabranch.config.response import Select as Select
+from anabranch.config.reuse import ResponseCache as ResponseCache
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
 from anabranch.config.step import CallStep as CallStep
