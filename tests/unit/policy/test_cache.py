@@ -484,7 +484,7 @@ async def test_a_broken_or_foreign_value_is_no_entry(harm: Callable[[bytes], byt
 # ------------------------------------------------------------------------------------------------- principals
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 async def test_no_answer_reaches_another_principal(seed: int) -> None:
     """Random principals and requests through every feature that shares, at once; services that say they do not care who asks."""
     random, store, clock = Random(seed), MemoryStore(), Clock()
