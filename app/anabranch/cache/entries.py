@@ -136,11 +136,18 @@ class Entries:
     async def purge(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> int:
         """Remove entries everywhere: those with one of the tags, those of one of the paths (`/users/7`; `/users/*` for all that begin so), or all. Returns how
         many were in the memory of this process. Raises StoreAway when other gateways cannot be told; here they are removed."""
-        message = Purge(self.clock(), self._id, tags=tuple(tags), paths=tuple(paths), everything=everything)
+        message = self._purge_of(tags, paths, everything=everything)
         removed = self.memory.purge(message)
         if self.shared is not None:
             await self.shared.send(message)
         return removed
+
+    def purge_here(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> int:
+        """The same in the memory of this process alone."""
+        return self.memory.purge(self._purge_of(tags, paths, everything=everything))
+
+    def _purge_of(self, tags: Collection[str], paths: Collection[str], *, everything: bool) -> Purge:
+        return Purge(self.clock(), self._id, tags=tuple(tags), paths=tuple(paths), everything=everything)
 
     def ls(self) -> Iterator[Listed]:
         """The entries in memory, the most recently used first."""

@@ -50,6 +50,13 @@ def _positive_duration(value: Any) -> float:
     return seconds
 
 
+def _whole_seconds(value: Any) -> float:
+    seconds = parse_duration(value)
+    if not seconds.is_integer():
+        raise ValueError("must be whole seconds: HTTP counts no parts of them")
+    return seconds
+
+
 _DURATION_SCHEMA: Final = {"type": "string", "pattern": r"^\d+(\.\d+)?(us|ms|s|m|h|d)$", "examples": ["250ms", "2s", "1m"]}
 _SIZE_SCHEMA: Final = {
     "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?(B|kB|KB|MB|GB|KiB|MiB|GiB)?$"}],
@@ -64,6 +71,8 @@ Duration = Annotated[float, BeforeValidator(_positive_duration), WithJsonSchema(
 """Seconds; more than zero."""
 DurationOrZero = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
 """Seconds; zero is allowed. The field's docstring gives the meaning of zero."""
+WholeSeconds = Annotated[float, BeforeValidator(_whole_seconds), WithJsonSchema(_DURATION_SCHEMA)]
+"""The same without parts of a second, for what HTTP counts in seconds."""
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes."""
 Ratio = Annotated[float, BeforeValidator(parse_ratio), WithJsonSchema(_RATIO_SCHEMA)]

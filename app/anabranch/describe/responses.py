@@ -6,6 +6,7 @@ from anabranch.core.status import BODYLESS
 from anabranch.plan.kinds.call import has_cached_calls
 from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import EndpointPlan, ResponseField
+from anabranch.plan.reuse import ReusePlan, describe_reuse
 
 JSON = dict[str, Any]
 
@@ -90,13 +91,14 @@ def describe_responses(plan: EndpointPlan, schema: JSON, problem_name: str, *, h
         passed = {"*/*": {}}
         failures = {status: either(status, _PASSED, {"content": passed}) for status in sorted({*failures, "4XX", "5XX"})}
     answer = _success(plan, schema)
+    known = {"304": _not_modified(answer)} if plan.is_conditional else {}
     if plan.response.status_of is None:
         status = str(plan.response.status)
         described = answer if plan.response.status < _FIRST_ERROR else either(status, answer["description"], answer)
-        return {status: described, **{other: failure for other, failure in failures.items() if other != status}}
+        return {status: described, **known, **{other: failure for other, failure in failures.items() if other != status}}
     other = {**answer, "content": {**answer.get("content", {}), **passed}}
     widened = {status: either(status, f"A failure, or: {answer['description']}", other) for status in failures}
-    return {"default": {**answer, "description": f"{answer['description']} The status is that of a service's answer."}, **widened}
+    return {"default": {**answer, "description": f"{answer['description']} The status is that of a service's answer."}, **known, **widened}
 
 
 def _success(plan: EndpointPlan, schema: JSON) -> JSON:
@@ -112,10 +114,36 @@ def _success(plan: EndpointPlan, schema: JSON) -> JSON:
             "description": f"Of a body of {compression.min_size_bytes} bytes or more, for clients that accept it.",
             "schema": {"type": "string", "enum": list(compression.codings)},
         }
+    if plan.response.reuse is not None:
+        headers |= _reuse_fields(plan.response.reuse, headers)
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if plan.response.status not in BODYLESS:
         response["content"] = {plan.response.media_type or "*/*": {"schema": schema}}
     return response
+
+
+def _reuse_fields(reuse: ReusePlan, headers: JSON) -> JSON:
+    """By which clients and caches may keep the response. `headers`: those of the document."""
+    found: JSON = {}
+    if reuse.has_control:
+        kept = describe_reuse(reuse)
+        found["Cache-Control"] = {
+            "description": f"A complete response may be kept {kept}; `no-store` otherwise.",
+            "schema": {"type": "string"},
+        }
+    if "etag" not in headers:
+        found["ETag"] = {
+            "description": "Of a complete response: a digest of its bytes, to send back in `If-None-Match`.",
+            "schema": {"type": "string"},
+        }
+    return found
+
+
+def _not_modified(answer: JSON) -> JSON:
+    """The response to a client that has the other one already. It has no field about content."""
+    left_out = {"content-encoding", "content-language"}
+    headers = {name: field for name, field in answer["headers"].items() if name.lower() not in left_out}
+    return {"description": "The client has the response already: its `ETag` is in `If-None-Match`.", "headers": headers}
 
 
 def _field(field: ResponseField) -> JSON:

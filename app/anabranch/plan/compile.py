@@ -15,6 +15,7 @@ from anabranch.plan.known import CheckHook, Known, trust_hook
 from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.response import check_default_response
+from anabranch.plan.reuse import check_default_reuse
 from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
 from anabranch.plan.scope import Path
 from anabranch.plan.store import compile_store
@@ -53,6 +54,7 @@ def compile_document(
     _check_upstreams(document, upstreams, problems)
     check_access(document.defaults.auth, ("defaults", "auth"), known, problems)
     check_default_response(document.defaults.response, problems)
+    check_default_reuse(document.defaults.response, problems)
     if document.cors is not None and document.cors.allow_credentials and "*" in document.cors.allow_origins:
         message = "with `allow_credentials` and `*`, every site can act here as the users that visit it"
         problems.add(("cors", "allow_origins"), message, hint="list the origins", is_warning=True)

@@ -23,6 +23,7 @@ from anabranch.plan.operation import StepContext
 from anabranch.plan.parameters import check_default, compile_parameter, type_of
 from anabranch.plan.reference import AUTH, ROOTS, Reference, TemplateError, in_fixed_text, keys, parse, strings
 from anabranch.plan.response import compile_response
+from anabranch.plan.reuse import add_reuse
 from anabranch.plan.routes import PathError, Segments, operation_name, parameter_names, parse_path, split_path
 from anabranch.plan.schema import SchemaError
 from anabranch.plan.scope import Path, Scope
@@ -81,6 +82,19 @@ class EndpointCompiler:
         access = compile_access(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at)
         body = self._body()
         parameters = self._parameters()
+        if response is not None:
+            response = add_reuse(
+                response,
+                endpoint,
+                drafts,
+                parameters,
+                stand_ins.only,
+                access=access_of(endpoint, self._known),
+                known=self._known,
+                scope=self._scope,
+                problems=problems,
+                at=self._at,
+            )
         if problems.errors or any(draft.operation is None for draft in drafts):
             return None
         names = [draft.name for draft in drafts]

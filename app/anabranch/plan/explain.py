@@ -6,6 +6,7 @@ from anabranch.plan.calls import most_calls
 from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, ResponseField, StepPlan
+from anabranch.plan.reuse import describe_reuse
 from anabranch.plan.select import needed
 from anabranch.plan.stand_ins import waits
 from anabranch.plan.upstream import UpstreamPlan
@@ -38,6 +39,8 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
         lines.append(
             f"  compressed with {', '.join(compression.codings)}, from {compression.min_size_bytes} bytes on, for clients that accept it"
         )
+    if plan.response.reuse is not None:
+        lines.append(f"  responses may be kept {describe_reuse(plan.response.reuse)}")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anabranch.plan.each import EachPlan
     from anabranch.plan.into import IntoPlan
     from anabranch.plan.operation import OperationPlan
+    from anabranch.plan.reuse import ReusePlan
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
@@ -185,7 +186,8 @@ class ResponsePlan:
 
     `visible`: indexes of the steps that decide whether anything could be answered. `status`: unless `settle` gives another one; that raises StepError
     when the response is not possible. `status_of`: the reference that gives the status; None when it is fixed. `passing`: names of the steps whose
-    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are.
+    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are. `reuse`: how responses may be kept;
+    None: the gateway says nothing of it.
     """
 
     assemble: Callable[[list[bytes], Frame], bytes]
@@ -200,6 +202,7 @@ class ResponsePlan:
     merge_order: str = ""
     """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
     compression: CompressionPlan | None = None
+    reuse: "ReusePlan | None" = None
     media_type: str | None = field(init=False)
     """Of the response; None when it has no body, or when its type depends on the request."""
 
@@ -296,6 +299,15 @@ class EndpointPlan:
     def is_negotiated(self) -> bool:
         """Whether clients must accept the media type of the response: it has one, and the document does not read `Accept` for itself."""
         return self.response.media_type is not None and all(parameter.field != b"accept" for parameter in self.header_parameters)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether a client may ask for a response only if it has changed: where responses have an entity tag, by whomever."""
+        response = self.response
+        may_be_ok = response.status == 200 or response.status_of is not None
+        return (
+            self.method == "GET" and may_be_ok and (response.reuse is not None or any(field.name == b"etag" for field in response.fields))
+        )
 
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""
