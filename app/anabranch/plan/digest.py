@@ -5,8 +5,8 @@ from typing import Final
 
 from anabranch.config import model as config
 
-# Keys that do not affect the response.
-_IRRELEVANT: Final = {"summary", "description", "tags", "journal", "compression"}
+# Keys that do not affect the body of the response.
+_IRRELEVANT: Final = {**dict.fromkeys(("summary", "description", "tags", "journal", "compression"), True), "response": {"cache"}}
 _DIGITS: Final = 16
 
 
