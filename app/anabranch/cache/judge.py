@@ -6,7 +6,7 @@ Each rule names its section of RFC 9111 where no other document is named. Times 
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
 
@@ -318,29 +318,33 @@ def invalidated(request: Request, answer: Answer, address: Address | None) -> tu
 
 def _target(location: str, request: Request, address: Address | None) -> str | None:
     """The target on the service that a URL reference leads to; None for another origin."""
+    base = "" if address is None else address.base_path
     try:
         parts = urlsplit(location)
-        port = parts.port
+        if parts.netloc:
+            if not _is_same_origin(parts, request, address):
+                return None
+        elif parts.scheme:
+            return None
+        else:
+            parts = urlsplit(urljoin(base + request.target, location))
     except ValueError:
         return None
-    if parts.netloc:
-        host = request.host.decode("latin-1").partition(":")[0]
-        if parts.hostname not in (None if address is None else address.host, host or None):
-            return None
-        if address is not None:
-            scheme = parts.scheme or address.scheme
-            if scheme != address.scheme or (port or DEFAULT_PORTS.get(scheme)) != address.port:
-                return None
-        target = parts.path or "/"
-    elif parts.scheme:
-        return None
-    else:
-        base = "" if address is None else address.base_path
-        joined = urlsplit(urljoin(base + request.target, location))
-        parts, target = joined, joined.path
-    if address is not None and address.base_path and target.startswith(address.base_path + "/"):
-        target = target[len(address.base_path) :]
+    target = parts.path or "/"
+    if base and target.startswith(base + "/"):
+        target = target[len(base) :]
     return f"{target}?{parts.query}" if parts.query else target
+
+
+def _is_same_origin(parts: SplitResult, request: Request, address: Address | None) -> bool:
+    """Whether a URL is of the service: at its address, or at a host by which it has been asked. Raises ValueError for an invalid port."""
+    told = [request.host, *(value for name, value in request.extra if name == b"x-forwarded-host")]
+    if parts.netloc.lower().encode("latin-1", "replace") in [host.lower() for host in told]:
+        return True
+    if address is None:
+        return False
+    scheme = parts.scheme or address.scheme
+    return (parts.hostname, scheme, parts.port or DEFAULT_PORTS.get(scheme)) == (address.host.lower(), address.scheme, address.port)
 
 
 def path_of(target: str) -> str:

@@ -217,10 +217,11 @@ class CORS(Model):
         return self
 
 
-def _no_keyword(name: str) -> str:
+def checked_auth_name(name: str) -> str:
+    """Return `name` if it is a valid name for an authentication. Raises ValueError."""
     if name == "none":
         raise ValueError("`none` stands for no authentication; use another name")
-    return name
+    return checked_name(name)
 
 
 class Document(Model):
@@ -232,7 +233,7 @@ class Document(Model):
     """Defaults for endpoints."""
     upstreams: dict[Name, Upstream] = {}
     """The services that the gateway calls."""
-    auth: dict[Annotated[Name, AfterValidator(_no_keyword)], Authentication] = {}
+    auth: dict[Annotated[Name, AfterValidator(checked_auth_name)], Authentication] = {}
     """How clients prove who they are, by name."""
     endpoints: list[Endpoint] = []
     """The routes that the gateway offers."""

@@ -59,6 +59,7 @@ _MOST_BACKGROUND: Final = 64
 """Validations in the background at a time. A stale answer beyond them is served, and validated at its next use."""
 _BACKGROUND_S: Final = 30.0
 _DRAIN_S: Final = 2.0
+_GIVE_BACK_S: Final = 0.2
 _MOST_VARIED: Final = 16
 _VARIANTS_S: Final = 86400.0
 _RANGES: Final = frozenset({b"range", b"if-range"})
@@ -106,8 +107,11 @@ class CacheLayer:
         """Let what runs in the background end, and cancel what takes too long."""
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=_DRAIN_S)
-        await cancel_and_wait(tuple(self._tasks))
         await self._flights.aclose()
+        if self._tasks:
+            # Leases of what was just cancelled are given back, so that no other gateway waits for it.
+            await asyncio.wait(tuple(self._tasks), timeout=_GIVE_BACK_S)
+        await cancel_and_wait(tuple(self._tasks))
 
     # ------------------------------------------------------------------------------------------------- from stored answers
 

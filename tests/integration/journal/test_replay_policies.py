@@ -64,7 +64,10 @@ SCRIPT: dict[str, Any] = {
     "/first-hangs": [{"hang": True}, {"json": "second"}],
     "/gone": {"status": 404},
     "/old/{id}": [{"json": {"n": 1}}, {"status": 500}],
-    "/cached/{id}": [{"json": {"n": 1}, "headers": {"cache-control": "max-age=0"}}, {"json": {"n": 2}, "headers": {"cache-control": "max-age=60"}}],
+    "/cached/{id}": [
+        {"json": {"n": 1}, "headers": {"cache-control": "max-age=0"}},
+        {"json": {"n": 2}, "headers": {"cache-control": "max-age=60"}},
+    ],
     "/fine": {"json": [1.0]},
     "/orders": {"status": 201, "json": {"id": 7}},
 }
@@ -77,7 +80,16 @@ async def recorded(tmp_path: Path) -> str:
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.replace("URL", upstream.url)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:
-            for path in ("/tried", "/old/1", "/old/1", "/cached/1", "/cached/1", "/cached/1", "/briefer", *(f"/sampled/{number}" for number in range(SAMPLED))):
+            for path in (
+                "/tried",
+                "/old/1",
+                "/old/1",
+                "/cached/1",
+                "/cached/1",
+                "/cached/1",
+                "/briefer",
+                *(f"/sampled/{number}" for number in range(SAMPLED)),
+            ):
                 assert (await client.get(path)).status_code == 200
             await client.post("/orders", json={"n": [1, 2.50]})
             await client.post("/brief")

@@ -388,6 +388,14 @@ def test_what_a_change_makes_out_of_date(method: str, status: int, fields: list[
     assert invalidated(Request(method, "/x/y?z"), answer(*fields, status=status), ADDRESS) == expected
 
 
+def test_a_service_may_name_what_it_has_changed_by_the_hosts_by_which_it_was_asked() -> None:
+    request = Request("POST", "/x", extra=((b"x-forwarded-host", b"public.test"),), host=b"tenant.test:81")
+    for host in ("public.test", "Tenant.test:81", "a.test:8080"):
+        assert invalidated(request, answer(f"location: http://{host}/new", status=201), ADDRESS) == ("/x", "/new")
+    assert invalidated(request, answer("location: http://tenant.test/new", status=201), ADDRESS) == ("/x",)
+    assert invalidated(Request("POST", "/x"), answer("location: http://a.test/new", status=201), None) == ("/x",)
+
+
 def test_a_call_that_is_no_http_cache_keeps_its_good_answers_for_failures_only() -> None:
     rule = Rule(stale_if_error_s=60, is_fallback=True)
     for control in ("max-age=3600", "private", "must-revalidate, max-age=0", "no-cache"):

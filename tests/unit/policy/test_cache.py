@@ -367,6 +367,20 @@ async def test_a_purge_reaches_all_gateways_and_what_is_stored_for_later(is_ever
         assert len(service.calls) == 2
 
 
+async def test_a_gateway_that_shuts_down_gives_back_what_it_has_leased(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.policy.cache._DRAIN_S", 0.01)
+    store = MemoryStore()
+    service = Scripted([60.0], answer(200, b"1", cache_control="max-age=60"))
+    async with fleet(service, Clock(), store) as (one, other):
+        asking = asyncio.create_task(one.ask())
+        await eventually(lambda: service.running == 1)
+        await one.layer.aclose()
+        with pytest.raises(StepError):
+            await asking
+        await other.ask(call := call_of(seconds=60))
+        assert use_of(call) == "fwd=uri-miss;stored;ttl=60"
+
+
 async def test_a_purge_by_path_is_known_to_gateways_that_start_later() -> None:
     clock, store = Clock(), MemoryStore()
     service = Scripted(answer(200, b"1", cache_control="max-age=600"))

@@ -1,6 +1,6 @@
 """What kinds of tokens have in common in the document: where a request has its token, and the authority that knows it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -8,6 +8,8 @@ from anabranch.config.auth.kind import Kind
 from anabranch.config.base import HeaderName
 from anabranch.config.units import Duration
 from anabranch.config.upstream import TLS
+
+AUTHORIZATION: Final = "authorization"
 
 
 def _not_empty(value: str) -> str:
@@ -34,20 +36,25 @@ class Bearer(Kind):
     """Certificates and TLS settings for the authority. If unset, the system's certificate authorities are trusted."""
 
     @property
-    def authority(self) -> str | None:
-        """The URL at which the authority is asked first; None when it never is."""
-        raise NotImplementedError
+    def place(self) -> tuple[str, str]:
+        """Where the token stands, as OpenAPI calls it (section 4.8.27.1), and its name there."""
+        return ("header", (self.header or AUTHORIZATION).lower()) if self.cookie is None else ("cookie", self.cookie)
 
     @property
     def credential_fields(self) -> list[str]:
-        return ["cookie" if self.cookie is not None else self.header or "authorization"]
+        where, name = self.place
+        return [name] if where == "header" else ["cookie"]
 
     def scheme(self) -> dict[str, Any]:
-        if self.cookie is not None:
-            return {"type": "apiKey", "in": "cookie", "name": self.cookie}
-        if self.header is not None and self.header.lower() != "authorization":
-            return {"type": "apiKey", "in": "header", "name": self.header}
-        return {"type": "http", "scheme": "bearer"}
+        where, name = self.place
+        if (where, name) == ("header", AUTHORIZATION):
+            return {"type": "http", "scheme": "bearer"}
+        return {"type": "apiKey", "in": where, "name": name}
+
+    @property
+    def authority(self) -> str | None:
+        """The URL at which the authority is asked first; None when it never is."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Bearer":

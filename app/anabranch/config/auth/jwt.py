@@ -1,8 +1,8 @@
 """Signed tokens in the document: JSON Web Tokens, and which of them are accepted."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from anabranch.config.auth.bearer import Bearer, Text
 from anabranch.config.base import URLWithQuery
@@ -21,6 +21,12 @@ _LEAST_SECRET_BYTES: Final = 16
 _OF_FETCHED_KEYS: Final = {"refresh_s": "refresh", "keep_s": "keep", "timeout_s": "timeout", "tls": "tls"}
 
 
+def _secret(value: str) -> str:
+    if len(value.encode()) < _LEAST_SECRET_BYTES:
+        raise ValueError(f"has fewer than {_LEAST_SECRET_BYTES} bytes: it can be guessed")
+    return value
+
+
 class JWT(Bearer):
     """Tokens that an authority has signed: JSON Web Tokens (RFC 7519), as bearer tokens (RFC 6750) or in a cookie. Needs the extra `jwt`.
 
@@ -36,7 +42,7 @@ class JWT(Bearer):
     """Where the authority publishes its keys, as a JWK Set (RFC 7517 section 5)."""
     jwks_file: Text | None = None
     """A file with such a JWK Set, relative to the document's file. It is read again at each reload."""
-    secret: Text | None = None
+    secret: Annotated[str, AfterValidator(_secret)] | None = None
     """The secret that the tokens are signed with (HS256, HS384, HS512), as `${NAME}` or `${file:PATH}`. At least 16 bytes, and as many as the hash has to be safe."""
     algorithms: list[Asymmetric | Symmetric] | None = Field(None, min_length=1)
     """The algorithms that tokens may be signed with. If unset, all asymmetric ones; with `secret`, HS256."""
@@ -56,8 +62,8 @@ class JWT(Bearer):
         return self.jwks_url or (self.issuer if self.jwks_file is None and self.secret is None else None)
 
     def scheme(self) -> dict[str, Any]:
-        found = super().scheme()
-        return {**found, "bearerFormat": "JWT"} if found["type"] == "http" else found
+        scheme = super().scheme()
+        return scheme | {"bearerFormat": "JWT"} if scheme["type"] == "http" else scheme
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -91,6 +97,4 @@ class JWT(Bearer):
             if (algorithm in SECRET_BYTES) != (self.secret is not None):
                 needed = "needs a `secret`" if algorithm in SECRET_BYTES else "cannot be used with a `secret`"
                 raise ValueError(f"the algorithm {algorithm} {needed}")
-        if self.secret is not None and len(self.secret.encode()) < _LEAST_SECRET_BYTES:
-            raise ValueError(f"`secret` has fewer than {_LEAST_SECRET_BYTES} bytes: it can be guessed")
         return self

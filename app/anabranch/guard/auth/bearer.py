@@ -3,20 +3,21 @@
 from collections.abc import Callable
 from typing import Final
 
+from anabranch.config.auth.bearer import AUTHORIZATION
+
+CHALLENGE: Final = 'Bearer realm="gateway"'
+"""**Source:** RFC 6750 section 3."""
 Find = Callable[[dict[bytes, bytes]], bytes | None]
 """The token in the header fields of a request; None when there is none."""
 
-AUTHORIZATION: Final = "authorization"
-CHALLENGE: Final = 'Bearer realm="gateway"'
-"""Also where the token stands elsewhere: a 401 must have a challenge, and this is the kind of credential that is missing (RFC 6750 section 3)."""
 _SCHEME: Final = b"bearer"
 
 
-def finder(header: str | None, cookie: str | None) -> Find:
-    """What finds the token: in a cookie, in a header field, or in `Authorization` (RFC 6750 section 2.1). Never in a URL, which is logged everywhere."""
-    if cookie is not None:
-        return _in_cookie(cookie.encode())
-    name = (header or AUTHORIZATION).lower()
+def finder(place: tuple[str, str]) -> Find:
+    """What finds the token at a `Bearer.place`: in a cookie, in a header field, or in `Authorization` (RFC 6750 section 2.1). Never in a URL, which is logged everywhere."""
+    where, name = place
+    if where == "cookie":
+        return _in_cookie(name.encode())
     return _in_authorization if name == AUTHORIZATION else _in_header(name.encode())
 
 

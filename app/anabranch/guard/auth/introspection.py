@@ -48,16 +48,17 @@ class IntrospectionAuthenticator:
     `audiences`: of which a token must have one; empty: any. `clock`: seconds since the epoch.
     """
 
+    challenge = CHALLENGE
+
     def __init__(
         self, name: str, source: Introspection, *, authority: Authority, audiences: frozenset[str], clock: Callable[[], float]
     ) -> None:
-        self.challenge = CHALLENGE
         self._name = name
         self._source = source
         self._authority = authority
         self._headers, self._form = _credentials(source)
         self._audiences = audiences
-        self._find = finder(source.header, source.cookie)
+        self._find = finder(source.place)
         self._clock = clock
         self._remembered = Remembered(clock)
         self._inactive: dict[bytes, tuple[str, float]] = {}

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 
 class JWTAuthenticator:
-    """Verifies tokens by `rules` and with the keys of an authority. `subject`: the claim that identifies the client. `make_keys`: makes their source, of what is to be called when they change.
+    """Verifies tokens by `rules` and with the keys of an authority. `subject`: the claim that identifies the client. `place`: where it is in requests. `make_keys`: makes their source, of what is to be called when they change.
 
     What costs nothing comes first: a token that says the wrong thing is refused before its signature is verified, and never makes a fetch of keys.
     """
+
+    challenge = CHALLENGE
 
     def __init__(
         self,
@@ -34,16 +36,14 @@ class JWTAuthenticator:
         *,
         rules: Rules,
         subject: str,
-        header: str | None,
-        cookie: str | None,
+        place: tuple[str, str],
         make_keys: Callable[[Callable[[], None]], Keys],
         clock: Callable[[], float],
     ) -> None:
-        self.challenge = CHALLENGE
         self._name = name
         self._rules = rules
         self._subject = subject
-        self._find = finder(header, cookie)
+        self._find = finder(place)
         self._clock = clock
         self._remembered = Remembered(clock)
         self._keys = make_keys(self._remembered.clear)
@@ -140,6 +140,4 @@ def build(name: str, source: JWT, tools: Tools) -> JWTAuthenticator:
             on_change=on_change,
         )
 
-    return JWTAuthenticator(
-        name, rules=rules, subject=source.subject, header=source.header, cookie=source.cookie, make_keys=make_keys, clock=tools.clock
-    )
+    return JWTAuthenticator(name, rules=rules, subject=source.subject, place=source.place, make_keys=make_keys, clock=tools.clock)

@@ -10,6 +10,7 @@ from joserfc.jwk import OKPKey
 from anabranch.config.auth.jwt import JWT
 from anabranch.core.principal import Principal
 from anabranch.errors import ConnectError
+from anabranch.guard.auth.bearer import finder
 from anabranch.guard.auth.jwt import JWTAuthenticator, build
 from anabranch.guard.auth.keys import LONGEST_PAUSE_S, UNKNOWN_PAUSE_S
 from anabranch.guard.auth.remembered import Remembered
@@ -381,7 +382,5 @@ def test_what_is_remembered_is_bounded() -> None:
     ],
 )
 def test_where_a_token_is_found(value: bytes, token: bytes | None) -> None:
-    from anabranch.guard.auth.bearer import finder
-
-    assert finder(None, None)({b"authorization": value}) == token
-    assert finder("Authorization", None)({b"authorization": value}) == token
+    for header in (None, "Authorization"):
+        assert finder(JWT(secret="x" * 32, header=header).place)({b"authorization": value}) == token
