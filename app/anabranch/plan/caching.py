@@ -163,6 +163,9 @@ def _check_texts(texts: Sequence[str], key: str, forward_headers: Sequence[str],
 
 def _of_principal(step: config.CallStep, forward_headers: Sequence[str], context: StepContext) -> str:
     """What of the client the call carries, so that its answer may be for nobody else; "" for nothing."""
+    upstream = context.known.upstreams.get(step.upstream)
+    if upstream is not None and upstream.tells_client:
+        return "the upstream is sent a token of the client"
     for name in forward_headers:
         if name.lower() in CREDENTIALS:
             return f"the client's {name.lower()} is forwarded"

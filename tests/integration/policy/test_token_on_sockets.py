@@ -36,7 +36,7 @@ async def layer_between(authority: ScriptedUpstream, upstream: ScriptedUpstream)
             to_upstream, address=Address.parse(upstream.url), timeout_s=None, deadline_header=None, clock=clock, upstream="flights"
         )
         try:
-            yield TokenLayer(attempt, source=source)
+            yield TokenLayer(attempt, sources=One(source))
         finally:
             await source.aclose()
 
