@@ -44,7 +44,7 @@ class Caching(msgspec.Struct, frozen=True):
     directives do not count, or it has none. `origin`: digest of the fixed parts of the call (its step and its upstream in the document), for
     answers that come from the journal; "" where those could not be matched. `fault_of`: the code of the failure that the step would have with a response of
     status 2xx; "" for none. `tags_of`: the tags of an answer.
-    `is_judged`: the document may refuse its answers."""
+    `is_judged`: the document may refuse its answers. `is_open`: the request may have any field of the client, not only listed ones."""
 
     rule: Rule
     prefix: bytes
@@ -55,3 +55,4 @@ class Caching(msgspec.Struct, frozen=True):
     origin: str = ""
     tags_of: Callable[[Answer], tuple[str, ...]] | None = None
     is_judged: bool = False
+    is_open: bool = True

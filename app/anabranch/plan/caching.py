@@ -220,6 +220,7 @@ def compile_caching(
         keyed=None if is_fallback else REACHED_BY.union(name.encode() for name in (*computed, *listed)) - OF_THE_REQUEST,
         origin=origin,
         is_judged=step.expect is not None,
+        is_open=ALL in forward_headers,
     )
     own = written if isinstance(written, config.Cache) else config.Cache()
     return CachingPlan(
@@ -257,6 +258,7 @@ def _of(common: Caching, own: config.Cache, slot_of: SlotOf, decoding: Decoding 
             common.origin,
             None if tags is None else lambda answer: tags(frame, answer),
             common.is_judged,
+            common.is_open,
         )
 
     return of
