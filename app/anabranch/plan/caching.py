@@ -207,6 +207,7 @@ def compile_caching(
         stale_if_error_s=step.stale_if_error_s if step.stale_if_error_s is not None else written.stale_if_error_s,
         is_public=written.scope == "public",
         obeys_client=written.obey_client,
+        has_client_token=context.known.upstreams[step.upstream].tells_client,
         is_fallback=is_fallback,
     )
     computed = [name.lower() for name, text in step.headers.items() if any(isinstance(part, Reference) for part in parse(text))]

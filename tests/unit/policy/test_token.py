@@ -1,6 +1,7 @@
 import asyncio
 import traceback
 from base64 import b64decode
+from collections.abc import Mapping
 from typing import Literal, cast
 from urllib.parse import parse_qs
 
@@ -8,7 +9,8 @@ import msgspec
 import pytest
 
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
-from anabranch.errors import ConnectError, DeadlineExceeded, UpstreamError
+from anabranch.core.principal import Principal
+from anabranch.errors import ConnectError, DeadlineExceeded, NoClientToken, UpstreamError
 from anabranch.policy.call import Call
 from anabranch.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, Exchanges, One, TokenLayer, TokenSource
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
@@ -49,6 +51,7 @@ def make_source(
     *,
     events: Events | None = None,
     scope: str | None = None,
+    form: Mapping[str, str] | None = None,
     url: str = "",
     client_auth: Literal["basic", "post"] = "basic",
 ) -> TokenSource:
@@ -58,7 +61,7 @@ def make_source(
         client_id="gate way",
         client_secret=SECRET,
         client_auth=client_auth,
-        form={"grant_type": "client_credentials", **({} if scope is None else {"scope": scope})},
+        form={"grant_type": "client_credentials", **({} if scope is None else {"scope": scope})} if form is None else form,
         clock=asyncio.get_running_loop().time,
         random=lambda: 0.5,
         upstream="flights",
@@ -365,30 +368,29 @@ def exchanges(authority: "Authority") -> Exchanges:
     return Exchanges(make)
 
 
-async def test_each_token_of_a_client_is_exchanged_once() -> None:
-    authority = Authority()
-    layer = TokenLayer(Upstream(OK), sources=exchanges(authority))
-    await asyncio.gather(*(layer(of(token)) for token in ("a", "b", "a", "b", "a")))
-    sent = sorted(parse_qs(cast("bytes", request.body).decode())["subject_token"][0] for request in authority.requests)
-    assert sent == ["a", "b"]
-    await layer.aclose()
+class TestExchange:
+    async def test_each_token_of_a_client_is_exchanged_once(self) -> None:
+        authority = Authority()
+        layer = TokenLayer(Upstream(), sources=exchanges(authority))
+        await asyncio.gather(*(layer(of(token)) for token in ("a", "b", "a", "b", "a")))
+        sent = sorted(parse_qs(cast("bytes", request.body).decode())["subject_token"][0] for request in authority.requests)
+        assert sent == ["a", "b"]
+        await layer.aclose()
 
+    async def test_a_call_without_a_token_never_reaches_the_service(self) -> None:
+        authority = Authority()
+        layer = TokenLayer(Upstream(), sources=exchanges(authority))
+        for call in (make_call(), of("")):
+            with pytest.raises(NoClientToken):
+                await layer(call)
+        assert authority.requests == []
 
-async def test_a_call_without_a_token_never_reaches_the_service() -> None:
-    authority = Authority()
-    layer = TokenLayer(Upstream(OK), sources=exchanges(authority))
-    for call in (make_call(), of("")):
-        with pytest.raises(NoClientToken):
-            await layer(call)
-    assert authority.requests == []
-
-
-async def test_tokens_that_are_not_in_use_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anabranch.policy.token.MOST_EXCHANGED", 2)
-    authority = Authority()
-    layer = TokenLayer(Upstream(OK), sources=exchanges(authority))
-    for token in ("a", "b", "a", "c", "a", "b"):
-        await layer(of(token))
-    sent = [parse_qs(cast("bytes", request.body).decode())["subject_token"][0] for request in authority.requests]
-    assert sent == ["a", "b", "c", "b"]
-    await layer.aclose()
+    async def test_tokens_that_are_not_in_use_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("anabranch.policy.token.MOST_EXCHANGED", 2)
+        authority = Authority()
+        layer = TokenLayer(Upstream(), sources=exchanges(authority))
+        for token in ("a", "b", "a", "c", "a", "b"):
+            await layer(of(token))
+        sent = [parse_qs(cast("bytes", request.body).decode())["subject_token"][0] for request in authority.requests]
+        assert sent == ["a", "b", "c", "b"]
+        await layer.aclose()
