@@ -11,7 +11,7 @@ class Rule(msgspec.Struct, frozen=True):
     """`ttl_s`: how long an answer is fresh of which the service says nothing; None: not at all. `negative_s`: the same for answers that something is not there.
     `heuristic`: share of the time since its last change for which an answer is fresh of which nobody says anything (RFC 9111 section 4.2.2); 0: never.
     `stale_while_revalidate_s`, `stale_if_error_s`: where the service says nothing (RFC 5861); None: not at all. `is_public`: entries are shared by all principals.
-    `obeys_client`: the client's request directives count (RFC 9111 section 5.2.1).
+    `has_client_token`: a token of the client is added to the request where no layer outside sees it. `obeys_client`: the client's request directives count (RFC 9111 section 5.2.1).
 
     `is_fallback`: the call is no HTTP cache: its good answers are kept only for its own failures, whatever freshness they have, unless they must not be stored.
     `stale_if_error_s` is their greatest age then.
@@ -24,6 +24,7 @@ class Rule(msgspec.Struct, frozen=True):
     stale_if_error_s: float | None = None
     is_public: bool = False
     obeys_client: bool = False
+    has_client_token: bool = False
     is_fallback: bool = False
 
 

@@ -11,6 +11,7 @@ Outermost first:
     judge       refuses good answers that the document does not expect, where that counts as a failure
     bulkhead    waits for one of the upstream's slots (fixed or adaptive limit)
     token       adds the bearer token, and fetches a new one when the upstream rejects it
+    client_token  adds the client's own token
     attempt     one exchange, limited by its own timeout and the call's deadline
 
 A layer with nothing to do for an upstream is not built. Why this order: docs/decisions/0002-order-of-policies.md.
@@ -23,7 +24,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 from anabranch.core.breaker import Breaker
 from anabranch.core.metric import Sample, Sampled
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.policy import attempt, balance, breaker, bulkhead, cache, coalesce, hedge, judge, retry, token
+from anabranch.policy import attempt, balance, breaker, bulkhead, cache, client_token, coalesce, hedge, judge, retry, token
 from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import BreakerLayer
 from anabranch.policy.bulkhead import Bulkhead, BulkheadLayer
@@ -54,7 +55,7 @@ class Innermost(Protocol):
     def describe(self, upstream: UpstreamPlan) -> str: ...
 
 
-LAYERS: Final[tuple[Layer, ...]] = (coalesce, cache, retry, hedge, balance, breaker, judge, bulkhead, token)
+LAYERS: Final[tuple[Layer, ...]] = (coalesce, cache, retry, hedge, balance, breaker, judge, bulkhead, token, client_token)
 """Outermost first."""
 INNERMOST: Final[Innermost] = attempt
 
