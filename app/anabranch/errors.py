@@ -32,6 +32,7 @@
           +-- SkippedError      an input is missing
           |    +-- MissingReference        a reference has no value
           |    +-- DependencyFailed        a step that this step needs failed
+          |    +-- NoClientToken           the call passes on the token of a client, and there is none
           +-- ConditionFailed   a condition could not be evaluated
           +-- InvalidStatus     the status that the document refers to is none that a response can have
           +-- UnencodableBody   the body of a call cannot be written in the format of its `encode`
@@ -500,6 +501,13 @@ class MissingReference(SkippedError):
 class DependencyFailed(SkippedError):
     code = "dependency_failed"
     title = "Step dependency failed"
+
+
+class NoClientToken(SkippedError):
+    """A call passes on the token of its client, or exchanges it, and there is none: the client has proven who it is in another way, or nobody in particular has asked."""
+
+    code = "no_client_token"
+    title = "No token of the client"
 
 
 class TooManyItems(StepError):

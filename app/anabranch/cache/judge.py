@@ -145,7 +145,8 @@ def _hindrance(
         return "private"  # section 5.2.2.7
     if varied is None:
         return "vary"  # section 4.1
-    if any(name == b"authorization" for name, _ in request.extra) and not {b"public", b"s-maxage", b"must-revalidate"} & control.keys():
+    is_authorized = rule.has_client_token or any(name == b"authorization" for name, _ in request.extra)
+    if is_authorized and not {b"public", b"s-maxage", b"must-revalidate"} & control.keys():
         return "authorization"  # section 3.5; the document's own credentials are the gateway's, and not the client's
     return ""
 

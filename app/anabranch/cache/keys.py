@@ -5,6 +5,7 @@ fields it has those that the document computes or lists, and the host, scheme an
 `Vary` names them. So no header field that a client chooses can bring an answer to others which it did not ask the service for in the document's own words.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from anabranch.cache.entry import Variants
@@ -37,6 +38,12 @@ def key_of(request: Request, caching: Caching, principal: Principal | None) -> b
     if caching.extra:
         parts.append(b"+%d:%b" % (len(caching.extra), caching.extra))
     return b"\n".join(parts)
+
+
+def varying(names: Iterable[bytes], request: Request, caching: Caching) -> list[bytes]:
+    """Those of the fields that `Vary` names in which two requests with the same key can differ: most steps send nothing of the client that is not part of the key."""
+    same = {name for name, _ in request.headers.pairs}.union(caching.keyed or ())
+    return [name for name in names if name not in same and (caching.is_open or name in OF_THE_REQUEST)]
 
 
 def variant_key(variants: Variants, request: Request) -> bytes:

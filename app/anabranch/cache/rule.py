@@ -11,7 +11,7 @@ class Rule(msgspec.Struct, frozen=True):
     """`ttl_s`: how long an answer is fresh of which the service says nothing; None: not at all. `negative_s`: the same for answers that something is not there.
     `heuristic`: share of the time since its last change for which an answer is fresh of which nobody says anything (RFC 9111 section 4.2.2); 0: never.
     `stale_while_revalidate_s`, `stale_if_error_s`: where the service says nothing (RFC 5861); None: not at all. `is_public`: entries are shared by all principals.
-    `obeys_client`: the client's request directives count (RFC 9111 section 5.2.1).
+    `has_client_token`: a token of the client is added to the request where no layer outside sees it. `obeys_client`: the client's request directives count (RFC 9111 section 5.2.1).
 
     `is_fallback`: the call is no HTTP cache: its good answers are kept only for its own failures, whatever freshness they have, unless they must not be stored.
     `stale_if_error_s` is their greatest age then.
@@ -24,6 +24,7 @@ class Rule(msgspec.Struct, frozen=True):
     stale_if_error_s: float | None = None
     is_public: bool = False
     obeys_client: bool = False
+    has_client_token: bool = False
     is_fallback: bool = False
 
 
@@ -44,7 +45,7 @@ class Caching(msgspec.Struct, frozen=True):
     directives do not count, or it has none. `origin`: digest of the fixed parts of the call (its step and its upstream in the document), for
     answers that come from the journal; "" where those could not be matched. `fault_of`: the code of the failure that the step would have with a response of
     status 2xx; "" for none. `tags_of`: the tags of an answer.
-    `is_judged`: the document may refuse its answers."""
+    `is_judged`: the document may refuse its answers. `is_open`: the request may have any field of the client, not only listed ones."""
 
     rule: Rule
     prefix: bytes
@@ -55,3 +56,4 @@ class Caching(msgspec.Struct, frozen=True):
     origin: str = ""
     tags_of: Callable[[Answer], tuple[str, ...]] | None = None
     is_judged: bool = False
+    is_open: bool = True

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, AdminURL, admin_of, counted
+from anabranch.config.problems import on_one_line
 from anabranch.observe.admin import AdminError, ask
 from anabranch.server.peers import NO_ANSWER
 
@@ -110,5 +111,5 @@ def _table(report: dict[str, Any]) -> Table:
     table.add_column("tags", overflow="fold")
     for entry in shown:
         numbers = (str(entry["status"]), f"{entry['age_s']:.0f}", f"{entry['fresh_s']:.0f}", str(entry["size_bytes"]))
-        table.add_row(escape(entry["upstream"]), escape(entry["path"]), *numbers, escape(", ".join(entry["tags"])))
+        table.add_row(escape(entry["upstream"]), escape(entry["path"]), *numbers, escape(on_one_line(", ".join(entry["tags"]))))
     return table

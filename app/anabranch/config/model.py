@@ -61,6 +61,7 @@ from anabranch.config.upstream import OAuth2 as OAuth2
 from anabranch.config.upstream import Pool as Pool
 from anabranch.config.upstream import Proxy as Proxy
 from anabranch.config.upstream import Retry as Retry
+from anabranch.config.upstream import TokenExchange as TokenExchange
 from anabranch.config.upstream import Upstream as Upstream
 
 

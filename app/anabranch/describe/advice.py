@@ -245,6 +245,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "Check the optional parameters and body fields that you left out.",
         "Compare the reference with the upstream's actual response. If the value may be missing, give the step a `default`.",
     ),
+    "no_client_token": Advice(
+        "A service is called with the token of the client, or with one in exchange for it, and the request had none.",
+        "Authenticate by a token, if the endpoint accepts one.",
+        "`client_token` and `token_exchange` of an upstream are for endpoints whose `auth` is of a kind with tokens, and for Python routes with such a principal.",
+    ),
     "too_many_items": Advice(
         "A step runs for each element of an array, and the array has more elements than the document allows.",
         "Ask for less at once, for instance for a smaller page.",

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from anabranch.core.principal import Principal
 from anabranch.describe import docs, pages
 from anabranch.describe.whole import describe_app, with_server
 from anabranch.document.part import Part
@@ -46,6 +47,7 @@ class Gateway(FastAPI):
         self.plane = plane
         self.fan_source: FanSource | None = None
         self._tracer = tracer
+        self._guarding: Guarding | None = None
         self._gate: Gate | None = None
         self._cors: CrossOrigin | None = None
         self._rules: Rules | None = None
@@ -98,7 +100,8 @@ class Gateway(FastAPI):
         """Serve the service's document from the next request on, and to routes in Python. Returns the previous generation; requests that
         started on it finish on it."""
         document = service.plan
-        before = self.plane.load(document, service.engine.bind, service.recorder_of, service.find(Guarding))
+        self._guarding = service.find(Guarding)
+        before = self.plane.load(document, service.engine.bind, service.recorder_of, self._guarding)
         self.fan_source = FanSource(
             service.upstream_handles,
             document.timeout_s,
@@ -112,6 +115,15 @@ class Gateway(FastAPI):
         self._rules = None if guarding is None or document.rules is None else Rules(document.rules, self.plane.proxies, guarding.tally)
         self._build_chain()
         return before
+
+    async def find_principal(self, request: Request, names: tuple[str, ...]) -> Principal:
+        """The client of a request to a route in Python; see `document.authenticated`."""
+        python = request_of(request)
+        guarding = self._guarding
+        assert guarding is not None, "a route in Python is served after the first load"
+        checkpoint = guarding.checkpoint(names or guarding.default)
+        python.principal = checkpoint.recall(python) or await checkpoint.find(python)
+        return python.principal
 
     def limit(self, gate: Gate) -> None:
         """Admit every request through `gate` before doing anything else for it. The gateway's own pages are never rejected."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Self
 
-from anabranch.config.auth import Authentication
+from anabranch.config.auth import Authentication, access_of
 from anabranch.core.forwarding import TrustedProxies
 from anabranch.core.metric import Sample, Sampled, metric
 from anabranch.document.part import Noted
@@ -20,10 +20,12 @@ FAILURES: Final = metric(
 
 
 class Guarding:
-    """An async context manager, open as long as the service. `authenticators`: by their names in the document. `tally`: of limits and rules."""
+    """An async context manager, open as long as the service. `authenticators`: by their names in the document. `default`: names of those of which a client needs one
+    where nothing else is said; empty: none. `tally`: of limits and rules."""
 
-    def __init__(self, auth: Mapping[str, Authentication], tools: Tools) -> None:
+    def __init__(self, auth: Mapping[str, Authentication], tools: Tools, default: Sequence[str] = ()) -> None:
         self.tools = tools
+        self.default = tuple(default)
         self.authenticators = {name: build_authenticator(name, source.kind, tools) for name, source in auth.items()}
         self.tally = Tally()
         self._refusals = Refusals()
@@ -62,4 +64,6 @@ class Guarding:
 
 def guarding_of(service: Service, *, workers: int, proxies: TrustedProxies) -> Guarding:
     """The room of a service. See `Tools`."""
-    return Guarding(service.plan.auth, Tools(memory=service.memory, shared=service.store, workers=workers, proxies=proxies))
+    default = access_of(service.plan.source.defaults.auth)
+    tools = Tools(memory=service.memory, shared=service.store, workers=workers, proxies=proxies)
+    return Guarding(service.plan.auth, tools, () if default is None else default.any_)

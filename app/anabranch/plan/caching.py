@@ -163,6 +163,9 @@ def _check_texts(texts: Sequence[str], key: str, forward_headers: Sequence[str],
 
 def _of_principal(step: config.CallStep, forward_headers: Sequence[str], context: StepContext) -> str:
     """What of the client the call carries, so that its answer may be for nobody else; "" for nothing."""
+    upstream = context.known.upstreams.get(step.upstream)
+    if upstream is not None and upstream.tells_client:
+        return "the upstream is sent a token of the client"
     for name in forward_headers:
         if name.lower() in CREDENTIALS:
             return f"the client's {name.lower()} is forwarded"
@@ -204,6 +207,7 @@ def compile_caching(
         stale_if_error_s=step.stale_if_error_s if step.stale_if_error_s is not None else written.stale_if_error_s,
         is_public=written.scope == "public",
         obeys_client=written.obey_client,
+        has_client_token=context.known.upstreams[step.upstream].tells_client,
         is_fallback=is_fallback,
     )
     computed = [name.lower() for name, text in step.headers.items() if any(isinstance(part, Reference) for part in parse(text))]
@@ -217,6 +221,7 @@ def compile_caching(
         keyed=None if is_fallback else REACHED_BY.union(name.encode() for name in (*computed, *listed)) - OF_THE_REQUEST,
         origin=origin,
         is_judged=step.expect is not None,
+        is_open=ALL in forward_headers,
     )
     own = written if isinstance(written, config.Cache) else config.Cache()
     return CachingPlan(
@@ -254,6 +259,7 @@ def _of(common: Caching, own: config.Cache, slot_of: SlotOf, decoding: Decoding 
             common.origin,
             None if tags is None else lambda answer: tags(frame, answer),
             common.is_judged,
+            common.is_open,
         )
 
     return of

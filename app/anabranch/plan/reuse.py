@@ -3,8 +3,9 @@
 **Source:** RFC 9111 sections 3.5 and 5.2.2; RFC 9110 section 12.5.5 (`Vary`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from anabranch.config import model as config
 from anabranch.config.base import ALL
@@ -17,10 +18,10 @@ from anabranch.plan.reference import AUTH
 from anabranch.plan.scope import Path, Scope
 from anabranch.plan.step import StepDraft
 
-FRESHNESS = frozenset({"cache-control", "expires"})
+FRESHNESS: Final = frozenset({"cache-control", "expires"})
 """Fields by which a document says itself how long responses are fresh."""
-_KEPT = 200
-_NOT_OF_THE_ANSWER = CONDITIONS.union(name.decode() for name in PROPAGATED)
+_KEPT: Final = 200
+_NOT_OF_THE_ANSWER: Final = CONDITIONS.union(name.decode() for name in PROPAGATED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +46,18 @@ class ReusePlan:
     stand_ins: frozenset[str] = frozenset()
     vary: tuple[str, ...] = ()
 
-    fixed: bytes | None = field(init=False)
-    """The value of Cache-Control; None when it depends on the answers."""
     windows: tuple[str, ...] = field(init=False)
     """The directives that follow those of freshness."""
+    fixed: bytes | None = field(init=False)
+    """The value of Cache-Control; None when it depends on the answers."""
+    words: Mapping[bool, tuple[bytes, bytes, bytes]] = field(init=False)
+    """By whether a response is private: what Cache-Control has before and after the seconds of its freshness, and its value without any."""
 
     def __post_init__(self) -> None:
         stale = (("stale-while-revalidate", self.stale_while_revalidate_s), ("stale-if-error", self.stale_if_error_s))
         windows = [f"{name}={value}" for name, value in stale if value is not None] + (["immutable"] if self.is_immutable else [])
         object.__setattr__(self, "windows", tuple(windows))
+        object.__setattr__(self, "words", {is_private: self._words(is_private=is_private) for is_private in (False, True)})
         is_known = self.max_age_s is not None and (self.is_private or self.is_for_all)
         object.__setattr__(self, "fixed", self.control(0, is_private=self.is_private) if is_known else None)
 
@@ -63,13 +67,17 @@ class ReusePlan:
 
     def control(self, fresh_s: int, *, is_private: bool) -> bytes:
         """The value of Cache-Control. `fresh_s`: how long the answers are fresh, in whole seconds; 0: they have to be validated."""
-        shared_s = None if is_private else self.shared_max_age_s
+        before, after, stale = self.words[is_private]
         lifetime_s = fresh_s if self.max_age_s is None else self.max_age_s
-        words = "private, " if is_private else "public, " if self.is_public else ""
-        if not lifetime_s and self.max_age_s is None and shared_s is None:
-            return f"{words}no-cache".encode()
-        shared = () if shared_s is None else (f"s-maxage={shared_s}",)
-        return ", ".join((f"{words}max-age={lifetime_s}", *shared, *self.windows)).encode()
+        return b"%b%d%b" % (before, lifetime_s, after) if lifetime_s else stale
+
+    def _words(self, *, is_private: bool) -> tuple[bytes, bytes, bytes]:
+        scope = "private, " if is_private else "public, " if self.is_public else ""
+        shared_s = None if is_private else self.shared_max_age_s
+        after = "".join(f", {word}" for word in (*(() if shared_s is None else (f"s-maxage={shared_s}",)), *self.windows))
+        may_be_used = self.max_age_s is not None or shared_s is not None
+        stale = f"{scope}max-age=0{after}" if may_be_used else f"{scope}no-cache"
+        return f"{scope}max-age=".encode(), after.encode(), stale.encode()
 
 
 def check_default_reuse(defaults: config.DefaultResponse, problems: Problems) -> None:

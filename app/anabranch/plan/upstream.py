@@ -88,14 +88,15 @@ class TLSPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuth2Plan:
-    """Client credentials (RFC 6749 section 4.4) at `token_url`."""
+    """Tokens from an authorization server at `token_url`. `form`: of a request for one, without the credentials of the gateway and the client's token. `is_exchange`: a token for
+    each client, in exchange for its own."""
 
     token_url: str
     client_id: str
     client_secret: str
     client_auth: Literal["basic", "post"]
-    scope: str | None
-    audience: str | None
+    form: dict[str, str]
+    is_exchange: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ class UpstreamPlan:
     the client. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
     A policy that the document does not set is None. `has_cached_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
     answer of it may count as a failure.
-    `is_authority`: it only issues tokens for the upstream of this name.
+    `sends_client_token`: the client's own one. `is_authority`: it only issues tokens for the upstream of this name.
     """
 
     name: str
@@ -156,6 +157,7 @@ class UpstreamPlan:
     follow_redirects: int
     tls: TLSPlan | None
     oauth2: OAuth2Plan | None
+    sends_client_token: bool
     pool: ConnectionPoolPlan
     has_cached_calls: bool = False
     has_judged_calls: bool = False
@@ -165,6 +167,11 @@ class UpstreamPlan:
     def is_balanced(self) -> bool:
         """Whether an address is chosen for each attempt."""
         return len(self.addresses) > 1 or self.dns_ttl_s is not None
+
+    @property
+    def tells_client(self) -> bool:
+        """Whether its calls carry something of the client's credential."""
+        return self.sends_client_token or (self.oauth2 is not None and self.oauth2.is_exchange)
 
     @property
     def is_secure(self) -> bool:
@@ -208,7 +215,8 @@ def compile_upstream(
         max_response_bytes=upstream.max_response,
         follow_redirects=upstream.follow_redirects,
         tls=None if upstream.tls is None else compile_tls(upstream.tls),
-        oauth2=_oauth2(upstream.oauth2),
+        oauth2=_oauth2(upstream.oauth2) if upstream.token_exchange is None else _exchange(upstream.token_exchange),
+        sends_client_token=upstream.client_token,
         pool=_pool(upstream.pool),
         has_cached_calls=has_cached_calls,
         has_judged_calls=has_judged_calls,
@@ -265,15 +273,33 @@ def compile_tls(tls: config.TLS) -> TLSPlan:
 
 
 def _oauth2(oauth2: config.OAuth2 | None) -> OAuth2Plan | None:
+    """Client credentials (RFC 6749 section 4.4)."""
     if oauth2 is None:
         return None
+    form = {"grant_type": "client_credentials", "scope": oauth2.scope, "audience": oauth2.audience}
+    return _tokens(oauth2, form)
+
+
+def _exchange(exchange: config.TokenExchange) -> OAuth2Plan:
+    """**Source:** RFC 8693 section 2.1."""
+    form = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token_type": exchange.subject_token_type,
+        "requested_token_type": exchange.requested_token_type,
+        "audience": exchange.audience,
+        "resource": exchange.resource,
+        "scope": exchange.scope,
+    }
+    return replace(_tokens(exchange, form), is_exchange=True)
+
+
+def _tokens(source: config.OAuth2 | config.TokenExchange, form: dict[str, str | None]) -> OAuth2Plan:
     return OAuth2Plan(
-        token_url=oauth2.token_url,
-        client_id=oauth2.client_id,
-        client_secret=oauth2.client_secret,
-        client_auth=oauth2.client_auth,
-        scope=oauth2.scope,
-        audience=oauth2.audience,
+        token_url=source.token_url,
+        client_id=source.client_id,
+        client_secret=source.client_secret,
+        client_auth=source.client_auth,
+        form={name: value for name, value in form.items() if value is not None},
     )
 
 

@@ -27,7 +27,7 @@ from anabranch.cache.judge import (
     unconditional,
     use_of,
 )
-from anabranch.cache.keys import key_of, variant_key
+from anabranch.cache.keys import key_of, variant_key, varying
 from anabranch.cache.rule import Caching
 from anabranch.core.cached import CacheUse
 from anabranch.core.exchange import Answer, Request
@@ -296,7 +296,7 @@ class CacheLayer:
             entry = None
         if entry is not None:
             known = at.names if isinstance(at, Variants) else ()
-            names = tuple(sorted({*known, *storing.varies_by}))
+            names = tuple(sorted({*known, *varying(storing.varies_by, request, caching)}))
             if len(names) > _MOST_VARIED:
                 entry = None
             elif names:

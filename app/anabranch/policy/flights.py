@@ -151,6 +151,7 @@ class _SharedCall:
         call.stale_age_s = shared.stale_age_s
         call.cache_use = shared.cache_use
         call.is_stored = shared.is_stored
+        call.refuse = shared.refuse or call.refuse
         if call is self._first:
             call.queue_s += shared.queue_s
 

@@ -11,10 +11,14 @@ from pathlib import Path
 import httpx
 import trustme
 
+from anabranch.config.auth.introspection import Introspection
+from anabranch.guard.auth.introspection import build
+from anabranch.guard.tools import Tools
 from anabranch.main import Process, assemble
 from anabranch.settings import Settings
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.testing.serving import LOOPBACK, serve
+from tests.support.authority import bearing
 from tests.support.leaks import no_leaks
 from tests.support.tokens import P256, jwks, public, sign
 
@@ -110,3 +114,14 @@ async def test_an_outage_of_the_authority_over_a_reload_keeps_nobody_out(tmp_pat
             assert not (await process.reloader.reload("test")).is_failed
 
             assert (await client.get("/it", headers=token())).status_code == 200
+
+
+async def test_an_authority_that_closes_idle_connections_is_no_outage() -> None:
+    async with ScriptedUpstream({"routes": {"/i": {"json": {"active": True, "sub": "alice"}}}, "close_idle_s": 0.002}) as authority:
+        source = Introspection.model_validate(
+            {"url": f"http://{LOOPBACK}:{authority.port}/i", "client_id": "c", "client_secret": "s", "cache": "0s"}
+        )
+        async with build("opaque", source, Tools()) as opaque:
+            for index in range(100):
+                assert await opaque.authenticate(bearing(f"t{index}")) is not None
+                await asyncio.sleep(0.0019)

@@ -32,7 +32,9 @@ class Recording(MemoryStore):
         return await super().take(buckets, cost)
 
 
-def guards_of(limits: dict[str, Any], *, workers: int = 1, shared: Recording | None = None, **endpoint: Any) -> tuple[Any, list[LimitGuard], Guarding]:
+def guards_of(
+    limits: dict[str, Any], *, workers: int = 1, shared: Recording | None = None, **endpoint: Any
+) -> tuple[Any, list[LimitGuard], Guarding]:
     written = {"path": "/it", "rate_limits": list(limits), "steps": {"a": {"upstream": "a", "path": "/a"}}, **endpoint}
     stored = {"store": {"redis": {"url": "redis://127.0.0.1:1"}}} if shared is not None else {}
     plan = plan_of(written, rate_limits=limits, **stored)

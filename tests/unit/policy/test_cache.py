@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
+import msgspec
 import pytest
 
 from anabranch.cache.entries import Entries
 from anabranch.cache.entry import Entry, decode, encode
 from anabranch.cache.memory import Bounds, Memory
 from anabranch.cache.rule import Caching, Rule, Wanted
-from anabranch.core.exchange import Answer, Request
+from anabranch.core.exchange import Answer, HeaderBlock, Request
 from anabranch.core.principal import Principal
 from anabranch.errors import ConnectError, NotCached, StepError
 from anabranch.plan.decoding import json_fault
@@ -232,6 +233,16 @@ async def test_a_flight_that_turns_out_to_vary_is_only_for_its_variant() -> None
     requests = [Request("GET", "/x", extra=((b"x-a", name),)) for name in (b"1", b"2", b"1", b"2")]
     bodies = [found.body for found in await asyncio.gather(*(gateway.ask(call_of(request)) for request in requests))]
     assert bodies == [b'"1"', b'"2"', b'"1"', b'"2"']
+
+
+async def test_fields_that_are_the_same_in_all_requests_make_no_variants() -> None:
+    block = HeaderBlock.of([(b"accept-encoding", b"gzip")])
+    how = msgspec.structs.replace(caching(keyed=frozenset({b"x-a"})), is_open=False)
+    gateway = Gateway(Scripted(answer(200, b"1", cache_control="max-age=60", vary="accept-encoding, cookie, x-a")), Clock())
+    for name in (b"1", b"2", b"1"):
+        await gateway.ask(call_of(Request("GET", "/x", block, ((b"x-a", name),)), how))
+    assert [type(slot) for slot in gateway.entries.memory.entries()] == [Entry, Entry]
+    assert len(gateway.entries.memory) == 2
 
 
 async def test_a_304_with_another_vary_does_not_widen_whom_an_answer_is_for() -> None:
@@ -484,7 +495,7 @@ async def test_a_broken_or_foreign_value_is_no_entry(harm: Callable[[bytes], byt
 # ------------------------------------------------------------------------------------------------- principals
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 async def test_no_answer_reaches_another_principal(seed: int) -> None:
     """Random principals and requests through every feature that shares, at once; services that say they do not care who asks."""
     random, store, clock = Random(seed), MemoryStore(), Clock()

@@ -14,7 +14,9 @@ def plan(count: int, period_s: float, burst: int = 1) -> PacePlan:
     return PacePlan(count=count, period_s=period_s, burst=burst, text="")
 
 
-def layer(next_: Scripted, *, count: int = 10, period_s: float = 1.0, burst: int = 1, workers: int = 1, events: Events | None = None) -> PaceLayer:
+def layer(
+    next_: Scripted, *, count: int = 10, period_s: float = 1.0, burst: int = 1, workers: int = 1, events: Events | None = None
+) -> PaceLayer:
     clock = asyncio.get_running_loop().time
     return PaceLayer(next_, plan(count, period_s, burst), clock=clock, upstream="flights", workers=workers, observer=events)
 

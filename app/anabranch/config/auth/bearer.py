@@ -1,6 +1,6 @@
 """What kinds of tokens have in common in the document: where a request has its token, and the authority that knows it."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -23,6 +23,8 @@ Text = Annotated[str, AfterValidator(_not_empty)]
 
 class Bearer(Kind):
     """Tokens of clients."""
+
+    has_token: ClassVar[bool] = True
 
     header: HeaderName | None = None
     """The header field of the token, with or without the word `Bearer`. If unset, `authorization`, in which the word is required."""

@@ -1,12 +1,15 @@
 """What all kinds of authentication have in common."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anabranch.config.base import Model
 
 
 class Kind(Model):
     """A way in which clients prove who they are."""
+
+    has_token: ClassVar[bool] = False
+    """Whether the credential is a token that can be passed on to services."""
 
     @property
     def credential_fields(self) -> list[str]:

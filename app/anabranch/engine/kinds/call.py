@@ -5,6 +5,7 @@ from time import monotonic
 
 from anabranch.core.exchange import Answer
 from anabranch.core.forwarding import carrier_of
+from anabranch.core.principal import Principal
 from anabranch.engine.operation import Operation, Resources, accept, decode, expect, holds, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
@@ -39,7 +40,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             wants_notes=request.wants_notes,
             caching=None if caching_of is None else caching_of(frame, request.headers),
             success=plan.success,
-            principal=request.principal,
+            principal=principal_of(request, plan),
         )
         if is_judged_inside:
 
@@ -97,6 +98,12 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
         return run
     condition_of_end = plan.until
     return lambda request, outcome, frame, deadline: repeat(condition_of_end, request, outcome, frame, deadline)
+
+
+def principal_of(request: ClientRequest, plan: CallPlan) -> Principal | None:
+    """For whom a call is made, as what is shared must tell them apart."""
+    principal = request.principal
+    return principal.exact if plan.tells_client and principal is not None else principal
 
 
 class Total:

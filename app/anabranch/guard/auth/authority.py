@@ -6,7 +6,7 @@ from typing import Final
 
 from anabranch.config.auth.bearer import Bearer
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
-from anabranch.errors import StepError
+from anabranch.errors import ConnectionLost, StepError
 from anabranch.plan.upstream import UpstreamPlan, authority_at
 from anabranch.upstream.seam import Transport
 
@@ -44,10 +44,18 @@ class Authority:
     async def _ask(self, method: str, url: str, headers: list[tuple[bytes, bytes]], body: bytes | None) -> Answer:
         address, target = Address.parse_target(url)
         request = Request(method=method, target=target, headers=HeaderBlock.of([*_HEADERS, *headers]), body=body)
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
         try:
-            answer = await self._transport.exchange(request, address, asyncio.get_running_loop().time() + self._timeout_s)
+            answer = await self._exchange(request, address, deadline)
         except StepError as error:
             raise NoAnswer(error.detail) from error
         if answer.status != 200:
             raise NoAnswer(f"the authority answered {answer.status}")
         return answer
+
+    async def _exchange(self, request: Request, address: Address, deadline: float) -> Answer:
+        try:
+            return await self._transport.exchange(request, address, deadline)
+        except ConnectionLost:
+            # An idle connection may be closed at the moment it is used. Asking changes nothing at the authority.
+            return await self._transport.exchange(request, address, deadline)

@@ -16,6 +16,7 @@ from anabranch.config.units import format_duration
 from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock
 from anabranch.core.forwarding import Forwarded
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.access import access_of
 from anabranch.plan.body import FILES
 from anabranch.plan.caching import CachingPlan, check_caching, compile_caching
 from anabranch.plan.decoding import Decoding, compile_decoding
@@ -43,7 +44,7 @@ class CallPlan:
     """`build`: see `request.Build`. `path`: the template, as written. `caching`: how answers are stored and used again; None: not at all. `encoding`: the
     format of its body. `decoding`: what the answer is read as; None: JSON. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition.
     `is_judged_inside`: the policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions. `has_own_credentials`: it is
-    authenticated by the document, and not by the client. `forwarded`: what the service is told of the client. `forward_headers`, `forward_query`: what is
+    authenticated by the document, and not by the client. `tells_client`: it carries a token of the client. `forwarded`: what the service is told of the client. `forward_headers`, `forward_query`: what is
     passed on of the request, as written. `host`: of the Host header, as written; None: the address's. The rest as of `OperationPlan`."""
 
     upstream: str
@@ -67,6 +68,7 @@ class CallPlan:
     forward_query: tuple[str, ...] = ()
     host: str | None = None
     has_own_credentials: bool = False
+    tells_client: bool = False
     may_be_left_out: bool = False
 
     def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
@@ -170,6 +172,8 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     if step.forward_headers is not None:
         forward_headers = tuple(step.forward_headers)
         report_forward_headers((*context.at, "forward_headers"), forward_headers, upstream, context.problems)
+    if upstream.tells_client:
+        _check_tokens(step, context)
     own_query = {*step.query, *_names_in(step.path)}
     for index, name in enumerate(step.forward_query):
         if name in own_query:
@@ -243,6 +247,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         forward_query=tuple(step.forward_query),
         host=upstream.host,
         has_own_credentials=has_own_credentials(upstream, block),
+        tells_client=upstream.tells_client,
     )
 
 
@@ -287,7 +292,7 @@ def _names_in(path: str) -> Iterator[str]:
 
 def has_own_credentials(upstream: UpstreamPlan, headers: HeaderBlock) -> bool:
     """Whether calls to the upstream with these fixed header fields are authenticated by the document."""
-    return upstream.oauth2 is not None or any(name == b"authorization" for name, _ in headers.pairs)
+    return (upstream.oauth2 is not None and not upstream.oauth2.is_exchange) or any(name == b"authorization" for name, _ in headers.pairs)
 
 
 def is_judged_call(step: config.Step) -> TypeGuard[config.CallStep]:
@@ -329,6 +334,17 @@ def _check_success(step: config.CallStep, context: StepContext) -> None:
     if upstream is not None and upstream.follow_redirects and (redirects := REDIRECTS.intersection(success)):
         message = f"the upstream `{step.upstream}` follows redirects, so {min(redirects)} is no answer"
         context.report(message, "success", hint="call an upstream without `follow_redirects`")
+
+
+def _check_tokens(step: config.CallStep, context: StepContext) -> None:
+    """Report a call that sends a token of the client where clients have none."""
+    access = access_of(context.endpoint, context.known)
+    without = [name for name in access.any_ if name in context.known.auth and not context.known.auth[name].kind.has_token] if access else []
+    if access is None:
+        context.report(f"the upstream `{step.upstream}` is sent the client's token, and the endpoint has no `auth`", "upstream")
+    elif without:
+        message = f"the upstream `{step.upstream}` is sent the client's token, and clients of `{without[0]}` have none"
+        context.report(message, "upstream", hint="leave it out of the endpoint's `auth`, or call another upstream")
 
 
 def _repetitions(step: config.CallStep, every_s: float, context: StepContext) -> int:

@@ -3,6 +3,7 @@
 It shows no bodies and no queries, only paths and tags.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from anabranch.cache.entries import Listed
+from anabranch.cache.entries import Entries, Listed
 from anabranch.cache.purge import matches
 from anabranch.document.reload import Reloader
 from anabranch.edge import problems
@@ -57,9 +58,8 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[BaseRoute]:
             limit = _limit(request)
         except RequestError as error:
             return respond(problems.of_request(error, request_of(request).id))
-        upstream = request.query_params.get("upstream")
-        entries = reloader.service.entries
-        found = [] if entries is None else [entry for entry in entries.ls() if which.is_meant(entry) and upstream in (None, entry.upstream)]
+        # A thread: there may be a hundred thousand entries.
+        found = await asyncio.to_thread(_found, reloader.service.entries, which, request.query_params.get("upstream"))
         return _answer(
             200,
             {
@@ -95,6 +95,10 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[BaseRoute]:
         return _answer(504 if is_late else 503 if is_away else 200, {**report, "complete": not is_late and not is_away})
 
     return [Route("/admin/cache", show, methods=["GET"]), Route("/admin/cache", purge, methods=["DELETE"])]
+
+
+def _found(entries: Entries | None, which: Which, upstream: str | None) -> list[Listed]:
+    return [] if entries is None else [entry for entry in entries.ls() if which.is_meant(entry) and upstream in (None, entry.upstream)]
 
 
 def purger(reloader: Reloader) -> Callable[[Any], Awaitable[PeerResult]]:
