@@ -29,6 +29,7 @@ from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.guard.concurrency import Gate
 from anabranch.guard.guarding import Guarding
 from anabranch.guard.rules import Rules
+from anabranch.guard.tally import Tally
 from anabranch.plan.model import DocumentPlan
 
 logger = logging.getLogger("anabranch")
@@ -112,7 +113,8 @@ class Gateway(FastAPI):
         )
         self._cors = None if document.cors is None else CrossOrigin(document.cors)
         guarding = service.find(Guarding)
-        self._rules = None if guarding is None or document.rules is None else Rules(document.rules, self.plane.proxies, guarding.tally)
+        tally = Tally() if guarding is None else guarding.tally
+        self._rules = None if document.rules is None else Rules(document.rules, self.plane.proxies, tally)
         self._build_chain()
         return before
 
