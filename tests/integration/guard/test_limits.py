@@ -25,17 +25,21 @@ async def test_gateways_count_together_whatever_the_order(valkey: ValkeyServer, 
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     text = DOCUMENT.format(url=valkey.url, prefix="together")
-    async with running_gateway(text, tmp_path / "one") as one, running_gateway(text, tmp_path / "two") as two:
-        async with one.client() as first, two.client() as second:
-            while (await first.get("/a", headers={"x-tenant": "warm"})).headers.get("ratelimit") is None:
-                pass
-            while (await second.get("/a", headers={"x-tenant": "warm"})).headers.get("ratelimit") is None:
-                pass
-            answers = await asyncio.gather(*(client.get("/a", headers={"x-tenant": "t"}) for client in (first, second) * 6))
-            rejected = [answer for answer in answers if answer.status_code == 429]
-            assert len(rejected) == 7
-            assert all(1 <= int(answer.headers["retry-after"]) <= 720 for answer in rejected)
-            assert (await first.get("/a", headers={"x-tenant": "u"})).headers["ratelimit"].startswith('"fleet";r=4;t=720, "day";r=')
+    async with (
+        running_gateway(text, tmp_path / "one") as one,
+        running_gateway(text, tmp_path / "two") as two,
+        one.client() as first,
+        two.client() as second,
+    ):
+        while (await first.get("/a", headers={"x-tenant": "warm"})).headers.get("ratelimit") is None:
+            pass
+        while (await second.get("/a", headers={"x-tenant": "warm"})).headers.get("ratelimit") is None:
+            pass
+        answers = await asyncio.gather(*(client.get("/a", headers={"x-tenant": "t"}) for client in (first, second) * 6))
+        rejected = [answer for answer in answers if answer.status_code == 429]
+        assert len(rejected) == 7
+        assert all(1 <= int(answer.headers["retry-after"]) <= 720 for answer in rejected)
+        assert (await first.get("/a", headers={"x-tenant": "u"})).headers["ratelimit"].startswith('"fleet";r=4;t=720, "day";r=')
 
 
 async def test_no_request_waits_for_a_store_that_is_away(valkey: ValkeyServer, tmp_path: Path) -> None:
