@@ -50,13 +50,15 @@ class ClientRequest(msgspec.Struct):
 
     def tell(self, name: bytes, value: bytes) -> None:
         """Add to a header field of the response, which is a list."""
-        told = self.told or []
-        before = next((index for index, (known, _) in enumerate(told) if known == name), None)
-        if before is None:
-            told.append((name, value))
-        else:
-            told[before] = (name, b"%b, %b" % (told[before][1], value))
-        self.told = told
+        told = self.told
+        if told is None:
+            self.told = [(name, value)]
+            return
+        for index, (known, before) in enumerate(told):
+            if known == name:
+                told[index] = (name, b"%b, %b" % (before, value))
+                return
+        told.append((name, value))
 
     def on_end(self, release: Callable[[], None]) -> None:
         """Call `release` when the request ends. It must be quick and must not raise."""
