@@ -11,6 +11,7 @@ from anabranch.document.part import Noted
 from anabranch.document.service import Service
 from anabranch.guard.auth.checkpoint import Checkpoint, Refusals
 from anabranch.guard.auth.kinds import build_authenticator
+from anabranch.guard.tally import Tally
 from anabranch.guard.tools import Tools
 
 FAILURES: Final = metric(
@@ -20,12 +21,13 @@ FAILURES: Final = metric(
 
 class Guarding:
     """An async context manager, open as long as the service. `authenticators`: by their names in the document. `default`: names of those of which a client needs one
-    where nothing else is said; empty: none."""
+    where nothing else is said; empty: none. `tally`: of limits and rules."""
 
     def __init__(self, auth: Mapping[str, Authentication], tools: Tools, default: Sequence[str] = ()) -> None:
         self.tools = tools
         self.default = tuple(default)
         self.authenticators = {name: build_authenticator(name, source.kind, tools) for name, source in auth.items()}
+        self.tally = Tally()
         self._refusals = Refusals()
         self._exits = AsyncExitStack()
 
@@ -48,6 +50,7 @@ class Guarding:
         """See `core.metric.Sampled`."""
         for (name, reason), count in self._refusals.counts.items():
             yield Sample(FAILURES, (name, reason), count)
+        yield from self.tally.samples()
         for authenticator in self.authenticators.values():
             if isinstance(authenticator, Sampled):
                 yield from authenticator.samples()

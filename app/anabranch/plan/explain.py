@@ -20,6 +20,10 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     lines = [f"{plan.method} {plan.path}  ({plan.name})", f"  deadline {_seconds(plan.timeout_s)}"]
     if (access := plan.access) is not None:
         lines.append(f"  for clients of {' or '.join(access.names)}{f' if {access.text}' if access.text else ''}")
+    lines += [f"  limit {limit.text}" for limit in plan.limits]
+    if (source := plan.source).allow_from or source.deny_from:
+        words = [f"from {', '.join(source.allow_from)}"] if source.allow_from else []
+        lines.append(f"  clients {', '.join([*words, *([f'not from {chr(44).join(source.deny_from)}'] if source.deny_from else [])])}")
     if plan.body is not None and plan.body.kind != "json":
         lines.append(f"  body {plan.body.media_type.decode()}, at most {plan.body.max_size_bytes} bytes")
     for level in _levels(come_before):
