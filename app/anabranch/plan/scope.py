@@ -164,7 +164,7 @@ class Scope:
                 self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
             else:
                 self._note(reference, at)
-        elif root in ROOTS and root not in self._steps:
+        elif root in ROOTS and root != AUTH:
             self._check_parameter(reference, at)
         elif root in self._steps:
             if root == user:
