@@ -50,7 +50,8 @@ async def test_call_without_a_turn_before_its_deadline_fails_at_once() -> None:
     with pytest.raises(UpstreamPaced) as rejected:
         await paced(late)
     assert asyncio.get_running_loop().time() == before
-    assert (rejected.value.code, rejected.value.status, rejected.value.retry_after_s) == ("rate_limited", 503, pytest.approx(2.0))
+    assert (rejected.value.code, rejected.value.status) == ("rate_limited", 503)
+    assert rejected.value.retry_after_s == pytest.approx(2.0)
     assert late.notes == ["rate_limited: the next turn comes after the deadline"]
     assert [sample.value for sample in paced.samples()] == [1, 1]
     await asyncio.gather(*waiting)
