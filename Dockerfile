@@ -9,7 +9,7 @@
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
-ARG EXTRAS=cel,html,http2,otel
+ARG EXTRAS=basic,cel,html,http2,jwt,otel,redis
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore

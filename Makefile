@@ -19,6 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP) ## start the demo: five services and the gateway
 	@$(BIN)/python -m demo
 
+# The tests start hundreds of processes: each would compile every module again where the environment forbids to keep byte code.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## run every test
 	@$(BIN)/python -m pytest -n 4 --dist worksteal -q
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from anabranch.compute.refusal import Refused as Refused
+    from anabranch.core.principal import Principal as Principal
+    from anabranch.document.authenticated import authenticated as authenticated
     from anabranch.edge.python import Fan as Fan
     from anabranch.edge.python import FanAnswer as FanAnswer
     from anabranch.edge.python import FanCall as FanCall
@@ -28,13 +30,15 @@ _HOMES: Final = {
     "FanOut": "anabranch.edge.python",
     "FanOutFailed": "anabranch.edge.python",
     "Outcome": "anabranch.edge.python",
+    "Principal": "anabranch.core.principal",
     "Refused": "anabranch.compute.refusal",
     "Settings": "anabranch.settings",
+    "authenticated": "anabranch.document.authenticated",
     "create_app": "anabranch.main",
     "segment": "anabranch.edge.python",
 }
 __all__ = [
-    "Fan", "FanAnswer", "FanCall", "FanOut", "FanOutFailed", "Outcome", "Refused", "Settings", "__version__", "create_app", "segment",
+    "Fan", "FanAnswer", "FanCall", "FanOut", "FanOutFailed", "Outcome", "Principal", "Refused", "Settings", "__version__", "authenticated", "create_app", "segment",
 ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@
           +-- RejectedError     rejected before anything was sent or started
           |    +-- QueueFull               the bulkhead and its queue are full
           |    +-- QueueTimeout            no free bulkhead slot within `queue_timeout`
+          |    +-- UpstreamPaced           no turn before the deadline, by the upstream's `rate`
           |    +-- BreakerOpen             the circuit breaker is open
           |    +-- DeadlineExceeded        no time was left to start
           |    +-- ComputePoolFull         no worker is free for the hook, and the queue is full or the wait too long
@@ -31,6 +32,7 @@
           +-- SkippedError      an input is missing
           |    +-- MissingReference        a reference has no value
           |    +-- DependencyFailed        a step that this step needs failed
+          |    +-- NoClientToken           the call passes on the token of a client, and there is none
           +-- ConditionFailed   a condition could not be evaluated
           +-- InvalidStatus     the status that the document refers to is none that a response can have
           +-- UnencodableBody   the body of a call cannot be written in the format of its `encode`
@@ -457,6 +459,13 @@ class QueueTimeout(RejectedError):
     title = "Timed out waiting for an upstream slot"
 
 
+class UpstreamPaced(RejectedError):
+    """The `rate` of an upstream leaves no turn for the call before its deadline. `retry_after_s`: until there will be one. Shares the code, and so the page, of RateLimited."""
+
+    code = "rate_limited"
+    title = "Upstream is called too often"
+
+
 class BreakerOpen(RejectedError):
     code = "breaker_open"
     title = "Circuit breaker open"
@@ -469,6 +478,14 @@ class DeadlineExceeded(RejectedError):
     title = "Deadline exceeded"
     proxy_error = "http_response_timeout"
     is_timeout = True
+
+
+class NotCached(StepError):
+    """The client wants only a stored answer, and there is none. **Source:** RFC 9111 section 5.2.1.7."""
+
+    code = "not_cached"
+    status = 504
+    title = "No stored answer"
 
 
 class SkippedError(StepError):
@@ -484,6 +501,13 @@ class MissingReference(SkippedError):
 class DependencyFailed(SkippedError):
     code = "dependency_failed"
     title = "Step dependency failed"
+
+
+class NoClientToken(SkippedError):
+    """A call passes on the token of its client, or exchanges it, and there is none: the client has proven who it is in another way, or nobody in particular has asked."""
+
+    code = "no_client_token"
+    title = "No token of the client"
 
 
 class TooManyItems(StepError):

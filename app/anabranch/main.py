@@ -31,7 +31,6 @@ from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
 from anabranch.server.http1.connection import BoundedProtocol, observed
 from anabranch.settings import Settings, document_of, read_settings
-from anabranch.store.memory import MemoryStore
 
 logger = logging.getLogger("anabranch")
 
@@ -80,7 +79,7 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
         hooks=observation.hooks,
         hide=observation.logs.hide,
         stand_in=stand_in if answers is None else answers.open,
-        rooms=(partial(guarding_of, memory=MemoryStore(), workers=settings.workers, proxies=proxies),),
+        rooms=(partial(guarding_of, workers=settings.workers, proxies=proxies),),
     )
     health = Health()
     plane = DataPlane(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from jsonschema_rs import Draft202012Validator
@@ -19,6 +19,7 @@ from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import RequestError
 from anabranch.guard import stack as guards
+from anabranch.guard.guarding import Guarding
 from anabranch.jsontext.frame import Frame
 from anabranch.plan import kinds as plan_kinds
 from anabranch.plan.explain import explain
@@ -103,6 +104,8 @@ REFUSED_CALLERS = metric("counter", "refused_callers", "endpoint", "Requests of 
 
 
 class Doorman:
+    stage: Literal["head"] = "head"
+
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.refused = 0
@@ -116,7 +119,7 @@ class Doorman:
         yield Sample(REFUSED_CALLERS, (self.endpoint,), self.refused)
 
 
-def build_doorman(plan: EndpointPlan) -> Doorman | None:
+def build_doorman(plan: EndpointPlan, _guarding: Guarding) -> Doorman | None:
     return Doorman(plan.name) if plan.path.startswith("/greetings") else None
 
 

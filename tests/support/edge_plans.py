@@ -95,7 +95,7 @@ def operation(name: str, source: config.Step) -> OperationPlan:
         path=source.path,
         is_idempotent=True,
         is_coalesced=False,
-        stale=None,
+        caching=None,
         worst_case_s=0.0,
         most_calls=1,
         forwarded="append",

@@ -1,105 +1,202 @@
-"""Entries: answers of services by request, bounded in number and bytes.
+"""The store of entries: memory, and the shared store where there is one.
 
-**Source:** RFC 9111 sections 4.2.3 (age) and 5.2.2.5 (no-store).
+The memory is of the process, so that entries outlive reloads. Everything in it is at hand at once; what asks the shared store gives up as soon as that is away, and
+memory alone goes on.
 """
 
-from collections import OrderedDict
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AsyncExitStack
 from hashlib import blake2b
-from typing import Final
+from time import time
+from typing import Final, Self
 
 import msgspec
 
-from anabranch.core.exchange import Answer, Request
+from anabranch.cache.entry import Entry, Slot, Uncacheable, Variants
+from anabranch.cache.judge import path_of
+from anabranch.cache.keys import variant_key
+from anabranch.cache.memory import Memory
+from anabranch.cache.purge import Purge
+from anabranch.cache.shared import Shared
+from anabranch.core.exchange import Request
 from anabranch.core.forwarding import CHAINS, FORWARDING
-
-Key = tuple[object, ...]
-"""What requests must have in common to share an entry."""
+from anabranch.core.metric import Sample, metric
+from anabranch.store.seam import Store, StoreAway
 
 _REACHED_BY: Final = frozenset(FORWARDING) - CHAINS
-_OVERHEAD_BYTES: Final = 512
-_MAX_AGE_HEADER_S: Final = 2**31
+UNCACHEABLE_S: Final = 10.0
+"""How long the requests for an answer that could not be stored do not wait for each other."""
+_MOST_SHARED_BYTES: Final = 1 << 20
+_VALIDATED_S: Final = 3600.0
+"""How long a stale entry with a validator stays in the shared store."""
+
+ENTRIES: Final = metric("gauge", "cache_entries", "", "Stored answers in the memory of the cache.")
+BYTES: Final = metric("gauge", "cache_bytes", "", "Memory in use by the cache, approximately.")
+EVICTIONS: Final = metric("counter", "cache_evictions", "", "Stored answers that had to make room for others.")
+PURGED: Final = metric("counter", "cache_purged", "", "Stored answers that were removed by a purge or a call that changes something.")
 
 
-class StoredAnswer(msgspec.Struct, frozen=True):
-    """`since_s`: when the response was fresh, in time of the layer's clock: its arrival minus its `Age`. `size_bytes`: approximate."""
+class Listed(msgspec.Struct, frozen=True):
+    """An entry as an operator sees it. `fresh_s`: for how long it is fresh; 0 or less: it is stale. `size_bytes`: approximate, in memory."""
 
-    answer: Answer
-    since_s: float
+    upstream: str
+    path: str
+    status: int
+    age_s: float
+    fresh_s: float
     size_bytes: int
+    tags: tuple[str, ...]
 
 
-class StaleStore:
-    """Good responses by request, bounded in number and bytes; evicts the least recently used. Owned by the process, so it outlives reloads.
+class Entries:
+    """An async context manager: listens to the purges of other gateways. Without a shared store it need not be entered.
 
-    `size_bytes`: approximate memory in use.
+    `memory`: of the process. `clock`: seconds since the epoch.
     """
 
-    def __init__(self, *, max_entries: int, max_bytes: int) -> None:
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
-        self._stored: OrderedDict[Key, StoredAnswer] = OrderedDict()
-        self.size_bytes = 0
+    def __init__(self, memory: Memory, *, shared: Store | None = None, clock: Callable[[], float] = time) -> None:
+        self.memory = memory
+        self.clock = clock
+        self.shared = None if shared is None else Shared(shared, clock)
+        self._id = secrets.token_bytes(8)
+        self._exits = AsyncExitStack()
 
-    def __len__(self) -> int:
-        return len(self._stored)
+    async def __aenter__(self) -> Self:
+        if self.shared is not None:
+            await self._exits.enter_async_context(self.shared.listen(self._on_purge, self.memory.forget_shared))
+        return self
 
-    def bound(self, *, max_entries: int, max_bytes: int) -> None:
-        """Change the bounds. Evicts entries that exceed them."""
-        self._max_entries, self._max_bytes = max_entries, max_bytes
-        self._evict()
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
 
-    def put(self, key: Key, answer: Answer, since_s: float) -> None:
-        """Store a response, replacing the one at `key`. Does not store one that is larger than the whole store may be."""
-        self.discard(key)
-        size_bytes = _OVERHEAD_BYTES + len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers)
-        if size_bytes > self._max_bytes:
+    def peek(self, key: bytes, request: Request) -> Slot | None:
+        """What is in memory for a request. `Variants` when no variant is for it."""
+        slot = self.memory.get(key)
+        return self.memory.get(variant_key(slot, request)) or slot if isinstance(slot, Variants) else slot
+
+    def own_key(self, key: bytes, request: Request) -> bytes:
+        """The key of the answer to this very request, as far as it is known by which fields answers differ."""
+        slot = self.memory.get(key)
+        return variant_key(slot, request) if isinstance(slot, Variants) else key
+
+    async def find(self, key: bytes, upstream: str, request: Request) -> Slot | None:
+        """What is stored for a request, in memory or else in the shared store. `Variants` when no variant is for it."""
+        path = path_of(request.target)
+        slot = await self._at(key, upstream, path)
+        if isinstance(slot, Variants):
+            return await self._at(variant_key(slot, request), upstream, path) or slot
+        return slot
+
+    async def _at(self, key: bytes, upstream: str, path: str) -> Slot | None:
+        slot = self.memory.get(key)
+        if self.shared is None or (slot is not None and self.clock() < (slot.fresh_until_s if isinstance(slot, Entry) else slot.until_s)):
+            return slot
+        return await self.fetch(key, upstream, path) or slot
+
+    async def fetch(self, key: bytes, upstream: str, path: str) -> Slot | None:
+        """What the shared store has under `key`; then memory has it too. None also when the store is away."""
+        if self.shared is None:
+            return None
+        try:
+            slot = await self.shared.get(key, upstream, path)
+        except StoreAway:
+            return None
+        if isinstance(slot, Uncacheable | Variants) and slot.until_s <= self.clock():
+            return None
+        if slot is not None:
+            self.memory.put(slot)
+        return slot
+
+    async def share(self, slot: Slot) -> None:
+        """Store a slot in the shared store, if it is there."""
+        if self.shared is None:
             return
-        self._stored[key] = StoredAnswer(answer, since_s, size_bytes)
-        self.size_bytes += size_bytes
-        self._evict()
+        if slot.size_bytes > _MOST_SHARED_BYTES:
+            # It takes too long to write; but others must not wait for it.
+            slot = Uncacheable(slot.key, self.clock() + UNCACHEABLE_S)
+        try:
+            await self.shared.put(slot, self._kept_until_s(slot) - self.clock())
+        except StoreAway:
+            return
 
-    def get(self, key: Key) -> StoredAnswer | None:
-        found = self._stored.get(key)
-        if found is not None:
-            self._stored.move_to_end(key)
-        return found
+    async def discard(self, key: bytes) -> None:
+        """Remove one slot everywhere, except in the memory of other gateways."""
+        self.memory.discard(key)
+        if self.shared is not None:
+            try:
+                await self.shared.discard(key)
+            except StoreAway:
+                return
 
-    def add_missing(self, other: "StaleStore") -> None:
-        """Add the entries of `other` whose keys are not stored here. Keeps existing entries, which are newer."""
-        for key, stored in other._stored.items():  # noqa: SLF001 - same class
-            if key not in self._stored:
-                self.put(key, stored.answer, stored.since_s)
+    async def changed(self, upstream: str, paths: Collection[str]) -> None:
+        """Something below these paths of an upstream has changed: remove their entries, of all queries and principals."""
+        await self._send(Purge(self.clock(), self._id, places=tuple((upstream, path) for path in paths)))
 
-    def discard(self, key: Key) -> None:
-        found = self._stored.pop(key, None)
-        if found is not None:
-            self.size_bytes -= found.size_bytes
+    async def purge(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> int:
+        """Remove entries everywhere: those with one of the tags, those of one of the paths (`/users/7`; `/users/*` for all that begin so), or all. Returns how
+        many were in the memory of this process. Raises StoreAway when other gateways cannot be told; here they are removed."""
+        message = self._purge_of(tags, paths, everything=everything)
+        removed = self.memory.purge(message)
+        if self.shared is not None:
+            await self.shared.send(message)
+        return removed
 
-    def _evict(self) -> None:
-        while self._stored and (len(self._stored) > self._max_entries or self.size_bytes > self._max_bytes):
-            _, oldest = self._stored.popitem(last=False)
-            self.size_bytes -= oldest.size_bytes
+    def purge_here(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> int:
+        """The same in the memory of this process alone."""
+        return self.memory.purge(self._purge_of(tags, paths, everything=everything))
+
+    def _purge_of(self, tags: Collection[str], paths: Collection[str], *, everything: bool) -> Purge:
+        return Purge(self.clock(), self._id, tags=tuple(tags), paths=tuple(paths), everything=everything)
+
+    def ls(self) -> Iterator[Listed]:
+        """The entries in memory, the most recently used first."""
+        now = self.clock()
+        for entry in reversed(tuple(self.memory.entries())):
+            yield Listed(
+                entry.upstream,
+                entry.path,
+                entry.answer.status,
+                now - entry.since_s,
+                entry.fresh_until_s - now,
+                entry.size_bytes,
+                entry.tags,
+            )
+
+    def samples(self) -> Iterator[Sample]:
+        """See `core.metric.Sampled`."""
+        yield Sample(ENTRIES, (), len(self.memory))
+        yield Sample(BYTES, (), self.memory.size_bytes)
+        yield Sample(EVICTIONS, (), self.memory.evictions)
+        yield Sample(PURGED, (), self.memory.purged)
+
+    async def _send(self, message: Purge) -> None:
+        self.memory.purge(message)
+        if self.shared is not None:
+            try:
+                await self.shared.send(message)
+            except StoreAway:
+                return
+
+    def _on_purge(self, message: Purge) -> None:
+        if message.by != self._id:
+            self.memory.purge(message)
+
+    def _kept_until_s(self, slot: Slot) -> float:
+        if not isinstance(slot, Entry):
+            return slot.until_s
+        validated_s = self.clock() + _VALIDATED_S if slot.has_validator else 0.0
+        return max(slot.fresh_until_s, slot.revalidate_until_s, slot.error_until_s, validated_s)
 
 
 def recorded_origin(origin: str, request: Request) -> str:
-    """What a record keeps of a call's header fields: `origin` (`StaleRule.origin`), and a digest of the host, scheme and prefix by which the service is
+    """What a record keeps of a call's header fields: `origin` (`Caching.origin`), and a digest of the host, scheme and prefix by which the service is
     told that it is reached, since its answer may differ by them. The client's address is not part of it."""
     told = [value for pair in request.extra if pair[0] in _REACHED_BY for value in pair]
     return f"{origin}/{blake2b(bytes((0,)).join(told), digest_size=6).hexdigest()}" if told else origin
 
 
-def recorded_key(origin: str, method: str, target: str) -> Key:
+def recorded_key(origin: str, method: str, target: str) -> bytes:
     """The key of a response read from the journal, which keeps no request header fields. Only for calls whose fields are all fixed by the
     document. `origin`: see `recorded_origin`."""
-    return ("recorded", origin, method, target)
-
-
-def may_be_stored(answer: Answer) -> bool:
-    """Whether the response allows storing it: no `Cache-Control: no-store`."""
-    return not any(name == b"cache-control" and b"no-store" in value.lower() for name, value in answer.headers)
-
-
-def age_of(answer: Answer) -> float:
-    """The response's own age in seconds, from its `Age` field: time in transit and in caches. 0 without a valid field."""
-    value = answer.header(b"age")
-    return float(min(int(value), _MAX_AGE_HEADER_S)) if value is not None and value.isdigit() and len(value) < 20 else 0.0
+    return f"recorded\0{origin}\0{method}\0{target}".encode()

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from anabranch import __version__
+from anabranch.cli.cache import cache
 from anabranch.cli.check import check, explain
 from anabranch.cli.journal import journal
 from anabranch.cli.openapi import openapi, schema
@@ -45,3 +46,4 @@ for command in (run, check, explain, test, top, replay, openapi, schema):
     cli.command()(command)
 journal.command()(ship)
 cli.add_typer(journal, name="journal")
+cli.add_typer(cache, name="cache")

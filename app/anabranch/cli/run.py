@@ -20,6 +20,7 @@ from anabranch.errors import ConfigError
 from anabranch.main import Process, assemble
 from anabranch.observe.logs import Logs
 from anabranch.server import gc_tuning
+from anabranch.server.admin.cache import purger
 from anabranch.server.admin.reload import outcome_of
 from anabranch.server.config import server_config
 from anabranch.server.heartbeat import Heartbeat
@@ -112,11 +113,11 @@ def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connec
             logger.error("cannot start: %s", problem)  # noqa: TRY400 - the problem is the operator's
         sys.exit(BAD_CONFIG)
 
-    async def reload() -> PeerResult:
+    async def reload(_: None) -> PeerResult:
         return outcome_of(await process.reloader.reload("admin"))
 
     def up() -> None:
-        peers.listen(reload)
+        peers.listen({"reload": reload, "purge": purger(process.reloader)})
         heartbeat.up()
 
     def drain() -> None:

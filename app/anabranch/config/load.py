@@ -4,12 +4,25 @@ Returns the valid parts, so that the compiler can report its own problems too be
 or plans.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
-from anabranch.config.model import TLS, CallStep, Document, Endpoint, Parameter, Step, Upstream, checked_name, step_model
+from anabranch.config.auth import JWT, Bearer
+from anabranch.config.model import (
+    TLS,
+    Authentication,
+    CallStep,
+    Document,
+    Endpoint,
+    Parameter,
+    Step,
+    Upstream,
+    checked_auth_name,
+    checked_name,
+    step_model,
+)
 from anabranch.config.node import Path
 from anabranch.config.problems import Positions, Problems
 from anabranch.config.secrets import Secrets
@@ -26,7 +39,7 @@ class Draft:
     """The valid parts of a document that may have problems.
 
     `document`: made of the valid parts. `endpoint_paths`: for each of its endpoints the path in the file, ("endpoints", index).
-    `broken`: paths of the invalid parts: ("upstreams", name), ("endpoints", i), ("endpoints", i, "steps", name), ("endpoints", i,
+    `broken`: paths of the invalid parts: ("upstreams", name), ("auth", name), ("endpoints", i), ("endpoints", i, "steps", name), ("endpoints", i,
     "parameters", name), and the paths of their keys that were left out. A broken endpoint or step is in `document` if it is valid
     without the wrong key. Report a missing upstream or step as unknown only if `is_broken` is false for its path.
     `problems`: those found so far; add to them, then call `problems.raise_if_any()`. `files`: every file that was read, to be watched.
@@ -81,20 +94,25 @@ def _draft(source: Source, environ: Mapping[str, str], problems: Problems, *, wi
     filled = fill(source.root, environ, problems, without_secrets=without_secrets)
     validator = Validator(filled, problems)
     data: dict[str, Any] = filled.data
-    upstreams, endpoints = data.get("upstreams"), data.get("endpoints")
+    upstreams, auth, endpoints = data.get("upstreams"), data.get("auth"), data.get("endpoints")
     rest = {
         key: value
         for key, value in data.items()
-        if not (key == "upstreams" and isinstance(upstreams, dict)) and not (key == "endpoints" and isinstance(endpoints, list))
+        if not (key in ("upstreams", "auth") and isinstance(value, dict)) and not (key == "endpoints" and isinstance(value, list))
     }
     document = validator.check(Document, (), rest) or _without_version(rest, validator)
+    store = document.store
+    if store is not None and store.redis.tls is not None:
+        redis = store.redis.model_copy(update={"tls": _resolved(store.redis.tls, ("store", "redis"), problems)})
+        document = document.model_copy(update={"store": store.model_copy(update={"redis": redis})})
     good_upstreams = _upstreams(upstreams, validator, problems) if isinstance(upstreams, dict) else {}
+    good_auth = _auth(auth, validator, problems) if isinstance(auth, dict) else {}
     good_endpoints: dict[Path, Endpoint] = {}
     for index, value in enumerate(endpoints if isinstance(endpoints, list) else []):
         if (endpoint := _endpoint(("endpoints", index), value, validator, problems)) is not None:
             good_endpoints["endpoints", index] = endpoint
     return Draft(
-        document=document.model_copy(update={"upstreams": good_upstreams, "endpoints": list(good_endpoints.values())}),
+        document=document.model_copy(update={"auth": good_auth, "upstreams": good_upstreams, "endpoints": list(good_endpoints.values())}),
         endpoint_paths=tuple(good_endpoints),
         problems=problems,
         broken=frozenset(validator.broken),
@@ -120,6 +138,31 @@ def _upstreams(data: dict[str, Any], validator: Validator, problems: Problems) -
                 upstream if upstream.tls is None else upstream.model_copy(update={"tls": _resolved(upstream.tls, path, problems)})
             )
     return upstreams
+
+
+def _auth(data: dict[str, Any], validator: Validator, problems: Problems) -> dict[str, Authentication]:
+    good: dict[str, Authentication] = {}
+    for name, value in data.items():
+        path = ("auth", name)
+        _check_name(path, problems, checked_auth_name)
+        source = validator.check(Authentication, path, value)
+        if source is not None and path not in validator.broken:
+            good[name] = _with_files(source, path, problems)
+    return good
+
+
+def _with_files(source: Authentication, path: Path, problems: Problems) -> Authentication:
+    """`source` with its relative file paths resolved likewise."""
+    kind = source.kind
+    if not isinstance(kind, Bearer):
+        return source
+    (name,) = source.model_fields_set
+    found: dict[str, object] = {}
+    if kind.tls is not None:
+        found["tls"] = _resolved(kind.tls, (*path, name), problems)
+    if isinstance(kind, JWT) and kind.jwks_file is not None:
+        found["jwks_file"] = str(File(problems.positions.locate((*path, name, "jwks_file")).file).parent / kind.jwks_file)
+    return source.model_copy(update={name: kind.model_copy(update=found)}) if found else source
 
 
 def _resolved(tls: TLS, path: Path, problems: Problems) -> TLS:
@@ -156,8 +199,8 @@ def _endpoint(path: Path, data: Any, validator: Validator, problems: Problems) -
     return endpoint.model_copy(update={"steps": steps, **({"parameters": parameters} if parameters else {})})
 
 
-def _check_name(path: Path, problems: Problems) -> None:
+def _check_name(path: Path, problems: Problems, check: Callable[[str], str] = checked_name) -> None:
     try:
-        checked_name(str(path[-1]))
+        check(str(path[-1]))
     except ValueError as error:
         problems.add(path, str(error), at_key=True)

@@ -19,17 +19,27 @@ from anabranch.config.base import Model as Model
 from anabranch.config.base import Name as Name
 from anabranch.config.base import URLWithQuery as URLWithQuery
 from anabranch.config.base import checked_name as checked_name
+from anabranch.config.cache import Cache as Cache
+from anabranch.config.cache import CacheMemory as CacheMemory
+from anabranch.config.cache import DefaultCache as DefaultCache
+from anabranch.config.cache import StaleMemory as StaleMemory
 from anabranch.config.compute import ComputeBackend as ComputeBackend
 from anabranch.config.elements import Batch as Batch
 from anabranch.config.elements import Into as Into
 from anabranch.config.journal import Journal as Journal
 from anabranch.config.journal import JournalRule as JournalRule
+from anabranch.config.limits import LimitName, Network
+from anabranch.config.limits import Pace as Pace
+from anabranch.config.limits import RateLimit as RateLimit
+from anabranch.config.limits import RateLimits as RateLimits
+from anabranch.config.limits import Rule as Rule
+from anabranch.config.limits import limits_of as limits_of
 from anabranch.config.origin import checked_method, checked_origin
 from anabranch.config.response import DefaultResponse as DefaultResponse
 from anabranch.config.response import Response as Response
 from anabranch.config.response import ResponseHeader as ResponseHeader
 from anabranch.config.response import Select as Select
-from anabranch.config.stale import StaleMemory as StaleMemory
+from anabranch.config.reuse import ResponseCache as ResponseCache
 from anabranch.config.step import STEPS as STEPS
 from anabranch.config.step import AnyStep as AnyStep
 from anabranch.config.step import CallStep as CallStep
@@ -40,6 +50,7 @@ from anabranch.config.step import QueryValue as QueryValue
 from anabranch.config.step import Selection as Selection
 from anabranch.config.step import Step as Step
 from anabranch.config.step import step_model as step_model
+from anabranch.config.store import Store as Store
 from anabranch.config.units import Count, Duration, DurationOrZero, Size
 from anabranch.config.upstream import TLS as TLS
 from anabranch.config.upstream import Breaker as Breaker
@@ -50,6 +61,7 @@ from anabranch.config.upstream import OAuth2 as OAuth2
 from anabranch.config.upstream import Pool as Pool
 from anabranch.config.upstream import Proxy as Proxy
 from anabranch.config.upstream import Retry as Retry
+from anabranch.config.upstream import TokenExchange as TokenExchange
 from anabranch.config.upstream import Upstream as Upstream
 
 
@@ -61,6 +73,8 @@ def is_template(path: tuple[str | int, ...]) -> bool:
         case ("endpoints", int(), "response", "body" | "headers" | "status", *_) | ("defaults", "response", "headers", *_):
             return True
         case ("endpoints", int(), "auth", "allow") | ("defaults", "auth", "allow"):
+            return True
+        case ("rate_limits", str(), "cost") | ("rules", int(), "deny"):
             return True
         case _:
             return False
@@ -102,11 +116,15 @@ class Defaults(Model):
     """Whether clients see the names of steps and upstreams. If false, `Server-Timing`, `Proxy-Status`, `Cache-Status`, problems and the API
     description have numbers in their place, and problems have the title of a failure in place of its detail. Logs, metrics, explain and the
     admin server keep the names, and so does the body of a response that is merged by `group`. Also for Python routes."""
+    cache: bool | DefaultCache = False
+    """Cache the answers of all GET and HEAD calls that can be cached. `true`: with the default rule."""
     response: DefaultResponse = DefaultResponse()
     """What the responses of all endpoints have."""
     auth: Auth | None = None
     """Who may use the endpoints: the name of an authentication in `auth`, a list of names of which one suffices, or a rule. `none`, or unset: everybody. Not for
     Python routes, which declare it themselves."""
+    rate_limits: RateLimits | None = None
+    """Limits of the endpoints: the name of one in `rate_limits`, or a list of names. Not for Python routes."""
 
 
 class Parameter(Model):
@@ -169,6 +187,13 @@ class Endpoint(Model):
     auth: Auth | None = None
     """Who may use the endpoint: the name of an authentication in `auth`, a list of names of which one suffices, or a rule. `none`: everybody. If unset,
     `defaults.auth`."""
+    rate_limits: RateLimits | None = None
+    """Limits of this endpoint: the name of one in `rate_limits`, or a list of names, all of which have to admit a request. `none`, or an empty list: no limit. If
+    unset, `defaults.rate_limits`. Endpoints that name the same limit are counted together."""
+    allow_from: list[Network] = []
+    """Addresses and networks (CIDR) from which clients may use the endpoint; others are answered 403. If empty, all. In addition to those of the document."""
+    deny_from: list[Network] = []
+    """Addresses and networks (CIDR) from which clients may not use the endpoint, whatever `allow_from` says."""
     parameters: dict[str, Parameter] = {}
     """Parameters that the client may send in path, query, headers and cookies. Other query parameters are ignored."""
     body: Body | None = None
@@ -196,7 +221,15 @@ class CORS(Model):
     """Request headers that a page may send, besides the simple ones."""
     allow_credentials: bool = False
     """Allow pages to send cookies and credentials."""
-    expose_headers: list[HeaderName] = ["gateway-complete", "server-timing", "proxy-status", "x-request-id", "retry-after"]
+    expose_headers: list[HeaderName] = [
+        "gateway-complete",
+        "server-timing",
+        "proxy-status",
+        "x-request-id",
+        "retry-after",
+        "ratelimit",
+        "ratelimit-policy",
+    ]
     """Response headers that a page may read."""
     max_age_s: DurationOrZero = Field(600.0, alias="max_age")
     """How long a browser may cache the answer to a preflight request."""
@@ -210,10 +243,11 @@ class CORS(Model):
         return self
 
 
-def _no_keyword(name: str) -> str:
+def checked_auth_name(name: str) -> str:
+    """Return `name` if it is a valid name for an authentication. Raises ValueError."""
     if name == "none":
         raise ValueError("`none` stands for no authentication; use another name")
-    return name
+    return checked_name(name)
 
 
 class Document(Model):
@@ -225,16 +259,29 @@ class Document(Model):
     """Defaults for endpoints."""
     upstreams: dict[Name, Upstream] = {}
     """The services that the gateway calls."""
-    auth: dict[Annotated[Name, AfterValidator(_no_keyword)], Authentication] = {}
+    auth: dict[Annotated[Name, AfterValidator(checked_auth_name)], Authentication] = {}
     """How clients prove who they are, by name."""
+    rate_limits: dict[LimitName, RateLimit] = {}
+    """How often clients may send requests, by name. Endpoints name the limits that they have."""
+    allow_from: list[Network] = []
+    """Addresses and networks (CIDR) from which clients may use anything but the gateway's own pages; others are answered 403. If empty, all. Also for Python
+    routes."""
+    deny_from: list[Network] = []
+    """Addresses and networks (CIDR) from which nobody may use anything but the gateway's own pages, whatever `allow_from` says. Also for Python routes."""
+    rules: list[Rule] = []
+    """Requests that are refused, before anything else is done for them. Also for Python routes; not for the gateway's own pages."""
     endpoints: list[Endpoint] = []
     """The routes that the gateway offers."""
     routers: list[str] = []
     """FastAPI routers with Python routes, as `module:attribute`."""
     compute_backends: dict[Name, ComputeBackend] = {}
     """Pools that run compute steps, by name. A thread pool and a process pool are built in."""
-    stale: StaleMemory = StaleMemory()
-    """The store for calls with `stale_if_error`."""
+    cache: CacheMemory = CacheMemory()
+    """The memory for the answers of calls with `cache` or `stale_if_error`."""
+    stale: StaleMemory | None = None
+    """The old name of `cache`."""
+    store: Store | None = None
+    """The store that several gateways share. If unset, each worker process knows only its own."""
     journal: Journal = Journal()
     """The durable log of responses, for endpoints that set `journal`."""
     cors: CORS | None = None

@@ -75,9 +75,9 @@ class Problems:
             line=where.line,
             column=where.column,
             path=path_text(path),
-            message=_on_one_line(self.secrets.redact(message)),
-            value=None if shown is None else _on_one_line(shown),
-            hint=_on_one_line(self.secrets.redact(hint)),
+            message=on_one_line(self.secrets.redact(message)),
+            value=None if shown is None else on_one_line(shown),
+            hint=on_one_line(self.secrets.redact(hint)),
             is_warning=is_warning,
         )
         once = (where, problem.message, shown, is_warning, None if self.positions.has(path) else problem.path)
@@ -148,7 +148,7 @@ def json_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """`text` with line breaks and other control characters escaped: a problem is one line, and cannot control a terminal."""
     if text.isprintable():
         return text

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from anabranch.config.base import JSON, HeaderName, HeaderValue, Model
+from anabranch.config.reuse import ResponseCache
 from anabranch.core import status as statuses
 
 
@@ -30,6 +31,8 @@ class DefaultResponse(Model):
     replaces one, and null removes it there."""
     show_failures: ShowFailures = False
     """As in `response.show_failures`, for endpoints whose response is an object and that have optional steps."""
+    cache: bool | ResponseCache | None = None
+    """As in `response.cache`, for GET endpoints. A rule here makes no response public whose endpoint has `auth`, or that depends on a credential."""
 
 
 class Select(Model):
@@ -70,6 +73,10 @@ class Response(Model):
     given here. `status` is what the service answered, or null, `body` what it sent: JSON up to 64 KiB, the first 4,096 characters of anything else, or
     null. The key is missing if nothing failed. If unset, as in `defaults.response`."""
 
+    cache: bool | ResponseCache | None = None
+    """How clients and caches in front may keep the response: `Cache-Control`, `ETag` and 304 for clients that have it already. `true`: all computed from the answers that
+    went into it. A rule sets parts of it. `false`: none of these. If unset, as in `defaults.response`, and else `true` for an endpoint with a call that has
+    `cache`. Only for GET."""
     select: Select | None = None
     """Lets clients select parts of the response. If unset, every response is whole."""
 

@@ -18,13 +18,14 @@ _HIDDEN: Final = "***"
 _WORDS: Final = frozenset({"true", "false", "null"})
 # RFC 3986 section 3.2.1.
 _USERINFO: Final = re.compile(r"://.*@")
-# Keys of an upstream whose values are confidential even when they are written out in the document.
-_CONFIDENTIAL: Final = frozenset({"client_secret", "headers", "password"})
+# Keys of an upstream, an authentication or a store whose values are confidential even when they are written out in the document.
+_CONFIDENTIAL: Final = frozenset({"client_secret", "headers", "password", "secret"})
+_SECTIONS: Final = frozenset({"upstreams", "auth", "store"})
 
 
 def is_confidential(path: Path, value: object) -> bool:
-    """Whether no message may show the value at `path`: in an upstream, header fields, client secrets, passwords, and URLs that have credentials."""
-    return path[:1] == ("upstreams",) and (not _CONFIDENTIAL.isdisjoint(path) or _holds_credentials(value))
+    """Whether no message may show the value at `path`: in one of these sections, header fields, secrets, passwords, and URLs that have credentials."""
+    return bool(path) and path[0] in _SECTIONS and (not _CONFIDENTIAL.isdisjoint(path) or _holds_credentials(value))
 
 
 def _holds_credentials(value: object) -> bool:

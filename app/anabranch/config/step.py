@@ -18,6 +18,7 @@ from anabranch.config.base import (
     Scalar,
     URLWithQuery,
 )
+from anabranch.config.cache import Cache
 from anabranch.config.elements import Batch, Into, Lists
 from anabranch.config.problems import did_you_mean
 from anabranch.config.units import Count, Duration
@@ -205,7 +206,7 @@ class CallStep(WorkStep):
 
     noun: ClassVar[str] = "call"
     has_answer: ClassVar[bool] = True
-    templates: ClassVar[frozenset[str]] = WorkStep.templates | {"path", "query", "headers", "body", "until"}
+    templates: ClassVar[frozenset[str]] = WorkStep.templates | {"path", "query", "headers", "body", "until", "cache"}
 
     upstream: str
     """The name of the upstream."""
@@ -255,9 +256,11 @@ class CallStep(WorkStep):
     """Whether the call may be sent more than once. If unset, GET, HEAD, PUT and DELETE calls may."""
     coalesce: bool = False
     """Identical GET calls that run at the same time share one exchange."""
+    cache: bool | Cache | None = None
+    """Cache the answers of a GET or HEAD call. `true`: with the default rule; `false`: never. If unset, `defaults.cache`; a rule here replaces the whole default."""
     stale_if_error_s: Duration | None = Field(None, alias="stale_if_error")
     """If a GET call fails, use its last good answer, unless that is older than this. The response is marked with `Gateway-Complete: ?0`,
-    `Age` and `Cache-Status`."""
+    `Age` and `Cache-Status`. With `cache`, an answer is used for this long after it was fresh, where the service does not say how long."""
 
     @model_validator(mode="after")
     def _of_answers(self) -> "CallStep":

@@ -19,7 +19,7 @@ _MAX_FILE_BYTES: Final = 1024 * 1024
 _STAND_IN: Final = "1"
 """In place of an unknown value: valid as a number, and as a part of a URL, a host name or a header."""
 _STAND_IN_URL: Final = "http://1"
-_URL_KEYS: Final = frozenset({"url", "urls", "token_url"})
+_URL_KEYS: Final = frozenset({"url", "urls", "token_url", "jwks_url", "issuer"})
 _FORMS: Final = "write ${NAME}, ${NAME:-default} or ${file:PATH}, or $${ for a literal ${"
 
 

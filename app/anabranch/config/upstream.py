@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from anabranch.config.base import URL, ForwardedHeader, HeaderName, HeaderValue, Host, Model, URLWithQuery
+from anabranch.config.limits import Pace
 from anabranch.config.units import Count, Duration, Ratio, Size, parse_duration
 from anabranch.core.exchange import Address
 from anabranch.core.forwarding import Forwarded
@@ -185,6 +186,29 @@ class OAuth2(Model):
     """Value of the `audience` parameter, if the authorization server requires one."""
 
 
+class TokenExchange(Model):
+    """A token for this upstream in exchange for the client's own (OAuth 2.0 Token Exchange, RFC 8693): fetched once for each client, renewed before it expires."""
+
+    token_url: URLWithQuery
+    """Token endpoint of the authorization server."""
+    client_id: str
+    """The gateway's client id."""
+    client_secret: str
+    """The gateway's client secret: `${NAME}` or `${file:PATH}`."""
+    client_auth: Literal["basic", "post"] = "basic"
+    """How the client id and secret are sent: `basic` in an Authorization header, `post` in the form (RFC 6749 section 2.3.1)."""
+    audience: str | None = None
+    """The service that the new token is for, as the authorization server calls it."""
+    resource: URLWithQuery | None = None
+    """The same as a URL (RFC 8707)."""
+    scope: str | None = None
+    """Scopes of the new token, separated by spaces."""
+    subject_token_type: str = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the kind of token
+    """What the client's token is (RFC 8693 section 3)."""
+    requested_token_type: str | None = None
+    """What the new token is to be. If unset, the authorization server decides."""
+
+
 class Pool(Model):
     """Kept-alive connections of an upstream."""
 
@@ -223,6 +247,8 @@ class Upstream(Model):
     """Maximum wait for a connection."""
     concurrency: Concurrency = Concurrency()
     """The bulkhead around this upstream."""
+    rate: Pace | None = None
+    """How often the upstream is called at most: `50/1s`, or a mapping of the keys below. Calls wait for their turn. If unset, there is no limit."""
     retry: Retry | None = None
     """Further attempts of failed calls. Off by default."""
     hedge: Hedge | None = None
@@ -251,6 +277,10 @@ class Upstream(Model):
     """TLS settings of https addresses."""
     oauth2: OAuth2 | None = None
     """Send a bearer token from an authorization server."""
+    client_token: bool = False
+    """Send the client's own token, as `Authorization: Bearer`. Only for endpoints whose clients prove who they are by a token."""
+    token_exchange: TokenExchange | None = None
+    """Send a token that an authorization server gives in exchange for the client's own. Only for endpoints whose clients prove who they are by a token."""
     pool: Pool = Pool()
     """Kept-alive connections."""
 
@@ -260,6 +290,9 @@ class Upstream(Model):
             raise ValueError("an upstream needs either `url` or `urls`, not both")
         if self.transport == "wire" and (self.http2 or self.proxy):
             raise ValueError("`http2` and `proxy` need `transport: httpx`")
+        tokens = [key for key in ("oauth2", "client_token", "token_exchange") if getattr(self, key)]
+        if len(tokens) > 1:
+            raise ValueError(f"`{tokens[0]}` and `{tokens[1]}` both decide which token is sent")
         if self.host is not None and self.proxy is not None and any(address.scheme == "http" for address in self.addresses):
             # RFC 9112 section 3.2.2: a proxy replaces Host by the host of the whole URL that it is sent.
             raise ValueError("`host` has no effect on an http address behind a `proxy`: the proxy sends the URL's host")

@@ -114,7 +114,8 @@ class Validator:
         where = (*path, *inner)
         if any(where[: len(unknown)] == unknown for unknown in self._filled.broken | self._filled.guessed):
             return
-        error = errors[0]
+        # The other members of a union say only that the whole is not of their kind.
+        error = next((error for error in errors if error["type"] not in _KINDS), errors[0])
         kind = error["type"]
         value = _value(data, inner)
         if kind == "missing":

@@ -13,3 +13,17 @@ class CacheUse(msgspec.Struct, frozen=True):
     age_s: float = 0.0
     is_private: bool = False
     is_no_store: bool = False
+
+
+def together(one: CacheUse | None, other: CacheUse) -> CacheUse:
+    """What the cache had to do with a value that is made of several answers: a hit only if each of them is one, and as fresh as the least fresh."""
+    if one is None:
+        return other
+    least = min(one, other, key=lambda use: (use.status.startswith("hit"), use.fresh_s))
+    return CacheUse(
+        least.status,
+        min(one.fresh_s, other.fresh_s),
+        max(one.age_s, other.age_s),
+        one.is_private or other.is_private,
+        one.is_no_store or other.is_no_store,
+    )

@@ -5,7 +5,6 @@ These are built and read on the hot path, so they are msgspec structs (created i
 
 import ipaddress
 import re
-from collections.abc import Callable
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -64,19 +63,6 @@ class Request(msgspec.Struct, frozen=True):
     extra: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes | BodySource | None = None
     host: bytes = b""
-
-
-class StaleRule(msgspec.Struct, frozen=True):
-    """Lets a failed call be answered with an earlier response.
-
-    `max_age_s`: maximum age of that response. `origin`: digest of the fixed parts of the call (its step and its upstream in the document).
-    It is "" if the call also depends on the client's header fields: the journal does not keep those, so its responses could not be matched.
-    `fault_of`: the code of the failure that the step would have with a response of status 2xx; "" for none.
-    """
-
-    max_age_s: float
-    origin: str
-    fault_of: "Callable[[Answer], str]"
 
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})

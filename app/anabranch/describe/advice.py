@@ -131,9 +131,15 @@ ADVICE: Final[dict[str, Advice]] = {
         "A rule of the document refused the request: `allow` of the endpoint's `auth`, `rules`, `allow_from` or `deny_from`.",
     ),
     "rate_limited": Advice(
-        "The client has sent more requests than its rate limit or its quota allows. The request was not processed.",
-        "Retry after the seconds in `Retry-After`. `RateLimit` and `RateLimit-Policy` say how much is left.",
-        "`rate_limits` of the document are what the endpoint names. The metrics count the requests that each limit rejects.",
+        "With status 429: the client has sent more requests than its rate limit or its quota allows, and the request was not processed. With status 503, or of a step: "
+        "the gateway may not call an upstream more often, and the call's turn would have come after its deadline.",
+        "Retry after the seconds in `Retry-After`. With 429, `RateLimit` and `RateLimit-Policy` say how much is left.",
+        "429: `rate_limits` of the document, as the endpoint names them. A step: `rate` of the upstream. The metrics count what each of them rejects.",
+    ),
+    "not_cached": Advice(
+        "The client sent `Cache-Control: only-if-cached`, and no stored answer is good enough. No service was asked.",
+        "Send the request without `only-if-cached`.",
+        "Nothing. `obey_client` of the call's `cache` lets clients say this.",
     ),
     "overloaded": Advice(
         "The limit of concurrent requests was reached, and no slot became free in time. The request was not processed.",
@@ -238,6 +244,11 @@ ADVICE: Final[dict[str, Advice]] = {
         "A step refers to a value that is missing from the response of another step, or that the client did not send.",
         "Check the optional parameters and body fields that you left out.",
         "Compare the reference with the upstream's actual response. If the value may be missing, give the step a `default`.",
+    ),
+    "no_client_token": Advice(
+        "A service is called with the token of the client, or with one in exchange for it, and the request had none.",
+        "Authenticate by a token, if the endpoint accepts one.",
+        "`client_token` and `token_exchange` of an upstream are for endpoints whose `auth` is of a kind with tokens, and for Python routes with such a principal.",
     ),
     "too_many_items": Advice(
         "A step runs for each element of an array, and the array has more elements than the document allows.",

@@ -13,13 +13,25 @@ from pydantic.fields import FieldInfo
 
 from anabranch.config.base import HeaderValue, Scalar
 from anabranch.config.model import STEPS, URL, Document, HeaderName, HedgeDelay, Name, Step, URLWithQuery
-from anabranch.config.units import Duration, DurationOrZero, Ratio, Size, format_duration, format_ratio, format_size
+from anabranch.config.units import (
+    Duration,
+    DurationOrZero,
+    PerPeriod,
+    Ratio,
+    Size,
+    WholeSeconds,
+    format_duration,
+    format_ratio,
+    format_size,
+)
 
 _WORDS: Final[tuple[tuple[Any, str], ...]] = (
     (Duration, "duration"),
     (DurationOrZero, "duration, or `0s`"),
+    (WholeSeconds, "duration in whole seconds, or `0s`"),
     (Size, "size"),
     (Ratio, "ratio"),
+    (PerPeriod, "number and time, such as `100/1m`"),
     (HedgeDelay, "duration or quantile"),
     (URL, "URL"),
     (URLWithQuery, "URL"),
@@ -36,6 +48,7 @@ _PLURALS: Final = {"string": "strings", "string, number or boolean": "these", "U
 _UNITS: Final[tuple[tuple[Any, Callable[[Any], str]], ...]] = (
     (Duration, format_duration),
     (DurationOrZero, format_duration),
+    (WholeSeconds, format_duration),
     (Size, format_size),
     (Ratio, format_ratio),
 )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from anabranch.config.model import Document
+from anabranch.config.model import Document, Model
 from anabranch.describe.document_catalogue import keys, kinds, sections
 
 ID: Final = "urn:anabranch:document:1"
@@ -53,8 +53,10 @@ def _section(model: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
             described["description"] = key.meaning
         if key.has_default:
             described["default"] = key.default
-    section = {name: value for name, value in schema.items() if name != "title"}
-    return {**section, "properties": properties}
+    section = {**{name: value for name, value in schema.items() if name != "title"}, "properties": properties}
+    if issubclass(model, Model) and model.shorthand is not None:
+        section["type"] = ["object", "string"]
+    return section
 
 
 def _value(schema: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def describe(document: DocumentPlan, problem_name: str = "Problem") -> tuple[JSO
     schemas: JSON = {problem_name: _PROBLEM}
     schemes: JSON = {}
     for plan, template in zip(document.endpoints, _templates(document), strict=True):
-        paths.setdefault(template, {})[plan.method.lower()] = _operation(plan, template, schemas, schemes, problem_name)
+        access = {} if plan.access is None else {name: document.auth[name].kind.scheme() for name in plan.access.names}
+        paths.setdefault(template, {})[plan.method.lower()] = _operation(plan, template, schemas, access, schemes, problem_name)
     responses = {name: problem_response(status, description, problem_name) for status, (name, description) in PROBLEMS.items()}
     components: JSON = {"schemas": schemas, "responses": responses, "headers": HEADERS}
     return paths, {**components, "securitySchemes": schemes} if schemes else components
@@ -82,7 +83,7 @@ def add_failures(operation: JSON, *, has_fan_out: bool) -> None:
         responses.setdefault(status, reference_to(status))
 
 
-def _operation(plan: EndpointPlan, template: str, schemas: JSON, schemes: JSON, problem_name: str) -> JSON:
+def _operation(plan: EndpointPlan, template: str, schemas: JSON, access: JSON, schemes: JSON, problem_name: str) -> JSON:
     source = plan.source
     parameters = [*plan.path_parameters, *plan.query_parameters, *plan.header_parameters, *plan.cookie_parameters]
     operation: JSON = {"operationId": plan.name}
@@ -96,7 +97,7 @@ def _operation(plan: EndpointPlan, template: str, schemas: JSON, schemes: JSON, 
     described += [_FORWARDED | {"name": name} for name in _forwarded_names(plan)]
     if described:
         operation["parameters"] = described
-    if security := requirements(parameters, schemes):
+    if security := requirements(parameters, access, schemes):
         operation["security"] = security
     if plan.body is not None:
         body = plan.body.source

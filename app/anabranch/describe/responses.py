@@ -3,8 +3,10 @@
 from typing import Any, Final
 
 from anabranch.core.status import BODYLESS
+from anabranch.plan.kinds.call import has_cached_calls
 from anabranch.plan.kinds.compute import ComputePlan
 from anabranch.plan.model import EndpointPlan, ResponseField
+from anabranch.plan.reuse import ReusePlan, describe_reuse
 
 JSON = dict[str, Any]
 
@@ -25,8 +27,21 @@ HEADERS: Final[JSON] = {
         "schema": {"type": "string"},
     },
 }
+CACHED: Final[JSON] = {
+    "Age": {
+        "description": "Age of the oldest answer of a step with a cache, in seconds (RFC 9111).",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "Cache-Status": {
+        "description": "What the gateway's cache had to do with each step that has one (RFC 9211): `hit`, or `fwd` with the reason; `ttl` in seconds.",
+        "schema": {"type": "string"},
+    },
+}
+"""Of endpoints with a step that has a cache."""
 PROBLEMS: Final = {
     "400": ("BadRequest", "The parameters or the body are invalid; `errors` lists every fault."),
+    "401": ("Unauthenticated", "The request has no credential that is accepted, or one that is not valid (any more)."),
+    "403": ("Forbidden", "The client may not do this."),
     "404": ("NotFound", "No such endpoint: a path parameter is empty or a dot segment."),
     "406": (
         "NotAcceptable",
@@ -45,6 +60,7 @@ PROBLEMS: Final = {
             "the request."
         ),
     ),
+    "429": ("TooManyRequests", "The client has sent more requests than a limit of the endpoint allows."),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
     "503": (
@@ -53,6 +69,17 @@ PROBLEMS: Final = {
     ),
     "504": ("GatewayTimeout", "A required step, or every step, timed out."),
 }
+RATE_LIMIT: Final[JSON] = {
+    "RateLimit-Policy": {
+        "description": "The limits: of each its name, with `q` requests in `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of each limit: `r` requests at once, and in `t` seconds all of it (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+}
+"""Header fields of endpoints whose limits are shown to clients."""
 OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _FIRST_ERROR: Final = 400
 _PASSED: Final = "A problem of the gateway, or the failure of a required step's service as the service describes it."
@@ -76,18 +103,23 @@ def describe_responses(plan: EndpointPlan, schema: JSON, problem_name: str, *, h
         passed = {"*/*": {}}
         failures = {status: either(status, _PASSED, {"content": passed}) for status in sorted({*failures, "4XX", "5XX"})}
     answer = _success(plan, schema)
+    known = {"304": _not_modified(answer)} if plan.is_conditional else {}
     if plan.response.status_of is None:
         status = str(plan.response.status)
         described = answer if plan.response.status < _FIRST_ERROR else either(status, answer["description"], answer)
-        return {status: described, **{other: failure for other, failure in failures.items() if other != status}}
+        return {status: described, **known, **{other: failure for other, failure in failures.items() if other != status}}
     other = {**answer, "content": {**answer.get("content", {}), **passed}}
     widened = {status: either(status, f"A failure, or: {answer['description']}", other) for status in failures}
-    return {"default": {**answer, "description": f"{answer['description']} The status is that of a service's answer."}, **widened}
+    return {"default": {**answer, "description": f"{answer['description']} The status is that of a service's answer."}, **known, **widened}
 
 
 def _success(plan: EndpointPlan, schema: JSON) -> JSON:
     fields = {field.name.decode("latin-1"): field for field in plan.response.fields if field.name != b"content-type"}
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
+    if has_cached_calls(plan.steps):
+        headers |= CACHED
+    if any(limit.is_shown for limit in plan.limits):
+        headers.update(RATE_LIMIT)
     headers.update({name: _field(fields[name]) for name in sorted(fields)})
     if (compression := plan.response.compression) is not None:
         headers.pop("vary", None)
@@ -96,10 +128,36 @@ def _success(plan: EndpointPlan, schema: JSON) -> JSON:
             "description": f"Of a body of {compression.min_size_bytes} bytes or more, for clients that accept it.",
             "schema": {"type": "string", "enum": list(compression.codings)},
         }
+    if plan.response.reuse is not None:
+        headers |= _reuse_fields(plan.response.reuse, headers)
     response: JSON = {"description": "The merged values of the steps.", "headers": headers}
     if plan.response.status not in BODYLESS:
         response["content"] = {plan.response.media_type or "*/*": {"schema": schema}}
     return response
+
+
+def _reuse_fields(reuse: ReusePlan, headers: JSON) -> JSON:
+    """By which clients and caches may keep the response. `headers`: those of the document."""
+    found: JSON = {}
+    if reuse.has_control:
+        kept = describe_reuse(reuse)
+        found["Cache-Control"] = {
+            "description": f"A complete response may be kept {kept}; `no-store` otherwise.",
+            "schema": {"type": "string"},
+        }
+    if "etag" not in headers:
+        found["ETag"] = {
+            "description": "Of a complete response: a digest of its bytes, to send back in `If-None-Match`.",
+            "schema": {"type": "string"},
+        }
+    return found
+
+
+def _not_modified(answer: JSON) -> JSON:
+    """The response to a client that has the other one already. It has no field about content."""
+    left_out = {"content-encoding", "content-language"}
+    headers = {name: field for name, field in answer["headers"].items() if name.lower() not in left_out}
+    return {"description": "The client has the response already: its `ETag` is in `If-None-Match`.", "headers": headers}
 
 
 def _field(field: ResponseField) -> JSON:
@@ -122,6 +180,12 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> list[str]:
     statuses = ["500", "502", "503", "504"]
     if has_parameters or plan.body is not None:
         statuses.append("400")
+    if plan.access is not None:
+        statuses += ["401"] if plan.access.allow is None else ["401", "403"]
+    elif plan.source.allow_from or plan.source.deny_from:
+        statuses.append("403")
+    if plan.limits:
+        statuses.append("429")
     if plan.is_negotiated:
         statuses.append("406")
     if plan.path_parameters:
@@ -141,8 +205,15 @@ def reference_to(status: str) -> JSON:
 def problem_response(status: str, description: str, problem_name: str) -> JSON:
     """A response that is a problem document. `problem_name`: name of its schema."""
     headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
-    if status in ("503", "4XX"):
+    if status == "429":
+        headers.update(RATE_LIMIT)
+    if status in ("429", "503", "4XX"):
         headers["Retry-After"] = {"description": "Seconds after which to retry.", "schema": {"type": "string"}}
+    if status == "401":
+        headers["WWW-Authenticate"] = {
+            "description": "How to prove who the client is (RFC 9110 section 11.6.1).",
+            "schema": {"type": "string"},
+        }
     if status == "4XX":
         headers["WWW-Authenticate"] = {"description": "Of a 401: how to authenticate.", "schema": {"type": "string"}}
         headers["Allow"] = {"description": "Of a 405: the methods that are allowed.", "schema": {"type": "string"}}

@@ -1,11 +1,11 @@
-"""Header parameters that tools cannot send as parameters, described as security schemes instead.
+"""Security schemes: how clients prove who they are, and header parameters that tools cannot send as parameters.
 
 OpenAPI ignores header parameters called `Accept`, `Authorization` and `Content-Type`, and browsers keep `Cookie` to themselves.
 
 **Source:** OpenAPI 3.1 sections 4.8.12.1 (ignored parameters), 4.8.27 (security schemes) and 4.8.30 (requirements).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from anabranch.plan.model import ParameterPlan
@@ -21,11 +21,13 @@ def is_parameter(parameter: ParameterPlan) -> bool:
     return parameter.location != "header" or parameter.name.lower() not in _NOT_PARAMETERS
 
 
-def requirements(parameters: Iterable[ParameterPlan], schemes: JSON) -> list[JSON]:
+def requirements(parameters: Iterable[ParameterPlan], access: Mapping[str, JSON], schemes: JSON) -> list[JSON]:
     """The `security` of an operation with these parameters, and their schemes in `schemes`. Empty when all of them are parameters for tools.
 
-    The client chooses one of the requirements: each has every required field, and at most one of the others.
+    The client chooses one of the requirements: each has every required field, and at most one of the others. `access`: schemes by name, of which the client
+    needs one; empty: none.
     """
+    schemes.update(access)
     needed: JSON = {}
     optional: list[str] = []
     for parameter in parameters:
@@ -36,9 +38,11 @@ def requirements(parameters: Iterable[ParameterPlan], schemes: JSON) -> list[JSO
                 needed[name] = []
             else:
                 optional.append(name)
-    if not needed and not optional:
+    if not needed and not optional and not access:
         return []
-    return [needed, *({**needed, name: []} for name in optional)]
+    proofs: list[JSON] = [{name: []} for name in access] or [{}]
+    choices: list[JSON] = [{}, *({name: []} for name in optional)]
+    return [{**proof, **needed, **choice} for proof in proofs for choice in choices]
 
 
 def _scheme(parameter: ParameterPlan) -> tuple[str, JSON]:

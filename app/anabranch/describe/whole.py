@@ -8,7 +8,10 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
+from anabranch.config.auth import access_of
 from anabranch.describe.openapi import add_failures, describe
+from anabranch.describe.responses import reference_to
+from anabranch.document.authenticated import asked_of
 from anabranch.jsontext.values import write
 from anabranch.plan.model import DocumentPlan
 
@@ -26,6 +29,7 @@ def describe_app(app: FastAPI, document: DocumentPlan | None, fan_out: Callable[
     problem_name = "Problem" if "Problem" not in taken else "GatewayProblem"
     if document is not None:
         _describe_failures(whole, app, fan_out)
+        _describe_access(whole, app, document)
         paths, components = describe(document, problem_name)
         for path, operations in paths.items():
             whole["paths"].setdefault(path, {}).update(operations)
@@ -49,6 +53,28 @@ def _describe_failures(whole: dict[str, Any], app: FastAPI, fan_out: Callable[..
             for method in route.methods or ():
                 if method.lower() in operations:
                     add_failures(operations[method.lower()], has_fan_out=_uses(route.dependant, fan_out))
+
+
+def _describe_access(whole: dict[str, Any], app: FastAPI, document: DocumentPlan) -> None:
+    """Add to the routes in Python what they ask of clients, and how they reject others."""
+    default = access_of(document.source.defaults.auth)
+    for route in iter_route_contexts(app.routes):
+        if not isinstance(route.original_route, APIRoute):
+            continue
+        asked = list(asked_of(route.dependant))
+        operations = whole["paths"].get(route.path_format, {})
+        for method in route.methods or () if asked else ():
+            if (operation := operations.get(method.lower())) is None:
+                continue
+            proofs: list[dict[str, Any]] = [{}]
+            for one in asked:
+                names = one.names or (() if default is None else default.any_)
+                proofs = [{**proof, name: []} for proof in proofs for name in names]
+                for name in names:
+                    schemes = whole.setdefault("components", {}).setdefault("securitySchemes", {})
+                    schemes[name] = document.auth[name].kind.scheme()
+            operation["security"] = [{**own, **proof} for own in operation.get("security") or [{}] for proof in proofs]
+            operation.setdefault("responses", {}).setdefault("401", reference_to("401"))
 
 
 def _uses(dependant: Dependant, call: Callable[..., Any]) -> bool:

@@ -18,11 +18,14 @@ from anabranch.compute.hooks import SEARCHED, check_hook
 from anabranch.compute.pools import make_pool
 from anabranch.config.load import Draft, read
 from anabranch.config.problems import Problems
+from anabranch.document.auth import check_auth
 from anabranch.document.routes import check_routes
+from anabranch.document.store import open_store
 from anabranch.errors import MissingExtraError, Problem
 from anabranch.plan.compile import compile_document
 from anabranch.plan.known import HookCheck
 from anabranch.plan.model import DocumentPlan, PoolKind, PoolPlan
+from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.settings import environment
 from anabranch.sinks.open import open_sink
@@ -59,6 +62,8 @@ def compile_file(path: Path, environ: Mapping[str, str] | None = None, *, withou
     _check_pools(plan.pools, draft.problems)
     _check_sinks(draft)
     contexts = _check_upstreams(plan.upstreams, draft.problems, without_secrets=without_secrets)
+    check_auth(plan.auth, contexts, draft.problems, without_secrets=without_secrets)
+    _check_store(plan.store, contexts, draft.problems, without_secrets=without_secrets)
     draft.problems.raise_if_any()
     return Compiled(
         plan=plan, routers=tuple(router for _, router in routers), warnings=draft.problems.warnings, draft=draft, contexts=contexts
@@ -92,6 +97,18 @@ def _check_upstreams(upstreams: Mapping[str, UpstreamPlan], problems: Problems, 
         except ValueError as error:
             problems.add(("upstreams", name, "tls"), str(error), is_warning=without_secrets)
     return contexts
+
+
+def _check_store(store: StorePlan | None, contexts: TLSContexts, problems: Problems, *, without_secrets: bool) -> None:
+    """Create the store once, without connecting, to report unreadable certificates and a missing extra with the other problems."""
+    if store is None:
+        return
+    try:
+        open_store(store, contexts)
+    except MissingExtraError as error:
+        problems.add(("store", "redis"), str(error))
+    except ValueError as error:
+        problems.add(("store", "redis", "tls"), str(error), is_warning=without_secrets)
 
 
 def _check_pools(pools: Mapping[str, PoolPlan], problems: Problems) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fastapi import APIRouter
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import WebSocketRoute
 
-from anabranch.config.problems import Problems
+from anabranch.config.auth import access_of
+from anabranch.config.problems import Problems, did_you_mean
+from anabranch.document.authenticated import asked_of
 from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.routes import RESERVED, Segment, split_path
 
@@ -19,8 +21,10 @@ def check_routes(routers: Sequence[tuple[int, APIRouter]], plan: DocumentPlan, p
     A path belongs to the document's endpoints whatever the method (decision 6), so a route is never reached if an endpoint matches every path
     that it matches.
     """
+    default = access_of(plan.source.defaults.auth)
     for index, router in routers:
         at = ("routers", index)
+        _check_clients(router, at, plan, problems, has_default=default is not None)
         for path, is_websocket in _routes(router):
             segments = path.split("/")[1:]
             if is_websocket:
@@ -37,6 +41,32 @@ def check_routes(routers: Sequence[tuple[int, APIRouter]], plan: DocumentPlan, p
                     f"the route {path} is never reached: the endpoint {endpoint.method} {endpoint.path} has the path, whatever the method",
                     hint="give one of them another path",
                 )
+
+
+def _check_clients(router: APIRouter, at: tuple[str, int], plan: DocumentPlan, problems: Problems, *, has_default: bool) -> None:
+    """Report what its routes ask of clients that the document does not have, and routes that ask nothing where the endpoints of the document do."""
+    open_to_all: list[str] = []
+    reported: set[str] = set()
+    for route in iter_route_contexts(router.routes):
+        if not isinstance(route.original_route, APIRoute):
+            continue
+        asked = list(asked_of(route.dependant))
+        if not asked:
+            open_to_all.append(route.path or "")
+        for name in dict.fromkeys(name for one in asked for name in one.names or ("",)):
+            if name in reported or (has_default if not name else name in plan.auth):
+                continue
+            reported.add(name)
+            if name:
+                hint = did_you_mean(name, list(plan.auth))
+                problems.add(at, f"the route {route.path} asks for an unknown authentication `{name}`", hint=hint or "add it to `auth`")
+            else:
+                problems.add(at, f"the route {route.path} asks for the default authentication, and `defaults.auth` is not set")
+    if has_default and open_to_all:
+        message = (
+            f"`defaults.auth` is not for routes in Python, and {len(open_to_all)} of them ask nobody who they are, such as {open_to_all[0]}"
+        )
+        problems.add(at, message, hint="add the dependency `authenticated()`", is_warning=True)
 
 
 def _routes(router: APIRouter) -> Iterator[tuple[str, bool]]:

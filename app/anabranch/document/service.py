@@ -4,11 +4,12 @@ Owns the upstreams and everything else that the document enables. Must not impor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
-from anabranch.cache.entries import StaleStore
+from anabranch.cache.entries import Entries
+from anabranch.cache.memory import Memory
 from anabranch.compute.offload import Offload
 from anabranch.compute.pools import ComputePools, PoolMaker, make_pool
 from anabranch.core.metric import Sample, Sampled
@@ -23,6 +24,8 @@ from anabranch.journal.recorder import recorder_of
 from anabranch.plan.model import DocumentPlan
 from anabranch.policy.event import Observer
 from anabranch.sinks.open import Shippers
+from anabranch.store.memory import MemoryStore
+from anabranch.store.seam import Store
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.seam import Transport
 
@@ -72,8 +75,9 @@ class Service:
     `plan`: the compiled document. `digest`: identifies the document's content. `warnings`: settings that its author may not have intended.
     `files`: absolute or relative paths of all files read for it. `engine`: runs its plans, while the service is open.
     `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
-    `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `stale`: the
-    stale-if-error store; None: a new one. `hiding`: hides the document's secrets; None: nothing does. `rooms`: make what further rooms run for the document. `parts`: all of it that is
+    `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `cached`: the memory for stored
+    answers; None: no call is answered from one. `memory`: the store of this process; None: a new one. `store`: the one that is shared; None: the document
+    has none. `hiding`: hides the document's secrets; None: nothing does. `workers`: processes of this gateway. `rooms`: make what further rooms run for the document. `parts`: all of it that is
     opened and closed, in the order of opening. To add a part to every service, add it there.
     """
 
@@ -90,9 +94,12 @@ class Service:
         pool_maker: PoolMaker = make_pool,
         journal: Journal | None = None,
         shippers: Shippers | None = None,
-        stale: StaleStore | None = None,
+        cached: Memory | None = None,
+        memory: MemoryStore | None = None,
+        store: Store | None = None,
         hiding: Hiding | None = None,
         rooms: Sequence[Room] = (),
+        workers: int = 1,
     ) -> None:
         self.plan = plan
         self.digest = digest
@@ -101,20 +108,25 @@ class Service:
         self.journal = journal
         self.recorder_of = None if journal is None else recorder_of(journal)
         self.shippers = shippers
-        self.stale = StaleStore(max_entries=plan.stale.max_entries, max_bytes=plan.stale.max_bytes) if stale is None else stale
+        self.memory = MemoryStore() if memory is None else memory
+        self.store = store
+        self.entries = None if cached is None else Entries(cached, shared=store if plan.is_cache_shared else None)
         self.upstreams = Upstreams(
             plan.upstreams,
             observer=hooks.policy,
             opener=lambda upstream: hooks.transport(opener(upstream)),
             resolves_names=not is_offline,
-            stale=self.stale,
+            entries=self.entries,
+            workers=workers,
         )
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()
         self.engine = Engine(self.upstreams.policies, hooks.around, self.compute.pools, self.offload)
         self.upstream_handles: dict[str, UpstreamHandle] = {}
+        # The store of the process outlives the service.
+        connected = store if isinstance(store, AbstractAsyncContextManager) else None
         # The shippers are closed after the journal, so that they still ship what it writes while it closes. Secrets are shown last of all.
-        own: tuple[Part | None, ...] = (hiding, shippers, journal, self.upstreams, self.compute, self.offload)
+        own: tuple[Part | None, ...] = (hiding, shippers, journal, connected, self.entries, self.upstreams, self.compute, self.offload)
         parts = (*own, *(room(self) for room in rooms))
         self.parts: tuple[Part, ...] = tuple(part for part in parts if part is not None)
         self._exits = AsyncExitStack()
@@ -133,7 +145,8 @@ class Service:
             for part in self.parts:
                 await exits.enter_async_context(part)
             self.upstream_handles.update(upstream_handles(self.plan.upstreams, self.upstreams.policies))
-            self.stale.bound(max_entries=self.plan.stale.max_entries, max_bytes=self.plan.stale.max_bytes)
+            if self.entries is not None:
+                self.entries.memory.bound(self.plan.cache)
             self._exits = exits.pop_all()
         return self
 

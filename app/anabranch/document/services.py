@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from anabranch.cache.entries import StaleStore
+from anabranch.cache.memory import Memory
 from anabranch.compute.pools import make_pool
 from anabranch.config.secrets import Secrets
+from anabranch.document.auth import files_of
 from anabranch.document.code import ProjectCode
 from anabranch.document.compile import Compiled, compile_file, keep_routers, project_folders
 from anabranch.document.service import Hiding, Hooks, Room, Service
+from anabranch.document.store import open_store
 from anabranch.document.upstreams import Opener
 from anabranch.document.warm import Restoring
 from anabranch.errors import Problem
@@ -17,14 +19,16 @@ from anabranch.journal.journal import Journal
 from anabranch.plan.model import DocumentPlan
 from anabranch.settings import Settings
 from anabranch.sinks.open import Shippers
+from anabranch.store.memory import MemoryStore
+from anabranch.store.seam import Store
 from anabranch.upstream.open import open_transport
 
 
 class Services:
-    """The services of one document. Also owns what outlives each of them: the answers that are kept for failures.
+    """The services of one document. Also owns what outlives each of them: the memory of the cache, and the store in memory.
 
-    `stand_in`: opens what answers in place of the upstreams; then no name is resolved, and no record is shipped. `hide`: hides the secrets of
-    a document from the log, until the function that it returns is called. `rooms`: see `Service`.
+    `stand_in`: opens what answers in place of the upstreams; then no name is resolved, no record is shipped, and the store in memory stands in for the
+    shared one. `hide`: hides the secrets of a document from the log, until the function that it returns is called. `rooms`: see `Service`.
     """
 
     def __init__(
@@ -45,8 +49,8 @@ class Services:
         self._hide = hide
         self._stand_in = stand_in
         self._rooms = rooms
-        bounds = compiled.plan.stale
-        self._stale = StaleStore(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes)
+        self._cached = Memory(compiled.plan.cache)
+        self._memory = MemoryStore()
         self.code = ProjectCode()
         self.first = self._service(compiled)
 
@@ -59,29 +63,40 @@ class Services:
     def restoring(self) -> Restoring | None:
         """What fills the store of old answers from the journal, from the start on; None without a journal."""
         journal = self.first.journal
-        return None if journal is None else Restoring(self._stale, journal.folder, self.first.plan)
+        return None if journal is None else Restoring(self._cached, journal.folder, self.first.plan)
 
     def _service(self, compiled: Compiled, changes: Sequence[Problem] = ()) -> Service:
         plan = compiled.plan
         hooks = [hook for pool in plan.pools.values() for hook in pool.hooks]
         self.code.include([*hooks, *compiled.draft.document.routers], project_folders(self._document))
         certificates = [file for upstream in plan.upstreams.values() if upstream.tls is not None for file in upstream.tls.files]
+        if plan.store is not None and plan.store.tls is not None:
+            certificates += plan.store.tls.files
         journal, shippers = self._journal(plan)
         return Service(
             plan,
             digest=compiled.draft.digest,
             warnings=(*changes, *compiled.draft.problems.warnings),
-            files=(*map(str, compiled.draft.files), *certificates),
+            files=(*map(str, compiled.draft.files), *certificates, *files_of(plan.auth)),
             hooks=self._hooks,
             opener=self._stand_in or partial(open_transport, contexts=compiled.contexts),
             is_offline=self._stand_in is not None,
             pool_maker=partial(make_pool, stall_s=self._settings.hook_stall_s),
             journal=journal,
             shippers=shippers,
-            stale=self._stale,
+            cached=self._cached,
+            memory=self._memory,
+            store=self._store(compiled),
             rooms=self._rooms,
+            workers=self._settings.workers,
             hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
+
+    def _store(self, compiled: Compiled) -> Store | None:
+        plan = compiled.plan.store
+        if plan is None:
+            return None
+        return self._memory if self._stand_in is not None else open_store(plan, compiled.contexts)
 
     def _journal(self, plan: DocumentPlan) -> tuple[Journal | None, Shippers | None]:
         """The journal and what ships it; None when no endpoint keeps records. Answers that come from a journal are not recorded again."""

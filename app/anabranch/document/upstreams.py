@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Final, Protocol, Self, runtime_checkable
 
-from anabranch.cache.entries import StaleStore
+from anabranch.cache.entries import Entries
 from anabranch.core.metric import Sample, metric
 from anabranch.plan.upstream import UpstreamPlan, authority_of
 from anabranch.policy.call import Policy
@@ -53,19 +53,20 @@ def _innermost(transport: object) -> object:
 class Upstreams:
     """An async context manager. `policies`: by upstream name, filled while open; the same mapping object for its whole life.
 
-    `opener`: creates the transport of an upstream; tests may replace it. `resolves_names`: false where nothing is connected to. `stale`: the stale-if-error store of the upstreams with
-    `has_stale_calls`.
+    `opener`: creates the transport of an upstream; tests may replace it. `resolves_names`: false where nothing is connected to. `entries`: stored answers, of the upstreams with
+    `has_cached_calls`. `workers`: processes of this gateway.
     """
 
     def __init__(
         self, upstreams: Mapping[str, UpstreamPlan], *, observer: Observer | None = None, opener: Opener = open_transport,
-        resolves_names: bool = True, stale: StaleStore | None = None,
+        resolves_names: bool = True, entries: Entries | None = None, workers: int = 1,
     ) -> None:  # fmt: skip
         self._upstreams = upstreams
         self._observer = observer
         self._opener = opener
         self._resolves_names = resolves_names
-        self._stale = stale
+        self._entries = entries
+        self._workers = workers
         self._exits = AsyncExitStack()
         self.policies: dict[str, Policy] = {}
         self.stacks: dict[str, Stack] = {}
@@ -86,7 +87,8 @@ class Upstreams:
                     random=random.random,
                     observer=self._observer,
                     authority=authority,
-                    stale=self._stale if upstream.has_stale_calls else None,
+                    entries=self._entries if upstream.has_cached_calls else None,
+                    workers=self._workers,
                 )
                 stack = build_stack(upstream, tools)
                 exits.push_async_callback(stack.aclose)

@@ -10,11 +10,13 @@ from starlette.types import Receive, Scope, Send
 from anabranch.core.forwarding import Arrival, TrustedProxies
 from anabranch.edge import body, explain, problems
 from anabranch.edge.compress import Compressor
+from anabranch.edge.conditional import Conditional, Finish
 from anabranch.edge.disconnect import WATCH_AFTER_S, ClientGone, run_watched
 from anabranch.edge.negotiate import check_of
 from anabranch.edge.parameters import fill
 from anabranch.edge.request_id import Trace
 from anabranch.edge.respond import Responder, Response, framed, of_problem, send_response
+from anabranch.edge.reuse import ReusableResponder, explained
 from anabranch.edge.scope import raw_path
 from anabranch.edge.served import Served
 from anabranch.edge.table import Values
@@ -50,7 +52,7 @@ class EndpointHandler:
 
     __slots__ = (
         "_check_accept",
-        "_compressor",
+        "_finish",
         "_proxies",
         "_receive_body",
         "_responder",
@@ -79,10 +81,14 @@ class EndpointHandler:
         self.recorder = recorder
         self.observe = observe
         self._check_accept = check_of(plan)
-        self._compressor = None if plan.response.compression is None else Compressor(plan.response.compression)
+        self._finish = _finish(plan)
         self._run = run
         self._receive_body = body.RECEIVERS["json" if plan.body is None else plan.body.kind]
-        self._responder = Responder(plan.response, numbers=plan.numbers, allow=allow)
+        self._responder = (
+            Responder(plan.response, numbers=plan.numbers, allow=allow)
+            if plan.response.reuse is None
+            else ReusableResponder(plan.response, plan.response.reuse, numbers=plan.numbers, allow=allow)
+        )
         self._watch_after_s = watch_after_s
         self._proxies = proxies
 
@@ -167,8 +173,8 @@ class EndpointHandler:
                     response = of_problem(problems.of_failure(error, request.id, request.prefix), is_head=request.method == "HEAD")
             elif recorder.when == "later":
                 recorder.defer(completed)
-        if self._compressor is not None:
-            response = await self._compressor.compress(response, request)
+        if self._finish is not None:
+            response = await self._finish(response, request)
         served.status = response.status
         try:
             served.sent_bytes = await send_response(response, send)
@@ -177,11 +183,33 @@ class EndpointHandler:
                 await completed.recorder.put(completed)
 
 
+def _finish(plan: EndpointPlan) -> Finish | None:
+    """What becomes of responses after they were recorded; None: nothing."""
+    compression = plan.response.compression
+    compress = None if compression is None else Compressor(compression).compress
+    finish = Conditional(compress).finish if plan.is_conditional else compress
+    return _telling(finish) if plan.limits else finish
+
+
+def _telling(finish: Finish | None) -> Finish:
+    """Also adds what guards tell the client, to whatever it is answered."""
+
+    async def finish_and_tell(response: Response, request: ClientRequest) -> Response:
+        if finish is not None:
+            response = await finish(response, request)
+        if request.told is not None:
+            response.headers.extend(request.told)
+        return response
+
+    return finish_and_tell
+
+
 def _failed(request: ClientRequest, problem: problems.ProblemResponse, code: str) -> Answered:
     return Answered(of_problem(problem, is_head=request.method == "HEAD"), None, code)
 
 
 def _explained(request: ClientRequest, result: Result) -> Response:
     headers = [*_EXPLAIN_FIELDS, (b"x-request-id", request.id)]
-    text = explain.explain(request.plan, result, monotonic() - request.arrived)
+    control = explained(request.plan.response.reuse, result, request)
+    text = explain.explain(request.plan, result, monotonic() - request.arrived, control)
     return framed(200, headers, text, is_head=request.method == "HEAD")

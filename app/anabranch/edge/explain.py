@@ -16,12 +16,13 @@ def is_requested(query: bytes) -> bool:
     return _MARK in query and _MARK in query.split(b"&")
 
 
-def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
+def explain(plan: EndpointPlan, result: Result, elapsed_s: float, cache_control: str | None = None) -> bytes:
     """The explanation as JSON. Times in milliseconds; `started_ms` counts from the request's arrival at the engine.
 
     `state` of a step: `ok`, `failed`, `skipped` (an input was missing), `left_out` (by a condition) or `not_run` (another step's
     failure ended the request first, or nobody asked for it) or `cancelled` (another step of the same `any` answered first). `answered_by`: the step whose
-    value stands in its place. `not_needed`: a reference with `?` found null. `not_selected`: by the client, directly or through others.
+    value stands in its place. `not_needed`: a reference with `?` found null. `not_selected`: by the client, directly or through others. `cache_control`: of the
+    response itself, where the gateway computes it; null else, and for a response that must not be kept.
     """
     outcomes = {outcome.step: outcome for outcome in result.outcomes}
     document = {
@@ -33,6 +34,7 @@ def explain(plan: EndpointPlan, result: Result, elapsed_s: float) -> bytes:
         "complete": result.is_complete,
         "media_type": plan.response.media_type,
         "compression": None if plan.response.compression is None else list(plan.response.compression.codings),
+        "cache_control": cache_control,
         "elapsed_ms": _ms(elapsed_s),
         "steps": [_step(plan, step, outcomes.get(step.name), result.left_out) for step in plan.steps],
     }

@@ -84,18 +84,20 @@ def proxy_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) ->
 
 
 def cache_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) -> bytes:
-    """One member per step with a stale answer, at most 1 KiB; b"" when there is none. **Source:** RFC 9211 section 2."""
+    """One member per step with a cache, at most 1 KiB; b"" when there is none. **Source:** RFC 9211 section 2."""
     members = [
-        f"anabranch;hit;detail=stale-if-error;key={sf_string(_step(outcome, numbers))}"
+        f"anabranch;{outcome.cache_use.status};key={sf_string(_step(outcome, numbers))}"
         for outcome in outcomes
-        if outcome.stale_age_s is not None and outcome.failure is None
+        if outcome.cache_use is not None and outcome.failure is None
     ]
-    return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;hit;detail="{} more steps"').encode("ascii")
+    return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;detail="{} more steps"').encode("ascii") if members else b""
 
 
 def age(outcomes: Sequence[Outcome]) -> bytes:
-    """Age of the oldest stale answer, in whole seconds. **Source:** RFC 9111 section 5.1."""
-    return b"%d" % max((outcome.stale_age_s for outcome in outcomes if outcome.stale_age_s is not None), default=0.0)
+    """Age of the oldest answer that a cache had to do with, in whole seconds. **Source:** RFC 9111 section 5.1."""
+    return b"%d" % max(
+        (outcome.cache_use.age_s for outcome in outcomes if outcome.cache_use is not None and outcome.failure is None), default=0.0
+    )
 
 
 def _member(step: str, failure: StepError, shortfall: str) -> str:

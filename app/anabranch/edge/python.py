@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anabranch.core.forwarding import Arrival, TrustedProxies, public_prefix
+from anabranch.core.principal import Principal
 from anabranch.edge import request_id
 from anabranch.edge.disconnect import run_watched
 from anabranch.edge.generation import Generation
@@ -53,12 +54,14 @@ class FanSource:
 
 
 class PythonRequest:
-    """One request to FastAPI. `fan`: None until the route asks for it, and then `source` is what it calls. `is_unknown`: no route has its path."""
+    """One request to FastAPI. `principal`: its client; None until the route asks who it is. `fan`: None until the route asks for it, and then `source` is what it calls. `is_unknown`: no route has its path."""
 
-    __slots__ = ("fan", "headers", "is_unknown", "root_path", "served", "source")
+    __slots__ = ("fan", "headers", "is_unknown", "principal", "query", "root_path", "served", "source")
 
     def __init__(self, scope: Scope) -> None:
         self.headers = join_headers(scope["headers"])
+        self.query: bytes = scope.get("query_string", b"")
+        self.principal: Principal | None = None
         self.served = Served(scope["method"], scope["path"], request_id.read(self.headers), monotonic())
         self.served.status = 500
         self.root_path: str = scope.get("root_path", "")
@@ -125,6 +128,7 @@ async def fan_out(request: Request) -> FanOut:
         deadline=monotonic() + source.timeout_s,
         client_headers=python.headers,
         extra=served.trace.extra,
+        principal=lambda: python.principal,
         arrival=Arrival(python.headers, request.scope.get("client"), request.scope.get("scheme", "http"), python.root_path, source.proxies),
     )
     return python.fan

@@ -101,18 +101,19 @@ def _add_demanded(headers: HeaderList, status: int, allow: bytes) -> None:
 
 
 def outcome_headers(outcomes: Sequence[Outcome], numbers: Numbers | None = None, *, is_complete: bool) -> HeaderList:
-    """Gateway-Complete; Server-Timing if a step ran. If the response is not complete: no permission to store it, Proxy-Status if a step failed,
-    Age and Cache-Status if a step has a stale answer."""
+    """Gateway-Complete; Server-Timing if a step ran; Age and Cache-Status if a step has a cache. If the response is not complete: no permission to store it, Proxy-Status if a step
+    failed."""
     timing = [(b"server-timing", server_timing(outcomes, numbers))] if outcomes else []
     if is_complete:
-        return [_COMPLETE, *timing]
-    headers = [_PARTIAL, *timing, _NO_STORE]
-    failed = proxy_status(outcomes, numbers)
-    if failed:
-        headers.append((b"proxy-status", failed))
-    stale = cache_status(outcomes, numbers)
-    if stale:
-        headers += [(b"age", age(outcomes)), (b"cache-status", stale)]
+        headers = [_COMPLETE, *timing]
+    else:
+        headers = [_PARTIAL, *timing, _NO_STORE]
+        failed = proxy_status(outcomes, numbers)
+        if failed:
+            headers.append((b"proxy-status", failed))
+    cached = cache_status(outcomes, numbers)
+    if cached:
+        headers += [(b"age", age(outcomes)), (b"cache-status", cached)]
     return headers
 
 

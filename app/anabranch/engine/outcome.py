@@ -5,7 +5,7 @@ from time import time
 from typing import Final
 
 from anabranch.core.backoff import retry_after_s
-from anabranch.core.cached import CacheUse
+from anabranch.core.cached import CacheUse, together
 from anabranch.core.exchange import Answer, Request
 from anabranch.errors import NothingAnswered, SkippedError, StepError, UpstreamStatus
 
@@ -116,6 +116,8 @@ class Outcome:
             self.run_s = (self.run_s or 0.0) + run.run_s
         if run.stale_age_s is not None:
             self.stale_age_s = max(self.stale_age_s or 0.0, run.stale_age_s)
+        if run.cache_use is not None:
+            self.cache_use = together(self.cache_use, run.cache_use)
         if run.notes:
             if self.notes is None:
                 self.notes = []

@@ -15,6 +15,7 @@ from anabranch.core import path_value
 from anabranch.core.exchange import HeaderBlock, Request
 from anabranch.core.field import name_fault, value_fault
 from anabranch.core.forwarding import Arrival, carrier_of
+from anabranch.core.principal import Principal
 from anabranch.core.tasks import cancel_and_wait
 from anabranch.engine.answer import FanAnswer
 from anabranch.engine.operation import accept, note
@@ -92,7 +93,7 @@ class FanCall(Generic[T_co]):
 @dataclass(frozen=True, slots=True)
 class UpstreamHandle:
     """An upstream as called from Python: its policy stack, its fixed header fields, and the forwarding of the client's. `carried`: adds what it is
-    told of the client. `host`: its Host header; None: the address's."""
+    told of the client. `host`: its Host header; None: the address's. `tells_client`: its calls carry a token of the client."""
 
     policy: Policy
     headers: HeaderBlock
@@ -101,6 +102,7 @@ class UpstreamHandle:
     host: Callable[[Mapping[bytes, bytes]], bytes] | None = None
     has_own_credentials: bool = False
     allows_encoded_slashes: bool = True
+    tells_client: bool = False
 
 
 def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[str, Policy]) -> dict[str, UpstreamHandle]:
@@ -119,13 +121,14 @@ def upstream_handles(upstreams: Mapping[str, UpstreamPlan], policies: Mapping[st
             compile_host(upstream.host),
             has_own_credentials(upstream, block),
             upstream.allows_encoded_slashes,
+            upstream.tells_client,
         )
     return handles
 
 
 class FanOut:
     """The calls of one request. `deadline`: absolute, monotonic time at which every call ends. `outcomes`: those of all calls so far. `arrival`: how the request
-    came; None if no client sent it."""
+    came; None if no client sent it. `principal`: the client, if somebody has asked who it is."""
 
     def __init__(
         self,
@@ -135,9 +138,11 @@ class FanOut:
         client_headers: Mapping[bytes, bytes],
         extra: HeaderPairs,
         arrival: Arrival | None = None,
+        principal: Callable[[], Principal | None] = lambda: None,
     ) -> None:
         self._handles = handles
         self._client_headers = client_headers
+        self._principal = principal
         self._extra = extra
         self._arrival = arrival
         self._began = monotonic()
@@ -261,10 +266,17 @@ class FanOut:
         began = monotonic()
         outcome.started_s = began - self._began
         deadline = self.deadline if call.timeout_s is None else min(self.deadline, began + call.timeout_s)
-        sent = Call(call.request, deadline=deadline, is_idempotent=call.is_idempotent, is_required=call.is_required)
+        handle = self._handles[call.upstream]
+        principal = self._principal()
+        sent = Call(
+            call.request,
+            deadline=deadline,
+            is_idempotent=call.is_idempotent,
+            is_required=call.is_required,
+            principal=principal.exact if handle.tells_client and principal is not None else principal,
+        )
         value: Any = call.default
         try:
-            handle = self._handles[call.upstream]
             try:
                 answer = await handle.policy(sent)
             finally:

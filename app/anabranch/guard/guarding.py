@@ -4,32 +4,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Self
 
-from anabranch.config.auth import Authentication
+from anabranch.config.auth import Authentication, access_of
 from anabranch.core.forwarding import TrustedProxies
 from anabranch.core.metric import Sample, Sampled, metric
+from anabranch.document.part import Noted
 from anabranch.document.service import Service
-from anabranch.guard.auth.checkpoint import Checkpoint
+from anabranch.guard.auth.checkpoint import Checkpoint, Refusals
 from anabranch.guard.auth.kinds import build_authenticator
+from anabranch.guard.tally import Tally
 from anabranch.guard.tools import Tools
-from anabranch.store.memory import MemoryStore
 
 FAILURES: Final = metric(
-    "counter", "authentication_failures", "auth,reason", "Credentials that were refused, by the name of the authentication."
+    "counter", "authentication_failures", "auth reason", "Credentials that were refused, by the name of the authentication."
 )
 
 
 class Guarding:
-    """An async context manager, open as long as the service. `authenticators`: by their names in the document."""
+    """An async context manager, open as long as the service. `authenticators`: by their names in the document. `default`: names of those of which a client needs one
+    where nothing else is said; empty: none. `tally`: of limits and rules."""
 
-    def __init__(self, auth: Mapping[str, Authentication], tools: Tools) -> None:
+    def __init__(self, auth: Mapping[str, Authentication], tools: Tools, default: Sequence[str] = ()) -> None:
         self.tools = tools
+        self.default = tuple(default)
         self.authenticators = {name: build_authenticator(name, source.kind, tools) for name, source in auth.items()}
-        self._refused: dict[tuple[str, str], int] = {}
+        self.tally = Tally()
+        self._refusals = Refusals()
         self._exits = AsyncExitStack()
 
     def checkpoint(self, names: Sequence[str]) -> Checkpoint:
         """What asks for one of these authentications."""
-        return Checkpoint({name: self.authenticators[name] for name in names}, self._refused)
+        return Checkpoint({name: self.authenticators[name] for name in names}, self._refusals)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
@@ -44,13 +48,22 @@ class Guarding:
 
     def samples(self) -> Iterator[Sample]:
         """See `core.metric.Sampled`."""
-        for (name, reason), count in self._refused.items():
+        for (name, reason), count in self._refusals.counts.items():
             yield Sample(FAILURES, (name, reason), count)
+        yield from self.tally.samples()
         for authenticator in self.authenticators.values():
             if isinstance(authenticator, Sampled):
                 yield from authenticator.samples()
 
+    def notes(self) -> Iterator[str]:
+        """See `document.part.Noted`."""
+        for authenticator in self.authenticators.values():
+            if isinstance(authenticator, Noted):
+                yield from authenticator.notes()
 
-def guarding_of(service: Service, *, memory: MemoryStore, workers: int, proxies: TrustedProxies) -> Guarding:
+
+def guarding_of(service: Service, *, workers: int, proxies: TrustedProxies) -> Guarding:
     """The room of a service. See `Tools`."""
-    return Guarding(service.plan.auth, Tools(memory=memory, workers=workers, proxies=proxies))
+    default = access_of(service.plan.source.defaults.auth)
+    tools = Tools(memory=service.memory, shared=service.store, workers=workers, proxies=proxies)
+    return Guarding(service.plan.auth, tools, () if default is None else default.any_)

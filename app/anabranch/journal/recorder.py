@@ -33,7 +33,7 @@ from anabranch.journal.record import (
     kept,
 )
 from anabranch.journal.redact import MASK, BodyRedaction, Redaction, UnreadableBody
-from anabranch.plan.kinds.call import CallPlan, decoded_calls, stale_calls
+from anabranch.plan.kinds.call import CallPlan, decoded_calls, fallback_calls
 from anabranch.plan.model import EndpointPlan, RecordPlan
 
 NO_HEADERS: Final[dict[str, str]] = {}
@@ -97,7 +97,7 @@ class Recorder:
             "before" if is_required else "after" if journal.config.on_full == "wait" else "later"
         )
         self._headers = rule.headers
-        self._origins = {step.name: rule.origin for step, rule in stale_calls(plan.steps)}
+        self._origins = {step.name: caching.origin for step, caching in fallback_calls(plan.steps)}
         self._encodings = {step.name: step.operation.encoding for step in plan.steps if isinstance(step.operation, CallPlan)}
         self._decoded = frozenset(step.name for step in decoded_calls(plan.steps))
         self._steps = {step.name: redaction.for_step(step.name) for step in plan.steps}

@@ -1,39 +1,20 @@
 """`anabranch top`: the execution times of a running gateway as a table, read from the admin server."""
 
-import json
 from time import sleep
 from typing import Any, Final
-from urllib.error import HTTPError, URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from anabranch.observe.admin import AdminError, ask
+
 PATH: Final = "/admin/timings"
-_TIMEOUT_S: Final = 5.0
-
-
-class TopError(Exception):
-    """The figures could not be fetched. The message is a sentence for the operator."""
 
 
 def fetch(url: str, token: str | None) -> dict[str, Any]:
-    """Fetch the execution times from the admin server at `url`. Raises TopError."""
-    if not url.startswith(("http://", "https://")):
-        raise TopError(f"{url} is not an HTTP URL; set --url to that of the admin server, such as http://127.0.0.1:9090")
-    request = Request(url.rstrip("/") + PATH, headers={} if token is None else {"Authorization": f"Bearer {token}"})  # noqa: S310 - checked above
-    try:
-        # Ignore proxy settings: they are meant for external addresses.
-        with build_opener(ProxyHandler({})).open(request, timeout=_TIMEOUT_S) as answer:
-            report: dict[str, Any] = json.load(answer)
-    except HTTPError as error:
-        hint = "set ANABRANCH_ADMIN_TOKEN to its token" if error.code == 401 else "is this the admin server's address?"
-        raise TopError(f"{url} answered {error.code}; {hint}") from None
-    except (URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise TopError(f"cannot reach {url}: {reason}; the gateway has an admin server only if ANABRANCH_ADMIN_PORT is set") from None
-    return report
+    """Fetch the execution times from the admin server at `url`. Raises AdminError."""
+    return ask(url, PATH, token)
 
 
 def table(report: dict[str, Any], *, is_recent: bool = True) -> Table:
@@ -58,7 +39,7 @@ def table(report: dict[str, Any], *, is_recent: bool = True) -> Table:
 
 
 def show_top(url: str, token: str | None, *, is_once: bool, is_recent: bool, every_s: float) -> None:
-    """Show the table until Ctrl-C, or once. Raises TopError when the first fetch fails; later failures are shown in the table's caption."""
+    """Show the table until Ctrl-C, or once. Raises AdminError when the first fetch fails; later failures are shown in the table's caption."""
     console = Console()
     first = table(fetch(url, token), is_recent=is_recent)
     if is_once:
@@ -70,7 +51,7 @@ def show_top(url: str, token: str | None, *, is_once: bool, is_recent: bool, eve
                 sleep(every_s)
                 try:
                     first = table(fetch(url, token), is_recent=is_recent)
-                except TopError as error:
+                except AdminError as error:
                     first.caption = str(error)
                 live.update(first, refresh=True)
     except KeyboardInterrupt:

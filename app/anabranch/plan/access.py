@@ -16,10 +16,11 @@ from anabranch.plan.scope import Path, Scope
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessPlan:
-    """`names`: of the authentications, one of which a client needs. `allow`: None: everybody who is authenticated. `reads_body`: `allow` refers to the request body.
+    """`names`: of the authentications, one of which a client needs. `allow`: None: everybody who is authenticated. `text`: of `allow`. `reads_body`: `allow` refers to the request body.
     `fill`: fills the slots of the references to the principal from its value as JSON text; None when there are none."""
 
     names: tuple[str, ...]
+    text: str = ""
     allow: Condition | None = None
     reads_body: bool = False
     fill: Callable[[bytes, Frame], None] | None = None
@@ -70,4 +71,6 @@ def compile_access(endpoint: config.Endpoint, *, known: Known, scope: Scope, pro
             except (ConditionError, MissingExtraError) as error:
                 problems.add((*at, "allow"), str(error), value=access.allow)
     slots = scope.slots_of(AUTH)
-    return AccessPlan(names=tuple(access.any_), allow=allow, reads_body=reads_body, fill=compile_filler(slots) if slots else None)
+    return AccessPlan(
+        names=tuple(access.any_), text=access.allow or "", allow=allow, reads_body=reads_body, fill=compile_filler(slots) if slots else None
+    )

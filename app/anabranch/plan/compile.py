@@ -5,17 +5,22 @@ from collections.abc import Collection, Mapping, Sequence
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
 from anabranch.plan.access import check_access
+from anabranch.plan.caching import bounds_of, is_cached_call
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
 from anabranch.plan.forwarding import report_forward_headers
-from anabranch.plan.kinds.call import decoded_calls, is_judged_call, is_stale_call
+from anabranch.plan.kinds.call import decoded_calls, is_judged_call
 from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
-from anabranch.plan.model import DocumentPlan, EndpointPlan, StalePlan
+from anabranch.plan.limits import check_limits
+from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.response import check_default_response
+from anabranch.plan.reuse import check_default_reuse
 from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
+from anabranch.plan.rules import compile_rules
 from anabranch.plan.scope import Path
+from anabranch.plan.store import compile_store
 from anabranch.plan.upstream import UpstreamPlan, compile_upstream
 
 
@@ -33,15 +38,17 @@ def compile_document(
     models rejected; references to them are not reported again. `check_hook`: checks the functions of compute steps.
     """
     paths = list(endpoint_paths) if endpoint_paths is not None else [("endpoints", index) for index in range(len(document.endpoints))]
-    stale = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_stale_call(step)}
-    judged = {step.upstream for endpoint in document.endpoints for step in endpoint.steps.values() if is_judged_call(step)}
+    steps = [step for endpoint in document.endpoints for step in endpoint.steps.values()]
+    cached = {step.upstream for step in steps if is_cached_call(step, document.defaults)}
+    judged = {step.upstream for step in steps if is_judged_call(step)}
     upstreams = {
-        name: compile_upstream(name, upstream, has_stale_calls=name in stale, has_judged_calls=name in judged)
+        name: compile_upstream(name, upstream, has_cached_calls=name in cached, has_judged_calls=name in judged)
         for name, upstream in document.upstreams.items()
     }
     known = Known(
         defaults=document.defaults,
         auth=document.auth,
+        rate_limits=document.rate_limits,
         upstreams=upstreams,
         backends=document.compute_backends,
         broken=frozenset(broken),
@@ -49,7 +56,10 @@ def compile_document(
     )
     _check_upstreams(document, upstreams, problems)
     check_access(document.defaults.auth, ("defaults", "auth"), known, problems)
+    check_limits(document, known, problems)
+    rules = compile_rules(document, problems)
     check_default_response(document.defaults.response, problems)
+    check_default_reuse(document.defaults.response, problems)
     if document.cors is not None and document.cors.allow_credentials and "*" in document.cors.allow_origins:
         message = "with `allow_credentials` and `*`, every site can act here as the users that visit it"
         problems.add(("cors", "allow_origins"), message, hint="list the origins", is_warning=True)
@@ -73,11 +83,23 @@ def compile_document(
         timeout_s=document.defaults.timeout_s,
         public_names=document.defaults.public_names,
         auth=document.auth,
+        rules=rules,
         cors=document.cors,
-        journal=document.journal,
-        stale=StalePlan(max_entries=document.stale.entries, max_bytes=document.stale.size),
+        journal=_without_credentials(document.journal, known),
+        cache=bounds_of(document, problems),
+        is_cache_shared=document.cache.shared,
+        store=None if document.store is None else compile_store(document.store),
         source=document,
     )
+
+
+def _without_credentials(journal: config.Journal, known: Known) -> config.Journal:
+    """The same, with everything redacted by which clients prove who they are."""
+    rules = journal.redact
+    redact = rules.model_copy(
+        update={"headers": [*rules.headers, *known.credential_fields], "query": [*rules.query, *known.credential_parameters]}
+    )
+    return journal.model_copy(update={"redact": redact})
 
 
 def _check_upstreams(document: config.Document, plans: Mapping[str, UpstreamPlan], problems: Problems) -> None:

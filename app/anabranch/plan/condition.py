@@ -1,7 +1,8 @@
 """Conditions: expressions in CEL, the language of Kubernetes and Envoy policies, with references in braces.
 
 `{flight.cancelled} == false && {query.full}` is compiled once; a request evaluates it in about 3 us on the values that it refers to. A reference
-without a value is null.
+without a value is null. `{x} matches "re"` may be written for `{x}.matches("re")`. The regular expressions are those of Rust's crate `regex`: they take a time that is
+linear in the text, whatever the expression.
 
 **Source:** the Common Expression Language specification, https://cel.dev. The evaluator is the library `common-expression-language`; nothing
 else of this program knows that.
@@ -40,6 +41,10 @@ _MACRO: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([
 """A macro such as `exists`, with the name that it gives to each element."""
 _OUTSIDE_TEXT: Final = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""")
 
+_INFIX: Final = re.compile(r"\s+matches\s+(r?)$")
+_EXPRESSION: Final = re.compile(r"""\.\s*matches\s*\(\s*(r?(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))\s*\)""")
+"""The call of `matches` with a text that is known when the document is loaded."""
+
 _FAULTS: Final[dict[type[Exception], str]] = {
     KeyError: "an object has no such member",
     IndexError: "an array has no such element",
@@ -64,6 +69,7 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
     except ImportError:
         raise MissingExtraError("when", "cel") from None
     source, slots = _with_variables(template, slot_of)
+    source = _with_calls(source)
     if not source.strip():
         raise ConditionError("a condition must not be empty")
     try:
@@ -71,6 +77,11 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
     except ValueError as error:
         raise ConditionError(f"not a CEL expression: {_reason(str(error))}") from None
     _check_names(source, program, set(slots))
+    for literal in _EXPRESSION.findall(source):
+        try:
+            cel.compile(f'"".matches({literal})').execute({})
+        except RuntimeError:
+            raise ConditionError("the text behind `matches` is not a regular expression (of RE2, without look-around)") from None
     depth = _depth_of_macros(source)
     if depth >= len(_MOST_BYTES):
         raise ConditionError("a macro such as `exists` can stand inside another one, but not deeper: it would take too long")
@@ -98,6 +109,17 @@ def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> 
             slots[name] = slot
             parts.append(name.ljust(len(str(part))))
     return "".join(parts), slots
+
+
+def _with_calls(source: str) -> str:
+    """The expression with `x matches "re"` as `x.matches("re")`, which is the only form that CEL has."""
+    parts = _OUTSIDE_TEXT.split(source)
+    for index in range(1, len(parts), 2):
+        found = _INFIX.search(parts[index - 1])
+        if found is not None and parts[index - 1][: found.start()].strip():
+            parts[index - 1] = f"{parts[index - 1][: found.start()]}.matches({found[1]}"
+            parts[index] += ")"
+    return "".join(parts)
 
 
 def _open_quote(text: str, quote: str) -> str:

@@ -1,12 +1,16 @@
 """Identifies the version of an endpoint by a digest of its part of the document."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
 from anabranch.config import model as config
 
-# Keys that do not affect the response.
-_IRRELEVANT: Final = {"summary", "description", "tags", "journal", "compression"}
+# Keys that do not affect the body of the response.
+_IRRELEVANT: Final[Mapping[str, bool | set[str]]] = {
+    **dict.fromkeys(("summary", "description", "tags", "journal", "compression"), True),
+    "response": {"cache"},
+}
 _DIGITS: Final = 16
 
 

@@ -6,6 +6,7 @@ from anabranch.plan.calls import most_calls
 from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
 from anabranch.plan.model import EndpointPlan, ResponseField, StepPlan
+from anabranch.plan.reuse import describe_reuse
 from anabranch.plan.select import needed
 from anabranch.plan.stand_ins import waits
 from anabranch.plan.upstream import UpstreamPlan
@@ -17,6 +18,13 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     come_before = waits(steps)
     longest, chain = longest_path(come_before, [step.worst_case_s for step in steps])
     lines = [f"{plan.method} {plan.path}  ({plan.name})", f"  deadline {_seconds(plan.timeout_s)}"]
+    if (access := plan.access) is not None:
+        lines.append(f"  for clients of {' or '.join(access.names)}{f' if {access.text}' if access.text else ''}")
+    lines += [f"  limit {limit.text}" for limit in plan.limits]
+    lists = (("from", plan.source.allow_from), ("not from", plan.source.deny_from))
+    places = [f"{word} {', '.join(networks)}" for word, networks in lists if networks]
+    if places:
+        lines.append(f"  clients {', '.join(places)}")
     if plan.body is not None and plan.body.kind != "json":
         lines.append(f"  body {plan.body.media_type.decode()}, at most {plan.body.max_size_bytes} bytes")
     for level in _levels(come_before):
@@ -36,6 +44,8 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
         lines.append(
             f"  compressed with {', '.join(compression.codings)}, from {compression.min_size_bytes} bytes on, for clients that accept it"
         )
+    if plan.response.reuse is not None:
+        lines.append(f"  responses may be kept {describe_reuse(plan.response.reuse)}")
     return "\n".join(lines)
 
 

@@ -39,10 +39,21 @@ class Known:
 
     defaults: config.Defaults = field(default_factory=config.Defaults)
     auth: Mapping[str, config.Authentication] = field(default_factory=dict)
+    rate_limits: Mapping[str, config.RateLimit] = field(default_factory=dict)
     upstreams: Mapping[str, UpstreamPlan] = field(default_factory=dict)
     backends: Mapping[str, config.ComputeBackend] = field(default_factory=dict)
     broken: frozenset[Path] = frozenset()
     check_hook: CheckHook = trust_hook
+
+    @property
+    def credential_fields(self) -> frozenset[str]:
+        """Lower-case names of the header fields with which clients prove who they are."""
+        return frozenset(name.lower() for source in self.auth.values() for name in source.kind.credential_fields)
+
+    @property
+    def credential_parameters(self) -> frozenset[str]:
+        """Names of the query parameters with which clients prove who they are."""
+        return frozenset(name for source in self.auth.values() for name in source.kind.credential_parameters)
 
     def is_broken(self, *path: str | int) -> bool:
         """Whether what `path` names, or the mapping or list that it belongs to, was rejected."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from anabranch.cache.memory import Bounds
 from anabranch.config import model as config
 from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
@@ -13,6 +14,7 @@ from anabranch.plan.names import Numbers
 from anabranch.plan.parameters import Reader
 from anabranch.plan.reference import Reference
 from anabranch.plan.routes import Segments
+from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from anabranch.plan.condition import Condition
     from anabranch.plan.each import EachPlan
     from anabranch.plan.into import IntoPlan
+    from anabranch.plan.limits import LimitPlan
     from anabranch.plan.operation import OperationPlan
+    from anabranch.plan.reuse import ReusePlan
+    from anabranch.plan.rules import RulesPlan
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
@@ -183,7 +188,8 @@ class ResponsePlan:
 
     `visible`: indexes of the steps that decide whether anything could be answered. `status`: unless `settle` gives another one; that raises StepError
     when the response is not possible. `status_of`: the reference that gives the status; None when it is fixed. `passing`: names of the steps whose
-    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are.
+    service's answer becomes the response when it is a failure. `compression`: None: bodies are sent as they are. `reuse`: how responses may be kept;
+    None: the gateway says nothing of it.
     """
 
     assemble: Callable[[list[bytes], Frame], bytes]
@@ -198,6 +204,7 @@ class ResponsePlan:
     merge_order: str = ""
     """How a worker process merges the visible steps (`anabranch.jsontext.order`); empty when the values need no merging."""
     compression: CompressionPlan | None = None
+    reuse: "ReusePlan | None" = None
     media_type: str | None = field(init=False)
     """Of the response; None when it has no body, or when its type depends on the request."""
 
@@ -241,7 +248,7 @@ class EndpointPlan:
     """One endpoint, compiled. `segments`: the path, parsed. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
     `joins`: what is done to the steps' values before they are merged. `numbers`: what clients see in place of names; None: the names.
-    `access`: who may use it; None: everybody. `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
+    `access`: who may use it; None: everybody. `limits`: how often. `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
     (`anabranch.plan.select`).
 
     `path_parameters`, `query_parameters`, `header_parameters`, `cookie_parameters`: the declared parameters by location, in document order (path parameters
@@ -269,6 +276,7 @@ class EndpointPlan:
     digest: str = ""
     select: SelectPlan | None = None
     access: "AccessPlan | None" = None
+    limits: "tuple[LimitPlan, ...]" = ()
     unselected: frozenset[str] = frozenset()
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
@@ -295,23 +303,26 @@ class EndpointPlan:
         """Whether clients must accept the media type of the response: it has one, and the document does not read `Accept` for itself."""
         return self.response.media_type is not None and all(parameter.field != b"accept" for parameter in self.header_parameters)
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether a client may ask for a response only if it has changed: where responses have an entity tag, by whomever."""
+        response = self.response
+        may_be_ok = response.status == 200 or response.status_of is not None
+        return (
+            self.method == "GET" and may_be_ok and (response.reuse is not None or any(field.name == b"etag" for field in response.fields))
+        )
+
     def new_frame(self) -> Frame:
         """The empty frame of a new request."""
         return [MISSING] * self.slot_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StalePlan:
-    """Bounds of the store of old answers."""
-
-    max_entries: int = 10_000
-    max_bytes: int = 64 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name."""
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name. `rules`: which requests are
+    refused before anything else; None: none.
+    `store`: None: none is shared."""
 
     endpoints: tuple[EndpointPlan, ...]
     upstreams: dict[str, UpstreamPlan] = field(default_factory=dict)
@@ -319,7 +330,10 @@ class DocumentPlan:
     timeout_s: float = 2.0
     public_names: bool = True
     auth: Mapping[str, config.Authentication] = field(default_factory=dict)
+    rules: "RulesPlan | None" = None
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
-    stale: StalePlan = StalePlan()
+    cache: Bounds = field(default_factory=Bounds)
+    is_cache_shared: bool = True
+    store: StorePlan | None = None
     source: config.Document

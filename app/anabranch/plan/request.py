@@ -4,7 +4,7 @@ Parts that do not depend on the client's request are rendered once, at compile t
 it is exactly one segment, in a query one value, in a header one line.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -109,12 +109,13 @@ def compile_headers(
     slot_of: SlotOf,
     optional: Callable[[Reference], bool],
     content_type: str | None = None,
+    kept_back: Collection[str] = (),
 ) -> tuple[HeaderBlock, Callable[[Frame, Mapping[bytes, bytes], HeaderPairs], HeaderPairs]]:
     """The fixed header fields of a call, and a function for those that depend on the request.
 
     Precedence for the same name, highest first: the step, the upstream, the gateway's own (`always`: the request's id and trace, and what the
     upstream is told of the client), the client (`forward`), the gateway's defaults. `content_type`: only the step replaces it; "": it is added in
-    another way; None: as the others.
+    another way; None: as the others. `kept_back`: lower-case names of fields that `*` does not stand for.
     """
     fixed: dict[str, str] = {name.lower(): value for name, value in upstream.headers.items()}
     if content_type is not None:
@@ -141,7 +142,9 @@ def compile_headers(
     fixed = {**{low: value for low, value in defaults.items() if low not in named and low not in replaceable}, **fixed}
     forwards = [(name, replaceable[low].encode() if low in replaceable else None) for low, name in forwarded]
     blocked = {low.encode() for low in named & own}
-    select_all = compile_all({low.encode() for low in {*named, *listed}} | {upstream.deadline_header or b""}) if is_all else None
+    select_all = (
+        compile_all({low.encode() for low in {*named, *listed, *kept_back}} | {upstream.deadline_header or b""}) if is_all else None
+    )
 
     def extra(frame: Frame, client: Mapping[bytes, bytes], always: HeaderPairs) -> HeaderPairs:
         if blocked:

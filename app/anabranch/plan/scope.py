@@ -4,7 +4,7 @@ The same reference always gets the same slot. A reference that cannot be resolve
 continue and find the next problem.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from anabranch.config import model as config
@@ -108,6 +108,18 @@ class Scope:
                     found.add(part.root)
         return template
 
+    def parse_as(self, text: str, report: Callable[[str], None]) -> Template:
+        """Parse a template of another part of the document, which this endpoint uses. `report`: is called with each mistake; empty when there is one."""
+        own = Problems(self._problems.positions, self._problems.secrets)
+        before, self._problems = self._problems, own
+        try:
+            template = self.parse(text, ())
+        finally:
+            self._problems = before
+        for problem in own.errors:
+            report(f"{problem.message}{f'; {problem.hint}' if problem.hint else ''}")
+        return () if own.errors else template
+
     def check_shapes(self, schemas: Mapping[str, Any]) -> None:
         """Report the references parsed so far that go where the values of their roots have nothing. `schemas`: JSON Schema of the values by root;
         for a step, of the answer before it is shaped."""
@@ -152,7 +164,7 @@ class Scope:
                 self._problems.add(at, "a GET endpoint has no request body to refer to", value=str(reference))
             else:
                 self._note(reference, at)
-        elif root in ROOTS and root not in self._steps:
+        elif root in ROOTS and root != AUTH:
             self._check_parameter(reference, at)
         elif root in self._steps:
             if root == user:

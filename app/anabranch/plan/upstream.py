@@ -1,13 +1,17 @@
 """An upstream compiled: every default filled in, every name in the form it has on the wire. Behind it nobody reads the document."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from anabranch.config import model as config
+from anabranch.config.units import format_frequency
 from anabranch.core.exchange import Address
 from anabranch.core.forwarding import Forwarded
 
 Balance = Literal["round_robin", "least_pending", "random", "peak_ewma"]
+_SMOOTH_S: Final = 0.02
+"""What a pace allows in this time may go out at once: timers are not exact, and without it a fast pace would lose turns."""
 FailureKind = Literal["5xx", "timeout", "connect", "connection_lost", "protocol_error"]
 
 
@@ -57,6 +61,16 @@ class BreakerPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PacePlan:
+    """At most `count` calls in each `period_s` seconds, and `burst` at once after a pause. `text`: as written."""
+
+    count: int
+    period_s: float
+    burst: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TLSPlan:
     """Files are PEM, by path. `ca`: None: the system's authorities. `server_name`: None: the host of the address."""
 
@@ -74,14 +88,15 @@ class TLSPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuth2Plan:
-    """Client credentials (RFC 6749 section 4.4) at `token_url`."""
+    """Tokens from an authorization server at `token_url`. `form`: of a request for one, without the credentials of the gateway and the client's token. `is_exchange`: a token for
+    each client, in exchange for its own."""
 
     token_url: str
     client_id: str
     client_secret: str
     client_auth: Literal["basic", "post"]
-    scope: str | None
-    audience: str | None
+    form: dict[str, str]
+    is_exchange: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +127,9 @@ class UpstreamPlan:
     `failures`: what counts as a failure of the service, for its breakers and for ejection.
     `host`: of its Host header; `client`: the client's; None: of the address. `forward_headers`: names as written. `forwarded`: what it is told of
     the client. `deadline_header`: lower case. `max_response_bytes`: after content decoding. `follow_redirects`: 0: none.
-    A policy that the document does not set is None. `has_stale_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
+    A policy that the document does not set is None. `has_cached_calls`: a call to it may be answered with an earlier answer. `has_judged_calls`: a good
     answer of it may count as a failure.
-    `is_authority`: it only issues tokens for the upstream of this name.
+    `sends_client_token`: the client's own one. `is_authority`: it only issues tokens for the upstream of this name.
     """
 
     name: str
@@ -129,6 +144,7 @@ class UpstreamPlan:
     timeout_s: float | None
     connect_timeout_s: float
     bulkhead: BulkheadPlan
+    pace: PacePlan | None
     retry: RetryPlan | None
     hedge: HedgePlan | None
     breaker: BreakerPlan | None
@@ -141,8 +157,9 @@ class UpstreamPlan:
     follow_redirects: int
     tls: TLSPlan | None
     oauth2: OAuth2Plan | None
+    sends_client_token: bool
     pool: ConnectionPoolPlan
-    has_stale_calls: bool = False
+    has_cached_calls: bool = False
     has_judged_calls: bool = False
     is_authority: bool = False
 
@@ -152,12 +169,17 @@ class UpstreamPlan:
         return len(self.addresses) > 1 or self.dns_ttl_s is not None
 
     @property
+    def tells_client(self) -> bool:
+        """Whether its calls carry something of the client's credential."""
+        return self.sends_client_token or (self.oauth2 is not None and self.oauth2.is_exchange)
+
+    @property
     def is_secure(self) -> bool:
         return any(address.scheme == "https" for address in self.addresses)
 
 
 def compile_upstream(
-    name: str, upstream: config.Upstream, *, has_stale_calls: bool = False, has_judged_calls: bool = False
+    name: str, upstream: config.Upstream, *, has_cached_calls: bool = False, has_judged_calls: bool = False
 ) -> UpstreamPlan:
     """The plan of an upstream that its models accept."""
     bulkhead = upstream.concurrency
@@ -181,6 +203,7 @@ def compile_upstream(
             minimum=bulkhead.min,
             maximum=bulkhead.max,
         ),
+        pace=_pace(upstream.rate),
         retry=_retry(upstream.retry),
         hedge=None if upstream.hedge is None else HedgePlan(after=upstream.hedge.after, budget=upstream.hedge.budget),
         breaker=_breaker(upstream.breaker),
@@ -191,10 +214,11 @@ def compile_upstream(
         deadline_header=None if upstream.deadline_header is None else upstream.deadline_header.lower().encode(),
         max_response_bytes=upstream.max_response,
         follow_redirects=upstream.follow_redirects,
-        tls=None if upstream.tls is None else _tls(upstream.tls),
-        oauth2=_oauth2(upstream.oauth2),
+        tls=None if upstream.tls is None else compile_tls(upstream.tls),
+        oauth2=_oauth2(upstream.oauth2) if upstream.token_exchange is None else _exchange(upstream.token_exchange),
+        sends_client_token=upstream.client_token,
         pool=_pool(upstream.pool),
-        has_stale_calls=has_stale_calls,
+        has_cached_calls=has_cached_calls,
         has_judged_calls=has_judged_calls,
     )
 
@@ -210,6 +234,14 @@ def _retry(retry: config.Retry | None) -> RetryPlan | None:
         max_backoff_s=retry.max_backoff_s,
         budget=retry.budget,
     )
+
+
+def _pace(pace: config.Pace | None) -> PacePlan | None:
+    if pace is None:
+        return None
+    count, period_s = pace.limit
+    burst = pace.burst or max(1, math.ceil(count / period_s * _SMOOTH_S - 1e-9))
+    return PacePlan(count=count, period_s=period_s, burst=burst, text=format_frequency(pace.limit))
 
 
 def _breaker(breaker: config.Breaker | None) -> BreakerPlan | None:
@@ -234,22 +266,40 @@ def _pool(pool: config.Pool) -> ConnectionPoolPlan:
     return ConnectionPoolPlan(max_idle=pool.max_idle, idle_timeout_s=pool.idle_timeout_s, max_age_s=pool.max_age_s)
 
 
-def _tls(tls: config.TLS) -> TLSPlan:
+def compile_tls(tls: config.TLS) -> TLSPlan:
     # RFC 6066 section 3: a server name has no trailing dot.
     server_name = None if tls.server_name is None else tls.server_name.removesuffix(".")
     return TLSPlan(ca=tls.ca, cert=tls.cert, key=tls.key, server_name=server_name, min_version=tls.min_version, verify=tls.verify)
 
 
 def _oauth2(oauth2: config.OAuth2 | None) -> OAuth2Plan | None:
+    """Client credentials (RFC 6749 section 4.4)."""
     if oauth2 is None:
         return None
+    form = {"grant_type": "client_credentials", "scope": oauth2.scope, "audience": oauth2.audience}
+    return _tokens(oauth2, form)
+
+
+def _exchange(exchange: config.TokenExchange) -> OAuth2Plan:
+    """**Source:** RFC 8693 section 2.1."""
+    form = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token_type": exchange.subject_token_type,
+        "requested_token_type": exchange.requested_token_type,
+        "audience": exchange.audience,
+        "resource": exchange.resource,
+        "scope": exchange.scope,
+    }
+    return replace(_tokens(exchange, form), is_exchange=True)
+
+
+def _tokens(source: config.OAuth2 | config.TokenExchange, form: dict[str, str | None]) -> OAuth2Plan:
     return OAuth2Plan(
-        token_url=oauth2.token_url,
-        client_id=oauth2.client_id,
-        client_secret=oauth2.client_secret,
-        client_auth=oauth2.client_auth,
-        scope=oauth2.scope,
-        audience=oauth2.audience,
+        token_url=source.token_url,
+        client_id=source.client_id,
+        client_secret=source.client_secret,
+        client_auth=source.client_auth,
+        form={name: value for name, value in form.items() if value is not None},
     )
 
 
@@ -257,10 +307,15 @@ def authority_of(upstream: UpstreamPlan, *, max_response_bytes: int) -> Upstream
     """The authority that issues the upstream's tokens, as an upstream of its own: the upstream's client certificate, server name and trust are
     not meant for it."""
     assert upstream.oauth2 is not None
-    address, _ = Address.parse_target(upstream.oauth2.token_url)
-    made = compile_upstream(upstream.name, config.Upstream(url=address.origin))
+    return authority_at(upstream.oauth2.token_url, name=upstream.name, max_response_bytes=max_response_bytes)
+
+
+def authority_at(url: str, *, name: str, max_response_bytes: int, tls: config.TLS | None = None) -> UpstreamPlan:
+    """The authority at `url`. `name`: of what needs it. `tls`: None: the defaults."""
+    address, _ = Address.parse_target(url)
+    made = compile_upstream(name, config.Upstream(url=address.origin, tls=tls))
     return replace(made, addresses=(address,), max_response_bytes=max_response_bytes, is_authority=True)
 
 
 DEFAULT_POOL: Final = _pool(config.Pool())
-DEFAULT_TLS: Final = _tls(config.TLS())
+DEFAULT_TLS: Final = compile_tls(config.TLS())

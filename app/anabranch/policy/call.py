@@ -2,8 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 
+from anabranch.cache.rule import Caching
 from anabranch.core.cached import CacheUse
-from anabranch.core.exchange import ANY_2XX, Address, Answer, Request, StaleRule
+from anabranch.core.exchange import ANY_2XX, Address, Answer, Request
 from anabranch.core.principal import Principal
 
 Judge = Callable[[Answer], Awaitable[None]]
@@ -15,14 +16,15 @@ class Call:
 
     Input: `request`; `deadline` (absolute, loop time: the earlier of the step's own timeout and the request's deadline);
     `is_idempotent`; `is_required` (optional calls are shed first when an upstream is under pressure); `is_coalesced` (identical
-    calls may share one exchange); `stale` (rule for answering a failed call with an earlier response; None: never); `wants_notes`
+    calls may share one exchange); `caching` (how its answer may be stored, and a stored one used; None: not at all); `wants_notes`
     (collect `notes` for explain); `success` (statuses of good answers); `judge` (judges each good answer; None: all are taken);
     `principal` (the client for whom it is made; None: nobody in particular).
 
-    Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead, summed over attempts),
+    Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead and for its turn, summed over attempts),
     `address` (of the last attempt), `avoid` (addresses already used by this call; the balance layer prefers others), `is_hedged` (a hedge
     was sent), `stale_age_s` (age in seconds of an earlier response that replaces a failure; None for a response to this call),
-    `cache_use` (what the cache had to do with the answer; None: nothing),
+    `cache_use` (what the cache had to do with the answer; None: nothing), `is_stored` (the answer was stored: the layers inside of the cache have not seen it),
+    `refuse` (removes the stored answer, which the document does not want; None: there is nothing to remove),
     `notes` (human-readable actions of the policies, in order; None without `wants_notes`).
     """
 
@@ -31,17 +33,19 @@ class Call:
         "attempts",
         "avoid",
         "cache_use",
+        "caching",
         "deadline",
         "is_coalesced",
         "is_hedged",
         "is_idempotent",
         "is_required",
+        "is_stored",
         "judge",
         "notes",
         "principal",
         "queue_s",
+        "refuse",
         "request",
-        "stale",
         "stale_age_s",
         "success",
     )
@@ -55,7 +59,7 @@ class Call:
         is_required: bool,
         is_coalesced: bool = False,
         wants_notes: bool = False,
-        stale: StaleRule | None = None,
+        caching: Caching | None = None,
         success: frozenset[int] = ANY_2XX,
         judge: Judge | None = None,
         principal: Principal | None = None,
@@ -70,11 +74,13 @@ class Call:
         self.address: Address | None = None
         self.avoid: tuple[Address, ...] = ()
         self.is_hedged = False
-        self.stale = stale
+        self.caching = caching
         self.success = success
         self.judge = judge
         self.principal = principal
         self.cache_use: CacheUse | None = None
+        self.is_stored = False
+        self.refuse: Callable[[], None] | None = None
         self.stale_age_s: float | None = None
         self.notes: list[str] | None = [] if wants_notes else None
 
@@ -93,7 +99,7 @@ class Call:
             deadline=self.deadline,
             is_idempotent=self.is_idempotent,
             is_required=self.is_required,
-            stale=self.stale,
+            caching=self.caching,
             success=self.success,
             judge=self.judge,
             principal=self.principal,

@@ -3,7 +3,7 @@
 Outermost first:
 
     coalesce    shares one call between identical concurrent calls; the layers below run once for all of them
-    stale       answers with the last good response when the layers below have failed
+    cache       answers from stored answers, and with the last good one when the layers below have failed
     retry       retries a failed call; each retry passes through the layers below again
     hedge       runs a second attempt beside a slow first one
     balance     chooses the address of the attempt; keeps a breaker for each address and ejects outliers
@@ -11,6 +11,8 @@ Outermost first:
     judge       refuses good answers that the document does not expect, where that counts as a failure
     bulkhead    waits for one of the upstream's slots (fixed or adaptive limit)
     token       adds the bearer token, and fetches a new one when the upstream rejects it
+    client_token  adds the client's own token
+    pace        waits for the attempt's turn, so that the upstream is not called more often than its rate allows
     attempt     one exchange, limited by its own timeout and the call's deadline
 
 A layer with nothing to do for an upstream is not built. Why this order: docs/decisions/0002-order-of-policies.md.
@@ -23,7 +25,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 from anabranch.core.breaker import Breaker
 from anabranch.core.metric import Sample, Sampled
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.policy import attempt, balance, breaker, bulkhead, coalesce, hedge, judge, retry, stale, token
+from anabranch.policy import attempt, balance, breaker, bulkhead, cache, client_token, coalesce, hedge, judge, pace, retry, token
 from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import BreakerLayer
 from anabranch.policy.bulkhead import Bulkhead, BulkheadLayer
@@ -54,7 +56,7 @@ class Innermost(Protocol):
     def describe(self, upstream: UpstreamPlan) -> str: ...
 
 
-LAYERS: Final[tuple[Layer, ...]] = (coalesce, stale, retry, hedge, balance, breaker, judge, bulkhead, token)
+LAYERS: Final[tuple[Layer, ...]] = (coalesce, cache, retry, hedge, balance, breaker, judge, bulkhead, token, client_token, pace)
 """Outermost first."""
 INNERMOST: Final[Innermost] = attempt
 

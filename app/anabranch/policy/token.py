@@ -1,20 +1,22 @@
-"""Adds a bearer token to every request of an upstream, obtained by the OAuth2 client credentials grant.
+"""Adds a bearer token to every request of an upstream, obtained by the OAuth2 client credentials grant or in exchange for the client's token.
 
-`TokenSource` fetches and keeps the token; `TokenLayer` adds it to requests. Neither ever writes the token or the client secret into an
+`TokenSource` fetches and keeps a token; `TokenLayer` adds it to requests. Neither ever writes the token or the client secret into an
 error, a note, an event or a repr. Other grants are not supported.
 """
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Callable
-from typing import Final, Literal
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Final, Literal, Protocol
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
 
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
 from anabranch.core.tasks import cancel_and_wait
-from anabranch.errors import DeadlineExceeded, StepError, UpstreamError
+from anabranch.errors import DeadlineExceeded, NoClientToken, StepError, UpstreamError
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
@@ -26,6 +28,7 @@ DEFAULT_LIFETIME_S: Final = 300.0
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 INVALIDATE_PAUSE_S: Final = 10.0
+MOST_EXCHANGED: Final = 10_000
 # RFC 6749 section 5.2. Only these words of an authority's error response appear in our errors.
 _ERRORS: Final = frozenset(
     ("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope")
@@ -47,7 +50,7 @@ class _ErrorBody(msgspec.Struct):
 
 
 class TokenSource:
-    """The token of one client at one authority.
+    """One token of an authority: that of the gateway, or one that a client's token is exchanged for.
 
     The token is fetched when it is first needed and renewed in the background after 80 to 90% of its lifetime (drawn by `random`, so that
     many gateways do not renew at once); calls use the old one meanwhile. All callers share one fetch, which this object owns: it goes on
@@ -58,7 +61,7 @@ class TokenSource:
     a half), so that a failing authority is not flooded. Meanwhile calls without a valid token fail at once.
 
     **Source:** RFC 6749 sections 2.3.1 (client authentication: in a Basic header, both parts form-encoded first, or in the form), 3.2 (the
-    query of the address is kept), 4.4 and 5; RFC 6750 section 2.1.
+    query of the address is kept), 4.4 and 5; RFC 6750 section 2.1; RFC 8693 sections 2.1 and 2.2.
     """
 
     __slots__ = (
@@ -74,27 +77,26 @@ class TokenSource:
         client_id: str,
         client_secret: str,
         client_auth: Literal["basic", "post"] = "basic",
-        scope: str | None,
-        audience: str | None,
+        form: Mapping[str, str],
         clock: Callable[[], float],
         random: Callable[[], float],
         upstream: str,
         observer: Observer | None = None,
     ) -> None:
-        """`transport`: to the authority; the caller opens and closes it. `clock`: the loop's time. `random`: draws from [0, 1)."""
+        """`transport`: to the authority; the caller opens and closes it. `form`: of the request, without the gateway's credentials. `clock`: the loop's time. `random`: draws
+        from [0, 1)."""
         self._address, target = Address.parse_target(token_url)
-        form = {"grant_type": "client_credentials", "scope": scope, "audience": audience}
         headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")]
         if client_auth == "basic":
             credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(client_secret)}".encode())
             headers.append((b"authorization", b"Basic " + credentials))
         else:
-            form |= {"client_id": client_id, "client_secret": client_secret}
+            form = {**form, "client_id": client_id, "client_secret": client_secret}
         self._request = Request(
             method="POST",
             target=target,
             headers=HeaderBlock.of(headers),
-            body=urlencode({name: value for name, value in form.items() if value is not None}).encode(),
+            body=urlencode(form).encode(),
         )
         self._transport = transport
         self._clock = clock
@@ -223,27 +225,91 @@ def _error_of(answer: Answer) -> str:
     return f"the authority answered {answer.status}" + (f" ({error})" if error in _ERRORS else "")
 
 
+class Sources(Protocol):
+    """Where the tokens of an upstream's calls come from."""
+
+    def of(self, call: Call) -> TokenSource:
+        """Of one call. Raises NoClientToken."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class One:
+    """The same token for all calls."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+
+    def of(self, _call: Call) -> TokenSource:
+        return self._source
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
+
+
+class Exchanges:
+    """A token for each token of a client, as long as that one is in use: the least recently used of more than MOST_EXCHANGED are forgotten. A client's token is kept only
+    as a digest and in the request for its exchange. `make`: makes the source of one, from what the request for it has in its form besides."""
+
+    def __init__(self, make: Callable[[Mapping[str, str]], TokenSource]) -> None:
+        self._make = make
+        self._sources: OrderedDict[bytes, TokenSource] = OrderedDict()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def of(self, call: Call) -> TokenSource:
+        token = token_of(call)
+        key = sha256(token).digest()
+        source = self._sources.get(key)
+        if source is None:
+            source = self._sources[key] = self._make({"subject_token": token.decode("ascii")})
+            if len(self._sources) > MOST_EXCHANGED:
+                self._forget(self._sources.popitem(last=False)[1])
+        else:
+            self._sources.move_to_end(key)
+        return source
+
+    def _forget(self, source: TokenSource) -> None:
+        closing = asyncio.ensure_future(source.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def aclose(self) -> None:
+        for source in (*self._sources.values(),):
+            await source.aclose()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+
+def token_of(call: Call) -> bytes:
+    """The token of the client for whom a call is made. Raises NoClientToken."""
+    token = b"" if call.principal is None else call.principal.credential
+    if not token.isascii() or not token:
+        raise NoClientToken("the call needs the token of a client, and there is none")
+    return token
+
+
 class TokenLayer:
-    """Sends each request with the token of `source`. It replaces any other authorization: of the document, a step or the client.
+    """Sends each request with the token that `source_of` its call has. It replaces any other authorization: of the document, a step or the client.
 
     On a 401 response the token is discarded, and an idempotent call is sent once more with a new one; any other call gets the 401.
     `call.request` is restored afterwards, so that the outer layers never see the token.
     """
 
-    __slots__ = ("_next", "source")
+    __slots__ = ("_next", "_sources")
 
-    def __init__(self, next_: Policy, *, source: TokenSource) -> None:
+    def __init__(self, next_: Policy, *, sources: Sources) -> None:
         self._next = next_
-        self.source = source
+        self._sources = sources
 
     async def aclose(self) -> None:
-        """End a fetch of the token that is under way."""
-        await self.source.aclose()
+        """End the fetches of tokens that are under way."""
+        await self._sources.aclose()
 
     async def __call__(self, call: Call) -> Answer:
-        source = self.source
+        source = self._sources.of(call)
         original = call.request
-        bare = _without_authorization(original)
+        bare = without_authorization(original)
         header = source.current() or await source.get(call.deadline)
         try:
             call.request = msgspec.structs.replace(bare, extra=(*bare.extra, (b"authorization", header)))
@@ -258,7 +324,7 @@ class TokenLayer:
             call.request = original
 
 
-def _without_authorization(request: Request) -> Request:
+def without_authorization(request: Request) -> Request:
     """The request without authorization fields of its own: with two of them, the service would choose one."""
     headers, extra = request.headers, request.extra
     if any(field[0] == b"authorization" for field in headers.pairs):
@@ -274,21 +340,25 @@ def build(next_: Policy, upstream: UpstreamPlan, tools: Tools) -> TokenLayer | N
     oauth2 = upstream.oauth2
     if oauth2 is None:
         return None
-    source = TokenSource(
-        tools.authority or tools.transport,
-        token_url=oauth2.token_url,
-        client_id=oauth2.client_id,
-        client_secret=oauth2.client_secret,
-        client_auth=oauth2.client_auth,
-        scope=oauth2.scope,
-        audience=oauth2.audience,
-        clock=tools.clock,
-        random=tools.random,
-        upstream=upstream.name,
-        observer=tools.observer,
-    )
-    return TokenLayer(next_, source=source)
+
+    def make(more: Mapping[str, str]) -> TokenSource:
+        return TokenSource(
+            tools.authority or tools.transport,
+            token_url=oauth2.token_url,
+            client_id=oauth2.client_id,
+            client_secret=oauth2.client_secret,
+            client_auth=oauth2.client_auth,
+            form={**oauth2.form, **more},
+            clock=tools.clock,
+            random=tools.random,
+            upstream=upstream.name,
+            observer=tools.observer,
+        )
+
+    return TokenLayer(next_, sources=Exchanges(make) if oauth2.is_exchange else One(make({})))
 
 
 def describe(upstream: UpstreamPlan) -> str | None:
-    return None if upstream.oauth2 is None else "token by client credentials"
+    if upstream.oauth2 is None:
+        return None
+    return "token in exchange for the client's" if upstream.oauth2.is_exchange else "token by client credentials"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anabranch.cache.entries import StaleStore
+from anabranch.cache.entries import Entries
 from anabranch.policy.event import Observer
 from anabranch.upstream.seam import Transport
 
@@ -11,12 +11,13 @@ from anabranch.upstream.seam import Transport
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """`transport`: of the upstream. `clock`: the loop's `time`, which deadlines refer to. `random`: draws from [0, 1). `observer`: called for
-    each policy event; may be None. `authority`: a transport for the token endpoint; None uses the upstream's. `stale`: stores good responses;
-    None if no call of the upstream has a stale rule."""
+    each policy event; may be None. `authority`: a transport for the token endpoint; None uses the upstream's. `entries`: stored answers;
+    None if no call of the upstream uses them. `workers`: processes of this gateway, each of which calls the upstream."""
 
     transport: Transport
     clock: Callable[[], float]
     random: Callable[[], float]
     observer: Observer | None = None
     authority: Transport | None = None
-    stale: StaleStore | None = None
+    entries: Entries | None = None
+    workers: int = 1

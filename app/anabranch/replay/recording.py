@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 
 from msgspec import UNSET
 
-from anabranch.core.exchange import Answer, BodySource, Request, StaleRule
+from anabranch.cache.rule import Caching
+from anabranch.core.exchange import Answer, BodySource, Request
 from anabranch.errors import (
     ComputePoolDown,
     ComputePoolFull,
@@ -62,11 +63,11 @@ class Recording:
         self.guessed: set[str] = set()
         self.fault: str | None = None
 
-    async def call(self, upstream: str, request: Request, name: str, stale: StaleRule | None = None) -> tuple[Answer, float | None]:
+    async def call(self, upstream: str, request: Request, name: str, caching: Caching | None = None) -> tuple[Answer, float | None]:
         """Return the recorded answer to a call of the step `name`, or raise the recorded failure. Takes none of the recorded time.
 
         Falls back to the same call of another step. The second value is the answer's age in seconds when it replaced a failure, as far as
-        `stale` allows that; otherwise None.
+        `caching` allows that; otherwise None.
 
         Raises ConnectError for a call that is not in the record: nothing was sent.
         """
@@ -82,7 +83,7 @@ class Recording:
             raise ConnectError("this call is not in the record")
         self.used.add(step.name)
         self._played.add(id(step))
-        if step.age_s is not None and (stale is None or step.age_s > stale.max_age_s):
+        if step.age_s is not None and not _may_be_used(step.age_s, caching):
             # The call had failed, and the old answer that replaced it is no longer allowed. How it had failed was not recorded.
             raise failure_of(None)
         return self._answer(step), step.age_s
@@ -174,3 +175,10 @@ def _kinds() -> dict[str, type[StepError]]:
         if kind.__init__ is StepError.__init__:
             found.setdefault(kind.code, kind)
     return found
+
+
+def _may_be_used(age_s: float, caching: Caching | None) -> bool:
+    """Whether an answer of this age may replace a failure. Of a cached call the service has said it."""
+    if caching is None:
+        return False
+    return not caching.rule.is_fallback or caching.rule.stale_if_error_s is None or age_s <= caching.rule.stale_if_error_s

@@ -12,10 +12,10 @@ from time import monotonic
 from anabranch.compute.job import ComputePool
 from anabranch.config.base import ALL
 from anabranch.core.exchange import Answer
+from anabranch.core.percent import parse_query
 from anabranch.document.service import Service
 from anabranch.edge import request_id
 from anabranch.edge.endpoint import EndpointHandler
-from anabranch.edge.percent import parse_query
 from anabranch.edge.scope import join_headers
 from anabranch.edge.table import RouteTable
 from anabranch.engine.outcome import Outcome
@@ -113,7 +113,7 @@ class Offline:
     def _policy(self, upstream: str) -> Policy:
         async def play_back(call: Call) -> Answer:
             call.attempts += 1
-            answer, call.stale_age_s = await self._recording().call(upstream, call.request, self._step.get(), call.stale)
+            answer, call.stale_age_s = await self._recording().call(upstream, call.request, self._step.get(), call.caching)
             if call.judge is not None and answer.status in call.success:
                 await call.judge(answer)
             return answer

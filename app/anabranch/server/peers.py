@@ -1,24 +1,26 @@
-"""Asks the other workers to reload, via the supervisor's pipes, and answers when another worker asks.
+"""Asks the other workers to do something, such as to reload, via the supervisor's pipes, and does it when another worker asks.
 
-Each message on a pipe is one small JSON object. From a worker: `ask` (its round) and `done` (the asking worker and round, with the
-outcome). To a worker: `reload` (the asking worker and round), `asked` (the workers that were asked), `done` (one worker's outcome) and
+Each message on a pipe is one small JSON object. From a worker: `ask` (its round, and the order) and `done` (the asking worker and round, with the
+outcome). To a worker: `order` (what to do, and the asking worker and round), `asked` (the workers that were asked), `done` (one worker's outcome) and
 `ended` (a worker that has ended). The supervisor's side is in `anabranch.server.workers`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import time_ns
 from typing import Any, Final, Protocol
 
 import orjson
 
 PATIENCE_S: Final = 30.0
-"""Seconds within which a worker has to report its reload. A worker that is still starting is asked too, and answers when it is up."""
+"""Seconds within which a worker has to report what it was asked for. A worker that is still starting is asked too, and answers when it is up."""
 NO_ANSWER: Final = "no answer"
 ENDED: Final = "ended"
 
 PeerResult = dict[str, Any]
-"""Outcome of a reload in one worker, as JSON; `result` is one word."""
+"""What came of an order in one worker, as JSON; `result` is one word."""
+Obey = Callable[[Any], Awaitable[PeerResult]]
+"""Does what another worker asks for. Takes the order's argument, which is JSON."""
 
 
 class Pipe(Protocol):
@@ -42,7 +44,7 @@ class Peers:
         self.number = number
         self._pipe = pipe
         self._patience_s = patience_s
-        self._reload: Callable[[], Awaitable[PeerResult]] | None = None
+        self._orders: Mapping[str, Obey] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
         self._round = time_ns()  # so that answers meant for a predecessor with the same number do not match
@@ -51,24 +53,24 @@ class Peers:
         self._all_reported: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def listen(self, reload: Callable[[], Awaitable[PeerResult]]) -> None:
-        """From now on, run `reload` when another worker asks for it. To be called in the event loop."""
-        self._reload = reload
+    def listen(self, orders: Mapping[str, Obey]) -> None:
+        """From now on, do what another worker asks for. `orders`: by name. To be called in the event loop."""
+        self._orders = orders
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pipe.fileno(), self._read)
 
     def close(self) -> None:
-        """Stop listening: this worker is ending. A `reload` in progress returns the outcomes received so far."""
+        """Stop listening: this worker is ending. An `ask` in progress returns the outcomes received so far."""
         if self._loop is not None:
             self._loop.remove_reader(self._pipe.fileno())
             self._loop = None
         self._notify()
 
-    async def reload(self) -> dict[int, PeerResult] | None:
-        """Make every other worker reload, and return the outcomes by worker number; None when the supervisor could not be reached.
+    async def ask(self, order: str, argument: Any = None) -> dict[int, PeerResult] | None:
+        """Make every other worker do something, and return the outcomes by worker number; None when the supervisor could not be reached.
 
         The `result` is `no answer` for a worker that did not report in time, and `ended` for one that ended first: its successor starts
-        with the current document.
+        with the current document, and with nothing in its memory.
         """
         async with self._lock:
             loop = asyncio.get_running_loop()
@@ -77,7 +79,7 @@ class Peers:
             self._all_reported = loop.create_future()
             try:
                 if self._loop is not None:
-                    self._send({"ask": self._round})
+                    self._send({"ask": self._round, "order": order, "argument": argument})
                     async with asyncio.timeout(self._patience_s):
                         await self._all_reported
             except TimeoutError:
@@ -96,8 +98,8 @@ class Peers:
             self._take(orjson.loads(message))
 
     def _take(self, message: dict[str, Any]) -> None:
-        if "reload" in message:
-            task = asyncio.get_running_loop().create_task(self._answer(message["reload"]))
+        if "order" in message:
+            task = asyncio.get_running_loop().create_task(self._obey(message["order"], message["argument"], message["by"]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif "asked" in message:
@@ -120,9 +122,8 @@ class Peers:
         if self._all_reported is not None and not self._all_reported.done():
             self._all_reported.set_result(None)
 
-    async def _answer(self, asked_by: list[int]) -> None:
-        assert self._reload is not None
-        outcome = await self._reload()
+    async def _obey(self, order: str, argument: Any, asked_by: list[int]) -> None:
+        outcome = await self._orders[order](argument)
         self._send({"done": asked_by, "outcome": outcome})
 
     def _send(self, message: dict[str, Any]) -> None:

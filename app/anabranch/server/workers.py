@@ -215,11 +215,11 @@ class Supervisor:
             worker.signal(number)
 
     def _forward(self, worker: _Worker, message: dict[str, Any]) -> None:
-        """Forward a worker's message: a request that the others reload, or the outcome of a reload that another worker requested."""
+        """Forward a worker's message: an order to the others, or what came of the order of another worker."""
         if "ask" in message:
             asked = [other for other in self._workers if other is not worker and not other.is_draining]
             for other in asked:
-                other.send({"reload": [worker.number, message["ask"]]})
+                other.send({"order": message["order"], "argument": message["argument"], "by": [worker.number, message["ask"]]})
             worker.send({"asked": [other.number for other in asked], "round": message["ask"]})
         elif "done" in message:
             number, asked_in = message["done"]

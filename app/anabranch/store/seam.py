@@ -30,7 +30,8 @@ class Store(Protocol):
         ...
 
     async def take(self, buckets: Sequence[Bucket], cost: float) -> list[Verdict]:
-        """Take `cost` units from each bucket, or from none if one of them does not allow it. One decision, atomic, by the store's own clock."""
+        """Take `cost` units from each bucket, or from none if one of them does not allow it. One decision, atomic, by the store's own clock. The keys of the buckets
+        differ."""
         ...
 
     async def lease(self, key: bytes, ttl_s: float) -> bytes | None:

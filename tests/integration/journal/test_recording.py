@@ -51,6 +51,10 @@ endpoints:
   - path: /slow
     steps: {one: {upstream: up, path: /slow}}
     journal: true
+  - path: /tagged
+    steps: {one: {upstream: up, path: /one}}
+    journal: {durability: required}
+    response: {cache: true}
 journal: {flush_interval: 10ms, min_free: 0, redact: {paths: [card.number, "**.password"]}}
 """
 ROUTES: dict[str, Any] = {
@@ -130,6 +134,18 @@ async def test_a_required_record_is_on_disk_before_the_response(tmp_path: Path) 
     assert two.failure == "invalid_json"
     assert two.body is not None
     assert not two.body.is_kept, "what may hold a secret and cannot be read is not kept"
+
+
+async def test_a_client_that_has_the_response_already_is_recorded_with_the_whole_response(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as client:
+        whole = await client.get("/tagged")
+        again = await client.get("/tagged", headers={"if-none-match": whole.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    first, second = records(tmp_path)
+    assert (second.status, second.complete) == (200, True)
+    assert second.body is not None
+    assert second.body == first.body
+    assert second.body.to_bytes().replace(b'"***"', b"4111") == whole.content
 
 
 async def test_problems_are_recorded_too_without_secrets(tmp_path: Path) -> None:

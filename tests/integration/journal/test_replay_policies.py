@@ -35,6 +35,10 @@ endpoints:
       one: {upstream: a, path: "/old/{path.id}", stale_if_error: 1h}
       two: {upstream: a, path: /fine}
     journal: {bodies: steps}
+  - path: /cached/{id}
+    name: cached
+    steps: {one: {upstream: a, path: "/cached/{path.id}", cache: {stale_if_error: 1h}}}
+    journal: {bodies: steps}
   - path: /orders
     name: orders
     method: POST
@@ -60,6 +64,10 @@ SCRIPT: dict[str, Any] = {
     "/first-hangs": [{"hang": True}, {"json": "second"}],
     "/gone": {"status": 404},
     "/old/{id}": [{"json": {"n": 1}}, {"status": 500}],
+    "/cached/{id}": [
+        {"json": {"n": 1}, "headers": {"cache-control": "max-age=0"}},
+        {"json": {"n": 2}, "headers": {"cache-control": "max-age=60"}},
+    ],
     "/fine": {"json": [1.0]},
     "/orders": {"status": 201, "json": {"id": 7}},
 }
@@ -72,7 +80,16 @@ async def recorded(tmp_path: Path) -> str:
     async with ScriptedUpstream(SCRIPT) as upstream:
         document = DOCUMENT.replace("URL", upstream.url)
         async with running_gateway(document, tmp_path, journal_path=tmp_path / "journal") as gateway, gateway.client() as client:
-            for path in ("/tried", "/old/1", "/old/1", "/briefer", *(f"/sampled/{number}" for number in range(SAMPLED))):
+            for path in (
+                "/tried",
+                "/old/1",
+                "/old/1",
+                "/cached/1",
+                "/cached/1",
+                "/cached/1",
+                "/briefer",
+                *(f"/sampled/{number}" for number in range(SAMPLED)),
+            ):
                 assert (await client.get(path)).status_code == 200
             await client.post("/orders", json={"n": [1, 2.50]})
             await client.post("/brief")
@@ -98,14 +115,14 @@ async def test_results_of_policies_are_replayed_and_skipped_records_are_counted_
     endpoints = report["endpoints"]
     assert (code, report["same"]) == (0, True), shown
     assert {name: of["replayed"] for name, of in endpoints.items() if name != "sampled"} == {
-        "tried": 1, "old": 2, "orders": 1, "brief": 0, "briefer": 0,
+        "tried": 1, "old": 2, "cached": 3, "orders": 1, "brief": 0, "briefer": 0,
     }  # fmt: skip
     assert endpoints.get("sampled", {"replayed": 0})["replayed"] == kept
     without_answers = "the services' answers were not kept (`bodies: steps` keeps them)"
     assert endpoints["brief"]["skipped"] == {without_answers: 1, "the request body was not kept (`bodies: steps` keeps it)": 1}
     assert endpoints["briefer"]["skipped"] == {without_answers: 1}
     code, shown = await asyncio.to_thread(replay, tmp_path, recorded)
-    assert f"no difference in {kept + 4} records, 3 could not be replayed" in shown
+    assert f"no difference in {kept + 7} records, 3 could not be replayed" in shown
 
 
 @pytest.mark.parametrize(

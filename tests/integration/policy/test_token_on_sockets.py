@@ -7,7 +7,7 @@ import pytest
 from anabranch.core.exchange import Address
 from anabranch.errors import UpstreamError
 from anabranch.policy.attempt import AttemptLayer
-from anabranch.policy.token import TokenLayer, TokenSource
+from anabranch.policy.token import One, TokenLayer, TokenSource
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from anabranch.upstream.wire import WireTransport
 from tests.support.policies import make_call
@@ -26,8 +26,7 @@ async def layer_between(authority: ScriptedUpstream, upstream: ScriptedUpstream)
             token_url=authority.url + "/oauth/token",
             client_id="gateway",
             client_secret="s3cret",
-            scope="flights.read",
-            audience="flights",
+            form={"grant_type": "client_credentials", "scope": "flights.read", "audience": "flights"},
             clock=clock,
             random=lambda: 0.5,
             upstream="flights",
@@ -36,7 +35,7 @@ async def layer_between(authority: ScriptedUpstream, upstream: ScriptedUpstream)
             to_upstream, address=Address.parse(upstream.url), timeout_s=None, deadline_header=None, clock=clock, upstream="flights"
         )
         try:
-            yield TokenLayer(attempt, source=source)
+            yield TokenLayer(attempt, sources=One(source))
         finally:
             await source.aclose()
 

@@ -59,8 +59,12 @@ async def test_reload_of_one_worker_reaches_all(tmp_path: Path) -> None:
             assert [state["last"]["trigger"] for state in states] == ["admin", "admin"]
 
 
-async def test_every_worker_says_which_one_it_is(tmp_path: Path) -> None:
+async def test_every_worker_says_which_one_it_is_and_purges_with_the_others(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as workers:
+        for admin in workers.admins:
+            answer = await admin.delete("/admin/cache", params={"tag": "user-1"})
+            told = [{"worker": number, "result": "ok", "purged": 0} for number in (0, 1)]
+            assert (answer.status_code, answer.json()) == (200, {"purged": 0, "shared": None, "workers": told, "complete": True})
         abouts = [(await admin.get("/admin")).json() for admin in workers.admins]
         assert {about["worker"] for about in abouts} == {0, 1}
         assert len({about["process"] for about in abouts}) == 2

@@ -1,32 +1,74 @@
-"""The store of answers: its bounds, and how old it takes an answer to be."""
+"""The memory of entries: its bounds, and what it is told of purges."""
 
 import pytest
 
-from anabranch.cache.entries import StaleStore, age_of, recorded_origin
+from anabranch.cache.entries import Entries, recorded_origin
+from anabranch.cache.entry import Entry
+from anabranch.cache.fields import age
+from anabranch.cache.memory import Bounds, Memory
 from anabranch.core.exchange import Request
 from tests.support.policies import answer
 
 
-def test_the_store_keeps_its_bounds_and_what_was_asked_for_last() -> None:
-    store = StaleStore(max_entries=3, max_bytes=10_000)
+def entry(name: str, body: bytes = b"", *, path: str = "/x", tags: tuple[str, ...] = (), requested_s: float = 100.0) -> Entry:
+    return Entry(name.encode(), "a", path, answer(200, body), requested_s, requested_s, 1e9, 0.0, 0.0, True, False, b"", b"", tags)
+
+
+def test_the_memory_keeps_its_bounds_and_what_was_asked_for_last() -> None:
+    memory = Memory(Bounds(max_entries=3, max_bytes=10_000, max_entry_bytes=9_900))
     for name in "abc":
-        store.put((name,), answer(200, b"x" * 1000), 0)
-    assert store.get(("a",)) is not None
-    store.put(("d",), answer(200), 0)
-    assert [store.get((name,)) is not None for name in "abcd"] == [True, False, True, True]
-    store.put(("big",), answer(200, b"x" * 9_000), 0)
-    assert store.size_bytes <= 10_000
-    assert len(store) == 1
-    store.put(("huge",), answer(200, b"x" * 11_000), 0)
-    assert store.get(("huge",)) is None
-    store.put(("big",), answer(200, b"y"), 0)
-    store.bound(max_entries=1, max_bytes=100)
-    assert (len(store), store.size_bytes) == (0, 0)
+        memory.put(entry(name, b"x" * 1000))
+    assert memory.get(b"a") is not None
+    memory.put(entry("d"))
+    assert [memory.get(name.encode()) is not None for name in "abcd"] == [True, False, True, True]
+    assert memory.put(entry("big", b"x" * 9_000))
+    assert memory.size_bytes <= 10_000
+    assert (len(memory), memory.evictions) == (1, 4)
+    assert not memory.put(entry("huge", b"x" * 9_500))
+    assert memory.get(b"huge") is None
+    assert memory.get(b"big") is not None
+    memory.put(entry("big", b"y"))
+    memory.bound(Bounds(max_entries=1, max_bytes=100, max_entry_bytes=100))
+    assert (len(memory), memory.size_bytes) == (0, 0)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("7", 7), ("x", 0), ("-1", 0), ("9" * 30, 0), ("99999999999", 2**31)])
+async def test_a_purge_removes_what_it_names() -> None:
+    entries = Entries(Memory(Bounds()), clock=lambda: 200.0)
+    for one in (entry("a", path="/u/1", tags=("u-1",)), entry("b", path="/u/2", tags=("u-2", "x")), entry("c", path="/v")):
+        entries.memory.put(one)
+    assert await entries.purge(tags=["u-1", "nothing"]) == 1
+    assert [listed.path for listed in entries.ls()] == ["/v", "/u/2"]
+    assert await entries.purge(paths=["/u/*"]) == 1
+    assert await entries.purge(paths=["/v/"]) == 0
+    assert await entries.purge(everything=True) == 1
+    assert (len(entries.memory), entries.memory.size_bytes) == (0, 0)
+
+
+async def test_an_answer_that_was_on_its_way_during_a_purge_is_not_stored() -> None:
+    now = 200.0
+    entries = Entries(Memory(Bounds()), clock=lambda: now)
+    await entries.purge(tags=["t"])
+    assert not entries.memory.put(entry("a", tags=("t",), requested_s=199.0))
+    assert entries.memory.put(entry("b", tags=("u",), requested_s=199.0))
+    assert entries.memory.put(entry("a", tags=("t",), requested_s=201.0))
+    await entries.changed("a", ["/x"])
+    assert len(entries.memory) == 0
+    assert not entries.memory.put(entry("a", requested_s=199.0))
+
+
+async def test_a_listing_says_how_fresh_entries_are() -> None:
+    entries = Entries(Memory(Bounds()), clock=lambda: 130.0)
+    entries.memory.put(entry("a", tags=("t",)))
+    (listed,) = entries.ls()
+    assert (listed.upstream, listed.path, listed.status, listed.age_s, listed.tags) == ("a", "/x", 200, 30.0, ("t",))
+    assert listed.fresh_s == 1e9 - 130
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7", 7), ("x", 0), ("-1", 0), ("9" * 30, 2**31), ("99999999999", 2**31), ("5, 7", 5), ("1.5", 0), ("", 0)]
+)
 def test_an_age_is_believed_within_reason(text: str, seconds: float) -> None:
-    assert age_of(answer(200, age=text)) == seconds
+    assert age(answer(200, age=text).headers) == seconds
 
 
 def test_an_answer_for_one_host_is_not_restored_for_another() -> None:

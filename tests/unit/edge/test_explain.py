@@ -31,6 +31,7 @@ def test_explain_shows_the_plan_with_the_outcome_of_each_step() -> None:
         "complete": False,
         "media_type": "application/json",
         "compression": None,
+        "cache_control": None,
         "elapsed_ms": 321.4,
     }
     by_name = {step["step"]: step for step in shown["steps"]}

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from anabranch.engine.event import ResponseEvent
+from anabranch.observe.admin import AdminError
 from anabranch.observe.timing import Timings
-from anabranch.observe.top import TopError, fetch, show_top, table
+from anabranch.observe.top import fetch, show_top, table
 from tests.support.clock import FakeClock
 from tests.support.edge_plans import endpoint, outcome, result
 
@@ -76,7 +77,7 @@ def test_timings_are_fetched_with_the_token(server: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("token", [None, "wrong"])
 def test_wrong_token_is_reported(server: str, token: str | None) -> None:
-    with pytest.raises(TopError, match="answered 401; set ANABRANCH_ADMIN_TOKEN"):
+    with pytest.raises(AdminError, match="answered 401; set ANABRANCH_ADMIN_TOKEN"):
         fetch(server, token)
 
 
@@ -84,5 +85,5 @@ def test_wrong_token_is_reported(server: str, token: str | None) -> None:
     ("url", "message"), [("http://127.0.0.1:1", "cannot reach http://127.0.0.1:1"), ("file:///etc/passwd", "is not an HTTP URL")]
 )
 def test_unreachable_address_is_reported(url: str, message: str) -> None:
-    with pytest.raises(TopError, match=message):
+    with pytest.raises(AdminError, match=message):
         fetch(url, None)

@@ -28,6 +28,26 @@ def test_explain_says_how_responses_are_compressed(of_defaults: Any, of_endpoint
     assert plan.digest == plan_of({"steps": STEPS}).digest, "it is no other version of the endpoint: the body is the same"
 
 
+@pytest.mark.parametrize(
+    ("cache", "response", "said"),
+    [
+        (True, {}, "for as long as all answers in them are fresh\n"),
+        ({"max_age": "1m", "shared_max_age": "1h", "scope": "public"}, {}, "for 60s, by shared caches for 3600s, by everybody\n"),
+        ({"scope": "private", "stale_if_error": "5s"}, {}, "by the client alone because the document says so, stale-if-error 5\n"),
+        (True, {"headers": {"set-cookie": "a=1"}}, "by the client alone because they set a cookie\n"),
+    ],
+)
+def test_explain_says_how_responses_may_be_kept(cache: Any, response: dict[str, Any], said: str) -> None:
+    plan = plan_of({"steps": STEPS, "response": {"cache": cache, **response}})
+    lines = [line for line in explain(plan, {}, lambda _: []).splitlines() if "may be kept" in line]
+    assert f"{''.join(lines)}\n".endswith(said)
+    assert plan.digest == plan_of({"steps": STEPS, "response": response}).digest
+
+
+def test_explain_says_nothing_of_it_where_the_gateway_says_nothing() -> None:
+    assert "may be kept" not in explain(plan_of({"steps": STEPS}), {}, lambda _: [])
+
+
 def test_explain_says_which_body_an_endpoint_takes_and_a_call_sends() -> None:
     step = {"upstream": "a", "path": "/a", "encode": "multipart", "body": {"f": "{body.f}"}}
     plan = plan_of({"method": "POST", "body": {"type": "multipart", "max_size": "2MiB"}, "steps": {"it": step}})

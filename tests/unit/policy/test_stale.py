@@ -2,21 +2,31 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.cache.entries import StaleStore, recorded_key
-from anabranch.core.exchange import Answer, HeaderBlock, Request, StaleRule
+from anabranch.cache.entries import Entries, recorded_key
+from anabranch.cache.judge import judge
+from anabranch.cache.keys import key_of
+from anabranch.cache.memory import Bounds, Memory
+from anabranch.cache.rule import Caching, Rule
+from anabranch.core.exchange import ANY_2XX, Answer, HeaderBlock, Request
 from anabranch.errors import BreakerOpen, ConnectError, QueueFull, StepError, UpstreamTimeout
 from anabranch.plan.decoding import json_fault
+from anabranch.policy.cache import CacheLayer
 from anabranch.policy.call import Call
 from anabranch.policy.coalesce import CoalesceLayer
 from anabranch.policy.event import PolicyEvent
-from anabranch.policy.stale import StaleLayer, stale_key
 from tests.support.policies import Scripted, answer
 
-RULE = StaleRule(60.0, "", json_fault)
+
+def caching_of(origin: str = "", prefix: bytes = b"a") -> Caching:
+    return Caching(Rule(stale_if_error_s=60.0, is_fallback=True), prefix, json_fault, None, origin=origin)
+
+
+RULE = caching_of()
 
 
 class Clock:
@@ -27,13 +37,13 @@ class Clock:
         return self.now
 
 
-def call_of(request: Request, rule: StaleRule | None = RULE, *, is_required: bool = True, wants_notes: bool = False) -> Call:
-    return Call(request, deadline=1e9, is_idempotent=True, is_required=is_required, wants_notes=wants_notes, stale=rule)
+def call_of(request: Request, rule: Caching | None = RULE, *, is_required: bool = True, wants_notes: bool = False) -> Call:
+    return Call(request, deadline=1e9, is_idempotent=True, is_required=is_required, wants_notes=wants_notes, caching=rule)
 
 
-def layer_of(next_: Scripted, clock: Clock, *, store: StaleStore | None = None, events: list[PolicyEvent] | None = None) -> StaleLayer:
-    store = store if store is not None else StaleStore(max_entries=100, max_bytes=1_000_000)
-    return StaleLayer(next_, store=store, clock=clock, upstream="a", observer=None if events is None else events.append)
+def layer_of(next_: Scripted, clock: Clock, *, entries: Entries | None = None, events: list[PolicyEvent] | None = None) -> CacheLayer:
+    entries = entries or Entries(Memory(Bounds()), clock=clock)
+    return CacheLayer(next_, entries=entries, clock=clock, upstream="a", observer=None if events is None else events.append)
 
 
 GET = Request("GET", "/x")
@@ -103,10 +113,10 @@ async def test_no_store_of_the_service_removes_the_entry() -> None:
 
 
 async def test_calls_without_a_rule_pass_through_and_are_not_stored() -> None:
-    store = StaleStore(max_entries=10, max_bytes=10_000)
-    layer = layer_of(Scripted(answer(200), ConnectError("x")), Clock(), store=store)
+    entries = Entries(Memory(Bounds()))
+    layer = layer_of(Scripted(answer(200), ConnectError("x")), Clock(), entries=entries)
     await layer(call_of(GET, None))
-    assert len(store) == 0
+    assert len(entries.memory) == 0
     with pytest.raises(ConnectError):
         await layer(call_of(GET, None))
 
@@ -121,7 +131,7 @@ async def test_cancellation_is_not_answered_with_a_stale_answer() -> None:
         await task
 
 
-async def _await(layer: StaleLayer, call: Call) -> Answer:
+async def _await(layer: CacheLayer, call: Call) -> Answer:
     return await layer(call)
 
 
@@ -129,19 +139,22 @@ async def test_all_callers_of_a_shared_exchange_see_the_stale_age() -> None:
     layer = layer_of(Scripted(answer(200), [0.01, ConnectError("x")]), Clock())
     await layer(call_of(GET))
     outer = CoalesceLayer(layer, clock=asyncio.get_running_loop().time, upstream="a")
-    calls = [Call(GET, deadline=1e9, is_idempotent=True, is_required=True, is_coalesced=True, stale=RULE) for _ in range(3)]
+    calls = [Call(GET, deadline=1e9, is_idempotent=True, is_required=True, is_coalesced=True, caching=RULE) for _ in range(3)]
     await asyncio.gather(*(outer(call) for call in calls))
     assert [call.stale_age_s for call in calls] == [0.0] * 3
 
 
 async def test_an_answer_from_the_journal_is_used_only_for_its_origin() -> None:
-    store = StaleStore(max_entries=10, max_bytes=10_000)
-    store.put(recorded_key("here", "GET", "/x"), answer(200, b"recorded"), 990.0)
-    layer = layer_of(Scripted(ConnectError("x")), Clock(), store=store)
-    call = call_of(GET, StaleRule(60.0, "here", json_fault))
+    clock = Clock()
+    entries = Entries(Memory(Bounds()), clock=clock)
+    found = judge(GET, answer(200, b"recorded"), RULE.rule, success=ANY_2XX, requested_s=990.0, received_s=990.0).entry
+    assert found is not None
+    entries.memory.put(msgspec.structs.replace(found, key=recorded_key("here", "GET", "/x")))
+    layer = layer_of(Scripted(ConnectError("x")), clock, entries=entries)
+    call = call_of(GET, caching_of("here"))
     assert (await layer(call)).body == b"recorded"
     assert call.stale_age_s == 10
-    for rule in (StaleRule(60.0, "there", json_fault), RULE):
+    for rule in (caching_of("there"), RULE):
         with pytest.raises(ConnectError):
             await layer(call_of(GET, rule))
 
@@ -185,4 +198,4 @@ def test_two_principals_never_share_an_answer(one: Request, other: Request, is_r
 
 
 def test_upstreams_never_share_an_answer() -> None:
-    assert stale_key("a", call_of(GET)) != stale_key("b", call_of(GET))
+    assert key_of(GET, caching_of(prefix=b"a"), None) != key_of(GET, caching_of(prefix=b"b"), None)

@@ -1,6 +1,7 @@
 import asyncio
 import traceback
 from base64 import b64decode
+from collections.abc import Mapping
 from typing import Literal, cast
 from urllib.parse import parse_qs
 
@@ -8,9 +9,10 @@ import msgspec
 import pytest
 
 from anabranch.core.exchange import Address, Answer, HeaderBlock, Request
-from anabranch.errors import ConnectError, DeadlineExceeded, UpstreamError
+from anabranch.core.principal import Principal
+from anabranch.errors import ConnectError, DeadlineExceeded, NoClientToken, UpstreamError
 from anabranch.policy.call import Call
-from anabranch.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, TokenLayer, TokenSource
+from anabranch.policy.token import INVALIDATE_PAUSE_S, LONGEST_PAUSE_S, Exchanges, One, TokenLayer, TokenSource
 from tests.support.policies import OK, Act, Events, Scripted, answer, make_call
 
 SECRET = "s3cret:/+ &"  # characters that form encoding changes
@@ -49,6 +51,7 @@ def make_source(
     *,
     events: Events | None = None,
     scope: str | None = None,
+    form: Mapping[str, str] | None = None,
     url: str = "",
     client_auth: Literal["basic", "post"] = "basic",
 ) -> TokenSource:
@@ -58,8 +61,7 @@ def make_source(
         client_id="gate way",
         client_secret=SECRET,
         client_auth=client_auth,
-        scope=scope,
-        audience=None,
+        form={"grant_type": "client_credentials", **({} if scope is None else {"scope": scope})} if form is None else form,
         clock=asyncio.get_running_loop().time,
         random=lambda: 0.5,
         upstream="flights",
@@ -275,20 +277,20 @@ class TestLayer:
         next_ = Upstream()
         call = make_call(extra=((b"accept-language", b"en"), (b"authorization", b"Bearer of-a-client")))
         original = call.request
-        assert await TokenLayer(next_, source=make_source(Authority()))(call) is OK
+        assert await TokenLayer(next_, sources=One(make_source(Authority())))(call) is OK
         assert next_.requests[0].extra == ((b"accept-language", b"en"), (b"authorization", b"Bearer t1"))
         assert call.request is original
 
     async def test_token_replaces_the_documents_authorization(self) -> None:
         next_ = Upstream()
         fixed = HeaderBlock.of([(b"accept", b"application/json"), (b"Authorization", b"Basic fixed")])
-        await TokenLayer(next_, source=make_source(Authority()))(make_call(headers=fixed))
+        await TokenLayer(next_, sources=One(make_source(Authority())))(make_call(headers=fixed))
         assert next_.requests[0].headers.wire == b"accept: application/json\r\n"
         assert next_.requests[0].extra == ((b"authorization", b"Bearer t1"),)
 
     async def test_rejected_token_is_replaced_once_for_an_idempotent_call(self) -> None:
         next_ = Upstream(OK, answer(401), OK)
-        layer = TokenLayer(next_, source=make_source(Authority()))
+        layer = TokenLayer(next_, sources=One(make_source(Authority())))
         await layer(make_call())
         call = make_call(wants_notes=True)
         assert await layer(call) is OK
@@ -298,19 +300,19 @@ class TestLayer:
     async def test_second_401_is_returned(self) -> None:
         refusal = answer(401)
         next_ = Upstream(refusal)
-        assert await TokenLayer(next_, source=make_source(Authority()))(make_call()) is refusal
+        assert await TokenLayer(next_, sources=One(make_source(Authority())))(make_call()) is refusal
         assert len(next_.requests) == 2
 
     async def test_other_calls_get_the_401_but_the_next_one_has_a_new_token(self) -> None:
         next_ = Upstream(answer(401), OK)
-        layer = TokenLayer(next_, source=make_source(Authority()))
+        layer = TokenLayer(next_, sources=One(make_source(Authority())))
         assert (await layer(make_call(method="POST", is_idempotent=False))).status == 401
         await layer(make_call())
         assert next_.tokens == [b"Bearer t1", b"Bearer t2"]
 
     async def test_authority_is_not_hammered_when_the_service_rejects_every_token(self) -> None:
         authority = Authority(delay_s=0)
-        layer = TokenLayer(Upstream(answer(401)), source=make_source(authority))
+        layer = TokenLayer(Upstream(answer(401)), sources=One(make_source(authority)))
         for _ in range(100):
             await layer(make_call())
             await asyncio.sleep(INVALIDATE_PAUSE_S / 25)
@@ -320,7 +322,7 @@ class TestLayer:
         authority = Authority()
         slow_refusal: list[Act] = [0.05, answer(401)]
         next_ = Upstream(OK, *[slow_refusal] * 20, OK)
-        layer = TokenLayer(next_, source=make_source(authority))
+        layer = TokenLayer(next_, sources=One(make_source(authority)))
         await layer(make_call())
         answers = await asyncio.gather(*(layer(make_call()) for _ in range(20)))
         assert {answered.status for answered in answers} == {200}
@@ -332,12 +334,12 @@ class TestLayer:
         next_ = Upstream()
         call = make_call()
         with pytest.raises(UpstreamError):
-            await TokenLayer(next_, source=make_source(authority))(call)
+            await TokenLayer(next_, sources=One(make_source(authority)))(call)
         assert (next_.requests, call.attempts) == ([], 0)
 
     async def test_original_request_is_restored_when_the_call_fails_or_is_cancelled(self) -> None:
         next_ = Upstream(ConnectError("x"), [30.0, OK])
-        layer = TokenLayer(next_, source=make_source(Authority()))
+        layer = TokenLayer(next_, sources=One(make_source(Authority())))
         call = make_call(seconds=60)
         original = call.request
         with pytest.raises(ConnectError):
@@ -348,3 +350,47 @@ class TestLayer:
         task.cancel()
         await asyncio.wait([task])
         assert call.request is original
+
+
+# ------------------------------------------------------------------------------------------------------------- exchange
+
+
+def of(token: str, sub: str = "alice") -> Call:
+    call = make_call()
+    call.principal = Principal(sub, sub, "users", credential=token.encode())
+    return call
+
+
+def exchanges(authority: "Authority") -> Exchanges:
+    def make(more: Mapping[str, str]) -> TokenSource:
+        return make_source(authority, form=more)
+
+    return Exchanges(make)
+
+
+class TestExchange:
+    async def test_each_token_of_a_client_is_exchanged_once(self) -> None:
+        authority = Authority()
+        layer = TokenLayer(Upstream(), sources=exchanges(authority))
+        await asyncio.gather(*(layer(of(token)) for token in ("a", "b", "a", "b", "a")))
+        sent = sorted(parse_qs(cast("bytes", request.body).decode())["subject_token"][0] for request in authority.requests)
+        assert sent == ["a", "b"]
+        await layer.aclose()
+
+    async def test_a_call_without_a_token_never_reaches_the_service(self) -> None:
+        authority = Authority()
+        layer = TokenLayer(Upstream(), sources=exchanges(authority))
+        for call in (make_call(), of("")):
+            with pytest.raises(NoClientToken):
+                await layer(call)
+        assert authority.requests == []
+
+    async def test_tokens_that_are_not_in_use_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("anabranch.policy.token.MOST_EXCHANGED", 2)
+        authority = Authority()
+        layer = TokenLayer(Upstream(), sources=exchanges(authority))
+        for token in ("a", "b", "a", "c", "a", "b"):
+            await layer(of(token))
+        sent = [parse_qs(cast("bytes", request.body).decode())["subject_token"][0] for request in authority.requests]
+        assert sent == ["a", "b", "c", "b"]
+        await layer.aclose()

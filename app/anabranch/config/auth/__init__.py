@@ -5,6 +5,11 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from anabranch.config.auth.api_key import APIKeys as APIKeys
+from anabranch.config.auth.basic import Basic as Basic
+from anabranch.config.auth.bearer import Bearer as Bearer
+from anabranch.config.auth.introspection import Introspection as Introspection
+from anabranch.config.auth.jwt import JWT as JWT
+from anabranch.config.auth.kind import Kind as Kind
 from anabranch.config.base import Model, Name
 
 
@@ -12,7 +17,13 @@ class Authentication(Model):
     """One way in which clients prove who they are. It is of the kind whose key it has."""
 
     api_key: APIKeys | None = None
-    """A secret that each client sends in a header field."""
+    """A secret of each client, in a header field, the query or a cookie."""
+    basic: Basic | None = None
+    """Name and password."""
+    jwt: JWT | None = None
+    """A token that an authority has signed."""
+    introspection: Introspection | None = None
+    """A token that an authority is asked about."""
 
     @model_validator(mode="after")
     def _has_a_kind(self) -> "Authentication":
@@ -22,9 +33,9 @@ class Authentication(Model):
         return self
 
     @property
-    def kind(self) -> Model:
+    def kind(self) -> Kind:
         """The one that is set."""
-        found: Model = getattr(self, next(iter(self.model_fields_set)))
+        found: Kind = getattr(self, next(iter(self.model_fields_set)))
         return found
 
 

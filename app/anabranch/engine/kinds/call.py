@@ -5,6 +5,7 @@ from time import monotonic
 
 from anabranch.core.exchange import Answer
 from anabranch.core.forwarding import carrier_of
+from anabranch.core.principal import Principal
 from anabranch.engine.operation import Operation, Resources, accept, decode, expect, holds, note, read_value
 from anabranch.engine.outcome import Outcome
 from anabranch.engine.request import ClientRequest
@@ -22,6 +23,7 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
     condition, is_judged_inside = plan.expect, plan.is_judged_inside
     decoding = plan.decoding
     carried = carrier_of(plan.forwarded)
+    caching_of = None if plan.caching is None else plan.caching.of
 
     async def exchange(request: ClientRequest, outcome: Outcome, frame: Frame, deadline: float) -> bytes:
         """One answer that is good, and what `expect` demands: its body as JSON text."""
@@ -36,9 +38,9 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             is_required=step.is_required,
             is_coalesced=plan.is_coalesced,
             wants_notes=request.wants_notes,
-            stale=plan.stale,
+            caching=None if caching_of is None else caching_of(frame, request.headers),
             success=plan.success,
-            principal=request.principal,
+            principal=principal_of(request, plan),
         )
         if is_judged_inside:
 
@@ -50,8 +52,13 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
             answer = await policy(call)
         finally:
             note(outcome, call)
-        if condition is not None and (not is_judged_inside or call.stale_age_s is not None):
-            return await judged(answer, call, request, outcome, frame)
+        if condition is not None and (not is_judged_inside or call.is_stored):
+            try:
+                return await judged(answer, call, request, outcome, frame)
+            except StepError:
+                if call.refuse is not None and answer.status in call.success:
+                    call.refuse()
+                raise
         accept(answer, call, outcome, is_kept=endpoint.keeps_answers, has_own_credentials=plan.has_own_credentials)
         return answer.body if decoding is None else await decode(decoding, answer, step.name, offload, deadline)
 
@@ -91,6 +98,12 @@ def bind(step: StepPlan, plan: CallPlan, resources: Resources) -> Operation:
         return run
     condition_of_end = plan.until
     return lambda request, outcome, frame, deadline: repeat(condition_of_end, request, outcome, frame, deadline)
+
+
+def principal_of(request: ClientRequest, plan: CallPlan) -> Principal | None:
+    """For whom a call is made, as what is shared must tell them apart."""
+    principal = request.principal
+    return principal.exact if plan.tells_client and principal is not None else principal
 
 
 class Total:

@@ -44,7 +44,9 @@ def _but_for_the_keys(plan: EachPlan, batch: BatchPlan) -> Callable[[Frame, Clie
         some = frame.copy()
         batch.fill(_SOME_KEYS, some)
         reached = () if request.arrival is None else request.arrival.reached()
-        return plan.item.operation.sent(some, request.headers, reached, request.query)
+        # Their calls may carry a token of the client: two tokens may see different things.
+        identity = b"" if request.principal is None else request.principal.exact.identity
+        return identity, plan.item.operation.sent(some, request.headers, reached, request.query)
 
     return same
 

@@ -1,7 +1,9 @@
 """Finds the principal of a request by the authentications that an endpoint accepts."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Final
 
 from anabranch.core.principal import Principal
 from anabranch.errors import Unauthenticated, Unavailable
@@ -9,13 +11,34 @@ from anabranch.guard.auth.seam import Authenticator, CannotAuthenticate, Invalid
 
 logger = logging.getLogger("anabranch.guard")
 
+_QUIET_S: Final = 10.0
+
+
+class Refusals:
+    """Credentials that were refused, by authentication and reason. Logs the first of each kind at once, then at most one line in ten seconds with how many there were:
+    whoever guesses must not fill the log. `clock`: in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+        self._clock = clock
+        self._logged: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def add(self, name: str, reason: str) -> None:
+        key = (name, reason)
+        count = self.counts[key] = self.counts.get(key, 0) + 1
+        now = self._clock()
+        logged_at, logged = self._logged.get(key, (-_QUIET_S, 0))
+        if now - logged_at >= _QUIET_S:
+            self._logged[key] = now, count
+            logger.warning("credentials refused by auth %s: %s, %d since the last line", name, reason, count - logged)
+
 
 class Checkpoint:
-    """Finds the principal of a request: `authenticators` by name, of which one must accept it. `refused`: how many credentials were refused, by authentication and reason."""
+    """Finds the principal of a request: `authenticators` by name, of which one must accept it. `refusals`: counts and logs the credentials that are refused."""
 
-    def __init__(self, authenticators: Mapping[str, Authenticator], refused: dict[tuple[str, str], int]) -> None:
+    def __init__(self, authenticators: Mapping[str, Authenticator], refusals: "Refusals") -> None:
         self._authenticators = tuple(authenticators.items())
-        self._refused = refused
+        self._refusals = refusals
         self._first = self._authenticators[0][1].recall
         self._only = len(self._authenticators) == 1
 
@@ -43,13 +66,10 @@ class Checkpoint:
         if is_unknown:
             raise Unavailable("the credential cannot be verified at the moment", headers={"retry-after": "1"})
         challenges = dict.fromkeys(
-            " ".join(filter(None, (authenticator.challenge, parameters.get(name, ""))))
-            for name, authenticator in self._authenticators
-            if authenticator.challenge
+            ", ".join(filter(None, (authenticator.challenge, parameters.get(name)))) for name, authenticator in self._authenticators
         )
         detail = "the credential is not valid" if parameters else "the request has no credential"
-        raise Unauthenticated(detail, headers={"www-authenticate": ", ".join(challenges)} if challenges else {})
+        raise Unauthenticated(detail, headers={"www-authenticate": ", ".join(challenges), "cache-control": "no-store"})
 
     def _count(self, name: str, reason: str) -> None:
-        self._refused[name, reason] = self._refused.get((name, reason), 0) + 1
-        logger.info("a credential of %s was refused: %s", name, reason)
+        self._refusals.add(name, reason)

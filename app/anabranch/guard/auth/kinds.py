@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from anabranch.config.auth.api_key import APIKeys
-from anabranch.config.base import Model
-from anabranch.guard.auth import api_key
+from anabranch.config.auth import JWT, APIKeys, Basic, Introspection, Kind
+from anabranch.guard.auth import api_key, basic, introspection, jwt
 from anabranch.guard.auth.seam import Authenticator
 from anabranch.guard.tools import Tools
 
-KINDS: Final[dict[type[Model], Callable[[str, Any, Tools], Authenticator]]] = {APIKeys: api_key.build}
+KINDS: Final[dict[type[Kind], Callable[[str, Any, Tools], Authenticator]]] = {
+    APIKeys: api_key.build,
+    Basic: basic.build,
+    Introspection: introspection.build,
+    JWT: jwt.build,
+}
 """What builds an authenticator, from its name in the document and its model there."""
 
 
-def build_authenticator(name: str, source: Model, tools: Tools) -> Authenticator:
+def build_authenticator(name: str, source: Kind, tools: Tools) -> Authenticator:
     return KINDS[type(source)](name, source, tools)

@@ -6,10 +6,13 @@ from anabranch.core.principal import Principal
 
 
 class Presented(Protocol):
-    """What a client has presented. `headers`: by lower-case name, repeated fields joined."""
+    """What a client has presented. `headers`: by lower-case name, repeated fields joined. `query`: as sent."""
 
     @property
     def headers(self) -> dict[bytes, bytes]: ...
+
+    @property
+    def query(self) -> bytes: ...
 
 
 class InvalidCredential(Exception):
@@ -34,10 +37,11 @@ class CannotAuthenticate(Exception):
 class Authenticator(Protocol):
     """Made once for each authentication of a document. It may also be an async context manager, opened with the service of its document, and `core.metric.Sampled`.
 
-    `challenge`: the scheme in `WWW-Authenticate`, such as `Bearer`; "" for kinds that have none.
+    `challenge`: in `WWW-Authenticate`, a scheme with its parameters such as `Bearer realm="gateway"` (RFC 9110 section 11.6.1).
     """
 
-    challenge: str
+    @property
+    def challenge(self) -> str: ...
 
     def recall(self, presented: Presented) -> Principal | None:
         """The principal of a credential that was verified before and is still valid; None for any other. At most a look-up."""

@@ -13,11 +13,13 @@ from anabranch import __version__
 from anabranch.config import model as config
 from anabranch.config.base import ALL
 from anabranch.config.units import format_duration
-from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock, StaleRule
+from anabranch.core.exchange import ANY_2XX, REDIRECTS, HeaderBlock
 from anabranch.core.forwarding import Forwarded
 from anabranch.jsontext.frame import Frame
+from anabranch.plan.access import access_of
 from anabranch.plan.body import FILES
-from anabranch.plan.decoding import Decoding, compile_decoding, json_fault
+from anabranch.plan.caching import CachingPlan, check_caching, compile_caching
+from anabranch.plan.decoding import Decoding, compile_decoding
 from anabranch.plan.encode import FORMATS, REPORTS
 from anabranch.plan.encode.multipart import Encoded, compile_multipart
 from anabranch.plan.encode.shapes import reference_of
@@ -39,10 +41,10 @@ DEFAULT_HEADERS: Final = {"accept": "application/json", "accept-encoding": "gzip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPlan:
-    """`build`: see `request.Build`. `path`: the template, as written. `stale`: how a failed call may use an old answer; None: not at all. `encoding`: the
+    """`build`: see `request.Build`. `path`: the template, as written. `caching`: how answers are stored and used again; None: not at all. `encoding`: the
     format of its body. `decoding`: what the answer is read as; None: JSON. `success`: the statuses of good answers. `expect`, `until`: what a good answer must be, and what ends the repetition.
     `is_judged_inside`: the policies see an answer that `expect` refuses as a failure. `every_s`: the pause between repetitions. `has_own_credentials`: it is
-    authenticated by the document, and not by the client. `forwarded`: what the service is told of the client. `forward_headers`, `forward_query`: what is
+    authenticated by the document, and not by the client. `tells_client`: it carries a token of the client. `forwarded`: what the service is told of the client. `forward_headers`, `forward_query`: what is
     passed on of the request, as written. `host`: of the Host header, as written; None: the address's. The rest as of `OperationPlan`."""
 
     upstream: str
@@ -50,7 +52,7 @@ class CallPlan:
     path: str
     is_idempotent: bool
     is_coalesced: bool
-    stale: StaleRule | None
+    caching: CachingPlan | None
     worst_case_s: float
     most_calls: int
     build: Build
@@ -66,6 +68,7 @@ class CallPlan:
     forward_query: tuple[str, ...] = ()
     host: str | None = None
     has_own_credentials: bool = False
+    tells_client: bool = False
     may_be_left_out: bool = False
 
     def sent(self, frame: Frame, headers: Mapping[bytes, bytes], reached: HeaderPairs, query: bytes) -> Hashable:
@@ -81,7 +84,8 @@ class CallPlan:
     def marks(self) -> list[str]:
         marks = [f"sends {self.encoding}"] if self.encoding != "json" else []
         marks += [f"decode {self.decoding.name}"] if self.decoding is not None else []
-        marks += [mark for mark, is_set in (("coalesced", self.is_coalesced), ("stale if error", self.stale is not None)) if is_set]
+        marks += [mark for mark, is_set in (("coalesced", self.is_coalesced),) if is_set]
+        marks += [] if self.caching is None else self.caching.marks()
         if self.success is not ANY_2XX:
             marks.append(f"good statuses {', '.join(map(str, sorted(self.success)))}")
         if self.expect is not None:
@@ -101,6 +105,7 @@ class CallPlan:
     def facts(self) -> dict[str, Any]:
         return {
             "upstream": self.upstream,
+            **({} if self.caching is None else {"cache": self.caching.facts()}),
             **({"encode": self.encoding} if self.encoding != "json" else {}),
             **({"decode": self.decoding.name} if self.decoding is not None else {}),
             **({} if self.forwarded == "append" else {"forwarded": self.forwarded}),
@@ -145,8 +150,6 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
             )
     if step.coalesce and method != "GET":
         context.report(f"only a GET can share an exchange, and this is a {method}", "coalesce")
-    if step.stale_if_error_s is not None and method != "GET":
-        context.report(f"only a GET can use an old answer, and this is a {method}", "stale_if_error")
     if step.coalesce and step.counts_as_failure:
         context.report(
             "a shared exchange cannot fail for one of its callers only: `counts_as_failure` and `coalesce` exclude each other", "coalesce"
@@ -169,14 +172,18 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
     if step.forward_headers is not None:
         forward_headers = tuple(step.forward_headers)
         report_forward_headers((*context.at, "forward_headers"), forward_headers, upstream, context.problems)
+    if upstream.tells_client:
+        _check_tokens(step, context)
     own_query = {*step.query, *_names_in(step.path)}
     for index, name in enumerate(step.forward_query):
         if name in own_query:
             context.report(f"`{name}` is not forwarded: the call's own query has it", "forward_query", index)
+    caching_rule = check_caching(step, method, forward_headers, context)
     if context.problems.errors:
         return None
     select = context.endpoint.response.select
-    ours = [select.parameter] if select is not None and ALL in step.forward_query else []
+    # `*` stands for no credentials and for nothing that is for the gateway; by name, everything can be forwarded.
+    ours = [*([] if select is None else [select.parameter]), *context.known.credential_parameters] if ALL in step.forward_query else []
     scope = context.scope
     block, extra = compile_headers(
         defaults=DEFAULT_HEADERS
@@ -188,22 +195,31 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         content_type=_content_type(step, context, upstream) if has_body else None,
         slot_of=scope.slot,
         optional=scope.is_optional,
+        kept_back=context.known.credential_fields,
     )
     every_s = 0.0 if until is None else _EVERY_S if step.every_s is None else step.every_s
     repetitions = 1 if until is None else _repetitions(step, every_s, context)
     depends_on_client = (
         forward_headers or upstream.host == "client" or any(not isinstance(part, str) for each in headers.values() for part in each)
     )
-    origin = "" if depends_on_client else _origin(upstream, block)
+    caching = None
+    if caching_rule is not None:
+        caching = compile_caching(
+            step,
+            caching_rule,
+            context,
+            block=block,
+            forward_headers=forward_headers,
+            decoding=decoding,
+            origin="" if depends_on_client else _origin(upstream, block),
+        )
     return CallPlan(
         upstream=step.upstream,
         method=method,
         path=step.path,
         is_idempotent=is_idempotent,
         is_coalesced=step.coalesce,
-        stale=None
-        if step.stale_if_error_s is None
-        else StaleRule(step.stale_if_error_s, origin, json_fault if decoding is None else decoding.fault_of),
+        caching=caching,
         decoding=decoding,
         worst_case_s=_worst_case_s(upstream, is_idempotent=is_idempotent) if until is None else 0.0,
         most_calls=_most_calls(upstream, is_idempotent=is_idempotent) * repetitions,
@@ -231,6 +247,7 @@ def compile(step: config.CallStep, context: StepContext) -> CallPlan | None:  # 
         forward_query=tuple(step.forward_query),
         host=upstream.host,
         has_own_credentials=has_own_credentials(upstream, block),
+        tells_client=upstream.tells_client,
     )
 
 
@@ -275,12 +292,7 @@ def _names_in(path: str) -> Iterator[str]:
 
 def has_own_credentials(upstream: UpstreamPlan, headers: HeaderBlock) -> bool:
     """Whether calls to the upstream with these fixed header fields are authenticated by the document."""
-    return upstream.oauth2 is not None or any(name == b"authorization" for name, _ in headers.pairs)
-
-
-def is_stale_call(step: config.Step) -> TypeGuard[config.CallStep]:
-    """Whether a failed run of the step may be answered with an earlier answer."""
-    return isinstance(step, config.CallStep) and step.stale_if_error_s is not None
+    return (upstream.oauth2 is not None and not upstream.oauth2.is_exchange) or any(name == b"authorization" for name, _ in headers.pairs)
 
 
 def is_judged_call(step: config.Step) -> TypeGuard[config.CallStep]:
@@ -295,11 +307,16 @@ def decoded_calls(steps: Iterable[StepPlan]) -> Iterator[StepPlan]:
             yield step
 
 
-def stale_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, StaleRule]]:
-    """The steps whose failed calls may be answered with an earlier answer."""
+def has_cached_calls(steps: Iterable[StepPlan]) -> bool:
+    """Whether the answers to a step may be stored."""
+    return any(isinstance(step.operation, CallPlan) and step.operation.caching is not None for step in steps)
+
+
+def fallback_calls(steps: Iterable[StepPlan]) -> Iterator[tuple[StepPlan, CachingPlan]]:
+    """The steps whose failed calls may be answered with an earlier answer, and which are not cached otherwise."""
     for step in steps:
-        if isinstance(step.operation, CallPlan) and step.operation.stale is not None:
-            yield step, step.operation.stale
+        if isinstance(step.operation, CallPlan) and step.operation.caching is not None and step.operation.caching.rule.is_fallback:
+            yield step, step.operation.caching
 
 
 def forwarded_query(step: StepPlan) -> tuple[str, ...]:
@@ -317,6 +334,17 @@ def _check_success(step: config.CallStep, context: StepContext) -> None:
     if upstream is not None and upstream.follow_redirects and (redirects := REDIRECTS.intersection(success)):
         message = f"the upstream `{step.upstream}` follows redirects, so {min(redirects)} is no answer"
         context.report(message, "success", hint="call an upstream without `follow_redirects`")
+
+
+def _check_tokens(step: config.CallStep, context: StepContext) -> None:
+    """Report a call that sends a token of the client where clients have none."""
+    access = access_of(context.endpoint, context.known)
+    without = [name for name in access.any_ if name in context.known.auth and not context.known.auth[name].kind.has_token] if access else []
+    if access is None:
+        context.report(f"the upstream `{step.upstream}` is sent the client's token, and the endpoint has no `auth`", "upstream")
+    elif without:
+        message = f"the upstream `{step.upstream}` is sent the client's token, and clients of `{without[0]}` have none"
+        context.report(message, "upstream", hint="leave it out of the endpoint's `auth`, or call another upstream")
 
 
 def _repetitions(step: config.CallStep, every_s: float, context: StepContext) -> int:

@@ -20,7 +20,7 @@ from anabranch.edge.python import request_of
 from anabranch.edge.scope import raw_path
 from anabranch.errors import NotFound
 from anabranch.server import health
-from anabranch.server.admin import journal, reload
+from anabranch.server.admin import cache, journal, reload
 from anabranch.server.admin.browser import BrowserGuard
 from anabranch.server.admin.reload import Others
 
@@ -84,7 +84,7 @@ def routes_of(
 ) -> list[BaseRoute]:
     """The routes of the admin server. `is_private`: callers need a token; only then records of the journal are shown. To add a page, add its routes
     here."""
-    routes: list[BaseRoute] = [*reload.routes(reloader, others)]
+    routes: list[BaseRoute] = [*reload.routes(reloader, others), *cache.routes(reloader, others)]
     if metrics is not None:
         routes.append(metrics_route(metrics.render))
     if timings is not None:

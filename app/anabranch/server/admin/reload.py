@@ -1,6 +1,6 @@
 """`/admin/reload`: requests a reload, and shows the result of the last one. Routes for the admin application, never for the public port."""
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 from starlette.requests import Request
@@ -20,8 +20,8 @@ class Others(Protocol):
     @property
     def number(self) -> int: ...
 
-    async def reload(self) -> dict[int, PeerResult] | None:
-        """Make all of them reload; returns the outcomes by worker number, or None when they could not be reached."""
+    async def ask(self, order: str, argument: Any = None) -> dict[int, PeerResult] | None:
+        """Make all of them do something; returns the outcomes by worker number, or None when they could not be reached."""
         ...
 
 
@@ -41,7 +41,7 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[Route]:
         if others is None:
             return _answer(422 if state.is_failed else 200, state_json(state))
         outcomes = {others.number: outcome_of(state)}
-        theirs = {} if state.is_failed else await others.reload()
+        theirs = {} if state.is_failed else await others.ask("reload")
         outcomes |= theirs or {}
         results = {outcome["result"] for outcome in outcomes.values()}
         status = 422 if "failed" in results else 504 if theirs is None or NO_ANSWER in results else 200

@@ -61,4 +61,4 @@ def test_explain_says_what_is_called_and_on_which_condition() -> None:
     text = explain(plan, upstreams, lambda upstream: [f"attempt of {upstream.name}"])
     assert "s: GET /p/{x.id} at a; required, when {x.id} != null, splice, coalesced, stale if error, until the deadline" in text
     assert "policies of a: attempt of a" in text
-    assert plan.steps[1].operation.facts() == {"upstream": "a"}
+    assert plan.steps[1].operation.facts() == {"upstream": "a", "cache": {"stale_if_error": "1m"}}

@@ -33,7 +33,8 @@ class Others:
         self.outcomes = outcomes
         self.asked = 0
 
-    async def reload(self) -> dict[int, PeerResult] | None:
+    async def ask(self, order: str, _: object = None) -> dict[int, PeerResult] | None:
+        assert order == "reload"
         self.asked += 1
         return self.outcomes
 
