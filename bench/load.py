@@ -12,8 +12,9 @@ import gc
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import cycle
+from types import MappingProxyType
 from typing import Final, cast
 
 import msgspec
@@ -271,7 +272,7 @@ class Load:
             self.errors["unanswered"] += unanswered
 
 
-def request(port: int, path: str, headers: dict[str, str]) -> bytes:
+def request(port: int, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """The bytes of a GET request."""
     fields = {"Host": f"127.0.0.1:{port}", "Accept": "application/json", **headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
