@@ -61,3 +61,20 @@ async def test_no_request_waits_for_a_store_that_is_away(valkey: ValkeyServer, t
             assert 'anabranch_rate_limit_unchecked_total{limit="fleet"} 8.0' in metrics
         finally:
             valkey.start()
+
+
+async def test_rules_hold_for_routes_in_python_and_unknown_paths_but_not_for_own_pages(tmp_path: Path) -> None:
+    text = """
+version: 1
+upstreams: {a: {url: "http://127.0.0.1:9"}}
+rules: [{deny: '{header.user-agent} matches "bot"'}]
+routers: ["tests.support.fan_routes:router"]
+"""
+    async with running_gateway(text, tmp_path) as gateway, gateway.client() as client:
+        for path in ("/own-response", "/nothing", "/nothing?_explain=true"):
+            refused = await client.get(path, headers={"user-agent": "a bot"})
+            assert (refused.status_code, refused.json()["type"]) == (403, "/problems/forbidden")
+            assert (await client.get(path)).status_code != 403
+        for path in ("/livez", "/metrics", "/openapi.json", "/problems/forbidden"):
+            assert (await client.get(path, headers={"user-agent": "a bot"})).status_code == 200
+        assert 'anabranch_rule_refused_total{rule="0"} 3.0' in (await client.get("/metrics")).text
