@@ -36,6 +36,10 @@ _FUNCTIONS: Final = frozenset(
     }
 )  # fmt: skip
 
+_MATCHES: Final = "matches"
+_MOST_REMEMBERED: Final = 1024
+_MOST_REMEMBERED_BYTES: Final = 512
+
 _TYPES: Final = frozenset({"int", "uint", "double", "string", "bool", "bytes", "list", "map", "null_type", "type"})
 _MACRO: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 """A macro such as `exists`, with the name that it gives to each element."""
@@ -85,7 +89,8 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
     depth = _depth_of_macros(source)
     if depth >= len(_MOST_BYTES):
         raise ConditionError("a macro such as `exists` can stand inside another one, but not deeper: it would take too long")
-    return _evaluator(text, program, slots, _MOST_BYTES[depth])
+    condition = _evaluator(text, program, slots, _MOST_BYTES[depth])
+    return _remembering(condition, tuple(slots.values())) if _MATCHES in program.functions() else condition
 
 
 def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> tuple[str, dict[str, int]]:
@@ -177,6 +182,32 @@ def _evaluator(text: str, program: "Program", slots: dict[str, int], most_bytes:
         return found
 
     holds.__doc__ = text
+    return holds
+
+
+def _remembering(condition: Condition, slots: tuple[int, ...]) -> Condition:
+    """The same condition, which remembers for which values it holds: the evaluator compiles a regular expression each time, and clients send the same few values again and
+    again. Bounded, whatever they send."""
+    known: dict[tuple[Any, ...], bool] = {}
+
+    def holds(frame: Frame) -> bool:
+        values = tuple([frame[slot] for slot in slots])
+        size = 0
+        for value in values:
+            if type(value) is str or type(value) is bytes:
+                size += len(value)
+            elif value is not MISSING:
+                return condition(frame)
+        if size > _MOST_REMEMBERED_BYTES:
+            return condition(frame)
+        found = known.get(values)
+        if found is None:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            found = known[values] = condition(frame)
+        return found
+
+    holds.__doc__ = condition.__doc__
     return holds
 
 

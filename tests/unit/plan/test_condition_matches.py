@@ -4,14 +4,19 @@ from typing import Any
 
 import pytest
 
-from anabranch.plan.condition import ConditionError, compile_condition
+from anabranch.errors import ConditionFailed
+from anabranch.jsontext.frame import MISSING
+from anabranch.plan.condition import Condition, ConditionError, compile_condition
 from anabranch.plan.reference import parse
 
 
-def holds(text: str, *values: Any) -> bool:
+def compiled(text: str) -> Condition:
     slots: dict[str, int] = {}
-    condition = compile_condition(text, parse(text), lambda reference: slots.setdefault(str(reference), len(slots)))
-    return condition(list(values))
+    return compile_condition(text, parse(text), lambda reference: slots.setdefault(str(reference), len(slots)))
+
+
+def holds(text: str, *values: Any) -> bool:
+    return compiled(text)(list(values))
 
 
 @pytest.mark.parametrize(
@@ -43,3 +48,15 @@ def test_text_that_is_no_expression_is_found_when_the_document_is_loaded(text: s
 def test_what_is_no_condition_stays_none(text: str) -> None:
     with pytest.raises(ConditionError):
         holds(text, "x")
+
+
+def test_what_a_value_matches_is_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    condition = compiled('{header.a}.matches("^x+$")')
+    values: list[Any] = ["x", "y", "x", b'"x"', b'"y"', "x" * 600, "x" * 600, "y"]
+    assert [condition([value]) for value in values] == [True, False, True, True, False, True, True, False]
+    with pytest.raises(ConditionFailed):
+        condition([MISSING])
+    monkeypatch.setattr("anabranch.plan.condition._MOST_REMEMBERED", 2)
+    assert all(condition(["x" * length]) for length in (1, 2, 3, 1, 2, 3))
+    with pytest.raises(ConditionFailed):
+        condition([True])
