@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     """Every setting with its default. `.env.example` lists all of them; a test checks that. An empty variable is one that is not set."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=DOTENV, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+        env_prefix=PREFIX, env_file=DOTENV, env_ignore_empty=True, extra="ignore"
     )
 
     document: Path | None = None

@@ -117,8 +117,11 @@ URLWithQuery = Annotated[str, AfterValidator(_url_with_query), WithJsonSchema({"
 
 
 class Model(BaseModel):
+    """A section. Its validator is built at its first use: a validator of each section, beside that of the whole document, would cost every start a
+    quarter of a second. The meaning of its keys is in their docstrings: see `config.docstrings`."""
+
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True, strict=True
+        extra="forbid", frozen=True, defer_build=True, validate_by_name=True, validate_by_alias=True, strict=True
     )
 
     shorthand: ClassVar[str | None] = None
