@@ -39,10 +39,10 @@ class _Unread(TyperCommand):
         self._home = listed.home
 
     def read(self) -> Any:
-        """The command itself. Imports its module."""
+        """The command itself. Imports its module, and ends the pause of the garbage collector in which the process starts."""
         module, _, attribute = self._home.partition(":")
-        with gc_tuning.paused():
-            found = getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
+        gc_tuning.resume()
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -6,6 +6,7 @@ import typer
 
 from anabranch import __version__
 from anabranch.cli.lazy import LazyGroup, Listed
+from anabranch.server import gc_tuning
 
 COMMANDS: Final = {
     "run": Listed("anabranch.cli.run:run", "Run the gateway until SIGINT or SIGTERM."),
@@ -19,9 +20,7 @@ COMMANDS: Final = {
         "Run spec files: send requests to the gateway, let scripted services answer its calls, and compare the results.",
     ),
     "top": Listed("anabranch.cli.top:top", "Show how long endpoints and their steps take in a running gateway, until Ctrl-C."),
-    "replay": Listed(
-        "anabranch.cli.replay:replay", "Run recorded requests through another document, and show which answers would differ."
-    ),
+    "replay": Listed("anabranch.cli.replay:replay", "Run recorded requests through another document, and show which answers would differ."),
     "openapi": Listed("anabranch.cli.openapi:openapi", "Write the API description (OpenAPI 3.1) of a document."),
     "schema": Listed("anabranch.cli.openapi:schema", "Write the JSON Schema of gateway documents, for editors."),
     "journal": Listed("anabranch.cli.journal:journal", "Inspect a journal: records, statistics, checksums."),
@@ -46,6 +45,7 @@ cli = typer.Typer(
 
 
 def main() -> None:
+    gc_tuning.pause()
     cli()
 
 

@@ -120,9 +120,7 @@ class Model(BaseModel):
     """A section. Its validator is built at its first use: a validator of each section, beside that of the whole document, would cost every start a
     quarter of a second. The meaning of its keys is in their docstrings: see `config.docstrings`."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, defer_build=True, validate_by_name=True, validate_by_alias=True, strict=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, validate_by_name=True, validate_by_alias=True, strict=True)
 
     shorthand: ClassVar[str | None] = None
     """The key whose value may stand in place of the whole mapping."""

@@ -15,6 +15,7 @@ from anabranch.compute.hooks import check_hook
 from anabranch.compute.pools import make_pool
 from anabranch.config.load import Draft, read
 from anabranch.config.problems import Problems
+from anabranch.core.environment import environment
 from anabranch.document.auth import check_auth
 from anabranch.document.store import open_store
 from anabranch.errors import MissingExtraError, Problem
@@ -23,7 +24,6 @@ from anabranch.plan.known import HookCheck
 from anabranch.plan.model import DocumentPlan, PoolKind, PoolPlan
 from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.settings import environment
 from anabranch.sinks.open import open_sink
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.tls import TLSContexts
@@ -63,9 +63,7 @@ def compile_file(path: Path, environ: Mapping[str, str] | None = None, *, withou
     check_auth(plan.auth, contexts, draft.problems, without_secrets=without_secrets)
     _check_store(plan.store, contexts, draft.problems, without_secrets=without_secrets)
     draft.problems.raise_if_any()
-    return Compiled(
-        plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts
-    )
+    return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts)
 
 
 def keep_routers(served: list[str], draft: Draft) -> None:

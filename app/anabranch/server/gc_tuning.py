@@ -8,8 +8,6 @@ Called by the command line only, never by an application that embeds the gateway
 """
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 # Young objects before the collector looks at them. Reference counts free nearly all objects of a request long before that.
@@ -17,21 +15,14 @@ _YOUNG: Final = 10_000
 
 
 def pause() -> None:
-    """Disable collection until `freeze`. While documents are read and compiled, nearly every new object stays; this saves a third of the
+    """Disable collection until `freeze` or `resume`. While documents are read and compiled, nearly every new object stays; this saves a third of the
     time."""
     gc.disable()
 
 
-@contextmanager
-def paused() -> Iterator[None]:
-    """Disable collection, and freeze what was made meanwhile, unless it is disabled already. For imports, which leave nearly no garbage."""
+def resume() -> None:
+    """End a pause, if there is one, without a collection: freeze what was made meanwhile. After imports, which leave nearly no garbage."""
     if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
         gc.freeze()
         gc.enable()
 
