@@ -1,30 +1,26 @@
 """Settings of the process, from the environment (`ANABRANCH_*`) and an optional `.env` file. The document defines everything else."""
 
-import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from dotenv import dotenv_values
 from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from anabranch.core.environment import DOTENV
 from anabranch.core.forwarding import TrustedProxies
 from anabranch.errors import ConfigError, Problem
 
 PREFIX: Final = "ANABRANCH_"
-DOTENV: Final = ".env"
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class Settings(BaseSettings):
     """Every setting with its default. `.env.example` lists all of them; a test checks that. An empty variable is one that is not set."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=DOTENV, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=DOTENV, env_ignore_empty=True, extra="ignore")
 
     document: Path | None = None
     """The gateway document: a file or a folder of files. `anabranch run FILE` sets it."""
@@ -123,12 +119,6 @@ class Settings(BaseSettings):
 def wrong_setting(name: str, message: str, hint: str = "") -> ConfigError:
     """The error for one setting. `name`: of the variable, without the prefix."""
     return ConfigError([Problem(file="settings", line=0, column=0, path=f"ANABRANCH_{name}", message=message, hint=hint)])
-
-
-def environment() -> dict[str, str]:
-    """The environment, with what `.env` in the working directory adds. The environment takes precedence."""
-    added = {name: value for name, value in dotenv_values(DOTENV).items() if value is not None}
-    return {**added, **os.environ}
 
 
 def unknown_settings(environ: Mapping[str, str]) -> list[Problem]:

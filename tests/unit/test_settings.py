@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from anabranch.config.docstrings import meanings
+from anabranch.core.environment import environment
 from anabranch.document.compile import compile_file
-from anabranch.settings import Settings, environment, unknown_settings
+from anabranch.settings import Settings, unknown_settings
 from tests.support.paths import ROOT
 
 
@@ -35,8 +37,9 @@ def test_the_example_lists_every_setting_with_its_default(monkeypatch: pytest.Mo
 
 def test_the_example_matches_the_descriptions_of_the_settings() -> None:
     text = (ROOT / ".env.example").read_text("utf-8")
-    for name, field in Settings.model_fields.items():
-        first = (field.description or "").split(". ")[0].removesuffix(".")
+    texts = meanings(Settings)
+    for name in Settings.model_fields:
+        first = texts.get(name, "").split(". ")[0].removesuffix(".")
         assert first, f"{name} has no description"
         assert first in text, f".env.example does not describe {name} as the settings do"
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, AdminURL, admin_of, counted
+from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, counted
+from anabranch.cli.process import AdminURL, admin_of
 from anabranch.config.problems import on_one_line
 from anabranch.observe.admin import AdminError, ask
 from anabranch.server.peers import NO_ANSWER

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from anabranch.cli.options import BAD_CONFIG, BAD_USE, Document, compile_or_exit, counted
+from anabranch.cli.document import compile_or_exit
+from anabranch.cli.options import BAD_CONFIG, BAD_USE, Document, counted
 from anabranch.config.problems import did_you_mean
 from anabranch.document.compile import Compiled, compile_file
 from anabranch.errors import ConfigError, Problem

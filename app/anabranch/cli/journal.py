@@ -4,15 +4,16 @@ including a missing folder and options that no record matches; 3 for a damaged j
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 import typer
 
-from anabranch.cli.options import settings_of
+from anabranch.cli.lazy import LazyGroup, Listed
+from anabranch.cli.process import settings_of
 from anabranch.cli.records import Folder, filtered, usage_error, warn, with_progress
 from anabranch.errors import MissingExtraError
 from anabranch.journal.filter import EVERYTHING, Filter
@@ -27,7 +28,14 @@ from anabranch.sinks.parquet import write_parquet
 
 DAMAGED: Final = 3
 
-journal = typer.Typer(help="Inspect a journal: records, statistics, checksums.", no_args_is_help=True, rich_markup_mode=None)
+
+class _Journal(LazyGroup):
+    listed: ClassVar[Mapping[str, Listed]] = {
+        "ship": Listed("anabranch.cli.ship:ship", "Ship all records of a journal that have not been shipped yet."),
+    }
+
+
+journal = typer.Typer(cls=_Journal, help="Inspect a journal: records, statistics, checksums.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @journal.command()

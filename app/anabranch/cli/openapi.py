@@ -6,7 +6,8 @@ import msgspec
 import orjson
 import typer
 
-from anabranch.cli.options import Document, Output, compile_or_exit, write
+from anabranch.cli.document import compile_or_exit
+from anabranch.cli.options import Document, Output, write
 from anabranch.describe.document_schema import document_schema
 from anabranch.document.compile import Compiled
 from anabranch.edge.app import build_app

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from anabranch.cli.options import BAD_USE
 from anabranch.journal.filter import Filter, FilterError, read_filter
@@ -80,6 +78,10 @@ def with_progress(items: Iterable[T], segments: list[Segment], tally: Tally, wha
     if not sys.stderr.isatty() or not segments:
         yield from items
         return
+    # Rich takes a tenth of a second to import, and scripts have no terminal.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -13,7 +13,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_exit, settings_of
+from anabranch.cli.document import compile_or_exit
+from anabranch.cli.options import ANSWER_IS_NO, BAD_USE
+from anabranch.cli.process import settings_of
 from anabranch.cli.records import filtered, usage_error, warn, with_progress
 from anabranch.config.problems import did_you_mean
 from anabranch.document.compile import Compiled

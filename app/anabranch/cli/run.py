@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from anabranch import __version__
-from anabranch.cli.options import ANSWER_IS_NO, BAD_CONFIG, exit_with, settings_of
+from anabranch.cli.options import ANSWER_IS_NO, BAD_CONFIG, exit_with
+from anabranch.cli.process import settings_of
 from anabranch.document.compile import Compiled, compile_file
 from anabranch.document.warnings import warnings_of
 from anabranch.errors import ConfigError

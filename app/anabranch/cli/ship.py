@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from anabranch.cli.options import ANSWER_IS_NO, BAD_USE, compile_or_exit, settings_of
+from anabranch.cli.document import compile_or_exit
+from anabranch.cli.options import ANSWER_IS_NO, BAD_USE
+from anabranch.cli.process import settings_of
 from anabranch.config.journal import Sink as SinkConfig
 from anabranch.journal.segment import listed
 from anabranch.sinks.open import open_sink

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from anabranch.cli.options import ANSWER_IS_NO, AdminURL, admin_of
+from anabranch.cli.options import ANSWER_IS_NO
+from anabranch.cli.process import AdminURL, admin_of
 from anabranch.observe.admin import AdminError
 from anabranch.observe.top import show_top
 

@@ -117,9 +117,10 @@ URLWithQuery = Annotated[str, AfterValidator(_url_with_query), WithJsonSchema({"
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True, strict=True
-    )
+    """A section. Its validator is built at its first use: a validator of each section, beside that of the whole document, would cost every start a
+    quarter of a second. The meaning of its keys is in their docstrings: see `config.docstrings`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, validate_by_name=True, validate_by_alias=True, strict=True)
 
     shorthand: ClassVar[str | None] = None
     """The key whose value may stand in place of the whole mapping."""

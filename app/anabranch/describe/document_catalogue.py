@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from anabranch.config.base import HeaderValue, Scalar
+from anabranch.config.docstrings import meanings
 from anabranch.config.model import STEPS, URL, Document, HeaderName, HedgeDelay, Name, Step, URLWithQuery
 from anabranch.config.units import (
     Duration,
@@ -77,7 +78,8 @@ class Key:
 def keys(model: type[BaseModel]) -> list[Key]:
     """The keys of `model`, in the order of its fields."""
     hints = get_type_hints(model, include_extras=True)
-    return [_key(field, hints[name], name) for name, field in model.model_fields.items()]
+    texts = meanings(model)
+    return [_key(field, hints[name], name, texts.get(name, "")) for name, field in model.model_fields.items()]
 
 
 def sections() -> list[type[BaseModel]]:
@@ -100,12 +102,12 @@ def common(model: type[BaseModel]) -> type[BaseModel] | None:
     return next((parent for parent, models in _KINDS.items() if model in models.values()), None)
 
 
-def _key(field: FieldInfo, hint: Any, name: str) -> Key:
+def _key(field: FieldInfo, hint: Any, name: str, meaning: str) -> Key:
     default = None if field.is_required() else _written(hint, field.get_default(call_default_factory=True))
     return Key(
         name=field.alias or name,
         kind=_kind(hint) + _limits(field),
-        meaning=" ".join((field.description or "").split()),
+        meaning=" ".join(meaning.split()),
         default=default,
         is_required=field.is_required(),
         has_default=default is not None and not isinstance(default, BaseModel),

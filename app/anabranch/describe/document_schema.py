@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from anabranch.config.docstrings import DescribedSchema
 from anabranch.config.model import Document, Model
 from anabranch.describe.document_catalogue import keys, kinds, sections
 
@@ -29,7 +30,7 @@ _ANNOTATIONS: Final = frozenset({"description", "default", "examples", "title"})
 
 def document_schema() -> dict[str, Any]:
     """The JSON Schema of the whole document, as a new object."""
-    _, raw = models_json_schema([(model, "validation") for model in sections()], by_alias=True)
+    _, raw = models_json_schema([(model, "validation") for model in sections()], by_alias=True, schema_generator=DescribedSchema)
     definitions = {model.__name__: _section(model, raw["$defs"][model.__name__]) for model in sections()}
     top = definitions.pop(Document.__name__)
     return {

@@ -4,22 +4,19 @@ certificates and optional libraries.
 Opens, starts and connects nothing.
 """
 
-import importlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter
-
-from anabranch.compute.hooks import SEARCHED, check_hook
+from anabranch.compute.hooks import check_hook
 from anabranch.compute.pools import make_pool
 from anabranch.config.load import Draft, read
 from anabranch.config.problems import Problems
+from anabranch.core.environment import environment
 from anabranch.document.auth import check_auth
-from anabranch.document.routes import check_routes
 from anabranch.document.store import open_store
 from anabranch.errors import MissingExtraError, Problem
 from anabranch.plan.compile import compile_document
@@ -27,10 +24,12 @@ from anabranch.plan.known import HookCheck
 from anabranch.plan.model import DocumentPlan, PoolKind, PoolPlan
 from anabranch.plan.store import StorePlan
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.settings import environment
 from anabranch.sinks.open import open_sink
 from anabranch.upstream.open import open_transport
 from anabranch.upstream.tls import TLSContexts
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +38,7 @@ class Compiled:
     `contexts`: TLS contexts of its upstreams, with the certificates already read."""
 
     plan: DocumentPlan
-    routers: tuple[APIRouter, ...]
+    routers: "tuple[APIRouter, ...]"
     warnings: list[Problem]
     draft: Draft
     contexts: TLSContexts
@@ -57,17 +56,14 @@ def compile_file(path: Path, environ: Mapping[str, str] | None = None, *, withou
     plan = compile_document(
         draft.document, draft.problems, endpoint_paths=draft.endpoint_paths, broken=draft.broken, check_hook=partial(_check_hook, folders)
     )
-    routers = _import_routers(draft.document.routers, draft.problems, folders)
-    check_routes(routers, plan, draft.problems)
+    routers = _routers(draft, plan, folders) if draft.document.routers else ()
     _check_pools(plan.pools, draft.problems)
     _check_sinks(draft)
     contexts = _check_upstreams(plan.upstreams, draft.problems, without_secrets=without_secrets)
     check_auth(plan.auth, contexts, draft.problems, without_secrets=without_secrets)
     _check_store(plan.store, contexts, draft.problems, without_secrets=without_secrets)
     draft.problems.raise_if_any()
-    return Compiled(
-        plan=plan, routers=tuple(router for _, router in routers), warnings=draft.problems.warnings, draft=draft, contexts=contexts
-    )
+    return Compiled(plan=plan, routers=routers, warnings=draft.problems.warnings, draft=draft, contexts=contexts)
 
 
 def keep_routers(served: list[str], draft: Draft) -> None:
@@ -142,34 +138,11 @@ def _check_hook(folders: tuple[Path, ...], hook: str, arguments: tuple[str, ...]
     return check_hook(hook, arguments, kind)
 
 
-def _import_routers(names: list[str], problems: Problems, folders: tuple[Path, ...]) -> list[tuple[int, APIRouter]]:
-    """Import the routers that a document names, each as `module:attribute`. Returns them with their index."""
-    if names:
-        _search(folders)
-    routers: list[tuple[int, APIRouter]] = []
-    for index, name in enumerate(names):
-        module, _, attribute = name.partition(":")
-        at = ("routers", index)
-        if not module or not attribute:
-            problems.add(at, "a router is written as module:attribute", value=name)
-            continue
-        try:
-            imported = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            problems.add(
-                at,
-                f"there is no module {error.name}",
-                value=name,
-                hint=SEARCHED,
-            )
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's module does when it is imported
-            problems.add(at, f"the module {module} cannot be imported: {type(error).__name__}: {error}", value=name)
-        else:
-            found: Any = getattr(imported, attribute, None)
-            if isinstance(found, APIRouter):
-                routers.append((index, found))
-            elif found is None:
-                problems.add(at, f"the module {module} has no {attribute}", value=name)
-            else:
-                problems.add(at, f"{name} must be a fastapi.APIRouter, not of type {type(found).__name__}")
-    return routers
+def _routers(draft: Draft, plan: DocumentPlan, folders: tuple[Path, ...]) -> "tuple[APIRouter, ...]":
+    """The routers that the document names, imported and checked."""
+    from anabranch.document.routes import check_routes, import_routers  # noqa: PLC0415 - FastAPI takes half a second, and few documents need it
+
+    _search(folders)
+    routers = import_routers(draft.document.routers, draft.problems)
+    check_routes(routers, plan, draft.problems)
+    return tuple(router for _, router in routers)

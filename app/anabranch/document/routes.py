@@ -1,18 +1,52 @@
-"""Checks the routes of Python routers against the document: those that no request would ever reach are problems."""
+"""Imports the Python routers that a document names, and checks their routes against the document: those that no request would ever reach are
+problems."""
 
+import importlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import WebSocketRoute
 
+from anabranch.compute.hooks import SEARCHED
 from anabranch.config.auth import access_of
 from anabranch.config.problems import Problems, did_you_mean
 from anabranch.document.authenticated import asked_of
 from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.routes import RESERVED, Segment, split_path
+
+
+def import_routers(names: list[str], problems: Problems) -> list[tuple[int, APIRouter]]:
+    """Import the routers that a document names, each as `module:attribute`. Returns them with their index."""
+    routers: list[tuple[int, APIRouter]] = []
+    for index, name in enumerate(names):
+        module, _, attribute = name.partition(":")
+        at = ("routers", index)
+        if not module or not attribute:
+            problems.add(at, "a router is written as module:attribute", value=name)
+            continue
+        try:
+            imported = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            problems.add(
+                at,
+                f"there is no module {error.name}",
+                value=name,
+                hint=SEARCHED,
+            )
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's module does when it is imported
+            problems.add(at, f"the module {module} cannot be imported: {type(error).__name__}: {error}", value=name)
+        else:
+            found: Any = getattr(imported, attribute, None)
+            if isinstance(found, APIRouter):
+                routers.append((index, found))
+            elif found is None:
+                problems.add(at, f"the module {module} has no {attribute}", value=name)
+            else:
+                problems.add(at, f"{name} must be a fastapi.APIRouter, not of type {type(found).__name__}")
+    return routers
 
 
 def check_routes(routers: Sequence[tuple[int, APIRouter]], plan: DocumentPlan, problems: Problems) -> None:

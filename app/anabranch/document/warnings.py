@@ -1,8 +1,9 @@
 """What an operator is told at the start, although the gateway can run."""
 
+from anabranch.core.environment import environment
 from anabranch.document.compile import Compiled
 from anabranch.errors import Problem
-from anabranch.settings import Settings, environment, unknown_settings
+from anabranch.settings import Settings, unknown_settings
 
 
 def warnings_of(compiled: Compiled, settings: Settings) -> list[Problem]:

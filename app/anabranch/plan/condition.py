@@ -9,7 +9,10 @@ else of this program knows that.
 """
 
 import re
+import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 Condition = Callable[[Frame], bool]
 """Whether the condition holds for a request. Raises ConditionFailed."""
 
+_LIBRARY: Final = "cel.cel"
 _MOST_BYTES: Final = (64 * 1024, 64 * 1024, 2 * 1024)
 """Of each value of a condition as JSON, by how deeply its macros are nested. Larger ones would be converted on the event loop for every request,
 and a macro inside another one may take the square of their size."""
@@ -68,10 +72,7 @@ class ConditionError(ValueError):
 
 def compile_condition(text: str, template: Template, slot_of: Callable[[Reference], int]) -> Condition:
     """Compile the condition `text`, which parses to `template`. Raises ConditionError, and MissingExtraError without the library."""
-    try:
-        import cel  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingExtraError("when", "cel") from None
+    cel = _library()
     source, slots = _with_variables(template, slot_of)
     source = _with_calls(source)
     if not source.strip():
@@ -91,6 +92,22 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
         raise ConditionError("a macro such as `exists` can stand inside another one, but not deeper: it would take too long")
     condition = _evaluator(text, program, slots, _MOST_BYTES[depth])
     return _remembering(condition, tuple(slots.values())) if _MATCHES in program.functions() else condition
+
+
+def _library() -> Any:
+    """The evaluator, the module `cel.cel`, without its package: that imports its own command line, prompt and highlighter, which takes longer than all
+    other imports of a document. Raises MissingExtraError."""
+    package = find_spec("cel")
+    if package is None:
+        raise MissingExtraError("when", "cel")
+    if (loaded := sys.modules.get(_LIBRARY)) is not None:
+        return loaded
+    spec = PathFinder.find_spec(_LIBRARY, package.submodule_search_locations)
+    assert spec is not None
+    assert spec.loader is not None
+    library = sys.modules[_LIBRARY] = module_from_spec(spec)
+    spec.loader.exec_module(library)
+    return library
 
 
 def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> tuple[str, dict[str, int]]:

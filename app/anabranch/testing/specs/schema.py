@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from anabranch.config.docstrings import DescribedSchema
 from anabranch.testing.specs.model import SpecFile
 
 ID: Final = "urn:anabranch:specs:1"
@@ -10,7 +11,7 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 def spec_schema() -> dict[str, Any]:
     """The JSON Schema of a spec file, as a new object. It matches `anabranch.testing.specs.model`."""
-    raw = _plain(SpecFile.model_json_schema(by_alias=True))
+    raw = _plain(SpecFile.model_json_schema(by_alias=True, schema_generator=DescribedSchema))
     definitions: dict[str, Any] = raw.pop("$defs")
     # A single behaviour, or answer, may stand where a list of them is expected.
     routes = definitions["Script"]["properties"]["routes"]
