@@ -28,10 +28,10 @@ from functools import partial
 from typing import Final
 
 import uvicorn
-from uvicorn.server import STARTUP_FAILURE
 
 from anabranch.server.http1.connection import BoundedProtocol
 from anabranch.server.listener import accept_pending, block_new_connections
+from anabranch.server.workers import STARTUP_FAILED
 
 logger = logging.getLogger("anabranch.server")
 
@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
         """As uvicorn does it, with a limit on the duration of handshakes, for which uvicorn has no option."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
-            sys.exit(STARTUP_FAILURE)
+            sys.exit(STARTUP_FAILED)
         loop = asyncio.get_running_loop()
         self.servers = [
             await loop.create_server(
