@@ -46,12 +46,13 @@ class Chunks:
 
 
 class Answers:
-    """The responses of one connection. `expected_bytes`: required length of every body, None for any."""
+    """The responses of one connection. `expected_bytes`: required length of every body, None for any. `status`: of every correct response."""
 
-    __slots__ = ("_chunks", "_expected", "_head", "_left", "_length", "_status_is_ok")
+    __slots__ = ("_chunks", "_expected", "_head", "_left", "_length", "_status", "_status_is_ok")
 
-    def __init__(self, expected_bytes: int | None) -> None:
+    def __init__(self, expected_bytes: int | None, status: int = 200) -> None:
         self._expected = expected_bytes
+        self._status = b"%d" % status
         self._head = b""
         self._left = -1  # of the body; negative while waiting for a head
         self._length = 0
@@ -73,7 +74,7 @@ class Answers:
                 return None
             self._head = b""
             head = data[: end + 2].lower()
-            self._status_is_ok = head[head.find(b" ") + 1 :].startswith(b"200")
+            self._status_is_ok = head[head.find(b" ") + 1 :].startswith(self._status)
             at = head.find(b"\r\ncontent-length:")
             if at < 0:
                 self._chunks = Chunks()

@@ -12,8 +12,9 @@ import gc
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import cycle
+from types import MappingProxyType
 from typing import Final, cast
 
 import msgspec
@@ -32,7 +33,7 @@ LONGEST: Final = 2.0  # times the requested interval
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of one run. `paths`: requested in turn. `length`: of every correct body, None for any. `rate`: requests/s of an open loop,
+    """Parameters of one run. `paths`: requested in turn. `headers`: further header fields of each request. `status`, `length`: of every correct body, None for any. `rate`: requests/s of an open loop,
     None for a closed one. `at_once`: how many connections of a closed loop have a request in flight at a time, in turns; None: all of them.
     `pid`: the process whose usage is measured in the same interval."""
 
@@ -45,6 +46,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     rate: float | None = None
     at_once: int | None = None
     pid: int | None = None
+    headers: dict[str, str] = {}
+    status: int = 200
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +77,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self, load: "Load") -> None:
         self._load = load
-        self._answers = Answers(load.job.length)
+        self._answers = Answers(load.job.length, load.job.status)
         self._transport: asyncio.Transport | None = None
         self.due = 0.0
         self.is_busy = False
@@ -120,7 +123,7 @@ class Load:
         self.answered = 0
         self.sent = 0
         self.measured_from = self.measured_to = float("inf")
-        self._requests: Iterator[bytes] = cycle([request(job.port, path) for path in job.paths])
+        self._requests: Iterator[bytes] = cycle([request(job.port, path, job.headers) for path in job.paths])
         self._idle: deque[Client] = deque()
         self._waiting: deque[float] = deque()
         self._clients: set[Client] = set()
@@ -269,9 +272,11 @@ class Load:
             self.errors["unanswered"] += unanswered
 
 
-def request(port: int, path: str) -> bytes:
+def request(port: int, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """The bytes of a GET request."""
-    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\n\r\n".encode("ascii")
+    fields = {"Host": f"127.0.0.1:{port}", "Accept": "application/json", **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode("ascii")
 
 
 if __name__ == "__main__":

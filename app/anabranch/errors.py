@@ -24,6 +24,7 @@
           +-- RejectedError     rejected before anything was sent or started
           |    +-- QueueFull               the bulkhead and its queue are full
           |    +-- QueueTimeout            no free bulkhead slot within `queue_timeout`
+          |    +-- UpstreamPaced           no turn before the deadline, by the upstream's `rate`
           |    +-- BreakerOpen             the circuit breaker is open
           |    +-- DeadlineExceeded        no time was left to start
           |    +-- ComputePoolFull         no worker is free for the hook, and the queue is full or the wait too long
@@ -246,6 +247,8 @@ class Unauthenticated(RequestError):
     code = "unauthenticated"
     status = 401
     title = "Authentication required"
+    is_refusal = False
+    """Whether a credential was sent and refused."""
 
 
 class Unavailable(RequestError):
@@ -456,6 +459,13 @@ class QueueFull(RejectedError):
 class QueueTimeout(RejectedError):
     code = "queue_timeout"
     title = "Timed out waiting for an upstream slot"
+
+
+class UpstreamPaced(RejectedError):
+    """The `rate` of an upstream leaves no turn for the call before its deadline. `retry_after_s`: until there will be one. Shares the code, and so the page, of RateLimited."""
+
+    code = "rate_limited"
+    title = "Upstream is called too often"
 
 
 class BreakerOpen(RejectedError):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from anabranch.config.auth import Access as Access
 from anabranch.config.auth import Auth as Auth
 from anabranch.config.auth import Authentication as Authentication
+from anabranch.config.auth import AuthFailures as AuthFailures
 from anabranch.config.auth import access_of as access_of
 from anabranch.config.base import JSON as JSON
 from anabranch.config.base import URL as URL
@@ -28,6 +29,12 @@ from anabranch.config.elements import Batch as Batch
 from anabranch.config.elements import Into as Into
 from anabranch.config.journal import Journal as Journal
 from anabranch.config.journal import JournalRule as JournalRule
+from anabranch.config.limits import LimitName, Network
+from anabranch.config.limits import Pace as Pace
+from anabranch.config.limits import RateLimit as RateLimit
+from anabranch.config.limits import RateLimits as RateLimits
+from anabranch.config.limits import Rule as Rule
+from anabranch.config.limits import limits_of as limits_of
 from anabranch.config.origin import checked_method, checked_origin
 from anabranch.config.response import DefaultResponse as DefaultResponse
 from anabranch.config.response import Response as Response
@@ -67,6 +74,8 @@ def is_template(path: tuple[str | int, ...]) -> bool:
         case ("endpoints", int(), "response", "body" | "headers" | "status", *_) | ("defaults", "response", "headers", *_):
             return True
         case ("endpoints", int(), "auth", "allow") | ("defaults", "auth", "allow"):
+            return True
+        case ("rate_limits", str(), "cost") | ("rules", int(), "deny"):
             return True
         case _:
             return False
@@ -115,6 +124,8 @@ class Defaults(Model):
     auth: Auth | None = None
     """Who may use the endpoints: the name of an authentication in `auth`, a list of names of which one suffices, or a rule. `none`, or unset: everybody. Not for
     Python routes, which declare it themselves."""
+    rate_limits: RateLimits | None = None
+    """Limits of the endpoints: the name of one in `rate_limits`, or a list of names. Not for Python routes."""
 
 
 class Parameter(Model):
@@ -177,6 +188,13 @@ class Endpoint(Model):
     auth: Auth | None = None
     """Who may use the endpoint: the name of an authentication in `auth`, a list of names of which one suffices, or a rule. `none`: everybody. If unset,
     `defaults.auth`."""
+    rate_limits: RateLimits | None = None
+    """Limits of this endpoint: the name of one in `rate_limits`, or a list of names, all of which have to admit a request. `none`, or an empty list: no limit. If
+    unset, `defaults.rate_limits`. Endpoints that name the same limit are counted together."""
+    allow_from: list[Network] = []
+    """Addresses and networks (CIDR) from which clients may use the endpoint; others are answered 403. If empty, all. In addition to those of the document."""
+    deny_from: list[Network] = []
+    """Addresses and networks (CIDR) from which clients may not use the endpoint, whatever `allow_from` says."""
     parameters: dict[str, Parameter] = {}
     """Parameters that the client may send in path, query, headers and cookies. Other query parameters are ignored."""
     body: Body | None = None
@@ -204,7 +222,15 @@ class CORS(Model):
     """Request headers that a page may send, besides the simple ones."""
     allow_credentials: bool = False
     """Allow pages to send cookies and credentials."""
-    expose_headers: list[HeaderName] = ["gateway-complete", "server-timing", "proxy-status", "x-request-id", "retry-after"]
+    expose_headers: list[HeaderName] = [
+        "gateway-complete",
+        "server-timing",
+        "proxy-status",
+        "x-request-id",
+        "retry-after",
+        "ratelimit",
+        "ratelimit-policy",
+    ]
     """Response headers that a page may read."""
     max_age_s: DurationOrZero = Field(600.0, alias="max_age")
     """How long a browser may cache the answer to a preflight request."""
@@ -236,6 +262,17 @@ class Document(Model):
     """The services that the gateway calls."""
     auth: dict[Annotated[Name, AfterValidator(checked_auth_name)], Authentication] = {}
     """How clients prove who they are, by name."""
+    auth_failures: AuthFailures | None = None
+    """Limits the refused credentials of one client address. Off by default."""
+    rate_limits: dict[LimitName, RateLimit] = {}
+    """How often clients may send requests, by name. Endpoints name the limits that they have."""
+    allow_from: list[Network] = []
+    """Addresses and networks (CIDR) from which clients may use anything but the gateway's own pages; others are answered 403. If empty, all. Also for Python
+    routes."""
+    deny_from: list[Network] = []
+    """Addresses and networks (CIDR) from which nobody may use anything but the gateway's own pages, whatever `allow_from` says. Also for Python routes."""
+    rules: list[Rule] = []
+    """Requests that are refused, before anything else is done for them. Also for Python routes; not for the gateway's own pages."""
     endpoints: list[Endpoint] = []
     """The routes that the gateway offers."""
     routers: list[str] = []

@@ -1,9 +1,9 @@
-"""Durations, sizes and ratios in human-readable form: `250ms`, `10MiB`, `10%`. Parsed once, at load."""
+"""Durations, sizes, ratios and rates in human-readable form: `250ms`, `10MiB`, `10%`, `100/1m`. Parsed once, at load."""
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSchema
 
 # At most 15 digits on each side, so that no number overflows.
 _NUMBER: Final = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)"
@@ -13,6 +13,7 @@ _SIZE: Final = re.compile(_NUMBER + r"(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
 _BYTES: Final = {None: 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _MOST: Final = 1_000_000_000
 _RATIO: Final = re.compile(_NUMBER + r"%")
+_PER_PERIOD: Final = re.compile(r"([0-9]{1,10}) ?/ ?([^ ]+)")
 
 
 def parse_duration(value: Any) -> float:
@@ -41,6 +42,26 @@ def parse_ratio(value: Any) -> float:
     if 0 <= ratio <= 1:
         return ratio
     raise ValueError("must be a ratio: a percentage such as 10%, or a number between 0 and 1")
+
+
+class Frequency(NamedTuple):
+    """`number` in each `period_s` seconds; both more than zero."""
+
+    number: int
+    period_s: float
+
+
+def parse_frequency(value: Any) -> Frequency:
+    """From `100/1m`: a whole number, and the duration in which there may be so many. Raises ValueError."""
+    found = _PER_PERIOD.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("must be a number and the time in which it is allowed, such as 100/1m, 50/1s or 1000/1d")
+    if found[2] in _SECONDS:
+        raise ValueError(f"the time needs a number too: write {found[1]}/1{found[2]}")
+    period_s = parse_duration(found[2])
+    if not 0 < int(found[1]) <= _MOST or period_s <= 0:
+        raise ValueError(f"both the number and the time must be more than zero, and the number at most {_MOST}")
+    return Frequency(int(found[1]), period_s)
 
 
 def _positive_duration(value: Any) -> float:
@@ -77,6 +98,12 @@ Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes."""
 Ratio = Annotated[float, BeforeValidator(parse_ratio), WithJsonSchema(_RATIO_SCHEMA)]
 """A share between 0 and 1."""
+PerPeriod = Annotated[
+    Frequency,
+    PlainValidator(parse_frequency),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,10} ?/ ?\d+(\.\d+)?(us|ms|s|m|h|d)$", "examples": ["100/1m", "50/1s", "1000/1d"]}),
+]
+"""A number of things in a time."""
 
 
 def _countable(value: int) -> int:
@@ -109,3 +136,8 @@ def format_size(size_bytes: int) -> str:
 def format_ratio(ratio: float) -> str:
     """`ratio` as a percentage, such as `10%`; `parse_ratio` reads it back."""
     return f"{ratio * 100:.9f}".rstrip("0").rstrip(".") + "%"
+
+
+def format_frequency(frequency: Frequency) -> str:
+    """`frequency` as `parse_frequency` reads it, such as `100/1m`."""
+    return f"{frequency.number}/{format_duration(frequency.period_s)}"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from anabranch.config.base import URL, ForwardedHeader, HeaderName, HeaderValue, Host, Model, URLWithQuery
+from anabranch.config.limits import Pace
 from anabranch.config.units import Count, Duration, Ratio, Size, parse_duration
 from anabranch.core.exchange import Address
 from anabranch.core.forwarding import Forwarded
@@ -246,6 +247,8 @@ class Upstream(Model):
     """Maximum wait for a connection."""
     concurrency: Concurrency = Concurrency()
     """The bulkhead around this upstream."""
+    rate: Pace | None = None
+    """How often the upstream is called at most: `50/1s`, or a mapping of the keys below. Calls wait for their turn. If unset, there is no limit."""
     retry: Retry | None = None
     """Further attempts of failed calls. Off by default."""
     hedge: Hedge | None = None

@@ -28,6 +28,7 @@ _MOST_ELEMENT_BYTES: Final = 1024
 _MOST_HOST_BYTES: Final = 259
 _MOST_PREFIX_BYTES: Final = 512
 _MOST_PEERS: Final = 4096
+_MOST_HOP_BYTES: Final = 64
 _MOST_RENDERED: Final = 1024
 _MOST_KEPT_BYTES: Final = 512
 
@@ -69,19 +70,35 @@ class Peer(msgspec.Struct, frozen=True):
     is_trusted: bool
 
 
+class Client(msgspec.Struct, frozen=True):
+    """Who has sent a request, as far as its address tells. `ip`: None: unknown. `text`: the address; "" if unknown. `network`: the same for all addresses that one
+    client is likely to have: of IPv6 the /64, which is what providers give to one subscriber (RFC 6177)."""
+
+    ip: IPv4Address | IPv6Address | None
+    text: str
+    network: bytes
+
+
+def _client(ip: IPv4Address | IPv6Address | None) -> Client:
+    if ip is None:
+        return Client(None, "", b"")
+    return Client(ip, str(ip), ip.packed if ip.version == 4 else ip.packed[:8])
+
+
 class TrustedProxies:
     """The proxies in front of the gateway: addresses, networks, and `unix` for all that come through a Unix socket.
 
     Raises ValueError with a sentence for the operator.
     """
 
-    __slots__ = ("_networks", "_peers", "_trusts_unix", "rendered")
+    __slots__ = ("_clients", "_networks", "_peers", "_trusts_unix", "rendered")
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         names = tuple(names)
         self._trusts_unix = UNIX in names
         self._networks = tuple(_network(name) for name in names if name != UNIX)
         self._peers: dict[str, Peer] = {}
+        self._clients: dict[tuple[str | None, bytes | None, bytes | None], Client] = {}
         self.rendered: dict[_Inputs, Fields] = {}
         """What was rendered lately, by all that it depends on: most requests come from a client that has just sent another one."""
 
@@ -96,12 +113,76 @@ class TrustedProxies:
             found = self._peers[host] = self._look(host)
         return found
 
+    def client(self, host: str | None, forwarded_for: bytes | None, forwarded: bytes | None) -> Client:
+        """The client behind a peer. `host`: as of `peer`. `forwarded_for`, `forwarded`: the fields of the request.
+
+        Behind a trusted proxy it is the last hop that is none: each hop is vouched for by the one to its right. What is no address ends the walk, and the proxy that
+        says so is the client then. Where a request has both fields, `X-Forwarded-For` counts.
+        """
+        key = (host, forwarded_for, forwarded) if self.peer(host).is_trusted else (host, None, None)
+        found = self._clients.get(key)
+        if found is None:
+            if len(self._clients) >= _MOST_PEERS:
+                self._clients.clear()
+            found = self._behind(*key)
+            if len(key[1] or b"") + len(key[2] or b"") <= _MOST_KEPT_BYTES:
+                self._clients[key] = found
+        return found
+
+    def _behind(self, host: str | None, forwarded_for: bytes | None, forwarded: bytes | None) -> Client:
+        ip = None if host is None else _address(host)
+        if forwarded_for is not None:
+            for hop in _from_the_right(forwarded_for):
+                address = _hop_address(hop)
+                if address is None:
+                    break
+                ip = address
+                if not self._is_proxy(address):
+                    break
+        elif forwarded is not None:
+            for element in reversed(_elements(forwarded)):
+                address = _hop_address(dict(_pairs(element)).get(b"for", b""))
+                if address is None:
+                    break
+                ip = address
+                if not self._is_proxy(address):
+                    break
+        return _client(ip)
+
+    def _is_proxy(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._networks)
+
     def _look(self, host: str) -> Peer:
         address = _address(host)
         if address is None:
             return Peer(b"", b"unknown", self._trusts_unix)
         text = str(address).encode("ascii")
-        return Peer(text, _node(text), any(address in network for network in self._networks))
+        return Peer(text, _node(text), self._is_proxy(address))
+
+
+def client_address(headers: dict[bytes, bytes], client: tuple[str, int] | None, proxies: TrustedProxies) -> Client:
+    """Who has sent a request. `headers`: by lower-case name, repeated fields joined. `client`: address and port of the connection's other end; None for a Unix socket."""
+    return proxies.client(None if client is None else client[0], headers.get(b"x-forwarded-for"), headers.get(b"forwarded"))
+
+
+def _from_the_right(value: bytes) -> Iterator[bytes]:
+    """The hops of X-Forwarded-For, the nearest first, without looking at those beyond the one that is needed."""
+    rest, comma = value, b","
+    while comma:
+        rest, comma, hop = rest.rpartition(b",")
+        yield hop.strip(b' \t"')
+
+
+def _hop_address(hop: bytes) -> IPv4Address | IPv6Address | None:
+    """The address of a hop, which may have a port, and brackets around IPv6; None for a name, `unknown`, and garbage."""
+    if len(hop) > _MOST_HOP_BYTES:
+        return None
+    text = hop.decode("latin-1")
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    return _address(text)
 
 
 def _network(name: str) -> IPv4Network | IPv6Network:
@@ -142,6 +223,11 @@ class Arrival(msgspec.Struct):
     proxies: TrustedProxies
     _own: Fields | None = None
     _continued: Fields | None = None
+
+    @property
+    def sender(self) -> Client:
+        """Who has sent the request."""
+        return client_address(self.headers, self.client, self.proxies)
 
     def replaced(self) -> Fields:
         """What this gateway knows by itself, whatever the request says."""

@@ -72,6 +72,12 @@ def look(rate: Rate, state: float, now: float, cost: float) -> tuple[Verdict, fl
     return Verdict(True, max(int((now - allowed_at) / interval_s + _ROUNDING), 0), after - now, 0.0), after
 
 
+def given_back(verdict: Verdict, rate: Rate, cost: float) -> Verdict:
+    """What is left in a bucket that would have allowed `cost` units, and from which none were taken, since another bucket did not allow them."""
+    reset_s = verdict.reset_s if rate.is_quota else max(verdict.reset_s - cost * rate.interval_s, 0.0)
+    return Verdict(True, verdict.remaining + int(cost), reset_s, 0.0)
+
+
 def kept_s(rate: Rate, state: float, now: float) -> float:
     """How long the state of a bucket means something: it is that of a new bucket afterwards."""
     return rate.period_s - now % rate.period_s if rate.is_quota else max(state - now, 0.0)

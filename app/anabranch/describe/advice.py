@@ -131,9 +131,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "A rule of the document refused the request: `allow` of the endpoint's `auth`, `rules`, `allow_from` or `deny_from`.",
     ),
     "rate_limited": Advice(
-        "The client has sent more requests than its rate limit or its quota allows. The request was not processed.",
-        "Retry after the seconds in `Retry-After`. `RateLimit` and `RateLimit-Policy` say how much is left.",
-        "`rate_limits` of the document are what the endpoint names. The metrics count the requests that each limit rejects.",
+        "With status 429: the client has sent more requests than its rate limit or its quota allows, and the request was not processed. With status 503, or of a step: "
+        "the gateway may not call an upstream more often, and the call's turn would have come after its deadline.",
+        "Retry after the seconds in `Retry-After`. With 429, `RateLimit` and `RateLimit-Policy` say how much is left.",
+        "429: `rate_limits` of the document, as the endpoint names them. A step: `rate` of the upstream. The metrics count what each of them rejects.",
     ),
     "not_cached": Advice(
         "The client sent `Cache-Control: only-if-cached`, and no stored answer is good enough. No service was asked.",

@@ -14,7 +14,17 @@ from pydantic.fields import FieldInfo
 from anabranch.config.base import HeaderValue, Scalar
 from anabranch.config.docstrings import meanings
 from anabranch.config.model import STEPS, URL, Document, HeaderName, HedgeDelay, Name, Step, URLWithQuery
-from anabranch.config.units import Duration, DurationOrZero, Ratio, Size, WholeSeconds, format_duration, format_ratio, format_size
+from anabranch.config.units import (
+    Duration,
+    DurationOrZero,
+    PerPeriod,
+    Ratio,
+    Size,
+    WholeSeconds,
+    format_duration,
+    format_ratio,
+    format_size,
+)
 
 _WORDS: Final[tuple[tuple[Any, str], ...]] = (
     (Duration, "duration"),
@@ -22,6 +32,7 @@ _WORDS: Final[tuple[tuple[Any, str], ...]] = (
     (WholeSeconds, "duration in whole seconds, or `0s`"),
     (Size, "size"),
     (Ratio, "ratio"),
+    (PerPeriod, "number and time, such as `100/1m`"),
     (HedgeDelay, "duration or quantile"),
     (URL, "URL"),
     (URLWithQuery, "URL"),

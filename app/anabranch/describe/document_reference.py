@@ -90,6 +90,7 @@ weather: {upstream: weather, path: "/at/{flight.to}", when: "{query.full} == tru
 A step whose condition is false is not called. Its key is missing in the response, or holds its `default` if it has one. Steps that refer to a
 step without a value are left out too, even required ones, and the response is complete. A reference without a value is null:
 `{flight.gate} != null`. If the condition cannot be evaluated, for example because it compares a number with a string, the step has failed.
+`{x} matches "re"` is short for `{x}.matches("re")`: the expression (of RE2, without look-around) is searched anywhere in the text, in time linear in its length.
 Of text, `size` counts the bytes of UTF-8. A value may have 64 KiB, or 2 KiB where a macro such as `exists` stands inside another one.
 Conditions need the extra `cel`: `pip install 'anabranch[cel]'`.
 

@@ -60,6 +60,7 @@ PROBLEMS: Final = {
             "the request."
         ),
     ),
+    "429": ("TooManyRequests", "The client has sent more requests than a limit of the endpoint allows."),
     "500": ("InternalError", "Unexpected error in the gateway, or in a Python function of its operator."),
     "502": ("BadGateway", "A required step failed, or no upstream answered."),
     "503": (
@@ -68,6 +69,17 @@ PROBLEMS: Final = {
     ),
     "504": ("GatewayTimeout", "A required step, or every step, timed out."),
 }
+RATE_LIMIT: Final[JSON] = {
+    "RateLimit-Policy": {
+        "description": "The limits: of each its name, with `q` requests in `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of each limit: `r` requests at once, and in `t` seconds all of it (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+}
+"""Header fields of endpoints whose limits are shown to clients."""
 OF_FAN_OUT: Final = ("4XX", "500", "502", "503", "504")
 _FIRST_ERROR: Final = 400
 _PASSED: Final = "A problem of the gateway, or the failure of a required step's service as the service describes it."
@@ -106,6 +118,8 @@ def _success(plan: EndpointPlan, schema: JSON) -> JSON:
     headers: JSON = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
     if has_cached_calls(plan.steps):
         headers |= CACHED
+    if any(limit.is_shown for limit in plan.limits):
+        headers.update(RATE_LIMIT)
     headers.update({name: _field(fields[name]) for name in sorted(fields)})
     if (compression := plan.response.compression) is not None:
         headers.pop("vary", None)
@@ -168,6 +182,10 @@ def _failures(plan: EndpointPlan, *, has_parameters: bool) -> list[str]:
         statuses.append("400")
     if plan.access is not None:
         statuses += ["401"] if plan.access.allow is None else ["401", "403"]
+    elif plan.source.allow_from or plan.source.deny_from:
+        statuses.append("403")
+    if plan.limits:
+        statuses.append("429")
     if plan.is_negotiated:
         statuses.append("406")
     if plan.path_parameters:
@@ -187,7 +205,9 @@ def reference_to(status: str) -> JSON:
 def problem_response(status: str, description: str, problem_name: str) -> JSON:
     """A response that is a problem document. `problem_name`: name of its schema."""
     headers: JSON = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
-    if status in ("503", "4XX"):
+    if status == "429":
+        headers.update(RATE_LIMIT)
+    if status in ("429", "503", "4XX"):
         headers["Retry-After"] = {"description": "Seconds after which to retry.", "schema": {"type": "string"}}
     if status == "401":
         headers["WWW-Authenticate"] = {

@@ -77,7 +77,7 @@ class Service:
     `upstream_handles`: its upstreams for Python routes, while the service is open. `journal`: None when no endpoint keeps records.
     `opener`: see `Upstreams`. `is_offline`: no name of an upstream is resolved. `shippers`: None when the journal is not shipped. `cached`: the memory for stored
     answers; None: no call is answered from one. `memory`: the store of this process; None: a new one. `store`: the one that is shared; None: the document
-    has none. `hiding`: hides the document's secrets; None: nothing does. `rooms`: make what further rooms run for the document. `parts`: all of it that is
+    has none. `hiding`: hides the document's secrets; None: nothing does. `workers`: processes of this gateway. `rooms`: make what further rooms run for the document. `parts`: all of it that is
     opened and closed, in the order of opening. To add a part to every service, add it there.
     """
 
@@ -99,6 +99,7 @@ class Service:
         store: Store | None = None,
         hiding: Hiding | None = None,
         rooms: Sequence[Room] = (),
+        workers: int = 1,
     ) -> None:
         self.plan = plan
         self.digest = digest
@@ -116,6 +117,7 @@ class Service:
             opener=lambda upstream: hooks.transport(opener(upstream)),
             resolves_names=not is_offline,
             entries=self.entries,
+            workers=workers,
         )
         self.compute = ComputePools(plan.pools, make=pool_maker)
         self.offload = Offload()

@@ -88,6 +88,7 @@ class Services:
             memory=self._memory,
             store=self._store(compiled),
             rooms=self._rooms,
+            workers=self._settings.workers,
             hiding=Hiding(partial(self._hide, compiled.draft.secrets)),
         )
 

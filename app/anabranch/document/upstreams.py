@@ -54,18 +54,19 @@ class Upstreams:
     """An async context manager. `policies`: by upstream name, filled while open; the same mapping object for its whole life.
 
     `opener`: creates the transport of an upstream; tests may replace it. `resolves_names`: false where nothing is connected to. `entries`: stored answers, of the upstreams with
-    `has_cached_calls`.
+    `has_cached_calls`. `workers`: processes of this gateway.
     """
 
     def __init__(
         self, upstreams: Mapping[str, UpstreamPlan], *, observer: Observer | None = None, opener: Opener = open_transport,
-        resolves_names: bool = True, entries: Entries | None = None,
+        resolves_names: bool = True, entries: Entries | None = None, workers: int = 1,
     ) -> None:  # fmt: skip
         self._upstreams = upstreams
         self._observer = observer
         self._opener = opener
         self._resolves_names = resolves_names
         self._entries = entries
+        self._workers = workers
         self._exits = AsyncExitStack()
         self.policies: dict[str, Policy] = {}
         self.stacks: dict[str, Stack] = {}
@@ -87,6 +88,7 @@ class Upstreams:
                     observer=self._observer,
                     authority=authority,
                     entries=self._entries if upstream.has_cached_calls else None,
+                    workers=self._workers,
                 )
                 stack = build_stack(upstream, tools)
                 exits.push_async_callback(stack.aclose)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from anabranch.core.forwarding import client_address
 from anabranch.core.principal import Principal
 from anabranch.describe import docs, pages
 from anabranch.describe.whole import describe_app, with_server
@@ -23,10 +24,13 @@ from anabranch.edge.dataplane import DataPlane
 from anabranch.edge.generation import Generation
 from anabranch.edge.opening import Opening, with_reason
 from anabranch.edge.python import FanSource, PythonRoutes, fan_out, request_of
+from anabranch.edge.rules import Ruled
 from anabranch.edge.scope import join_headers, raw_path
 from anabranch.engine.event import RequestTracer, ResponseObserver
 from anabranch.guard.concurrency import Gate
 from anabranch.guard.guarding import Guarding
+from anabranch.guard.rules import Rules
+from anabranch.guard.tally import Tally
 from anabranch.plan.model import DocumentPlan
 
 logger = logging.getLogger("anabranch")
@@ -48,6 +52,7 @@ class Gateway(FastAPI):
         self._guarding: Guarding | None = None
         self._gate: Gate | None = None
         self._cors: CrossOrigin | None = None
+        self._rules: Rules | None = None
         self._opening = Opening(self._set_open)
         self._open_chain: ASGIApp = self._route
         self._chain: ASGIApp = self._open_first
@@ -108,6 +113,9 @@ class Gateway(FastAPI):
             proxies=self.plane.proxies,
         )
         self._cors = None if document.cors is None else CrossOrigin(document.cors)
+        guarding = service.find(Guarding)
+        tally = Tally() if guarding is None else guarding.tally
+        self._rules = None if document.rules is None else Rules(document.rules, self.plane.proxies, tally)
         self._build_chain()
         return before
 
@@ -117,7 +125,10 @@ class Gateway(FastAPI):
         guarding = self._guarding
         assert guarding is not None, "a route in Python is served after the first load"
         checkpoint = guarding.checkpoint(names or guarding.default)
-        python.principal = checkpoint.recall(python) or await checkpoint.find(python)
+        python.principal = checkpoint.recall(python)
+        if python.principal is None:
+            sender = client_address(python.headers, request.scope.get("client"), self.plane.proxies)
+            python.principal = await checkpoint.find(python, sender)
         return python.principal
 
     def limit(self, gate: Gate) -> None:
@@ -126,10 +137,14 @@ class Gateway(FastAPI):
         self._build_chain()
 
     def _build_chain(self) -> None:
-        """What a request goes through, outermost first: admission, cross-origin rules, routing."""
-        chain: ASGIApp = self._route
+        """What a request goes through, outermost first: admission, cross-origin rules, rules, routing."""
+        own = ruled = chain = self._route
+        if self._rules is not None:
+            ruled = Ruled(ruled, self._rules, self.plane.observe_others)
         if self._cors is not None:
-            chain = _ButOwnPages(self._cors.around(chain), chain)
+            ruled = self._cors.around(ruled)
+        if ruled is not own:
+            chain = _ButOwnPages(ruled, own)
         if self._gate is not None:
             chain = Admission(chain, gate=self._gate, rejections=self)
         self._open_chain = chain
@@ -159,14 +174,14 @@ class Gateway(FastAPI):
 
 
 class _ButOwnPages:
-    """Cross-origin rules for everything but the gateway's own pages: no other site has a business with /metrics."""
+    """Rules for everything but the gateway's own pages: no other site has a business with /metrics, and probes must not fail by a rule."""
 
     def __init__(self, ruled: ASGIApp, own: ASGIApp) -> None:
         self._ruled = ruled
         self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_own = scope["type"] != "http" or scope["path"][1:].split("/", 1)[0] in OPEN_TO_ALL
+        is_own = scope["type"] == "lifespan" or scope["path"][1:].split("/", 1)[0] in OPEN_TO_ALL
         await (self._own if is_own else self._ruled)(scope, receive, send)
 
 

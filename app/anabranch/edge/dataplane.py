@@ -63,7 +63,7 @@ class DataPlane(BaseRoute):
         self._allow_explain = allow_explain
         self._watch_after_s = watch_after_s
         self._observer_of = observer_of
-        self._observe_others = None if observer_of is None else observer_of(None)
+        self.observe_others = None if observer_of is None else observer_of(None)
         self._tracer = tracer
         self.proxies = proxies or TrustedProxies()
         self.in_flight = 0
@@ -88,7 +88,13 @@ class DataPlane(BaseRoute):
             (
                 plan.method,
                 plan.path,
-                self._handler(plan, recorder_of, methods[_shape(plan)] - _served(plan), self.proxies if tells else None, guarding),
+                self._handler(
+                    plan,
+                    recorder_of,
+                    methods[_shape(plan)] - _served(plan),
+                    self.proxies if tells or _asks_for_address(plan) else None,
+                    guarding,
+                ),
             )
             for plan in document.endpoints
         ]
@@ -159,7 +165,7 @@ class DataPlane(BaseRoute):
         if handler is None:
             prefix = public_prefix(headers.get(b"x-forwarded-prefix"), scope.get("root_path", ""))
             await _answer_without_endpoint(served, leaf.allow, prefix, send)
-            served.end(self._observe_others)
+            served.end(self.observe_others)
             return
         wants_notes = is_explained or (self._allow_explain and explain.is_requested(scope.get("query_string", b"")))
         request = handler.request_of(scope, headers, values, trace, arrived, wants_notes=wants_notes)
@@ -179,6 +185,12 @@ class DataPlane(BaseRoute):
 def _shape(plan: EndpointPlan) -> object:
     """The same for all endpoints of one path, however its parameters are called."""
     return route_key("", plan.segments)[1]
+
+
+def _asks_for_address(plan: EndpointPlan) -> bool:
+    """Whether a guard of the endpoint depends on where a request comes from."""
+    source = plan.source
+    return plan.access is not None or bool(source.allow_from or source.deny_from) or any(limit.needs_address for limit in plan.limits)
 
 
 def _served(plan: EndpointPlan) -> set[str]:

@@ -187,7 +187,21 @@ def _finish(plan: EndpointPlan) -> Finish | None:
     """What becomes of responses after they were recorded; None: nothing."""
     compression = plan.response.compression
     compress = None if compression is None else Compressor(compression).compress
-    return Conditional(compress).finish if plan.is_conditional else compress
+    finish = Conditional(compress).finish if plan.is_conditional else compress
+    return _telling(finish) if plan.limits else finish
+
+
+def _telling(finish: Finish | None) -> Finish:
+    """Also adds what guards tell the client, to whatever it is answered."""
+
+    async def finish_and_tell(response: Response, request: ClientRequest) -> Response:
+        if finish is not None:
+            response = await finish(response, request)
+        if request.told is not None:
+            response.headers.extend(request.told)
+        return response
+
+    return finish_and_tell
 
 
 def _failed(request: ClientRequest, problem: problems.ProblemResponse, code: str) -> Answered:

@@ -93,6 +93,15 @@ def cache_status(outcomes: Sequence[Outcome], numbers: Numbers | None = None) ->
     return _bounded(members, _MOST_STATUS_BYTES, 'anabranch;detail="{} more steps"').encode("ascii") if members else b""
 
 
+def has_stored(outcomes: Sequence[Outcome]) -> bool:
+    """Whether an answer came from a cache, here or nearer to its service: an answer that was just generated has no age (RFC 9111 section 5.1)."""
+    return any(
+        outcome.cache_use.age_s >= 1 or outcome.cache_use.status.startswith("hit")
+        for outcome in outcomes
+        if outcome.cache_use is not None and outcome.failure is None
+    )
+
+
 def age(outcomes: Sequence[Outcome]) -> bytes:
     """Age of the oldest answer that a cache had to do with, in whole seconds. **Source:** RFC 9111 section 5.1."""
     return b"%d" % max(

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from anabranch.core.percent import parse_query
 from anabranch.core.upload import Upload
-from anabranch.edge.percent import parse_query
 from anabranch.errors import InvalidBody
 from anabranch.jsontext.proof import NotJSON, prove
 from anabranch.jsontext.values import write

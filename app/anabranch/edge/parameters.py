@@ -3,11 +3,11 @@
 A fault says what is wrong with which parameter, and never quotes what the client sent: it may be a credential, and problems are logged.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
-from anabranch.edge.percent import decode, parse_query
+from anabranch.core.cookies import parse_cookies
+from anabranch.core.percent import decode, parse_query
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import InvalidParameters
 from anabranch.jsontext.frame import Frame
@@ -15,7 +15,6 @@ from anabranch.plan.model import ParameterPlan
 
 _NOT_UTF8: Final = "is not UTF-8 text"
 _NOT_A_COOKIE: Final = "is not the value of a cookie: it has a character that must not be in one"
-_COOKIE_VALUE: Final = re.compile(r'("?)([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*)\1')
 _WHITESPACE: Final = " \t"
 
 Texts = list[str | None]
@@ -61,21 +60,6 @@ def _of_field(parameter: ParameterPlan, field: bytes) -> Texts:
     except UnicodeDecodeError:
         return [None]
     return list(elements(text)) if parameter.is_list else [text]
-
-
-def parse_cookies(field: bytes) -> dict[str, Texts]:
-    """The values of each cookie, in order, as they were sent, without quotes around them. None for a value with other characters than the
-    grammar allows. What is no pair is dropped: one broken cookie of another application must not make the others unreadable.
-
-    **Source:** RFC 6265 sections 4.1.1 (grammar) and 4.2.1 (Cookie).
-    """
-    cookies: dict[str, Texts] = {}
-    for pair in field.decode("latin-1").split(";"):
-        name, equals, value = pair.strip(_WHITESPACE).partition("=")
-        if equals:
-            found = _COOKIE_VALUE.fullmatch(value)
-            cookies.setdefault(name, []).append(None if found is None else found[2])
-    return cookies
 
 
 def elements(text: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import msgspec
 from starlette.types import Send
 
 from anabranch.core.status import BODYLESS
-from anabranch.edge.fields import age, cache_status, proxy_status, server_timing
+from anabranch.edge.fields import age, cache_status, has_stored, proxy_status, server_timing
 from anabranch.edge.passed import head_of, passed_on
 from anabranch.edge.problems import HeaderList, ProblemResponse, demanded_field, of_result
 from anabranch.engine.outcome import Outcome, Result
@@ -101,7 +101,7 @@ def _add_demanded(headers: HeaderList, status: int, allow: bytes) -> None:
 
 
 def outcome_headers(outcomes: Sequence[Outcome], numbers: Numbers | None = None, *, is_complete: bool) -> HeaderList:
-    """Gateway-Complete; Server-Timing if a step ran; Age and Cache-Status if a step has a cache. If the response is not complete: no permission to store it, Proxy-Status if a step
+    """Gateway-Complete; Server-Timing if a step ran; Cache-Status if a step has a cache, and Age if it has given or got a stored answer. If the response is not complete: no permission to store it, Proxy-Status if a step
     failed."""
     timing = [(b"server-timing", server_timing(outcomes, numbers))] if outcomes else []
     if is_complete:
@@ -113,7 +113,9 @@ def outcome_headers(outcomes: Sequence[Outcome], numbers: Numbers | None = None,
             headers.append((b"proxy-status", failed))
     cached = cache_status(outcomes, numbers)
     if cached:
-        headers += [(b"age", age(outcomes)), (b"cache-status", cached)]
+        if has_stored(outcomes):
+            headers.append((b"age", age(outcomes)))
+        headers.append((b"cache-status", cached))
     return headers
 
 

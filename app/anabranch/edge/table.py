@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from anabranch.edge.percent import decode
+from anabranch.core.percent import decode
 from anabranch.plan.routes import Segment, keep_reserved, split_path
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ class ClientRequest(msgspec.Struct):
     that is not UTF-8. `headers`: by lower-case name, repeated fields joined. `arrived`, `deadline`: monotonic time. `root_path`: where the application is mounted. `wants_notes`: the policies take notes, for explain. `body`: empty until it has been read. `releases`: called once each when
     the request ends, whatever ended it. `arrival`: what services may be told of the client; None when no client sent it, or no service is told. `first_of`: the
     value of the first good member of an `any` step, before the deadline; None in endpoints without one. `principal`: the client, once a guard has proven who
-    it is; None where nobody asks.
+    it is; None where nobody asks. `told`: header fields that the response gets, whatever it is.
     """
 
     id: bytes
@@ -40,12 +40,25 @@ class ClientRequest(msgspec.Struct):
     body: bytes = b""
     releases: list[Callable[[], None]] | None = None
     principal: Principal | None = None
+    told: list[tuple[bytes, bytes]] | None = None
     first_of: Callable[[StepPlan, Outcome, float], Awaitable[bytes]] | None = None
 
     @property
     def prefix(self) -> str:
         """The path below which the client sees the gateway, for links in responses."""
         return public_prefix(self.headers.get(b"x-forwarded-prefix"), self.root_path)
+
+    def tell(self, name: bytes, value: bytes) -> None:
+        """Add to a header field of the response, which is a list."""
+        told = self.told
+        if told is None:
+            self.told = [(name, value)]
+            return
+        for index, (known, before) in enumerate(told):
+            if known == name:
+                told[index] = (name, b"%b, %b" % (before, value))
+                return
+        told.append((name, value))
 
     def on_end(self, release: Callable[[], None]) -> None:
         """Call `release` when the request ends. It must be quick and must not raise."""

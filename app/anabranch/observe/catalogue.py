@@ -14,11 +14,11 @@ from anabranch.compute import job
 from anabranch.core.metric import Metric, metric
 from anabranch.document import code, reload, upstreams
 from anabranch.edge import dataplane
-from anabranch.guard import concurrency, guarding
+from anabranch.guard import concurrency, guarding, tally
 from anabranch.guard.auth import introspection, keys, remembered
 from anabranch.journal import counters
 from anabranch.observe import logs, refusals
-from anabranch.policy import balance, breaker, bulkhead, cache
+from anabranch.policy import balance, breaker, bulkhead, cache, pace
 from anabranch.sinks import shipper
 from anabranch.store import metrics as store
 
@@ -81,6 +81,7 @@ STARTED: Final = metric("gauge", "start_time_seconds", "", "When the process sta
 _ROOMS: Final = (
     sys.modules[__name__],
     concurrency,
+    tally,
     guarding,
     remembered,
     keys,
@@ -88,6 +89,7 @@ _ROOMS: Final = (
     dataplane,
     upstreams,
     bulkhead,
+    pace,
     breaker,
     cache,
     entries,

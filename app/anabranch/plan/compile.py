@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
-from anabranch.plan.access import check_access
+from anabranch.plan.access import check_access, failures_of
 from anabranch.plan.caching import bounds_of, is_cached_call
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
@@ -12,11 +12,13 @@ from anabranch.plan.forwarding import report_forward_headers
 from anabranch.plan.kinds.call import decoded_calls, is_judged_call
 from anabranch.plan.kinds.compute import check_backends, pools_of
 from anabranch.plan.known import CheckHook, Known, trust_hook
+from anabranch.plan.limits import check_limits
 from anabranch.plan.model import DocumentPlan, EndpointPlan
 from anabranch.plan.reference import ROOTS, in_fixed_text
 from anabranch.plan.response import check_default_response
 from anabranch.plan.reuse import check_default_reuse
 from anabranch.plan.routes import PathError, Segments, ambiguous, parse_path, route_key
+from anabranch.plan.rules import compile_rules
 from anabranch.plan.scope import Path
 from anabranch.plan.store import compile_store
 from anabranch.plan.upstream import UpstreamPlan, compile_upstream
@@ -46,13 +48,18 @@ def compile_document(
     known = Known(
         defaults=document.defaults,
         auth=document.auth,
+        rate_limits=document.rate_limits,
         upstreams=upstreams,
         backends=document.compute_backends,
         broken=frozenset(broken),
         check_hook=check_hook,
     )
     _check_upstreams(document, upstreams, problems)
+    if document.auth_failures is not None and not document.auth:
+        problems.add(("auth_failures",), "nothing is refused without `auth`", at_key=True)
     check_access(document.defaults.auth, ("defaults", "auth"), known, problems)
+    check_limits(document, known, problems)
+    rules = compile_rules(document, problems)
     check_default_response(document.defaults.response, problems)
     check_default_reuse(document.defaults.response, problems)
     if document.cors is not None and document.cors.allow_credentials and "*" in document.cors.allow_origins:
@@ -78,6 +85,8 @@ def compile_document(
         timeout_s=document.defaults.timeout_s,
         public_names=document.defaults.public_names,
         auth=document.auth,
+        auth_failures=None if document.auth_failures is None else failures_of(document.auth_failures),
+        rules=rules,
         cors=document.cors,
         journal=_without_credentials(document.journal, known),
         cache=bounds_of(document, problems),

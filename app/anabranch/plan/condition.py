@@ -1,7 +1,8 @@
 """Conditions: expressions in CEL, the language of Kubernetes and Envoy policies, with references in braces.
 
 `{flight.cancelled} == false && {query.full}` is compiled once; a request evaluates it in about 3 us on the values that it refers to. A reference
-without a value is null.
+without a value is null. `{x} matches "re"` may be written for `{x}.matches("re")`. The regular expressions are those of Rust's crate `regex`: they take a time that is
+linear in the text, whatever the expression.
 
 **Source:** the Common Expression Language specification, https://cel.dev. The evaluator is the library `common-expression-language`; nothing
 else of this program knows that.
@@ -39,10 +40,18 @@ _FUNCTIONS: Final = frozenset(
     }
 )  # fmt: skip
 
+_MATCHES: Final = "matches"
+_MOST_REMEMBERED: Final = 1024
+_MOST_REMEMBERED_BYTES: Final = 512
+
 _TYPES: Final = frozenset({"int", "uint", "double", "string", "bool", "bytes", "list", "map", "null_type", "type"})
 _MACRO: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 """A macro such as `exists`, with the name that it gives to each element."""
 _OUTSIDE_TEXT: Final = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""")
+
+_INFIX: Final = re.compile(r"\s+matches\s+(r?)$")
+_EXPRESSION: Final = re.compile(r"""\.\s*matches\s*\(\s*(r?(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))\s*\)""")
+"""The call of `matches` with a text that is known when the document is loaded."""
 
 _FAULTS: Final[dict[type[Exception], str]] = {
     KeyError: "an object has no such member",
@@ -65,6 +74,7 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
     """Compile the condition `text`, which parses to `template`. Raises ConditionError, and MissingExtraError without the library."""
     cel = _library()
     source, slots = _with_variables(template, slot_of)
+    source = _with_calls(source)
     if not source.strip():
         raise ConditionError("a condition must not be empty")
     try:
@@ -72,10 +82,16 @@ def compile_condition(text: str, template: Template, slot_of: Callable[[Referenc
     except ValueError as error:
         raise ConditionError(f"not a CEL expression: {_reason(str(error))}") from None
     _check_names(source, program, set(slots))
+    for literal in _EXPRESSION.findall(source):
+        try:
+            cel.compile(f'"".matches({literal})').execute({})
+        except RuntimeError:
+            raise ConditionError("the text behind `matches` is not a regular expression (of RE2, without look-around)") from None
     depth = _depth_of_macros(source)
     if depth >= len(_MOST_BYTES):
         raise ConditionError("a macro such as `exists` can stand inside another one, but not deeper: it would take too long")
-    return _evaluator(text, program, slots, _MOST_BYTES[depth])
+    condition = _evaluator(text, program, slots, _MOST_BYTES[depth])
+    return _remembering(condition, tuple(slots.values())) if _MATCHES in program.functions() else condition
 
 
 def _library() -> Any:
@@ -115,6 +131,17 @@ def _with_variables(template: Template, slot_of: Callable[[Reference], int]) -> 
             slots[name] = slot
             parts.append(name.ljust(len(str(part))))
     return "".join(parts), slots
+
+
+def _with_calls(source: str) -> str:
+    """The expression with `x matches "re"` as `x.matches("re")`, which is the only form that CEL has."""
+    parts = _OUTSIDE_TEXT.split(source)
+    for index in range(1, len(parts), 2):
+        found = _INFIX.search(parts[index - 1])
+        if found is not None and parts[index - 1][: found.start()].strip():
+            parts[index - 1] = f"{parts[index - 1][: found.start()]}.matches({found[1]}"
+            parts[index] += ")"
+    return "".join(parts)
 
 
 def _open_quote(text: str, quote: str) -> str:
@@ -172,6 +199,32 @@ def _evaluator(text: str, program: "Program", slots: dict[str, int], most_bytes:
         return found
 
     holds.__doc__ = text
+    return holds
+
+
+def _remembering(condition: Condition, slots: tuple[int, ...]) -> Condition:
+    """The same condition, which remembers for which values it holds: the evaluator compiles a regular expression each time, and clients send the same few values again and
+    again. Bounded, whatever they send."""
+    known: dict[tuple[Any, ...], bool] = {}
+
+    def holds(frame: Frame) -> bool:
+        values = tuple([frame[slot] for slot in slots])
+        size = 0
+        for value in values:
+            if type(value) is str or type(value) is bytes:
+                size += len(value)
+            elif value is not MISSING:
+                return condition(frame)
+        if size > _MOST_REMEMBERED_BYTES:
+            return condition(frame)
+        found = known.get(values)
+        if found is None:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            found = known[values] = condition(frame)
+        return found
+
+    holds.__doc__ = condition.__doc__
     return holds
 
 

@@ -16,6 +16,7 @@ from anabranch.plan.each import local_roots
 from anabranch.plan.graph import find_cycle, longest_path
 from anabranch.plan.into import plan_into
 from anabranch.plan.known import Known
+from anabranch.plan.limits import compile_limits
 from anabranch.plan.merging import MUST_BE
 from anabranch.plan.model import BodyPlan, EndpointPlan, FailuresRule, ParameterPlan, RecordPlan, SelectPlan
 from anabranch.plan.names import numbered
@@ -79,6 +80,9 @@ class EndpointCompiler:
         response = compile_response(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at, absent=absent)
         self._scope.check_shapes(self._schemas(drafts))
         select = self._select(None if response is None else response.failures)
+        limits = compile_limits(
+            endpoint, parameter_names(self._segments), known=self._known, scope=self._scope, problems=problems, at=self._at
+        )
         access = compile_access(endpoint, known=self._known, scope=self._scope, problems=problems, at=self._at)
         body = self._body()
         parameters = self._parameters()
@@ -138,6 +142,7 @@ class EndpointCompiler:
             numbers=None if defaults.public_names else numbered(names, self._known.upstreams),
             digest=endpoint_digest(endpoint),
             access=access,
+            limits=limits,
             select=None if select is None else select[0],
             source=endpoint,
         )

@@ -20,6 +20,11 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     lines = [f"{plan.method} {plan.path}  ({plan.name})", f"  deadline {_seconds(plan.timeout_s)}"]
     if (access := plan.access) is not None:
         lines.append(f"  for clients of {' or '.join(access.names)}{f' if {access.text}' if access.text else ''}")
+    lines += [f"  limit {limit.text}" for limit in plan.limits]
+    lists = (("from", plan.source.allow_from), ("not from", plan.source.deny_from))
+    places = [f"{word} {', '.join(networks)}" for word, networks in lists if networks]
+    if places:
+        lines.append(f"  clients {', '.join(places)}")
     if plan.body is not None and plan.body.kind != "json":
         lines.append(f"  body {plan.body.media_type.decode()}, at most {plan.body.max_size_bytes} bytes")
     for level in _levels(come_before):

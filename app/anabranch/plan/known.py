@@ -39,6 +39,7 @@ class Known:
 
     defaults: config.Defaults = field(default_factory=config.Defaults)
     auth: Mapping[str, config.Authentication] = field(default_factory=dict)
+    rate_limits: Mapping[str, config.RateLimit] = field(default_factory=dict)
     upstreams: Mapping[str, UpstreamPlan] = field(default_factory=dict)
     backends: Mapping[str, config.ComputeBackend] = field(default_factory=dict)
     broken: frozenset[Path] = frozenset()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anabranch.cache.memory import Bounds
 from anabranch.config import model as config
+from anabranch.core.rate import Rate
 from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from anabranch.plan.condition import Condition
     from anabranch.plan.each import EachPlan
     from anabranch.plan.into import IntoPlan
+    from anabranch.plan.limits import LimitPlan
     from anabranch.plan.operation import OperationPlan
     from anabranch.plan.reuse import ReusePlan
+    from anabranch.plan.rules import RulesPlan
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
@@ -246,7 +249,7 @@ class EndpointPlan:
     """One endpoint, compiled. `segments`: the path, parsed. `ready`: indexes of the steps that wait for none.
     `max_requests`: concurrent requests admitted; None: no limit. `record`: None: nothing is recorded. `digest`: of the endpoint as written.
     `joins`: what is done to the steps' values before they are merged. `numbers`: what clients see in place of names; None: the names.
-    `access`: who may use it; None: everybody. `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
+    `access`: who may use it; None: everybody. `limits`: how often. `select`: None: clients cannot select. `unselected`: names of the steps that do not run, in a plan that was pruned to a selection
     (`anabranch.plan.select`).
 
     `path_parameters`, `query_parameters`, `header_parameters`, `cookie_parameters`: the declared parameters by location, in document order (path parameters
@@ -274,6 +277,7 @@ class EndpointPlan:
     digest: str = ""
     select: SelectPlan | None = None
     access: "AccessPlan | None" = None
+    limits: "tuple[LimitPlan, ...]" = ()
     unselected: frozenset[str] = frozenset()
     source: config.Endpoint
     waiting: tuple[int, ...] = field(init=False)
@@ -317,7 +321,8 @@ class EndpointPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name.
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name. `auth_failures`: how many credentials of one address may be refused; None: any number. `rules`: which requests are
+    refused before anything else; None: none.
     `store`: None: none is shared."""
 
     endpoints: tuple[EndpointPlan, ...]
@@ -326,6 +331,8 @@ class DocumentPlan:
     timeout_s: float = 2.0
     public_names: bool = True
     auth: Mapping[str, config.Authentication] = field(default_factory=dict)
+    auth_failures: Rate | None = None
+    rules: "RulesPlan | None" = None
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)
     cache: Bounds = field(default_factory=Bounds)

@@ -4,7 +4,7 @@ The same reference always gets the same slot. A reference that cannot be resolve
 continue and find the next problem.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from anabranch.config import model as config
@@ -107,6 +107,18 @@ class Scope:
                 if part.root in self._steps and part.root not in local and (found := after if part.is_soft else needs) is not None:
                     found.add(part.root)
         return template
+
+    def parse_as(self, text: str, report: Callable[[str], None]) -> Template:
+        """Parse a template of another part of the document, which this endpoint uses. `report`: is called with each mistake; empty when there is one."""
+        own = Problems(self._problems.positions, self._problems.secrets)
+        before, self._problems = self._problems, own
+        try:
+            template = self.parse(text, ())
+        finally:
+            self._problems = before
+        for problem in own.errors:
+            report(f"{problem.message}{f'; {problem.hint}' if problem.hint else ''}")
+        return () if own.errors else template
 
     def check_shapes(self, schemas: Mapping[str, Any]) -> None:
         """Report the references parsed so far that go where the values of their roots have nothing. `schemas`: JSON Schema of the values by root;

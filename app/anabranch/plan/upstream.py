@@ -1,13 +1,17 @@
 """An upstream compiled: every default filled in, every name in the form it has on the wire. Behind it nobody reads the document."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from anabranch.config import model as config
+from anabranch.config.units import format_frequency
 from anabranch.core.exchange import Address
 from anabranch.core.forwarding import Forwarded
 
 Balance = Literal["round_robin", "least_pending", "random", "peak_ewma"]
+_SMOOTH_S: Final = 0.02
+"""What a pace allows in this time may go out at once: timers are not exact, and without it a fast pace would lose turns."""
 FailureKind = Literal["5xx", "timeout", "connect", "connection_lost", "protocol_error"]
 
 
@@ -54,6 +58,16 @@ class BreakerPlan:
     probes: int
     slow_after_s: float | None
     slow_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacePlan:
+    """At most `count` calls in each `period_s` seconds, and `burst` at once after a pause. `text`: as written."""
+
+    count: int
+    period_s: float
+    burst: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +144,7 @@ class UpstreamPlan:
     timeout_s: float | None
     connect_timeout_s: float
     bulkhead: BulkheadPlan
+    pace: PacePlan | None
     retry: RetryPlan | None
     hedge: HedgePlan | None
     breaker: BreakerPlan | None
@@ -188,6 +203,7 @@ def compile_upstream(
             minimum=bulkhead.min,
             maximum=bulkhead.max,
         ),
+        pace=_pace(upstream.rate),
         retry=_retry(upstream.retry),
         hedge=None if upstream.hedge is None else HedgePlan(after=upstream.hedge.after, budget=upstream.hedge.budget),
         breaker=_breaker(upstream.breaker),
@@ -218,6 +234,14 @@ def _retry(retry: config.Retry | None) -> RetryPlan | None:
         max_backoff_s=retry.max_backoff_s,
         budget=retry.budget,
     )
+
+
+def _pace(pace: config.Pace | None) -> PacePlan | None:
+    if pace is None:
+        return None
+    count, period_s = pace.limit
+    burst = pace.burst or max(1, math.ceil(count / period_s * _SMOOTH_S - 1e-9))
+    return PacePlan(count=count, period_s=period_s, burst=burst, text=format_frequency(pace.limit))
 
 
 def _breaker(breaker: config.Breaker | None) -> BreakerPlan | None:

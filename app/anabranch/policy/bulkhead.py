@@ -229,6 +229,7 @@ class BulkheadLayer:
     async def _sampled(self, call: Call) -> Answer:
         """Run the attempt and report it to the adaptive limit."""
         began = self._clock()
+        waited_s = call.queue_s
         outcome: LimitSignal = "ignore"
         try:
             answer = await self._next(call)
@@ -246,7 +247,8 @@ class BulkheadLayer:
         finally:
             now = self._clock()
             before = self._limit.limit
-            self._limit.sample(now, now - began, self.bulkhead.in_use, outcome)
+            # Waiting for its turn under the upstream's rate says nothing about the upstream's capacity either.
+            self._limit.sample(now, now - began - (call.queue_s - waited_s), self.bulkhead.in_use, outcome)
             self.bulkhead.release()
             if self._observer is not None and self._limit.limit != before:
                 self._observer(PolicyEvent(upstream=self._upstream, kind="limit", reason=str(self._limit.limit)))

@@ -20,7 +20,7 @@ class Call:
     (collect `notes` for explain); `success` (statuses of good answers); `judge` (judges each good answer; None: all are taken);
     `principal` (the client for whom it is made; None: nobody in particular).
 
-    Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead, summed over attempts),
+    Written by the layers: `attempts` (exchanges begun), `queue_s` (seconds spent waiting in the bulkhead and for its turn, summed over attempts),
     `address` (of the last attempt), `avoid` (addresses already used by this call; the balance layer prefers others), `is_hedged` (a hedge
     was sent), `stale_age_s` (age in seconds of an earlier response that replaces a failure; None for a response to this call),
     `cache_use` (what the cache had to do with the answer; None: nothing), `is_stored` (the answer was stored: the layers inside of the cache have not seen it),

@@ -12,6 +12,7 @@ Outermost first:
     bulkhead    waits for one of the upstream's slots (fixed or adaptive limit)
     token       adds the bearer token, and fetches a new one when the upstream rejects it
     client_token  adds the client's own token
+    pace        waits for the attempt's turn, so that the upstream is not called more often than its rate allows
     attempt     one exchange, limited by its own timeout and the call's deadline
 
 A layer with nothing to do for an upstream is not built. Why this order: docs/decisions/0002-order-of-policies.md.
@@ -24,7 +25,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 from anabranch.core.breaker import Breaker
 from anabranch.core.metric import Sample, Sampled
 from anabranch.plan.upstream import UpstreamPlan
-from anabranch.policy import attempt, balance, breaker, bulkhead, cache, client_token, coalesce, hedge, judge, retry, token
+from anabranch.policy import attempt, balance, breaker, bulkhead, cache, client_token, coalesce, hedge, judge, pace, retry, token
 from anabranch.policy.balance import BalanceLayer
 from anabranch.policy.breaker import BreakerLayer
 from anabranch.policy.bulkhead import Bulkhead, BulkheadLayer
@@ -55,7 +56,7 @@ class Innermost(Protocol):
     def describe(self, upstream: UpstreamPlan) -> str: ...
 
 
-LAYERS: Final[tuple[Layer, ...]] = (coalesce, cache, retry, hedge, balance, breaker, judge, bulkhead, token, client_token)
+LAYERS: Final[tuple[Layer, ...]] = (coalesce, cache, retry, hedge, balance, breaker, judge, bulkhead, token, client_token, pace)
 """Outermost first."""
 INNERMOST: Final[Innermost] = attempt
 

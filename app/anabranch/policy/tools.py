@@ -12,7 +12,7 @@ from anabranch.upstream.seam import Transport
 class Tools:
     """`transport`: of the upstream. `clock`: the loop's `time`, which deadlines refer to. `random`: draws from [0, 1). `observer`: called for
     each policy event; may be None. `authority`: a transport for the token endpoint; None uses the upstream's. `entries`: stored answers;
-    None if no call of the upstream uses them."""
+    None if no call of the upstream uses them. `workers`: processes of this gateway, each of which calls the upstream."""
 
     transport: Transport
     clock: Callable[[], float]
@@ -20,3 +20,4 @@ class Tools:
     observer: Observer | None = None
     authority: Transport | None = None
     entries: Entries | None = None
+    workers: int = 1

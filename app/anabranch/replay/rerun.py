@@ -12,10 +12,10 @@ from time import monotonic
 from anabranch.compute.job import ComputePool
 from anabranch.config.base import ALL
 from anabranch.core.exchange import Answer
+from anabranch.core.percent import parse_query
 from anabranch.document.service import Service
 from anabranch.edge import request_id
 from anabranch.edge.endpoint import EndpointHandler
-from anabranch.edge.percent import parse_query
 from anabranch.edge.scope import join_headers
 from anabranch.edge.table import RouteTable
 from anabranch.engine.outcome import Outcome

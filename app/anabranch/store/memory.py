@@ -43,6 +43,12 @@ class MemoryStore:
 
     async def take(self, buckets: Sequence[Bucket], cost: float) -> list[Verdict]:
         now = self._clock()
+        if len(buckets) == 1:
+            (bucket,) = buckets
+            verdict, after = look(bucket.rate, self._state(bucket.key, now), now, cost)
+            if verdict.is_allowed:
+                _put(self._counts, bucket.key, (after, now + kept_s(bucket.rate, after, now)), self._max_entries)
+            return [verdict]
         states = [self._state(bucket.key, now) for bucket in buckets]
         found = [look(bucket.rate, state, now, cost) for bucket, state in zip(buckets, states, strict=True)]
         verdicts = [verdict for verdict, _ in found]

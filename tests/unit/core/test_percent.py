@@ -3,7 +3,7 @@ from urllib.parse import parse_qsl, urlencode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.edge.percent import decode, parse_query
+from anabranch.core.percent import decode, parse_query
 
 
 def test_plus_is_a_space_and_encoded_plus_is_a_plus() -> None:

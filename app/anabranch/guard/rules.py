@@ -1,0 +1,88 @@
+"""Decides by the rules of a document, before it is known what a request asks for."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from anabranch.core.forwarding import Client, TrustedProxies, client_address
+from anabranch.core.percent import parse_query
+from anabranch.errors import ConditionFailed, Forbidden, NotFound, RequestError
+from anabranch.guard.addresses import REFUSED
+from anabranch.guard.tally import Tally
+from anabranch.jsontext.frame import Frame
+from anabranch.plan.rules import RulePlan, RulesPlan
+
+_DETAIL: Final = "a rule of this API refuses the request"
+_UNKNOWN: Final = "no endpoint has this path"
+
+
+class Asked:
+    """What rules may refer to. `path`: as it was sent, without the query, below the application's root path; `query`: raw; `headers`: by lower-case name."""
+
+    __slots__ = ("_client", "_query", "headers", "method", "path", "query")
+
+    def __init__(self, method: str, path: bytes, query: bytes, headers: dict[bytes, bytes], client: Callable[[], Client]) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self._client = client
+        self._query: Mapping[str, list[str | None]] | None = None
+
+    def read(self, root: str, name: str) -> str:
+        """The value of a reference; "" if there is none."""
+        if root == "header":
+            return self.headers.get(name.encode(), b"").decode("utf-8", "replace")
+        if root == "query":
+            if self._query is None:
+                self._query = parse_query(self.query)
+            return (self._query.get(name) or [None])[0] or ""
+        if root == "client":
+            return self._client().text
+        if name == "method":
+            return self.method
+        return self.path.decode("latin-1") if name == "path" else self.headers.get(b"host", b"").decode("latin-1")
+
+
+class Rules:
+    """The rules of one document. `proxies`: in front of the gateway."""
+
+    def __init__(self, plan: RulesPlan, proxies: TrustedProxies, tally: Tally) -> None:
+        self._networks = plan.networks
+        self._rules = tuple((str(index), rule) for index, rule in enumerate(plan.rules))
+        self._proxies = proxies
+        self._tally = tally
+
+    def refusal(
+        self, method: str, path: bytes, query: bytes, headers: dict[bytes, bytes], client: tuple[str, int] | None
+    ) -> RequestError | None:
+        """Why a request is refused; None when it is not. What cannot be decided is refused."""
+
+        def sender() -> Client:
+            return client_address(headers, client, self._proxies)
+
+        if self._networks is not None and not self._networks.admits(sender().ip):
+            self._tally.refuse("address")
+            return Forbidden(REFUSED)
+        if self._rules:
+            asked = Asked(method, path, query, headers, sender)
+            for number, rule in self._rules:
+                if self._is_denied(number, rule, asked):
+                    self._tally.refuse(number)
+                    return _error(rule)
+        return None
+
+    def _is_denied(self, number: str, rule: RulePlan, asked: Asked) -> bool:
+        frame: Frame = [asked.read(root, name) for root, name in rule.slots]
+        try:
+            return rule.deny(frame)
+        except ConditionFailed as error:
+            self._tally.fail(number, error.detail)
+            return True
+
+
+def _error(rule: RulePlan) -> RequestError:
+    if rule.status == 404:
+        return NotFound(_UNKNOWN)
+    error = Forbidden(rule.detail or _DETAIL)
+    error.status = rule.status
+    return error
