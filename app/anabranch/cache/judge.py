@@ -96,7 +96,7 @@ def judge(request: Request, answer: Answer, rule: Rule, *, success: frozenset[in
     entry = None if why else Entry(
         b"", "", "", _storable(answer, control), requested_s, since_s, fresh_until_s,
         stale_from_s + revalidate_s if revalidate_s else 0.0, stale_from_s + error_s if error_s else 0.0,
-        lifetime is not None, must_revalidate, etag, modified,
+        lifetime is not None, must_revalidate, etag, modified, was_stale=fresh_until_s <= received_s,
     )  # fmt: skip
     return Storing(entry, why, fresh_until_s, since_s, varied or (), is_private=is_private, is_no_store=is_no_store or varied is None)
 

@@ -158,8 +158,9 @@ class CacheLayer:
                 return self._hit(call, entry, now, detail=";detail=stale-while-revalidate", result="stale")
         if wanted is not None and wanted.only_if_cached:
             raise NotCached("the client wants only a stored answer, and there is none that is good enough")
-        if call.judge is not None or (isinstance(found, Uncacheable) and found.until_s > now):
-            # Those who ask for what cannot be stored do not wait for each other; and an answer that is judged here may fail for one of them only.
+        is_for_one = found.until_s > now if isinstance(found, Uncacheable) else entry is not None and entry.was_stale
+        if call.judge is not None or is_for_one:
+            # Those who ask for what cannot be stored, or is stale at once, do not wait for each other; and an answer that is judged here may fail for one of them only.
             return await self._or_stale(call, caching, entry, self._forward(call, caching, key, is_alone=True))
         return await self._or_stale(call, caching, entry, self._shared_flight(call, caching, key))
 
@@ -328,6 +329,7 @@ class CacheLayer:
         return Entry(
             key, self._upstream, path_of(request.target), entry.answer, entry.requested_s, entry.since_s, entry.fresh_until_s, entry.revalidate_until_s,
             entry.error_until_s, entry.has_freshness, entry.must_revalidate, entry.etag, entry.last_modified, tags, caching.rule.is_fallback,
+            entry.was_stale,
         )  # fmt: skip
 
     def _freshen(self, call: Call, entry: Entry | None, head: Answer, *, requested_s: float, received_s: float, caching: Caching) -> None:
