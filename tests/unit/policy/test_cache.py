@@ -291,7 +291,7 @@ async def test_what_is_too_large_is_not_stored() -> None:
     await gateway.ask()
     await gateway.ask(call := call_of())
     assert len(service.calls) == 2
-    assert "stored" not in use_of(call)
+    assert use_of(call) == "fwd=uri-miss;detail=too-large"
 
 
 async def test_a_range_is_not_answered_from_the_whole() -> None:
