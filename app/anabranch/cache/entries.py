@@ -112,8 +112,8 @@ class Entries:
         """Store a slot in the shared store, if it is there."""
         if self.shared is None:
             return
-        if slot.size_bytes > _MOST_SHARED_BYTES:
-            # It takes too long to write; but others must not wait for it.
+        if slot.size_bytes > _MOST_SHARED_BYTES or self._kept_until_s(slot) <= self.clock():
+            # It takes too long to write, or is of no use later; but others must not wait for it.
             slot = Uncacheable(slot.key, self.clock() + UNCACHEABLE_S)
         try:
             await self.shared.put(slot, self._kept_until_s(slot) - self.clock())

@@ -24,7 +24,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag="e"):
     `since_s`: when the service generated it: its age counts from there (RFC 9111 section 4.2.3). `fresh_until_s`: 0 when it must be validated in any case. `revalidate_until_s`: until then
     it is served stale while it is validated. `error_until_s`: until then it is served stale when validation fails. `has_freshness`: whether anything says how
     long it is fresh. `must_revalidate`: it is never served stale. `etag`, `last_modified`: b"" without.
-    `is_fallback`: of a call that is no HTTP cache; it is only in the memory of its process.
+    `is_fallback`: of a call that is no HTTP cache; it is only in the memory of its process. `was_stale`: it was stale when it arrived, so it is of use to nobody else
+    without validation, and requests for it do not wait for each other.
     """
 
     key: bytes
@@ -42,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag="e"):
     last_modified: bytes
     tags: tuple[str, ...] = ()
     is_fallback: bool = False
+    was_stale: bool = False
 
     @property
     def size_bytes(self) -> int:

@@ -45,6 +45,8 @@ class Fleet:
         until = clock() + min(left_s * _WAIT_SHARE, lease_s)
         pause_s = _FIRST_POLL_S
         began_s = self._entries.clock()
+        known = self._entries.peek(key, request)
+        known_s = known.requested_s if isinstance(known, Entry) else 0.0
         while True:
             try:
                 token = await shared.lease(flight, lease_s)
@@ -52,7 +54,7 @@ class Fleet:
                 return None, None
             if token is not None:
                 # A holder that has gone has perhaps stored the answer before.
-                found = None if pause_s == _FIRST_POLL_S else await self._arrived(key, request, began_s)
+                found = None if pause_s == _FIRST_POLL_S else await self._arrived(key, request, began_s, known_s)
                 if found is None:
                     return None, (flight, token)
                 await self.give_back((flight, token))
@@ -61,18 +63,21 @@ class Fleet:
                 return None, None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_POLL_S)
-            found = await self._arrived(key, request, began_s)
+            found = await self._arrived(key, request, began_s, known_s)
             if found is not None:
                 return found if isinstance(found, Entry) else None, None
 
-    async def _arrived(self, key: bytes, request: Request, began_s: float) -> Slot | None:
-        """A fresh entry that another gateway has stored meanwhile, or the mark that it could not be stored."""
+    async def _arrived(self, key: bytes, request: Request, began_s: float, known_s: float) -> Slot | None:
+        """What another gateway has stored meanwhile: a fresh entry, or the mark that its answer is for nobody else. `known_s`: when the entry that was known before had been
+        asked for."""
         path, now = path_of(request.target), self._entries.clock()
         slot = await self._entries.fetch(key, self._upstream, path)
         if isinstance(slot, Variants):
             slot = await self._entries.fetch(variant_key(slot, request), self._upstream, path)
         if isinstance(slot, Entry):
-            return slot if now < slot.fresh_until_s else None
+            if now < slot.fresh_until_s:
+                return slot
+            return Uncacheable(slot.key, now) if slot.was_stale and slot.requested_s != known_s else None
         return slot if isinstance(slot, Uncacheable) and slot.until_s - UNCACHEABLE_S >= began_s - 1.0 else None
 
     async def share(self, slots: list[Slot], lease: Lease | None) -> None:

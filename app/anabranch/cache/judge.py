@@ -49,6 +49,8 @@ _NEVER_STORED: Final = frozenset(
 """Section 3.1; and cookies, which are for the client to whom the answer was sent (section 7.3)."""
 _NEVER_UPDATED: Final = frozenset({b"content-length", b"content-encoding", b"content-range"})
 """Section 3.2: what the stored body depends on."""
+_INEXACT_S: Final = 2.0
+"""Dates have whole seconds, and many servers renew theirs only once a second: a new answer may look almost two seconds old."""
 _MOST_HEURISTIC_S: Final = 86400.0
 """Section 4.2.2: of what nobody has said how long it is fresh, nobody should be served for more than a day."""
 
@@ -96,7 +98,7 @@ def judge(request: Request, answer: Answer, rule: Rule, *, success: frozenset[in
     entry = None if why else Entry(
         b"", "", "", _storable(answer, control), requested_s, since_s, fresh_until_s,
         stale_from_s + revalidate_s if revalidate_s else 0.0, stale_from_s + error_s if error_s else 0.0,
-        lifetime is not None, must_revalidate, etag, modified,
+        lifetime is not None, must_revalidate, etag, modified, was_stale=fresh_until_s <= received_s,
     )  # fmt: skip
     return Storing(entry, why, fresh_until_s, since_s, varied or (), is_private=is_private, is_no_store=is_no_store or varied is None)
 
@@ -181,8 +183,8 @@ def generated_at(pairs: Pairs, *, requested_s: float, received_s: float) -> floa
     """When the answer was generated (section 4.2.3): the time of its arrival minus its corrected initial age."""
     dated = first_date(pairs, b"date", received_s)
     apparent_s = 0.0 if dated is None else max(received_s - dated, 0.0)
-    if apparent_s < 1.0:
-        apparent_s = 0.0  # dates have whole seconds
+    if apparent_s < _INEXACT_S:
+        apparent_s = 0.0
     return received_s - max(apparent_s, age(pairs) + max(received_s - requested_s, 0.0))
 
 

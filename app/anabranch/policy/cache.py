@@ -158,8 +158,9 @@ class CacheLayer:
                 return self._hit(call, entry, now, detail=";detail=stale-while-revalidate", result="stale")
         if wanted is not None and wanted.only_if_cached:
             raise NotCached("the client wants only a stored answer, and there is none that is good enough")
-        if call.judge is not None or (isinstance(found, Uncacheable) and found.until_s > now):
-            # Those who ask for what cannot be stored do not wait for each other; and an answer that is judged here may fail for one of them only.
+        is_for_one = found.until_s > now if isinstance(found, Uncacheable) else entry is not None and entry.was_stale
+        if call.judge is not None or is_for_one:
+            # Those who ask for what cannot be stored, or is stale at once, do not wait for each other; and an answer that is judged here may fail for one of them only.
             return await self._or_stale(call, caching, entry, self._forward(call, caching, key, is_alone=True))
         return await self._or_stale(call, caching, entry, self._shared_flight(call, caching, key))
 
@@ -265,16 +266,13 @@ class CacheLayer:
         storing = judge(request, answer, caching.rule, success=call.success, requested_s=requested_s, received_s=received_s)
         if request.method == "HEAD":
             self._freshen(call, entry, answer, requested_s=requested_s, received_s=received_s, caching=caching)
-        stored = self._store(call, caching, key, answer, storing, lease)
+        why = self._store(call, caching, key, answer, storing, lease)
         self._counts["validated" if is_validated else "miss"] += 1
         reason = "request" if caching.wanted is not None and entry is not None else _reason(known, request)
         status = f"fwd={reason}"
         if is_validated:
             status += ";fwd-status=304"
-        if stored:
-            status += ";stored"
-        elif storing.why:
-            status += f";detail={storing.why}"
+        status += f";detail={why}" if why else ";stored"
         call.cache_use = _used(
             status,
             storing.fresh_until_s - received_s,
@@ -286,19 +284,19 @@ class CacheLayer:
             call.notes.append(f"cache: {status.replace(';', ', ').replace('=', ' ')}")
         return answer
 
-    def _store(self, call: Call, caching: Caching, key: bytes, answer: Answer, storing: Storing, lease: Lease | None) -> bool:
-        """Store an answer, or remember that it could not be. Gives the lease back."""
+    def _store(self, call: Call, caching: Caching, key: bytes, answer: Answer, storing: Storing, lease: Lease | None) -> str:
+        """Store an answer, or remember that it could not be. Gives the lease back. Returns why it is not stored, in a word; "" when it is."""
         entries, request = self._entries, call.request
         slots: list[Slot] = []
         is_failure = answer.status >= 500 or (answer.status in call.success and bool(caching.fault_of(answer)))
-        entry, at = storing.entry, entries.memory.get(key)
+        entry, why, at = storing.entry, storing.why, entries.memory.get(key)
         if is_failure and (answer.status in call.success or self._may_replace_failure(key, request)):
-            entry = None
+            entry, why = None, why or "failure"
         if entry is not None:
             known = at.names if isinstance(at, Variants) else ()
             names = tuple(sorted({*known, *varying(storing.varies_by, request, caching)}))
             if len(names) > _MOST_VARIED:
-                entry = None
+                entry, why = None, "vary"
             elif names:
                 variants = Variants(key, names, entries.clock() + _VARIANTS_S)
                 if names != known:
@@ -308,7 +306,8 @@ class CacheLayer:
                 slots.append(self._complete(entry, key, caching, request, answer))
         is_ended = bool(slots) and isinstance(slots[-1], Entry) and entries.memory.is_ended(slots[-1])
         if entry is None or not all(map(entries.memory.put, slots)):
-            entry, slots = None, []
+            why = why or ("purged" if is_ended else "too-large")
+            slots = []
             if request.method == "GET" and not is_failure and not is_ended:
                 slots = [Uncacheable(self._entries.own_key(key, request), entries.clock() + UNCACHEABLE_S)]
                 entries.memory.put(slots[0])
@@ -316,7 +315,7 @@ class CacheLayer:
             self._counts["stored"] += 1
         if entries.shared is not None and (slots or lease is not None):
             self._start(self._fleet.share(slots, lease))
-        return entry is not None
+        return why
 
     def _may_replace_failure(self, key: bytes, request: Request) -> bool:
         """Whether there is an older answer that stands in for a failed one: a failure must not take its place, even if the service calls it fresh."""
@@ -328,6 +327,7 @@ class CacheLayer:
         return Entry(
             key, self._upstream, path_of(request.target), entry.answer, entry.requested_s, entry.since_s, entry.fresh_until_s, entry.revalidate_until_s,
             entry.error_until_s, entry.has_freshness, entry.must_revalidate, entry.etag, entry.last_modified, tags, caching.rule.is_fallback,
+            entry.was_stale,
         )  # fmt: skip
 
     def _freshen(self, call: Call, entry: Entry | None, head: Answer, *, requested_s: float, received_s: float, caching: Caching) -> None:

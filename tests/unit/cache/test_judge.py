@@ -26,6 +26,18 @@ def fresh_s(*fields: str, rule: Rule = PLAIN, status: int = 200, request: Reques
     return None if storing.entry is None else max(storing.entry.fresh_until_s - NOW, 0.0)
 
 
+def test_a_new_answer_with_the_date_of_the_second_before_is_new() -> None:
+    """Dates have whole seconds, and uvicorn renews its own once a second: a short `ttl` must not be used up on arrival."""
+    assert (
+        judge(GET, answer(f"date: {DATE}"), Rule(ttl_s=1.0), success=ANY_2XX, requested_s=NOW + 1.9, received_s=NOW + 1.9).fresh_until_s
+        == NOW + 2.9
+    )
+    assert (
+        judge(GET, answer(f"date: {DATE}"), Rule(ttl_s=1.0), success=ANY_2XX, requested_s=NOW + 2.5, received_s=NOW + 2.5).fresh_until_s
+        == NOW + 1.0
+    )
+
+
 def entry_of(*fields: str, rule: Rule = PLAIN) -> Entry:
     found = judge(GET, answer(*fields), rule, success=ANY_2XX, requested_s=NOW, received_s=NOW).entry
     assert found is not None

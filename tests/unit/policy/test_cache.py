@@ -223,6 +223,19 @@ async def test_an_answer_that_must_not_be_shared_is_asked_for_by_each() -> None:
     assert service.peak == 5
 
 
+STALE_AT_ONCE = [{"cache_control": "max-age=0"}, {"cache_control": "no-cache", "etag": '"1"'}, {"cache_control": "max-age=60", "age": "70"}]
+
+
+@pytest.mark.parametrize("fields", STALE_AT_ONCE)
+async def test_what_is_stale_when_it_arrives_is_asked_for_by_each_without_waiting(fields: dict[str, str]) -> None:
+    service = Scripted([0.01, answer(200, b"1", **fields)])
+    gateway = Gateway(service, Clock())
+    await gateway.ask()
+    service.peak = 0
+    await asyncio.gather(*(gateway.ask() for _ in range(5)))
+    assert service.peak == 5
+
+
 async def test_a_flight_that_turns_out_to_vary_is_only_for_its_variant() -> None:
     async def service(call: Call) -> Answer:
         await asyncio.sleep(0.005)
@@ -278,7 +291,7 @@ async def test_what_is_too_large_is_not_stored() -> None:
     await gateway.ask()
     await gateway.ask(call := call_of())
     assert len(service.calls) == 2
-    assert "stored" not in use_of(call)
+    assert use_of(call) == "fwd=uri-miss;detail=too-large"
 
 
 async def test_a_range_is_not_answered_from_the_whole() -> None:
@@ -344,6 +357,17 @@ async def test_a_fleet_does_not_wait_for_what_cannot_be_stored() -> None:
         service.peak = 0
         await asyncio.gather(one.ask(), other.ask())
         assert service.peak == 2
+
+
+@pytest.mark.parametrize("fields", STALE_AT_ONCE)
+async def test_gateways_of_a_fleet_do_not_queue_for_what_is_stale_when_it_arrives(fields: dict[str, str]) -> None:
+    service = Scripted([0.1, answer(200, b"1", **fields)])
+    async with fleet(service, Clock(), MemoryStore(), 5) as gateways:
+        await asyncio.gather(*(gateway.ask() for gateway in gateways))
+        assert service.peak == 4
+        service.peak = 0
+        await asyncio.gather(*(gateway.ask() for gateway in gateways))
+        assert service.peak == 5
 
 
 async def test_a_fleet_goes_on_when_the_gateway_that_asks_is_gone() -> None:
