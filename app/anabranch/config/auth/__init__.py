@@ -10,6 +10,7 @@ from anabranch.config.auth.bearer import Bearer as Bearer
 from anabranch.config.auth.introspection import Introspection as Introspection
 from anabranch.config.auth.jwt import JWT as JWT
 from anabranch.config.auth.kind import Kind as Kind
+from anabranch.config.auth.mtls import MTLS as MTLS
 from anabranch.config.base import Model, Name
 from anabranch.config.units import Count, PerPeriod
 
@@ -25,6 +26,9 @@ class Authentication(Model):
     """A token that an authority has signed."""
     introspection: Introspection | None = None
     """A token that an authority is asked about."""
+
+    mtls: MTLS | None = None
+    """A client certificate."""
 
     @model_validator(mode="after")
     def _has_a_kind(self) -> "Authentication":
