@@ -1,5 +1,6 @@
 """Settings for all tests. Property tests have no deadline and try the same inputs every time: `ANABRANCH_TEST_RANDOM=1` makes them look for new ones."""
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -32,3 +33,14 @@ def valkey(shared_valkey: "ValkeyServer") -> "Iterator[ValkeyServer]":
     yield shared_valkey
     shared_valkey.thaw()
     shared_valkey.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nearly everything that is collected stays: the garbage collector need not look at it, neither now nor in each test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -247,6 +247,8 @@ class Unauthenticated(RequestError):
     code = "unauthenticated"
     status = 401
     title = "Authentication required"
+    is_refusal = False
+    """Whether a credential was sent and refused."""
 
 
 class Unavailable(RequestError):

@@ -30,6 +30,7 @@ from anabranch.server.admission_protocol import with_admission
 from anabranch.server.health import Health, compute_probe, upstream_probe
 from anabranch.server.health import routes as health_routes
 from anabranch.server.http1.connection import BoundedProtocol, observed
+from anabranch.server.tls import ServerTLS, open_tls
 from anabranch.settings import Settings, document_of, read_settings
 
 logger = logging.getLogger("anabranch")
@@ -37,7 +38,7 @@ logger = logging.getLogger("anabranch")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A gateway with what the server of this process needs to know of it. `protocol`: of its connections. `admin`, `gate`: None when not set."""
+    """A gateway with what the server of this process needs to know of it. `protocol`: of its connections. `admin`, `gate`, `tls`: None when not set."""
 
     app: Gateway
     reloader: Reloader
@@ -45,6 +46,7 @@ class Process:
     protocol: type[BoundedProtocol]
     admin: AdminServer | None
     gate: Gate | None
+    tls: ServerTLS | None
 
 
 def create_app(settings: Settings | Path | str | None = None) -> Gateway:
@@ -121,5 +123,6 @@ def assemble(settings: Settings, logs: Logs | None = None, others: Others | None
     for name in settings.ready_upstreams:
         health.watch(upstream_probe(name, reloader))
     watching = Watching(document, reloader) if settings.reload == "watch" else None
-    app.add_parts(observation, answers, reloader, services.restoring(), admin, watching, health)
-    return Process(app=app, reloader=reloader, health=health, protocol=protocol, admin=admin, gate=gate)
+    tls = open_tls(settings)
+    app.add_parts(observation, answers, tls, reloader, services.restoring(), admin, watching, health)
+    return Process(app=app, reloader=reloader, health=health, protocol=protocol, admin=admin, gate=gate, tls=tls)

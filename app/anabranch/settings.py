@@ -45,6 +45,16 @@ class Settings(BaseSettings):
     """When to reload the document: `watch` (file changes, SIGHUP), `signal` (SIGHUP), `off` (only on `POST /admin/reload`)."""
     keep_alive_s: float = Field(75.0, ge=0, le=3600)
     """How long a client's connection may stay idle, in seconds. Set it longer than the idle timeout of a load balancer in front."""
+    tls_cert_file: Path | None = None
+    """Certificate chain of the gateway in PEM; the public port speaks TLS then (1.2 or newer). A renewed file is taken up within seconds. Unset: plain HTTP. The admin server is always plain."""
+    tls_key_file: Path | None = None
+    """Key of the certificate in PEM. Unset: it is in the same file."""
+    tls_key_password: SecretStr | None = None
+    """Password of the key."""
+    tls_client_cert: Literal["none", "optional", "required"] = "none"
+    """Certificates of clients (mutual TLS): `none`: not asked for, `optional`: verified if a client has one, `required`: connections without one are refused, also those of probes."""
+    tls_client_ca_file: Path | None = None
+    """Authorities whose client certificates are accepted, in PEM."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """Proxies in front of the gateway, separated by commas: addresses, networks such as 10.0.0.0/8, and `unix` for Unix sockets. They are believed
     in `X-Forwarded-*` and `Forwarded`; what other clients send in these fields is never passed on."""

@@ -181,11 +181,17 @@ async def _end(process: Process) -> None:
 
 
 async def curl(arguments: list[str]) -> str:
-    """The output of curl for `[-i] URL`."""
+    """The output of curl for `[-i] [-H FIELD] URL`."""
     *options, url = arguments
+    headers = {}
+    if "-H" in options:
+        at = options.index("-H")
+        name, _, value = options[at + 1].partition(": ")
+        headers[name] = value
+        del options[at : at + 2]
     assert set(options) <= {"-i"}
     async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
-        response = await client.get(url)
+        response = await client.get(url, headers=headers)
     head = [
         f"{response.http_version} {response.status_code} {response.reason_phrase}",
         *(": ".join(pair) for pair in response.headers.items()),

@@ -14,6 +14,7 @@ class Presented:
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     query: bytes = b""
+    certificate: None = None
 
 
 def bearing(token: str) -> Presented:

@@ -46,5 +46,5 @@ async def running_gateway(document: str, folder: Path, **settings: Any) -> Async
     path = folder / "gateway.yaml"
     path.write_text(document, "utf-8")
     process = assemble(Settings(document=path, **{"reload": "off", **settings}))
-    async with serve(process.app, process.protocol) as port:
+    async with serve(process.app, process.protocol, process.tls) as port:
         yield Gateway(port)

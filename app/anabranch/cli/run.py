@@ -142,7 +142,11 @@ def _serve(
     code = 0
     reloader = process.reloader
     config = server_config(
-        process.app, protocol=process.protocol, keep_alive_s=settings.keep_alive_s, shutdown_timeout_s=settings.shutdown_timeout_s
+        process.app,
+        protocol=process.protocol,
+        keep_alive_s=settings.keep_alive_s,
+        shutdown_timeout_s=settings.shutdown_timeout_s,
+        tls=process.tls,
     )
 
     def up() -> None:

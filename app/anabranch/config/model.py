@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from anabranch.config.auth import Access as Access
 from anabranch.config.auth import Auth as Auth
 from anabranch.config.auth import Authentication as Authentication
+from anabranch.config.auth import AuthFailures as AuthFailures
 from anabranch.config.auth import access_of as access_of
 from anabranch.config.base import JSON as JSON
 from anabranch.config.base import URL as URL
@@ -261,6 +262,8 @@ class Document(Model):
     """The services that the gateway calls."""
     auth: dict[Annotated[Name, AfterValidator(checked_auth_name)], Authentication] = {}
     """How clients prove who they are, by name."""
+    auth_failures: AuthFailures | None = None
+    """Limits the refused credentials of one client address. Off by default."""
     rate_limits: dict[LimitName, RateLimit] = {}
     """How often clients may send requests, by name. Endpoints name the limits that they have."""
     allow_from: list[Network] = []

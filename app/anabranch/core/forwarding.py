@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from anabranch.core.certificate import ClientCertificate
+
 Forwarded = Literal["append", "replace", "off"]
 Fields = tuple[tuple[bytes, bytes], ...]
 _Inputs = tuple[str | bytes | None, ...]
@@ -213,7 +215,7 @@ class Arrival(msgspec.Struct):
     """How a request came to the gateway, of which its services are told. Renders each form of it once, when the first call needs it.
 
     `headers`: by lower-case name, repeated fields joined. `client`: address and port; None for a Unix socket. `root_path`: where the application
-    is mounted.
+    is mounted. `certificate`: with which the client has opened its connection; None: with none.
     """
 
     headers: dict[bytes, bytes]
@@ -221,6 +223,7 @@ class Arrival(msgspec.Struct):
     scheme: str
     root_path: str
     proxies: TrustedProxies
+    certificate: ClientCertificate | None = None
     _own: Fields | None = None
     _continued: Fields | None = None
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from anabranch.core.forwarding import client_address
 from anabranch.core.principal import Principal
 from anabranch.describe import docs, pages
 from anabranch.describe.whole import describe_app, with_server
@@ -124,7 +125,10 @@ class Gateway(FastAPI):
         guarding = self._guarding
         assert guarding is not None, "a route in Python is served after the first load"
         checkpoint = guarding.checkpoint(names or guarding.default)
-        python.principal = checkpoint.recall(python) or await checkpoint.find(python)
+        python.principal = checkpoint.recall(python)
+        if python.principal is None:
+            sender = client_address(python.headers, request.scope.get("client"), self.plane.proxies)
+            python.principal = await checkpoint.find(python, sender)
         return python.principal
 
     def limit(self, gate: Gate) -> None:

@@ -190,7 +190,7 @@ def _shape(plan: EndpointPlan) -> object:
 def _asks_for_address(plan: EndpointPlan) -> bool:
     """Whether a guard of the endpoint depends on where a request comes from."""
     source = plan.source
-    return bool(source.allow_from or source.deny_from) or any(limit.needs_address for limit in plan.limits)
+    return plan.access is not None or bool(source.allow_from or source.deny_from) or any(limit.needs_address for limit in plan.limits)
 
 
 def _served(plan: EndpointPlan) -> set[str]:

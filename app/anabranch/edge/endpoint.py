@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from anabranch.core.certificate import certificate_of
 from anabranch.core.forwarding import Arrival, TrustedProxies
 from anabranch.edge import body, explain, problems
 from anabranch.edge.compress import Compressor
@@ -113,7 +114,9 @@ class EndpointHandler:
             arrived + plan.timeout_s,
             root_path,
             wants_notes,
-            None if proxies is None else Arrival(headers, scope.get("client"), scope.get("scheme", "http"), root_path, proxies),
+            None
+            if proxies is None
+            else Arrival(headers, scope.get("client"), scope.get("scheme", "http"), root_path, proxies, certificate_of(scope)),
         )
 
     async def answer(self, request: ClientRequest, receive: Receive | None) -> Answered:

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anabranch.core.certificate import certificate_of
 from anabranch.core.forwarding import Arrival, TrustedProxies, public_prefix
 from anabranch.core.principal import Principal
 from anabranch.edge import request_id
@@ -56,11 +57,12 @@ class FanSource:
 class PythonRequest:
     """One request to FastAPI. `principal`: its client; None until the route asks who it is. `fan`: None until the route asks for it, and then `source` is what it calls. `is_unknown`: no route has its path."""
 
-    __slots__ = ("fan", "headers", "is_unknown", "principal", "query", "root_path", "served", "source")
+    __slots__ = ("certificate", "fan", "headers", "is_unknown", "principal", "query", "root_path", "served", "source")
 
     def __init__(self, scope: Scope) -> None:
         self.headers = join_headers(scope["headers"])
         self.query: bytes = scope.get("query_string", b"")
+        self.certificate = certificate_of(scope)
         self.principal: Principal | None = None
         self.served = Served(scope["method"], scope["path"], request_id.read(self.headers), monotonic())
         self.served.status = 500

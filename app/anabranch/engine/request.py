@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from anabranch.core.certificate import ClientCertificate
 from anabranch.core.forwarding import Arrival, public_prefix
 from anabranch.core.principal import Principal
 from anabranch.engine.outcome import Outcome
@@ -42,6 +43,11 @@ class ClientRequest(msgspec.Struct):
     principal: Principal | None = None
     told: list[tuple[bytes, bytes]] | None = None
     first_of: Callable[[StepPlan, Outcome, float], Awaitable[bytes]] | None = None
+
+    @property
+    def certificate(self) -> ClientCertificate | None:
+        """With which the client has opened its connection."""
+        return None if self.arrival is None else self.arrival.certificate
 
     @property
     def prefix(self) -> str:

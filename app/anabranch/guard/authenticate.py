@@ -19,7 +19,10 @@ class AuthenticationGuard:
         self._fill = plan.access.fill
 
     async def __call__(self, request: ClientRequest) -> None:
-        principal = request.principal or self._checkpoint.recall(request) or await self._checkpoint.find(request)
+        principal = request.principal or self._checkpoint.recall(request)
+        if principal is None:
+            assert request.arrival is not None, "a request of an endpoint with guards tells where it comes from"
+            principal = await self._checkpoint.find(request, request.arrival.sender)
         request.principal = principal
         if self._fill is not None:
             self._fill(principal.value, request.frame)

@@ -7,9 +7,11 @@ from typing import Final, Self
 from anabranch.config.auth import Authentication, access_of
 from anabranch.core.forwarding import TrustedProxies
 from anabranch.core.metric import Sample, Sampled, metric
+from anabranch.core.rate import Rate
 from anabranch.document.part import Noted
 from anabranch.document.service import Service
 from anabranch.guard.auth.checkpoint import Checkpoint, Refusals
+from anabranch.guard.auth.failures import FailureLimit
 from anabranch.guard.auth.kinds import build_authenticator
 from anabranch.guard.tally import Tally
 from anabranch.guard.tools import Tools
@@ -21,19 +23,20 @@ FAILURES: Final = metric(
 
 class Guarding:
     """An async context manager, open as long as the service. `authenticators`: by their names in the document. `default`: names of those of which a client needs one
-    where nothing else is said; empty: none. `tally`: of limits and rules."""
+    where nothing else is said; empty: none. `tally`: of limits and rules. `failures`: how many credentials of one address may be refused; None: any number."""
 
-    def __init__(self, auth: Mapping[str, Authentication], tools: Tools, default: Sequence[str] = ()) -> None:
+    def __init__(self, auth: Mapping[str, Authentication], tools: Tools, default: Sequence[str] = (), failures: Rate | None = None) -> None:
         self.tools = tools
         self.default = tuple(default)
         self.authenticators = {name: build_authenticator(name, source.kind, tools) for name, source in auth.items()}
         self.tally = Tally()
         self._refusals = Refusals()
+        self._failures = None if failures is None else FailureLimit(failures, tools.memory, self.tally)
         self._exits = AsyncExitStack()
 
     def checkpoint(self, names: Sequence[str]) -> Checkpoint:
         """What asks for one of these authentications."""
-        return Checkpoint({name: self.authenticators[name] for name in names}, self._refusals)
+        return Checkpoint({name: self.authenticators[name] for name in names}, self._refusals, self._failures)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
@@ -66,4 +69,4 @@ def guarding_of(service: Service, *, workers: int, proxies: TrustedProxies) -> G
     """The room of a service. See `Tools`."""
     default = access_of(service.plan.source.defaults.auth)
     tools = Tools(memory=service.memory, shared=service.store, workers=workers, proxies=proxies)
-    return Guarding(service.plan.auth, tools, () if default is None else default.any_)
+    return Guarding(service.plan.auth, tools, () if default is None else default.any_, service.plan.auth_failures)

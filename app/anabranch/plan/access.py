@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
+from anabranch.core.rate import Rate
 from anabranch.errors import MissingExtraError
 from anabranch.jsontext.frame import Frame
 from anabranch.jsontext.shape import compile_filler
@@ -24,6 +25,12 @@ class AccessPlan:
     allow: Condition | None = None
     reads_body: bool = False
     fill: Callable[[bytes, Frame], None] | None = None
+
+
+def failures_of(failures: config.AuthFailures) -> Rate:
+    """How many credentials of one address may be refused."""
+    count, period_s = failures.rate
+    return Rate(count, period_s, failures.burst or count)
 
 
 def access_of(endpoint: config.Endpoint, known: Known) -> config.Access | None:

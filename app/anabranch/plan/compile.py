@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems
-from anabranch.plan.access import check_access
+from anabranch.plan.access import check_access, failures_of
 from anabranch.plan.caching import bounds_of, is_cached_call
 from anabranch.plan.endpoint import EndpointCompiler
 from anabranch.plan.fields import report_header
@@ -55,6 +55,8 @@ def compile_document(
         check_hook=check_hook,
     )
     _check_upstreams(document, upstreams, problems)
+    if document.auth_failures is not None and not document.auth:
+        problems.add(("auth_failures",), "nothing is refused without `auth`", at_key=True)
     check_access(document.defaults.auth, ("defaults", "auth"), known, problems)
     check_limits(document, known, problems)
     rules = compile_rules(document, problems)
@@ -83,6 +85,7 @@ def compile_document(
         timeout_s=document.defaults.timeout_s,
         public_names=document.defaults.public_names,
         auth=document.auth,
+        auth_failures=None if document.auth_failures is None else failures_of(document.auth_failures),
         rules=rules,
         cors=document.cors,
         journal=_without_credentials(document.journal, known),

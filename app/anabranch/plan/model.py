@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anabranch.cache.memory import Bounds
 from anabranch.config import model as config
+from anabranch.core.rate import Rate
 from anabranch.core.status import BODYLESS
 from anabranch.jsontext.frame import MISSING, Frame
 from anabranch.jsontext.order import Reading
@@ -320,7 +321,7 @@ class EndpointPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPlan:
     """A whole document, compiled. `endpoints`: in document order. `pools`: the pools that some compute step uses, by name. `timeout_s`: deadline
-    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name. `rules`: which requests are
+    of requests to routes in Python. `public_names`: whether clients see the names of steps and upstreams. `auth`: how clients prove who they are, by name. `auth_failures`: how many credentials of one address may be refused; None: any number. `rules`: which requests are
     refused before anything else; None: none.
     `store`: None: none is shared."""
 
@@ -330,6 +331,7 @@ class DocumentPlan:
     timeout_s: float = 2.0
     public_names: bool = True
     auth: Mapping[str, config.Authentication] = field(default_factory=dict)
+    auth_failures: Rate | None = None
     rules: "RulesPlan | None" = None
     cors: config.CORS | None = None
     journal: config.Journal = field(default_factory=config.Journal)

@@ -11,6 +11,8 @@ A drain has these stages:
 
 A second signal skips all waiting and cancels running requests. A third does not wait for the application either.
 
+A connection over TLS counts once its handshake is complete. So during a drain the server also waits briefly for handshakes in progress.
+
 **Source:** RFC 9112 section 9.6: a server that wants to close says so in a response, and closes when its client has had time to read that.
 """
 
@@ -18,6 +20,8 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -27,6 +31,7 @@ import uvicorn
 
 from anabranch.server.http1.connection import BoundedProtocol
 from anabranch.server.listener import accept_pending, block_new_connections
+from anabranch.server.workers import STARTUP_FAILED
 
 logger = logging.getLogger("anabranch.server")
 
@@ -37,6 +42,10 @@ _TICK_S: Final = 1.0
 _LOOK_S: Final = 0.01
 _HANDSHAKE_S: Final = 0.05
 """Seconds for handshakes in progress to complete once new connections are blocked."""
+TLS_HANDSHAKE_S: Final = 10.0
+"""Seconds that a client gets for its TLS handshake, as for a request's head. The event loop's default is a minute."""
+_LAST_TLS_HANDSHAKE_S: Final = 2.0
+"""The same for a client that was accepted when the server stopped listening."""
 _CANCEL_S: Final = 5.0
 """Seconds for cancelled requests to clean up."""
 
@@ -114,8 +123,25 @@ class Server(uvicorn.Server):
     # --------------------------------------------------------------------------------------------------------- main loop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self.config.ssl is None or sockets is None:
+            await super().startup(sockets)
+        else:
+            await self._start_tls(sockets, self.config.ssl)
         self._on_up()
+
+    async def _start_tls(self, sockets: list[socket.socket], context: ssl.SSLContext) -> None:
+        """As uvicorn does it, with a limit on the duration of handshakes, for which uvicorn has no option."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILED)
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._protocol, sock=sock, ssl=context, ssl_handshake_timeout=TLS_HANDSHAKE_S, backlog=self.config.backlog
+            )
+            for sock in sockets
+        ]
+        self.started = True
 
     async def main_loop(self) -> None:
         await self._tick_until(self._stop, None)
@@ -157,6 +183,8 @@ class Server(uvicorn.Server):
         logger.info("stopped listening; %d requests get %g s to end", len(running.tasks), self._timeout_s or 0.0)
         loop = asyncio.get_running_loop()
         until = None if self._timeout_s is None else loop.time() + self._timeout_s
+        if self.config.ssl is not None:
+            await self._tick_until(self._hurry, LINGER_S if self._timeout_s is None else min(LINGER_S, self._timeout_s))
         await self._wait_for_end(loop.time() + (LINGER_S if self._timeout_s is None else min(LINGER_S, self._timeout_s)))
         for connection in list(self.server_state.connections):
             connection.shutdown()
@@ -195,12 +223,15 @@ class Server(uvicorn.Server):
             copy.setblocking(False)
             pending += accept_pending(copy)
             copy.close()
-        loop = asyncio.get_running_loop()
-        for accepted in pending:
-            try:
-                await loop.connect_accepted_socket(self._protocol, accepted)
-            except OSError:  # the client has gone
-                accepted.close()
+        await asyncio.gather(*map(self._serve_accepted, pending))
+
+    async def _serve_accepted(self, accepted: socket.socket) -> None:
+        context = self.config.ssl
+        limit_s = None if context is None else _LAST_TLS_HANDSHAKE_S
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, accepted, ssl=context, ssl_handshake_timeout=limit_s)
+        except OSError:  # the client has gone, or its handshake has failed
+            accepted.close()
 
     def _protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]

@@ -87,12 +87,12 @@ class SpecItem(pytest.Item):
 
     def __init__(self, *, spec: "Spec", **options: Any) -> None:
         super().__init__(**options)
-        self._spec = spec
+        self.spec = spec
 
     def runtest(self) -> None:
         from anabranch.testing.specs.run import run_spec
 
-        run_spec(self._spec)
+        run_spec(self.spec)
 
     def repr_failure(self, excinfo: "ExceptionInfo[BaseException]", style: Any = None) -> "str | TerminalRepr":
         """The report of the case, which is complete without a traceback."""
@@ -104,4 +104,4 @@ class SpecItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, self._spec.line - 1, self.name
+        return self.path, self.spec.line - 1, self.name

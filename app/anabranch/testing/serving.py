@@ -9,6 +9,7 @@ from typing import Any, Final
 from anabranch.server.config import server_config
 from anabranch.server.http1.connection import BoundedProtocol
 from anabranch.server.server import Server
+from anabranch.server.tls import ServerTLS
 
 LOOPBACK: Final = "127.0.0.1"
 STOP_TIMEOUT_S: Final = 5.0
@@ -33,15 +34,15 @@ def free_socket() -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol) -> AsyncIterator[int]:
-    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`: the one of a gateway (`Process.protocol`).
+async def serve(app: Any, protocol: type[BoundedProtocol] = BoundedProtocol, tls: ServerTLS | None = None) -> AsyncIterator[int]:
+    """Serve `app`, lifespan included, and yield the port. On leaving, the shutdown is awaited. `protocol`, `tls`: those of a gateway (`Process`).
 
     Raises RuntimeError when the application does not start. An application that does not stop in time (10 s) fails the test.
     """
     listener = free_socket()
     port: int = listener.getsockname()[1]
     is_up = asyncio.Event()
-    config = server_config(app, protocol=protocol, shutdown_timeout_s=STOP_TIMEOUT_S)
+    config = server_config(app, protocol=protocol, shutdown_timeout_s=STOP_TIMEOUT_S, tls=tls)
     # `is_end` is false: all clients have left, so the server need not wait for handshakes on a shared socket.
     server = _QuietServer(config, on_up=is_up.set, is_end=lambda: False)
     serving = asyncio.create_task(_serve(server, listener), name="serving")

@@ -12,7 +12,7 @@ from tests.support.footprint import MIB, Footprint
 from tests.support.jobs import job, outcome_of
 
 JOBS = 1000
-HANG_S = 0.5
+HANG_S = 0.2
 WORKERS = 4
 
 

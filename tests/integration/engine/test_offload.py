@@ -1,6 +1,7 @@
 """Large answers through a complete service: read and merged in a worker process, with the same bytes as on the loop, which stays free."""
 
 import asyncio
+from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -23,8 +24,12 @@ from anabranch.plan.model import DocumentPlan
 from anabranch.testing.scripted.upstream import ScriptedUpstream
 from tests.support.requests import request_of
 
-ROWS = [{"id": number, "name": f"row {number}", "x": [number, number * 0.5]} for number in range(110_000)]
-LARGE = orjson.dumps({"total": len(ROWS), "rows": ROWS})
+
+@cache
+def large() -> bytes:
+    """A body that is processed in another process."""
+    rows = [{"id": number, "name": f"row {number}", "x": [number, number * 0.5]} for number in range(110_000)]
+    return orjson.dumps({"total": len(rows), "rows": rows})
 
 
 def plan_for(url: str) -> DocumentPlan:
@@ -67,8 +72,13 @@ async def ask(service: Service, path: str, engine: Engine | None = None) -> Resu
 
 
 async def test_large_answers_are_the_same_in_a_worker_and_on_the_loop() -> None:
-    assert len(LARGE) > PLAIN_FROM
-    routes = {"/large": answer(LARGE), "/small": answer(b'{"rows":[7],"n":1}'), "/broken": answer(LARGE[:-1]), "/refused": {"status": 409}}
+    assert len(large()) > PLAIN_FROM
+    routes = {
+        "/large": answer(large()),
+        "/small": answer(b'{"rows":[7],"n":1}'),
+        "/broken": answer(large()[:-1]),
+        "/refused": {"status": 409},
+    }
     async with ScriptedUpstream(routes) as upstream, Service(plan_for(upstream.url)) as service:
         on_loop = Engine(service.upstreams.policies)
         await ask(service, "/late")
@@ -79,8 +89,8 @@ async def test_large_answers_are_the_same_in_a_worker_and_on_the_loop() -> None:
             assert far.body == near.body
         failures = await ask(service, "/failures")
         assert failures.body is not None
-        assert failures.body.startswith(LARGE[:-1])
-        assert orjson.loads(failures.body[len(LARGE) :].replace(b'"failures"', b'{"failures"', 1))["failures"][0]["status"] == 409
+        assert failures.body.startswith(large()[:-1])
+        assert orjson.loads(failures.body[len(large()) :].replace(b'"failures"', b'{"failures"', 1))["failures"][0]["status"] == 409
         assert service.offload._pool is not None
         broken = await ask(service, "/broken")
         assert broken.failure is not None
@@ -102,7 +112,7 @@ async def test_without_a_worker_the_loop_reads_the_body(monkeypatch: pytest.Monk
         raise OSError("no more processes")
 
     monkeypatch.setattr(Offload, "_open", refuse)
-    async with ScriptedUpstream({"/large": answer(LARGE)}) as upstream, Service(plan_for(upstream.url)) as service:
+    async with ScriptedUpstream({"/large": answer(large())}) as upstream, Service(plan_for(upstream.url)) as service:
         result = await ask(service, "/pick")
         assert result.is_complete
 

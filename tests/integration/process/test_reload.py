@@ -19,7 +19,7 @@ from tests.support.leaks import no_leaks, open_sockets
 from tests.support.load import Reply, under_load
 from tests.support.stamped import BROKEN, DOCUMENT, service
 
-RELOADS = 100
+RELOADS = 50
 CLIENTS = 64
 
 

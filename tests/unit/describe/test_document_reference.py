@@ -17,6 +17,7 @@ from anabranch.config.substitute import fill
 from anabranch.describe.document_catalogue import keys, kinds, sections
 from anabranch.describe.document_reference import reference
 from anabranch.describe.document_schema import document_schema
+from anabranch.testing.plugin import SpecItem
 from anabranch.testing.specs.document import document_text
 from anabranch.testing.specs.model import Case
 from anabranch.testing.specs.read import read_spec_file
@@ -78,14 +79,19 @@ def test_the_schema_has_no_titles_derived_from_python_names() -> None:
     assert properties["connect_timeout"]["default"] == "1s"
 
 
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    """Of documents. It takes long to make."""
+    return jsonschema_rs.validator_for(document_schema())
+
+
 def _as_written(text: str) -> Any:
     node = parse(text.replace("${", "$${"), "f", Problems().add_at)
     assert node is not None
     return fill(node, {}, Problems()).data
 
 
-def test_the_schema_accepts_the_example_with_its_substitutions() -> None:
-    validator = jsonschema_rs.validator_for(document_schema())
+def test_the_schema_accepts_the_example_with_its_substitutions(validator: Any) -> None:
     assert [str(error) for error in validator.iter_errors(_as_written(EXAMPLE))] == []
 
 
@@ -97,8 +103,7 @@ def test_the_schema_accepts_the_example_with_its_substitutions() -> None:
         ("upstreams", "flights", "retry", "on", 1), ("endpoints", 0, "steps", "flight", "required"), ("endpoints", 0, "method"),
     ],
 )  # fmt: skip
-def test_the_schema_accepts_substitutions_and_rejects_other_text(path: tuple[str | int, ...]) -> None:
-    validator = jsonschema_rs.validator_for(document_schema())
+def test_the_schema_accepts_substitutions_and_rejects_other_text(path: tuple[str | int, ...], validator: Any) -> None:
     document = _as_written(EXAMPLE)
     for value, is_valid in (("${SOMETHING:-x}", True), ("nonsense", False), (None, False)):
         changed = copy.deepcopy(document)
@@ -113,8 +118,8 @@ def test_the_schema_accepts_substitutions_and_rejects_other_text(path: tuple[str
     "text",
     ["version: 1\njournl: 1", "version: 1\nupstreams: {1x: {url: http://a}}", "{}", "version: 1\nendpoints: [{path: /a, steps: {}}]"],
 )
-def test_the_schema_rejects_what_the_models_reject(text: str) -> None:
-    assert not jsonschema_rs.validator_for(document_schema()).is_valid(_as_written(text))
+def test_the_schema_rejects_what_the_models_reject(text: str, validator: Any) -> None:
+    assert not validator.is_valid(_as_written(text))
 
 
 def test_the_schema_names_every_key_of_every_model() -> None:
@@ -145,16 +150,16 @@ def test_every_kind_of_step_has_a_section_with_the_keys_that_only_it_has() -> No
 _SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
 
 
-def _documents(path: Path) -> list[tuple[Case, str]]:
-    """The documents of a spec file that are not refused, as they are written."""
-    cases = [spec.case for spec in read_spec_file(path) if all(problem.is_warning for problem in spec.case.expect_problems or ())]
+def _documents(path: Path, collected: list[pytest.Item]) -> list[tuple[Case, str]]:
+    """The documents of a spec file that are not refused, as they are written. `collected`: the tests of this run; reading a spec file again takes long."""
+    specs = [item.spec for item in collected if isinstance(item, SpecItem) and item.path == path] or read_spec_file(path)
+    cases = [spec.case for spec in specs if all(problem.is_warning for problem in spec.case.expect_problems or ())]
     return [(case, document_text(case, {"nobody": 1}, Path())) for case in cases]
 
 
 @pytest.mark.parametrize("path", _SPECS, ids=lambda path: path.stem)
-def test_the_schema_accepts_every_document_of_the_specs(path: Path) -> None:
-    validator = jsonschema_rs.validator_for(document_schema())
-    for case, text in _documents(path):
+def test_the_schema_accepts_every_document_of_the_specs(path: Path, validator: Any, request: pytest.FixtureRequest) -> None:
+    for case, text in _documents(path, request.session.items):
         assert [f"{case.name}: {error}" for error in validator.iter_errors(_as_written(text))] == []
 
 
@@ -175,9 +180,9 @@ def test_the_schema_accepts_every_document_of_the_specs(path: Path) -> None:
         (None, False),
     ],
 )
-def test_the_schema_knows_the_keys_of_each_kind_of_step(step: Any, is_valid: bool) -> None:
+def test_the_schema_knows_the_keys_of_each_kind_of_step(step: Any, is_valid: bool, validator: Any) -> None:
     document = {"version": 1, "endpoints": [{"path": "/x", "steps": {"s": step}}]}
-    assert jsonschema_rs.validator_for(document_schema()).is_valid(document) is is_valid
+    assert validator.is_valid(document) is is_valid
 
 
 def test_the_editor_comment_is_in_the_reference(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from anabranch.config.auth.bearer import Bearer as Bearer
 from anabranch.config.auth.introspection import Introspection as Introspection
 from anabranch.config.auth.jwt import JWT as JWT
 from anabranch.config.auth.kind import Kind as Kind
+from anabranch.config.auth.mtls import MTLS as MTLS
 from anabranch.config.base import Model, Name
+from anabranch.config.units import Count, PerPeriod
 
 
 class Authentication(Model):
@@ -25,6 +27,9 @@ class Authentication(Model):
     introspection: Introspection | None = None
     """A token that an authority is asked about."""
 
+    mtls: MTLS | None = None
+    """A client certificate."""
+
     @model_validator(mode="after")
     def _has_a_kind(self) -> "Authentication":
         kinds = list(type(self).model_fields)
@@ -37,6 +42,16 @@ class Authentication(Model):
         """The one that is set."""
         found: Kind = getattr(self, next(iter(self.model_fields_set)))
         return found
+
+
+class AuthFailures(Model):
+    """How many credentials of one client address may be refused."""
+
+    rate: PerPeriod
+    """Refused credentials in a time, such as `10/1m`. Beyond this, requests of the address whose credential is not known to be good are answered with 429, and nothing is verified. An
+    IPv6 address counts by its /64. Counted in the memory of each worker process."""
+    burst: Count | None = Field(None, ge=1)
+    """Refused credentials that may come at once. If unset, the number of `rate`."""
 
 
 class Access(Model):

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final
 
+from anabranch.core.forwarding import Client
 from anabranch.core.principal import Principal
 from anabranch.errors import Unauthenticated, Unavailable
+from anabranch.guard.auth.failures import FailureLimit
 from anabranch.guard.auth.seam import Authenticator, CannotAuthenticate, InvalidCredential, Presented
 
 logger = logging.getLogger("anabranch.guard")
@@ -23,22 +25,27 @@ class Refusals:
         self._clock = clock
         self._logged: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def add(self, name: str, reason: str) -> None:
+    def add(self, name: str, reason: str, sender: Client) -> None:
         key = (name, reason)
         count = self.counts[key] = self.counts.get(key, 0) + 1
         now = self._clock()
         logged_at, logged = self._logged.get(key, (-_QUIET_S, 0))
         if now - logged_at >= _QUIET_S:
             self._logged[key] = now, count
-            logger.warning("credentials refused by auth %s: %s, %d since the last line", name, reason, count - logged)
+            address = sender.ip or "an unknown address"
+            logger.warning(
+                "credentials refused by auth %s: %s, %d since the last line, the last one from %s", name, reason, count - logged, address
+            )
 
 
 class Checkpoint:
-    """Finds the principal of a request: `authenticators` by name, of which one must accept it. `refusals`: counts and logs the credentials that are refused."""
+    """Finds the principal of a request: `authenticators` by name, of which one must accept it. `refusals`: counts and logs the credentials that are refused. `failures`:
+    limits how many an address may send; None: nothing does."""
 
-    def __init__(self, authenticators: Mapping[str, Authenticator], refusals: "Refusals") -> None:
+    def __init__(self, authenticators: Mapping[str, Authenticator], refusals: Refusals, failures: FailureLimit | None = None) -> None:
         self._authenticators = tuple(authenticators.items())
         self._refusals = refusals
+        self._failures = failures
         self._first = self._authenticators[0][1].recall
         self._only = len(self._authenticators) == 1
 
@@ -47,18 +54,23 @@ class Checkpoint:
             return self._first(presented)
         return next((found for _, one in self._authenticators if (found := one.recall(presented)) is not None), None)
 
-    async def find(self, presented: Presented) -> Principal:
-        """The principal. Raises Unauthenticated, and Unavailable when no authentication accepts the request and one cannot tell."""
+    async def find(self, presented: Presented, sender: Client) -> Principal:
+        """The principal. Raises Unauthenticated, Unavailable when no authentication accepts the request and one cannot tell, and RateLimited. `sender`: where it comes from."""
+        if self._failures is None:
+            return await self._find(presented, sender)
+        return await self._failures.watch(sender.network, lambda: self._find(presented, sender))
+
+    async def _find(self, presented: Presented, sender: Client) -> Principal:
         parameters: dict[str, str] = {}
         is_unknown = False
         for name, authenticator in self._authenticators:
             try:
                 principal = await authenticator.authenticate(presented)
             except InvalidCredential as error:
-                self._count(name, error.reason)
+                self._refusals.add(name, error.reason, sender)
                 parameters[name] = error.challenge
             except CannotAuthenticate as error:
-                self._count(name, error.reason)
+                self._refusals.add(name, error.reason, sender)
                 is_unknown = True
             else:
                 if principal is not None:
@@ -69,7 +81,6 @@ class Checkpoint:
             ", ".join(filter(None, (authenticator.challenge, parameters.get(name)))) for name, authenticator in self._authenticators
         )
         detail = "the credential is not valid" if parameters else "the request has no credential"
-        raise Unauthenticated(detail, headers={"www-authenticate": ", ".join(challenges), "cache-control": "no-store"})
-
-    def _count(self, name: str, reason: str) -> None:
-        self._refusals.add(name, reason)
+        refusal = Unauthenticated(detail, headers={"www-authenticate": ", ".join(challenges), "cache-control": "no-store"})
+        refusal.is_refusal = bool(parameters)
+        raise refusal

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from anabranch.config.auth import JWT, APIKeys, Basic, Introspection, Kind
-from anabranch.guard.auth import api_key, basic, introspection, jwt
+from anabranch.config.auth import JWT, MTLS, APIKeys, Basic, Introspection, Kind
+from anabranch.guard.auth import api_key, basic, introspection, jwt, mtls
 from anabranch.guard.auth.seam import Authenticator
 from anabranch.guard.tools import Tools
 
@@ -13,6 +13,7 @@ KINDS: Final[dict[type[Kind], Callable[[str, Any, Tools], Authenticator]]] = {
     Basic: basic.build,
     Introspection: introspection.build,
     JWT: jwt.build,
+    MTLS: mtls.build,
 }
 """What builds an authenticator, from its name in the document and its model there."""
 

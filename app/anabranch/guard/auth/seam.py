@@ -2,17 +2,21 @@
 
 from typing import Protocol
 
+from anabranch.core.certificate import ClientCertificate
 from anabranch.core.principal import Principal
 
 
 class Presented(Protocol):
-    """What a client has presented. `headers`: by lower-case name, repeated fields joined. `query`: as sent."""
+    """What a client has presented. `headers`: by lower-case name, repeated fields joined. `query`: as sent. `certificate`: of the connection, verified; None: it has none."""
 
     @property
     def headers(self) -> dict[bytes, bytes]: ...
 
     @property
     def query(self) -> bytes: ...
+
+    @property
+    def certificate(self) -> ClientCertificate | None: ...
 
 
 class InvalidCredential(Exception):

@@ -17,6 +17,7 @@ import struct
 import sys
 from contextlib import suppress
 from fcntl import ioctl
+from ssl import DER_cert_to_PEM_cert
 from termios import TIOCOUTQ
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
@@ -25,6 +26,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from anabranch.core.certificate import CERTIFICATE, ClientCertificate
 from anabranch.edge import problems
 from anabranch.edge import request_id as trace
 from anabranch.engine.event import Refusal, RefusalObserver
@@ -76,6 +78,8 @@ class BoundedProtocol(asyncio.Protocol):
         self._server: tuple[Any, Any] | None = None
         self._client: tuple[str, int] | None = None
         self._scheme = "http"
+        self._extensions: dict[str, Any] | None = None
+        """Of TLS, with the certificate of the client; None without one."""
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # comes with the connection
         self.cycle: Cycle | None = None
         self._body: Body | None = None
@@ -110,7 +114,9 @@ class BoundedProtocol(asyncio.Protocol):
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn names only its own protocols
         self._server = _address(transport.get_extra_info("sockname"))
         self._client = _address(transport.get_extra_info("peername"))
-        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        if transport.get_extra_info("sslcontext"):
+            self._scheme = "https"
+            self._extensions = _extensions_of(transport)
         self._idle_until = self._loop.time() + max(self._idle_s, self.head_timeout_s)
         self._idle_timer = self._loop.call_at(self._idle_until, self._check_idle)
 
@@ -269,6 +275,8 @@ class BoundedProtocol(asyncio.Protocol):
             "headers": head.fields,
             "state": self._app_state.copy(),
         }
+        if self._extensions is not None:
+            scope["extensions"] = self._extensions
         cycle = self.cycle = Cycle(self, scope, head)
         if head.length:
             self._begin_body(head.length)
@@ -516,6 +524,16 @@ class BoundedProtocol(asyncio.Protocol):
 def observed(observe: RefusalObserver | None) -> type[BoundedProtocol]:
     """The protocol, with `observe` called for each refusal."""
     return type("ObservedProtocol", (BoundedProtocol,), {"observe": None if observe is None else staticmethod(observe)})
+
+
+def _extensions_of(transport: asyncio.Transport) -> dict[str, Any] | None:
+    """What a request's scope says of the client's certificate, beside the chain of the ASGI extension for TLS; None when the client has none."""
+    connection = transport.get_extra_info("ssl_object")
+    details = None if connection is None else connection.getpeercert()
+    if not details:
+        return None
+    der = connection.getpeercert(binary_form=True)
+    return {"tls": {CERTIFICATE: ClientCertificate.of(details, der), "client_cert_chain": (DER_cert_to_PEM_cert(der),)}}
 
 
 async def _answer_for_server(_scope: Scope, _receive: Receive, send: Send) -> None:

@@ -21,6 +21,7 @@ class Sent:
 
     pair: str
     query: bytes = b""
+    certificate: None = None
     headers: dict[bytes, bytes] = field(init=False)
 
     def __post_init__(self) -> None:
