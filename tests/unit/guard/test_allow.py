@@ -20,7 +20,7 @@ async def test_what_cannot_be_decided_is_refused_and_the_log_has_one_line_a_minu
         raise ConditionFailed("no such overload")
 
     guard = AllowGuard(undecidable, Tally(lambda: now[0]), reads_body=False)
-    request = cast(ClientRequest, SimpleNamespace(frame=[], plan=SimpleNamespace(name="mine")))
+    request = cast("ClientRequest", SimpleNamespace(frame=[], plan=SimpleNamespace(name="mine")))
     caplog.set_level(logging.WARNING, "anabranch.guard")
     for seconds in (0.0, 1.0, 59.0, 60.0):
         now[0] = seconds
