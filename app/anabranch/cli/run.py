@@ -66,7 +66,8 @@ def run(
         exit_with(error.problems)
     listener = _listen(settings.host, settings.port)
     shown_host, shown_port = listener.getsockname()[:2]
-    address = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    address = f"{scheme}://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
     announcement = f"anabranch {__version__} serves {settings.document} at {address}" + (
         f"  (docs: {address}/docs)" if settings.docs else ""
     )
