@@ -363,7 +363,7 @@ async def test_answers_of_other_formats_are_replayed_from_their_bytes_and_conten
 
 
 async def test_the_client_is_the_one_of_the_record() -> None:
-    document = {"auth": {"users": {"api_key": {"keys": []}}}}
+    document: dict[str, Any] = {"auth": {"users": {"api_key": {"keys": []}}}}
     plan = plan_of({"auth": "users", "steps": {"one": {"upstream": "a", "path": "/of/{auth.sub}/{auth.claims.n}"}}}, **document)
     step = answered("one", "a", "/of/alice/7", b"{}")
     client = kept(b'{"sub":"alice","name":"Alice","via":"users","claims":{"n":7}}')
