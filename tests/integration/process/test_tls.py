@@ -268,6 +268,7 @@ def test_a_gateway_that_could_know_no_client_does_not_start(
     tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, workers: str, variables: dict[str, str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anabranch.server.gc_tuning.pause", lambda: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("ca.pem").write_bytes(files.ca.read_bytes())
     Path("gateway.yaml").write_text("version: 1\nauth: {machines: {mtls: {}}}\n")
