@@ -9,7 +9,7 @@ import msgspec
 
 from anabranch.core.upload import FILE_KEYS
 from anabranch.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
-from anabranch.journal.record import Record, digested, kept
+from anabranch.journal.record import Content, Record, digested, kept
 from anabranch.journal.redact import MASK, Redaction, UnreadableBody
 from anabranch.jsontext.path import path_text
 from anabranch.jsontext.raw import items, members
@@ -178,7 +178,15 @@ def request_body(record: Record) -> bytes:
 
 def is_body_redacted(record: Record) -> bool:
     """Whether part of the body that the client sent was redacted."""
-    content = record.request.body
+    return _is_redacted(record.request.body)
+
+
+def is_client_redacted(record: Record) -> bool:
+    """Whether part of what is known of the client was redacted."""
+    return _is_redacted(record.request.principal)
+
+
+def _is_redacted(content: Content | None) -> bool:
     return content is not None and content.is_kept and _MASK in content.to_bytes()
 
 

@@ -34,7 +34,7 @@ from anabranch.plan.routes import RESERVED
 from anabranch.policy.call import Call, Policy
 from anabranch.replay.recompute import RecordedPool, local_pools
 from anabranch.replay.recording import Recording
-from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, has_files, is_body_redacted, request_body
+from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, has_files, is_body_redacted, is_client_redacted, request_body
 
 _OF_GUARDS: Final = frozenset(error.code for error in (Unauthenticated, Unavailable, Forbidden, RateLimited, Overloaded))
 
@@ -176,6 +176,8 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         raise CannotReplay("one of its calls is not idempotent (set `idempotent: true` on the call if it may be repeated)")
     if is_live and is_body_redacted(record):
         raise CannotReplay("the request body has a redacted value, and `***` must not be sent to a service")
+    if is_live and plan.access is not None and plan.access.fill is not None and is_client_redacted(record):
+        raise CannotReplay("what is known of the client has a redacted value, and `***` must not be sent to a service")
     if not is_live and _lacks_failures(plan, record):
         raise CannotReplay("the response shows what a service answered to a failed call, which was not kept (`bodies: steps` keeps JSON)")
     if is_live and plan.body is not None and plan.body.files_slot is not None and has_files(record):

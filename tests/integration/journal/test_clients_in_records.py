@@ -46,3 +46,7 @@ async def test_a_record_keeps_of_its_client_what_the_endpoint_refers_to(tmp_path
     )
     assert result.exit_code == 0, result.output
     assert "guard that is not asked again" in result.output
+    live = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["replay", "--live", "--config", str(tmp_path / "gateway.yaml"), "--journal", str(folder)]
+    )
+    assert "what is known of the client has a redacted value" in live.output
