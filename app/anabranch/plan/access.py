@@ -64,10 +64,7 @@ def compile_access(endpoint: config.Endpoint, *, known: Known, scope: Scope, pro
         check_access(endpoint.auth, (*at, "auth"), known, problems)
     if access is None:
         return None
-    if is_own:
-        at = (*at, "auth")
-    else:
-        at = ("defaults", "auth")
+    at = (*at, "auth") if is_own else ("defaults", "auth")
     allow, reads_body = None, False
     if access.allow is not None:
         template = scope.parse(access.allow, (*at, "allow"))
