@@ -38,7 +38,7 @@ PURGED: Final = metric("counter", "cache_purged", "", "Stored answers that were 
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """An entry as an operator sees it. `fresh_s`: for how long it is fresh; 0 or less: it is stale. `size_bytes`: approximate, in memory."""
+    """An entry as an operator sees it. `fresh_s`: for how long it is fresh; 0 or less: it is stale, or has to be validated before each use. `size_bytes`: approximate, in memory."""
 
     upstream: str
     path: str
@@ -158,7 +158,7 @@ class Entries:
                 entry.path,
                 entry.answer.status,
                 now - entry.since_s,
-                entry.fresh_until_s - now,
+                entry.fresh_until_s - now if entry.fresh_until_s else 0.0,
                 entry.size_bytes,
                 entry.tags,
             )

@@ -20,6 +20,7 @@ from anabranch.document.warnings import warnings_of
 from anabranch.errors import ConfigError
 from anabranch.main import Process, assemble
 from anabranch.observe.logs import Logs
+from anabranch.plan.model import DocumentPlan
 from anabranch.server import gc_tuning
 from anabranch.server.admin.cache import purger
 from anabranch.server.admin.reload import outcome_of
@@ -27,8 +28,9 @@ from anabranch.server.config import server_config
 from anabranch.server.heartbeat import Heartbeat
 from anabranch.server.peers import PeerResult, Peers
 from anabranch.server.server import Server
+from anabranch.server.tls import open_tls
 from anabranch.server.workers import Supervisor
-from anabranch.settings import Settings
+from anabranch.settings import Settings, wrong_setting
 
 _STOP_GRACE_S = 30.0
 """Seconds that a worker gets after its drain, to flush and close, before it is killed."""
@@ -58,15 +60,20 @@ def run(
         if settings.workers > 1 and settings.document is not None:
             # Workers search the project's folders themselves. Until they have imported the gateway, its own modules come first.
             searched = list(sys.path)
-            _log_warnings(settings, compile_file(settings.document))
+            compiled = compile_file(settings.document)
+            _log_warnings(settings, compiled)
+            _check_certificates(settings, compiled.plan)
+            open_tls(settings)  # each worker opens its own: this reports once what none of them can use
             sys.path[:] = searched
         else:
             process = assemble(settings, logs)
+            _check_certificates(settings, process.reloader.service.plan)
     except ConfigError as error:
         exit_with(error.problems)
     listener = _listen(settings.host, settings.port)
     shown_host, shown_port = listener.getsockname()[:2]
-    address = f"http://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    address = f"{scheme}://{f'[{shown_host}]' if ':' in shown_host else shown_host}:{shown_port}"
     announcement = f"anabranch {__version__} serves {settings.document} at {address}" + (
         f"  (docs: {address}/docs)" if settings.docs else ""
     )
@@ -95,6 +102,14 @@ def _log_warnings(settings: Settings, compiled: Compiled) -> None:
         logger.warning("%s", warning)
     if settings.admin_port is None:
         logger.warning("with several workers, /metrics shows only one of them: set ANABRANCH_ADMIN_PORT to give each worker its own port")
+
+
+def _check_certificates(settings: Settings, plan: DocumentPlan) -> None:
+    """Raises ConfigError when clients need certificates that no connection asks for."""
+    needing = [name for name, source in plan.auth.items() if source.mtls is not None]
+    if needing and settings.tls_client_cert == "none":
+        message = f"the authentication `{needing[0]}` needs client certificates, and no connection asks for one"
+        raise wrong_setting("TLS_CLIENT_CERT", message, "set it to optional or required, with ANABRANCH_TLS_CLIENT_CA_FILE")
 
 
 def _work(settings: Settings, number: int, listener: socket.socket, pipe: Connection) -> None:

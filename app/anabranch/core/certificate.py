@@ -63,6 +63,6 @@ def _distinguished(names: Iterable[Iterable[tuple[str, str]]]) -> str:
 
 def _escaped(value: str) -> str:
     text = "".join(f"\\{char}" if char in _ESCAPED else f"\\{ord(char):02x}" if ord(char) < 0x20 else char for char in value)
-    if text.startswith((" ", "#")):
-        text = "\\" + text
-    return text[:-1] + "\\ " if text.endswith(" ") and not text.endswith("\\ ") else text
+    if text[1:].endswith(" "):
+        text = text[:-1] + "\\ "
+    return "\\" + text if text.startswith((" ", "#")) else text

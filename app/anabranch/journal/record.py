@@ -64,7 +64,7 @@ class RecordedRequest(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
     """The client's request.
 
     `id`: the X-Request-Id. `trace`: the W3C trace id, "" when the request was not traced. `path`: as the client encoded it. `query`: without `?`, redacted. `headers`: those that the endpoint's `journal`
-    lists, by lower-case name, redacted. `body`: None when there was none.
+    lists, by lower-case name, redacted. `body`: None when there was none. `principal`: what `{auth}` was, redacted as bodies are; None for an endpoint that does not refer to it.
     """
 
     id: str
@@ -74,6 +74,7 @@ class RecordedRequest(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
     headers: dict[str, str] = {}
     body: Content | None = None
     trace: str = ""
+    principal: Content | None = None
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 
 from anabranch.cache.entries import recorded_origin
 from anabranch.core.exchange import BodySource
+from anabranch.core.principal import Principal
 from anabranch.engine.outcome import Outcome, Result
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import StepError, UpstreamStatus
@@ -83,13 +84,14 @@ class Recorder:
     """
 
     __slots__ = (
-        "_bodies", "_decoded", "_encodings", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
+        "_bodies", "_decoded", "_encodings", "_has_principal", "_headers", "_journal", "_origins", "_plan", "_redaction", "_sample", "_steps", "when",
     )  # fmt: skip
 
     def __init__(self, plan: EndpointPlan, rule: RecordPlan, journal: Journal, redaction: Redaction) -> None:
         self._plan = plan
         self._journal = journal
         self._redaction = redaction
+        self._has_principal = plan.access is not None and plan.access.fill is not None
         self._bodies = rule.bodies
         self._sample = rule.sample
         is_required = (rule.durability or journal.config.durability) == "required"
@@ -161,7 +163,11 @@ class Recorder:
             # Without a result the body may have been rejected, for instance because it is not JSON.
             body=_content(request.body, redaction.body, is_kept=self._bodies == "steps", is_json=completed.result is not None),
             trace="" if request.traceparent is None else request.traceparent[3:35].decode(),
+            principal=None if not self._has_principal or request.principal is None else self._principal(request.principal),
         )
+
+    def _principal(self, principal: Principal) -> Content | None:
+        return _content(principal.value, self._redaction.body, is_kept=True, is_json=True)
 
     def _step_without_answer(self, outcome: Outcome) -> Step:
         """A step without bodies, except the digest of the sent one. Fields are passed by position: keywords take twice as long."""

@@ -7,12 +7,19 @@ from typing import Final
 
 from anabranch.config import model as config
 from anabranch.config.problems import Problems, did_you_mean
-from anabranch.errors import MissingExtraError
+from anabranch.errors import ConditionFailed, MissingExtraError
 from anabranch.plan.condition import Condition, ConditionError, compile_condition
 from anabranch.plan.reference import Reference, TemplateError, parse
 
 _KNOWN: Final = {"request": ("method", "path", "host"), "client": ("ip",)}
 _ROOTS: Final = ("header", "query", *_KNOWN)
+_PLAIN: Final = {
+    ("request", "method"): "GET",
+    ("request", "path"): "/",
+    ("request", "host"): "gateway.example",
+    ("client", "ip"): "192.0.2.1",
+}
+"""A request without header fields and parameters, for which every rule has to have a result."""
 
 
 class Networks:
@@ -87,6 +94,12 @@ def _rule(rule: config.Rule, index: int, problems: Problems) -> RulePlan | None:
     except (ConditionError, MissingExtraError) as error:
         problems.add(at, str(error), value=rule.deny)
         return None
+    try:
+        condition([_PLAIN.get(slot, "") for slot in slots])
+    except ConditionFailed as error:
+        message = f"it refuses every request without these header fields and parameters, because {error.detail}"
+        hint = 'references are text, and "" if absent; ask for that first: \'{query.n} != "" && int({query.n}) > 3\''
+        problems.add(at, message, value=rule.deny, hint=hint, is_warning=True)
     return RulePlan(condition, tuple(slots), rule.status, rule.detail)
 
 

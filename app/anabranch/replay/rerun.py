@@ -8,19 +8,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from time import monotonic
+from typing import Final
+
+import msgspec
 
 from anabranch.compute.job import ComputePool
 from anabranch.config.base import ALL
 from anabranch.core.exchange import Answer
 from anabranch.core.percent import parse_query
+from anabranch.core.principal import Principal
 from anabranch.document.service import Service
 from anabranch.edge import request_id
 from anabranch.edge.endpoint import EndpointHandler
 from anabranch.edge.scope import join_headers
 from anabranch.edge.table import RouteTable
 from anabranch.engine.outcome import Outcome
+from anabranch.engine.request import ClientRequest
 from anabranch.engine.run import Engine
-from anabranch.errors import NotAcceptable
+from anabranch.errors import Forbidden, NotAcceptable, Overloaded, RateLimited, Unauthenticated, Unavailable
 from anabranch.journal.record import Record
 from anabranch.journal.redact import MASK
 from anabranch.plan.kinds.call import forwarded_query
@@ -30,6 +35,8 @@ from anabranch.policy.call import Call, Policy
 from anabranch.replay.recompute import RecordedPool, local_pools
 from anabranch.replay.recording import Recording
 from anabranch.replay.replay import CannotReplay, ReplayedResponse, Replayer, has_files, is_body_redacted, request_body
+
+_OF_GUARDS: Final = frozenset(error.code for error in (Unauthenticated, Unavailable, Forbidden, RateLimited, Overloaded))
 
 
 class Rerun:
@@ -71,6 +78,7 @@ class Rerun:
         headers = join_headers(lines)
         request = handler.request_of(scope, headers, values, request_id.read(headers), monotonic(), wants_notes=False)
         request.body = body
+        _identify(request, record)
         answered = await handler.answer(request, None)
         result = answered.result
         return ReplayedResponse(
@@ -143,6 +151,25 @@ class Live:
             self._replayer.compare(record, response, None)
 
 
+def _identify(request: ClientRequest, record: Record) -> None:
+    """Tell the request who its client was."""
+    access, kept = request.plan.access, record.request.principal
+    if access is None or access.fill is None or kept is None:
+        return
+    known = msgspec.json.decode(kept.to_bytes(), type=_Known)
+    request.principal = Principal(known.sub, known.name, known.via, bytes(known.claims))
+    access.fill(request.principal.value, request.frame)
+
+
+class _Known(msgspec.Struct):
+    """What a record says of a client."""
+
+    sub: str
+    name: str
+    via: str
+    claims: msgspec.Raw
+
+
 def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> None:
     """Raise CannotReplay when the journal lacks part of the request that the endpoint needs."""
     if is_live and not all(step.operation.is_idempotent for step in plan.steps if step.upstream):
@@ -153,6 +180,10 @@ def _check_replayable(plan: EndpointPlan, record: Record, *, is_live: bool) -> N
         raise CannotReplay("the response shows what a service answered to a failed call, which was not kept (`bodies: steps` keeps JSON)")
     if is_live and plan.body is not None and plan.body.files_slot is not None and has_files(record):
         raise CannotReplay("the request has uploaded files, of which the journal keeps only size and digest")
+    if record.failure in _OF_GUARDS and not record.steps:
+        raise CannotReplay("it was rejected before anything ran, by a guard that is not asked again")
+    if plan.access is not None and plan.access.fill is not None and record.request.principal is None:
+        raise CannotReplay("the endpoint refers to its client, which was not recorded")
     request = record.request
     if record.failure == NotAcceptable.code and request.headers.get("accept") in (None, MASK):
         raise CannotReplay("the header accept was not kept (`journal: {headers: [accept]}` keeps it)")

@@ -40,6 +40,8 @@ class ServerTLS:
                     "TLS_CLIENT_CA_FILE", f"the authorities of client certificates cannot be read: {_reason(error)}"
                 ) from None
             self.context.verify_mode = _CLIENTS[settings.tls_client_cert]
+            # An intermediate authority in the file is trusted by itself, without the root above it.
+            self.context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
     async def __aenter__(self) -> Self:
         self._watching = asyncio.create_task(self._watch(), name="tls")
@@ -52,17 +54,18 @@ class ServerTLS:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
-            await asyncio.to_thread(self.renew)
+            await self.renew()
 
-    def renew(self) -> None:
+    async def renew(self) -> None:
         """Take up files that have changed. Those that cannot be used are logged, and the old ones stay in force."""
-        state = self._state()
+        state = await asyncio.to_thread(self._state)
         if state == self._seen:
             return
         self._seen = state
         try:
             # A context takes a pair only as a whole, but keeps half of a broken one: the new pair is tried in another one first.
-            self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            await asyncio.to_thread(self._load_into, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            # Never in a thread: OpenSSL crashes when a context changes while a connection is made of it.
             self._load()
         except (OSError, ValueError) as error:
             logger.error("the renewed TLS certificate cannot be used, the old one stays in force: %s", _reason(error))  # noqa: TRY400 - the reason is the sentence

@@ -1,14 +1,19 @@
 """TLS of the public port, and clients that prove who they are by a certificate."""
 
 import asyncio
+import socket
 import ssl
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trustme
+from typer.testing import CliRunner
 
+from anabranch.cli.main import cli
 from anabranch.errors import ConfigError
 from anabranch.main import assemble
 from anabranch.server.tls import open_tls
@@ -86,7 +91,7 @@ async def test_a_client_is_known_by_its_certificate(tmp_path: Path, files: Files
             assert found["claims"]["dns"] == ["shop.example"]
             assert len(found["claims"]["fingerprint"]) == 64
             refused = await get(gateway, "/mine", files.context())
-            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Mutual")
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "ClientCertificate")
             assert (await get(gateway, "/open", files.context())).status_code == 200
             stranger = files.client("shop.example", authority=trustme.CA())
             with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
@@ -125,17 +130,79 @@ async def test_renewed_certificates_are_taken_up_and_broken_ones_are_not(files: 
     assert tls is not None
     assert tls.context.minimum_version == ssl.TLSVersion.TLSv1_2
     before = await shown(tls.context)
-    tls.renew()
+    await tls.renew()
     assert await shown(tls.context) == before
     files.issue_server()
-    tls.renew()
+    await tls.renew()
     after = await shown(tls.context)
     assert after != before
     files.server.write_text("broken")
-    tls.renew()
+    await tls.renew()
     assert await shown(tls.context) == after
     assert "the old one stays in force: they are not a certificate and its key in PEM" in caplog.text
     files.issue_server()
+
+
+async def test_renewals_do_not_disturb_clients_that_connect_meanwhile(files: Files) -> None:
+    tls = open_tls(Settings(tls_cert_file=files.server))
+    assert tls is not None
+    connecting = asyncio.gather(*(shown(tls.context) for _ in range(60)))
+    for _ in range(20):
+        files.server.touch()
+        await tls.renew()
+        await asyncio.sleep(0)
+    assert len(set(await connecting)) == 1
+
+
+async def test_an_intermediate_authority_is_trusted_by_itself(tmp_path: Path, files: Files) -> None:
+    intermediate = files.authority.create_child_ca()
+    intermediate.cert_pem.write_to_path(str(tmp_path / "intermediate.pem"))
+    settings = {"tls_cert_file": files.server, "tls_client_cert": "required", "tls_client_ca_file": tmp_path / "intermediate.pem"}
+    async with running_gateway("version: 1\n", tmp_path, **settings) as gateway:
+        assert (await get(gateway, "/livez", files.context(files.client("x.example", authority=intermediate)))).status_code == 200
+        with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
+            await get(gateway, "/livez", files.context(files.client("x.example")))
+
+
+@pytest.mark.parametrize(("after", "before"), [(-2, -1), (1, 2)], ids=["expired", "not yet valid"])
+@pytest.mark.parametrize("wanted", ["optional", "required"])
+async def test_a_certificate_out_of_its_time_is_refused_at_the_handshake(
+    tmp_path: Path, files: Files, wanted: str, after: int, before: int
+) -> None:
+    now = datetime.now(UTC)
+    made = files.authority.issue_cert("x.example", not_before=now + timedelta(days=after), not_after=now + timedelta(days=before))
+    client = tmp_path / "client.pem"
+    client.write_bytes(made.private_key_and_cert_chain_pem.bytes())
+    settings = {"tls_cert_file": files.server, "tls_client_cert": wanted, "tls_client_ca_file": files.ca}
+    async with running_gateway("version: 1\n", tmp_path, **settings) as gateway:
+        with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
+            await get(gateway, "/livez", files.context(client))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_resumed_session_has_the_certificate_of_the_first_one(tmp_path: Path, files: Files, version: ssl.TLSVersion) -> None:
+    settings = {"tls_cert_file": files.server, "tls_client_cert": "optional", "tls_client_ca_file": files.ca}
+    context = files.context(files.client("shop.example"))
+    context.maximum_version = version
+
+    def ask(port: int, session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None, bool | None]:
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as client,
+        ):
+            client.sendall(b"GET /mine HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+            return answer, client.session, client.session_reused
+
+    async with (
+        ScriptedUpstream({"/it": {"json": 1}}) as upstream,
+        running_gateway(DOCUMENT.format(url=upstream.url, subject="dns"), tmp_path, **settings) as gateway,
+    ):
+        first, session, _ = await asyncio.to_thread(ask, gateway.port, None)
+        second, _, is_resumed = await asyncio.to_thread(ask, gateway.port, session)
+    assert is_resumed
+    assert b'"sub":"shop.example"' in first
+    assert b'"sub":"shop.example"' in second
 
 
 async def shown(context: ssl.SSLContext) -> bytes:
@@ -184,3 +251,28 @@ def test_a_document_with_certificates_says_that_none_are_asked_for(tmp_path: Pat
     document.write_text("version: 1\nauth: {machines: {mtls: {}}}\n")
     assemble(Settings(document=document))
     assert "no client has a certificate for the authentication `machines`" in caplog.text
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "ANABRANCH_TLS_CLIENT_CERT: the authentication `machines` needs client certificates, and no connection asks for one"),
+        (
+            {"CERT_FILE": "gateway.yaml", "CLIENT_CERT": "optional", "CLIENT_CA_FILE": "ca.pem"},
+            "ANABRANCH_TLS_CERT_FILE: the certificate and",
+        ),
+    ],
+)
+def test_a_gateway_that_could_know_no_client_does_not_start(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, workers: str, variables: dict[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anabranch.server.gc_tuning.pause", lambda: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("ca.pem").write_bytes(files.ca.read_bytes())
+    Path("gateway.yaml").write_text("version: 1\nauth: {machines: {mtls: {}}}\n")
+    named = {f"ANABRANCH_TLS_{name}": value for name, value in variables.items()}
+    result = CliRunner().invoke(cli, ["run", "gateway.yaml", "--port", "0", "--workers", workers], env=named, prog_name="anabranch")
+    assert result.exit_code == 3
+    assert said in result.stderr

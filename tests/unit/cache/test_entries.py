@@ -1,6 +1,7 @@
 """The memory of entries: its bounds, and what it is told of purges."""
 
 import pytest
+from msgspec import structs
 
 from anabranch.cache.entries import Entries, recorded_origin
 from anabranch.cache.entry import Entry
@@ -62,6 +63,8 @@ async def test_a_listing_says_how_fresh_entries_are() -> None:
     (listed,) = entries.ls()
     assert (listed.upstream, listed.path, listed.status, listed.age_s, listed.tags) == ("a", "/x", 200, 30.0, ("t",))
     assert listed.fresh_s == 1e9 - 130
+    entries.memory.put(structs.replace(entry("a"), fresh_until_s=0.0))
+    assert [listed.fresh_s for listed in entries.ls()] == [0.0]
 
 
 @pytest.mark.parametrize(

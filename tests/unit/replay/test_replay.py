@@ -360,3 +360,19 @@ async def test_answers_of_other_formats_are_replayed_from_their_bytes_and_conten
     changed = {**DECODED, "one": {**DECODED["one"], "arrays": ["rss.item"]}, "two": {**DECODED["two"], "path": "/two/{one.rss.item.0}"}}
     report = await replayed(plan_of({"steps": changed}), record)
     assert (report.same, list(report.fields)) == (0, ["one.rss.item"])
+
+
+async def test_the_client_is_the_one_of_the_record() -> None:
+    document: dict[str, Any] = {"auth": {"users": {"api_key": {"keys": []}}}}
+    plan = plan_of({"auth": "users", "steps": {"one": {"upstream": "a", "path": "/of/{auth.sub}/{auth.claims.n}"}}}, **document)
+    step = answered("one", "a", "/of/alice/7", b"{}")
+    client = kept(b'{"sub":"alice","name":"Alice","via":"users","claims":{"n":7}}')
+    assert (await replayed(plan, recorded("/x/7", b'{"one":{}}', [step], asked={"principal": client}))).same == 1
+    report = await replayed(plan, recorded("/x/7", b'{"one":{}}', [step]))
+    assert list(report.skipped) == ["the endpoint refers to its client, which was not recorded"]
+
+
+@pytest.mark.parametrize("failure", ["unauthenticated", "forbidden", "rate_limited", "overloaded", "unavailable"])
+async def test_what_a_guard_rejected_is_not_run(failure: str) -> None:
+    report = await replayed(plan_of(), recorded("/x/7", b"{}", [], status=401, failure=failure))
+    assert list(report.skipped) == ["it was rejected before anything ran, by a guard that is not asked again"]

@@ -10,10 +10,13 @@ from anabranch.server import gc_tuning
 
 @pytest.fixture(autouse=True)
 def _collector_as_it_was() -> Iterator[None]:
+    """What is frozen stays so: the tests of a run are, once they are collected (`tests/conftest.py`). Garbage among them must not count here."""
     threshold = gc.get_threshold()
+    gc.unfreeze()
+    gc.collect()
     yield
     gc.enable()
-    gc.unfreeze()
+    gc.freeze()
     gc.set_threshold(*threshold)
 
 

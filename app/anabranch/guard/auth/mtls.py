@@ -17,7 +17,8 @@ _MOST: Final = 4096
 class MTLSAuthenticator:
     """The principal is the subject of the certificate. A connection may outlast its certificate; its requests do not."""
 
-    challenge = "Mutual"
+    challenge = "ClientCertificate"
+    """No registered scheme: nothing in the header of a request can answer it. `Mutual` is another one (RFC 8120)."""
 
     def __init__(self, name: str, source: MTLS, clock: Callable[[], float]) -> None:
         self._name = name
