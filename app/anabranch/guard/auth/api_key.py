@@ -41,6 +41,9 @@ class APIKeyAuthenticator:
         found = None if key is None else self._keys.get(sha256(key).digest())
         return None if found is None or found.is_disabled or found.principal.expires_at <= self._clock() else found.principal
 
+    def is_presented(self, presented: Presented) -> bool:
+        return self._find(presented) is not None
+
     async def authenticate(self, presented: Presented) -> Principal | None:
         key = self._find(presented)
         if key is None:

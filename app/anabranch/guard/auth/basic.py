@@ -58,6 +58,9 @@ class BasicAuthenticator:
         pair = _sent(presented)
         return None if not pair else self._recall(self._digest(pair))
 
+    def is_presented(self, presented: Presented) -> bool:
+        return _sent(presented) is not None
+
     async def authenticate(self, presented: Presented) -> Principal | None:
         pair = _sent(presented)
         if pair is None:

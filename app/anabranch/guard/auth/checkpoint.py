@@ -52,15 +52,22 @@ class Checkpoint:
     def recall(self, presented: Presented) -> Principal | None:
         if self._only:
             return self._first(presented)
-        return next((found for _, one in self._authenticators if (found := one.recall(presented)) is not None), None)
+        # The first one that accepts the request decides who the client is, whatever is remembered of others.
+        for _, authenticator in self._authenticators:
+            if (found := authenticator.recall(presented)) is not None:
+                return found
+            if authenticator.is_presented(presented):
+                return None
+        return None
 
     async def find(self, presented: Presented, sender: Client) -> Principal:
         """The principal. Raises Unauthenticated, Unavailable when no authentication accepts the request and one cannot tell, and RateLimited. `sender`: where it comes from."""
         if self._failures is None:
-            return await self._find(presented, sender)
+            return (await self._find(presented, sender))[0]
         return await self._failures.watch(sender.network, lambda: self._find(presented, sender))
 
-    async def _find(self, presented: Presented, sender: Client) -> Principal:
+    async def _find(self, presented: Presented, sender: Client) -> tuple[Principal, bool]:
+        """The principal, and whether a credential was refused before it was found."""
         parameters: dict[str, str] = {}
         is_unknown = False
         for name, authenticator in self._authenticators:
@@ -74,7 +81,7 @@ class Checkpoint:
                 is_unknown = True
             else:
                 if principal is not None:
-                    return principal
+                    return principal, bool(parameters)
         if is_unknown:
             raise Unavailable("the credential cannot be verified at the moment", headers={"retry-after": "1"})
         challenges = dict.fromkeys(

@@ -23,8 +23,8 @@ class FailureLimit:
         self._memory = memory
         self._tally = tally
 
-    async def watch(self, network: bytes, find: Callable[[], Awaitable[Principal]]) -> Principal:
-        """What `find` finds. Raises what it raises, and RateLimited without calling it. Requests that are verified at the same time count until they turn out to be good: otherwise
+    async def watch(self, network: bytes, find: Callable[[], Awaitable[tuple[Principal, bool]]]) -> Principal:
+        """What `find` finds, which also says whether it has refused a credential on the way. Raises what it raises, and RateLimited without calling it. Requests that are verified at the same time count until they turn out to be good: otherwise
         a thousand guesses at once would be one."""
         buckets = [Bucket(b"auth_failures:" + network, self._rate)]
         (verdict,) = await self._memory.take(buckets, 1)
@@ -36,10 +36,11 @@ class FailureLimit:
             )
         is_refused = False
         try:
-            return await find()
+            principal, is_refused = await find()
         except Unauthenticated as error:
             is_refused = error.is_refusal
             raise
         finally:
             if not is_refused:
                 await self._memory.take(buckets, -1)
+        return principal

@@ -77,6 +77,9 @@ class IntrospectionAuthenticator:
         token = self._find(presented.headers)
         return None if token is None else self._remembered.get(sha256(token).digest())
 
+    def is_presented(self, presented: Presented) -> bool:
+        return self._find(presented.headers) is not None
+
     async def authenticate(self, presented: Presented) -> Principal | None:
         token = self._find(presented.headers)
         if token is None:

@@ -61,6 +61,9 @@ class JWTAuthenticator:
         sent = self._find(presented.headers)
         return None if sent is None else self._remembered.get(sent)
 
+    def is_presented(self, presented: Presented) -> bool:
+        return self._find(presented.headers) is not None
+
     async def authenticate(self, presented: Presented) -> Principal | None:
         sent = self._find(presented.headers)
         if sent is None:

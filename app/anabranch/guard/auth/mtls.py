@@ -31,6 +31,9 @@ class MTLSAuthenticator:
         found = None if certificate is None else self._known.get(certificate.fingerprint)
         return None if found is None or found.expires_at <= self._clock() else found
 
+    def is_presented(self, presented: Presented) -> bool:
+        return presented.certificate is not None
+
     async def authenticate(self, presented: Presented) -> Principal | None:
         certificate = presented.certificate
         if certificate is None:

@@ -51,6 +51,10 @@ class Authenticator(Protocol):
         """The principal of a credential that was verified before and is still valid; None for any other. At most a look-up."""
         ...
 
+    def is_presented(self, presented: Presented) -> bool:
+        """Whether a credential of this kind was presented, valid or not."""
+        ...
+
     async def authenticate(self, presented: Presented) -> Principal | None:
         """The principal; None when no credential of this kind was presented. Raises InvalidCredential and CannotAuthenticate."""
         ...
