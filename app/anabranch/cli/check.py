@@ -14,6 +14,7 @@ from anabranch.document.compile import Compiled, compile_file
 from anabranch.errors import ConfigError, Problem
 from anabranch.plan.calls import most_calls
 from anabranch.plan.explain import explain as explain_plan
+from anabranch.plan.explain import explain_rules
 from anabranch.plan.model import EndpointPlan
 from anabranch.policy import stack
 
@@ -124,5 +125,6 @@ def explain(
     if not chosen:
         typer.echo(f"{document} has no endpoints to explain", err=True)
         raise typer.Exit(BAD_USE)
-    text = "\n\n".join(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen)
+    rules = explain_rules(plans.source) if endpoint is None else ""
+    text = "\n\n".join([*([rules] if rules else []), *(explain_plan(plan, plans.upstreams, stack.describe) for plan in chosen)])
     typer.echo(compiled.draft.secrets.redact(text))

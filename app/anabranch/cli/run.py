@@ -18,9 +18,11 @@ from anabranch.document.compile import Compiled, compile_file
 from anabranch.document.warnings import warnings_of
 from anabranch.errors import ConfigError
 from anabranch.observe.logs import Logs
+from anabranch.plan.model import DocumentPlan
 from anabranch.server import gc_tuning
+from anabranch.server.tls import open_tls
 from anabranch.server.workers import Supervisor
-from anabranch.settings import Settings
+from anabranch.settings import Settings, wrong_setting
 
 _STOP_GRACE_S = 30.0
 """Seconds that a worker gets after its drain, to flush and close, before it is killed."""
@@ -53,6 +55,7 @@ def run(
 
     try:
         process = assemble(settings, logs)
+        _check_certificates(settings, process.reloader.service.plan)
     except ConfigError as error:
         exit_with(error.problems)
     listener = _listen(settings.host, settings.port)
@@ -64,7 +67,10 @@ def _supervise(settings: Settings, document: Path, logs: Logs) -> int:
     # Workers search the project's folders themselves. Until they have imported the gateway, its own modules come first.
     searched = list(sys.path)
     try:
-        _log_warnings(settings, compile_file(document))
+        compiled = compile_file(document)
+        _log_warnings(settings, compiled)
+        _check_certificates(settings, compiled.plan)
+        open_tls(settings)  # each worker opens its own: this reports once what none of them can use
     except ConfigError as error:
         exit_with(error.problems)
     sys.path[:] = searched
@@ -96,6 +102,14 @@ def _log_warnings(settings: Settings, compiled: Compiled) -> None:
         logger.warning("%s", warning)
     if settings.admin_port is None:
         logger.warning("with several workers, /metrics shows only one of them: set ANABRANCH_ADMIN_PORT to give each worker its own port")
+
+
+def _check_certificates(settings: Settings, plan: DocumentPlan) -> None:
+    """Raises ConfigError when clients need certificates that no connection asks for."""
+    needing = [name for name, source in plan.auth.items() if source.mtls is not None]
+    if needing and settings.tls_client_cert == "none":
+        message = f"the authentication `{needing[0]}` needs client certificates, and no connection asks for one"
+        raise wrong_setting("TLS_CLIENT_CERT", message, "set it to optional or required, with ANABRANCH_TLS_CLIENT_CA_FILE")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,13 +19,13 @@ _WORDS: Final = frozenset({"true", "false", "null"})
 # RFC 3986 section 3.2.1.
 _USERINFO: Final = re.compile(r"://.*@")
 # Keys of an upstream, an authentication or a store whose values are confidential even when they are written out in the document.
-_CONFIDENTIAL: Final = frozenset({"client_secret", "headers", "password", "secret"})
+_CONFIDENTIAL: Final = frozenset({"client_secret", "headers", "keys", "password", "secret", "users"})
 _SECTIONS: Final = frozenset({"upstreams", "auth", "store"})
 
 
 def is_confidential(path: Path, value: object) -> bool:
     """Whether no message may show the value at `path`: in one of these sections, header fields, secrets, passwords, and URLs that have credentials."""
-    return bool(path) and path[0] in _SECTIONS and (not _CONFIDENTIAL.isdisjoint(path) or _holds_credentials(value))
+    return bool(path) and path[0] in _SECTIONS and (not _CONFIDENTIAL.isdisjoint(path[2:]) or _holds_credentials(value))
 
 
 def _holds_credentials(value: object) -> bool:

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from anabranch.core.forwarding import public_prefix
 from anabranch.edge import problems, request_id
 from anabranch.edge.respond import of_problem, send_response
-from anabranch.edge.scope import join_headers, raw_path
+from anabranch.edge.scope import join_headers, readings
 from anabranch.edge.served import Served
 from anabranch.engine.event import ResponseObserver
 from anabranch.guard.rules import Rules
@@ -31,7 +31,7 @@ class Ruled:
             return
         headers = join_headers(scope["headers"])
         method: str = scope.get("method", "GET")
-        error = self._rules.refusal(method, raw_path(scope), scope.get("query_string", b""), headers, scope.get("client"))
+        error = self._rules.refusal(method, readings(scope), scope.get("query_string", b""), headers, scope.get("client"))
         if error is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

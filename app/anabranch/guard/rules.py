@@ -1,6 +1,6 @@
 """Decides by the rules of a document, before it is known what a request asks for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from anabranch.core.forwarding import Client, TrustedProxies, client_address
@@ -16,11 +16,11 @@ _UNKNOWN: Final = "no endpoint has this path"
 
 
 class Asked:
-    """What rules may refer to. `path`: as it was sent, without the query, below the application's root path; `query`: raw; `headers`: by lower-case name."""
+    """What rules may refer to. `path`: decoded, without the query, below the application's root path; `query`: raw; `headers`: by lower-case name."""
 
     __slots__ = ("_client", "_query", "headers", "method", "path", "query")
 
-    def __init__(self, method: str, path: bytes, query: bytes, headers: dict[bytes, bytes], client: Callable[[], Client]) -> None:
+    def __init__(self, method: str, path: str, query: bytes, headers: dict[bytes, bytes], client: Callable[[], Client]) -> None:
         self.method = method
         self.path = path
         self.query = query
@@ -40,7 +40,7 @@ class Asked:
             return self._client().text
         if name == "method":
             return self.method
-        return self.path.decode("latin-1") if name == "path" else self.headers.get(b"host", b"").decode("latin-1")
+        return self.path if name == "path" else self.headers.get(b"host", b"").decode("latin-1")
 
 
 class Rules:
@@ -53,9 +53,9 @@ class Rules:
         self._tally = tally
 
     def refusal(
-        self, method: str, path: bytes, query: bytes, headers: dict[bytes, bytes], client: tuple[str, int] | None
+        self, method: str, paths: Sequence[str], query: bytes, headers: dict[bytes, bytes], client: tuple[str, int] | None
     ) -> RequestError | None:
-        """Why a request is refused; None when it is not. What cannot be decided is refused."""
+        """Why a request is refused; None when it is not. What cannot be decided is refused. `paths`: the readings of its path; what is refused in one of them is refused."""
 
         def sender() -> Client:
             return client_address(headers, client, self._proxies)
@@ -64,9 +64,9 @@ class Rules:
             self._tally.refuse("address")
             return Forbidden(REFUSED)
         if self._rules:
-            asked = Asked(method, path, query, headers, sender)
+            readings = [Asked(method, path, query, headers, sender) for path in paths]
             for number, rule in self._rules:
-                if self._is_denied(number, rule, asked):
+                if any(self._is_denied(number, rule, asked) for asked in readings):
                     self._tally.refuse(number)
                     return _error(rule)
         return None

@@ -56,6 +56,11 @@ class Tally:
         if self._is_time("fault", rule):
             logger.warning("the rule `%s` cannot be evaluated for some requests, which are refused: %s", rule, reason)
 
+    def undecided(self, endpoint: str, reason: str) -> None:
+        """An `allow` could not be evaluated."""
+        if self._is_time("allow", endpoint):
+            logger.warning("`allow` of endpoint %s cannot be evaluated for some requests, which are refused: %s", endpoint, reason)
+
     def _is_time(self, kind: str, name: str) -> bool:
         """Whether a line of this kind may be logged: one a minute."""
         now = self._clock()

@@ -40,6 +40,8 @@ def access_of(endpoint: config.Endpoint, known: Known) -> config.Access | None:
 
 def check_access(auth: config.Auth | None, at: Path, known: Known, problems: Problems) -> None:
     """Report names that the document does not have. `auth`: as written at `at`."""
+    if auth is None or auth == []:
+        problems.add(at, "names no authentication", hint="write `none` if everybody may come in, or leave the key out", value=auth)
     access = config.access_of(auth)
     for index, name in enumerate([] if access is None else access.any_):
         where = at if isinstance(auth, str) else (*at, index) if isinstance(auth, list) else (*at, "any", index)
@@ -57,13 +59,12 @@ def check_access(auth: config.Auth | None, at: Path, known: Known, problems: Pro
 def compile_access(endpoint: config.Endpoint, *, known: Known, scope: Scope, problems: Problems, at: Path) -> AccessPlan | None:
     """Who may use an endpoint; None: everybody. Call it when everything else has been parsed: by then it is known what refers to the principal."""
     access = access_of(endpoint, known)
+    is_own = "auth" in endpoint.model_fields_set
+    if is_own:
+        check_access(endpoint.auth, (*at, "auth"), known, problems)
     if access is None:
         return None
-    if "auth" in endpoint.model_fields_set:
-        at = (*at, "auth")
-        check_access(endpoint.auth, at, known, problems)
-    else:
-        at = ("defaults", "auth")
+    at = (*at, "auth") if is_own else ("defaults", "auth")
     allow, reads_body = None, False
     if access.allow is not None:
         template = scope.parse(access.allow, (*at, "allow"))
@@ -72,7 +73,7 @@ def compile_access(endpoint: config.Endpoint, *, known: Known, scope: Scope, pro
                 reads_body = reads_body or part.root == "body"
                 if part.root not in ROOTS and part.root in endpoint.steps:
                     problems.add((*at, "allow"), f"{part} has no value yet: `allow` is decided before any step runs", value=str(part))
-        if template:
+        if template or not access.allow:
             try:
                 allow = compile_condition(access.allow, template, scope.slot)
             except (ConditionError, MissingExtraError) as error:

@@ -57,7 +57,8 @@ def compile_document(
     _check_upstreams(document, upstreams, problems)
     if document.auth_failures is not None and not document.auth:
         problems.add(("auth_failures",), "nothing is refused without `auth`", at_key=True)
-    check_access(document.defaults.auth, ("defaults", "auth"), known, problems)
+    if "auth" in document.defaults.model_fields_set:
+        check_access(document.defaults.auth, ("defaults", "auth"), known, problems)
     check_limits(document, known, problems)
     rules = compile_rules(document, problems)
     check_default_response(document.defaults.response, problems)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from anabranch.config import model as config
 from anabranch.plan.calls import most_calls
 from anabranch.plan.each import describe_each
 from anabranch.plan.graph import longest_path, order
@@ -47,6 +48,15 @@ def explain(plan: EndpointPlan, upstreams: dict[str, UpstreamPlan], policies: Ca
     if plan.response.reuse is not None:
         lines.append(f"  responses may be kept {describe_reuse(plan.response.reuse)}")
     return "\n".join(lines)
+
+
+def explain_rules(source: config.Document) -> str:
+    """What is decided before an endpoint is looked for; "" for nothing."""
+    lines = [
+        f"  {word} {', '.join(networks)}" for word, networks in (("from", source.allow_from), ("not from", source.deny_from)) if networks
+    ]
+    lines += [f"  {rule.status} if {rule.deny}" for rule in source.rules]
+    return "\n".join(["before any endpoint", *lines]) if lines else ""
 
 
 def _levels(come_before: list[tuple[int, ...]]) -> list[list[int]]:

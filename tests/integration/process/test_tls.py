@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from typer.testing import CliRunner
 
+from anabranch.cli.main import cli
 from anabranch.errors import ConfigError
 from anabranch.main import assemble
 from anabranch.server.tls import open_tls
@@ -248,3 +251,28 @@ def test_a_document_with_certificates_says_that_none_are_asked_for(tmp_path: Pat
     document.write_text("version: 1\nauth: {machines: {mtls: {}}}\n")
     assemble(Settings(document=document))
     assert "no client has a certificate for the authentication `machines`" in caplog.text
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "ANABRANCH_TLS_CLIENT_CERT: the authentication `machines` needs client certificates, and no connection asks for one"),
+        (
+            {"CERT_FILE": "gateway.yaml", "CLIENT_CERT": "optional", "CLIENT_CA_FILE": "ca.pem"},
+            "ANABRANCH_TLS_CERT_FILE: the certificate and",
+        ),
+    ],
+)
+def test_a_gateway_that_could_know_no_client_does_not_start(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, workers: str, variables: dict[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anabranch.server.gc_tuning.pause", lambda: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("ca.pem").write_bytes(files.ca.read_bytes())
+    Path("gateway.yaml").write_text("version: 1\nauth: {machines: {mtls: {}}}\n")
+    named = {f"ANABRANCH_TLS_{name}": value for name, value in variables.items()}
+    result = CliRunner().invoke(cli, ["run", "gateway.yaml", "--port", "0", "--workers", workers], env=named, prog_name="anabranch")
+    assert result.exit_code == 3
+    assert said in result.stderr

@@ -120,3 +120,25 @@ def test_paths_are_formatted_readably() -> None:
     assert path_text(("endpoints", 0, "steps", "weather", "timeout")) == "endpoints[0].steps.weather.timeout"
     assert path_text(("default", "a b", "")) == 'default["a b"][""]'
     assert path_text(()) == "document"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("auth", "a", "api_key", "keys"), {"anna": "tulip-77"}),
+        (("auth", "a", "basic", "users"), "anna:tulip-77"),
+        (("auth", "a", "basic"), {"users": "anna:tulip-77"}),
+        (("auth", "a", "jwt", "secret"), ["tulip-77"]),
+        (("store", "redis", "password"), ["tulip-77"]),
+    ],
+)
+def test_what_proves_an_identity_is_not_shown(path: tuple[str, ...], value: object) -> None:
+    problems = Problems()
+    problems.add(path, "is odd", value=value)
+    assert "tulip" not in str(problems.errors[0])
+
+
+def test_names_that_sound_confidential_hide_nothing() -> None:
+    problems = Problems()
+    problems.add(("auth", "users", "jwt", "issuer"), "is odd", value="nonsense")
+    assert "nonsense" in str(problems.errors[0])

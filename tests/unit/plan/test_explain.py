@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from anabranch.plan.explain import explain
+from anabranch.config.model import Document
+from anabranch.plan.explain import explain, explain_rules
 from tests.support.documents import plan_of, upstream_plan
 
 STEPS: dict[str, Any] = {"it": {"compute": "tests.support.hooks:add", "input": {"a": 1}}}
@@ -55,3 +56,15 @@ def test_explain_says_which_body_an_endpoint_takes_and_a_call_sends() -> None:
     assert "  body multipart/form-data, at most 2097152 bytes\n" in text
     assert "it: POST /a at a; splice, sends multipart, until the deadline" in text
     assert plan.steps[0].operation.facts() == {"upstream": "a", "encode": "multipart"}
+
+
+def test_explain_says_what_is_decided_before_any_endpoint() -> None:
+    rules = [{"deny": '{header.user-agent} matches "bot"', "status": 404}]
+    document = Document.model_validate({"version": 1, "allow_from": ["10.0.0.0/8"], "deny_from": ["10.1.0.0/16"], "rules": rules})
+    assert explain_rules(document).splitlines() == [
+        "before any endpoint",
+        "  from 10.0.0.0/8",
+        "  not from 10.1.0.0/16",
+        '  404 if {header.user-agent} matches "bot"',
+    ]
+    assert explain_rules(Document(version=1)) == ""

@@ -1,15 +1,18 @@
 """API keys in the document."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from anabranch.config.auth.kind import Kind
 from anabranch.config.base import JSON, HeaderName, Model
 from anabranch.config.text import data_of
 
+_OF_NOTHING: Final = sha256(b"").hexdigest()
 _SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _COOKIE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER: Final = "x-api-key"
@@ -17,8 +20,13 @@ HEADER: Final = "x-api-key"
 
 def _keys(value: Any) -> Any:
     """Keys as the document writes them: a list, a mapping by name, or the text of a file with one of these."""
-    if isinstance(value, str):
-        value = data_of(value)
+    if not isinstance(value, str):
+        return _listed(value)
+    entries = _listed(data_of(value))
+    return [_of_file(entry, number) for number, entry in enumerate(entries, 1)] if isinstance(entries, list) else entries
+
+
+def _listed(value: Any) -> Any:
     if isinstance(value, dict) and all(isinstance(key, dict) for key in value.values()):
         return [{"name": name, **key} for name, key in value.items()]
     return value
@@ -43,6 +51,8 @@ class APIKey(Model):
     def _is_digest(cls, value: str) -> str:
         if not _SHA256.fullmatch(value):
             raise ValueError("must be the SHA-256 of the key in hexadecimal, and not the key: `printf %s KEY | sha256sum`")
+        if value.lower() == _OF_NOTHING:
+            raise ValueError("is the SHA-256 of an empty text: every client that sends an empty key would come in")
         return value.lower()
 
     @field_validator("expiry")
@@ -56,6 +66,24 @@ class APIKey(Model):
     def expires_at(self) -> float:
         """Seconds since the epoch; infinite without an expiry."""
         return float("inf") if self.expiry is None else _time(self.expiry)
+
+
+def _of_file(entry: Any, number: int) -> APIKey:
+    """One key of a file. Raises ValueError, whose message names the entry and its known keys, and no content."""
+    try:
+        return APIKey.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    where = f"entry {number} of the file"
+    name = next((part for part in first["loc"] if part in APIKey.model_fields), None)
+    if first["type"] == "missing":
+        raise ValueError(f"{where} has no `{name}`")
+    if first["type"] == "value_error":
+        raise ValueError(f"{where}, `{name}`: {first['ctx']['error']}")
+    if name is not None:
+        raise ValueError(f"{where}: its `{name}` is not valid")
+    known = ", ".join(f"`{key}`" for key in APIKey.model_fields)
+    raise ValueError(f"{where} has an unknown key; there are {known}" if isinstance(entry, Mapping) else f"{where} is not a mapping")
 
 
 def _time(text: str) -> float:

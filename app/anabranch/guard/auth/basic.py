@@ -39,8 +39,7 @@ class BasicAuthenticator:
         self._name = name
         self._clock = clock
         self._verifiers = {user.encode(): _verifier(digest) for user, digest in users_of(source.users).items()}
-        # An unknown name takes as long as a known one.
-        self._of_nobody: Verify = next(iter(self._verifiers.values()), lambda _: False)
+        self._known = tuple(self._verifiers.values())
         self._secret = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
         self._pending: dict[bytes, asyncio.Future[bool]] = {}
@@ -89,14 +88,19 @@ class BasicAuthenticator:
             self._remembered.popitem(last=False)
         return principal
 
+    def _of_nobody(self, user: bytes) -> Verify:
+        """What is computed for an unknown name: as much as for one of the users, whose hashes may differ in cost, and always the same for this name."""
+        known = self._known
+        return known[int.from_bytes(self._digest(user)) % len(known)] if known else lambda _: False
+
     async def _is_right(self, digest: bytes, user: bytes, password: bytes) -> bool:
         """Whether this is the user's password. Requests with the same pair share one check."""
         pending = self._pending.get(digest)
         if pending is None:
             if self._threads is None or len(self._pending) >= _MOST_PENDING:
                 raise CannotAuthenticate("busy")
-            verify = self._verifiers.get(user)
-            pending = asyncio.wrap_future(self._threads.submit(verify or self._of_nobody, password))
+            verify = self._verifiers.get(user) or self._of_nobody(user)
+            pending = asyncio.wrap_future(self._threads.submit(verify, password))
             self._pending[digest] = pending
             pending.add_done_callback(lambda _: self._pending.pop(digest, None))
         is_match = await asyncio.shield(pending)

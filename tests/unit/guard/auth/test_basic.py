@@ -67,7 +67,7 @@ async def test_requests_at_once_share_one_hash_and_unknown_users_cost_one_too() 
             hashed.append(password)
             return True  # whatever the hash says, an unknown name is nobody's
 
-        staff._of_nobody = verify
+        staff._known = (verify,)
         results = await asyncio.gather(*(staff.authenticate(Sent("nobody:x")) for _ in range(10)), return_exceptions=True)
     assert hashed == [b"x"]
     assert [str(result) for result in results] == ["wrong"] * 10
@@ -75,7 +75,7 @@ async def test_requests_at_once_share_one_hash_and_unknown_users_cost_one_too() 
 
 async def test_guesses_do_not_queue_without_end() -> None:
     async with made(Clock()) as staff:
-        staff._of_nobody = lambda _: False
+        staff._known = (lambda _: False,)
         results = await asyncio.gather(*(staff.authenticate(Sent(f"nobody:{number}")) for number in range(200)), return_exceptions=True)
         kinds = {type(result) for result in results}
         assert kinds == {InvalidCredential, CannotAuthenticate}
@@ -99,3 +99,21 @@ async def test_odd_passwords_are_wrong_and_nothing_else(password: str) -> None:
     async with made(Clock()) as staff:
         with pytest.raises(InvalidCredential):
             await staff.authenticate(Sent(f"anna:{password}"))
+
+
+async def test_unknown_names_cost_what_known_ones_do_and_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where hashes differ in cost, a single stand-in would show by its time which names are unknown."""
+    hashed: list[str] = []
+
+    def verifier(digest: str) -> basic.Verify:
+        return lambda _: hashed.append(digest[:7]) or False  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(basic, "_verifier", verifier)
+    dear = ANNA.replace("anna", "dora").replace("$04$", "$12$")
+    async with basic.build("staff", Basic(users=f"{ANNA}\n{dear}"), Tools(clock=Clock())) as staff:
+        for name in ("x", "y"):
+            for password in range(3):
+                with pytest.raises(InvalidCredential):
+                    await staff.authenticate(Sent(f"{name}:{password}"))
+        assert len(set(hashed[:3])) == len(set(hashed[3:])) == 1
+        assert {staff._of_nobody(b"%d" % number) for number in range(100)} == set(staff._known)
