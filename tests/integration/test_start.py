@@ -29,6 +29,8 @@ def modules_after(*arguments):
 
 document = sys.argv[1]
 found = {"help": modules_after("--help"), "check": modules_after("check", document)}
+import anabranch.cli.run
+found["run"] = sorted(sys.modules)
 print(json.dumps(found))
 """
 Modules = dict[str, set[str]]
@@ -36,7 +38,7 @@ Modules = dict[str, set[str]]
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Modules:
-    """The modules in a process after `anabranch --help`, and after `anabranch check` as well."""
+    """The modules in a process after `anabranch --help`, and after `anabranch check` as well, and after the import of `anabranch run`."""
     document = tmp_path_factory.mktemp("start") / "gateway.yaml"
     document.write_text(DOCUMENT, "utf-8")
     done = subprocess.run([sys.executable, "-c", STARTS, str(document)], capture_output=True, text=True, check=False, timeout=60)
@@ -67,3 +69,9 @@ def test_check_imports_no_server_and_no_library_that_the_document_does_not_need(
 def test_check_evaluates_conditions_without_the_command_line_of_their_library(loaded: Modules) -> None:
     assert "cel.cel" in loaded["check"]
     assert "cel" not in loaded["check"]
+
+
+def test_a_supervisor_of_workers_imports_no_server(loaded: Modules) -> None:
+    """It has no use for one, and would keep its memory."""
+    assert "anabranch.server.workers" in loaded["run"]
+    assert {"anabranch.main", "fastapi", "prometheus_client", "starlette", "uvicorn"} & loaded["run"] == set()
