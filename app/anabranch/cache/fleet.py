@@ -36,8 +36,9 @@ class Fleet:
         self._upstream = upstream
         self._clock = clock
 
-    async def lead(self, key: bytes, request: Request, deadline: float) -> tuple[Entry | None, Lease | None]:
-        """The answer that another gateway has asked for; or the lease to ask for it; or neither when the store is away or nothing came in time."""
+    async def lead(self, key: bytes, request: Request, deadline: float, known: Entry | None) -> tuple[Entry | None, Lease | None]:
+        """The answer that another gateway has asked for; or the lease to ask for it; or neither when the store is away or nothing came in time. `known`: the answer
+        that does not serve the call."""
         shared, clock, flight = self._entries.shared, self._clock, self._entries.own_key(key, request)
         assert shared is not None
         left_s = deadline - clock()
@@ -45,16 +46,15 @@ class Fleet:
         until = clock() + min(left_s * _WAIT_SHARE, lease_s)
         pause_s = _FIRST_POLL_S
         began_s = self._entries.clock()
-        known = self._entries.peek(key, request)
-        known_s = known.requested_s if isinstance(known, Entry) else 0.0
+        known_s = 0.0 if known is None else known.requested_s
         while True:
             try:
                 token = await shared.lease(flight, lease_s)
             except StoreAway:
                 return None, None
             if token is not None:
-                # A holder that has gone has perhaps stored the answer before.
-                found = None if pause_s == _FIRST_POLL_S else await self._arrived(key, request, began_s, known_s)
+                # A holder that has gone may have stored the answer since it was looked for.
+                found = await self._arrived(key, request, began_s, known_s)
                 if found is None:
                     return None, (flight, token)
                 await self.give_back((flight, token))
@@ -68,16 +68,18 @@ class Fleet:
                 return found if isinstance(found, Entry) else None, None
 
     async def _arrived(self, key: bytes, request: Request, began_s: float, known_s: float) -> Slot | None:
-        """What another gateway has stored meanwhile: a fresh entry, or the mark that its answer is for nobody else. `known_s`: when the entry that was known before had been
-        asked for."""
+        """What was stored meanwhile: another fresh entry, or the mark that the answer is for nobody else. `known_s`: when the entry that was known before had been asked
+        for."""
         path, now = path_of(request.target), self._entries.clock()
         slot = await self._entries.fetch(key, self._upstream, path)
         if isinstance(slot, Variants):
             slot = await self._entries.fetch(variant_key(slot, request), self._upstream, path)
         if isinstance(slot, Entry):
+            if slot.requested_s == known_s:
+                return None
             if now < slot.fresh_until_s:
                 return slot
-            return Uncacheable(slot.key, now) if slot.was_stale and slot.requested_s != known_s else None
+            return Uncacheable(slot.key, now) if slot.was_stale else None
         return slot if isinstance(slot, Uncacheable) and slot.until_s - UNCACHEABLE_S >= began_s - 1.0 else None
 
     async def share(self, slots: list[Slot], lease: Lease | None) -> None:

@@ -154,7 +154,7 @@ class CacheLayer:
             if use is Use.FRESH:
                 return self._hit(call, entry, now)
             if use is Use.STALE:
-                self._revalidate(call, caching, key)
+                self._revalidate(call, caching, key, entry)
                 return self._hit(call, entry, now, detail=";detail=stale-while-revalidate", result="stale")
         if wanted is not None and wanted.only_if_cached:
             raise NotCached("the client wants only a stored answer, and there is none that is good enough")
@@ -162,14 +162,14 @@ class CacheLayer:
         if call.judge is not None or is_for_one:
             # Those who ask for what cannot be stored, or is stale at once, do not wait for each other; and an answer that is judged here may fail for one of them only.
             return await self._or_stale(call, caching, entry, self._forward(call, caching, key, is_alone=True))
-        return await self._or_stale(call, caching, entry, self._shared_flight(call, caching, key))
+        return await self._or_stale(call, caching, entry, self._shared_flight(call, caching, key, entry))
 
-    async def _shared_flight(self, call: Call, caching: Caching, key: bytes) -> Answer:
-        """Ask for the answer, once for all calls that want it now."""
+    async def _shared_flight(self, call: Call, caching: Caching, key: bytes, known: Entry | None) -> Answer:
+        """Ask for the answer, once for all calls that want it now. `known`: the stored one, which does not serve the call."""
         request = call.request
 
         async def run(first: Call) -> Answer:
-            return await self._forward(first, caching, key, is_alone=False)
+            return await self._forward(first, caching, key, known=known)
 
         answer, is_joined = await self._flights.share(
             (self._entries.own_key(key, request), request.method, call.is_required, call.success), call, run, _note_join
@@ -226,11 +226,11 @@ class CacheLayer:
         call.cache_use = CacheUse(status, 0.0, is_no_store=True)
         return answer
 
-    async def _forward(self, call: Call, caching: Caching, key: bytes, *, is_alone: bool) -> Answer:
-        """Ask the service, with the validators of a stored answer, and store what comes. `is_alone`: no other gateway's answer is waited for."""
+    async def _forward(self, call: Call, caching: Caching, key: bytes, *, known: Entry | None = None, is_alone: bool = False) -> Answer:
+        """Ask the service, with the validators of a stored answer, and store what comes. `known`: see `Fleet.lead`. `is_alone`: no other gateway's answer is waited for."""
         lease: Lease | None = None
         if self._entries.shared is not None and not is_alone and call.request.method == "GET":
-            found, lease = await self._fleet.lead(key, call.request, call.deadline)
+            found, lease = await self._fleet.lead(key, call.request, call.deadline, known)
             if found is not None:
                 return self._hit(call, found, self._entries.clock(), detail=";detail=fleet", result="joined")
         try:
@@ -353,7 +353,7 @@ class CacheLayer:
 
     # ------------------------------------------------------------------------------------------------- in the background
 
-    def _revalidate(self, call: Call, caching: Caching, key: bytes) -> None:
+    def _revalidate(self, call: Call, caching: Caching, key: bytes, known: Entry) -> None:
         """Validate a stale answer without its caller, unless that is being done."""
         if key in self._revalidating or len(self._revalidating) >= _MOST_BACKGROUND:
             return
@@ -367,11 +367,11 @@ class CacheLayer:
             caching=caching,
         )
         self._revalidating.add(key)
-        self._start(self._validate(twin, caching, key))
+        self._start(self._validate(twin, caching, key, known))
 
-    async def _validate(self, call: Call, caching: Caching, key: bytes) -> None:
+    async def _validate(self, call: Call, caching: Caching, key: bytes, known: Entry) -> None:
         try:
-            answer = await self._shared_flight(call, caching, key)
+            answer = await self._shared_flight(call, caching, key, known)
             self._counts["failed" if answer.status >= 500 else "ok"] += 1
         except StepError:
             self._counts["failed"] += 1

@@ -349,6 +349,40 @@ async def test_a_fleet_asks_once_for_what_is_missing() -> None:
         assert len(service.calls) == 1
 
 
+async def test_a_fleet_asks_once_when_the_answer_arrives_between_looking_and_leasing() -> None:
+    class Late(MemoryStore):
+        """The first one that wants a lease is late."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gates = [asyncio.Event()]
+
+        async def lease(self, key: bytes, ttl_s: float) -> bytes | None:
+            if self.gates:
+                await self.gates.pop().wait()
+            return await super().lease(key, ttl_s)
+
+    service = Scripted(answer(200, b"1", cache_control="max-age=60"), answer(200, b"2"))
+    store = Late()
+    (gate,) = store.gates
+    async with fleet(service, Clock(), store) as (one, other):
+        late = asyncio.create_task(one.ask())
+        await eventually(lambda: not store.gates)
+        await other.ask()
+        await eventually(lambda: not other.layer._tasks)
+        gate.set()
+        assert (await late).body == b"1"
+        assert len(service.calls) == 1
+
+
+async def test_a_client_that_wants_a_new_answer_gets_none_from_the_store() -> None:
+    service = Scripted(answer(200, b"1", cache_control="max-age=60"), answer(200, b"2"))
+    async with fleet(service, Clock(), MemoryStore()) as (one, other):
+        await one.ask()
+        await eventually(lambda: not one.layer._tasks)
+        assert (await other.ask(call_of(how=caching(wanted=Wanted(no_cache=True))))).body == b"2"
+
+
 async def test_a_fleet_does_not_wait_for_what_cannot_be_stored() -> None:
     service = Scripted([0.03, answer(200, b"1", cache_control="no-store")])
     async with fleet(service, Clock(), MemoryStore()) as (one, other):
