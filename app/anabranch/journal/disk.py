@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from time import sleep
+from typing import Final, TypeVar
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
@@ -19,6 +20,9 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from anabranch.journal.segment import FILE_MODE, drop_from_page_cache, sync_folder
 
 T = TypeVar("T")
+
+_LOCK_TRIES: Final = 10
+_LOCK_PAUSE_S: Final = 0.02
 
 
 class Appender:
@@ -88,9 +92,17 @@ class Disk:
             os.close(self._lock)
             self._lock = None
         if self._lock is None:
-            self._lock = lock(self.folder, self.worker)
+            self._lock = self._take_lock()
         if self._lock is None:
             raise OSError(errno.EAGAIN, f"another process holds the lock of the worker {self.worker}")
+
+    def _take_lock(self) -> int | None:
+        """Whoever looks whether a worker is alive holds its lock for a moment, so one that is held is tried again."""
+        for _ in range(_LOCK_TRIES):
+            if (descriptor := lock(self.folder, self.worker)) is not None:
+                return descriptor
+            sleep(_LOCK_PAUSE_S)
+        return None
 
     def _is_locked(self, descriptor: int) -> bool:
         """Whether the locked file is still the one with the lock's name."""
