@@ -1,6 +1,8 @@
 """Decides by the rules of a document, before it is known what a request asks for."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Final
 
 from anabranch.core.forwarding import Client, TrustedProxies, client_address
@@ -13,6 +15,7 @@ from anabranch.plan.rules import RulePlan, RulesPlan
 
 _DETAIL: Final = "a rule of this API refuses the request"
 _UNKNOWN: Final = "no endpoint has this path"
+_MOST_FRAMES: Final = 1000
 
 
 class Asked:
@@ -28,19 +31,27 @@ class Asked:
         self._client = client
         self._query: Mapping[str, list[str | None]] | None = None
 
-    def read(self, root: str, name: str) -> str:
-        """The value of a reference; "" if there is none."""
+    def frames(self, slots: Sequence[tuple[str, str]]) -> Iterator[Frame]:
+        """The values of these references: a frame for each choice among the values of repeated query parameters. Whoever serves the request may read any of them, so
+        a rule must not be evaded by another one in front. Raises ConditionFailed when there are too many."""
+        values = [self._read(root, name) for root, name in slots]
+        if math.prod(map(len, values)) > _MOST_FRAMES:
+            raise ConditionFailed("query parameters are repeated too often")
+        return map(list, product(*values))
+
+    def _read(self, root: str, name: str) -> list[str]:
+        """The values of a reference; "" if there is none."""
         if root == "header":
-            return self.headers.get(name.encode(), b"").decode("utf-8", "replace")
+            return [self.headers.get(name.encode(), b"").decode("utf-8", "replace")]
         if root == "query":
             if self._query is None:
                 self._query = parse_query(self.query)
-            return (self._query.get(name) or [None])[0] or ""
+            return [value or "" for value in self._query.get(name, [None])]
         if root == "client":
-            return self._client().text
+            return [self._client().text]
         if name == "method":
-            return self.method
-        return self.path if name == "path" else self.headers.get(b"host", b"").decode("latin-1")
+            return [self.method]
+        return [self.path if name == "path" else self.headers.get(b"host", b"").decode("latin-1")]
 
 
 class Rules:
@@ -72,9 +83,8 @@ class Rules:
         return None
 
     def _is_denied(self, number: str, rule: RulePlan, asked: Asked) -> bool:
-        frame: Frame = [asked.read(root, name) for root, name in rule.slots]
         try:
-            return rule.deny(frame)
+            return any(map(rule.deny, asked.frames(rule.slots)))
         except ConditionFailed as error:
             self._tally.fail(number, error.detail)
             return True

@@ -76,6 +76,21 @@ async def test_rule_sees_absent_and_odd_values_as_text() -> None:
     assert (await sent_by(ruled, path="/a/b", raw_path=b"/a%2Fb"))[0]["status"] == 403
 
 
+async def test_rule_is_not_evaded_by_repeating_a_query_parameter() -> None:
+    """What serves the request may read any of the values: HTTP parameter pollution."""
+    ruled = ruled_by(rules=[{"deny": '{query.debug} == "1"'}, {"deny": '{query.a} == "x" && {query.b} == "y"'}])
+    for query in (b"debug=0&debug=1", b"debug=1&debug=0", b"debug&debug=%31", b"a=1&b=y&a=x&b=2"):
+        assert (await sent_by(ruled, query_string=query))[0]["status"] == 403, query
+    for query in (b"debug=0&debug=2", b"a=x&a=1&b=1", b""):
+        assert await sent_by(ruled, query_string=query) == [{"type": "reached"}], query
+
+
+async def test_rule_refuses_what_has_too_many_values_to_look_at() -> None:
+    ruled = ruled_by(rules=[{"deny": '{query.a} == "x" && {query.b} == "y"'}])
+    assert await sent_by(ruled, query_string=b"&".join([b"a=1"] * 30 + [b"b=1"] * 30)) == [{"type": "reached"}]
+    assert (await sent_by(ruled, query_string=b"&".join([b"a=1"] * 40 + [b"b=1"] * 40)))[0]["status"] == 403
+
+
 async def test_rule_that_cannot_be_evaluated_refuses_and_the_log_has_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     """agentgateway #3523: a limit or a rule that cannot be evaluated must not open the door."""
     now = [0.0]
