@@ -20,3 +20,12 @@ def parse_cookies(field: bytes) -> dict[str, list[str | None]]:
             found = _COOKIE_VALUE.fullmatch(value)
             cookies.setdefault(name, []).append(None if found is None else found[2])
     return cookies
+
+
+def first_cookie(field: bytes, name: bytes) -> bytes | None:
+    """The first cookie of this name, without quotes around it; None without one. Browsers send the cookie of the longest path first (RFC 6265 section 5.4)."""
+    for pair in field.split(b";"):
+        key, equals, value = pair.strip(b" \t").partition(b"=")
+        if equals and key == name:
+            return value.strip(b'"')
+    return None

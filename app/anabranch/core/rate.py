@@ -6,6 +6,7 @@ could pass. A quota counts in windows of the calendar, since its period is what 
 **Source:** ITU-T I.371 appendix A (GCRA, virtual scheduling).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +15,7 @@ import msgspec
 # Seconds since the epoch have a resolution of a quarter of a microsecond as floats: what is due now must not be a microsecond late.
 _ROUNDING_S: Final = 1e-6
 _ROUNDING: Final = 1e-6
+_LONGEST_S: Final = 365 * 86400
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -85,3 +87,8 @@ def kept_s(rate: Rate, state: float, now: float) -> float:
 
 def all_allowed(verdicts: Sequence[Verdict]) -> bool:
     return all(verdict.is_allowed for verdict in verdicts)
+
+
+def whole_seconds(seconds: float, *, least: int = 1) -> int:
+    """A time for a header field such as `Retry-After`: rounded up, one year at most."""
+    return max(least, math.ceil(min(seconds, _LONGEST_S) - _ROUNDING_S))

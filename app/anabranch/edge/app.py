@@ -102,8 +102,8 @@ class Gateway(FastAPI):
         """Serve the service's document from the next request on, and to routes in Python. Returns the previous generation; requests that
         started on it finish on it."""
         document = service.plan
-        self._guarding = service.find(Guarding)
-        before = self.plane.load(document, service.engine.bind, service.recorder_of, self._guarding)
+        guarding = self._guarding = service.find(Guarding)
+        before = self.plane.load(document, service.engine.bind, service.recorder_of, guarding)
         self.fan_source = FanSource(
             service.upstream_handles,
             document.timeout_s,
@@ -113,7 +113,6 @@ class Gateway(FastAPI):
             proxies=self.plane.proxies,
         )
         self._cors = None if document.cors is None else CrossOrigin(document.cors)
-        guarding = service.find(Guarding)
         tally = Tally() if guarding is None else guarding.tally
         self._rules = None if document.rules is None else Rules(document.rules, self.plane.proxies, tally)
         self._build_chain()

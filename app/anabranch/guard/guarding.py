@@ -32,11 +32,16 @@ class Guarding:
         self.tally = Tally()
         self._refusals = Refusals()
         self._failures = None if failures is None else FailureLimit(failures, tools.memory, self.tally)
+        self._checkpoints: dict[tuple[str, ...], Checkpoint] = {}
         self._exits = AsyncExitStack()
 
     def checkpoint(self, names: Sequence[str]) -> Checkpoint:
-        """What asks for one of these authentications."""
-        return Checkpoint({name: self.authenticators[name] for name in names}, self._refusals, self._failures)
+        """What asks for one of these authentications. The same one for the same names."""
+        key = tuple(names)
+        found = self._checkpoints.get(key)
+        if found is None:
+            found = self._checkpoints[key] = Checkpoint({name: self.authenticators[name] for name in key}, self._refusals, self._failures)
+        return found
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:

@@ -14,7 +14,7 @@ import msgspec
 
 from anabranch.core.cookies import parse_cookies
 from anabranch.core.percent import parse_query
-from anabranch.core.rate import Bucket, Rate, Verdict, all_allowed, given_back
+from anabranch.core.rate import Bucket, Rate, Verdict, all_allowed, given_back, whole_seconds
 from anabranch.engine.request import ClientRequest
 from anabranch.errors import RateLimited, Unavailable
 from anabranch.guard.guarding import Guarding
@@ -24,7 +24,6 @@ from anabranch.plan.model import EndpointPlan
 from anabranch.store.seam import Store, StoreAway
 
 _MOST_KEY_BYTES: Final = 64
-_LONGEST_S: Final = 365 * 86400
 _SEPARATOR: Final = b", "
 
 Read = Callable[[ClientRequest], bytes | None]
@@ -74,7 +73,7 @@ class LimitGuard:
         slot = self._cost_slot
         cost = self._cost if slot is None else cost_of(request.frame[slot])
         if cost > self._most:
-            self._reject_for_good(cost)
+            self._reject_for_good(request, cost)
         buckets = [Bucket(counted.key + key_of(request), counted.rate) for counted, key_of in zip(self._counted, self._key_of, strict=True)]
         try:
             verdicts = await self._store.take(buckets, cost)
@@ -93,13 +92,15 @@ class LimitGuard:
                 counted.limit.name for counted, verdict in zip(self._counted, verdicts, strict=True) if not verdict.is_allowed
             ):
                 self._tally.reject(name)
-            raise RateLimited("the limit of requests is reached", headers={"retry-after": str(_seconds(wait_s))})
+            raise RateLimited("the limit of requests is reached", headers={"retry-after": str(whole_seconds(wait_s))})
         if self._policy:
             self._tell(request, verdicts)
         for name in self._names:
             self._tally.admit(name)
 
-    def _reject_for_good(self, cost: float) -> None:
+    def _reject_for_good(self, request: ClientRequest, cost: float) -> None:
+        if self._policy:
+            request.tell(b"ratelimit-policy", self._policy)
         for name in dict.fromkeys(counted.limit.name for counted in self._counted if cost > counted.rate.capacity):
             self._tally.reject(name)
         raise RateLimited("the request costs more than its limit can ever admit")
@@ -115,16 +116,12 @@ class LimitGuard:
         """Tell the client what is left, whatever it is answered. Of a rejected request `t` is when it can come again, as `Retry-After` is (section 5 of the draft)."""
         left = _SEPARATOR.join(
             b"%b;r=%d;t=%d"
-            % (counted.shown, verdict.remaining, _seconds(verdict.reset_s if verdict.is_allowed else verdict.retry_after_s, least=0))
+            % (counted.shown, verdict.remaining, whole_seconds(verdict.reset_s if verdict.is_allowed else verdict.retry_after_s, least=0))
             for counted, verdict, is_shown in zip(self._counted, verdicts, self._shown, strict=True)
             if is_shown
         )
         request.tell(b"ratelimit-policy", self._policy)
         request.tell(b"ratelimit", left)
-
-
-def _seconds(seconds: float, *, least: int = 1) -> int:
-    return max(least, math.ceil(min(seconds, _LONGEST_S) - 1e-6))
 
 
 def cost_of(value: Any) -> float:

@@ -26,7 +26,6 @@ class Authentication(Model):
     """A token that an authority has signed."""
     introspection: Introspection | None = None
     """A token that an authority is asked about."""
-
     mtls: MTLS | None = None
     """A client certificate."""
 

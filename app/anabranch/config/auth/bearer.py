@@ -1,5 +1,6 @@
 """What kinds of tokens have in common in the document: where a request has its token, and the authority that knows it."""
 
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, Field, model_validator
@@ -54,9 +55,9 @@ class Bearer(Kind):
         return {"type": "apiKey", "in": where, "name": name}
 
     @property
+    @abstractmethod
     def authority(self) -> str | None:
         """The URL at which the authority is asked first; None when it never is."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Bearer":

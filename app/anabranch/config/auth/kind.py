@@ -1,5 +1,6 @@
 """What all kinds of authentication have in common."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from anabranch.config.base import Model
@@ -21,6 +22,6 @@ class Kind(Model):
         """Names of the query parameters with the credential; the same holds for them."""
         return []
 
+    @abstractmethod
     def scheme(self) -> dict[str, Any]:
         """Its security scheme in OpenAPI 3.1 (section 4.8.27)."""
-        raise NotImplementedError

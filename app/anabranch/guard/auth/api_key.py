@@ -4,11 +4,12 @@ from collections.abc import Callable
 from hashlib import sha256
 from time import time
 from typing import Final, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from anabranch.config.auth.api_key import APIKeys
+from anabranch.core.cookies import first_cookie
+from anabranch.core.percent import parse_query
 from anabranch.core.principal import Principal
 from anabranch.guard.auth.seam import InvalidCredential, Presented
 from anabranch.guard.tools import Tools
@@ -70,26 +71,13 @@ def _in_header(name: str) -> Finder:
 
 def _in_cookie(name: str) -> Finder:
     wanted = name.encode()
-
-    def find(presented: Presented) -> bytes | None:
-        for pair in presented.headers.get(b"cookie", b"").split(b";"):
-            key, equals, value = pair.strip(b" \t").partition(b"=")
-            if equals and key == wanted:
-                return value.strip(b'"')
-        return None
-
-    return find
+    return lambda presented: first_cookie(presented.headers.get(b"cookie", b""), wanted)
 
 
 def _in_query(name: str) -> Finder:
-    wanted = name.encode()
-
     def find(presented: Presented) -> bytes | None:
-        for pair in presented.query.split(b"&"):
-            key, _, value = pair.partition(b"=")
-            if unquote_to_bytes(key.replace(b"+", b" ")) == wanted:
-                return unquote_to_bytes(value.replace(b"+", b" "))
-        return None
+        values = parse_query(presented.query).get(name)
+        return None if values is None else (values[0] or "").encode()
 
     return find
 

@@ -106,8 +106,11 @@ class BasicAuthenticator:
             pending = asyncio.wrap_future(self._threads.submit(verify, password))
             self._pending[digest] = pending
             pending.add_done_callback(lambda _: self._pending.pop(digest, None))
-        is_match = await asyncio.shield(pending)
-        return is_match and user in self._verifiers
+        # Awaiting it directly would cancel it with the caller.
+        await asyncio.wait([pending])
+        if pending.cancelled():
+            raise CannotAuthenticate("closed")
+        return pending.result() and user in self._verifiers
 
 
 def _sent(presented: Presented) -> bytes | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from anabranch.config.auth.bearer import AUTHORIZATION
+from anabranch.core.cookies import first_cookie
 
 CHALLENGE: Final = 'Bearer realm="gateway"'
 """**Source:** RFC 6750 section 3."""
@@ -39,13 +40,4 @@ def _in_header(name: bytes) -> Find:
 
 
 def _in_cookie(name: bytes) -> Find:
-    """The first one of the name: browsers send the cookie of the longest path first (RFC 6265 section 5.4)."""
-
-    def find(headers: dict[bytes, bytes]) -> bytes | None:
-        for pair in headers.get(b"cookie", b"").split(b";"):
-            key, equals, value = pair.strip(b" \t").partition(b"=")
-            if equals and key == name:
-                return value.strip(b'"')
-        return None
-
-    return find
+    return lambda headers: first_cookie(headers.get(b"cookie", b""), name)

@@ -46,12 +46,9 @@ class Checkpoint:
         self._authenticators = tuple(authenticators.items())
         self._refusals = refusals
         self._failures = failures
-        self._first = self._authenticators[0][1].recall
-        self._only = len(self._authenticators) == 1
 
     def recall(self, presented: Presented) -> Principal | None:
-        if self._only:
-            return self._first(presented)
+        """The principal of a request whose credential was verified before; None for any other."""
         # The first one that accepts the request decides who the client is, whatever is remembered of others.
         for _, authenticator in self._authenticators:
             if (found := authenticator.recall(presented)) is not None:
@@ -72,7 +69,7 @@ class Checkpoint:
         is_unknown = False
         for name, authenticator in self._authenticators:
             try:
-                principal = await authenticator.authenticate(presented)
+                principal = authenticator.recall(presented) or await authenticator.authenticate(presented)
             except InvalidCredential as error:
                 self._refusals.add(name, error.reason, sender)
                 parameters[name] = error.challenge

@@ -1,6 +1,7 @@
 """Name and password: what is hashed, how often, and what is remembered."""
 
 import asyncio
+import threading
 from base64 import b64encode
 from dataclasses import dataclass, field
 
@@ -92,6 +93,22 @@ async def test_a_caller_that_leaves_does_not_end_the_check_of_others() -> None:
         principal = await second
         assert principal is not None
         assert principal.sub == "anna"
+
+
+async def test_a_request_that_waits_when_the_document_is_closed_is_told_so() -> None:
+    """Its own task is not cancelled: nobody has cancelled the request."""
+    is_over = threading.Event()
+    try:
+        async with made(Clock()) as staff:
+            staff._known = (lambda _: is_over.wait(10),)
+            waiting = [asyncio.ensure_future(staff.authenticate(Sent(f"nobody:{number}"))) for number in range(5)]
+            await asyncio.sleep(0)
+        await asyncio.wait(waiting[2:], timeout=5)
+        results = [request.exception() for request in waiting[2:]]
+        assert [(type(result), str(result)) for result in results] == [(CannotAuthenticate, "closed")] * 3
+    finally:
+        is_over.set()
+        await asyncio.gather(*waiting[:2], return_exceptions=True)
 
 
 @pytest.mark.parametrize("password", ["geheim\0", "x" * 100, "", "geheim" + "x" * 2000])
