@@ -7,7 +7,6 @@ memory alone goes on.
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AsyncExitStack
-from hashlib import blake2b
 from time import time
 from typing import Final, Self
 
@@ -20,11 +19,9 @@ from anabranch.cache.memory import Memory
 from anabranch.cache.purge import Purge
 from anabranch.cache.shared import Shared
 from anabranch.core.exchange import Request
-from anabranch.core.forwarding import CHAINS, FORWARDING
 from anabranch.core.metric import Sample, metric
 from anabranch.store.seam import Store, StoreAway
 
-_REACHED_BY: Final = frozenset(FORWARDING) - CHAINS
 UNCACHEABLE_S: Final = 10.0
 """How long the requests for an answer that could not be stored do not wait for each other."""
 _MOST_SHARED_BYTES: Final = 1 << 20
@@ -131,29 +128,38 @@ class Entries:
 
     async def changed(self, upstream: str, paths: Collection[str]) -> None:
         """Something below these paths of an upstream has changed: remove their entries, of all queries and principals."""
-        await self._send(Purge(self.clock(), self._id, places=tuple((upstream, path) for path in paths)))
+        message = Purge(self.clock(), self._id, places=tuple((upstream, path) for path in paths))
+        self.memory.purge(message)
+        if self.shared is not None:
+            try:
+                await self.shared.send(message)
+            except StoreAway:
+                return
 
     async def purge(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> int:
         """Remove entries everywhere: those with one of the tags, those of one of the paths (`/users/7`; `/users/*` for all that begin so), or all. Returns how
         many were in the memory of this process. Raises StoreAway when other gateways cannot be told; here they are removed."""
-        message = self._purge_of(tags, paths, everything=everything)
-        removed = self.memory.purge(message)
-        if self.shared is not None:
-            await self.shared.send(message)
+        removed = self.purge_here(tags=tags, paths=paths, everything=everything)
+        await self.tell_others(tags=tags, paths=paths, everything=everything)
         return removed
 
     def purge_here(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> int:
         """The same in the memory of this process alone."""
         return self.memory.purge(self._purge_of(tags, paths, everything=everything))
 
+    async def tell_others(self, *, tags: Collection[str] = (), paths: Collection[str] = (), everything: bool = False) -> None:
+        """The same in the shared store, and so in all other gateways that use it. Raises StoreAway."""
+        if self.shared is not None:
+            await self.shared.send(self._purge_of(tags, paths, everything=everything))
+
     def _purge_of(self, tags: Collection[str], paths: Collection[str], *, everything: bool) -> Purge:
         return Purge(self.clock(), self._id, tags=tuple(tags), paths=tuple(paths), everything=everything)
 
     def ls(self) -> Iterator[Listed]:
-        """The entries in memory, the most recently used first."""
+        """The entries that are in memory now, the most recently used first. The iterator may be read in another thread."""
         now = self.clock()
-        for entry in reversed(tuple(self.memory.entries())):
-            yield Listed(
+        return (
+            Listed(
                 entry.upstream,
                 entry.path,
                 entry.answer.status,
@@ -162,6 +168,8 @@ class Entries:
                 entry.size_bytes,
                 entry.tags,
             )
+            for entry in reversed(tuple(self.memory.entries()))
+        )
 
     def samples(self) -> Iterator[Sample]:
         """See `core.metric.Sampled`."""
@@ -169,14 +177,6 @@ class Entries:
         yield Sample(BYTES, (), self.memory.size_bytes)
         yield Sample(EVICTIONS, (), self.memory.evictions)
         yield Sample(PURGED, (), self.memory.purged)
-
-    async def _send(self, message: Purge) -> None:
-        self.memory.purge(message)
-        if self.shared is not None:
-            try:
-                await self.shared.send(message)
-            except StoreAway:
-                return
 
     def _on_purge(self, message: Purge) -> None:
         if message.by != self._id:
@@ -187,16 +187,3 @@ class Entries:
             return slot.until_s
         validated_s = self.clock() + _VALIDATED_S if slot.has_validator else 0.0
         return max(slot.fresh_until_s, slot.revalidate_until_s, slot.error_until_s, validated_s)
-
-
-def recorded_origin(origin: str, request: Request) -> str:
-    """What a record keeps of a call's header fields: `origin` (`Caching.origin`), and a digest of the host, scheme and prefix by which the service is
-    told that it is reached, since its answer may differ by them. The client's address is not part of it."""
-    told = [value for pair in request.extra if pair[0] in _REACHED_BY for value in pair]
-    return f"{origin}/{blake2b(bytes((0,)).join(told), digest_size=6).hexdigest()}" if told else origin
-
-
-def recorded_key(origin: str, method: str, target: str) -> bytes:
-    """The key of a response read from the journal, which keeps no request header fields. Only for calls whose fields are all fixed by the
-    document. `origin`: see `recorded_origin`."""
-    return f"recorded\0{origin}\0{method}\0{target}".encode()

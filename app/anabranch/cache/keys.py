@@ -6,6 +6,7 @@ fields it has those that the document computes or lists, and the host, scheme an
 """
 
 from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Final
 
 from anabranch.cache.entry import Variants
@@ -54,3 +55,16 @@ def variant_key(variants: Variants, request: Request) -> bytes:
         value = normalised(pairs, name)
         parts.append(b"~%b" % name if value is None else b"~%b:%d:%b" % (name, len(value), value))
     return b"\n".join(parts)
+
+
+def recorded_origin(origin: str, request: Request) -> str:
+    """What a record keeps of a call's header fields: `origin` (`Caching.origin`), and a digest of the host, scheme and prefix by which the service is
+    told that it is reached, since its answer may differ by them. The client's address is not part of it."""
+    told = [value for pair in request.extra if pair[0] in REACHED_BY for value in pair]
+    return f"{origin}/{blake2b(bytes((0,)).join(told), digest_size=6).hexdigest()}" if told else origin
+
+
+def recorded_key(origin: str, method: str, target: str) -> bytes:
+    """The key of a response read from the journal, which keeps no request header fields. Only for calls whose fields are all fixed by the
+    document. `origin`: see `recorded_origin`."""
+    return f"recorded\0{origin}\0{method}\0{target}".encode()

@@ -14,8 +14,8 @@ from typing import Self
 
 import msgspec
 
-from anabranch.cache.entries import recorded_key
 from anabranch.cache.judge import judge, path_of
+from anabranch.cache.keys import recorded_key
 from anabranch.cache.memory import Memory
 from anabranch.core.exchange import ANY_2XX, Answer, Request
 from anabranch.journal.filter import Filter

@@ -12,6 +12,7 @@ from math import inf
 from time import monotonic, time
 from typing import Final
 
+from anabranch.cache.fields import MOST_S
 from anabranch.cache.judge import judge
 from anabranch.cache.rule import Rule
 from anabranch.core.cached import CacheUse
@@ -26,7 +27,6 @@ from anabranch.plan.reuse import ReusePlan
 
 _KEPT: Final = 200
 _TAG_DIGITS: Final = 24
-_MOST_S: Final = 2**31
 _SAYS_NOTHING: Final = Rule()
 _ANY_REQUEST: Final = Request("GET", "/")
 
@@ -79,7 +79,7 @@ def control_of(plan: ReusePlan, result: Result, request: ClientRequest) -> bytes
         return b"no-store"
     # What services do not want to be stored, and the document does, is at least nobody else's.
     is_private = plan.is_private or (not plan.is_for_all and (parts.is_private or parts.is_no_store))
-    fresh_s = 0 if parts.fresh_s <= 0 else int(min(parts.fresh_s, _MOST_S))
+    fresh_s = 0 if parts.fresh_s <= 0 else int(min(parts.fresh_s, MOST_S))
     return plan.control(fresh_s + int(age(result.outcomes)) if fresh_s else 0, is_private=is_private)
 
 

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from uuid_utils import uuid7
 
-from anabranch.cache.entries import recorded_origin
+from anabranch.cache.keys import recorded_origin
 from anabranch.core.exchange import BodySource
 from anabranch.core.principal import Principal
 from anabranch.engine.outcome import Outcome, Result

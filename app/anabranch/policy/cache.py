@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 
-from anabranch.cache.entries import UNCACHEABLE_S, Entries, recorded_key, recorded_origin
+from anabranch.cache.entries import UNCACHEABLE_S, Entries
 from anabranch.cache.entry import Entry, Slot, Uncacheable, Variants
 from anabranch.cache.fleet import Fleet, Lease
 from anabranch.cache.judge import (
@@ -27,7 +27,7 @@ from anabranch.cache.judge import (
     unconditional,
     use_of,
 )
-from anabranch.cache.keys import key_of, variant_key, varying
+from anabranch.cache.keys import key_of, recorded_key, recorded_origin, variant_key, varying
 from anabranch.cache.rule import Caching
 from anabranch.core.cached import CacheUse
 from anabranch.core.exchange import Answer, Request

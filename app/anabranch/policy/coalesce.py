@@ -6,17 +6,14 @@ ignored, request id and trace context, and the chains of addresses: clients at d
 """
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Final
 
+from anabranch.cache.keys import OF_THE_REQUEST
 from anabranch.core.exchange import Answer
-from anabranch.core.forwarding import CHAINS
 from anabranch.plan.upstream import UpstreamPlan
 from anabranch.policy.call import Call, Policy
 from anabranch.policy.event import Observer, PolicyEvent
 from anabranch.policy.flights import Flights
 from anabranch.policy.tools import Tools
-
-IGNORED_FIELDS: Final = CHAINS.union((b"x-request-id", b"traceparent", b"tracestate"))
 
 
 def coalescing_key(call: Call) -> Hashable:
@@ -28,8 +25,8 @@ def coalescing_key(call: Call) -> Hashable:
     request = call.request
     extra = request.extra
     for field in extra:
-        if field[0] in IGNORED_FIELDS:
-            extra = tuple(field for field in extra if field[0] not in IGNORED_FIELDS)
+        if field[0] in OF_THE_REQUEST:
+            extra = tuple(field for field in extra if field[0] not in OF_THE_REQUEST)
             break
     identity = b"" if call.principal is None else call.principal.identity
     return (request.method, request.target, request.host, request.headers, extra, request.body, identity, call.is_required, call.success)

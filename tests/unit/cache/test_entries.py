@@ -3,9 +3,10 @@
 import pytest
 from msgspec import structs
 
-from anabranch.cache.entries import Entries, recorded_origin
+from anabranch.cache.entries import Entries
 from anabranch.cache.entry import Entry
 from anabranch.cache.fields import age
+from anabranch.cache.keys import recorded_origin
 from anabranch.cache.memory import Bounds, Memory
 from anabranch.core.exchange import Request
 from tests.support.policies import answer

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anabranch.cache.keys import OF_THE_REQUEST
 from anabranch.core.exchange import Answer, HeaderBlock
 from anabranch.errors import ConnectionLost, DeadlineExceeded, UpstreamTimeout
 from anabranch.policy.attempt import AttemptLayer
 from anabranch.policy.call import Call, Policy
-from anabranch.policy.coalesce import IGNORED_FIELDS, CoalesceLayer, coalescing_key
+from anabranch.policy.coalesce import CoalesceLayer, coalescing_key
 from tests.support.clock import START, FakeTimeLoop
 from tests.support.policies import ADDRESS, OK, Events, Scripted, after, answer, make_call
 
@@ -272,7 +273,7 @@ def test_calls_share_exactly_when_only_ignored_fields_differ(
         is_same_key, exchanges = runner.run(run())
 
     def quiet(extra: tuple[tuple[bytes, bytes], ...]) -> list[tuple[bytes, bytes]]:
-        return [field for field in extra if field[0] not in IGNORED_FIELDS]
+        return [field for field in extra if field[0] not in OF_THE_REQUEST]
 
     is_same = left_plan == right_plan and quiet(left_extra) == quiet(right_extra)
     assert is_same_key == is_same

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.cache.entries import Entries, recorded_key
+from anabranch.cache.entries import Entries
 from anabranch.cache.judge import judge
-from anabranch.cache.keys import key_of
+from anabranch.cache.keys import key_of, recorded_key
 from anabranch.cache.memory import Bounds, Memory
 from anabranch.cache.rule import Caching, Rule
 from anabranch.core.exchange import ANY_2XX, Answer, HeaderBlock, Request

@@ -84,7 +84,7 @@ class CallPlan:
     def marks(self) -> list[str]:
         marks = [f"sends {self.encoding}"] if self.encoding != "json" else []
         marks += [f"decode {self.decoding.name}"] if self.decoding is not None else []
-        marks += [mark for mark, is_set in (("coalesced", self.is_coalesced),) if is_set]
+        marks += ["coalesced"] if self.is_coalesced else []
         marks += [] if self.caching is None else self.caching.marks()
         if self.success is not ANY_2XX:
             marks.append(f"good statuses {', '.join(map(str, sorted(self.success)))}")

@@ -4,7 +4,7 @@ It shows no bodies and no queries, only paths and tags.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from anabranch.cache.entries import Entries, Listed
+from anabranch.cache.entries import Listed
 from anabranch.cache.purge import matches
 from anabranch.document.reload import Reloader
 from anabranch.edge import problems
@@ -58,8 +58,9 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[BaseRoute]:
             limit = _limit(request)
         except RequestError as error:
             return respond(problems.of_request(error, request_of(request).id))
+        entries = reloader.service.entries
         # A thread: there may be a hundred thousand entries.
-        found = await asyncio.to_thread(_found, reloader.service.entries, which, request.query_params.get("upstream"))
+        found = [] if entries is None else await asyncio.to_thread(_found, entries.ls(), which, request.query_params.get("upstream"))
         return _answer(
             200,
             {
@@ -81,7 +82,7 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[BaseRoute]:
             is_shared = entries.shared is not None
             removed = entries.purge_here(tags=which.tags, paths=which.paths, everything=which.is_everything)
             try:
-                await entries.purge(tags=which.tags, paths=which.paths, everything=which.is_everything)
+                await entries.tell_others(tags=which.tags, paths=which.paths, everything=which.is_everything)
             except StoreAway:
                 is_away = True
         report: dict[str, Any] = {"purged": removed, "shared": None if not is_shared else "away" if is_away else "told"}
@@ -97,8 +98,8 @@ def routes(reloader: Reloader, others: Others | None = None) -> list[BaseRoute]:
     return [Route("/admin/cache", show, methods=["GET"]), Route("/admin/cache", purge, methods=["DELETE"])]
 
 
-def _found(entries: Entries | None, which: Which, upstream: str | None) -> list[Listed]:
-    return [] if entries is None else [entry for entry in entries.ls() if which.is_meant(entry) and upstream in (None, entry.upstream)]
+def _found(listed: Iterator[Listed], which: Which, upstream: str | None) -> list[Listed]:
+    return [entry for entry in listed if which.is_meant(entry) and upstream in (None, entry.upstream)]
 
 
 def purger(reloader: Reloader) -> Callable[[Any], Awaitable[PeerResult]]:
