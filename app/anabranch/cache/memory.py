@@ -1,13 +1,13 @@
 """The entries in the memory of this process: bounded in bytes and number. Evicts the least recently used."""
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import msgspec
 
 from anabranch.cache.entry import Entry, Slot
-from anabranch.cache.purge import Purge
+from anabranch.cache.purge import ALL, Purge
 
 _RECENT: Final = 1000
 
@@ -93,19 +93,33 @@ class Memory:
     def purge(self, message: Purge) -> int:
         """Remove what a purge names, and do not admit what was asked for before it. Returns how many entries there were."""
         self._recent.append(message)
-        if message.everything or message.paths:
-            removed = sum(self.discard(entry.key) for entry in self.entries() if message.concerns(entry))
+        if message.everything:
+            removed = sum(isinstance(slot, Entry) for slot in self._slots.values())
+            self._clear()
         else:
-            names = (*((tag,) for tag in message.tags), *message.places)
+            places = self._places_of(message.paths) if message.paths else ()
+            names = (*((tag,) for tag in message.tags), *message.places, *places)
             removed = sum(self.discard(key) for name in names for key in tuple(self._keys.get(name, ())))
         self.purged += removed
         return removed
 
+    def _places_of(self, paths: Collection[str]) -> list[tuple[str, ...]]:
+        """Upstream and path of all entries that these paths of a purge name."""
+        whole = {path for path in paths if not path.endswith(ALL)}
+        beginnings = tuple(path.removesuffix(ALL) for path in paths if path.endswith(ALL))
+        return [name for name in self._keys if len(name) == 2 and (name[1] in whole or name[1].startswith(beginnings))]
+
     def forget_shared(self) -> None:
-        """Purges may have been missed: remove the entries that are in the shared store too."""
-        for slot in tuple(self._slots.values()):
-            if not (isinstance(slot, Entry) and slot.is_fallback):
-                self.discard(slot.key)
+        """Purges may have been missed: remove the slots that are in the shared store too."""
+        own = [slot for slot in self._slots.values() if isinstance(slot, Entry) and slot.is_fallback]
+        self._clear()
+        for slot in own:
+            self.put(slot)
+
+    def _clear(self) -> None:
+        self._slots.clear()
+        self._keys.clear()
+        self.size_bytes = 0
 
     def is_ended(self, entry: Entry) -> bool:
         """Whether a purge came after the entry's answer had been asked for."""

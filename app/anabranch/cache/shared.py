@@ -19,8 +19,9 @@ _CHANNEL: Final = b"cache:purge"
 _LIST: Final = b"cache:purges"
 _LOCK: Final = b"cache:purges:lock"
 _LOCK_S: Final = 1.0
-_LOCK_TRIES: Final = 20
 _LOCK_PAUSE_S: Final = 0.01
+_LOCK_TRIES: Final = round(1.1 * _LOCK_S / _LOCK_PAUSE_S)
+"""Longer than a holder that has gone keeps it: two lists that are written at once would lose a purge."""
 _MOST_LISTED: Final = 200
 _LONGEST_S: Final = 86400.0
 """How long an entry and a mark stay at most: an entry must never outlive the mark that ends it."""

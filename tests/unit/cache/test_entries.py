@@ -1,6 +1,8 @@
 """The memory of entries: its bounds, and what it is told of purges."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from anabranch.cache.entries import Entries
@@ -8,6 +10,7 @@ from anabranch.cache.entry import Entry
 from anabranch.cache.fields import age
 from anabranch.cache.keys import recorded_origin
 from anabranch.cache.memory import Bounds, Memory
+from anabranch.cache.purge import Purge
 from anabranch.core.exchange import Request
 from tests.support.policies import answer
 
@@ -44,6 +47,31 @@ async def test_a_purge_removes_what_it_names() -> None:
     assert await entries.purge(paths=["/v/"]) == 0
     assert await entries.purge(everything=True) == 1
     assert (len(entries.memory), entries.memory.size_bytes) == (0, 0)
+
+
+@given(
+    stored=st.lists(
+        st.tuples(st.sampled_from("uv"), st.sampled_from(["/a", "/a/b", "/b"]), st.sets(st.sampled_from("st")), st.booleans()), max_size=12
+    ),
+    named=st.lists(st.sampled_from(["s", "t", "/a", "/a*", "/*", "/c", "everything"]), max_size=3),
+)
+def test_a_purge_removes_all_that_it_concerns_and_nothing_else(stored: list[tuple[str, str, set[str], bool]], named: list[str]) -> None:
+    memory = Memory(Bounds())
+    slots = [
+        structs.replace(entry(str(number), path=path, tags=tuple(tags)), upstream=upstream, is_fallback=is_fallback)
+        for number, (upstream, path, tags, is_fallback) in enumerate(stored)
+    ]
+    for slot in slots:
+        memory.put(slot)
+    tags, paths = [name for name in named if len(name) == 1], [name for name in named if name.startswith("/")]
+    message = Purge(200.0, b"", tuple(tags), tuple(paths), (), "everything" in named)
+    left = [slot for slot in slots if not message.concerns(slot)]
+    assert memory.purge(message) == len(slots) - len(left)
+    assert list(memory.entries()) == left
+    memory.forget_shared()
+    assert list(memory.entries()) == [slot for slot in left if slot.is_fallback]
+    memory.purge(Purge(200.0, b"", everything=True))
+    assert (len(memory), memory.size_bytes, memory.purged) == (0, 0, len(slots) - len(left) + sum(slot.is_fallback for slot in left))
 
 
 async def test_an_answer_that_was_on_its_way_during_a_purge_is_not_stored() -> None:
